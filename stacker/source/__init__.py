@@ -1,0 +1,1 @@
+"""Where images come from.  A source reads documents and opens blobs; it unpacks nothing."""

@@ -1,0 +1,1 @@
+"""Bytes to bytes: verify, decompress, and carry between threads.  No stage knows its neighbours."""
