@@ -1,0 +1,303 @@
+"""Entries to a directory: what unpacking a layer means.
+
+In: a :class:`TarReader` and an empty directory.  Out: the layer's tree with its deletions
+written as overlayfs marks, and a :class:`LayerRecord` of what a stack has to know.  Knows
+nothing of the layers below (except when one is handed in as ``lower``), of digests, or of
+where the bytes come from.
+
+The rules are those of DESIGN section 4 and docs/architecture.md.  Whiteouts act on lower layers
+wherever they stand, so they are collected and written when all entries are there; hard links
+may precede their targets; directories get their attributes last, the innermost first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from stacker.errors import LayerError, StackerError
+from stacker.layer.entry import (
+    Bookkeeping,
+    Directory,
+    Entry,
+    File,
+    HardLink,
+    OpaqueWhiteout,
+    Special,
+    Symlink,
+    Whiteout,
+    shown,
+)
+from stacker.layer.idmap import IDENTITY, IdMap
+from stacker.layer.limits import Limits
+from stacker.layer.links import attach, resolve_pending
+from stacker.layer.marks import Marks
+from stacker.layer.metadata import MetadataWriter
+from stacker.layer.record import LayerRecord
+from stacker.layer.tree import IMPLIED, Lower, Tree, joined
+from stacker.layer.whiteout import WhiteoutFormat
+
+_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SEARCH: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_THE_LAYERS_FAULT: Final = {
+    errno.ENAMETOOLONG: "a name or a link target is too long",
+    errno.ELOOP: "a symbolic link stands where a directory must be",
+    errno.EINVAL: "the kernel refuses the name or value",
+    errno.EMLINK: "too many hard links to one file",
+    errno.EFBIG: "larger than the filesystem can hold",
+}
+
+
+class EntryStream(Protocol):
+    """What applying needs of a :class:`stacker.layer.tar.TarReader`."""
+
+    what: str
+    count: int
+
+    def __iter__(self) -> Iterator[Entry]: ...
+    def write_payload(self, fd: int, length: int) -> None: ...
+
+
+@contextmanager
+def exact_modes() -> Iterator[None]:
+    """Let modes at creation be final.  The umask belongs to the whole process."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def apply(
+    entries: EntryStream,
+    root: Path,
+    *,
+    aside: Path,
+    form: WhiteoutFormat,
+    idmap: IdMap = IDENTITY,
+    limits: Limits | None = None,
+    lower: Lower | None = None,
+) -> LayerRecord:
+    """Apply every entry to the empty directory ``root``.
+
+    :param aside: a directory to be made, when needed, for what later entries replace.
+    :param form: how deletions are written.
+    :param lower: what lies below, when a layer is applied to a known stack.
+    :returns: the record, without blob digest and stream length.
+    :raises LayerError: the layer is malformed, or wants out, or is over a limit.
+    :raises StackerError: the machine cannot do it (a full disk, missing privileges).
+    """
+    os.chmod(root, 0o700)
+    with exact_modes(), Tree(root, aside=aside, lower=lower) as tree:
+        applier = _Applier(entries, tree, form, idmap, limits or Limits())
+        return applier.run()
+
+
+class _Applier:
+    def __init__(
+        self,
+        entries: EntryStream,
+        tree: Tree,
+        form: WhiteoutFormat,
+        idmap: IdMap,
+        limits: Limits,
+    ) -> None:
+        self._entries = entries
+        self._tree = tree
+        self._form = form
+        self._idmap = idmap
+        self._limits = limits
+        self._metadata = MetadataWriter(form, idmap)
+        self._marks = Marks(form)
+        self._placed: dict[int, bytes] = {}
+        self._files = self._bytes = 0
+        self._steps: dict[type[Entry], Callable[[Any], None]] = {
+            File: self._file,
+            Directory: self._directory,
+            Symlink: self._symlink,
+            HardLink: self._hard_link,
+            Special: self._special,
+            Whiteout: self._marks.whiteout,
+            OpaqueWhiteout: self._marks.opaque_whiteout,
+            Bookkeeping: self._skip,
+        }
+
+    def run(self) -> LayerRecord:
+        entry: Entry | None = None
+        steps, tree, entries = self._steps, self._tree, self._entries
+        try:
+            for entry in entries:
+                tree.now = entries.count - 1
+                steps[type(entry)](entry)
+            entry = None
+            deferred = resolve_pending(tree)
+            self._marks.write(tree)
+            self._finish_directories()
+        except OSError as error:
+            if isinstance(error, StackerError):
+                raise
+            raise self._explained(error, entry) from error
+        metadata, marks = self._metadata, self._marks
+        return LayerRecord(
+            whiteout_format=self._form,
+            squashed=self._idmap.squash,
+            entries=entries.count,
+            files=self._files,
+            file_bytes=self._bytes,
+            whiteouts=marks.written,
+            opaque=frozenset(marks.opaque),
+            implied=frozenset(p for p, meta in tree.directories.items() if meta is None),
+            deferred_links=deferred,
+            stranded=tuple(marks.stranded),
+            stranded_opaque=tuple(marks.stranded_opaque),
+            escaped_xattrs=metadata.escaped,
+            placed=self._placed,
+            displaced=tuple(tree.displaced),
+            warnings=tuple(metadata.warnings.values()),
+        )
+
+    def _file(self, entry: File) -> None:
+        path, meta, size, stored, segments = entry
+        above, _, name = path.rpartition(b"/")
+        parent, physical = self._tree.parent(above)
+        if not name:
+            raise self._not_the_root(entry)
+        self._count(size)
+        mode = meta.mode
+        try:
+            fd = os.open(name, _CREATE, mode, dir_fd=parent)
+        except FileExistsError:
+            self._tree.displace(parent, name, joined(physical, name))
+            fd = os.open(name, _CREATE, mode, dir_fd=parent)
+        try:
+            if segments is not None:
+                self._write_sparse(fd, entry)
+            elif stored:
+                self._entries.write_payload(fd, stored)
+            self._metadata.settle(fd, meta, created_mode=mode)
+        finally:
+            os.close(fd)
+        if physical != above:
+            self._placed[self._tree.now] = joined(physical, name)
+        if self._tree.pending:
+            self._tree.pending.pop(joined(physical, name), None)
+
+    def _count(self, size: int) -> None:
+        self._files += 1
+        self._bytes += size
+        if self._bytes > self._limits.unpacked_bytes:
+            raise LayerError(
+                f"over a limit: {self._entries.what}: got files of more than "
+                f"{self._limits.unpacked_bytes} bytes in all",
+                hint="raise the limit with --max-bytes if you trust the image",
+            )
+
+    def _write_sparse(self, fd: int, entry: File) -> None:
+        for offset, length in entry.segments or ():
+            os.lseek(fd, offset, os.SEEK_SET)
+            self._entries.write_payload(fd, length)
+        os.ftruncate(fd, entry.size)
+
+    def _directory(self, entry: Directory) -> None:
+        path, meta = entry
+        above, _, name = path.rpartition(b"/")
+        if name:
+            parent, physical = self._tree.parent(above)
+            path = joined(physical, name)
+            self._tree.make_directory(parent, name, path, meta.mode)
+        self._tree.directories[path] = meta
+
+    def _symlink(self, entry: Symlink) -> None:
+        parent, name = self._place(entry)
+        if not entry.target or b"\0" in entry.target:
+            raise LayerError(
+                f"malformed symlink: {self._entries.what}: {shown(entry.path)}: "
+                f"got the target {entry.target!r}, want a path"
+            )
+        self._replacing(parent, name, entry, lambda: os.symlink(entry.target, name, dir_fd=parent))
+        self._metadata.settle_name(parent, name, entry.meta, is_symlink=True)
+
+    def _special(self, entry: Special) -> None:
+        parent, name = self._place(entry)
+        if entry.kind == stat.S_IFCHR and entry.device == 0:
+            raise LayerError(
+                f"overlay whiteout in a layer: {self._entries.what}: {shown(entry.path)}: got a "
+                "character device 0:0, which would hide a file of another layer"
+            )
+        mode = entry.kind | entry.meta.mode
+        try:
+            self._replacing(
+                parent, name, entry, lambda: os.mknod(name, mode, entry.device, dir_fd=parent)
+            )
+        except PermissionError as error:
+            if not self._idmap.squash:
+                raise
+            self._metadata.warn(
+                "device", f"devices left out: {shown(entry.path)} and others: {error.strerror}"
+            )
+            return
+        self._metadata.settle_name(parent, name, entry.meta, is_symlink=False)
+
+    def _hard_link(self, entry: HardLink) -> None:
+        if not entry.path:
+            raise self._not_the_root(entry)
+        attach(self._tree, entry, self._entries.what)
+
+    def _skip(self, entry: Bookkeeping) -> None:
+        pass
+
+    def _place(self, entry: Symlink | Special) -> tuple[int, bytes]:
+        above, _, name = entry.path.rpartition(b"/")
+        if not name:
+            raise self._not_the_root(entry)
+        parent, physical = self._tree.parent(above)
+        self._tree.pending.pop(joined(physical, name), None)
+        return parent, name
+
+    def _replacing(
+        self, parent: int, name: bytes, entry: Symlink | Special, make: Callable[[], None]
+    ) -> None:
+        try:
+            make()
+        except FileExistsError:
+            physical = self._tree.parent(entry.path.rpartition(b"/")[0])[1]
+            self._tree.displace(parent, name, joined(physical, name))
+            make()
+
+    def _finish_directories(self) -> None:
+        """Set what creating children would have changed; each is looked up again."""
+        tree, settle = self._tree, self._metadata.settle
+        for path in sorted(tree.directories, reverse=True):
+            meta = tree.directories[path] or IMPLIED
+            above, _, name = path.rpartition(b"/")
+            parent = tree.parent(above)[0]
+            fd = os.open(name or b".", _SEARCH, dir_fd=parent)
+            try:
+                settle(fd, meta, created_mode=meta.mode | 0o700 if name else 0o700)
+            finally:
+                os.close(fd)
+
+    def _not_the_root(self, entry: Entry) -> LayerError:
+        return LayerError(
+            f"malformed layer: {self._entries.what}: got a {type(entry).__name__} as the root "
+            "directory, want a directory"
+        )
+
+    def _explained(self, error: OSError, entry: Entry | None) -> StackerError:
+        place = shown(entry.path) if entry is not None else "the final pass"
+        fault = _THE_LAYERS_FAULT.get(error.errno or 0)
+        if fault is not None:
+            return LayerError(f"cannot unpack: {self._entries.what}: {place}: {fault}")
+        hint = None
+        if isinstance(error, PermissionError):
+            hint = "unpack as root, or in a user namespace that maps the image's owners"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "make room, or name a store on another filesystem with --store"
+        return StackerError(
+            f"cannot unpack: {self._entries.what}: {place}: {error.strerror}", hint=hint
+        )

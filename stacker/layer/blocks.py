@@ -1,0 +1,132 @@
+"""A stream of chunks as the 512-byte blocks and payloads that a tar is made of.
+
+In: chunks of any size.  Out: blocks, payloads (written to a descriptor straight from the chunk
+they came in), and a copy of all that is not payload.  Knows no header.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from stacker.errors import LayerError
+
+BLOCK: Final = 512
+
+
+class BlockReader:
+    """Take bytes from ``chunks``.
+
+    :param keep: called with every byte that is taken as a block.
+    """
+
+    def __init__(
+        self, chunks: Iterator[bytes], *, what: str, keep: Callable[[bytes], object] | None
+    ) -> None:
+        self.what = what
+        self._chunks = chunks
+        self._keep = keep
+        self._buffer = b""
+        self._view = memoryview(b"")
+        self._at = 0
+        self._before = 0
+        self._left = 0
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the stream before the next one to be read."""
+        return self._before + self._at
+
+    def payload(self) -> Iterator[memoryview]:
+        """Give what is left of the last entry's payload, in pieces."""
+        while self._left:
+            if self._at == len(self._buffer):
+                self._fill("the rest of a payload")
+            piece = self._view[self._at : self._at + self._left]
+            self._at += len(piece)
+            self._left -= len(piece)
+            yield piece
+
+    def write_payload(self, fd: int, length: int) -> None:
+        """Write the next ``length`` bytes of the last entry's payload to ``fd``."""
+        at = self._at
+        end = at + length
+        if end <= len(self._buffer):  # nearly every file lies whole in one chunk
+            self._at = end
+            self._left -= length
+            written = os.write(fd, self._view[at:end])
+            if written != length:
+                _write_all(fd, self._view[at + written : end])
+            return
+        behind, self._left = self._left - length, length
+        for piece in self.payload():
+            _write_all(fd, piece)
+        self._left = behind
+
+    def _fill(self, want: str) -> None:
+        chunk = next(self._chunks, None)
+        while chunk is not None and not chunk:
+            chunk = next(self._chunks, None)
+        if chunk is None:
+            raise LayerError(
+                f"truncated tar: {self.what}: got the end at byte {self.offset}, want {want}"
+            )
+        self._before += len(self._buffer)
+        self._buffer, self._view, self._at = chunk, memoryview(chunk), 0
+
+    def _kept(self, length: int) -> bytes:
+        """Take ``length`` bytes that belong in the skeleton."""
+        at = self._at
+        self._at = end = at + length
+        data = self._buffer[at:end]
+        if len(data) < length:
+            data = self._joined(data, length)
+        if self._keep is not None:
+            self._keep(data)
+        return data
+
+    def _joined(self, data: bytes, length: int) -> bytes:
+        parts, need = [data], length - len(data)
+        self._at = len(self._buffer)
+        while need:
+            self._fill("a whole header")
+            part = self._buffer[:need]
+            self._at = len(part)
+            need -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+    def _skip(self, length: int) -> None:
+        inside = min(length, len(self._buffer) - self._at)
+        self._at += inside
+        length -= inside
+        skip = getattr(self._chunks, "skip", None)
+        if length and skip is not None:
+            skip(length)
+            self._before += length
+            return
+        while length:
+            self._fill("the rest of a payload")
+            self._at = min(length, len(self._buffer))
+            length -= self._at
+
+    def _at_end(self) -> bool:
+        """Say whether the stream is used up, at a place where that is allowed."""
+        if self._at < len(self._buffer):
+            return False
+        try:
+            self._fill("")
+        except LayerError:
+            return True
+        return False
+
+    def _rest(self) -> None:
+        """Read what follows the end marker: it is part of the layer's diff_id."""
+        while not self._at_end():
+            self._kept(len(self._buffer) - self._at)
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

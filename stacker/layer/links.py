@@ -1,0 +1,100 @@
+"""Hard links within a layer, before and after their targets.
+
+A link may precede its target, and its target may be in a layer below.  So a link whose target
+is not there waits until the stream has ended; what is still missing then is deferred to the
+stack.  Knows paths and the growing tree, no metadata: a link's header repeats its target's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from stacker.errors import LayerError
+from stacker.layer.entry import HardLink, shown
+from stacker.layer.record import DeferredLink
+from stacker.layer.tree import Tree, joined
+
+
+def attach(tree: Tree, entry: HardLink, what: str) -> None:
+    """Make the link, or leave it in ``tree.pending`` under its physical path.
+
+    :raises LayerError: the target is a directory.
+    """
+    above, _, name = entry.path.rpartition(b"/")
+    parent, physical = tree.parent(above)
+    path = joined(physical, name)
+    target_above, _, target_name = entry.target.rpartition(b"/")
+    found = tree.existing(target_above)
+    if found is not None and joined(found[1], target_name) == path:
+        return  # a link to itself keeps what is there
+    is_there = found is not None and _is_linkable(found[0], target_name, entry, what)
+    parent, _ = tree.parent(above)
+    if _exists(parent, name):
+        tree.displace(parent, name, path)
+        tree.pending.pop(path, None)
+    if found is None or not is_there or not _link(tree, entry.target, parent, name):
+        tree.pending[path] = entry.target
+    else:
+        tree.pending.pop(path, None)
+
+
+def _exists(parent: int, name: bytes) -> bool:
+    try:
+        os.lstat(name, dir_fd=parent)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_linkable(parent: int, name: bytes, entry: HardLink, what: str) -> bool:
+    if not name:
+        raise _is_a_directory(entry, what)
+    try:
+        mode = os.lstat(name, dir_fd=parent).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise _is_a_directory(entry, what)
+    return True
+
+
+def _is_a_directory(entry: HardLink, what: str) -> LayerError:
+    return LayerError(
+        f"malformed hard link: {what}: {shown(entry.path)}: got the directory "
+        f"{shown(entry.target) or '/'} as target, want a file"
+    )
+
+
+def _link(tree: Tree, target: bytes, parent: int, name: bytes) -> bool:
+    """Link ``target``, itself even where it is a symbolic link; say whether it was there."""
+    above, _, target_name = target.rpartition(b"/")
+    found = tree.existing(above)
+    if found is None:
+        return False
+    try:
+        os.link(target_name, name, src_dir_fd=found[0], dst_dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def resolve_pending(tree: Tree) -> tuple[DeferredLink, ...]:
+    """Make the links whose targets came later; give the others back in order.
+
+    A link may wait for another link, so each one made wakes those that wait for it.
+    """
+    ready, waiting = list(tree.pending), dict[bytes, list[bytes]]()
+    for path in ready:
+        target = tree.pending[path]
+        above, _, name = path.rpartition(b"/")
+        parent, _ = tree.parent(above)
+        if _link(tree, target, parent, name):
+            del tree.pending[path]
+            ready.extend(waiting.pop(path, ()))
+        else:
+            target_above, _, target_name = target.rpartition(b"/")
+            found = tree.existing(target_above)
+            if found is not None:
+                waiting.setdefault(joined(found[1], target_name), []).append(path)
+    return tuple(DeferredLink(path, target) for path, target in tree.pending.items())

@@ -1,0 +1,78 @@
+"""Owner, xattrs, mode and times of one file, in the order that keeps them.
+
+chown clears set-id bits and capabilities, so it comes first; xattrs (an ACL changes the mode's
+group bits) before chmod; times last, since everything before them changes one of them
+(chown(2), capabilities(7), acl(5)).  No call is made that would change nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from stacker.layer.entry import Meta, Xattrs, shown
+from stacker.layer.idmap import IdMap
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.linux import xattr
+
+_SET_ID: Final = 0o6000
+_UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL)
+
+
+class MetadataWriter:
+    """Give files the metadata an entry asks for.
+
+    ``warnings`` collects what could not be kept, one line a kind; ``escaped`` tells whether a
+    name was one of overlayfs's own.
+    """
+
+    def __init__(self, form: WhiteoutFormat, idmap: IdMap) -> None:
+        self.warnings: dict[str, str] = {}
+        self.escaped = False
+        self._form = form
+        self._owner = None if idmap.squash else (os.geteuid(), os.getegid())
+
+    def settle(self, fd: int, meta: Meta, *, created_mode: int) -> None:
+        """Finish the file or directory open as ``fd``, made with ``created_mode``."""
+        mode, uid, gid, mtime, atime, xattrs = meta
+        if (uid, gid) != self._owner and self._owner is not None:
+            os.fchown(fd, uid, gid)
+        if xattrs is not None:
+            self._set_xattrs(fd, xattrs)
+        if mode & _SET_ID or mode != created_mode or xattrs is not None:
+            os.fchmod(fd, mode)
+        os.utime(fd, ns=(atime, mtime))
+
+    def settle_name(self, parent: int, name: bytes, meta: Meta, *, is_symlink: bool) -> None:
+        """Finish what cannot be opened: a symbolic link, a device, a FIFO."""
+        mode, uid, gid, mtime, atime, xattrs = meta
+        if (uid, gid) != self._owner and self._owner is not None:
+            os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+        if xattrs is not None:
+            # user.* exists only on files and directories (xattr(7)).
+            kept = {key: value for key, value in xattrs.items() if not key.startswith(b"user.")}
+            self._set_xattrs(b"/proc/self/fd/%d/%s" % (parent, name), kept)
+        if mode & _SET_ID and not is_symlink:
+            os.chmod(name, mode, dir_fd=parent)
+        os.utime(name, ns=(atime, mtime), dir_fd=parent, follow_symlinks=False)
+
+    def warn(self, kind: str, text: str) -> None:
+        """Keep one warning for each ``kind``."""
+        self.warnings.setdefault(kind, text)
+
+    def _set_xattrs(self, target: int | bytes, xattrs: Xattrs) -> None:
+        for name, value in xattrs.items():
+            written = self._form.escaped(name)
+            if written is not name:
+                self.escaped = True
+            try:
+                xattr.set_value(target, written, value)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                space = shown(name.partition(b".")[0])
+                self.warn(
+                    f"xattr {space} {error.errno}",
+                    f"xattrs left out: {shown(name)} and others of {space}.*: {error.strerror}",
+                )

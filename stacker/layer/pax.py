@@ -1,0 +1,88 @@
+"""The records of a PAX extended header (POSIX pax, *pax Header Block*).
+
+In: the header's payload.  Out: its records, and the values that other modules want of them
+(decimal numbers, times in nanoseconds, extended attributes).  Knows no entry and no disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from urllib.parse import unquote_to_bytes
+
+from stacker.errors import LayerError
+
+SCHILY = b"SCHILY.xattr."
+LIBARCHIVE = b"LIBARCHIVE.xattr."
+
+GLOBAL_IGNORED = frozenset({b"path", b"linkpath", b"size"})
+"""Keywords that say nothing as a default for every later file.
+
+POSIX would apply them; Go's archive/tar and libarchive do not, and a global ``size`` would make
+readers disagree about where the next header stands.  So they are passed over.
+"""
+
+
+def records(block: bytes, what: str) -> Iterator[tuple[bytes, bytes]]:
+    """Split ``block`` into its (keyword, value) records, in order, repeats included.
+
+    :raises LayerError: a record's length, blank, equals sign or newline is not where it must be.
+    """
+    at, end = 0, len(block)
+    while at < end:
+        blank = block.find(b" ", at, at + 20)
+        digits = block[at:blank] if blank > at else b""
+        if not digits.isdigit():
+            if block[at:].strip(b"\0") == b"":
+                return  # some writers count the padding as part of the header
+            raise _malformed(what, block[at : at + 20], "a decimal length and a blank")
+        stop = at + int(digits)
+        key, equals, value = block[blank + 1 : stop - 1].partition(b"=")
+        if stop > end or stop <= blank + 1 or block[stop - 1] != 0x0A or not equals or not key:
+            raise _malformed(what, block[at : at + 40], "`LENGTH KEY=VALUE\\n`")
+        yield key, value
+        at = stop
+
+
+def _malformed(what: str, got: bytes, want: str) -> LayerError:
+    return LayerError(f"malformed PAX record: {what}: got {got!r}, want {want}")
+
+
+def decimal(value: bytes, key: str, what: str) -> int:
+    """Read a decimal number that decides where things are, so that a wrong one is an error."""
+    if not value.isdigit():
+        raise LayerError(f"malformed PAX {key}: {what}: got {value[:40]!r}, want a decimal number")
+    return int(value)
+
+
+def nanoseconds(value: bytes) -> int | None:
+    """Read a time; ``None`` when it is none, as other readers then keep the header's."""
+    sign, text = (-1, value[1:]) if value[:1] == b"-" else (1, value)
+    whole, dot, fraction = text.partition(b".")
+    if not whole.isdigit() or len(whole) > 18 or (dot and fraction and not fraction.isdigit()):
+        return None
+    return sign * (int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or b"0"))
+
+
+def xattrs(values: Mapping[bytes, bytes], what: str) -> dict[bytes, bytes] | None:
+    """Collect the extended attributes; star's binary form wins over libarchive's base64."""
+    found: dict[bytes, bytes] = {}
+    for key, value in values.items():
+        if key.startswith(LIBARCHIVE):
+            found.setdefault(
+                unquote_to_bytes(key[len(LIBARCHIVE) :]), _base64_decoded(value, key, what)
+            )
+        elif key.startswith(SCHILY):
+            found[key[len(SCHILY) :]] = value
+    for name in found:
+        if not name or b"\0" in name or b"." not in name:
+            raise LayerError(f"malformed xattr name: {what}: got {name!r}, want NAMESPACE.NAME")
+    return found or None
+
+
+def _base64_decoded(value: bytes, key: bytes, what: str) -> bytes:
+    try:
+        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error as error:
+        raise LayerError(f"malformed PAX value: {what}: {key!r}: {error}") from error

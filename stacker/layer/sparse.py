@@ -1,0 +1,125 @@
+"""Sparse files in tar: three PAX forms and GNU's old one (GNU tar manual, *Storing Sparse Files*).
+
+In: header bytes, PAX records or the start of a payload.  Out: where the stored bytes belong.
+Knows no disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from stacker.errors import LayerError
+from stacker.layer.entry import Segment
+from stacker.layer.limits import Limits
+
+BLOCK = 512
+_OLD_IN_HEADER = 4
+_OLD_IN_EXTENSION = 21
+
+
+def checked(
+    segments: Sequence[Segment], *, size: int, stored: int, what: str
+) -> tuple[Segment, ...]:
+    """Give ``segments`` back when they are in order, inside the file, and add up to ``stored``.
+
+    :raises LayerError: they overlap, run past ``size`` or disagree with the stored bytes.
+    """
+    at = total = 0
+    for offset, length in segments:
+        if offset < at or length < 0 or offset + length > size:
+            raise LayerError(
+                f"malformed sparse map: {what}: got a segment of {length} bytes at {offset}, "
+                f"want it after {at} and inside {size} bytes"
+            )
+        at, total = offset + length, total + length
+    if total != stored:
+        raise LayerError(
+            f"malformed sparse map: {what}: got segments of {total} bytes, want the {stored} stored"
+        )
+    return tuple(segment for segment in segments if segment.length)
+
+
+def from_records(
+    repeated: Sequence[tuple[bytes, bytes]], number: Callable[[bytes], int]
+) -> list[Segment] | None:
+    """Read versions 0.0 (repeated offset and numbytes) and 0.1 (one comma separated map)."""
+    listed: list[int] = []
+    for key, value in repeated:
+        if key == b"GNU.sparse.map":
+            listed = [number(part) for part in value.split(b",")] if value else []
+        elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            listed.append(number(value))
+    if not listed and not any(key.startswith(b"GNU.sparse.") for key, _ in repeated):
+        return None
+    return [Segment(*pair) for pair in zip(listed[::2], listed[1::2], strict=False)]
+
+
+def is_version_1(values: Mapping[bytes, bytes]) -> bool:
+    """Say whether the map stands at the start of the payload."""
+    return values.get(b"GNU.sparse.major") == b"1" and values.get(b"GNU.sparse.minor") == b"0"
+
+
+def from_payload(
+    take: Callable[[int], bytes], stored: int, limits: Limits, what: str
+) -> tuple[list[Segment], int]:
+    """Read version 1.0: decimal lines at the start of the payload, padded to a block.
+
+    :param take: gives the next bytes of the payload.
+    :returns: the segments, and the bytes of the payload that the map took.
+    """
+    text, used = b"", 0
+
+    def line() -> int:
+        nonlocal text, used
+        while b"\n" not in text:
+            if used + BLOCK > min(stored, limits.pax_bytes):
+                raise LayerError(
+                    f"malformed sparse map: {what}: got no end within {used} bytes of the payload"
+                )
+            text += take(BLOCK)
+            used += BLOCK
+        number, _, text = text.partition(b"\n")
+        if not number.isdigit():
+            raise LayerError(f"malformed sparse map: {what}: got {number[:20]!r}, want a number")
+        return int(number)
+
+    count = line()
+    segments: list[Segment] = []
+    while len(segments) < count:
+        offset = line()
+        segments.append(Segment(offset, line()))
+    return segments, used
+
+
+def from_old_header(
+    header: bytes,
+    take: Callable[[int], bytes],
+    number: Callable[[bytes], int],
+    limits: Limits,
+    what: str,
+) -> tuple[list[Segment], int]:
+    """Read GNU's old form: four segments in the header, the others in blocks behind it.
+
+    :param take: gives the next bytes of the stream.
+    :param number: decodes a 12-byte numeric field.
+    :returns: the segments and the file's real size.
+    """
+    segments = _old_segments(header[386:482], _OLD_IN_HEADER, number)
+    size, more, used = number(header[483:495]), header[482], 0
+    while more:
+        used += BLOCK
+        if used > limits.pax_bytes:
+            raise LayerError(f"too large: {what}: got over {used} bytes of sparse map")
+        block = take(BLOCK)
+        segments += _old_segments(block[:504], _OLD_IN_EXTENSION, number)
+        more = block[504]
+    return segments, size
+
+
+def _old_segments(area: bytes, count: int, number: Callable[[bytes], int]) -> list[Segment]:
+    found = []
+    for at in range(0, count * 24, 24):
+        if area[at] == 0:
+            break
+        found.append(Segment(number(area[at : at + 12]), number(area[at + 12 : at + 24])))
+    return found

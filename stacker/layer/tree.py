@@ -1,0 +1,222 @@
+"""The directory a layer is unpacked into, while it grows.
+
+Paths go in, descriptors of their parents come out.  A path is never handed to the kernel
+whole: a parent is reached component by component with ``O_NOFOLLOW``, symbolic links are
+followed here, inside the root (the layer's author is an attacker), and every descriptor is
+dropped when something it was reached through is replaced.  Nothing is ever deleted that a
+skeleton needs: what a later entry replaces is set aside.  Knows no tar and no metadata beyond
+remembering which directories have some.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, NamedTuple, Protocol, overload
+
+from stacker.errors import LayerError
+from stacker.layer.entry import Meta, shown
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_AT_ONCE: Final = 128
+_LINKS_IN_A_PATH: Final = 40  # as the kernel's MAXSYMLINKS (path_resolution(7))
+IMPLIED_MODE: Final = 0o755
+IMPLIED: Final = Meta(IMPLIED_MODE, 0, 0, 0, 0, None)
+"""What a directory gets that no layer has an entry for: fixed, so that trees compare equal."""
+
+
+class Lower(Protocol):
+    """What lies below the layer, where a layer is unpacked once more onto a known stack."""
+
+    def symlink(self, path: bytes) -> bytes | None:
+        """Give the target when ``path``, its parents being directories, is a symbolic link."""
+
+
+class Displacement(NamedTuple):
+    """Entry number ``at`` replaced ``path``; what stood there is now in ``replaced/<aside>``."""
+
+    at: int
+    path: bytes
+    aside: int
+
+
+def joined(parent: bytes, name: bytes) -> bytes:
+    """Join two normalised paths; the root is empty."""
+    return parent + b"/" + name if parent else name
+
+
+class Tree:
+    """A growing tree with cached descriptors.
+
+    :param root: an existing, private, empty directory.
+    :param aside: where replaced files go; made when needed.
+    :param lower: what lies below, when that is known.
+
+    ``directories`` maps each directory's path to its :class:`Meta`, or to ``None`` when it is
+    only implied by what lies in it.  ``now`` is the number of the entry being applied.
+    """
+
+    def __init__(self, root: Path, *, aside: Path, lower: Lower | None = None) -> None:
+        self.directories: dict[bytes, Meta | None] = {b"": None}
+        self.displaced: list[Displacement] = []
+        self.pending: dict[bytes, bytes] = {}
+        self.now = 0
+        self._aside = aside
+        self._lower = lower
+        self._root = os.open(root, _DIRECTORY)
+        self._open: dict[bytes, tuple[int, bytes]] = {}
+        self._retired: list[int] = []
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._retire(set(self._open))
+        self._close_retired()
+        os.close(self._root)
+
+    def parent(self, path: bytes) -> tuple[int, bytes]:
+        """Give a descriptor and the physical path for the directory ``path``.
+
+        It is made when it is missing.  The descriptor stays valid until the second next call.
+        """
+        cached = self._open.pop(path, None)
+        if cached is None:
+            physical = path if path in self.directories else self._resolve(path)
+            cached = self._descend(physical), physical
+            if len(self._open) >= _OPEN_AT_ONCE:
+                os.close(self._open.pop(next(iter(self._open)))[0])
+        self._open[path] = cached
+        return cached
+
+    def existing(self, path: bytes) -> tuple[int, bytes] | None:
+        """Give what :meth:`parent` gives, or ``None`` where the directory is not in this tree."""
+        physical = path if path in self.directories else self._resolve(path, create=False)
+        return None if physical is None else self.parent(physical)
+
+    def make_directory(self, parent: int, name: bytes, physical: bytes, mode: int) -> None:
+        """Make a directory unless there is one; anything else in its place is set aside."""
+        if physical in self.directories:
+            return
+        try:
+            os.mkdir(name, mode | 0o700, dir_fd=parent)
+        except FileExistsError:
+            self.displace(parent, name, physical)
+            os.mkdir(name, mode | 0o700, dir_fd=parent)
+        self.directories[physical] = None
+        self.pending.pop(physical, None)
+
+    def displace(self, parent: int, name: bytes, physical: bytes) -> None:
+        """Take what is called ``name`` out of the tree; keep it if it holds file contents."""
+        mode = os.lstat(name, dir_fd=parent).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            self._aside.mkdir(mode=0o700, exist_ok=True)
+            number = len(self.displaced)
+            os.rename(name, self._aside / str(number), src_dir_fd=parent)
+            self.displaced.append(Displacement(self.now, physical, number))
+        else:
+            os.unlink(name, dir_fd=parent)
+        if stat.S_ISDIR(mode):
+            self._forget_below(physical)
+        elif stat.S_ISLNK(mode):
+            self._retire({logical for logical, (_, real) in self._open.items() if logical != real})
+
+    def _forget_below(self, physical: bytes) -> None:
+        inside = physical + b"/"
+        for known in (self.directories, self.pending):
+            for path in [p for p in known if p == physical or p.startswith(inside)]:
+                del known[path]
+        self._retire(
+            {
+                logical
+                for logical, (_, real) in self._open.items()
+                if logical != real or real == physical or real.startswith(inside)
+            }
+        )
+
+    def _retire(self, paths: set[bytes]) -> None:
+        """Forget descriptors.  The caller may hold one of them, so they are closed a step later."""
+        self._close_retired()
+        self._retired = [self._open.pop(path)[0] for path in paths]
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            os.close(self._retired.pop())
+
+    def _descend(self, physical: bytes) -> int:
+        """Open a directory of this tree, from its nearest open ancestor down."""
+        above, names = physical, []
+        while above and above not in self._open:
+            above, _, name = above.rpartition(b"/")
+            names.append(name)
+        start = self._root
+        if above in self._open and self._open[above][1] == above:
+            start = self._open[above][0]
+        elif above:
+            names = physical.split(b"/")[::-1]
+        fd = os.open(names.pop() if names else b".", _DIRECTORY, dir_fd=start)
+        while names:
+            inner = os.open(names.pop(), _DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        return fd
+
+    @overload
+    def _resolve(self, path: bytes, *, create: Literal[True] = True) -> bytes: ...
+    @overload
+    def _resolve(self, path: bytes, *, create: Literal[False]) -> bytes | None: ...
+    def _resolve(self, path: bytes, *, create: bool = True) -> bytes | None:
+        todo, physical, links = path.split(b"/")[::-1], b"", 0
+        while todo:
+            part = todo.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                physical = physical.rpartition(b"/")[0]
+                continue
+            candidate = joined(physical, part)
+            if candidate in self.directories:
+                physical = candidate
+                continue
+            target = self._symlink(physical, part, candidate)
+            if target is None:
+                if not create:
+                    return None
+                self._imply(physical, part, candidate)
+                physical = candidate
+                continue
+            links += 1
+            if links > _LINKS_IN_A_PATH:
+                raise LayerError(
+                    f"symlink loop: {shown(path)}: got more than {_LINKS_IN_A_PATH} links, "
+                    "want a directory"
+                )
+            if target[:1] == b"/":
+                physical = b""
+            todo.extend(target.split(b"/")[::-1])
+        return physical
+
+    def _symlink(self, physical: bytes, part: bytes, candidate: bytes) -> bytes | None:
+        fd = self._descend(physical)
+        try:
+            return os.readlink(part, dir_fd=fd)
+        except FileNotFoundError:
+            return self._lower.symlink(candidate) if self._lower is not None else None
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    def _imply(self, physical: bytes, part: bytes, candidate: bytes) -> None:
+        fd = self._descend(physical)
+        try:
+            self.make_directory(fd, part, candidate, IMPLIED_MODE)
+        finally:
+            os.close(fd)

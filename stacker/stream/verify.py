@@ -1,0 +1,74 @@
+"""Hash and measure a stream while it passes.
+
+In: an iterator of byte chunks.  Out: the same chunks, and an error at the end (or as soon as
+there are too many bytes) when they are not what a digest and a size say.  Knows no files and
+no formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from stacker.errors import IntegrityError, LayerError
+
+
+class Hash(Protocol):
+    """What this module needs of a ``hashlib`` object."""
+
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+class Named(Protocol):
+    """A digest of any of the distinct types in :mod:`stacker.image.digest`."""
+
+    @property
+    def hex(self) -> str: ...
+    def new_hash(self) -> Hash: ...
+
+
+def verified(
+    chunks: Iterator[bytes], *, digest: Named, what: str, size: int | None = None
+) -> Iterator[bytes]:
+    """Pass ``chunks`` on; fail unless together they are ``size`` bytes with ``digest``.
+
+    :param size: bytes, or ``None`` where no document says (the uncompressed side of a layer).
+    :param what: how an error names the object, e.g. ``blob sha256:...``.
+    :raises IntegrityError: at the first byte too many, or at the end.
+    """
+    running, seen = digest.new_hash(), 0
+    for chunk in chunks:
+        seen += len(chunk)
+        if size is not None and seen > size:
+            raise IntegrityError(f"wrong size: {what}: got more than {size} bytes, want {size}")
+        running.update(chunk)
+        yield chunk
+    if size is not None and seen < size:
+        raise IntegrityError(f"truncated: {what}: got {seen} bytes, want {size}")
+    if running.hexdigest() != digest.hex:
+        raise IntegrityError(f"wrong digest: {what}: got {running.hexdigest()}, want {digest.hex}")
+
+
+def bounded(chunks: Iterator[bytes], *, limit: int, what: str, flag: str) -> Iterator[bytes]:
+    """Pass ``chunks`` on until they exceed ``limit`` bytes.
+
+    :param flag: the command line option that raises the limit, for the hint.
+    :raises LayerError: at the first byte over the limit.
+    """
+    seen = 0
+    for chunk in chunks:
+        seen += len(chunk)
+        if seen > limit:
+            raise LayerError(
+                f"too large: {what}: got more than {limit} bytes uncompressed, want at most that",
+                hint=f"raise the limit with {flag} if you trust the image",
+            )
+        yield chunk
+
+
+def metered(chunks: Iterator[bytes], report: Callable[[int], None]) -> Iterator[bytes]:
+    """Pass ``chunks`` on and call ``report`` with each one's length in bytes."""
+    for chunk in chunks:
+        report(len(chunk))
+        yield chunk
