@@ -27,6 +27,7 @@ from stacker.layer.entry import (
     Entry,
     File,
     HardLink,
+    Known,
     OpaqueWhiteout,
     Special,
     Symlink,
@@ -125,6 +126,7 @@ class _Applier:
             Whiteout: self._marks.whiteout,
             OpaqueWhiteout: self._marks.opaque_whiteout,
             Bookkeeping: self._skip,
+            Known: self._known,
         }
 
     def run(self) -> LayerRecord:
@@ -251,7 +253,17 @@ class _Applier:
     def _skip(self, entry: Bookkeeping) -> None:
         pass
 
-    def _place(self, entry: Symlink | Special) -> tuple[int, bytes]:
+    def _known(self, entry: Known) -> None:
+        parent, name = self._place(entry)
+        self._count(entry.size)
+        self._replacing(
+            parent,
+            name,
+            entry,
+            lambda: os.link(entry.source, name, dst_dir_fd=parent, follow_symlinks=False),
+        )
+
+    def _place(self, entry: Symlink | Special | Known) -> tuple[int, bytes]:
         above, _, name = entry.path.rpartition(b"/")
         if not name:
             raise self._not_the_root(entry)
@@ -260,7 +272,7 @@ class _Applier:
         return parent, name
 
     def _replacing(
-        self, parent: int, name: bytes, entry: Symlink | Special, make: Callable[[], None]
+        self, parent: int, name: bytes, entry: Symlink | Special | Known, make: Callable[[], None]
     ) -> None:
         try:
             make()

@@ -97,6 +97,17 @@ class OpaqueWhiteout(NamedTuple):
     path: bytes
 
 
+class Known(NamedTuple):
+    """A regular file that exists already: ``source`` is its place on disk.
+
+    No tar gives this; it is what a :class:`File` becomes when a layer is applied once more.
+    """
+
+    path: bytes
+    size: int
+    source: bytes
+
+
 class Bookkeeping(NamedTuple):
     """AUFS's own ``.wh..wh.*`` files: they mean nothing to anybody else and are skipped."""
 
@@ -104,7 +115,15 @@ class Bookkeeping(NamedTuple):
 
 
 Entry: TypeAlias = (
-    File | Directory | Symlink | HardLink | Special | Whiteout | OpaqueWhiteout | Bookkeeping
+    File
+    | Directory
+    | Symlink
+    | HardLink
+    | Special
+    | Whiteout
+    | OpaqueWhiteout
+    | Bookkeeping
+    | Known
 )
 
 
@@ -136,12 +155,17 @@ def whiteout_of(path: bytes) -> Whiteout | OpaqueWhiteout | Bookkeeping | None:
         and tools that cut the prefix off have deleted a parent directory for it.
     """
     parent, _, base = path.rpartition(b"/")
-    if not base.startswith(WHITEOUT_PREFIX):
-        return None
     if base == OPAQUE_NAME:
         return OpaqueWhiteout(parent)
-    if base.startswith(BOOKKEEPING_PREFIX):
+    if (b"/" + path).find(b"/" + BOOKKEEPING_PREFIX) >= 0:
         return Bookkeeping(path)
+    if (b"/" + parent).find(b"/" + WHITEOUT_PREFIX) >= 0:
+        raise LayerError(
+            f"malformed whiteout: {shown(path)}: got a path below a name that is reserved for "
+            "whiteouts, want a file name"
+        )
+    if not base.startswith(WHITEOUT_PREFIX):
+        return None
     hidden = base[len(WHITEOUT_PREFIX) :]
     if hidden in (b"", b".", b".."):
         raise LayerError(

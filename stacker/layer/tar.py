@@ -42,6 +42,7 @@ _FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s").unp
 _BLANK_SUM: Final = 8 * 0x20
 _FILE_FLAGS: Final = frozenset(b"0 \0 7 S".split(b" "))
 _SPECIAL: Final = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
+_LONG: Final = {b"L": b"path", b"K": b"linkpath"}
 _EXTENDED: Final = frozenset(b"x g X L K".split(b" "))
 _LAST_ID: Final = 0xFFFF_FFFE  # chown(2) reads 0xFFFFFFFF as "leave it"
 _READ: Final = 256 * 1024
@@ -103,6 +104,7 @@ class TarReader(BlockReader):
         self._numbers = _Numbers()
         self._globals: dict[bytes, bytes] = {}
         self._local: dict[bytes, bytes] = {}
+        self._long: dict[bytes, bytes] = {}
         self._sparse: list[tuple[bytes, bytes]] = []
 
     def __iter__(self) -> Iterator[Entry]:
@@ -121,6 +123,8 @@ class TarReader(BlockReader):
             if self._padding:
                 self._kept(self._padding)
                 self._padding = 0
+        if self._local or self._long:
+            self._malformed("got an extended header and then the end, want the entry it is for")
         self._rest()
 
     def _header(self) -> bytes | None:
@@ -179,14 +183,14 @@ class TarReader(BlockReader):
         block = self._kept(size)
         if size % BLOCK:
             self._kept(-size % BLOCK)
-        if flag == b"L":
-            self._local[b"path"] = block.partition(b"\0")[0]
-        elif flag == b"K":
-            self._local[b"linkpath"] = block.partition(b"\0")[0]
+        if flag in _LONG:
+            self._long[_LONG[flag]] = block.partition(b"\0")[0]
         else:
             self._read_records(block, flag)
 
     def _read_records(self, block: bytes, flag: bytes) -> None:
+        if flag != b"g":
+            self._local, self._sparse = {}, []  # of two headers in a row Go obeys the last
         target = self._globals if flag == b"g" else self._local
         for key, value in pax.records(block, self.what):
             if flag == b"g" and key in pax.GLOBAL_IGNORED:
@@ -232,9 +236,9 @@ class TarReader(BlockReader):
         return self._typed(header, flag, name, link, size, meta, extended, device)
 
     def _take_extended(self) -> Mapping[bytes, bytes] | None:
-        if self._local:
-            extended = {**self._globals, **self._local}
-            self._local = {}
+        if self._local or self._long:
+            extended = {**self._globals, **self._local, **self._long}
+            self._local, self._long = {}, {}
             return extended
         return self._globals or None
 

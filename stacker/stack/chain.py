@@ -1,0 +1,139 @@
+"""Layers to the list of directories that a mount stacks.
+
+In: unpacked layers, the base first, and an empty directory for what has to be repaired.  Out: a
+:class:`Chain`.  Each layer is looked at with the exact tree below it, so what is true of the
+stack so far stays true (docs/architecture.md, *Stacking*).  Knows no store and no mount.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stacker.errors import UnsupportedError
+from stacker.layer.tree import IMPLIED_MODE
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.stack.flatten import flatten
+from stacker.stack.merged import Merged
+from stacker.stack.rebase import Unpacked, must_rebase, rebase
+from stacker.stack.repairs import write_attributes, write_links
+
+DIRECTORIES_AT_MOST: Final = 500
+"""Lower layers that overlayfs takes (fs/overlayfs, OVL_MAX_STACK)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What to stack: directories, the topmost first.
+
+    :param plain: one directory is all there is, and nothing in it is overlayfs's language.
+    """
+
+    directories: tuple[Path, ...]
+    form: WhiteoutFormat
+    plain: bool
+
+
+def chained(layers: Sequence[Unpacked], *, room: Path, form: WhiteoutFormat) -> Chain:
+    """Stack ``layers``, the base first.
+
+    :param room: an empty directory on the layers' filesystem for repairs; it may stay empty.
+    :param form: what an image without layers is said to be written in.
+    :raises LayerError: a hard link's target exists nowhere.
+    :raises UnsupportedError: the layers write deletions in different ways.
+    """
+    form = _common_form(layers, form)
+    builder = _Builder(room, form)
+    for number, layer in enumerate(layers):
+        builder.add(number, layer)
+    return builder.finished()
+
+
+def _common_form(layers: Sequence[Unpacked], form: WhiteoutFormat) -> WhiteoutFormat:
+    forms = {layer.record.whiteout_format for layer in layers}
+    if len(forms) > 1:
+        raise UnsupportedError(
+            "mixed layers: some write deletions with trusted.overlay.*, some with user.overlay.*",
+            hint="pull the image into a store of its own (--store)",
+        )
+    return forms.pop() if forms else form
+
+
+class _Builder:
+    """The stack while it grows; ``_stack`` has the base first."""
+
+    def __init__(self, room: Path, form: WhiteoutFormat) -> None:
+        self._room = room
+        self._form = form
+        self._stack: list[Path] = []
+        self._implied: dict[Path, frozenset[bytes]] = {}
+        self._plain = True
+
+    def add(self, number: int, layer: Unpacked) -> None:
+        below = Merged(self._topmost_first(), self._form)
+        if self._stack and must_rebase(layer, below):
+            layer = rebase(layer, below, self._new(f"rebased-{number}"))
+        if b"" in layer.record.opaque:
+            self._start_over(number, layer)
+        self._push(layer.diff, layer.record.implied)
+        self._plain = self._plain and layer.record.is_plain
+        if layer.record.deferred_links:
+            place = self._new(f"links-{number}")
+            made = write_links(
+                layer.record.deferred_links,
+                self._topmost_first(),
+                place,
+                form=self._form,
+                what=layer.name,
+            )
+            self._push(place, made)
+
+    def finished(self) -> Chain:
+        stack = self._without_repeats()
+        implied = {path: self._implied[path] for path in stack}
+        fixup = self._new("fixup")
+        if not stack or write_attributes(stack, implied, fixup, form=self._form):
+            stack.insert(0, fixup)
+        else:
+            fixup.rmdir()
+        if len(stack) > DIRECTORIES_AT_MOST:
+            base = self._new("base")
+            keep = DIRECTORIES_AT_MOST - 1
+            flatten(stack[keep:], base, xattr_namespace=self._form.value, link=True)
+            stack = [*stack[:keep], base]
+        return Chain(tuple(stack), self._form, plain=len(stack) == 1 and self._plain)
+
+    def _topmost_first(self) -> list[Path]:
+        return self._stack[::-1]
+
+    def _without_repeats(self) -> list[Path]:
+        """Keep the topmost place of a layer that occurs twice (overlayfs refuses a repeat)."""
+        return list(dict.fromkeys(self._topmost_first()))
+
+    def _push(self, directory: Path, implied: frozenset[bytes]) -> None:
+        self._stack.append(directory)
+        self._implied[directory] = implied
+
+    def _new(self, name: str) -> Path:
+        directory = self._room / name
+        directory.mkdir()
+        os.chmod(directory, IMPLIED_MODE)
+        os.utime(directory, ns=(0, 0))
+        return directory
+
+    def _start_over(self, number: int, layer: Unpacked) -> None:
+        """Drop what lies below an opaque root, which overlayfs would merge all the same.
+
+        Only the root's attributes live on, where the layer has none of its own for it.
+        """
+        below, known = self._topmost_first(), self._implied
+        self._stack, self._implied = [], {}
+        if b"" in layer.record.implied and below:
+            bearer = self._new(f"root-{number}")
+            root = frozenset({b""})
+            implied = {bearer: root} | {path: known[path] & root for path in below}
+            write_attributes([bearer, *below], implied, bearer, form=self._form)
+            self._push(bearer, frozenset())

@@ -1,0 +1,138 @@
+"""Directories of layers as one tree, by overlayfs's rules and without mounting anything.
+
+In: the layers' directories, the topmost first, and how deletions are written in them.  Out:
+what a name in the merged tree is and which layers it comes from.  Nothing is written here.
+Sources: kernel, filesystems/overlayfs.rst, *Upper and Lower*, *Whiteouts and opaque directories*.
+
+Paths are bytes relative to the root, without slashes at the ends; the root is ``b""``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stacker.layer.tree import joined
+from stacker.layer.whiteout import WhiteoutFormat, is_whiteout
+
+_LINKS_IN_A_PATH: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry of the merged tree: where it lies on disk, and its ``lstat``."""
+
+    place: bytes
+    status: os.stat_result
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether it is a symbolic link."""
+        return stat.S_ISLNK(self.status.st_mode)
+
+
+class Merged:
+    """The merged tree of ``layers``, the topmost first.
+
+    It remembers what it has looked up; the layers must not change meanwhile.
+    """
+
+    def __init__(self, layers: Sequence[Path], form: WhiteoutFormat) -> None:
+        self._roots = tuple(os.fsencode(layer) for layer in layers)
+        self._form = form
+        self._sources: dict[bytes, tuple[bytes, ...]] = {b"": self._roots}
+
+    def sources(self, directory: bytes) -> tuple[bytes, ...]:
+        """Give the directories on disk that make up ``directory``, the topmost first.
+
+        Empty when there is no such directory in the merged tree.
+        """
+        known = self._sources.get(directory)
+        if known is None:
+            above, _, name = directory.rpartition(b"/")
+            known = self.below(self.sources(above), name)
+            self._sources[directory] = known
+        return known
+
+    def below(self, sources: Sequence[bytes], name: bytes) -> tuple[bytes, ...]:
+        """Give what makes up the directory ``name`` in the directory that ``sources`` make up."""
+        found: list[bytes] = []
+        for place in self.candidates(sources, name):
+            found.append(place)
+            if place is not sources[-1] and self._form.is_opaque(place):
+                break
+        return tuple(found)
+
+    def candidates(self, sources: Sequence[bytes], name: bytes) -> Iterator[bytes]:
+        """Give the directories called ``name`` down to the first layer that has something else.
+
+        Unlike :meth:`below` this does not stop at an opaque one: attributes of a directory that
+        has none of its own come from further down.
+        """
+        for source in sources:
+            place = source + b"/" + name
+            try:
+                status = os.lstat(place)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                return
+            yield place
+
+    def entry(self, path: bytes) -> Found | None:
+        """Look ``path`` up; its parents must be directories, and it is not followed."""
+        above, _, name = path.rpartition(b"/")
+        for source in self.sources(above):
+            place = source + b"/" + name if name else source
+            try:
+                status = os.lstat(place)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            return None if is_whiteout(status) else Found(place, status)
+        return None
+
+    def symlink(self, path: bytes) -> bytes | None:
+        """Give the target when ``path``, its parents being directories, is a symbolic link."""
+        found = self.entry(path)
+        if found is None or not found.is_symlink:
+            return None
+        return os.readlink(found.place)
+
+    def physical(self, path: bytes) -> bytes:
+        """Follow symbolic links in all components of ``path``, inside the root.
+
+        Components that do not exist stay as they are: that is where they would be made.  A
+        loop stays as it is, too.
+        """
+        todo, physical, links = path.split(b"/")[::-1], b"", 0
+        while todo:
+            part = todo.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                physical = physical.rpartition(b"/")[0]
+                continue
+            candidate = joined(physical, part)
+            target = self.symlink(candidate)
+            if target is None or links == _LINKS_IN_A_PATH:
+                physical = candidate
+                continue
+            links += 1
+            if target[:1] == b"/":
+                physical = b""
+            todo.extend(target.split(b"/")[::-1])
+        return physical
+
+    def physical_name(self, path: bytes) -> bytes:
+        """Follow symbolic links in the parents of ``path`` only."""
+        above, _, name = path.rpartition(b"/")
+        return joined(self.physical(above), name)
