@@ -1,0 +1,127 @@
+"""Image configs: what an image runs as, and the diff_ids of the layers it is made of.
+
+In come a config document's bytes, out comes an `ImageConfig`.  Whether the bytes match a
+digest, and how a process is started from it, is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stacker.errors import IntegrityError, UnsupportedError
+from stacker.image.digest import DiffID
+from stacker.image.document import objects, optional, parse_object, required, string_map, strings
+from stacker.image.platform import Platform
+from stacker.image.wording import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How one layer came about; `empty_layer` is a step that made none."""
+
+    created: str | None = None
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a process is to be started from the image, as its author wrote it."""
+
+    user: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """One image's config (image-spec config.md); `diff_ids` are the layers, lowest first."""
+
+    platform: Platform
+    diff_ids: tuple[DiffID, ...]
+    history: tuple[History, ...] = ()
+    created: str | None = None
+    author: str = ""
+    execution: Execution = field(default_factory=Execution)
+
+
+def parse_config(raw: bytes, what: str) -> ImageConfig:
+    """Return the image config that `raw` holds; null stands for absent, as Docker writes it.
+
+    :param what: the document's name for messages.
+    :raises IntegrityError: malformed, over `DOCUMENT_LIMIT`, or a field of the wrong type.
+    :raises UnsupportedError: `rootfs.type` is not ``layers``.
+    Source: image-spec config.md, "Properties"; the same document is Docker's image JSON.
+    """
+    members = parse_object(raw, what)
+    return ImageConfig(
+        Platform.from_json(members, what),
+        _diff_ids(required(members, "rootfs", dict, what), f"{what}: rootfs"),
+        tuple(
+            _history(step, f"{what}: history[{i}]")
+            for i, step in enumerate(objects(members, "history", what))
+        ),
+        optional(members, "created", str, what),
+        optional(members, "author", str, what) or "",
+        _execution(optional(members, "config", dict, what) or {}, f"{what}: config"),
+    )
+
+
+def _diff_ids(rootfs: dict[str, object], where: str) -> tuple[DiffID, ...]:
+    kind = required(rootfs, "type", str, where)
+    if kind != "layers":
+        raise UnsupportedError(f"{where}: type: got {quoted(kind)}, want 'layers'")
+    # Absent where an image has no layer: Docker leaves the empty list out.
+    return tuple(
+        _diff_id(text, f"{where}: diff_ids[{i}]")
+        for i, text in enumerate(strings(rootfs, "diff_ids", where))
+    )
+
+
+def _diff_id(text: str, where: str) -> DiffID:
+    try:
+        return DiffID.parse(text)
+    except IntegrityError as error:
+        raise IntegrityError(f"{where}: {error.message}") from None
+
+
+def _history(members: dict[str, object], where: str) -> History:
+    return History(
+        optional(members, "created", str, where),
+        optional(members, "created_by", str, where) or "",
+        optional(members, "author", str, where) or "",
+        optional(members, "comment", str, where) or "",
+        optional(members, "empty_layer", bool, where) or False,
+    )
+
+
+def _execution(members: dict[str, object], where: str) -> Execution:
+    return Execution(
+        optional(members, "User", str, where) or "",
+        strings(members, "Env", where),
+        _words(members, "Entrypoint", where),
+        _words(members, "Cmd", where),
+        optional(members, "WorkingDir", str, where) or "",
+        string_map(members, "Labels", where),
+        tuple(optional(members, "ExposedPorts", dict, where) or ()),
+        tuple(optional(members, "Volumes", dict, where) or ()),
+        optional(members, "StopSignal", str, where) or "",
+    )
+
+
+def _words(members: dict[str, object], name: str, where: str) -> tuple[str, ...]:
+    # Docker's own type for these two reads a lone string as a list of one.
+    value = members.get(name)
+    return (value,) if isinstance(value, str) else strings(members, name, where)

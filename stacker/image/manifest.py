@@ -1,0 +1,172 @@
+"""Manifests and indexes: the documents that say what an image consists of.
+
+In come a document's bytes and the media type it was announced with, out comes a `Manifest` or
+an `Index`.  OCI 1.x and Docker's schema 2 differ in nothing but names and are read alike.
+Where the bytes come from, and whether they match a digest, is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stacker.errors import IntegrityError, UnsupportedError
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import ImageID
+from stacker.image.document import objects, optional, parse_object, required, string_map, to_bytes
+from stacker.image.wording import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One image for one platform: its config and its layers, lowest first.
+
+    Source: image-spec manifest.md.
+    """
+
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def image_id(self) -> ImageID:
+        """The image's name on this machine: its config's digest."""
+        return ImageID.recast(self.config.digest)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the manifest as image-spec writes it."""
+        members: dict[str, object] = {
+            "schemaVersion": _SCHEMA_VERSION,
+            "mediaType": self.media_type,
+            "config": self.config.to_json(),
+            "layers": [layer.to_json() for layer in self.layers],
+        }
+        if self.annotations:
+            members["annotations"] = dict(self.annotations)
+        return members
+
+    def embedded(self) -> Descriptor:
+        """Return a descriptor that carries this document, for one that stands in no store."""
+        return Descriptor.embedding(self.media_type, to_bytes(self.to_json()))
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The images of several platforms, or simply several images (image-spec image-index.md)."""
+
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the index as image-spec writes it."""
+        members: dict[str, object] = {
+            "schemaVersion": _SCHEMA_VERSION,
+            "mediaType": self.media_type,
+            "manifests": [entry.to_json() for entry in self.manifests],
+        }
+        if self.annotations:
+            members["annotations"] = dict(self.annotations)
+        return members
+
+    def embedded(self) -> Descriptor:
+        """Return a descriptor that carries this document, for one that stands in no store."""
+        return Descriptor.embedding(self.media_type, to_bytes(self.to_json()))
+
+
+def parse_document(raw: bytes, *, media_type: str | None, what: str) -> Manifest | Index:
+    """Return the manifest or index that `raw` holds.
+
+    :param media_type: what the descriptor or the registry calls it; None when nobody said.
+    :param what: the document's name for messages.
+    :raises IntegrityError: malformed, over `DOCUMENT_LIMIT`, at odds with `media_type`, or both
+        a manifest and an index.
+    :raises UnsupportedError: schema 1, or a media type this program does not read: the
+        document's own, its config's or a layer's.
+    Source: image-spec manifest.md, image-index.md; Docker's Image Manifest V2, Schema 2.
+    """
+    members = parse_object(raw, what)
+    _refuse_schema_1(members, what)
+    _refuse_ambiguity(members, what)
+    kind = _media_type(members, media_type, what)
+    if kind in mediatype.INDEXES:
+        return _parse_index(members, kind, what)
+    if kind in mediatype.MANIFESTS:
+        return _parse_manifest(members, kind, what)
+    raise UnsupportedError(f"{what}: media type: got {quoted(kind)}, want an image or an index")
+
+
+def _refuse_schema_1(members: dict[str, object], what: str) -> None:
+    version = required(members, "schemaVersion", int, what)
+    if version == 1:
+        raise UnsupportedError(
+            f"{what}: schemaVersion: got 1, want {_SCHEMA_VERSION}",
+            hint="push the image again with a current tool",
+        )
+    if version != _SCHEMA_VERSION:
+        raise IntegrityError(f"{what}: schemaVersion: got {quoted(version)}, want 2")
+
+
+def _refuse_ambiguity(members: dict[str, object], what: str) -> None:
+    """Refuse what one reader takes for a manifest and another for an index (CVE-2021-41190).
+
+    Readers written in Go match field names without regard to case, so neither does this.
+    """
+    names = {name.lower() for name in members}
+    if len(names) != len(members):
+        raise IntegrityError(f"{what}: got fields that differ in case only, want each once")
+    if "manifests" in names and not names.isdisjoint({"config", "layers", "fslayers"}):
+        raise IntegrityError(f"{what}: got a manifest that is also an index, want one of them")
+
+
+def _media_type(members: dict[str, object], announced: str | None, what: str) -> str:
+    stated = optional(members, "mediaType", str, what)
+    if stated and announced and stated != announced:
+        raise IntegrityError(f"{what}: mediaType: got {quoted(stated)}, want {quoted(announced)}")
+    # OCI lets a document leave its type out; Docker does not, so what is silent is OCI.
+    by_shape = mediatype.OCI_INDEX if "manifests" in members else mediatype.OCI_MANIFEST
+    return stated or announced or by_shape
+
+
+def _parse_index(members: dict[str, object], kind: str, what: str) -> Index:
+    if "manifests" not in members:
+        raise IntegrityError(f"{what}: manifests: got nothing, want a list")
+    entries = objects(members, "manifests", what)
+    return Index(
+        kind,
+        tuple(Descriptor.from_json(e, f"{what}: manifests[{i}]") for i, e in enumerate(entries)),
+        string_map(members, "annotations", what),
+    )
+
+
+def _parse_manifest(members: dict[str, object], kind: str, what: str) -> Manifest:
+    if "layers" not in members:
+        raise IntegrityError(f"{what}: layers: got nothing, want a list")
+    config = Descriptor.from_json(required(members, "config", dict, what), f"{what}: config")
+    if config.media_type not in mediatype.CONFIGS:
+        raise UnsupportedError(
+            f"{what}: config: media type: got {quoted(config.media_type)}, want an image's config"
+        )
+    layers = objects(members, "layers", what)
+    return Manifest(
+        kind,
+        config,
+        tuple(_parse_layer(layer, f"{what}: layers[{i}]") for i, layer in enumerate(layers)),
+        string_map(members, "annotations", what),
+    )
+
+
+def _parse_layer(members: dict[str, object], where: str) -> Descriptor:
+    layer = Descriptor.from_json(members, where)
+    if layer.media_type not in mediatype.LAYERS:
+        raise UnsupportedError(
+            f"{where}: media type: got {quoted(layer.media_type)}, want a tar layer"
+        )
+    return layer

@@ -1,0 +1,143 @@
+"""Removing trees that somebody else shaped.
+
+In comes a directory's path.  Every step is relative to the descriptor of one directory, so that
+no symlink is followed and no path grows too long; the way back up is ``..``, checked against the
+directory that was left, so that depth costs no descriptors.  Knows no layer and no store.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from stat import S_IRWXU
+
+from stacker.linux import mountinfo
+
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove_tree(path: Path, *, missing_ok: bool = False) -> None:
+    """Remove a directory and everything in it, following no symlink and entering no mount.
+
+    Depth costs neither descriptors nor stack, and paths inside may be longer than PATH_MAX.  A
+    directory's mode is repaired where it locks out its owner.
+
+    :param missing_ok: a path that is not there is as good as removed.
+    :raises OSError: NotADirectoryError for anything but a directory; EBUSY, before anything is
+        removed, when something is mounted in the tree; otherwise as the kernel says.
+    """
+    try:
+        remove_contents(path)
+        path.rmdir()
+    except FileNotFoundError:
+        if not missing_ok or os.path.lexists(path):
+            raise
+
+
+def remove_contents(path: Path) -> None:
+    """Empty a directory as `remove_tree` would, and leave the directory itself.
+
+    :raises OSError: as for `remove_tree`.
+    """
+    _refuse_mounts(path)
+    emptier = _Emptier(_open_directory(os.fspath(path), None))
+    try:
+        emptier.run()
+    except OSError as error:
+        where = "/".join((str(path), *emptier.trail_names(), str(error.filename or "")))
+        raise OSError(error.errno, error.strerror, where) from None
+    finally:
+        emptier.close()
+
+
+class _Emptier:
+    """A walk that holds one open directory, and what is left to do in those above it."""
+
+    __slots__ = ("_above", "_current", "_here", "_pending")
+
+    def __init__(self, top: int) -> None:
+        self._current = top
+        self._here = _identity(top)
+        self._pending: list[str] = []
+        self._above: list[tuple[str, tuple[int, int], list[str]]] = []
+
+    def run(self) -> None:
+        self._pending = self._clear()
+        while self._pending or self._above:
+            if self._pending:
+                self._descend(self._pending.pop())
+            else:
+                self._ascend()
+
+    def close(self) -> None:
+        os.close(self._current)
+
+    def trail_names(self) -> list[str]:
+        return [name for name, _, _ in self._above]
+
+    def _clear(self) -> list[str]:
+        """Unlink all that is no directory in the current one; return the others' names."""
+        with os.scandir(self._current) as entries:
+            listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, is_directory in listed:
+            if not is_directory:
+                os.unlink(name, dir_fd=self._current)
+        return [name for name, is_directory in listed if is_directory]
+
+    def _descend(self, name: str) -> None:
+        child = _open_directory(name, self._current)
+        self._above.append((name, self._here, self._pending))
+        self._change_to(child)
+        if self._here[0] != self._above[-1][1][0]:
+            raise OSError(errno.EXDEV, "another filesystem begins here")
+        self._pending = self._clear()
+
+    def _ascend(self) -> None:
+        parent = os.open("..", os.O_RDONLY | _DIRECTORY, dir_fd=self._current)
+        self._change_to(parent)
+        name, identity, self._pending = self._above[-1]
+        if self._here != identity:
+            raise OSError(errno.ESTALE, "the directory was moved while it was being removed")
+        del self._above[-1]
+        os.rmdir(name, dir_fd=self._current)
+
+    def _change_to(self, descriptor: int) -> None:
+        os.close(self._current)
+        self._current = descriptor
+        self._here = _identity(descriptor)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _open_directory(name: str, parent: int | None) -> int:
+    """Open a directory and see to it that its owner may list and change it."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        _unlock(name, parent)
+        descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
+    if os.fstat(descriptor).st_mode & S_IRWXU != S_IRWXU:
+        with suppress(PermissionError):  # not the owner: the unlinks will tell
+            os.fchmod(descriptor, S_IRWXU)
+    return descriptor
+
+
+def _unlock(name: str, parent: int | None) -> None:
+    # fchmodat(2) knows AT_SYMLINK_NOFOLLOW only from Linux 6.6 on, and fchmod no O_PATH.
+    handle = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", S_IRWXU)
+    finally:
+        os.close(handle)
+
+
+def _refuse_mounts(path: Path) -> None:
+    real = Path(os.path.realpath(path))
+    table = mountinfo.read()
+    if busy := [*table.all_at(real), *table.below(real)]:
+        raise OSError(errno.EBUSY, f"mounted here: {busy[0].mount_point}", str(path))

@@ -1,0 +1,219 @@
+"""Pull: the seven steps from a source to an image that can be mounted (DESIGN section 1).
+
+(1) the manifest, through an index when there is one; (2) is the image here already?  (3) if not,
+its config, which names the diff_ids; (4) which layers are here?  (5) the others' blobs; (6) each
+unpacked and checked; (7) stacked and listed.  In: a source, a store, choices.  Out: an image ID.
+Knows the order and the workers; what a layer or a stack is, others know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from stacker.errors import IntegrityError, NotFoundError
+from stacker.image.chain import chain_ids
+from stacker.image.config import ImageConfig, parse_config
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import ChainID, DiffID, ImageID
+from stacker.image.manifest import Index, Manifest, parse_document
+from stacker.image.pairing import pair_layers
+from stacker.image.platform import Platform, choose, fits
+from stacker.source.protocol import Source
+from stacker.store.chains import ChainRecord
+from stacker.store.store import Store
+from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
+
+_INDEXES_IN_INDEXES = 8
+_ATTEMPTS = 3
+NO_LAYERS = ChainID("sha256", "0" * 64)
+"""What an image without layers is stacked under."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayersFound:
+    """An event: of an image's layers, these are to be unpacked and those are here."""
+
+    missing: tuple[tuple[DiffID, int], ...]
+    present: tuple[DiffID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What came of a pull.
+
+    :param unpacked: layers this pull unpacked; ``present`` those it did not have to.
+    """
+
+    image_id: ImageID
+    manifest: Descriptor
+    unpacked: int = 0
+    present: int = 0
+    warnings: tuple[str, ...] = field(default=())
+
+
+def pull(
+    store: Store,
+    source: Source,
+    *,
+    platform: Platform,
+    form: LayerForm,
+    jobs: int,
+    origin: str,
+    on_event: Callable[[object], None],
+    must_match: bool = False,
+) -> Pulled:
+    """Bring an image into ``store`` and list it there.
+
+    :param platform: which image of an index; ``must_match`` demands it of a single one, too.
+    :param jobs: layers unpacked at the same time.
+    :param origin: the source as the caller named it, remembered beside the image's names.
+    :param on_event: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
+    """
+    descriptor, manifest = _manifest(source, platform)
+    image_id = manifest.image_id
+    unpacked: list[LayerUnpacked] = []
+    for _ in range(_ATTEMPTS):
+        config = _config(store, source, manifest)
+        if must_match:
+            _check_platform(config, platform, image_id)
+        pairs = pair_layers(manifest, config)
+        unpacked += _unpack_missing(store, source, pairs, form, jobs, on_event)
+        stack(store, config, form)
+        with store.images.changing():
+            if not is_complete(store, config):
+                continue  # somebody removed a layer meanwhile
+            store.blobs.write(image_id, source.document(manifest.config))
+            store.blobs.write(descriptor.digest, source.document(descriptor))
+            store.images.add(descriptor, source.names, origin)
+        mine = [layer.record for layer in unpacked if layer.record is not None]
+        return Pulled(
+            image_id,
+            descriptor,
+            len(mine),
+            len(set(config.diff_ids)) - len(mine),
+            tuple(dict.fromkeys(warning for record in mine for warning in record.warnings)),
+        )
+    raise NotFoundError(
+        f"image removed while it was pulled: {image_id}", hint="somebody runs `stacker rm` here"
+    )
+
+
+def _manifest(source: Source, platform: Platform) -> tuple[Descriptor, Manifest]:
+    descriptor = source.root()
+    for _ in range(_INDEXES_IN_INDEXES):
+        what = f"{descriptor.digest}"
+        document = parse_document(
+            source.document(descriptor), media_type=descriptor.media_type or None, what=what
+        )
+        if isinstance(document, Manifest):
+            return descriptor, document
+        descriptor = _chosen(document, platform, what)
+    raise IntegrityError(
+        f"indexes too deep: {source.root().digest}: got more than {_INDEXES_IN_INDEXES} indexes "
+        "in one another, want a manifest"
+    )
+
+
+def _chosen(index: Index, platform: Platform, what: str) -> Descriptor:
+    return choose(index.manifests, platform, f"index {what}")
+
+
+def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
+    image_id = manifest.image_id
+    if store.blobs.has(image_id):
+        return store.images.config(image_id)
+    return parse_config(source.document(manifest.config), f"config {image_id}")
+
+
+def _check_platform(config: ImageConfig, platform: Platform, image_id: ImageID) -> None:
+    if not fits(config.platform, platform):
+        raise NotFoundError(
+            f"no matching platform: image {image_id}: got {config.platform}, want {platform}"
+        )
+
+
+def _unpack_missing(
+    store: Store,
+    source: Source,
+    pairs: Sequence[tuple[Descriptor, DiffID]],
+    form: LayerForm,
+    jobs: int,
+    on_event: Callable[[object], None],
+) -> list[LayerUnpacked]:
+    blobs = {diff_id: blob for blob, diff_id in pairs}
+    missing = {d: blob for d, blob in blobs.items() if not store.layers.has(d)}
+    on_event(
+        LayersFound(
+            tuple((diff_id, blob.size) for diff_id, blob in missing.items()),
+            tuple(diff_id for diff_id in blobs if diff_id not in missing),
+        )
+    )
+    if not missing:
+        return []
+    from stacker.workers import worked  # an image that is all there needs none
+
+    store.staging.sweep()
+    _import_what_workers_need()
+    tasks = [
+        LayerTask(source, store.root, blob, diff_id, form)
+        for diff_id, blob in sorted(missing.items(), key=lambda item: -item[1].size)
+    ]
+    done = []
+    try:
+        for result in worked(tasks, unpack_layer, jobs=jobs, on_event=on_event):
+            on_event(result)
+            done.append(result)
+    finally:
+        if len(done) < len(tasks):
+            store.staging.sweep()
+    return done
+
+
+def _import_what_workers_need() -> None:
+    """Import once, before forking, what each worker would import by itself."""
+    import isal.igzip_lib
+    import xattr
+    import zstandard  # noqa: F401
+
+
+def chain_of(config: ImageConfig) -> ChainID:
+    """Give the chain ID under which an image's stack is kept."""
+    ids = chain_ids(config.diff_ids)
+    return ids[-1] if ids else NO_LAYERS
+
+
+def is_complete(store: Store, config: ImageConfig) -> bool:
+    """Say whether everything a mount needs is in the store."""
+    return store.chains.has(chain_of(config)) and all(map(store.layers.has, config.diff_ids))
+
+
+def stack(store: Store, config: ImageConfig, form: LayerForm) -> ChainRecord:
+    """Give the stack of an image whose layers are in the store; make it if need be.
+
+    :raises LayerError: the layers do not fit together.
+    """
+    chain_id = chain_of(config)
+    if not store.chains.has(chain_id):
+        from stacker.stack.chain import chained
+        from stacker.stack.rebase import Unpacked
+
+        with store.chains.building(chain_id) as room:
+            if room is not None:
+                layers = []
+                for diff_id in config.diff_ids:
+                    place = store.layers.place(diff_id)
+                    layers.append(
+                        Unpacked(
+                            f"layer {diff_id}",
+                            place.diff,
+                            place.skeleton,
+                            place.aside,
+                            store.layers.record(diff_id),
+                        )
+                    )
+                chain = chained(layers, room=room, form=form.whiteouts)
+                store.chains.commit(
+                    chain_id, room, chain.directories, chain.form, plain=chain.plain
+                )
+    return store.chains.read(chain_id)

@@ -1,0 +1,107 @@
+"""What is to be stacked for an image, by the chain ID of its layers.
+
+A chain that is there is whole.  Its directories are layers of the store, or lie beside its
+record: what stacking had to repair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
+from stacker.image.digest import ChainID
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.store.staging import Staging
+
+VERSION = 1
+_RECORD = "chain.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRecord:
+    """A stack: directories, the topmost first; see :class:`stacker.stack.chain.Chain`."""
+
+    directories: tuple[Path, ...]
+    form: WhiteoutFormat
+    plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStore:
+    """The directory ``chains/`` of the store at ``root``."""
+
+    root: Path
+    staging: Staging
+
+    def place(self, chain_id: ChainID) -> Path:
+        """Give the place of a chain, there or not."""
+        return self.root / "chains" / chain_id.algorithm / chain_id.hex
+
+    def has(self, chain_id: ChainID) -> bool:
+        """Say whether a chain is here."""
+        return self.place(chain_id).exists()
+
+    def read(self, chain_id: ChainID) -> ChainRecord:
+        """Read a chain.
+
+        :raises NotFoundError: it is not here.
+        :raises IntegrityError: its record is damaged.
+        """
+        path = self.place(chain_id) / _RECORD
+        try:
+            data = json.loads(path.read_bytes())
+            if data["version"] != VERSION:
+                raise UnsupportedError(
+                    f"unknown chain record: {path}: got version {data['version']}, "
+                    f"want version {VERSION}"
+                )
+            return ChainRecord(
+                tuple(self.root / directory for directory in data["directories"]),
+                WhiteoutFormat(data["whiteoutFormat"]),
+                data["plain"],
+            )
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"no such chain in the store: {chain_id}", hint="pull the image again"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"damaged chain record: {path}: {error}") from error
+
+    @contextmanager
+    def building(self, chain_id: ChainID) -> Iterator[Path | None]:
+        """Give an empty directory to build in, or ``None`` when the chain is there by now."""
+        with self.staging.owned(f"chain-{chain_id.algorithm}-{chain_id.hex}") as path:
+            if self.has(chain_id):
+                yield None
+                return
+            path.mkdir(mode=0o700)
+            yield path
+
+    def commit(
+        self,
+        chain_id: ChainID,
+        room: Path,
+        directories: Sequence[Path],
+        form: WhiteoutFormat,
+        *,
+        plain: bool,
+    ) -> None:
+        """Give a finished chain its name; directories inside ``room`` move with it."""
+        final = self.place(chain_id)
+        moved = [
+            final / directory.relative_to(room) if directory.is_relative_to(room) else directory
+            for directory in directories
+        ]
+        record = {
+            "version": VERSION,
+            "directories": [str(directory.relative_to(self.root)) for directory in moved],
+            "whiteoutFormat": form.value,
+            "plain": plain,
+        }
+        (room / _RECORD).write_text(json.dumps(record))
+        final.parent.mkdir(mode=0o700, exist_ok=True)
+        room.rename(final)

@@ -1,0 +1,174 @@
+"""Images by ID and by name.
+
+``index.json`` of the store's OCI layout is the list: one descriptor a name, with the usual
+annotation, and one of ours for the source it was pulled from.  Who changes it holds its lock;
+readers need none, since it is replaced by a rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from stacker.image.config import ImageConfig, parse_config
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import ImageID
+from stacker.image.document import objects, parse_object
+from stacker.image.manifest import Manifest, parse_document
+from stacker.linux import lock
+from stacker.store.blobs import BlobStore
+
+NAME = "org.opencontainers.image.ref.name"
+SOURCE = "dev.stacker.source"
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image that is here, with everything it is called."""
+
+    id: ImageID
+    manifests: tuple[Descriptor, ...]
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStore:
+    """The images of the store at ``root``."""
+
+    root: Path
+    blobs: BlobStore
+
+    def all(self) -> list[StoredImage]:
+        """Give every image, in the order they were first pulled."""
+        grouped: dict[ImageID, list[Descriptor]] = {}
+        for entry in self._entries():
+            grouped.setdefault(self.manifest(entry).image_id, []).append(entry)
+        return [_stored(image_id, entries) for image_id, entries in grouped.items()]
+
+    def find(self, text: str) -> ImageID:
+        """Give the image that a full ID, a name, a source or a unique prefix of an ID means.
+
+        :raises NotFoundError: none; :raises UsageError: several.
+        """
+        digits = text.removeprefix("sha256:")
+        if self._is_config(digits):
+            return ImageID("sha256", digits)
+        images = self.all()
+        for image in images:
+            if text in image.names or text in image.sources or text == str(image.id):
+                return image.id
+        found = [image.id for image in images if digits and image.id.hex.startswith(digits)]
+        if len(found) > 1:
+            raise UsageError(
+                f"ambiguous image: {text!r}: got {', '.join(sorted(i.short for i in found))}",
+                hint="write more digits of the image ID",
+            )
+        if not found:
+            raise NotFoundError(f"no such image: {text!r}", hint=_hint(images, digits))
+        return found[0]
+
+    def _is_config(self, digits: str) -> bool:
+        """Say whether a full digest is that of a config; the list need not be read then."""
+        if len(digits) != 64 or not set(digits) <= _HEX:
+            return False
+        try:
+            self.config(ImageID("sha256", digits))
+        except (NotFoundError, IntegrityError, UnsupportedError):
+            return False
+        return True
+
+    def config(self, image_id: ImageID) -> ImageConfig:
+        """Read an image's config.
+
+        :raises NotFoundError: the image is not here.
+        """
+        return parse_config(self.blobs.read(image_id), f"config {image_id}")
+
+    def manifest(self, descriptor: Descriptor) -> Manifest:
+        """Read a manifest that the index lists."""
+        what = f"manifest {descriptor.digest}"
+        document = parse_document(
+            self.blobs.read(descriptor.digest), media_type=descriptor.media_type, what=what
+        )
+        if not isinstance(document, Manifest):
+            raise IntegrityError(f"damaged store: {what}: got an index, want a manifest")
+        return document
+
+    def changing(self) -> AbstractContextManager[object]:
+        """Hold the lock that every change of the list needs."""
+        return lock.exclusive(self.root / "index.json.lock")
+
+    def add(self, manifest: Descriptor, names: tuple[str, ...], source: str) -> None:
+        """List an image; its names move to it.  Call it inside :meth:`changing`."""
+        kept = [_without(entry, names) for entry in self._entries()]
+        fresh = [
+            replace(manifest, annotations={NAME: name, SOURCE: source}, platform=None, data=None)
+            for name in names
+        ] or [replace(manifest, annotations={SOURCE: source}, platform=None, data=None)]
+        entries = [entry for entry in kept if not _is_covered(entry, manifest, fresh)]
+        self._write([*entries, *fresh])
+
+    def remove(self, image_id: ImageID) -> None:
+        """Take an image off the list.  Call it inside :meth:`changing`."""
+        self._write(
+            [entry for entry in self._entries() if self.manifest(entry).image_id != image_id]
+        )
+
+    def _entries(self) -> Iterator[Descriptor]:
+        path = self.root / "index.json"
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return
+        for number, entry in enumerate(
+            objects(parse_object(raw, str(path)), "manifests", str(path))
+        ):
+            yield Descriptor.from_json(entry, f"{path}: manifests[{number}]")
+
+    def _write(self, entries: list[Descriptor]) -> None:
+        path = self.root / "index.json"
+        content = {
+            "schemaVersion": 2,
+            "mediaType": _INDEX_TYPE,
+            "manifests": [entry.to_json() for entry in entries],
+        }
+        temporary = path.with_name(f".index.json.{os.getpid()}")
+        temporary.write_text(json.dumps(content, indent=1))
+        temporary.replace(path)
+
+
+def _hint(images: list[StoredImage], digits: str) -> str:
+    for image in images:
+        if digits in {entry.digest.hex for entry in image.manifests}:
+            return f"that is the digest of a manifest; the image ID is {image.id}"
+    return "`stacker images` lists those that are here"
+
+
+def _stored(image_id: ImageID, entries: list[Descriptor]) -> StoredImage:
+    names = dict.fromkeys(e.annotations[NAME] for e in entries if NAME in e.annotations)
+    sources = dict.fromkeys(e.annotations[SOURCE] for e in entries if SOURCE in e.annotations)
+    return StoredImage(image_id, tuple(entries), tuple(names), tuple(sources))
+
+
+def _without(entry: Descriptor, names: tuple[str, ...]) -> Descriptor:
+    if entry.annotations.get(NAME) not in names:
+        return entry
+    kept = {key: value for key, value in entry.annotations.items() if key != NAME}
+    return replace(entry, annotations=kept)
+
+
+def _is_covered(entry: Descriptor, manifest: Descriptor, fresh: list[Descriptor]) -> bool:
+    """Say whether a nameless ``entry`` adds nothing to the ``fresh`` ones."""
+    return (
+        entry.digest == manifest.digest
+        and NAME not in entry.annotations
+        and entry.annotations.get(SOURCE) in {f.annotations.get(SOURCE) for f in fresh}
+    )

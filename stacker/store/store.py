@@ -1,0 +1,114 @@
+"""The store as a whole: one directory, made and recognised here.
+
+    $STORE/stacker.json                 what wrote it, and in which version
+    $STORE/oci-layout, index.json       the blob store is an OCI image layout
+    $STORE/blobs/<algorithm>/<hex>
+    $STORE/layers/<algorithm>/<hex>/    diff, layer.json, skeleton.tar.zst
+    $STORE/chains/<algorithm>/<hex>/    chain.json, and what a stack had to repair
+    $STORE/mounts/<id>/                 belongs to stacker.mount
+    $STORE/staging/<name>/              on its way to one of the above by rename(2)
+
+The store is 0700: a set-user-ID file in an image is nobody's way to root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from stacker.errors import StackerError, UnsupportedError, UsageError
+from stacker.store.blobs import BlobStore
+from stacker.store.chains import ChainStore
+from stacker.store.images import ImageStore
+from stacker.store.layers import LayerStore
+from stacker.store.staging import Staging
+
+VERSION = 1
+_MARK = "stacker.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store's parts; :meth:`opened` is how to get one."""
+
+    root: Path
+    blobs: BlobStore
+    images: ImageStore
+    layers: LayerStore
+    chains: ChainStore
+    staging: Staging
+
+    @property
+    def mounts(self) -> Path:
+        """The directory of the mount table."""
+        return self.root / "mounts"
+
+    @classmethod
+    def opened(cls, root: Path) -> Store:
+        """Open the store at ``root``; make it if there is nothing or an empty directory.
+
+        :raises UsageError: there is something else.
+        :raises UnsupportedError: a newer version wrote it.
+        :raises StackerError: it cannot be made or read.
+        """
+        root = Path(os.path.abspath(root))
+        try:
+            _ensure(root)
+        except OSError as error:
+            raise StackerError(
+                f"cannot open the store: {root}: {error.strerror}",
+                hint="name a directory you may write to with --store or STACKER_STORE",
+            ) from error
+        staging, blobs = Staging(root / "staging"), BlobStore(root / "blobs")
+        return cls(
+            root=root,
+            blobs=blobs,
+            images=ImageStore(root, blobs),
+            layers=LayerStore(root / "layers", staging),
+            chains=ChainStore(root, staging),
+            staging=staging,
+        )
+
+
+def _ensure(root: Path) -> None:
+    mark = root / _MARK
+    try:
+        version = json.loads(mark.read_bytes()).get("version")
+    except FileNotFoundError:
+        _make(root)
+        return
+    except (ValueError, AttributeError) as error:
+        raise StackerError(f"damaged store: {mark}: {error}") from error
+    if version != VERSION:
+        raise UnsupportedError(
+            f"unknown store: {root}: got version {version}, want version {VERSION}",
+            hint="a newer stacker wrote it",
+        )
+    if root.stat().st_mode & 0o077:
+        root.chmod(0o700)
+
+
+def _make(root: Path) -> None:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    foreign = set(os.listdir(root)) - {"oci-layout", "index.json", "blobs", *_PARTS}
+    if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
+        raise UsageError(
+            f"not a store: {root}: got a directory with other things in it",
+            hint="name an empty or missing directory",
+        )
+    root.chmod(0o700)
+    for part in _PARTS:
+        (root / part).mkdir(mode=0o700, exist_ok=True)
+    _write(root / "oci-layout", {"imageLayoutVersion": "1.0.0"})
+    _write(root / _MARK, {"version": VERSION})
+
+
+_PARTS = ("blobs", "layers", "chains", "mounts", "staging")
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)

@@ -1,0 +1,190 @@
+"""Platforms: what people write, what machines say, and which entry of an index is taken."""
+
+from __future__ import annotations
+
+import pytest
+
+from stacker.errors import NotFoundError, UsageError
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
+from stacker.image.platform import Platform, choose
+
+
+def entry(platform: str | None, media_type: str = mediatype.OCI_MANIFEST) -> Descriptor:
+    """Return an index entry; the platform is taken as written, without aliases."""
+    if platform is None:
+        return Descriptor(media_type, Digest.of(b"none"), 4)
+    words = platform.split("/")
+    return Descriptor(media_type, Digest.of(platform.encode()), 4, Platform(*words))
+
+
+@pytest.mark.parametrize(
+    ("text", "platform"),
+    [
+        ("linux/amd64", Platform("linux", "amd64")),
+        ("linux/x86_64", Platform("linux", "amd64")),
+        ("Linux/X86-64", Platform("linux", "amd64")),
+        ("linux/amd64/v3", Platform("linux", "amd64", "v3")),
+        ("linux/aarch64", Platform("linux", "arm64")),
+        ("linux/arm64/v8", Platform("linux", "arm64", "v8")),
+        ("linux/arm64/8", Platform("linux", "arm64", "v8")),
+        ("linux/armhf", Platform("linux", "arm", "v7")),
+        ("linux/armel", Platform("linux", "arm", "v6")),
+        ("linux/arm/v5", Platform("linux", "arm", "v5")),
+        ("linux/i386", Platform("linux", "386")),
+        ("linux/riscv64", Platform("linux", "riscv64")),
+        ("windows/amd64", Platform("windows", "amd64")),
+    ],
+)
+def test_a_platform_is_read_with_the_usual_aliases(text: str, platform: Platform) -> None:
+    assert Platform.parse(text) == platform
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "linux",
+        "amd64",
+        "linux/",
+        "/amd64",
+        "linux//v8",
+        "a/b/c/d",
+        "linux/am d64",
+        "l\n/a",
+        "linux/ämd64",
+        "linux/arm/",
+        "../../x",
+    ],
+)
+def test_rubbish_is_a_usage_error_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="want OS/ARCH") as caught:
+        Platform.parse(text)
+    assert "linux/amd64" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("machine", "platform"),
+    [
+        ("x86_64", "linux/amd64"),
+        ("aarch64", "linux/arm64"),
+        ("armv7l", "linux/arm/v7"),
+        ("armv6l", "linux/arm/v6"),
+        ("i686", "linux/386"),
+        ("ppc64le", "linux/ppc64le"),
+        ("s390x", "linux/s390x"),
+        ("riscv64", "linux/riscv64"),
+        ("loongarch64", "linux/loong64"),
+    ],
+)
+def test_a_machine_is_a_linux_platform(machine: str, platform: str) -> None:
+    assert str(Platform.host(machine)) == platform
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "taken"),
+    [
+        ("linux/amd64", ["linux/arm64", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["windows/amd64", "linux/amd64"], "linux/amd64"),
+        # arm: its own variant, then lower ones, the unstated one last
+        ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6", "linux/arm/v7"], "linux/arm/v7"),
+        ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6"], "linux/arm/v6"),
+        ("linux/arm/v6", ["linux/arm/v7", "linux/arm/v5"], "linux/arm/v5"),
+        ("linux/arm", ["linux/arm/v5", "linux/arm/v7"], "linux/arm/v7"),
+        ("linux/arm/v7", ["linux/arm", "linux/arm/v5"], "linux/arm/v5"),
+        ("linux/arm/v6", ["linux/arm/v7", "linux/arm"], "linux/arm"),
+        ("linux/arm/v8", ["linux/arm/v6", "linux/arm/v7"], "linux/arm/v7"),
+        # arm64 is arm64/v8
+        ("linux/arm64", ["linux/arm64/v8"], "linux/arm64/v8"),
+        ("linux/arm64/v8", ["linux/arm64"], "linux/arm64"),
+        ("linux/arm64/v9", ["linux/arm64", "linux/arm64/v9"], "linux/arm64/v9"),
+        ("linux/arm64/v9", ["linux/arm64/v8"], "linux/arm64/v8"),
+        ("linux/arm64/v8.2", ["linux/arm64", "linux/arm64/v8.2"], "linux/arm64/v8.2"),
+        ("linux/arm64/v8.2", ["linux/arm64"], "linux/arm64"),
+        # amd64: downwards, never up
+        ("linux/amd64/v4", ["linux/amd64", "linux/amd64/v2", "linux/amd64/v3"], "linux/amd64/v3"),
+        ("linux/amd64/v2", ["linux/amd64/v3", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["linux/amd64/v3", "linux/amd64/v1"], "linux/amd64/v1"),
+        # an architecture without an order of variants
+        ("linux/ppc64le/power9", ["linux/ppc64le", "linux/ppc64le/power9"], "linux/ppc64le/power9"),
+        ("linux/ppc64le/power9", ["linux/ppc64le"], "linux/ppc64le"),
+        # what old tools wrote
+        ("linux/arm64", ["linux/x86_64", "linux/aarch64"], "linux/aarch64"),
+    ],
+)
+def test_the_best_variant_a_machine_can_run_is_taken(
+    wanted: str, there: list[str], taken: str
+) -> None:
+    chosen = choose([entry(text) for text in there], Platform.parse(wanted), "index")
+    assert str(chosen.platform) == taken
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there"),
+    [
+        ("linux/amd64", ["linux/amd64/v2"]),
+        ("linux/arm/v6", ["linux/arm/v7"]),
+        ("linux/arm64", ["linux/arm/v7"]),
+        ("linux/arm64", ["linux/arm64/v9"]),
+        ("linux/386", ["linux/amd64"]),
+        ("linux/s390x", ["linux/s390x/z15"]),
+        ("linux/amd64", ["windows/amd64"]),
+        ("linux/amd64", []),
+    ],
+)
+def test_what_a_machine_cannot_run_is_not_taken(wanted: str, there: list[str]) -> None:
+    with pytest.raises(NotFoundError):
+        choose([entry(text) for text in there], Platform.parse(wanted), "index")
+
+
+def test_the_first_of_equals_is_taken() -> None:
+    first, second = entry("linux/amd64"), entry("linux/amd64/v1")
+    assert choose([first, second], Platform("linux", "amd64"), "index") is first
+    assert choose([second, first], Platform("linux", "amd64"), "index") is second
+
+
+def test_an_os_version_is_heeded_only_when_asked_for() -> None:
+    old = Descriptor(
+        mediatype.OCI_MANIFEST, Digest.of(b"o"), 1, Platform("windows", "amd64", "", "10.0.1")
+    )
+    new = Descriptor(
+        mediatype.OCI_MANIFEST, Digest.of(b"n"), 1, Platform("windows", "amd64", "", "10.0.2")
+    )
+    assert choose([old, new], Platform("windows", "amd64"), "index") is old
+    assert choose([old, new], Platform("windows", "amd64", "", "10.0.2"), "index") is new
+
+
+def test_a_lone_entry_without_platform_is_the_last_resort() -> None:
+    wanted = Platform("linux", "amd64")
+    nameless, fitting = entry(None), entry("linux/amd64")
+    assert choose([nameless, fitting], wanted, "index") is fitting
+    assert choose([nameless, entry("linux/s390x")], wanted, "index") is nameless
+    with pytest.raises(NotFoundError):
+        choose([nameless, nameless], wanted, "index")
+
+
+def test_an_attestation_never_matches() -> None:
+    attestation = entry("unknown/unknown")
+    for wanted in (Platform("linux", "amd64"), Platform("unknown", "unknown")):
+        with pytest.raises(NotFoundError, match="got none"):
+            choose([attestation], wanted, "index")
+
+
+def test_an_entry_that_is_no_image_is_passed_over() -> None:
+    artifact = entry("linux/amd64", "application/vnd.example.artifact+json")
+    image = entry("linux/amd64")
+    assert choose([artifact, image], Platform("linux", "amd64"), "index") is image
+    nested = entry("linux/amd64", mediatype.OCI_INDEX)
+    assert choose([artifact, nested], Platform("linux", "amd64"), "index") is nested
+
+
+def test_the_message_lists_what_is_there_once_and_what_is_wanted() -> None:
+    there = [entry("linux/amd64"), entry("linux/arm/v7"), entry("linux/amd64"), entry("\x1b[2J/x")]
+    with pytest.raises(NotFoundError) as caught:
+        choose(there, Platform.parse("linux/s390x"), "index sha256:1234")
+    assert caught.value.message == (
+        "choose platform: index sha256:1234: "
+        "got linux/amd64, linux/arm/v7, \\x1b[2J/x, want linux/s390x"
+    )

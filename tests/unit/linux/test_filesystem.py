@@ -1,0 +1,150 @@
+"""Clones, holes and types of filesystems."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stacker.linux import filesystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1 << 20
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+@pytest.fixture
+def two_files(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    flags = os.O_RDWR | os.O_CREAT
+    source = os.open(tmp_path / "source", flags)
+    destination = os.open(tmp_path / "destination", flags)
+    yield source, destination
+    os.close(source)
+    os.close(destination)
+
+
+def content(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def test_a_copy_has_the_bytes_of_the_original(two_files: tuple[int, int]) -> None:
+    source, destination = two_files
+    data = os.urandom(3 * MIB + 17)
+    os.write(source, data)
+    filesystem.copy_range(source, destination, len(data))
+    assert content(destination) == data
+
+
+def test_only_as_many_bytes_as_asked_for_are_copied(two_files: tuple[int, int]) -> None:
+    source, destination = two_files
+    os.write(source, b"0123456789")
+    filesystem.copy_range(source, destination, 4)
+    assert content(destination) == b"0123"
+
+
+def test_holes_stay_holes(two_files: tuple[int, int]) -> None:
+    source, destination = two_files
+    os.truncate(source, 64 * MIB)
+    os.pwrite(source, b"middle", 32 * MIB)
+    filesystem.copy_range(source, destination, 64 * MIB)
+    status = os.fstat(destination)
+    assert status.st_size == 64 * MIB
+    assert status.st_blocks * 512 <= MIB
+    assert os.pread(destination, 6, 32 * MIB) == b"middle"
+
+
+def test_an_empty_file_and_one_that_is_all_hole_are_copied(two_files: tuple[int, int]) -> None:
+    source, destination = two_files
+    filesystem.copy_range(source, destination, 0)
+    assert os.fstat(destination).st_size == 0
+    os.truncate(source, MIB)
+    filesystem.copy_range(source, destination, MIB)
+    assert content(destination) == bytes(MIB)
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_a_source_that_ends_early_is_an_error(two_files: tuple[int, int], *, hole: bool) -> None:
+    source, destination = two_files
+    os.truncate(source, 5) if hole else os.write(source, b"short")
+    with pytest.raises(OSError, match="the file ends"):
+        filesystem.copy_range(source, destination, 10_000_000)
+
+
+def test_a_file_that_can_only_be_read_is_copied_by_reading(two_files: tuple[int, int]) -> None:
+    _, destination = two_files
+    source = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        filesystem.copy_range(source, destination, 5)
+    finally:
+        os.close(source)
+    assert content(destination) == b"Name:"
+
+
+def test_files_of_two_filesystems_are_copied(two_files: tuple[int, int]) -> None:
+    source, _ = two_files
+    os.write(source, b"across")
+    destination = os.memfd_create("destination")  # a tmpfs of its own
+    try:
+        filesystem.copy_range(source, destination, 6)
+        assert content(destination) == b"across"
+        assert not filesystem.reflink(source, destination)
+    finally:
+        os.close(destination)
+
+
+@needs_root
+def test_a_clone_shares_the_blocks_where_the_filesystem_can(tmp_path: Path) -> None:
+    image, place = tmp_path / "image", tmp_path / "xfs"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(320 * MIB)
+    made = subprocess.run(
+        ["mkfs.xfs", "-q", "-m", "reflink=1", image], check=False, capture_output=True
+    )
+    if made.returncode != 0:
+        pytest.skip("no mkfs.xfs that makes small filesystems")
+    if subprocess.run(["mount", "-o", "loop", image, place], check=False).returncode != 0:
+        pytest.skip("no loop device, or no xfs in this kernel")
+    try:
+        (place / "source").write_bytes(os.urandom(8 * MIB))
+        with (place / "source").open("rb") as source, (place / "clone").open("wb") as clone:
+            assert filesystem.reflink(source.fileno(), clone.fileno())
+        assert (place / "clone").read_bytes() == (place / "source").read_bytes()
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_clone_of_a_closed_descriptor_is_an_error(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        descriptor = os.open("/dev/null", os.O_RDONLY)
+        os.close(descriptor)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            filesystem.reflink(descriptor, file.fileno())
+
+
+def test_the_type_of_a_filesystem_is_told_by_path_and_descriptor(tmp_path: Path) -> None:
+    proc_magic = 0x9FA0
+    assert filesystem.magic(Path("/proc")) == proc_magic
+    memory = os.memfd_create("memory")
+    try:
+        assert filesystem.is_tmpfs(memory)
+        assert not filesystem.is_overlay(memory)
+    finally:
+        os.close(memory)
+    assert not filesystem.is_overlay(Path("/proc"))
+    with pytest.raises(FileNotFoundError) as caught:
+        filesystem.magic(tmp_path / "missing")
+    assert caught.value.filename == str(tmp_path / "missing")
+
+
+def test_a_filesystem_can_be_synced(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    filesystem.syncfs(descriptor)
+    os.close(descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        filesystem.syncfs(descriptor)

@@ -1,0 +1,109 @@
+"""Laws of locks, held against other processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stacker.linux import lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRY = """
+import sys
+from pathlib import Path
+from stacker.linux import lock
+print(lock.try_exclusive(Path(sys.argv[1]), create=sys.argv[2] == "create") is not None)
+"""
+
+
+def other_process_gets_it(path: Path, *, create: bool = True) -> bool:
+    command = [sys.executable, "-c", TRY, str(path), "create" if create else "there"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout == "True\n"
+
+
+def test_an_exclusive_lock_keeps_other_processes_out_until_released(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock.exclusive(path):
+        assert not other_process_gets_it(path)
+    assert other_process_gets_it(path)
+
+
+def test_shared_locks_bear_each_other_but_no_exclusive_one(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock.shared(path), lock.shared(path):
+        assert lock.try_exclusive(path) is None
+        second = lock.try_shared(path)
+        assert second is not None
+        second.release()
+    with lock.exclusive(path):
+        assert lock.try_shared(path) is None
+
+
+def test_the_lock_file_is_private_and_made_when_missing(tmp_path: Path) -> None:
+    with lock.exclusive(tmp_path / "lock"):
+        assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_directory_can_be_locked(tmp_path: Path) -> None:
+    with lock.exclusive(tmp_path, create=False):
+        assert not other_process_gets_it(tmp_path, create=False)
+    assert other_process_gets_it(tmp_path, create=False)
+
+
+def test_without_create_a_missing_file_stays_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        lock.exclusive(tmp_path / "lock", create=False)
+    assert not (tmp_path / "lock").exists()
+
+
+def test_who_waited_for_a_file_that_was_unlinked_locks_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held = lock.exclusive(path)
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", WAIT, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert waiting.stdin is not None
+    assert waiting.stdout is not None
+    with waiting, waiting.stdin, waiting.stdout:
+        assert waiting.stdout.readline() == b"waiting\n"
+        path.unlink()
+        with lock.exclusive(path):  # a new file, which the other must not believe to have
+            held.release()
+            assert waiting.poll() is None
+        assert waiting.stdout.readline() == b"same file\n"
+
+
+WAIT = """
+import os, sys
+from pathlib import Path
+from stacker.linux import lock
+path = Path(sys.argv[1])
+print("waiting", flush=True)
+with lock.exclusive(path) as held:
+    same = os.path.samestat(os.fstat(held.descriptor), path.stat())
+    print("same file" if same else "another file", flush=True)
+"""
+
+
+def test_a_lock_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held = lock.exclusive(path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
+    )
+    assert child.stdin is not None
+    with child, child.stdin:
+        held.release()
+        assert other_process_gets_it(path)
+
+
+def test_releasing_twice_is_harmless(tmp_path: Path) -> None:
+    held = lock.exclusive(tmp_path / "lock")
+    held.release()
+    held.release()

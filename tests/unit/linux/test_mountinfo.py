@@ -1,0 +1,82 @@
+"""Rules of /proc/self/mountinfo, from lines as kernels print them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stacker.linux import mountinfo
+
+LINES = rb"""22 27 0:21 / /proc rw,nosuid,relatime shared:13 - proc proc rw
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+40 27 0:45 / /a\040b\134\011\012\043 ro,relatime master:1 propagate_from:2 - overlay s:0a rw
+41 40 254:0 /layers/x /a\040b\134\011\012\043 ro - ext4 /dev/vda rw
+42 27 0:46 / /empty rw - tmpfs  rw,size=1k
+43 27 0:47 / /n\303\244m/\377 rw - tmpfs a\040-\040b rw
+"""
+
+
+def test_every_field_is_read() -> None:
+    root = mountinfo.parse(LINES).at(Path("/"))
+    assert root == mountinfo.MountInfo(
+        mount_id=27,
+        parent_id=1,
+        device=(254, 0),
+        root=Path("/"),
+        mount_point=Path("/"),
+        options=frozenset({"rw", "relatime"}),
+        fstype="ext4",
+        source="/dev/vda",
+        super_options="rw,discard",
+    )
+
+
+def test_optional_fields_of_any_number_are_skipped() -> None:
+    assert [mount.fstype for mount in mountinfo.parse(LINES).mounts] == [
+        *("proc", "ext4", "overlay", "ext4", "tmpfs", "tmpfs")
+    ]
+
+
+def test_octal_escapes_are_undone_and_the_topmost_mount_is_found() -> None:
+    table = mountinfo.parse(LINES)
+    path = Path("/a b\\\t\n#")
+    assert [mount.mount_id for mount in table.all_at(path)] == [40, 41]
+    top = table.at(path)
+    assert top is not None
+    assert (top.mount_id, top.root, top.read_only) == (41, Path("/layers/x"), True)
+
+
+def test_an_empty_source_and_one_with_a_dash_are_read() -> None:
+    table = mountinfo.parse(LINES)
+    empty, dash = table.mounts[-2:]
+    assert (empty.source, empty.super_options) == ("", "rw,size=1k")
+    assert dash.source == "a - b"
+
+
+def test_bytes_that_are_no_utf_8_survive() -> None:
+    assert mountinfo.parse(LINES).at(Path("/näm/\udcff")) is not None
+
+
+def test_lookups_are_by_whole_path() -> None:
+    table = mountinfo.parse(LINES)
+    assert table.at(Path("/pro")) is None
+    assert table.at(Path("/proc/self")) is None
+    covering = table.covering(Path("/proc/self/maps"))
+    assert covering is not None
+    assert covering.mount_id == 22
+    assert [m.mount_id for m in table.below(Path("/n\u00e4m"))] == [43]
+    assert table.below(Path("/proc")) == []
+
+
+def test_a_line_of_another_kind_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        mountinfo.parse(b"not a line\n")
+
+
+def test_this_machines_table_has_a_root_and_a_proc() -> None:
+    table = mountinfo.read()
+    assert table.at(Path("/")) is not None
+    proc = mountinfo.at(Path("/proc"))
+    assert proc is not None
+    assert proc.fstype == "proc"

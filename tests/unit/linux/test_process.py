@@ -1,0 +1,105 @@
+"""What this process says of itself, against what other programs see."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stacker.linux import process
+
+IN_A_USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+def ask(expression: str, *prefix: str) -> str:
+    code = f"from stacker.linux import process; print({expression})"
+    command = [*prefix, sys.executable, "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def can_unshare() -> bool:
+    return subprocess.run([*IN_A_USER_NAMESPACE, "true"], check=False).returncode == 0
+
+
+needs_user_namespaces = pytest.mark.skipif(
+    not can_unshare(), reason="user namespaces are forbidden here"
+)
+
+
+def test_the_boot_has_a_name_that_stays() -> None:
+    assert len(process.boot_id()) == len("01234567-89ab-cdef-0123-456789abcdef")
+    assert process.boot_id() == ask("process.boot_id()")
+
+
+def test_a_child_lives_in_our_mount_namespace() -> None:
+    assert str(process.mount_namespace()) == ask("process.mount_namespace()")
+    assert process.mount_namespace() == process.mount_namespace(os.getpid())
+    assert process.mount_namespace() in process.live_mount_namespaces()
+
+
+@needs_user_namespaces
+def test_a_new_mount_namespace_is_another_and_is_seen_while_it_lives() -> None:
+    child = subprocess.Popen(
+        [*IN_A_USER_NAMESPACE, "sh", "-c", "echo ready; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with child, child.stdout, child.stdin:
+        assert child.stdout.readline() == b"ready\n"
+        theirs = process.mount_namespace(child.pid)
+        assert theirs != process.mount_namespace()
+        assert process.live_mount_namespaces()[theirs] == child.pid
+
+
+@needs_user_namespaces
+def test_a_user_namespace_is_told_from_the_machine() -> None:
+    assert ask("process.in_initial_user_namespace()", *IN_A_USER_NAMESPACE) == "False"
+    assert ask("process.has_capability(process.CAP_SYS_ADMIN)", *IN_A_USER_NAMESPACE) == "True"
+    maps = ask("process.uid_map(), process.gid_map()", *IN_A_USER_NAMESPACE)
+    assert f"IdRange(inside=0, outside={os.getuid()}, count=1)" in maps
+    assert f"IdRange(inside=0, outside={os.getgid()}, count=1)" in maps
+
+
+def test_the_uid_map_is_the_kernels() -> None:
+    lines = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+    want = [process.IdRange(*map(int, line.split())) for line in lines]
+    assert list(process.uid_map()) == want
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop a capability")
+def test_a_dropped_capability_is_not_effective() -> None:
+    without = ("setpriv", "--reuid=65534", "--clear-groups")
+    assert ask("process.has_capability(process.CAP_SYS_ADMIN)", *without) == "False"
+
+
+def test_a_child_ends_with_its_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN], check=True, capture_output=True, text=True
+    )
+    # stdout closes only when the grandchild, which would wait for ever, is gone too.
+    assert done.stdout == f"asked for {signal.SIGKILL:d}\n"
+
+
+ORPHAN = """
+import os, signal
+from stacker.linux import process
+reader, writer = os.pipe()
+if os.fork():
+    os.read(reader, 1)
+    os._exit(0)
+process.set_parent_death_signal(signal.SIGKILL)
+print("asked for", int(signal.SIGKILL), flush=True)
+os.write(writer, b".")
+signal.pause()
+"""
+
+
+def test_a_signal_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        process.set_parent_death_signal(1000)

@@ -1,0 +1,134 @@
+"""Every TARGET that cannot be mounted on is refused, with the reason."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stacker.errors import LockedError, MountError
+from stacker.linux import lock, mountapi
+from stacker.mount.target import claimed, resolve
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+def refusal(target: Path, *, forbidden: Path | None = None) -> MountError:
+    with pytest.raises(MountError) as caught:
+        resolve(target, forbidden=forbidden)
+    assert caught.value.exit_code == 9
+    return caught.value
+
+
+def test_a_plain_directory_is_fit(bench: Bench) -> None:
+    assert resolve(bench.target, forbidden=bench.store) == bench.target
+
+
+def test_symlinks_and_relative_paths_are_resolved(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.path / "link").symlink_to("target")
+    monkeypatch.chdir(bench.path)
+    assert resolve(Path("link")) == bench.target
+    assert resolve(Path("store/../target")) == bench.target
+
+
+def test_a_missing_target_is_refused_with_a_hint(bench: Bench) -> None:
+    error = refusal(bench.path / "missing")
+    assert error.message == f"mount target does not exist: {bench.path}/missing"
+    assert error.hint == f"mkdir {bench.path}/missing"
+
+
+def test_a_dangling_symlink_is_a_missing_target(bench: Bench) -> None:
+    (bench.path / "link").symlink_to("nowhere")
+    assert "does not exist" in refusal(bench.path / "link").message
+
+
+def test_a_symlink_to_itself_is_refused(bench: Bench) -> None:
+    (bench.path / "link").symlink_to("link")
+    assert "symbolic links" in refusal(bench.path / "link").message
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_is_no_target(bench: Bench, name: str) -> None:
+    (bench.path / "file").write_bytes(b"x")
+    assert "is not a directory" in refusal(bench.path / name).message
+
+
+@pytest.mark.parametrize("name", [".", "layers", "layers/deep"])
+def test_a_target_inside_the_store_is_refused(bench: Bench, name: str) -> None:
+    target = bench.store / name
+    target.mkdir(parents=True, exist_ok=True)
+    assert "is inside the store" in refusal(target, forbidden=bench.store).message
+
+
+def test_a_target_that_would_hide_the_store_is_refused(bench: Bench) -> None:
+    assert "is around the store" in refusal(bench.path, forbidden=bench.store).message
+
+
+def test_a_symlink_into_the_store_is_refused(bench: Bench) -> None:
+    (bench.path / "link").symlink_to(bench.store)
+    assert "inside the store" in refusal(bench.path / "link", forbidden=bench.store).message
+
+
+def test_a_store_reached_by_a_symlink_is_still_the_store(bench: Bench) -> None:
+    (bench.path / "link").symlink_to(bench.store)
+    assert "inside the store" in refusal(bench.store, forbidden=bench.path / "link").message
+
+
+def test_a_name_that_only_begins_like_the_stores_is_fit(bench: Bench) -> None:
+    (bench.path / "store2").mkdir()
+    assert resolve(bench.path / "store2", forbidden=bench.store) == bench.path / "store2"
+
+
+def test_the_root_of_everything_is_busy() -> None:
+    assert "is busy" in refusal(Path("/")).message
+
+
+@needs_root
+def test_a_mount_point_is_busy(bench: Bench) -> None:
+    mountapi.mount("somebody", bench.target, "tmpfs", 0)
+    error = refusal(bench.target)
+    assert error.message.endswith(f"is busy: {bench.target}: tmpfs somebody is mounted there")
+    assert error.hint is not None
+    assert "stacker umount" not in error.hint
+
+
+@needs_root
+def test_a_mount_of_ours_is_busy_and_the_hint_says_how_to_undo_it(bench: Bench) -> None:
+    mountapi.mount("stacker:0a", bench.target, "tmpfs", 0)
+    assert refusal(bench.target).hint == f"stacker umount {bench.target}"
+
+
+def test_two_mounts_at_once_do_not_get_the_same_target(bench: Bench) -> None:
+    with lock.exclusive(bench.target, create=False):
+        with pytest.raises(LockedError, match="another mount is being made"), claimed(bench.target):
+            pass
+    with claimed(bench.target):
+        pass
+
+
+@needs_root
+def test_who_comes_after_the_other_mount_finds_the_target_busy(bench: Bench) -> None:
+    target = resolve(bench.target)
+    mountapi.mount("stacker:0a", bench.target, "tmpfs", 0)
+    with pytest.raises(MountError, match="is busy"), claimed(target):
+        pass
+
+
+@needs_root
+def test_a_target_below_a_closed_directory_is_refused(bench: Bench) -> None:
+    code = "import sys; from pathlib import Path; from stacker.mount.target import resolve\n"
+    code += "try: resolve(Path(sys.argv[1]))\nexcept Exception as error: print(repr(error))"
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    command = [*nobody, sys.executable, "-c", code, bench.store / "mounts"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "cannot use mount target" in done.stdout
+    assert "Permission denied" in done.stdout
