@@ -9,25 +9,23 @@ Knows the order and the workers; what a layer or a stack is, others know.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from stacker.errors import IntegrityError, NotFoundError
-from stacker.image.chain import chain_ids
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import ChainID, DiffID, ImageID
+from stacker.image.digest import DiffID, ImageID
 from stacker.image.manifest import Index, Manifest, parse_document
 from stacker.image.pairing import pair_layers
 from stacker.image.platform import Platform, choose, fits
 from stacker.source.protocol import Source
-from stacker.store.chains import ChainRecord
+from stacker.stacked import is_complete, stacked
 from stacker.store.store import Store
 from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
 
 _INDEXES_IN_INDEXES = 8
 _ATTEMPTS = 3
-NO_LAYERS = ChainID("sha256", "0" * 64)
-"""What an image without layers is stacked under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +77,11 @@ def pull(
             _check_platform(config, platform, image_id)
         pairs = pair_layers(manifest, config)
         unpacked += _unpack_missing(store, source, pairs, form, jobs, on_event)
-        stack(store, config, form)
+        if not _stack(store, config, form):
+            continue  # somebody removed a layer meanwhile
         with store.images.changing():
             if not is_complete(store, config):
-                continue  # somebody removed a layer meanwhile
+                continue
             store.blobs.write(image_id, source.document(manifest.config))
             store.blobs.write(descriptor.digest, source.document(descriptor))
             store.images.add(descriptor, source.names, origin)
@@ -177,43 +176,12 @@ def _import_what_workers_need() -> None:
     import zstandard  # noqa: F401
 
 
-def chain_of(config: ImageConfig) -> ChainID:
-    """Give the chain ID under which an image's stack is kept."""
-    ids = chain_ids(config.diff_ids)
-    return ids[-1] if ids else NO_LAYERS
-
-
-def is_complete(store: Store, config: ImageConfig) -> bool:
-    """Say whether everything a mount needs is in the store."""
-    return store.chains.has(chain_of(config)) and all(map(store.layers.has, config.diff_ids))
-
-
-def stack(store: Store, config: ImageConfig, form: LayerForm) -> ChainRecord:
-    """Give the stack of an image whose layers are in the store; make it if need be.
-
-    :raises LayerError: the layers do not fit together.
-    """
-    chain_id = chain_of(config)
-    if not store.chains.has(chain_id):
-        from stacker.stack.chain import chained
-        from stacker.stack.rebase import Unpacked
-
-        with store.chains.building(chain_id) as room:
-            if room is not None:
-                layers = []
-                for diff_id in config.diff_ids:
-                    place = store.layers.place(diff_id)
-                    layers.append(
-                        Unpacked(
-                            f"layer {diff_id}",
-                            place.diff,
-                            place.skeleton,
-                            place.aside,
-                            store.layers.record(diff_id),
-                        )
-                    )
-                chain = chained(layers, room=room, form=form.whiteouts)
-                store.chains.commit(
-                    chain_id, room, chain.directories, chain.form, plain=chain.plain
-                )
-    return store.chains.read(chain_id)
+def _stack(store: Store, config: ImageConfig, form: LayerForm) -> bool:
+    """Stack the layers; ``False`` when one of them is gone."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(store.layers.reading(config.diff_ids))
+        except NotFoundError:
+            return False
+        stacked(store, config, form.whiteouts)
+        return True

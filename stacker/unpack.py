@@ -112,9 +112,9 @@ def _unpack(
     with ExitStack() as stages:
         chunks = _read(task, place, stages, emit)
         chunks = decompressed(chunks, what=what)
-        chunks = bounded(
-            chunks, limit=limits.expanded(task.blob.size), what=what, flag="--max-ratio"
-        )
+        limit = limits.expanded(task.blob.size)
+        flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
+        chunks = bounded(chunks, limit=limit, what=what, flag=flag)
         chunks = _in_a_thread(chunks, task, stages)
         chunks = verified(metered(chunks, measure), digest=task.diff_id, what=what)
         chunks = _in_a_thread(chunks, task, stages)

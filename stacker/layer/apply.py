@@ -42,6 +42,7 @@ from stacker.layer.metadata import MetadataWriter
 from stacker.layer.record import LayerRecord
 from stacker.layer.tree import IMPLIED, Lower, Tree, joined
 from stacker.layer.whiteout import WhiteoutFormat
+from stacker.linux import xattr
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEARCH: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,6 +52,8 @@ _THE_LAYERS_FAULT: Final = {
     errno.EINVAL: "the kernel refuses the name or value",
     errno.EMLINK: "too many hard links to one file",
     errno.EFBIG: "larger than the filesystem can hold",
+    errno.E2BIG: "an extended attribute is too large",
+    errno.ERANGE: "the name of an extended attribute is too long",
 }
 
 
@@ -60,8 +63,11 @@ class EntryStream(Protocol):
     what: str
     count: int
 
-    def __iter__(self) -> Iterator[Entry]: ...
-    def write_payload(self, fd: int, length: int) -> None: ...
+    def __iter__(self) -> Iterator[Entry]:
+        """Give the entries in order; ``count`` is how many there were so far."""
+
+    def write_payload(self, fd: int, length: int) -> None:
+        """Write the next ``length`` bytes of the last entry's payload to ``fd``."""
 
 
 @contextmanager
@@ -93,10 +99,24 @@ def apply(
     :raises LayerError: the layer is malformed, or wants out, or is over a limit.
     :raises StackerError: the machine cannot do it (a full disk, missing privileges).
     """
+    limits = limits or Limits()
+    _make_neutral(root)
+    with exact_modes(), Tree(root, aside=aside, lower=lower, limits=limits) as tree:
+        return _Applier(entries, tree, form, idmap, limits).run()
+
+
+def _make_neutral(root: Path) -> None:
+    """Undo what the directory above handed down: it would be handed on to every file.
+
+    A default ACL takes the place of the umask and changes modes, a set-group-ID bit changes
+    groups (acl(5), inode(7)).
+    """
+    name = os.fsencode(root)
+    xattr.remove(name, b"system.posix_acl_default")
+    xattr.remove(name, b"system.posix_acl_access")
+    if root.stat().st_gid != os.getegid():
+        os.chown(root, -1, os.getegid())
     os.chmod(root, 0o700)
-    with exact_modes(), Tree(root, aside=aside, lower=lower) as tree:
-        applier = _Applier(entries, tree, form, idmap, limits or Limits())
-        return applier.run()
 
 
 class _Applier:
@@ -116,6 +136,7 @@ class _Applier:
         self._metadata = MetadataWriter(form, idmap)
         self._marks = Marks(form)
         self._placed: dict[int, bytes] = {}
+        self._revisited: set[bytes] = {b""}
         self._files = self._bytes = 0
         self._steps: dict[type[Entry], Callable[[Any], None]] = {
             File: self._file,
@@ -137,7 +158,7 @@ class _Applier:
                 tree.now = entries.count - 1
                 steps[type(entry)](entry)
             entry = None
-            deferred = resolve_pending(tree)
+            deferred = resolve_pending(tree, entries.what)
             self._marks.write(tree)
             self._finish_directories()
         except OSError as error:
@@ -152,8 +173,10 @@ class _Applier:
             files=self._files,
             file_bytes=self._bytes,
             whiteouts=marks.written,
+            whiteout_holders=frozenset(marks.holders),
             opaque=frozenset(marks.opaque),
             implied=frozenset(p for p, meta in tree.directories.items() if meta is None),
+            assumed=frozenset(tree.assumed),
             deferred_links=deferred,
             stranded=tuple(marks.stranded),
             stranded_opaque=tuple(marks.stranded_opaque),
@@ -211,7 +234,9 @@ class _Applier:
         if name:
             parent, physical = self._tree.parent(above)
             path = joined(physical, name)
-            self._tree.make_directory(parent, name, path, meta.mode)
+            if not self._tree.make_directory(parent, name, path, meta.mode):
+                self._revisited.add(path)
+                self._tree.assumed.discard(path)
         self._tree.directories[path] = meta
 
     def _symlink(self, entry: Symlink) -> None:
@@ -242,6 +267,8 @@ class _Applier:
             self._metadata.warn(
                 "device", f"devices left out: {shown(entry.path)} and others: {error.strerror}"
             )
+            physical = self._tree.parent(entry.path.rpartition(b"/")[0])[1]
+            self._marks.whiteout(Whiteout(joined(physical, name)))  # it hides a lower file still
             return
         self._metadata.settle_name(parent, name, entry.meta, is_symlink=False)
 
@@ -289,8 +316,9 @@ class _Applier:
             above, _, name = path.rpartition(b"/")
             parent = tree.parent(above)[0]
             fd = os.open(name or b".", _SEARCH, dir_fd=parent)
+            created_mode = -1 if path in self._revisited else meta.mode | 0o700
             try:
-                settle(fd, meta, created_mode=meta.mode | 0o700 if name else 0o700)
+                settle(fd, meta, created_mode=created_mode)
             finally:
                 os.close(fd)
 

@@ -65,15 +65,19 @@ class BlockReader:
         self._left = behind
 
     def _fill(self, want: str) -> None:
-        chunk = next(self._chunks, None)
-        while chunk is not None and not chunk:
-            chunk = next(self._chunks, None)
-        if chunk is None:
+        if not self._has_more():
             raise LayerError(
                 f"truncated tar: {self.what}: got the end at byte {self.offset}, want {want}"
             )
-        self._before += len(self._buffer)
-        self._buffer, self._view, self._at = chunk, memoryview(chunk), 0
+
+    def _has_more(self) -> bool:
+        """Take the next chunk, if there is one.  An error of the stream is not its end."""
+        for chunk in self._chunks:
+            if chunk:
+                self._before += len(self._buffer)
+                self._buffer, self._view, self._at = chunk, memoryview(chunk), 0
+                return True
+        return False
 
     def _kept(self, length: int) -> bytes:
         """Take ``length`` bytes that belong in the skeleton."""
@@ -113,13 +117,7 @@ class BlockReader:
 
     def _at_end(self) -> bool:
         """Say whether the stream is used up, at a place where that is allowed."""
-        if self._at < len(self._buffer):
-            return False
-        try:
-            self._fill("")
-        except LayerError:
-            return True
-        return False
+        return self._at == len(self._buffer) and not self._has_more()
 
     def _rest(self) -> None:
         """Read what follows the end marker: it is part of the layer's diff_id."""

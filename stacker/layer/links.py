@@ -28,15 +28,19 @@ def attach(tree: Tree, entry: HardLink, what: str) -> None:
     found = tree.existing(target_above)
     if found is not None and joined(found[1], target_name) == path:
         return  # a link to itself keeps what is there
-    is_there = found is not None and _is_linkable(found[0], target_name, entry, what)
+    if entry.target.startswith(path + b"/"):
+        raise LayerError(
+            f"malformed hard link: {what}: {shown(entry.path)}: got the target "
+            f"{shown(entry.target)}, which lies below the link itself"
+        )
+    if found is not None:
+        _is_there(tree, found, target_name, entry, what)
     parent, _ = tree.parent(above)
     if _exists(parent, name):
         tree.displace(parent, name, path)
-        tree.pending.pop(path, None)
-    if found is None or not is_there or not _link(tree, entry.target, parent, name):
-        tree.pending[path] = entry.target
-    else:
-        tree.pending.pop(path, None)
+    tree.pending.pop(path, None)
+    if not _link(tree, entry, parent, name, what):
+        tree.wait(path, entry.target)
 
 
 def _exists(parent: int, name: bytes) -> bool:
@@ -47,39 +51,41 @@ def _exists(parent: int, name: bytes) -> bool:
     return True
 
 
-def _is_linkable(parent: int, name: bytes, entry: HardLink, what: str) -> bool:
-    if not name:
-        raise _is_a_directory(entry, what)
+def _is_there(
+    tree: Tree, directory: tuple[int, bytes], name: bytes, entry: HardLink, what: str
+) -> bool:
+    """Say whether a link's target is in this layer.
+
+    A directory that is only implied may be a symbolic link in a lower layer, so it is not.
+
+    :raises LayerError: the target is a directory.
+    """
+    parent, physical = directory
     try:
-        mode = os.lstat(name, dir_fd=parent).st_mode
+        mode = os.lstat(name or b".", dir_fd=parent).st_mode
     except FileNotFoundError:
         return False
-    if stat.S_ISDIR(mode):
-        raise _is_a_directory(entry, what)
-    return True
-
-
-def _is_a_directory(entry: HardLink, what: str) -> LayerError:
-    return LayerError(
+    if not stat.S_ISDIR(mode):
+        return True
+    if name and tree.directories[joined(physical, name)] is None:
+        return False
+    raise LayerError(
         f"malformed hard link: {what}: {shown(entry.path)}: got the directory "
         f"{shown(entry.target) or '/'} as target, want a file"
     )
 
 
-def _link(tree: Tree, target: bytes, parent: int, name: bytes) -> bool:
-    """Link ``target``, itself even where it is a symbolic link; say whether it was there."""
-    above, _, target_name = target.rpartition(b"/")
+def _link(tree: Tree, entry: HardLink, parent: int, name: bytes, what: str) -> bool:
+    """Link the target, itself even where it is a symbolic link; say whether it was there."""
+    above, _, target = entry.target.rpartition(b"/")
     found = tree.existing(above)
-    if found is None:
+    if found is None or not _is_there(tree, found, target, entry, what):
         return False
-    try:
-        os.link(target_name, name, src_dir_fd=found[0], dst_dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
+    os.link(target, name, src_dir_fd=found[0], dst_dir_fd=parent, follow_symlinks=False)
     return True
 
 
-def resolve_pending(tree: Tree) -> tuple[DeferredLink, ...]:
+def resolve_pending(tree: Tree, what: str) -> tuple[DeferredLink, ...]:
     """Make the links whose targets came later; give the others back in order.
 
     A link may wait for another link, so each one made wakes those that wait for it.
@@ -89,7 +95,7 @@ def resolve_pending(tree: Tree) -> tuple[DeferredLink, ...]:
         target = tree.pending[path]
         above, _, name = path.rpartition(b"/")
         parent, _ = tree.parent(above)
-        if _link(tree, target, parent, name):
+        if _link(tree, HardLink(path, target), parent, name, what):
             del tree.pending[path]
             ready.extend(waiting.pop(path, ()))
         else:

@@ -19,13 +19,15 @@ _SEARCH = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Marks:
     """Collects whiteouts, then writes them.
 
-    ``opaque`` is the set of directories marked, ``written`` the number of char devices 0:0.
+    ``opaque`` is the set of directories marked, ``written`` the number of char devices 0:0 and
+    ``holders`` the directories these lie in.
     ``stranded`` and ``stranded_opaque`` are those below a non-directory of this layer.
     """
 
     def __init__(self, form: WhiteoutFormat) -> None:
         self.opaque: set[bytes] = set()
         self.written = 0
+        self.holders: set[bytes] = set()
         self.stranded: list[bytes] = []
         self.stranded_opaque: list[bytes] = []
         self._form = form
@@ -50,6 +52,8 @@ class Marks:
         for path in filter(self._hides_something, sorted(self._hidden)):
             if not self._by_directory(tree, path):
                 self._hide(tree, path)
+        for path in tree.severed:
+            self._by_directory(tree, path)
         for path in self.opaque:
             self._make_opaque(tree, path)
 
@@ -75,13 +79,14 @@ class Marks:
 
     def _hide(self, tree: Tree, path: bytes) -> None:
         above, _, name = path.rpartition(b"/")
-        if not _is_directory(tree, above):
+        if not _is_directory(tree, above) or above in tree.severed:
             self.stranded.append(path)
             return
         parent, _ = tree.parent(above)
         try:
             self._form.hide(parent, name)
             self.written += 1
+            self.holders.add(above)
         except FileExistsError:
             pass  # the layer's own file hides the lower one
 
@@ -96,9 +101,11 @@ class Marks:
 
 
 def _is_directory(tree: Tree, path: bytes) -> bool:
-    """Make ``path`` a directory if nothing of the layer is in the way; say whether it is one."""
+    """Make ``path`` a directory if nothing of the layer is or was in the way; say if it is one."""
     made = b""
     for name in path.split(b"/") if path else ():
+        if made in tree.severed:
+            return False
         inner = joined(made, name)
         if inner not in tree.directories:
             parent, _ = tree.parent(made)
@@ -107,5 +114,6 @@ def _is_directory(tree: Tree, path: bytes) -> bool:
             except FileExistsError:
                 return False
             tree.directories[inner] = None
+            tree.assumed.add(inner)
         made = inner
     return True

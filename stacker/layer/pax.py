@@ -16,11 +16,15 @@ from stacker.errors import LayerError
 SCHILY = b"SCHILY.xattr."
 LIBARCHIVE = b"LIBARCHIVE.xattr."
 
-GLOBAL_IGNORED = frozenset({b"path", b"linkpath", b"size"})
-"""Keywords that say nothing as a default for every later file.
+_TIME = 64
+_DIGITS = 18  # fits a signed 64-bit number, which is what the kernel takes
 
-POSIX would apply them; Go's archive/tar and libarchive do not, and a global ``size`` would make
-readers disagree about where the next header stands.  So they are passed over.
+GLOBAL = frozenset({b"uid", b"gid", b"mtime", b"atime"})
+"""Keywords that mean something as a default for every later file.
+
+POSIX would apply all of them; Go's archive/tar and libarchive apply none, and a global ``size``
+would make readers disagree about where the next header stands.  Extended attributes are not
+among them either: a megabyte of them in one header would be a megabyte for every file.
 """
 
 
@@ -51,16 +55,18 @@ def _malformed(what: str, got: bytes, want: str) -> LayerError:
 
 def decimal(value: bytes, key: str, what: str) -> int:
     """Read a decimal number that decides where things are, so that a wrong one is an error."""
-    if not value.isdigit():
+    if not value.isdigit() or len(value) > _DIGITS:
         raise LayerError(f"malformed PAX {key}: {what}: got {value[:40]!r}, want a decimal number")
     return int(value)
 
 
 def nanoseconds(value: bytes) -> int | None:
     """Read a time; ``None`` when it is none, as other readers then keep the header's."""
+    if len(value) > _TIME:
+        return None
     sign, text = (-1, value[1:]) if value[:1] == b"-" else (1, value)
     whole, dot, fraction = text.partition(b".")
-    if not whole.isdigit() or len(whole) > 18 or (dot and fraction and not fraction.isdigit()):
+    if not whole.isdigit() or len(whole) > _DIGITS or (dot and fraction and not fraction.isdigit()):
         return None
     return sign * (int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or b"0"))
 

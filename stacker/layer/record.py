@@ -36,8 +36,12 @@ class LayerRecord:
     :param entries: entries of the tar stream.
     :param files: regular files among them, ``file_bytes`` their sizes added up.
     :param tar_bytes: length of the uncompressed stream.
-    :param whiteouts: char devices 0:0 in the tree; ``opaque`` the directories marked so.
+    :param whiteouts: char devices 0:0 in the tree, ``whiteout_holders`` the directories they
+        lie in; ``opaque`` the directories marked so.
     :param implied: directories without an entry of their own.
+    :param assumed: directories, there or replaced since, that something was put into without
+        their having an entry; where a lower layer has a symbolic link instead, this layer must
+        be applied anew.
     :param deferred_links: links whose target is not in this layer, in the order of the stream.
     :param stranded: whiteouts below something of this layer that is no directory, as the
         names in the stream; they can only matter where a lower layer has a symbolic link.
@@ -56,8 +60,10 @@ class LayerRecord:
     file_bytes: int = 0
     tar_bytes: int = 0
     whiteouts: int = 0
+    whiteout_holders: frozenset[bytes] = frozenset()
     opaque: frozenset[bytes] = frozenset()
     implied: frozenset[bytes] = frozenset()
+    assumed: frozenset[bytes] = frozenset()
     deferred_links: tuple[DeferredLink, ...] = ()
     stranded: tuple[bytes, ...] = ()
     stranded_opaque: tuple[bytes, ...] = ()
@@ -92,8 +98,10 @@ class LayerRecord:
                     "tarBytes": self.tar_bytes,
                     "whiteouts": self.whiteouts,
                 },
+                "whiteoutHolders": _texts(sorted(self.whiteout_holders)),
                 "opaque": _texts(sorted(self.opaque)),
                 "implied": _texts(sorted(self.implied)),
+                "assumed": _texts(sorted(self.assumed)),
                 "deferredLinks": [_texts((d.path, d.target)) for d in self.deferred_links],
                 "stranded": _texts(self.stranded),
                 "strandedOpaque": _texts(self.stranded_opaque),
@@ -136,8 +144,10 @@ class LayerRecord:
             file_bytes=counts["fileBytes"],
             tar_bytes=counts["tarBytes"],
             whiteouts=counts["whiteouts"],
+            whiteout_holders=frozenset(_names(data["whiteoutHolders"])),
             opaque=frozenset(_names(data["opaque"])),
             implied=frozenset(_names(data["implied"])),
+            assumed=frozenset(_names(data["assumed"])),
             deferred_links=tuple(DeferredLink(*_names(pair)) for pair in data["deferredLinks"]),
             stranded=_names(data["stranded"]),
             stranded_opaque=_names(data["strandedOpaque"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from stacker.errors import LayerError
+from stacker.layer import pax
 from stacker.layer.entry import Segment
 from stacker.layer.limits import Limits
 
@@ -25,6 +26,8 @@ def checked(
     :raises LayerError: they overlap, run past ``size`` or disagree with the stored bytes.
     """
     at = total = 0
+    if size < 0:
+        raise LayerError(f"malformed sparse map: {what}: got a size of {size}, want 0 or more")
     for offset, length in segments:
         if offset < at or length < 0 or offset + length > size:
             raise LayerError(
@@ -79,9 +82,7 @@ def from_payload(
             text += take(BLOCK)
             used += BLOCK
         number, _, text = text.partition(b"\n")
-        if not number.isdigit():
-            raise LayerError(f"malformed sparse map: {what}: got {number[:20]!r}, want a number")
-        return int(number)
+        return pax.decimal(number, "sparse map", what)
 
     count = line()
     segments: list[Segment] = []
@@ -109,7 +110,10 @@ def from_old_header(
     while more:
         used += BLOCK
         if used > limits.pax_bytes:
-            raise LayerError(f"too large: {what}: got over {used} bytes of sparse map")
+            raise LayerError(
+                f"over a limit: {what}: got more than {limits.pax_bytes} bytes of sparse map",
+                hint="raise the limit with --max-pax-bytes if you trust the image",
+            )
         block = take(BLOCK)
         segments += _old_segments(block[:504], _OLD_IN_EXTENSION, number)
         more = block[504]

@@ -41,6 +41,8 @@ _ZERO: Final = bytes(BLOCK)
 _FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s").unpack
 _BLANK_SUM: Final = 8 * 0x20
 _FILE_FLAGS: Final = frozenset(b"0 \0 7 S".split(b" "))
+_HEADER_ONLY: Final = frozenset(b"\0 1 2 3 4 5 6".split(b" "))
+_OLD_SPARSE: Final = ord("S")
 _SPECIAL: Final = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
 _LONG: Final = {b"L": b"path", b"K": b"linkpath"}
 _EXTENDED: Final = frozenset(b"x g X L K".split(b" "))
@@ -56,7 +58,10 @@ def number(field: bytes) -> int:
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
         value = int.from_bytes(field, "big") & ((1 << bits) - 1)
-        return value - (1 << bits) if field[0] & 0x40 else value
+        value -= (1 << bits) if field[0] & 0x40 else 0
+        if not -(1 << 63) <= value < 1 << 63:  # no size and no time the kernel could take
+            raise ValueError(field)
+        return value
     text = field.strip(b" \0").partition(b"\0")[0]
     if text and not text.isdigit():  # int() would take signs, underscores and prefixes
         raise ValueError(field)
@@ -115,7 +120,7 @@ class TarReader(BlockReader):
                 continue
             self.count += 1
             if self.count > self.limits.entries:
-                self._over("entries", self.limits.entries)
+                self._over("entries", self.limits.entries, "--max-entries")
             yield self._entry(header, flag)
             if self._left:
                 self._skip(self._left)
@@ -179,7 +184,7 @@ class TarReader(BlockReader):
     def _extended(self, header: bytes, flag: bytes) -> None:
         size = self._field(header[124:136], "size")
         if not 0 <= size <= self.limits.pax_bytes:
-            self._over("bytes in an extended header", self.limits.pax_bytes)
+            self._over("bytes in an extended header", self.limits.pax_bytes, "--max-pax-bytes")
         block = self._kept(size)
         if size % BLOCK:
             self._kept(-size % BLOCK)
@@ -193,19 +198,19 @@ class TarReader(BlockReader):
             self._local, self._sparse = {}, []  # of two headers in a row Go obeys the last
         target = self._globals if flag == b"g" else self._local
         for key, value in pax.records(block, self.what):
-            if flag == b"g" and key in pax.GLOBAL_IGNORED:
+            if flag == b"g" and key not in pax.GLOBAL:
                 continue
-            if key.startswith(b"GNU.sparse.") and flag != b"g":
+            if key.startswith(b"GNU.sparse."):
                 self._sparse.append((key, value))
             target[key] = value
 
     def _entry(self, header: bytes, flag: bytes) -> Entry:
         # fmt: off
         (name, mode, uid, gid, size_field, mtime, _, _, link, magic,
-         _, _, major, minor, prefix, tail) = _FIELDS(header)
+         _, _, _, _, prefix, tail) = _FIELDS(header)
         # fmt: on
         name = name.partition(b"\0")[0]
-        if prefix[0] and magic == b"ustar\x0000":
+        if prefix[0] and magic[:6] == b"ustar\0":
             if tail[8:] == b"tar\0":  # star keeps times in the prefix's last 24 bytes
                 prefix = prefix[:131]
             name = prefix.partition(b"\0")[0] + b"/" + name
@@ -232,8 +237,12 @@ class TarReader(BlockReader):
             meta = self._overridden(meta, extended)
         if not 0 <= meta.uid <= _LAST_ID or not 0 <= meta.gid <= _LAST_ID:
             self._malformed(f"entry {shown(name)}: got owner {meta.uid}:{meta.gid}, want ids")
-        device = (major, minor) if flag in _SPECIAL else None
-        return self._typed(header, flag, name, link, size, meta, extended, device)
+        name = name.partition(b"\0")[0]  # once more, for a name in a PAX record
+        if flag in _FILE_FLAGS and (flag != b"\0" or name[-1:] != b"/"):
+            return self._file(header, normalised(name), size, meta, extended)
+        self._payload_ahead(0 if flag in _HEADER_ONLY else size)
+        path, self._sparse = normalised(name), []
+        return self._hidden(path) or self._other(header, path, meta, link.partition(b"\0")[0])
 
     def _take_extended(self) -> Mapping[bytes, bytes] | None:
         if self._local or self._long:
@@ -256,56 +265,54 @@ class TarReader(BlockReader):
             pax.xattrs(extended, self.what),
         )
 
-    def _typed(
+    def _file(
         self,
         header: bytes,
-        flag: bytes,
-        name: bytes,
-        link: bytes,
+        path: bytes,
         size: int,
         meta: Meta,
         extended: Mapping[bytes, bytes] | None,
-        device: tuple[bytes, bytes] | None,
     ) -> Entry:
-        name = name.partition(b"\0")[0]
-        path = normalised(name)
-        if path.count(b"/") >= self.limits.depth:
-            self._over("components in a path", self.limits.depth)
-        is_file = flag in _FILE_FLAGS and not (flag == b"\0" and name[-1:] == b"/")
-        segments: tuple[Segment, ...] | None = None
-        stored = size
-        if is_file and (self._sparse or flag == b"S"):
-            path, size, stored, segments = self._sparse_file(header, flag, path, size, extended)
-        self._payload_ahead(flag, stored, is_file=is_file)
-        if b".wh." in path and (hidden := whiteout_of(path)) is not None:
-            self._keep_payload()
+        stored, segments = size, None
+        if self._sparse or header[156] == _OLD_SPARSE:
+            path, size, stored, segments = self._sparse_file(header, path, size, extended)
+        self._payload_ahead(stored)
+        if (hidden := self._hidden(path)) is not None:
             return hidden
-        if is_file:
-            if self._elided:
-                self._left = 0
-            return File(path, meta, size, stored, segments)
-        if self._left:
-            self._keep_payload()
+        if self._elided:
+            self._left = 0
+        return File(path, meta, size, stored, segments)
+
+    def _other(self, header: bytes, path: bytes, meta: Meta, target: bytes) -> Entry:
+        self._keep_payload()
+        flag = header[156:157]
         if flag in (b"5", b"\0", b"D"):
             return Directory(path, meta)
-        target = link.partition(b"\0")[0]
         if flag == b"2":
             return Symlink(path, meta, target)
         if flag == b"1":
             return HardLink(path, normalised(target))
-        if device is not None:
-            return self._special(path, meta, flag, device)
+        if flag in _SPECIAL:
+            return self._special(header, path, meta)
         raise LayerError(
             f"unknown entry type: {self.what}: {shown(path)}: got {flag!r}, want a file, "
             "directory, link, device or FIFO"
         )
 
-    def _payload_ahead(self, flag: bytes, stored: int, *, is_file: bool) -> None:
+    def _hidden(self, path: bytes) -> Entry | None:
+        """Give what ``path`` is instead of what its header says, when it is a whiteout."""
+        if path.count(b"/") >= self.limits.depth:
+            self._over("components in a path", self.limits.depth, "--max-depth")
+        if b".wh." not in path or (hidden := whiteout_of(path)) is None:
+            return None
+        self._keep_payload()
+        return hidden
+
+    def _payload_ahead(self, stored: int) -> None:
         if stored < 0:
             self._malformed(f"got a size of {stored}, want 0 or more")
-        has_payload = is_file or flag not in b"\x00123456"
-        self._left = stored if has_payload else 0
-        self._padding = -self._left % BLOCK
+        self._left = stored
+        self._padding = -stored % BLOCK
 
     def _keep_payload(self) -> None:
         """Put a payload that has no place in a tree into the skeleton."""
@@ -314,21 +321,19 @@ class TarReader(BlockReader):
             self._left -= length
             self._kept(length)
 
-    def _special(
-        self, path: bytes, meta: Meta, flag: bytes, device: tuple[bytes, bytes]
-    ) -> Special:
-        kind = _SPECIAL[flag]
+    def _special(self, header: bytes, path: bytes, meta: Meta) -> Special:
+        flag = header[156:157]
         if flag == b"6":
-            return Special(path, meta, kind, 0)
-        major, minor = self._field(device[0], "major"), self._field(device[1], "minor")
-        if not (0 <= major < 1 << 32 and 0 <= minor < 1 << 32):
-            self._malformed(f"{shown(path)}: got device {major}:{minor}, want 32-bit numbers")
-        return Special(path, meta, kind, os.makedev(major, minor))
+            return Special(path, meta, _SPECIAL[flag], 0)
+        major, minor = self._field(header[329:337], "major"), self._field(header[337:345], "minor")
+        # What dev_t holds in the kernel; mknod(2) would cut the rest off, and 0:0 means something.
+        if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+            self._malformed(f"{shown(path)}: got device {major}:{minor}, want at most 4095:1048575")
+        return Special(path, meta, _SPECIAL[flag], os.makedev(major, minor))
 
     def _sparse_file(
         self,
         header: bytes,
-        flag: bytes,
         path: bytes,
         size: int,
         extended: Mapping[bytes, bytes] | None,
@@ -338,13 +343,13 @@ class TarReader(BlockReader):
         values, what = extended or {}, f"{self.what}: {shown(path)}"
         stored = size
         segments: list[Segment] | None
-        if flag == b"S":
+        if header[156] == _OLD_SPARSE:
             segments, size = sparse.from_old_header(
                 header, self._kept, lambda f: self._field(f, "sparse map"), self.limits, what
             )
         else:
             if given := values.get(b"GNU.sparse.name"):
-                path = normalised(given)
+                path = normalised(given.partition(b"\0")[0])
             real = values.get(b"GNU.sparse.realsize") or values.get(b"GNU.sparse.size")
             if sparse.is_version_1(values):
                 segments, used = sparse.from_payload(self._kept, size, self.limits, what)
@@ -354,6 +359,8 @@ class TarReader(BlockReader):
                     repeated, lambda v: pax.decimal(v, "sparse map", what)
                 )
             if real is None or segments is None:
+                if stored != size:
+                    self._malformed(f"{shown(path)}: got a sparse map, want a size with it")
                 return path, size, size, None
             size = pax.decimal(real, "sparse size", what)
         return path, size, stored, sparse.checked(segments, size=size, stored=stored, what=what)
@@ -363,5 +370,8 @@ class TarReader(BlockReader):
             f"malformed tar: {self.what}: header before byte {self.offset}: {got}"
         ) from cause
 
-    def _over(self, what: str, limit: int) -> NoReturn:
-        raise LayerError(f"over a limit: {self.what}: got more than {limit} {what}")
+    def _over(self, what: str, limit: int, flag: str) -> NoReturn:
+        raise LayerError(
+            f"over a limit: {self.what}: got more than {limit} {what}",
+            hint=f"raise the limit with {flag} if you trust the image",
+        )

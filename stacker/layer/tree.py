@@ -10,14 +10,16 @@ remembering which directories have some.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Protocol, overload
+from typing import Final, NamedTuple, Protocol
 
 from stacker.errors import LayerError
 from stacker.layer.entry import Meta, shown
+from stacker.layer.limits import Limits
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_AT_ONCE: Final = 128
@@ -53,16 +55,26 @@ class Tree:
     :param root: an existing, private, empty directory.
     :param aside: where replaced files go; made when needed.
     :param lower: what lies below, when that is known.
+    :param limits: how deep it may grow.
 
     ``directories`` maps each directory's path to its :class:`Meta`, or to ``None`` when it is
-    only implied by what lies in it.  ``now`` is the number of the entry being applied.
+    only implied by what lies in it; ``assumed`` are those that something was put into without
+    their having an entry.  ``severed`` are those that took the place of
+    something of this layer that was no directory, so that nothing from below is left in them.
+    ``now`` is the number of the entry being applied.
     """
 
-    def __init__(self, root: Path, *, aside: Path, lower: Lower | None = None) -> None:
+    def __init__(
+        self, root: Path, *, aside: Path, lower: Lower | None = None, limits: Limits | None = None
+    ) -> None:
         self.directories: dict[bytes, Meta | None] = {b"": None}
+        self.assumed: set[bytes] = set()
+        self.severed: set[bytes] = set()
         self.displaced: list[Displacement] = []
         self.pending: dict[bytes, bytes] = {}
         self.now = 0
+        self._depth = (limits or Limits()).depth
+        self._inside: dict[bytes, list[bytes]] = {}
         self._aside = aside
         self._lower = lower
         self._root = os.open(root, _DIRECTORY)
@@ -85,11 +97,16 @@ class Tree:
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Give a descriptor and the physical path for the directory ``path``.
 
-        It is made when it is missing.  The descriptor stays valid until the second next call.
+        It is made when it is missing.  The descriptor stays valid over one further call that
+        makes nothing.
         """
         cached = self._open.pop(path, None)
         if cached is None:
             physical = path if path in self.directories else self._resolve(path)
+            if physical not in self.directories:
+                self._make(physical)
+            if physical != path and self._lower is not None:
+                return self.parent(physical)  # a link below can be replaced without a trace here
             cached = self._descend(physical), physical
             if len(self._open) >= _OPEN_AT_ONCE:
                 os.close(self._open.pop(next(iter(self._open)))[0])
@@ -98,20 +115,39 @@ class Tree:
 
     def existing(self, path: bytes) -> tuple[int, bytes] | None:
         """Give what :meth:`parent` gives, or ``None`` where the directory is not in this tree."""
-        physical = path if path in self.directories else self._resolve(path, create=False)
-        return None if physical is None else self.parent(physical)
+        physical = path if path in self.directories else self._resolve(path)
+        return self.parent(physical) if physical in self.directories else None
 
-    def make_directory(self, parent: int, name: bytes, physical: bytes, mode: int) -> None:
-        """Make a directory unless there is one; anything else in its place is set aside."""
+    def make_directory(self, parent: int, name: bytes, physical: bytes, mode: int) -> bool:
+        """Make a directory unless there is one; anything else in its place is set aside.
+
+        :returns: whether it was made, and so has ``mode`` (and access for its owner).
+        :raises LayerError: it would be too deep; symbolic links lead deeper than names can.
+        """
         if physical in self.directories:
-            return
+            return False
+        if physical.count(b"/") >= self._depth:
+            raise LayerError(
+                f"over a limit: {shown(physical[:80])}...: got more than {self._depth} directories "
+                "in each other",
+                hint="raise the limit with --max-depth if you trust the image",
+            )
         try:
             os.mkdir(name, mode | 0o700, dir_fd=parent)
         except FileExistsError:
             self.displace(parent, name, physical)
             os.mkdir(name, mode | 0o700, dir_fd=parent)
+            self.severed.add(physical)
+        if self.pending.pop(physical, None) is not None:
+            self.severed.add(physical)
         self.directories[physical] = None
-        self.pending.pop(physical, None)
+        self._inside.setdefault(physical.rpartition(b"/")[0], []).append(physical)
+        return True
+
+    def wait(self, path: bytes, target: bytes) -> None:
+        """Leave the hard link ``path``, physical, until the stream has ended."""
+        self.pending[path] = target
+        self._inside.setdefault(path.rpartition(b"/")[0], []).append(path)
 
     def displace(self, parent: int, name: bytes, physical: bytes) -> None:
         """Take what is called ``name`` out of the tree; keep it if it holds file contents."""
@@ -129,10 +165,11 @@ class Tree:
             self._retire({logical for logical, (_, real) in self._open.items() if logical != real})
 
     def _forget_below(self, physical: bytes) -> None:
-        inside = physical + b"/"
-        for known in (self.directories, self.pending):
-            for path in [p for p in known if p == physical or p.startswith(inside)]:
-                del known[path]
+        inside, gone = physical + b"/", [physical]
+        for path in gone:
+            self.directories.pop(path, None)
+            self.pending.pop(path, None)
+            gone += self._inside.pop(path, ())
         self._retire(
             {
                 logical
@@ -168,28 +205,23 @@ class Tree:
             fd = inner
         return fd
 
-    @overload
-    def _resolve(self, path: bytes, *, create: Literal[True] = True) -> bytes: ...
-    @overload
-    def _resolve(self, path: bytes, *, create: Literal[False]) -> bytes | None: ...
-    def _resolve(self, path: bytes, *, create: bool = True) -> bytes | None:
+    def _resolve(self, path: bytes) -> bytes:
+        """Follow symbolic links inside the root; what is not there stays as it is."""
         todo, physical, links = path.split(b"/")[::-1], b"", 0
         while todo:
             part = todo.pop()
             if part in (b"", b"."):
                 continue
             if part == b"..":
+                if physical not in self.directories:
+                    self.assumed.add(physical)
                 physical = physical.rpartition(b"/")[0]
                 continue
             candidate = joined(physical, part)
-            if candidate in self.directories:
-                physical = candidate
-                continue
-            target = self._symlink(physical, part, candidate)
+            target = None
+            if candidate not in self.directories:
+                target = self._symlink(physical, part, candidate)
             if target is None:
-                if not create:
-                    return None
-                self._imply(physical, part, candidate)
                 physical = candidate
                 continue
             links += 1
@@ -204,19 +236,49 @@ class Tree:
         return physical
 
     def _symlink(self, physical: bytes, part: bytes, candidate: bytes) -> bytes | None:
-        fd = self._descend(physical)
+        if physical not in self.directories:
+            return self._lower_symlink(candidate)
         try:
-            return os.readlink(part, dir_fd=fd)
+            return os.readlink(part, dir_fd=self.parent(physical)[0])
         except FileNotFoundError:
-            return self._lower.symlink(candidate) if self._lower is not None else None
-        except OSError:
+            return self._lower_symlink(candidate)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return None  # it is something else
+            raise
+
+    def _lower_symlink(self, path: bytes) -> bytes | None:
+        if self._lower is None or path in self.pending:
             return None
-        finally:
-            os.close(fd)
+        above, inner = path.rpartition(b"/")[0], path
+        while above not in self.directories:
+            above, inner = above.rpartition(b"/")[0], above
+        if inner != path and (inner in self.pending or self._exists(above, inner)):
+            return None  # something of this layer that is no directory hides what is below
+        while above and above not in self.severed:
+            above = above.rpartition(b"/")[0]
+        return None if above else self._lower.symlink(path)
+
+    def _exists(self, above: bytes, path: bytes) -> bool:
+        try:
+            os.lstat(path.rpartition(b"/")[2], dir_fd=self.parent(above)[0])
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _make(self, path: bytes) -> None:
+        """Make ``path``, a physical one, and whatever is missing above it."""
+        made = b""
+        for part in path.split(b"/"):
+            above, made = made, joined(made, part)
+            if made not in self.directories:
+                self._imply(above, part, made)
 
     def _imply(self, physical: bytes, part: bytes, candidate: bytes) -> None:
-        fd = self._descend(physical)
-        try:
-            self.make_directory(fd, part, candidate, IMPLIED_MODE)
-        finally:
-            os.close(fd)
+        if candidate in self.pending:
+            raise LayerError(
+                f"malformed layer: {shown(candidate)}: got a path below a hard link, "
+                "want a directory"
+            )
+        self.assumed.add(candidate)
+        self.make_directory(self.parent(physical)[0], part, candidate, IMPLIED_MODE)

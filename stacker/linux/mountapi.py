@@ -27,9 +27,8 @@ _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _SET_FLAG, _SET_STRING, _SET_FD, _CREATE = 0, 1, 5, 6
 
-AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
-AT_EMPTY_PATH = 0x1000
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
 MOUNT_ATTR_RDONLY = 0x01
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x01, 0x02, 0x04, 0x08, 0x20
 MS_NOATIME, MS_NODIRATIME, MS_BIND = 0x400, 0x800, 0x1000
@@ -92,15 +91,15 @@ def fsmount(context: int, *, attributes: int = 0) -> int:
         raise _with_kernel_message(error, context) from None
 
 
-def open_tree(path: AnyPath, *, at: int = AT_FDCWD, clone: bool = True) -> int:
-    """Open a directory as a mount object, as a private copy of its mount unless told otherwise.
+def open_tree(path: AnyPath) -> int:
+    """Clone the mount that a directory lies on, with that directory as its root.
 
-    :param path: empty to mean `at` itself.
+    The clone has no place until `move_mount` gives it one; the caller closes it.
+
     :raises OSError: as the kernel refuses it.
     """
-    name = os.fsencode(path)
-    flags = _OPEN_TREE_CLOEXEC | (_OPEN_TREE_CLONE if clone else 0) | (0 if name else AT_EMPTY_PATH)
-    return syscall(_OPEN_TREE, at, name, flags, path=path)
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    return syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags, path=path)
 
 
 def move_mount(mount: int, target: int, *, path: AnyPath | None = None) -> None:
@@ -122,7 +121,7 @@ def mount_setattr(mount: int, *, set_flags: int, propagation: int = 0) -> None:
     """
     words = (set_flags, 0, propagation, 0)  # struct mount_attr: set, clear, propagation, userns_fd
     attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
-    syscall(_MOUNT_SETATTR, mount, b"", AT_EMPTY_PATH, attributes, len(attributes))
+    syscall(_MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, attributes, len(attributes))
 
 
 def mount(

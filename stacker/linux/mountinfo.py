@@ -57,13 +57,6 @@ class MountTable:
             m for m in self.mounts if m.mount_point != path and m.mount_point.is_relative_to(path)
         ]
 
-    def covering(self, path: Path) -> MountInfo | None:
-        """Return the mount that an absolute path without symlinks lies on."""
-        for candidate in (path, *path.parents):
-            if found := self.at(candidate):
-                return found
-        return None
-
 
 def read(process: int | str = "self") -> MountTable:
     """Read the mounts that a process sees.

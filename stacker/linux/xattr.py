@@ -19,6 +19,11 @@ Target: TypeAlias = int | bytes
 _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 
 
+def _is_path(target: Target) -> bool:
+    # The xattr package takes "not through a link" on a descriptor for XATTR_REPLACE.
+    return not isinstance(target, int)
+
+
 def set_value(target: Target, name: bytes, value: bytes) -> None:
     """Set ``name`` on ``target``.
 
@@ -27,7 +32,16 @@ def set_value(target: Target, name: bytes, value: bytes) -> None:
     """
     import xattr  # pulls in cffi, which a mount does not need
 
-    xattr.setxattr(target, name, value, symlink=True)
+    xattr.setxattr(target, name, value, symlink=_is_path(target))
+
+
+def remove(target: Target, name: bytes) -> None:
+    """Take ``name`` away from ``target``, if it is there."""
+    try:
+        os.removexattr(target, name, follow_symlinks=not _is_path(target))
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
 
 
 def get_value(target: Target, name: bytes) -> bytes | None:
@@ -35,7 +49,7 @@ def get_value(target: Target, name: bytes) -> bytes | None:
     import xattr
 
     try:
-        value: bytes = xattr.getxattr(target, name, symlink=True)
+        value: bytes = xattr.getxattr(target, name, symlink=_is_path(target))
     except OSError as error:
         if error.errno in _ABSENT:
             return None
@@ -47,7 +61,7 @@ def items(target: Target) -> Iterator[tuple[bytes, bytes]]:
     """Give every name and value on ``target`` that this process may see."""
     try:
         # The xattr package decodes names as strict UTF-8; a name may be any bytes.
-        names = os.listxattr(target, follow_symlinks=isinstance(target, int))
+        names = os.listxattr(target, follow_symlinks=not _is_path(target))
     except OSError as error:
         if error.errno in _ABSENT:
             return

@@ -65,8 +65,8 @@ def attach(
         driver_named(driver)
     fit = checked(request, forbidden=forbidden)
     with claimed(fit.target):
-        _refuse_copied(table, fit.target)
         try:
+            _refuse_copied(table, fit.target)
             return _attach(table, fit, image, driver)
         except StackerError:
             raise
@@ -81,10 +81,11 @@ def _attach(table: Table, request: Request, image: str, driver: str) -> tuple[Mo
         with prepared(plan, room.path):
             tries = _Tries(table, _record(plan, image))
             try:
-                return tries.record, execute(driver, plan, tries.announce)
+                mounted = execute(driver, plan, tries.announce)
             except BaseException:
                 tries.undo()
                 raise
+            return tries.record, mounted
 
 
 class _Tries:

@@ -39,7 +39,9 @@ def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
     entry = table.find(path)
     if entry is None:
         raise _not_found(target)
-    with table.held(entry.record.id):
+    if entry.state == "busy":
+        raise LockedError(f"mount is being made or undone: {target}", hint="try again")
+    with table.held(entry.record.id, wait=True):
         record = table.read(entry.record.id)
         if record is None:
             raise _not_found(target)
@@ -69,8 +71,10 @@ def clear_stale(table: Table) -> list[MountRecord]:
 
 def _clear(table: Table, record: MountRecord) -> bool:
     with suppress(LockedError), table.held(record.id):
-        _discard(table, record)
-        return True
+        # Asked again under the lock: what looked stale may have just been finished or removed.
+        if table.read(record.id) == record and KernelView().state(record) == "stale":
+            _discard(table, record)
+            return True
     return False
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAMED_USERS = 5
+_PAUSES = (0.001, 0.005, 0.02)
+"""Seconds between attempts."""
 _HINTS = {
     errno.EPERM: "unmounting needs CAP_SYS_ADMIN in the user namespace that mounted it",
     errno.EINVAL: "it may belong to the mount namespace this one was copied from",
@@ -31,14 +34,27 @@ def release(target: Path, *, lazy: bool = False) -> None:
     :param lazy: detach it, and all that is mounted in it, even while processes use it.
     :raises MountError: it is in use, or the kernel refuses.
     """
-    flags = mountapi.UMOUNT_NOFOLLOW | (mountapi.MNT_DETACH if lazy else 0)
     try:
-        mountapi.umount2(target, flags)
+        _unmount(target, mountapi.UMOUNT_NOFOLLOW | (mountapi.MNT_DETACH if lazy else 0))
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise _busy(target) from error
         hint = _HINTS.get(error.errno or 0)
         raise MountError(f"cannot unmount: {target}: {error.strerror}", hint=hint) from error
+
+
+def _unmount(target: Path, flags: int) -> None:
+    # Whoever looks at the directory just now keeps it busy for an instant.
+    for pause in _PAUSES:
+        try:
+            mountapi.umount2(target, flags)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(pause)
+        else:
+            return
+    mountapi.umount2(target, flags)
 
 
 def _busy(target: Path) -> MountError:

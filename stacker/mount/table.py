@@ -77,17 +77,15 @@ class Table:
                 raise
 
     @contextmanager
-    def held(self, identifier: str) -> Iterator[None]:
+    def held(self, identifier: str, *, wait: bool = False) -> Iterator[None]:
         """Hold the lock on a mount's directory, so that it can be undone.
 
-        :raises LockedError: somebody is making or undoing it.
+        :param wait: wait for the lock; even looking at a mount holds it for a moment.
+        :raises LockedError: somebody holds it, or the directory is gone.
         """
-        try:
-            taken = lock.try_exclusive(self.directory / identifier, create=False)
-        except FileNotFoundError:
-            taken = None
+        taken = self._take(identifier, wait=wait)
         if taken is None:
-            raise LockedError(f"mount is being made or undone: {identifier}: try again")
+            raise LockedError(f"mount is being made or undone: {identifier}")
         with taken:
             yield
 
@@ -115,12 +113,12 @@ class Table:
     def entries(self) -> list[Entry]:
         """List the recorded mounts, oldest first.
 
+        :raises OSError: the table cannot be read; one that is not there is empty.
         :raises UnsupportedError: a later version wrote one of the records.
         """
-        view = KernelView()
         records = [record for name in self._names() if (record := self.read(name)) is not None]
         records.sort(key=lambda record: (record.created, record.id))
-        return [Entry(record, self._state(record, view)) for record in records]
+        return self._entries(records)
 
     def entry(self, identifier: str) -> Entry | None:
         """Look one mount up by its id.
@@ -128,7 +126,7 @@ class Table:
         :raises UnsupportedError: a later version wrote the record.
         """
         record = self.read(identifier)
-        return None if record is None else Entry(record, self._state(record, KernelView()))
+        return None if record is None else self._entries([record])[0]
 
     def find(self, target: Path) -> Entry | None:
         """Look a mount up by its target; one that is still there comes before those that are not.
@@ -137,11 +135,9 @@ class Table:
         :raises UnsupportedError: a later version wrote one of the records.
         """
         rank = ("mounted", "busy", "elsewhere", "stale")
-        view = KernelView()
         records = (self.read(name) for name in self._names())
         here = [record for record in records if record is not None and record.target == target]
-        found = [Entry(record, self._state(record, view)) for record in here]
-        return min(found, key=lambda entry: rank.index(entry.state), default=None)
+        return min(self._entries(here), key=lambda entry: rank.index(entry.state), default=None)
 
     def remove(self, identifier: str) -> None:
         """Remove a mount's directory and all writes in it; the caller holds its lock.
@@ -152,14 +148,11 @@ class Table:
 
     def abandoned(self) -> list[str]:
         """List the ids of rooms without a record, which nobody holds and no mount here bears."""
-        mounted = {mount.source for mount in KernelView().mounts.mounts}
-        return [
-            name
-            for name in self._names()
-            if self.read(name) is None
-            and source_of(name) not in mounted
-            and not self._is_locked(name)
-        ]
+        # In this order: who finishes meanwhile has written a record before letting go.
+        free = [name for name in self._names() if not self._is_locked(name)]
+        unknown = [name for name in free if self.read(name) is None]
+        mounted = {mount.source for mount in KernelView().mounts.mounts} if unknown else set()
+        return [name for name in unknown if source_of(name) not in mounted]
 
     def _claim(self) -> tuple[Room, Lock]:
         while True:
@@ -170,16 +163,29 @@ class Table:
                 path.mkdir(mode=0o700)
                 return Room(identifier, path), lock.exclusive(path, create=False)
 
+    def _take(self, identifier: str, *, wait: bool) -> Lock | None:
+        path = self.directory / identifier
+        try:
+            if wait:
+                return lock.exclusive(path, create=False)
+            return lock.try_exclusive(path, create=False)
+        except FileNotFoundError:
+            return None
+
     def _names(self) -> list[str]:
         try:
             return sorted(os.listdir(self.directory))
         except FileNotFoundError:
             return []
 
-    def _state(self, record: MountRecord, view: KernelView) -> State:
-        if self._is_locked(record.id):
-            return "busy"
-        return view.state(record)
+    def _entries(self, records: list[MountRecord]) -> list[Entry]:
+        # First who is at work, then what is mounted: asked the other way round, a mount that is
+        # made meanwhile is neither.
+        busy = {record.id for record in records if self._is_locked(record.id)}
+        view = KernelView()
+        return [
+            Entry(record, "busy" if record.id in busy else view.state(record)) for record in records
+        ]
 
     def _is_locked(self, identifier: str) -> bool:
         try:

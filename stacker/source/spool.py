@@ -69,15 +69,24 @@ def _spooled(archive: BinaryIO, what: str, spool: Path, limit: int) -> str:
     fd, name = mkstemp(prefix="archive-", suffix=".tar", dir=spool)
     try:
         with os.fdopen(fd, "wb") as file:
-            room = limit
-            for chunk in decompressed(chunks_of(archive), what=what):
-                room -= len(chunk)
-                if room < 0:
-                    raise IntegrityError(
-                        f"too large: {what}: got more than {limit} bytes unpacked, want fewer"
-                    )
-                file.write(chunk)
-    except BaseException:
+            _write(decompressed(chunks_of(archive), what=what), file, what, limit)
+    except BaseException as error:
         os.unlink(name)
+        if isinstance(error, OSError) and not isinstance(error, StackerError):
+            raise StackerError(
+                f"cannot decompress the archive: {what}: {error.strerror}",
+                hint="it is decompressed into the store's filesystem",
+            ) from error
         raise
     return name
+
+
+def _write(chunks: Iterator[bytes], file: BinaryIO, what: str, limit: int) -> None:
+    room = limit
+    for chunk in chunks:
+        room -= len(chunk)
+        if room < 0:
+            raise IntegrityError(
+                f"too large: {what}: got more than {limit} bytes unpacked, want fewer"
+            )
+        file.write(chunk)

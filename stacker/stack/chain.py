@@ -8,8 +8,9 @@ stack so far stays true (docs/architecture.md, *Stacking*).  Knows no store and 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +47,7 @@ def chained(layers: Sequence[Unpacked], *, room: Path, form: WhiteoutFormat) -> 
     :raises UnsupportedError: the layers write deletions in different ways.
     """
     form = _common_form(layers, form)
-    builder = _Builder(room, form)
+    builder = _Builder(room, form, Counter(layer.diff for layer in layers))
     for number, layer in enumerate(layers):
         builder.add(number, layer)
     return builder.finished()
@@ -65,20 +66,23 @@ def _common_form(layers: Sequence[Unpacked], form: WhiteoutFormat) -> WhiteoutFo
 class _Builder:
     """The stack while it grows; ``_stack`` has the base first."""
 
-    def __init__(self, room: Path, form: WhiteoutFormat) -> None:
+    def __init__(self, room: Path, form: WhiteoutFormat, places: Mapping[Path, int]) -> None:
         self._room = room
+        self._places = places
         self._form = form
         self._stack: list[Path] = []
         self._implied: dict[Path, frozenset[bytes]] = {}
+        self._holders: dict[Path, frozenset[bytes]] = {}
         self._plain = True
 
     def add(self, number: int, layer: Unpacked) -> None:
         below = Merged(self._topmost_first(), self._form)
         if self._stack and must_rebase(layer, below):
-            layer = rebase(layer, below, self._new(f"rebased-{number}"))
+            layer = self._rebased(number, layer, below)
         if b"" in layer.record.opaque:
             self._start_over(number, layer)
         self._push(layer.diff, layer.record.implied)
+        self._holders[layer.diff] = layer.record.whiteout_holders
         self._plain = self._plain and layer.record.is_plain
         if layer.record.deferred_links:
             place = self._new(f"links-{number}")
@@ -91,18 +95,28 @@ class _Builder:
             )
             self._push(place, made)
 
+    def _rebased(self, number: int, layer: Unpacked, below: Merged) -> Unpacked:
+        if self._places[layer.diff] > 1:
+            # What a rebase makes shares its files with the layer's tree by hard links, which
+            # would show where both are in one stack.
+            copy = self._new(f"copy-{number}")
+            flatten([layer.diff], copy, xattr_namespace=self._form.value, as_layer=True)
+            layer = replace(layer, diff=copy)
+        return rebase(layer, below, self._new(f"rebased-{number}"))
+
     def finished(self) -> Chain:
         stack = self._without_repeats()
         implied = {path: self._implied[path] for path in stack}
         fixup = self._new("fixup")
-        if not stack or write_attributes(stack, implied, fixup, form=self._form):
+        holders = {path: self._holders.get(path, frozenset()) for path in stack}
+        if not stack or write_attributes(stack, implied, fixup, form=self._form, holders=holders):
             stack.insert(0, fixup)
         else:
             fixup.rmdir()
         if len(stack) > DIRECTORIES_AT_MOST:
             base = self._new("base")
             keep = DIRECTORIES_AT_MOST - 1
-            flatten(stack[keep:], base, xattr_namespace=self._form.value, link=True)
+            flatten(stack[keep:], base, xattr_namespace=self._form.value, link=True, as_layer=True)
             stack = [*stack[:keep], base]
         return Chain(tuple(stack), self._form, plain=len(stack) == 1 and self._plain)
 

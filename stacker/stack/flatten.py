@@ -29,18 +29,24 @@ _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLO
 
 
 def flatten(
-    layers: Sequence[Path], target: Path, *, xattr_namespace: str, link: bool = False
+    layers: Sequence[Path],
+    target: Path,
+    *,
+    xattr_namespace: str,
+    link: bool = False,
+    as_layer: bool = False,
 ) -> None:
     """Fill the empty directory ``target`` with the merged tree of ``layers``.
 
     :param xattr_namespace: ``trusted`` or ``user``: how deletions are written in the layers.
-    :param link: share files by hard links, and keep xattrs escaped: the result is a layer
-        again, on the same filesystem.
+    :param link: share files by hard links; everything is on one filesystem then.
+    :param as_layer: the result is a layer again: an image's own ``overlay.*`` xattrs stay
+        escaped.
     :raises OSError: as the filesystem says, e.g. a full disk.
     """
     form = WhiteoutFormat(xattr_namespace)
     with exact_modes(), _opened(target) as fd:
-        _Flattener(Merged(layers, form), form, link=link).fill(fd)
+        _Flattener(Merged(layers, form), form, link=link, escaped=as_layer).fill(fd)
 
 
 @contextmanager
@@ -61,10 +67,11 @@ class _Level(NamedTuple):
 
 
 class _Flattener:
-    def __init__(self, merged: Merged, form: WhiteoutFormat, *, link: bool) -> None:
+    def __init__(self, merged: Merged, form: WhiteoutFormat, *, link: bool, escaped: bool) -> None:
         self._merged = merged
         self._form = form
         self._link = link
+        self._escaped = escaped
         self._inodes: dict[tuple[int, int], bytes] = {}
         self._inside = b""
 
@@ -140,7 +147,7 @@ class _Flattener:
         self._carry(place, status, b"/proc/self/fd/%d/%s" % (parent, name))
 
     def _carry(self, place: bytes, status: os.stat_result, target: int | bytes) -> None:
-        carry(place, status, target, form=self._form, escaped=self._link)
+        carry(place, status, target, form=self._form, escaped=self._escaped)
 
 
 def _listed(sources: Sequence[bytes]) -> list[tuple[bytes, bytes, os.stat_result]]:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stacker.errors import LayerError
+from stacker.layer.entry import shown
 from stacker.layer.tree import joined
 from stacker.layer.whiteout import WhiteoutFormat, is_whiteout
 
@@ -107,11 +109,13 @@ class Merged:
             return None
         return os.readlink(found.place)
 
-    def physical(self, path: bytes) -> bytes:
+    def physical(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
         """Follow symbolic links in all components of ``path``, inside the root.
 
-        Components that do not exist stay as they are: that is where they would be made.  A
-        loop stays as it is, too.
+        Components that do not exist stay as they are: that is where they would be made.
+
+        :param replaced: paths that are no links any more, whatever they are here.
+        :raises LayerError: the links go round in a circle.
         """
         todo, physical, links = path.split(b"/")[::-1], b"", 0
         while todo:
@@ -122,17 +126,22 @@ class Merged:
                 physical = physical.rpartition(b"/")[0]
                 continue
             candidate = joined(physical, part)
-            target = self.symlink(candidate)
-            if target is None or links == _LINKS_IN_A_PATH:
+            target = None if candidate in replaced else self.symlink(candidate)
+            if target is None:
                 physical = candidate
                 continue
             links += 1
+            if links > _LINKS_IN_A_PATH:
+                raise LayerError(
+                    f"symlink loop: {shown(path)}: got more than {_LINKS_IN_A_PATH} links, "
+                    "want a file or directory"
+                )
             if target[:1] == b"/":
                 physical = b""
             todo.extend(target.split(b"/")[::-1])
         return physical
 
-    def physical_name(self, path: bytes) -> bytes:
+    def physical_name(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
         """Follow symbolic links in the parents of ``path`` only."""
         above, _, name = path.rpartition(b"/")
-        return joined(self.physical(above), name)
+        return joined(self.physical(above, replaced=replaced), name)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from stacker.layer.apply import apply
 from stacker.layer.entry import (
+    Bookkeeping,
+    Directory,
     Entry,
     File,
     Known,
@@ -46,82 +48,114 @@ def must_rebase(layer: Unpacked, below: Merged) -> bool:
     record = layer.record
     if any(
         below.symlink(path) is not None
-        for path in record.implied
-        if path and not _replaced_above(path, record.opaque)
+        for path in record.assumed
+        if not _replaced_above(path, record.opaque)
     ):
         return True
     stranded = *record.stranded, *(path + b"/." for path in record.stranded_opaque)
-    return any(_led_elsewhere(path.rpartition(b"/")[0], below) for path in stranded)
+    holders = {path.rpartition(b"/")[0] for path in stranded}
+    return any(below.physical(holder) != holder for holder in holders)
 
 
 def _replaced_above(path: bytes, opaque: frozenset[bytes]) -> bool:
+    return any(above in opaque for above in _above(path))
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """Give every directory above ``path``, the root last."""
     while path:
         path = path.rpartition(b"/")[0]
-        if path in opaque:
-            return True
-    return False
-
-
-def _led_elsewhere(directory: bytes, below: Merged) -> bool:
-    physical = below.physical(directory)
-    return physical != directory and bool(below.sources(physical))
+        yield path
 
 
 def rebase(layer: Unpacked, below: Merged, room: Path) -> Unpacked:
     """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``room``."""
-    hidden, emptied = _whiteouts(layer, below)
+    whiteouts = _whiteouts(layer, below)
     diff, aside = room / "diff", room / "replaced"
     diff.mkdir()
     with skeleton_entries(layer.skeleton, what=layer.name) as reader:
         record = apply(
-            _Entries(layer, below, reader),
+            _Entries(layer, whiteouts, reader),
             diff,
             aside=aside,
             form=layer.record.whiteout_format,
             idmap=SQUASH if layer.record.squashed else IDENTITY,
-            lower=_Masked(below, hidden, emptied),
+            lower=_Masked(below, whiteouts),
         )
     return Unpacked(layer.name, diff, layer.skeleton, aside, record)
 
 
-def _whiteouts(layer: Unpacked, below: Merged) -> tuple[set[bytes], set[bytes]]:
-    hidden, emptied = set(), set()
+@dataclass(frozen=True, slots=True)
+class _Whiteouts:
+    """A layer's whiteouts as its stream names them, and where these lead in the lower tree.
+
+    ``brought`` are the directories with an entry in the layer: whatever is there lower down,
+    and wherever in the stream the entry stands, they are directories and lead nowhere else.
+    """
+
+    hidden: dict[bytes, bytes]
+    emptied: dict[bytes, bytes]
+    brought: set[bytes]
+
+    def is_moot(self, path: bytes) -> bool:
+        """Say whether another whiteout of the layer hides all around ``path``."""
+        return any(
+            above in self.emptied or (above and above in self.hidden) for above in _above(path)
+        )
+
+
+def _whiteouts(layer: Unpacked, below: Merged) -> _Whiteouts:
+    """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
+    hidden, emptied, brought = [], [], set()
     with skeleton_entries(layer.skeleton, what=layer.name) as reader:
         for entry in reader:
             if isinstance(entry, Whiteout):
-                hidden.add(below.physical_name(entry.path))
+                hidden.append(entry.path)
             elif isinstance(entry, OpaqueWhiteout):
-                emptied.add(below.physical(entry.path))
-    return hidden, emptied
+                emptied.append(entry.path)
+            elif isinstance(entry, Directory):
+                brought.add(entry.path)
+    return _Whiteouts(
+        {path: below.physical_name(path, replaced=brought) for path in hidden},
+        {path: below.physical(path, replaced=brought) for path in emptied},
+        brought,
+    )
 
 
 class _Masked:
-    """A lower tree without what the layer's own whiteouts hide of it."""
+    """A lower tree without what the layer's whiteouts hide and its directories replace."""
 
-    def __init__(self, below: Merged, hidden: set[bytes], emptied: set[bytes]) -> None:
+    def __init__(self, below: Merged, whiteouts: _Whiteouts) -> None:
         self._below = below
-        self._hidden = hidden
-        self._emptied = emptied
+        self._brought = whiteouts.brought
+        self._hidden = {
+            led for path, led in whiteouts.hidden.items() if not whiteouts.is_moot(path)
+        }
+        self._emptied = {
+            led for path, led in whiteouts.emptied.items() if not whiteouts.is_moot(path)
+        }
 
     def symlink(self, path: bytes) -> bytes | None:
-        inner = path
-        if inner in self._hidden:
+        if (
+            path in self._hidden
+            or path in self._brought
+            or any(
+                above in self._emptied or (above and above in self._hidden)
+                for above in _above(path)
+            )
+        ):
             return None
-        while inner:
-            inner = inner.rpartition(b"/")[0]
-            if inner in self._emptied or (inner and inner in self._hidden):
-                return None
         return self._below.symlink(path)
 
 
 class _Entries:
     """A layer's entries with contents taken from its tree, and whiteouts where they lead."""
 
-    def __init__(self, layer: Unpacked, below: Merged, entries: Iterable[Entry]) -> None:
+    def __init__(self, layer: Unpacked, whiteouts: _Whiteouts, entries: Iterable[Entry]) -> None:
         self.what = layer.name
         self.count = 0
         self._layer = layer
-        self._below = below
+        self._whiteouts = whiteouts
         self._entries = entries
 
     def __iter__(self) -> Iterator[Entry]:
@@ -133,10 +167,12 @@ class _Entries:
         match entry:
             case File(path=path, size=size):
                 return Known(path, size, self._source(path))
+            case Whiteout(path=path) | OpaqueWhiteout(path=path) if self._whiteouts.is_moot(path):
+                return Bookkeeping(path)
             case Whiteout(path=path):
-                return Whiteout(self._below.physical_name(path))
+                return Whiteout(self._whiteouts.hidden[path])
             case OpaqueWhiteout(path=path):
-                return OpaqueWhiteout(self._below.physical(path))
+                return OpaqueWhiteout(self._whiteouts.emptied[path])
             case _:
                 return entry
 

@@ -76,15 +76,24 @@ def write_attributes(
     room: Path,
     *,
     form: WhiteoutFormat,
+    holders: Mapping[Path, frozenset[bytes]] | None = None,
 ) -> bool:
-    """Make directories in the empty ``room`` that carry lower directories' attributes upwards.
+    """Make directories in the empty ``room`` that lie on top of others and carry attributes.
 
-    :param layers: the topmost first; ``implied`` says for each what it has no entry for.
+    Where a directory has none of its own, those of a lower one come up.  And a directory with
+    whiteouts that hides nothing, because no layer below has it, gets a second one above it:
+    overlayfs lists whiteouts of a directory that it does not merge.
+
+    :param layers: the topmost first; ``implied`` says for each what it has no entry for, and
+        ``holders`` which directories in it hold whiteouts.
     :returns: whether anything had to be made.
     """
     tree = Merged(layers, form)
     bearers = _Bearers(tree, {os.fsencode(layer): paths for layer, paths in implied.items()})
     wanted = {path for path in frozenset().union(*implied.values()) if bearers.differs(path)}
+    for layer, paths in (holders or {}).items():
+        root = os.fsencode(layer)
+        wanted |= {p for p in paths if tree.sources(p) == (root + b"/" + p if p else root,)}
     for path in list(wanted):
         while path:
             path = path.rpartition(b"/")[0]  # noqa: PLW2901 - walking up

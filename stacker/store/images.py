@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from stacker.errors import IntegrityError, LockedError, NotFoundError, UnsupportedError, UsageError
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import ImageID
@@ -105,6 +105,34 @@ class ImageStore:
     def changing(self) -> AbstractContextManager[object]:
         """Hold the lock that every change of the list needs."""
         return lock.exclusive(self.root / "index.json.lock")
+
+    @contextmanager
+    def reading(self, image_id: ImageID) -> Iterator[ImageConfig]:
+        """Keep an image from being removed, and give its config.
+
+        :raises NotFoundError: it is not here.
+        """
+        try:
+            held = lock.shared(self.blobs.path(image_id), create=False)
+        except FileNotFoundError:
+            raise NotFoundError(f"no such image: {image_id}") from None
+        with held:
+            yield self.config(image_id)
+
+    @contextmanager
+    def removing(self, image_id: ImageID) -> Iterator[None]:
+        """Lock an image against its readers.
+
+        :raises LockedError: somebody is reading it.
+        """
+        try:
+            held = lock.try_exclusive(self.blobs.path(image_id), create=False)
+        except FileNotFoundError:
+            raise NotFoundError(f"no such image: {image_id}") from None
+        if held is None:
+            raise LockedError(f"image in use: {image_id}: somebody is mounting or unpacking it")
+        with held:
+            yield
 
     def add(self, manifest: Descriptor, names: tuple[str, ...], source: str) -> None:
         """List an image; its names move to it.  Call it inside :meth:`changing`."""

@@ -7,9 +7,10 @@ not locked is what a crash left, and is swept.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from stacker.linux import lock
@@ -46,11 +47,21 @@ class Staging:
             path.mkdir(mode=0o700)
             yield path
 
-    def discard(self, paths: Iterable[Path]) -> None:
-        """Take ``paths`` out of the store at once, then delete them."""
+    @contextmanager
+    def trash(self) -> Iterator[Callable[[Iterable[Path]], None]]:
+        """Give a function that takes paths out of the store at once.
+
+        What it took is deleted when the context ends, which may last, so that no lock need be
+        held meanwhile.
+        """
         with self.room("trash") as trash:
-            for number, path in enumerate(paths):
-                path.rename(trash / str(number))
+            numbers = count()
+
+            def discard(paths: Iterable[Path]) -> None:
+                for path in paths:
+                    path.rename(trash / str(next(numbers)))
+
+            yield discard
 
     def sweep(self) -> int:
         """Remove what nobody works on; say how many things there were."""

@@ -53,7 +53,7 @@ class Store:
         :raises UnsupportedError: a newer version wrote it.
         :raises StackerError: it cannot be made or read.
         """
-        root = Path(os.path.abspath(root))
+        root = Path(os.path.realpath(root))
         try:
             _ensure(root)
         except OSError as error:

@@ -20,7 +20,7 @@ from stacker.mount.plan import MAX_LAYERS, Plan
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Bench
+    from tests.unit.mount.conftest import Bench
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 every_api = pytest.mark.parametrize("api", get_args(Api))

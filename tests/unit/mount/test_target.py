@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from stacker.linux import lock, mountapi
 from stacker.mount.target import claimed, resolve
 
 if TYPE_CHECKING:
-    from conftest import Bench
+    from tests.unit.mount.conftest import Bench
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
@@ -108,9 +107,12 @@ def test_a_mount_of_ours_is_busy_and_the_hint_says_how_to_undo_it(bench: Bench) 
 
 
 def test_two_mounts_at_once_do_not_get_the_same_target(bench: Bench) -> None:
-    with lock.exclusive(bench.target, create=False):
-        with pytest.raises(LockedError, match="another mount is being made"), claimed(bench.target):
-            pass
+    with (
+        lock.exclusive(bench.target, create=False),
+        pytest.raises(LockedError, match="another mount is being made"),
+        claimed(bench.target),
+    ):
+        pass
     with claimed(bench.target):
         pass
 
@@ -124,11 +126,11 @@ def test_who_comes_after_the_other_mount_finds_the_target_busy(bench: Bench) -> 
 
 
 @needs_root
-def test_a_target_below_a_closed_directory_is_refused(bench: Bench) -> None:
+def test_a_target_below_a_closed_directory_is_refused(bench: Bench, nobodys_python: str) -> None:
     code = "import sys; from pathlib import Path; from stacker.mount.target import resolve\n"
     code += "try: resolve(Path(sys.argv[1]))\nexcept Exception as error: print(repr(error))"
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    command = [*nobody, sys.executable, "-c", code, bench.store / "mounts"]
+    command = [*nobody, nobodys_python, "-c", code, str(bench.store / "mounts")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "cannot use mount target" in done.stdout
     assert "Permission denied" in done.stdout

@@ -1,0 +1,65 @@
+"""An image's layers to its stack, made once and kept under the chain ID of its layers.
+
+In: a config whose layers are in the store.  Out: the record of what a mount stacks.  Light to
+import, since every mount starts here; what making a stack takes is loaded when one is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.image.chain import chain_ids
+from stacker.image.digest import ChainID
+
+if TYPE_CHECKING:
+    from stacker.image.config import ImageConfig
+    from stacker.layer.whiteout import WhiteoutFormat
+    from stacker.stack.rebase import Unpacked
+    from stacker.store.chains import ChainRecord
+    from stacker.store.store import Store
+
+NO_LAYERS = ChainID("sha256", "0" * 64)
+"""What an image without layers is stacked under."""
+
+
+def chain_of(config: ImageConfig) -> ChainID:
+    """Give the chain ID under which an image's stack is kept."""
+    ids = chain_ids(config.diff_ids)
+    return ids[-1] if ids else NO_LAYERS
+
+
+def is_complete(store: Store, config: ImageConfig) -> bool:
+    """Say whether everything a mount needs is in the store."""
+    return store.chains.has(chain_of(config)) and all(map(store.layers.has, config.diff_ids))
+
+
+def stacked(store: Store, config: ImageConfig, whiteouts: WhiteoutFormat) -> ChainRecord:
+    """Give the stack of an image whose layers are in the store; make it if need be.
+
+    Whoever calls it keeps the layers from being removed (``store.layers.reading``).
+
+    :param whiteouts: what an image without layers is said to be written in.
+    :raises NotFoundError: a layer is not in the store.
+    :raises LayerError: the layers do not fit together.
+    """
+    chain_id = chain_of(config)
+    if not store.chains.has(chain_id):
+        from stacker.stack.chain import chained  # not for an image that was stacked before
+
+        with store.chains.building(chain_id) as room:
+            if room is not None:
+                chain = chained(_unpacked(store, config), room=room, form=whiteouts)
+                store.chains.commit(
+                    chain_id, room, chain.directories, chain.form, plain=chain.plain
+                )
+    return store.chains.read(chain_id)
+
+
+def _unpacked(store: Store, config: ImageConfig) -> list[Unpacked]:
+    from stacker.stack.rebase import Unpacked
+
+    layers = []
+    for diff_id in config.diff_ids:
+        place, record = store.layers.place(diff_id), store.layers.record(diff_id)
+        layers.append(Unpacked(f"layer {diff_id}", place.diff, place.skeleton, place.aside, record))
+    return layers

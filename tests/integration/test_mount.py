@@ -1,0 +1,519 @@
+"""Mounting and unmounting from beginning to end, as root, as nobody and in user namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import stacker
+from stacker.errors import LockedError, MountError, NotFoundError, StackerError, UsageError
+from stacker.linux import mountapi, mountinfo
+from stacker.linux.filesystem import remove_tree
+from stacker.mount import choose
+from stacker.mount.attach import attach
+from stacker.mount.detach import clear_stale, detach
+from stacker.mount.driver import Mounted
+from stacker.mount.overlay import OverlayDriver
+from stacker.mount.plan import Plan, Request, XattrNamespace
+from stacker.mount.record import MountRecord
+from stacker.mount.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PATH = os.pathsep.join([str(Path(stacker.__file__).parents[1]), sysconfig.get_path("platlib")])
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or become nobody")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", _PATH)
+
+
+@pytest.fixture(scope="session")
+def nobodys_python() -> str:
+    """An interpreter that nobody can start: not one in the home of root."""
+    environment = {**os.environ, "PYTHONPATH": _PATH}
+    for python in (sys.executable, "/usr/bin/python3"):
+        script = f"exec {python} -c 'import stacker, xattr'"
+        command = [*NOBODY, "sh", "-c", script]
+        if subprocess.run(command, check=False, env=environment, cwd="/").returncode == 0:
+            return python
+    pytest.skip("no interpreter that nobody can start, or the package is in a closed directory")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that nobody can reach and own, which pytest's own is not."""
+    path = Path(tempfile.mkdtemp(prefix="stacker test "))
+    path.chmod(0o755)
+    for name in ("layers/lower", "layers/upper", "target"):
+        (path / name).mkdir(parents=True)
+    (path / "layers/lower/both").write_text("lower")
+    (path / "layers/lower/kept").write_text("lower")
+    (path / "layers/upper/both").write_text("upper")
+    yield path
+    while inside := mountinfo.read().below(path):
+        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    remove_tree(path)
+
+
+def request(
+    place: Path,
+    *,
+    namespace: XattrNamespace = "trusted",
+    read_only: bool = True,
+    upper: Path | None = None,
+) -> Request:
+    layers = (place / "layers/upper", place / "layers/lower")
+    return Request(place / "target", layers, namespace, False, read_only, upper)
+
+
+def table(place: Path) -> Table:
+    return Table(place / "mounts")
+
+
+def mount(place: Path, *, read_only: bool = True) -> MountRecord:
+    wanted = request(place, read_only=read_only)
+    return attach(table(place), wanted, image="image", driver="overlay")[0]
+
+
+def nothing_is_left(place: Path) -> bool:
+    rooms = place / "mounts"
+    return (
+        mountinfo.read().below(place) == []
+        and (not rooms.exists() or os.listdir(rooms) == [])
+        and os.listdir(place / "target") == []
+        and sorted(os.listdir(place)) in (["layers", "target"], ["layers", "mounts", "target"])
+    )
+
+
+def test_a_mount_is_made_listed_and_undone(place: Path) -> None:
+    record, mounted = attach(table(place), request(place), image="sha256:01")
+    assert (mounted.driver, mounted.reasons) == ("overlay", ())
+    assert sorted(os.listdir(place / "target")) == ["both", "kept"]
+    (entry,) = table(place).entries()
+    assert (entry.record, entry.state) == (record, "mounted")
+    assert (record.image, record.target) == ("sha256:01", place / "target")
+    assert detach(table(place), place / "target").state == "mounted"
+    assert nothing_is_left(place)
+
+
+def test_a_target_is_found_by_any_way_to_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount(place)
+    (place / "layers/link").symlink_to(place / "target")
+    monkeypatch.chdir(place / "layers")
+    detach(table(place), Path("link"))
+    assert nothing_is_left(place)
+
+
+def test_a_second_mount_at_one_target_is_busy_and_changes_nothing(place: Path) -> None:
+    record = mount(place)
+    with pytest.raises(MountError, match="is busy") as caught:
+        mount(place)
+    assert caught.value.hint == f"stacker umount {place}/target"
+    assert [entry.record for entry in table(place).entries()] == [record]
+
+
+def test_what_was_not_mounted_cannot_be_unmounted(place: Path) -> None:
+    mountapi.mount("somebody", place / "target", "tmpfs", 0)
+    for target in (place / "target", place / "missing", place / "layers"):
+        with pytest.raises(NotFoundError) as caught:
+            detach(table(place), target)
+        assert caught.value.exit_code == 3
+        assert caught.value.hint == "stacker mounts"
+    assert mountinfo.at(place / "target") is not None
+
+
+def test_a_busy_mount_is_kept_and_its_user_is_named(place: Path) -> None:
+    record = mount(place, read_only=False)
+    with (place / "target/both").open():
+        with pytest.raises(MountError, match="it is in use") as caught:
+            detach(table(place), place / "target")
+        assert caught.value.hint is not None
+        assert f"used by process {os.getpid()}" in caught.value.hint
+        (entry,) = table(place).entries()
+        assert (entry.record, entry.state) == (record, "mounted")
+    detach(table(place), place / "target")
+    assert nothing_is_left(place)
+
+
+def test_a_mount_inside_is_named_as_what_keeps_the_outer_one(place: Path) -> None:
+    (place / "layers/lower/proc").mkdir()
+    mount(place)
+    mountapi.mount("proc", place / "target/proc", "proc", 0)
+    with pytest.raises(MountError) as caught:
+        detach(table(place), place / "target")
+    assert caught.value.hint is not None
+    assert f"{place}/target/proc is mounted in it" in caught.value.hint
+    detach(table(place), place / "target", lazy=True)
+    assert nothing_is_left(place)
+
+
+def test_lazily_a_mount_goes_while_it_is_in_use(place: Path) -> None:
+    mount(place, read_only=False)
+    with (place / "target/both").open() as file:
+        detach(table(place), place / "target", lazy=True)
+        assert file.read() == "upper"
+    assert nothing_is_left(place)
+
+
+def test_a_mount_over_ours_is_not_taken_away_in_its_stead(place: Path) -> None:
+    mount(place)
+    mountapi.mount("over", place / "target", "tmpfs", 0)
+    with pytest.raises(MountError, match="tmpfs over is mounted over it"):
+        detach(table(place), place / "target")
+    assert len(mountinfo.read().all_at(place / "target")) == 2
+
+
+def test_a_mount_that_was_moved_is_pointed_to(place: Path) -> None:
+    mount(place, read_only=False)
+    (place / "moved").mkdir()
+    subprocess.run(["mount", "--bind", place / "target", place / "moved"], check=True)
+    subprocess.run(["umount", place / "target"], check=True)
+    with pytest.raises(MountError, match="the mount is at ") as caught:
+        detach(table(place), place / "target")
+    assert caught.value.hint == f"umount {place}/moved"
+
+
+def test_writes_stay_while_the_tree_is_still_shown_at_another_place(place: Path) -> None:
+    mount(place, read_only=False)
+    (place / "second").mkdir()
+    subprocess.run(["mount", "--bind", place / "target", place / "second"], check=True)
+    detach(table(place), place / "target")
+    (place / "second/new").write_text("still works")
+    assert clear_stale(table(place)) == []
+    subprocess.run(["umount", place / "second"], check=True)
+    assert len(clear_stale(table(place))) == 1
+    (place / "second").rmdir()
+    assert nothing_is_left(place)
+
+
+def test_a_mount_that_somebody_undid_is_cleared_by_unmounting_it(place: Path) -> None:
+    mount(place, read_only=False)
+    subprocess.run(["umount", place / "target"], check=True)
+    assert detach(table(place), place / "target").state == "stale"
+    assert nothing_is_left(place)
+
+
+def test_a_mount_of_another_namespace_is_left_alone_with_directions(place: Path) -> None:
+    child = subprocess.Popen(
+        [*USER_NAMESPACE, sys.executable, "-c", MOUNT_AND_WAIT, str(place)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with child, child.stdout, child.stdin:
+        assert child.stdout.readline() == b"mounted\n"
+        assert mountinfo.at(place / "target") is None
+        assert [entry.state for entry in table(place).entries()] == ["elsewhere"]
+        assert clear_stale(table(place)) == []
+        with pytest.raises(MountError, match="another mount namespace") as caught:
+            detach(table(place), place / "target")
+        assert caught.value.hint is not None
+        assert f"nsenter --mount --target {child.pid} umount" in caught.value.hint
+    assert [entry.state for entry in table(place).entries()] == ["stale"]
+    assert len(clear_stale(table(place))) == 1
+    assert nothing_is_left(place)
+
+
+MOUNT_AND_WAIT = """
+import sys
+from pathlib import Path
+from stacker.mount.attach import attach
+from stacker.mount.plan import Request
+from stacker.mount.table import Table
+place = Path(sys.argv[1])
+layers = (place / "layers/upper", place / "layers/lower")
+request = Request(place / "target", layers, "user", read_only=False)
+attach(Table(place / "mounts"), request, image="image", driver="overlay")
+print("mounted", flush=True)
+sys.stdin.read()
+"""
+
+
+# The same run for each kind of caller; it tells what happened and undoes it.
+RUN = """
+import json, os, sys
+from pathlib import Path
+from stacker.errors import StackerError
+from stacker.mount.attach import attach
+from stacker.mount.detach import detach
+from stacker.mount.plan import Request
+from stacker.mount.table import Table
+place, driver, namespace, read_only = Path(sys.argv[1]), *sys.argv[2:]
+layers = (place / "layers/upper", place / "layers/lower")
+table = Table(place / "mounts")
+request = Request(place / "target", layers, namespace, read_only=read_only == "ro")
+try:
+    record, mounted = attach(table, request, image="image", driver=driver)
+    told = {"driver": mounted.driver, "note": mounted.note, "reasons": mounted.reasons}
+    told["tree"] = sorted(os.listdir(place / "target"))
+    told["inside"] = os.listdir(place / "target/dir")
+    if read_only == "rw":
+        (place / "target/new").write_text("x")
+    detach(table, place / "target")
+except StackerError as error:
+    told = {"error": error.message, "hint": error.hint, "exit": error.exit_code}
+told |= {"left": os.listdir(place / "target"), "rooms": os.listdir(place / "mounts")}
+print(json.dumps(told))
+"""
+
+
+class Caller:
+    """Runs `RUN` as somebody who owns the store."""
+
+    def __init__(self, place: Path, python: str) -> None:
+        self.place = place
+        self._python = python
+
+    def run(self, *arguments: str, as_who: tuple[str, ...]) -> dict[str, Any]:
+        for path in (self.place, *self.place.rglob("*")):
+            os.chown(path, 65534, 65534)
+        command = [*as_who, self._python, "-c", RUN, str(self.place), *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+
+@pytest.fixture
+def caller(place: Path, nobodys_python: str) -> Caller:
+    for layer, name in (("lower", "old"), ("upper", "new")):
+        (place / "layers" / layer / "dir").mkdir()
+        (place / "layers" / layer / "dir" / name).write_text("x")
+    os.setxattr(place / "layers/upper/dir", "user.overlay.opaque", b"y")
+    os.setxattr(place / "layers/upper/dir", "trusted.overlay.opaque", b"y")
+    return Caller(place, nobodys_python)
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+@pytest.mark.parametrize("driver", ["auto", "overlay"])
+def test_nobody_gets_an_overlay_in_a_user_namespace(caller: Caller, driver: str, mode: str) -> None:
+    told = caller.run(driver, "user", mode, as_who=(*NOBODY, *USER_NAMESPACE))
+    assert told == {
+        "driver": "overlay",
+        "note": "in a user namespace",
+        "reasons": [],
+        "tree": ["both", "dir", "kept"],
+        "inside": ["new"],
+        "left": [],
+        "rooms": [],
+    }
+
+
+def test_trusted_layers_are_not_shown_wrongly_in_a_user_namespace(caller: Caller) -> None:
+    told = caller.run("overlay", "trusted", "ro", as_who=(*NOBODY, *USER_NAMESPACE))
+    assert told["exit"] == 9
+    assert "trusted.overlay.*, which cannot be read here" in told["error"]
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_nobody_without_a_namespace_gets_a_copy_and_is_told_why(caller: Caller, mode: str) -> None:
+    told = caller.run("auto", "user", mode, as_who=NOBODY)
+    assert told["driver"] == "copy"
+    assert told["reasons"] == [
+        f"no permission to mount: {caller.place}/target: this process lacks CAP_SYS_ADMIN"
+    ]
+    assert (told["note"] is not None) == (mode == "ro")
+    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
+def test_nobody_who_insists_on_an_overlay_is_told_what_it_takes(caller: Caller) -> None:
+    told = caller.run("overlay", "user", "ro", as_who=NOBODY)
+    assert told["exit"] == 9
+    assert "lacks CAP_SYS_ADMIN" in told["error"]
+    assert "unshare --user --map-root-user --mount" in told["hint"]
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
+def test_a_copy_in_a_user_namespace_is_protected_by_a_bind(caller: Caller) -> None:
+    told = caller.run("copy", "user", "ro", as_who=(*NOBODY, *USER_NAMESPACE))
+    assert (told["driver"], told["note"]) == ("copy", None)
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
+@pytest.mark.parametrize("upper", [None, "changes"])
+def test_a_mount_that_fails_leaves_nothing(place: Path, upper: str | None) -> None:
+    wanted = request(place, read_only=False, upper=place / upper if upper else None)
+    broken = replace(wanted, layers=(*wanted.layers, place / "missing"))
+    with pytest.raises(MountError, match="missing: No such file"):
+        attach(table(place), broken, image="image")
+    assert nothing_is_left(place)
+
+
+class InterruptedWhenDone(OverlayDriver):
+    """Ctrl-C arrives after the last system call, the worst moment."""
+
+    def mount(self, plan: Plan) -> Mounted:
+        super().mount(plan)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("upper", [None, "changes"])
+def test_an_interrupt_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, upper: str | None
+) -> None:
+    monkeypatch.setattr(choose, "DRIVERS", (InterruptedWhenDone(),))
+    wanted = request(place, read_only=False, upper=place / upper if upper else None)
+    with pytest.raises(KeyboardInterrupt):
+        attach(table(place), wanted, image="image")
+    assert nothing_is_left(place)
+
+
+def test_a_driver_that_does_not_exist_is_said_before_anything_is_done(place: Path) -> None:
+    with pytest.raises(UsageError, match="no such mount driver: zfs"):
+        attach(table(place), request(place), image="image", driver="zfs")
+    assert sorted(os.listdir(place)) == ["layers", "target"]
+
+
+def test_a_table_that_cannot_be_written_is_an_error_and_no_traceback(place: Path) -> None:
+    (place / "mounts").write_text("in the way")
+    with pytest.raises(MountError, match="mounts: Not a directory"):
+        attach(table(place), request(place), image="image")
+    assert mountinfo.at(place / "target") is None
+
+
+def test_a_full_disk_leaves_no_mount_and_no_room(place: Path) -> None:
+    (place / "mounts").mkdir()
+    mountapi.mount("small", place / "mounts", "tmpfs", 0, b"size=4k,nr_inodes=3")
+    with pytest.raises(StackerError, match="No space left") as caught:
+        attach(table(place), request(place, read_only=False), image="image")
+    assert caught.value.exit_code == 1
+    assert os.listdir(place / "mounts") == []
+    assert mountinfo.at(place / "target") is None
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from stacker.mount import choose, table
+from stacker.mount.attach import attach
+from stacker.mount.plan import Request
+place, moment = Path(sys.argv[1]), sys.argv[2]
+die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+if moment == "before the record":
+    table.Table.write = die
+elif moment == "before the mount":
+    choose.OverlayDriver.mount = die
+layers = (place / "layers/upper", place / "layers/lower")
+request = Request(place / "target", layers, "trusted", read_only=False, upper=place / "changes")
+attach(table.Table(place / "mounts"), request, image="image")
+die()
+"""
+
+
+@pytest.mark.parametrize("moment", ["before the record", "before the mount", "after the mount"])
+def test_a_process_that_is_killed_leaves_only_what_is_swept(place: Path, moment: str) -> None:
+    command = [sys.executable, "-c", KILLED_AT, str(place), moment]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    if moment == "after the mount":
+        detach(table(place), place / "target")
+    else:
+        assert len(clear_stale(table(place))) == (moment == "before the mount")
+        again = request(place, read_only=False, upper=place / "changes")
+        attach(table(place), again, image="image")
+        detach(table(place), place / "target")
+    assert os.listdir(place / "mounts") == []
+    assert sorted(os.listdir(place)) == ["changes", "layers", "mounts", "target"]
+
+
+MOUNT_MANY = """
+import sys
+from pathlib import Path
+from stacker.errors import LockedError, MountError
+from stacker.mount.attach import attach
+from stacker.mount.detach import clear_stale, detach
+from stacker.mount.plan import Request
+from stacker.mount.table import Table
+place, target = Path(sys.argv[1]), Path(sys.argv[2])
+table = Table(place / "mounts")
+layers = (place / "layers/upper", place / "layers/lower")
+request = Request(target, layers, "trusted", read_only=False)
+won = 0
+for _ in range(40):
+    try:
+        attach(table, request, image="image")
+    except (LockedError, MountError) as error:
+        assert "busy" in error.message or "in use" in error.message, error
+        continue
+    (target / "new").write_text("x")
+    clear_stale(table)
+    detach(table, target)
+    won += 1
+print(won)
+"""
+
+
+@pytest.mark.parametrize("targets", [("target", "target", "target"), ("target", "t2", "t3")])
+def test_processes_at_once_neither_share_a_target_nor_sweep_each_other(
+    place: Path, targets: tuple[str, ...]
+) -> None:
+    for name in set(targets):
+        (place / name).mkdir(exist_ok=True)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", MOUNT_MANY, str(place), str(place / name)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in targets
+    ]
+    ended = [(child.communicate(), child.returncode) for child in children]
+    for (out, errors), code in ended:
+        assert (code, errors) == (0, "")
+        assert int(out) == 40 or len(set(targets)) == 1
+    assert mountinfo.read().below(place) == []
+    assert os.listdir(place / "mounts") == []
+
+
+def test_the_same_mount_is_not_undone_twice_at_once(place: Path) -> None:
+    record = mount(place)
+    with table(place).held(record.id), pytest.raises(LockedError):
+        detach(table(place), place / "target")
+    assert mountinfo.at(place / "target") is not None
+
+
+def test_a_printed_plan_can_be_executed_by_mount_8(place: Path) -> None:
+    odd = place / "o:d,d \\"
+    (place / "layers").rename(odd)
+    wanted = request(place, read_only=False)
+    layers = tuple(odd / layer.name for layer in wanted.layers)
+    document = replace(wanted, layers=layers).plan("0a", place / "room").to_json()
+    directories, mounts = document["directories"], document["mounts"]
+    assert isinstance(directories, list)
+    assert isinstance(mounts, list)
+    for path in directories:
+        Path(path).mkdir(parents=True)
+    (only,) = mounts
+    options = os.fsencode(",".join(option for option in only["options"] if option != "rw"))
+    mountapi.mount(only["source"], place / "target", only["type"], 0, options)
+    assert (place / "target/both").read_text() == "upper"
+    (place / "target/new").write_text("x")
+    found = mountinfo.at(place / "target")
+    assert found is not None
+    assert found.source == "stacker:0a"
+
+
+def test_mounting_loads_nothing_heavy() -> None:
+    code = "import sys, stacker.mount.attach, stacker.mount.detach; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    heavy = {"rich", "urllib3", "trio", "asyncio", "concurrent", "multiprocessing", "subprocess"}
+    heavy |= {"tempfile", "shutil", "logging", "ctypes", "cffi", "xattr", "hashlib", "random"}
+    heavy |= {"stacker.stack", "stacker.store", "stacker.image", "stacker.layer"}
+    assert heavy & set(done.stdout.split()) == set()

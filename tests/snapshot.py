@@ -1,0 +1,80 @@
+"""A tree on disk as a value that compares: path to everything a process could see of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One path.  ``group`` lists the names of the same inode, sorted."""
+
+    kind: str
+    mode: int
+    owner: tuple[int, int]
+    mtime: int
+    size: int
+    content: bytes
+    device: int
+    xattrs: tuple[tuple[str, bytes], ...]
+    group: tuple[bytes, ...]
+
+
+KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def snapshot(root: Path | str) -> dict[bytes, Node]:
+    """Read everything below ``root``; the root itself is ``b""``."""
+    top = os.fsencode(root)
+    stats: dict[bytes, os.stat_result] = {}
+    todo = [b""]
+    while todo:
+        path = todo.pop()
+        stats[path] = status = os.lstat(top + b"/" + path)
+        if stat.S_ISDIR(status.st_mode):
+            todo += [
+                (path + b"/" if path else b"") + name for name in os.listdir(top + b"/" + path)
+            ]
+    groups: dict[tuple[int, int], list[bytes]] = {}
+    for path, status in stats.items():
+        if not stat.S_ISDIR(status.st_mode):
+            groups.setdefault((status.st_dev, status.st_ino), []).append(path)
+    return {
+        path: _node(top + b"/" + path, status, groups.get((status.st_dev, status.st_ino), [path]))
+        for path, status in sorted(stats.items())
+    }
+
+
+def _node(place: bytes, status: os.stat_result, group: list[bytes]) -> Node:
+    kind = KINDS[stat.S_IFMT(status.st_mode)]
+    content = b""
+    if kind == "file":
+        with open(place, "rb") as file:
+            content = file.read()
+    elif kind == "symlink":
+        content = os.readlink(place)
+    return Node(
+        kind=kind,
+        mode=stat.S_IMODE(status.st_mode),
+        owner=(status.st_uid, status.st_gid),
+        mtime=status.st_mtime_ns,
+        size=0 if kind == "directory" else status.st_size,
+        content=content,
+        device=status.st_rdev if kind in ("char", "block") else 0,
+        xattrs=tuple(
+            (name, os.getxattr(place, name, follow_symlinks=False))
+            for name in sorted(os.listxattr(place, follow_symlinks=False))
+        ),
+        group=tuple(sorted(group)),
+    )

@@ -1,0 +1,166 @@
+"""What became of a mount: reboots, other namespaces, mounts undone behind our back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stacker.linux import mountapi
+from stacker.mount.attach import attach
+from stacker.mount.state import KernelView, State
+
+if TYPE_CHECKING:
+    from stacker.mount.record import MountRecord
+    from tests.unit.mount.conftest import Bench
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+def state(record: MountRecord) -> State:
+    return KernelView().state(record)
+
+
+def overlay(bench: Bench) -> MountRecord:
+    request = bench.request(bench.layer("a", f="a"), bench.layer("b"))
+    return attach(bench.table, request, image="image", driver="overlay")[0]
+
+
+def bind(bench: Bench) -> MountRecord:
+    request = bench.request(bench.layer("a", f="a"), plain=True)
+    return attach(bench.table, request, image="image", driver="overlay")[0]
+
+
+def copy(bench: Bench) -> MountRecord:
+    request = bench.request(bench.layer("a", f="a"), bench.layer("b"))
+    return attach(bench.table, request, image="image", driver="copy")[0]
+
+
+Maker = Callable[["Bench"], "MountRecord"]
+every_form = pytest.mark.parametrize("make", [overlay, bind, copy])
+every_mount = pytest.mark.parametrize("make", [overlay, bind])
+
+
+@contextmanager
+def another_namespace() -> Iterator[int]:
+    """Start a process in a private copy of our mount namespace."""
+    child = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", "echo ready; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with child, child.stdout, child.stdin:
+        assert child.stdout.readline() == b"ready\n"
+        yield child.pid
+
+
+@every_form
+def test_what_was_mounted_is_mounted(bench: Bench, make: Maker) -> None:
+    assert state(make(bench)) == "mounted"
+
+
+@every_mount
+def test_what_somebody_else_unmounted_is_stale(bench: Bench, make: Maker) -> None:
+    record = make(bench)
+    subprocess.run(["umount", bench.target], check=True)
+    assert state(record) == "stale"
+
+
+@every_mount
+def test_a_mount_of_another_boot_is_stale(bench: Bench, make: Maker) -> None:
+    assert state(replace(make(bench), boot_id="another")) == "stale"
+
+
+def test_a_copy_outlives_the_boot(bench: Bench) -> None:
+    record = copy(bench)
+    mountapi.umount2(bench.target)
+    assert state(replace(record, boot_id="another", mount_namespace=1)) == "mounted"
+
+
+def test_a_copy_on_a_tmpfs_does_not_outlive_the_boot(bench: Bench) -> None:
+    memory = bench.path / "memory"
+    memory.mkdir()
+    mountapi.mount("tmpfs", memory, "tmpfs", 0)
+    (memory / "target").mkdir()
+    request = replace(bench.request(bench.layer("a", f="a")), target=memory / "target")
+    record = attach(bench.table, request, image="image", driver="copy")[0]
+    mountapi.umount2(memory / "target")
+    assert state(record) == "mounted"
+    assert state(replace(record, boot_id="another")) == "stale"
+
+
+def test_a_copy_whose_directory_was_replaced_is_stale(bench: Bench) -> None:
+    record = copy(bench)
+    mountapi.umount2(bench.target)
+    bench.target.rename(bench.path / "moved")
+    assert state(record) == "stale"
+    bench.target.mkdir()
+    assert state(record) == "stale"
+
+
+def test_a_copy_with_a_mount_over_it_is_not_stale(bench: Bench) -> None:
+    record = copy(bench)
+    mountapi.mount("over", bench.target, "tmpfs", 0)
+    assert state(record) == "mounted"
+
+
+def test_another_mount_at_the_target_is_not_the_bind(bench: Bench) -> None:
+    record = bind(bench)
+    mountapi.umount2(bench.target)
+    mountapi.mount("other", bench.target, "tmpfs", 0)
+    assert state(record) == "stale"
+
+
+def test_an_overlay_with_a_mount_over_it_is_not_stale(bench: Bench) -> None:
+    record = overlay(bench)
+    mountapi.mount("over", bench.target, "tmpfs", 0)
+    assert state(record) == "mounted"
+
+
+def test_an_overlay_that_was_moved_is_not_stale(bench: Bench) -> None:
+    record = overlay(bench)
+    (bench.path / "moved").mkdir()
+    subprocess.run(["mount", "--bind", bench.target, bench.path / "moved"], check=True)
+    mountapi.umount2(bench.target)
+    assert state(record) == "mounted"
+
+
+def test_a_bind_of_a_layer_that_was_removed_is_not_stale(bench: Bench) -> None:
+    record = bind(bench)
+    (record.layers[0] / "f").unlink()
+    record.layers[0].rmdir()
+    assert state(record) == "mounted"
+
+
+@every_mount
+def test_a_mount_of_a_namespace_that_still_lives_is_elsewhere(bench: Bench, make: Maker) -> None:
+    record = make(bench)
+    with another_namespace() as pid:
+        theirs = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+        mountapi.umount2(bench.target)  # unshare made its copy private, where it stays
+        assert state(replace(record, mount_namespace=theirs)) == "elsewhere"
+    assert state(replace(record, mount_namespace=theirs)) == "stale"
+
+
+def test_an_overlay_that_lives_on_in_a_copy_of_our_namespace_is_elsewhere(bench: Bench) -> None:
+    record = overlay(bench)
+    with another_namespace():
+        mountapi.umount2(bench.target)
+        assert state(record) == "elsewhere"
+    assert state(record) == "stale"
+
+
+@every_mount
+def test_a_mount_of_a_namespace_that_lives_without_it_is_stale(bench: Bench, make: Maker) -> None:
+    record = make(bench)
+    mountapi.umount2(bench.target)
+    with another_namespace() as pid:
+        theirs = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+        assert state(replace(record, mount_namespace=theirs)) == "stale"

@@ -1,0 +1,147 @@
+"""The table: rooms, records, and what is swept."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stacker.errors import LockedError, UnsupportedError
+from stacker.linux import lock, process
+from stacker.mount.record import MountRecord
+
+if TYPE_CHECKING:
+    from tests.unit.mount.conftest import Bench
+
+
+def record(bench: Bench, identifier: str) -> MountRecord:
+    return MountRecord(
+        id=identifier,
+        target=bench.target,
+        image="image",
+        driver="overlay",
+        read_only=True,
+        upper=None,
+        layers=(bench.path,),
+        bound=None,
+        boot_id=process.boot_id(),
+        mount_namespace=process.mount_namespace(),
+        target_inode=bench.target.stat().st_ino,
+        target_mode=(0o755, os.getuid(), os.getgid()),
+        created="2024-01-01T00:00:00Z",
+    )
+
+
+def written(bench: Bench, **changes: object) -> MountRecord:
+    with bench.table.new_room() as room:
+        made = replace(record(bench, room.id), **changes)  # type: ignore[arg-type]
+        bench.table.write(made)
+    return made
+
+
+def test_a_room_is_private_named_by_its_id_and_stays(bench: Bench) -> None:
+    with bench.table.new_room() as room:
+        assert room.path == bench.table.directory / room.id
+    assert room.path.stat().st_mode & 0o777 == 0o700
+    assert bench.table.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_room_goes_with_the_attempt_that_failed(bench: Bench) -> None:
+    def fail() -> None:
+        with bench.table.new_room() as room:
+            (room.path / "upper").mkdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert os.listdir(bench.table.directory) == []
+
+
+def test_a_table_that_was_never_used_is_empty(bench: Bench) -> None:
+    assert bench.table.entries() == []
+    assert bench.table.abandoned() == []
+    assert bench.table.find(bench.target) is None
+    assert not bench.table.directory.exists()
+
+
+def test_a_record_is_found_by_id_and_by_target(bench: Bench) -> None:
+    made = written(bench)
+    assert bench.table.read(made.id) == made
+    found = bench.table.find(bench.target)
+    assert found is not None
+    assert found.record == made
+    assert bench.table.find(bench.path) is None
+
+
+def test_writing_again_replaces_the_record_whole(bench: Bench) -> None:
+    made = written(bench)
+    bench.table.write(replace(made, driver="copy"))
+    assert bench.table.read(made.id) == replace(made, driver="copy")
+    assert os.listdir(bench.table.directory / made.id) == ["mount.json"]
+
+
+def test_entries_are_listed_oldest_first(bench: Bench) -> None:
+    second = written(bench, created="2024-01-02T00:00:00Z")
+    first = written(bench, created="2024-01-01T00:00:00Z")
+    assert [entry.record for entry in bench.table.entries()] == [first, second]
+
+
+def test_a_mount_that_is_being_made_is_busy_and_not_stale(bench: Bench) -> None:
+    with bench.table.new_room() as room:
+        bench.table.write(record(bench, room.id))
+        assert [entry.state for entry in bench.table.entries()] == ["busy"]
+        with pytest.raises(LockedError, match=room.id), bench.table.held(room.id):
+            pass
+    assert [entry.state for entry in bench.table.entries()] == ["stale"]
+
+
+def test_holding_a_mount_that_is_gone_is_refused(bench: Bench) -> None:
+    with pytest.raises(LockedError), bench.table.held("0a"):
+        pass
+
+
+def test_only_a_room_without_record_and_holder_is_abandoned(bench: Bench) -> None:
+    written(bench)
+    with bench.table.new_room() as left:
+        pass
+    with bench.table.new_room() as held:
+        assert bench.table.abandoned() == [left.id]
+    assert bench.table.abandoned() == sorted([left.id, held.id])
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{}"])
+def test_a_record_that_was_cut_off_is_as_good_as_none(bench: Bench, data: bytes) -> None:
+    made = written(bench)
+    (bench.table.directory / made.id / "mount.json").write_bytes(data)
+    assert bench.table.entries() == []
+    assert bench.table.abandoned() == [made.id]
+
+
+def test_a_later_versions_record_is_never_swept(bench: Bench) -> None:
+    made = written(bench)
+    (bench.table.directory / made.id / "mount.json").write_bytes(b'{"version": 2}')
+    with pytest.raises(UnsupportedError):
+        bench.table.entries()
+    with pytest.raises(UnsupportedError):
+        bench.table.abandoned()
+
+
+def test_a_room_that_is_swept_before_it_is_locked_is_made_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lock.exclusive
+    swept: list[Path] = []
+
+    def sweep_first(path: Path, *, create: bool = True) -> lock.Lock:
+        if not swept:
+            swept.append(path)
+            path.rmdir()
+        return real(path, create=create)
+
+    monkeypatch.setattr(lock, "exclusive", sweep_first)
+    with bench.table.new_room() as room:
+        assert room.path.is_dir()
+    assert swept != [room.path]
