@@ -27,6 +27,7 @@ Emit = Callable[[object], None]
 
 _LENGTH = struct.Struct("!I")
 _EVENT, _RESULT, _ERROR = range(3)
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class WorkerDiedError(StackerError):
@@ -89,11 +90,12 @@ class _Worker(Generic[Task, Result]):
         tasks, self._tasks_to = os.pipe()
         self.answers_from, answers = os.pipe()
         parent = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._tasks_to)
-            os.close(self.answers_from)
-            _serve(work, tasks, answers, parent)
+        with _without_signals() as before:
+            self._pid = os.fork()
+            if self._pid == 0:
+                os.close(self._tasks_to)
+                os.close(self.answers_from)
+                _serve(work, tasks, answers, parent, before)
         os.close(tasks)
         os.close(answers)
         self._received = b""
@@ -133,13 +135,27 @@ def _send(descriptor: int, value: object) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _serve(work: Callable[[Any, Emit], Any], tasks: int, answers: int, parent: int) -> NoReturn:
+@contextmanager
+def _without_signals() -> Iterator[set[int]]:
+    """Hold signals back, so that none makes a newborn worker run the conductor's clean-up."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield {int(number) for number in before}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(
+    work: Callable[[Any, Emit], Any], tasks: int, answers: int, parent: int, mask: set[int]
+) -> NoReturn:
     """Work until the conductor closes the pipe; never return into the conductor's code."""
     status = 1
     try:
         # The terminal sends Ctrl-C to all of us; the conductor decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == parent:
             _work_through(work, tasks, answers)

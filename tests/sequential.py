@@ -43,6 +43,7 @@ class Inode:
     data: bytes = b""
     xattrs: tuple[tuple[str, bytes], ...] = ()
     layer: int = -1
+    explicit: bool = False
     children: dict[str, Inode] = field(default_factory=dict)
 
 
@@ -169,10 +170,14 @@ class Sequential:
     def _set(self, node: Inode, item: Item) -> None:
         node.mode, node.uid, node.gid = item.mode, item.uid, item.gid
         node.mtime, node.xattrs, node.layer = item.mtime, item.xattrs, self.now
+        node.explicit = True
 
     def _target(self, target: str) -> tuple[Inode | None, Inode | None, str]:
         path = parts(target)
-        parent = self._at(self._led(path[:-1]))
+        try:
+            parent = self._at(self._led(path[:-1]))
+        except ImpossibleError:
+            parent = None  # a link that is replaced before it is made may point anywhere
         if parent is None or parent.kind != "directory":
             return None, None, path[-1]
         return parent, parent.children.get(path[-1]), path[-1]
@@ -184,15 +189,19 @@ class Sequential:
             return
         if parts(target)[: len(path)] == path:
             raise ImpossibleError("a link to something below it")
-        if found is not None and found.layer == self.now and found.kind == "directory":
+        if found is not None and self._is_own(found) and found.kind == "directory":
             raise ImpossibleError("link to a directory")
         self._drop(parent, name)
         self.pending.pop((parent, name), None)
         _, found, _ = self._target(target)
-        if found is not None and found.layer == self.now:
+        if found is not None and self._is_own(found):
             parent.children[name] = found
         else:
             self.pending[parent, name] = target
+
+    def _is_own(self, node: Inode) -> bool:
+        """Say whether the layer has an entry for it; an implied directory may be anything."""
+        return node.layer == self.now and node.explicit
 
     def _late_links(self) -> None:
         moved = True

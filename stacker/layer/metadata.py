@@ -39,6 +39,8 @@ class MetadataWriter:
         if (uid, gid) != self._owner and self._owner is not None:
             os.fchown(fd, uid, gid)
         if xattrs is not None:
+            if not created_mode & 0o200:
+                os.fchmod(fd, 0o600)  # user.* wants write permission, which root alone never lacks
             self._set_xattrs(fd, xattrs)
         if mode & _SET_ID or mode != created_mode or xattrs is not None:
             os.fchmod(fd, mode)

@@ -9,12 +9,13 @@ diff_id can be computed from what lies on disk.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from stacker.errors import IntegrityError
+from stacker.errors import IntegrityError, StackerError
 from stacker.layer.entry import File, shown
 from stacker.layer.limits import Limits
 from stacker.layer.record import LayerRecord
@@ -24,6 +25,9 @@ from stacker.stream.decompress import CHUNK, chunks_of, decompressed
 
 _LEVEL: Final = 1
 _PARTS: Final = 1024
+_PATH_MAX: Final = 4096
+_SEARCH: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ANY: Final = Limits(
     unpacked_bytes=1 << 62, entries=1 << 62, depth=1 << 30, pax_bytes=1 << 40, ratio=1 << 40
 )
@@ -70,9 +74,11 @@ def reassembled(
 
     :param diff: the unpacked tree.
     :param aside: where files lie that later entries replaced.
-    :raises IntegrityError: a file is missing or shorter than the skeleton says.
+    :raises IntegrityError: a file is missing or not as long as the skeleton says, or the
+        skeleton is damaged.
     """
     kept: list[bytes] = []
+    places = Places(record)
     with skeleton.open("rb") as file:
         reader = TarReader(
             decompressed(chunks_of(file), what=what),
@@ -82,47 +88,87 @@ def reassembled(
             elided=True,
         )
         for entry in reader:
-            if isinstance(entry, File) and entry.stored:
+            if isinstance(entry, File):
                 yield b"".join(kept)
                 kept.clear()
-                place = location(record, reader.count - 1, entry.path)
+                place = places.of(reader.count - 1, entry.path)
                 yield from _payload(entry, place, diff, aside, what)
+    if reader.count != record.entries:  # a zstd frame that is cut short says nothing
+        raise IntegrityError(
+            f"damaged skeleton: {what}: got {reader.count} entries, want {record.entries}"
+        )
     yield b"".join(kept)
 
 
-def location(record: LayerRecord, number: int, path: bytes) -> tuple[int | None, bytes]:
-    """Say where entry ``number``, named ``path``, lies now.
+class Places:
+    """Where a layer's files lie now that symbolic links led them and later entries replaced them."""
 
-    :returns: the number of the replaced thing it lies in, or ``None`` for the tree, and the
-        path there.
-    """
-    path = record.placed.get(number, path)
-    return _moved(record.displaced, number, path)
+    def __init__(self, record: LayerRecord) -> None:
+        self._placed = record.placed
+        self._gone: dict[bytes, list[Displacement]] = {}
+        for displacement in record.displaced:
+            self._gone.setdefault(displacement.path, []).append(displacement)
 
+    def of(self, number: int, path: bytes) -> tuple[int | None, bytes]:
+        """Say where entry ``number``, named ``path``, lies.
 
-def _moved(displaced: Sequence[Displacement], number: int, path: bytes) -> tuple[int | None, bytes]:
-    for at, gone, aside in displaced:
-        if at > number and (path == gone or path.startswith(gone + b"/")):
-            return aside, path[len(gone) + 1 :]
-    return None, path
+        :returns: the number of the replaced thing it lies in, or ``None`` for the tree, and the
+            path there.
+        """
+        path = self._placed.get(number, path)
+        first, above = None, path if self._gone else b""
+        while above:
+            displacement = self._next(above, number)
+            if displacement is not None and (first is None or displacement.at < first.at):
+                first = displacement
+            above = above.rpartition(b"/")[0]
+        return (None, path) if first is None else (first.aside, path[len(first.path) + 1 :])
+
+    def _next(self, path: bytes, number: int) -> Displacement | None:
+        """Give the first replacement of ``path`` after entry ``number``."""
+        candidates = self._gone.get(path, [])
+        at = bisect_right(candidates, number, key=lambda displacement: displacement.at)
+        return candidates[at] if at < len(candidates) else None
 
 
 def _payload(
     entry: File, place: tuple[int | None, bytes], diff: Path, aside: Path, what: str
 ) -> Iterator[bytes]:
     number, inside = place
-    root = diff if number is None else aside / str(number)
-    full = os.fsencode(root) + (b"/" + inside if inside else b"")
+    root, what = diff if number is None else aside / str(number), f"{what}: {shown(entry.path)}"
     segments = ((0, entry.size),) if entry.segments is None else entry.segments
     try:
-        fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = _opened(os.fsencode(root), inside)
+    except PermissionError as error:
+        raise StackerError(f"cannot read a layer back: {what}: {error.strerror}") from error
     except OSError as error:
         raise IntegrityError(
-            f"layer differs from its skeleton: {what}: {shown(entry.path)}: {error.strerror}"
+            f"layer differs from its skeleton: {what}: {error.strerror}"
         ) from error
     try:
+        size = os.fstat(fd).st_size
+        if size != entry.size:
+            raise IntegrityError(
+                f"layer differs from its skeleton: {what}: got {size} bytes, want {entry.size}"
+            )
         for offset, length in segments:
-            yield from _ranged(fd, offset, length, f"{what}: {shown(entry.path)}")
+            yield from _ranged(fd, offset, length, what)
+    finally:
+        os.close(fd)
+
+
+def _opened(root: bytes, inside: bytes) -> int:
+    """Open a file.  A path may be longer than the kernel takes at once (path_resolution(7))."""
+    if len(root) + len(inside) < _PATH_MAX:
+        return os.open(root + b"/" + inside if inside else root, _READ)
+    fd = os.open(root, _SEARCH)
+    try:
+        while len(inside) >= _PATH_MAX:
+            cut = inside.rindex(b"/", 0, _PATH_MAX)
+            above, fd = fd, os.open(inside[:cut], _SEARCH, dir_fd=fd)
+            os.close(above)
+            inside = inside[cut + 1 :]
+        return os.open(inside, _READ, dir_fd=fd)
     finally:
         os.close(fd)
 

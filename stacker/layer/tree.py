@@ -127,11 +127,7 @@ class Tree:
         if physical in self.directories:
             return False
         if physical.count(b"/") >= self._depth:
-            raise LayerError(
-                f"over a limit: {shown(physical[:80])}...: got more than {self._depth} directories "
-                "in each other",
-                hint="raise the limit with --max-depth if you trust the image",
-            )
+            raise self._too_deep(physical)
         try:
             os.mkdir(name, mode | 0o700, dir_fd=parent)
         except FileExistsError:
@@ -163,6 +159,13 @@ class Tree:
             self._forget_below(physical)
         elif stat.S_ISLNK(mode):
             self._retire({logical for logical, (_, real) in self._open.items() if logical != real})
+
+    def _too_deep(self, path: bytes) -> LayerError:
+        return LayerError(
+            f"over a limit: {shown(path[:80])}...: got more than {self._depth} directories in "
+            "each other",
+            hint="raise the limit with --max-depth if you trust the image",
+        )
 
     def _forget_below(self, physical: bytes) -> None:
         inside, gone = physical + b"/", [physical]
@@ -233,6 +236,8 @@ class Tree:
             if target[:1] == b"/":
                 physical = b""
             todo.extend(target.split(b"/")[::-1])
+            if len(todo) > self._depth:  # 40 links of 4096 bytes would make a very long walk
+                raise self._too_deep(path)
         return physical
 
     def _symlink(self, physical: bytes, part: bytes, candidate: bytes) -> bytes | None:

@@ -103,7 +103,7 @@ def _fill(plan: Plan) -> None:
     from stacker.stack.flatten import flatten
 
     try:
-        flatten(plan.layers, plan.target, xattr_namespace=plan.xattr_namespace, link=False)
+        flatten(plan.layers, plan.target, xattr_namespace=plan.xattr_namespace)
     except OSError as error:
         text = f"cannot copy the tree: {error.filename or plan.target}: {error.strerror}"
         raise (StackerError if error.errno in _DISK else MountError)(text) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from typing import TypeAlias
 
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux import xattr
@@ -12,37 +14,37 @@ from stacker.linux import xattr
 _CANNOT_KEEP = (errno.EOPNOTSUPP, errno.EPERM)
 
 
+Rename: TypeAlias = Callable[[bytes], bytes | None]
+"""What an xattr is called in the copy; ``None`` leaves it behind."""
+
+
 def copy_attributes(source: bytes, target: int | bytes, *, form: WhiteoutFormat) -> None:
-    """Copy attributes within the store: xattrs stay escaped, overlayfs's own marks stay behind.
+    """Copy attributes from layer to layer: all but overlayfs's own marks.
 
     :param target: a descriptor or a path; neither it nor ``source`` is followed.
     """
-    carry(source, os.lstat(source), target, form=form, escaped=True)
+    carry(source, os.lstat(source), target, rename=without_marks(form))
 
 
-def carry(
-    source: bytes,
-    status: os.stat_result,
-    target: int | bytes,
-    *,
-    form: WhiteoutFormat,
-    escaped: bool,
-) -> None:
+def without_marks(form: WhiteoutFormat) -> Rename:
+    """Keep names as they are, an image's own ``overlay.*`` ones escaped, but no marks."""
+    return lambda name: None if form.unescaped(name) is None else name
+
+
+def carry(source: bytes, status: os.stat_result, target: int | bytes, *, rename: Rename) -> None:
     """Copy the attributes of ``source`` to ``target``.
 
     :param status: the ``lstat`` of ``source``.
-    :param escaped: keep an image's own ``overlay.*`` names escaped, as in a layer; otherwise
-        they get their plain names, as a mount would show them.
     """
     follow = isinstance(target, int)
     if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
         os.chown(target, status.st_uid, status.st_gid, follow_symlinks=follow)
     for name, value in xattr.items(source):
-        plain = form.unescaped(name)
-        if plain is None:
+        written = rename(name)
+        if written is None:
             continue
         try:
-            xattr.set_value(target, name if escaped else plain, value)
+            xattr.set_value(target, written, value)
         except OSError as error:
             if error.errno not in _CANNOT_KEEP:
                 raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from typing import Final
 from stacker.errors import UnsupportedError
 from stacker.layer.tree import IMPLIED_MODE
 from stacker.layer.whiteout import WhiteoutFormat
-from stacker.stack.flatten import flatten
+from stacker.stack.flatten import copy_layer, merge_layers
 from stacker.stack.merged import Merged
 from stacker.stack.rebase import Unpacked, must_rebase, rebase
 from stacker.stack.repairs import write_attributes, write_links
@@ -47,7 +47,7 @@ def chained(layers: Sequence[Unpacked], *, room: Path, form: WhiteoutFormat) -> 
     :raises UnsupportedError: the layers write deletions in different ways.
     """
     form = _common_form(layers, form)
-    builder = _Builder(room, form, Counter(layer.diff for layer in layers))
+    builder = _Builder(room, form, layers)
     for number, layer in enumerate(layers):
         builder.add(number, layer)
     return builder.finished()
@@ -66,9 +66,10 @@ def _common_form(layers: Sequence[Unpacked], form: WhiteoutFormat) -> WhiteoutFo
 class _Builder:
     """The stack while it grows; ``_stack`` has the base first."""
 
-    def __init__(self, room: Path, form: WhiteoutFormat, places: Mapping[Path, int]) -> None:
+    def __init__(self, room: Path, form: WhiteoutFormat, layers: Sequence[Unpacked]) -> None:
         self._room = room
-        self._places = places
+        self._places = Counter(layer.diff for layer in layers)
+        self._links = any(layer.record.deferred_links for layer in layers)
         self._form = form
         self._stack: list[Path] = []
         self._implied: dict[Path, frozenset[bytes]] = {}
@@ -78,7 +79,9 @@ class _Builder:
     def add(self, number: int, layer: Unpacked) -> None:
         below = Merged(self._topmost_first(), self._form)
         if self._stack and must_rebase(layer, below):
-            layer = self._rebased(number, layer, below)
+            layer = rebase(self._own(number, layer), below, self._new(f"rebased-{number}"))
+        elif self._links:
+            layer = self._own(number, layer)
         if b"" in layer.record.opaque:
             self._start_over(number, layer)
         self._push(layer.diff, layer.record.implied)
@@ -95,14 +98,13 @@ class _Builder:
             )
             self._push(place, made)
 
-    def _rebased(self, number: int, layer: Unpacked, below: Merged) -> Unpacked:
-        if self._places[layer.diff] > 1:
-            # What a rebase makes shares its files with the layer's tree by hard links, which
-            # would show where both are in one stack.
-            copy = self._new(f"copy-{number}")
-            flatten([layer.diff], copy, xattr_namespace=self._form.value, as_layer=True)
-            layer = replace(layer, diff=copy)
-        return rebase(layer, below, self._new(f"rebased-{number}"))
+    def _own(self, number: int, layer: Unpacked) -> Unpacked:
+        """Copy a layer that comes twice, since hard links to both would make its files one."""
+        if self._places[layer.diff] == 1:
+            return layer
+        copy = self._new(f"copy-{number}")
+        copy_layer(layer.diff, copy, self._form)
+        return replace(layer, diff=copy)
 
     def finished(self) -> Chain:
         stack = self._without_repeats()
@@ -116,7 +118,7 @@ class _Builder:
         if len(stack) > DIRECTORIES_AT_MOST:
             base = self._new("base")
             keep = DIRECTORIES_AT_MOST - 1
-            flatten(stack[keep:], base, xattr_namespace=self._form.value, link=True, as_layer=True)
+            merge_layers(stack[keep:], base, self._form)
             stack = [*stack[:keep], base]
         return Chain(tuple(stack), self._form, plain=len(stack) == 1 and self._plain)
 

@@ -12,13 +12,14 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stacker.layer.apply import exact_modes
 from stacker.layer.whiteout import WhiteoutFormat, is_whiteout
 from stacker.linux.filesystem import copy_range, reflink
-from stacker.stack.attributes import carry
+from stacker.stack.attributes import Rename, carry, without_marks
 from stacker.stack.merged import Merged
 
 if TYPE_CHECKING:
@@ -28,25 +29,40 @@ _SEARCH: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def flatten(
-    layers: Sequence[Path],
-    target: Path,
-    *,
-    xattr_namespace: str,
-    link: bool = False,
-    as_layer: bool = False,
-) -> None:
+def flatten(layers: Sequence[Path], target: Path, *, xattr_namespace: str) -> None:
     """Fill the empty directory ``target`` with the merged tree of ``layers``.
 
+    An image's own ``overlay.*`` xattrs get their plain names, as a mount would show them.
+
     :param xattr_namespace: ``trusted`` or ``user``: how deletions are written in the layers.
-    :param link: share files by hard links; everything is on one filesystem then.
-    :param as_layer: the result is a layer again: an image's own ``overlay.*`` xattrs stay
-        escaped.
     :raises OSError: as the filesystem says, e.g. a full disk.
     """
     form = WhiteoutFormat(xattr_namespace)
+    _fill(layers, target, form, _Manner(rename=form.unescaped))
+
+
+def merge_layers(layers: Sequence[Path], target: Path, form: WhiteoutFormat) -> None:
+    """Make one layer of the lowest layers of a stack; files are shared by hard links."""
+    _fill(layers, target, form, _Manner(rename=without_marks(form), link=True))
+
+
+def copy_layer(layer: Path, target: Path, form: WhiteoutFormat) -> None:
+    """Copy one layer with its whiteouts and marks, to share no inode with it."""
+    _fill([layer], target, form, _Manner(rename=lambda name: name, whiteouts=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How to copy: xattr names, whether to link files, whether whiteouts are files like others."""
+
+    rename: Rename
+    link: bool = False
+    whiteouts: bool = False
+
+
+def _fill(layers: Sequence[Path], target: Path, form: WhiteoutFormat, manner: _Manner) -> None:
     with exact_modes(), _opened(target) as fd:
-        _Flattener(Merged(layers, form), form, link=link, escaped=as_layer).fill(fd)
+        _Flattener(Merged(layers, form), manner).fill(fd)
 
 
 @contextmanager
@@ -67,11 +83,9 @@ class _Level(NamedTuple):
 
 
 class _Flattener:
-    def __init__(self, merged: Merged, form: WhiteoutFormat, *, link: bool, escaped: bool) -> None:
+    def __init__(self, merged: Merged, manner: _Manner) -> None:
         self._merged = merged
-        self._form = form
-        self._link = link
-        self._escaped = escaped
+        self._manner = manner
         self._inodes: dict[tuple[int, int], bytes] = {}
         self._inside = b""
 
@@ -79,7 +93,7 @@ class _Flattener:
         """Walk down and up again with a list, since a tree may be deeper than Python's stack."""
         self._root = root
         sources = self._merged.sources(b"")
-        levels = [_Level(os.dup(root), sources, _listed(sources))]
+        levels = [_Level(os.dup(root), sources, self._listed(sources))]
         try:
             while levels:
                 level = levels[-1]
@@ -108,11 +122,11 @@ class _Flattener:
         os.mkdir(name, 0o700, dir_fd=level.fd)
         fd = os.open(name, _SEARCH, dir_fd=level.fd)
         sources = self._merged.below(level.sources, name)
-        levels.append(_Level(fd, sources, _listed(sources)))
+        levels.append(_Level(fd, sources, self._listed(sources)))
         self._inside = self._inside + b"/" + name
 
     def _make_leaf(self, parent: int, name: bytes, place: bytes, status: os.stat_result) -> None:
-        if self._link:
+        if self._manner.link:
             os.link(place, name, dst_dir_fd=parent, follow_symlinks=False)
             return
         inode = status.st_dev, status.st_ino
@@ -147,18 +161,19 @@ class _Flattener:
         self._carry(place, status, b"/proc/self/fd/%d/%s" % (parent, name))
 
     def _carry(self, place: bytes, status: os.stat_result, target: int | bytes) -> None:
-        carry(place, status, target, form=self._form, escaped=self._escaped)
+        carry(place, status, target, rename=self._manner.rename)
 
-
-def _listed(sources: Sequence[bytes]) -> list[tuple[bytes, bytes, os.stat_result]]:
-    """Give name, place and ``lstat`` of what a directory shows, in the order to be popped."""
-    names: dict[bytes, tuple[bytes, os.stat_result]] = {}
-    for source in sources:
-        with os.scandir(source) as entries:
-            for entry in entries:
-                if entry.name not in names:
-                    names[entry.name] = entry.path, entry.stat(follow_symlinks=False)
-    shown = [
-        (name, place, status) for name, (place, status) in names.items() if not is_whiteout(status)
-    ]
-    return sorted(shown, key=lambda item: item[0], reverse=True)
+    def _listed(self, sources: Sequence[bytes]) -> list[tuple[bytes, bytes, os.stat_result]]:
+        """Give name, place and ``lstat`` of what a directory shows, in the order to be popped."""
+        names: dict[bytes, tuple[bytes, os.stat_result]] = {}
+        for source in sources:
+            with os.scandir(source) as entries:
+                for entry in entries:
+                    if entry.name not in names:
+                        names[entry.name] = entry.path, entry.stat(follow_symlinks=False)
+        shown = [
+            (name, place, status)
+            for name, (place, status) in names.items()
+            if self._manner.whiteouts or not is_whiteout(status)
+        ]
+        return sorted(shown, key=lambda item: item[0], reverse=True)

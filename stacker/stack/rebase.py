@@ -25,7 +25,7 @@ from stacker.layer.entry import (
 )
 from stacker.layer.idmap import IDENTITY, SQUASH
 from stacker.layer.record import LayerRecord
-from stacker.layer.skeleton import location, skeleton_entries
+from stacker.layer.skeleton import Places, skeleton_entries
 from stacker.stack.merged import Merged
 
 
@@ -155,6 +155,7 @@ class _Entries:
         self.what = layer.name
         self.count = 0
         self._layer = layer
+        self._places = Places(layer.record)
         self._whiteouts = whiteouts
         self._entries = entries
 
@@ -178,7 +179,7 @@ class _Entries:
 
     def _source(self, path: bytes) -> bytes:
         layer = self._layer
-        number, inside = location(layer.record, self.count - 1, path)
+        number, inside = self._places.of(self.count - 1, path)
         root = layer.diff if number is None else layer.aside / str(number)
         return os.fsencode(root) + (b"/" + inside if inside else b"")
 

@@ -24,7 +24,8 @@ _ZSTD_WINDOW_LIMIT = 1 << 31
 class Readable(Protocol):
     """Anything with a ``read`` that gives at most ``size`` bytes and ``b''`` at the end."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """Read at most ``size`` bytes."""
 
 
 def chunks_of(file: Readable, size: int = CHUNK) -> Iterator[bytes]:
@@ -61,7 +62,7 @@ def decompressed(chunks: Iterator[bytes], *, what: str) -> Iterator[bytes]:
         head += chunk
         if len(head) >= 4:
             break
-    whole = _prepended(head, chunks)
+    whole = filter(None, _prepended(head, chunks))  # an empty chunk is no end
     match compression_of(head):
         case "gzip":
             return _gunzip(whole, what)

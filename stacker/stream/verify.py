@@ -16,16 +16,22 @@ from stacker.errors import IntegrityError, LayerError
 class Hash(Protocol):
     """What this module needs of a ``hashlib`` object."""
 
-    def update(self, data: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
+    def update(self, data: bytes, /) -> None:
+        """Take more bytes."""
+
+    def hexdigest(self) -> str:
+        """Give the digest of all bytes so far."""
 
 
 class Named(Protocol):
     """A digest of any of the distinct types in :mod:`stacker.image.digest`."""
 
     @property
-    def hex(self) -> str: ...
-    def new_hash(self) -> Hash: ...
+    def hex(self) -> str:
+        """Give the digest as hexadecimal digits."""
+
+    def new_hash(self) -> Hash:
+        """Start a hash of this digest's algorithm."""
 
 
 def verified(

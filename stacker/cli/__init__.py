@@ -1,0 +1,36 @@
+"""The command line: words in, an exit code out.
+
+This room alone prints, ends the process and reads the environment.  Each verb is a module of
+`stacker.cli.verbs` and is imported when it is asked for, so that ``stacker mount`` pays for
+mounting only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from stacker.cli.ending import ended
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    :param argv: its words; those of the process when left out.
+    :returns: the exit code (docs/cli.md).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return ended(lambda: _run(words), debug="--debug" in words)
+
+
+def _run(words: list[str]) -> int:
+    from stacker.cli.options import parse
+    from stacker.cli.session import Session
+
+    verb, args = parse(words)
+    verb.run(args, Session.of(args, os.environ))
+    return 0

@@ -1,0 +1,72 @@
+"""``stacker images``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_items, print_line, print_table
+from stacker.cli.wording import shortened, size
+from stacker.usage import images_in
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.usage import ImageUsage
+
+DESCRIPTION = """\
+List the images in the store, in the order they were first pulled.  SIZE is that of the files in
+all layers of an image, OWN that of the layers which no other image has.  With --quiet, print
+the image IDs in full and nothing else.
+"""
+EXAMPLES = """\
+  stacker images
+  stacker rm $(stacker images --quiet)
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add nothing: the verb has no arguments."""
+    del parser
+
+
+def run(args: Namespace, session: Session) -> None:
+    """List."""
+    del args
+    usages = images_in(session.store())
+    if session.json:
+        print_items("images", [_document(usage) for usage in usages])
+    elif session.verbosity < 0:
+        for usage in usages:
+            print_line(str(usage.image.id))
+    else:
+        headers = ("NAME", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE", "OWN", "CREATED")
+        print_table(headers, [_row(usage) for usage in usages], right="LAYERS SIZE OWN")
+
+
+def _row(usage: ImageUsage) -> tuple[str, ...]:
+    config = usage.config
+    return (
+        ", ".join(shortened(name, 60) for name in usage.image.names),
+        usage.image.id.short,
+        shortened(str(config.platform), 30),
+        str(len(config.diff_ids)),
+        size(usage.total),
+        size(usage.own),
+        (config.created or "")[:10],
+    )
+
+
+def _document(usage: ImageUsage) -> dict[str, object]:
+    image, config = usage.image, usage.config
+    return {
+        "image_id": str(image.id),
+        "names": list(image.names),
+        "sources": list(image.sources),
+        "manifests": [str(manifest.digest) for manifest in image.manifests],
+        "platform": config.platform.to_json(),
+        "created": config.created,
+        "layers": len(config.diff_ids),
+        "missing_layers": usage.missing,
+        "bytes": {"shared": usage.shared, "own": usage.own, "total": usage.total},
+    }

@@ -1,0 +1,122 @@
+"""``stacker inspect``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_item, print_text
+from stacker.cli.wording import size
+from stacker.errors import NotFoundError
+from stacker.stacked import chain_of
+from stacker.usage import images_in
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
+
+    from stacker.cli.session import Session
+    from stacker.image.config import Execution
+    from stacker.usage import ImageUsage
+
+DESCRIPTION = """\
+Show what an image is called, what it is made of and what it runs, in the words of its author.
+"""
+EXAMPLES = """\
+  stacker inspect app:1.0
+  stacker inspect app:1.0 --json
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "image", metavar="IMAGE", help="an image ID, the first digits of one, or a name"
+    )
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Show."""
+    store = session.store()
+    image_id = store.images.find(args.image)
+    usage = next((usage for usage in images_in(store) if usage.image.id == image_id), None)
+    if usage is None:
+        raise NotFoundError(f"no such image: {image_id}")
+    if session.json:
+        print_item("image", _document(usage))
+        return
+    for label, text in _lines(usage):
+        print_text(f"{label + ':':<14}{text}")
+
+
+def _lines(usage: ImageUsage) -> Iterator[tuple[str, str]]:
+    """Give labels and texts; what is empty is left out."""
+    image, config = usage.image, usage.config
+    yield "image id", str(image.id)
+    for name in image.names:
+        yield "name", name
+    for source in image.sources:
+        yield "source", source
+    for digest in dict.fromkeys(str(manifest.digest) for manifest in image.manifests):
+        yield "manifest", digest
+    yield "platform", str(config.platform)
+    if config.created:
+        yield "created", config.created
+    if config.author:
+        yield "author", config.author
+    yield "layers", f"{len(config.diff_ids)}, {size(usage.total)} ({size(usage.own)} its own)"
+    if usage.missing:
+        yield "missing", f"{usage.missing} of the layers: pull the image again"
+    yield "chain id", str(chain_of(config))
+    yield from _execution_lines(config.execution)
+
+
+def _execution_lines(execution: Execution) -> Iterator[tuple[str, str]]:
+    for label, texts in (
+        ("user", [execution.user]),
+        ("directory", [execution.working_dir]),
+        ("entrypoint", [_words(execution.entrypoint)]),
+        ("command", [_words(execution.cmd)]),
+        ("environment", execution.env),
+        ("label", [f"{name}={text}" for name, text in execution.labels.items()]),
+        ("port", execution.exposed_ports),
+        ("volume", execution.volumes),
+        ("stop signal", [execution.stop_signal]),
+    ):
+        for text in texts:
+            if text:
+                yield label, text
+
+
+def _words(words: tuple[str, ...]) -> str:
+    import shlex
+
+    return shlex.join(words)
+
+
+def _document(usage: ImageUsage) -> dict[str, object]:
+    image, config = usage.image, usage.config
+    execution = config.execution
+    return {
+        "image_id": str(image.id),
+        "names": list(image.names),
+        "sources": list(image.sources),
+        "manifests": [manifest.to_json() for manifest in image.manifests],
+        "platform": config.platform.to_json(),
+        "created": config.created,
+        "author": config.author,
+        "chain_id": str(chain_of(config)),
+        "layers": [str(diff_id) for diff_id in config.diff_ids],
+        "missing_layers": usage.missing,
+        "bytes": {"shared": usage.shared, "own": usage.own, "total": usage.total},
+        "config": {
+            "user": execution.user,
+            "env": list(execution.env),
+            "entrypoint": list(execution.entrypoint),
+            "cmd": list(execution.cmd),
+            "working_dir": execution.working_dir,
+            "labels": dict(execution.labels),
+            "exposed_ports": list(execution.exposed_ports),
+            "volumes": list(execution.volumes),
+            "stop_signal": execution.stop_signal,
+        },
+    }

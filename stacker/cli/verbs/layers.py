@@ -1,0 +1,79 @@
+"""``stacker layers``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_items, print_table
+from stacker.cli.wording import size
+from stacker.image.chain import chain_ids
+from stacker.usage import users_of
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.image.digest import ChainID, DiffID
+    from stacker.layer.record import LayerRecord
+    from stacker.store.store import Store
+
+DESCRIPTION = """\
+List the layers of an image, the lowest first: their diff_ids, what is in them, and how many
+images here have them.
+"""
+EXAMPLES = """\
+  stacker layers app:1.0
+  stacker layers app:1.0 --json    with digests in full and the unpacked directories
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "image", metavar="IMAGE", help="an image ID, the first digits of one, or a name"
+    )
+
+
+def run(args: Namespace, session: Session) -> None:
+    """List."""
+    store = session.store()
+    config = store.images.config(store.images.find(args.image))
+    users = users_of(store)
+    chains = chain_ids(config.diff_ids)
+    layers = [(diff_id, store.layers.record(diff_id)) for diff_id in config.diff_ids]
+    if session.json:
+        items = [
+            _document(store, diff_id, record, chain, users[diff_id])
+            for (diff_id, record), chain in zip(layers, chains, strict=True)
+        ]
+        print_items("layers", items)
+        return
+    rows = [
+        (str(number), diff_id.short, *_counts(record), str(users[diff_id]))
+        for number, (diff_id, record) in enumerate(layers, 1)
+    ]
+    headers = ("#", "DIFF ID", "ENTRIES", "FILES", "SIZE", "DELETES", "IMAGES")
+    print_table(headers, rows, right="# ENTRIES FILES SIZE DELETES IMAGES")
+
+
+def _counts(record: LayerRecord) -> tuple[str, ...]:
+    return str(record.entries), str(record.files), size(record.file_bytes), str(record.whiteouts)
+
+
+def _document(
+    store: Store, diff_id: DiffID, record: LayerRecord, chain: ChainID, images: int
+) -> dict[str, object]:
+    return {
+        "diff_id": str(diff_id),
+        "chain_id": str(chain),
+        "directory": str(store.layers.place(diff_id).diff),
+        "blobs": list(record.blobs),
+        "whiteout_format": record.whiteout_format.value,
+        "squashed": record.squashed,
+        "entries": record.entries,
+        "files": record.files,
+        "whiteouts": record.whiteouts,
+        "bytes": {"files": record.file_bytes, "tar": record.tar_bytes},
+        "images": images,
+        "warnings": list(record.warnings),
+    }

@@ -1,0 +1,93 @@
+"""``stacker mount``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.cli.form import whiteout_format
+from stacker.cli.output import print_item, print_line
+from stacker.present import Presentation, mount_image, plan_image
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.mount.driver import Mounted
+    from stacker.mount.record import MountRecord
+
+DRIVERS = ("auto", "overlay", "copy")
+DESCRIPTION = """\
+Show an image's merged root filesystem at TARGET, an existing directory outside the store.  It is
+read-only unless --rw or --upper is given.  The last line on stdout is the driver taken:
+
+  overlay   the kernel stacks the layers, at once; wants root, or `unshare --user --map-root-user
+            --mount`.  A single layer is bound.
+  copy      TARGET, which must be empty, is filled with a copy; wants no privilege, but time
+            and space.
+
+`auto` takes the first that can, and says on stderr why it is not `overlay`.
+"""
+EXAMPLES = """\
+  stacker mount app:1.0 /mnt
+  stacker mount --rw 3f5a /mnt               an ID's first digits; writes go with the mount
+  stacker mount --upper ./changes app /mnt   writes stay in ./changes
+  stacker mount --print-plan app /mnt        for a runtime that mounts by itself
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add("image", metavar="IMAGE", help="an image ID, the first digits of one, or a name")
+    add("target", metavar="TARGET", help="the directory to mount on")
+    add("--driver", choices=DRIVERS, default="auto", help="how to mount (default: auto)")
+    add("--rw", action="store_true", help="take writes; they go with the unmount")
+    add("--upper", metavar="DIR", help="take writes and keep them in DIR, which may be missing")
+    add("--print-plan", action="store_true", help="print the plan as JSON and mount nothing")
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Mount, or say how it would be done."""
+    wish = Presentation(
+        target=Path(args.target),
+        driver=args.driver,
+        writable=args.rw,
+        upper=None if args.upper is None else Path(args.upper),
+    )
+    if args.print_plan:
+        _print_plan(args.image, wish, session)
+        return
+    record, mounted = mount_image(session.store(), args.image, wish, whiteouts=whiteout_format())
+    _explain(mounted, session)
+    if session.json:
+        print_item("mount", _document(record, mounted))
+    else:
+        print_line(mounted.driver)
+
+
+def _print_plan(image: str, wish: Presentation, session: Session) -> None:
+    plan, driver, reasons = plan_image(session.store(), image, wish, whiteouts=whiteout_format())
+    print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json()})
+
+
+def _explain(mounted: Mounted, session: Session) -> None:
+    """Say why it was not the first choice, and what is to be known about the one taken."""
+    if mounted.reasons:
+        session.say(f"mounted by {mounted.driver}, since {'; '.join(mounted.reasons)}")
+    if mounted.note is not None:
+        tell = session.say if mounted.reasons else session.detail
+        tell(f"{mounted.driver}: {mounted.note}")
+
+
+def _document(record: MountRecord, mounted: Mounted) -> dict[str, object]:
+    return {
+        "id": record.id,
+        "image_id": record.image,
+        "target": str(record.target),
+        "driver": mounted.driver,
+        "read_only": record.read_only,
+        "upper": None if record.upper is None else str(record.upper),
+        "note": mounted.note,
+        "reasons": list(mounted.reasons),
+    }

@@ -1,0 +1,74 @@
+"""``stacker mounts``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_items, print_table
+from stacker.mount.detach import clear_stale
+from stacker.mount.table import Table
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.mount.record import MountRecord
+
+DESCRIPTION = """\
+List what is mounted.  What a crash or a reboot took away is named on stderr and cleared, with
+the writes that nobody wanted to keep.
+
+States: `mounted`; `elsewhere`, in another mount namespace; `busy`, being made or undone.
+"""
+EXAMPLES = """\
+  stacker mounts
+  stacker mounts --json
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add nothing: the verb has no arguments."""
+    del parser
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Clear what is stale, then list the rest."""
+    del args
+    table = Table(session.store().mounts)
+    cleared = clear_stale(table)
+    for record in cleared:
+        session.say(f"cleared {record.target}: its mount of image {record.image} is gone")
+    entries = [entry for entry in table.entries() if entry.state != "stale"]
+    if session.json:
+        print_items(
+            "mounts",
+            [_document(entry.record, entry.state) for entry in entries],
+            cleared=[_document(record, "stale") for record in cleared],
+        )
+        return
+    rows = [
+        (
+            str(entry.record.target),
+            entry.record.image.partition(":")[2][:12],
+            entry.record.driver,
+            "ro" if entry.record.read_only else "rw",
+            entry.state,
+            entry.record.created,
+        )
+        for entry in entries
+    ]
+    print_table(("TARGET", "IMAGE ID", "DRIVER", "MODE", "STATE", "CREATED"), rows)
+
+
+def _document(record: MountRecord, state: str) -> dict[str, object]:
+    return {
+        "id": record.id,
+        "image_id": record.image,
+        "target": str(record.target),
+        "driver": record.driver,
+        "read_only": record.read_only,
+        "upper": None if record.upper is None else str(record.upper),
+        "state": state,
+        "created": record.created,
+        "layers": [str(layer) for layer in record.layers],
+    }

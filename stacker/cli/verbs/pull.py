@@ -1,0 +1,144 @@
+"""``stacker pull``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stacker.cli.options import checked
+from stacker.cli.output import print_event, print_line
+from stacker.cli.wording import parse_count, parse_size
+from stacker.layer.limits import Limits
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.image.platform import Platform
+    from stacker.pipeline import Pulled
+    from stacker.unpack import LayerForm
+
+DESCRIPTION = """\
+Bring an image into the store.  Each layer is checked against the digest of its blob and against
+its diff_id, unpacked once, and shared by all images that have it; what is already here is not
+read again.  The last line on stdout is the image ID.
+
+SOURCE is one of
+  oci:DIR[:TAG]              an OCI image layout
+  oci-archive:FILE[:TAG]     the same in a tar
+  docker-archive:FILE[:NAME] what `docker save` writes
+Archives may be compressed with gzip or zstd.
+"""
+EXAMPLES = """\
+  stacker pull oci:./layout:1.0
+  stacker pull docker-archive:saved.tar.gz:app:1.0
+  stacker pull --platform linux/arm64 oci-archive:app.tar
+  stacker mount "$(stacker pull oci:./layout)" /mnt
+"""
+_LIMITS = Limits()
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="where the image is")
+    add(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        help="the image of that platform, and no other (default: what suits this machine)",
+    )
+    add(
+        "--jobs",
+        metavar="N",
+        type=checked(parse_count),
+        help="layers unpacked at the same time (default: the usable processors)",
+    )
+    add("--keep-blobs", action="store_true", help="keep the layers' blobs in the store, too")
+    add("--sync", action="store_true", help="have every layer on disk before it counts as here")
+    _add_limits(parser)
+
+
+def _add_limits(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "limits of a layer", "A SIZE is in bytes, or ends with K, M, G or T (1024-based)."
+    )
+    size, count = checked(parse_size), checked(parse_count)
+    for flag, metavar, kind, default, text in (
+        ("--max-bytes", "SIZE", size, _LIMITS.unpacked_bytes, "unpacked (default: 1T)"),
+        ("--max-entries", "N", count, _LIMITS.entries, "entries (default: %(default)s)"),
+        ("--max-depth", "N", count, _LIMITS.depth, "components of a path (default: %(default)s)"),
+        ("--max-pax-bytes", "SIZE", size, _LIMITS.pax_bytes, "one extended header (default: 1M)"),
+        (
+            "--max-ratio",
+            "N",
+            count,
+            _LIMITS.ratio,
+            "unpacked bytes per compressed byte, beyond the first 64M (default: %(default)s)",
+        ),
+    ):
+        group.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Pull, and print the image ID."""
+    from stacker.image.platform import Platform
+
+    wanted = Platform.parse(args.platform) if args.platform else None
+    host = Platform.host(os.uname().machine)
+    pulled = _pull(args, session, wanted or host, must_match=wanted is not None)
+    for warning in pulled.warnings:
+        session.say(f"warning: {warning}")
+    if session.json:
+        print_event("pull", item=_document(pulled))
+    else:
+        print_line(str(pulled.image_id))
+
+
+def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
+    from stacker.cli.progress import reporting
+    from stacker.pipeline import pull
+    from stacker.source.transport import open_source
+    from stacker.unpack import usable_processors
+
+    store = session.store()
+    with (
+        store.staging.room("spool") as room,
+        open_source(args.source, spool=room) as source,
+        reporting(session) as report,
+    ):
+        return pull(
+            store,
+            source,
+            platform=platform,
+            form=_form(args),
+            jobs=args.jobs or usable_processors(),
+            origin=args.source,
+            on_event=report,
+            must_match=must_match,
+        )
+
+
+def _form(args: Namespace) -> LayerForm:
+    from stacker.cli.form import id_map, whiteout_format
+    from stacker.unpack import LayerForm
+
+    limits = Limits(
+        unpacked_bytes=args.max_bytes,
+        entries=args.max_entries,
+        depth=args.max_depth,
+        pax_bytes=args.max_pax_bytes,
+        ratio=args.max_ratio,
+    )
+    return LayerForm(
+        whiteout_format(), id_map(), limits, sync=args.sync, keep_blobs=args.keep_blobs
+    )
+
+
+def _document(pulled: Pulled) -> dict[str, object]:
+    return {
+        "image_id": str(pulled.image_id),
+        "manifest": str(pulled.manifest.digest),
+        "unpacked": pulled.unpacked,
+        "present": pulled.present,
+        "warnings": list(pulled.warnings),
+    }
