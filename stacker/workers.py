@@ -153,8 +153,9 @@ def _serve(
     try:
         # The terminal sends Ctrl-C to all of us; the conductor decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # it is under nohup(1)
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == parent:

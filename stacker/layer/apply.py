@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -45,7 +45,6 @@ from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux import xattr
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SEARCH: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _THE_LAYERS_FAULT: Final = {
     errno.ENAMETOOLONG: "a name or a link target is too long",
     errno.ELOOP: "a symbolic link stands where a directory must be",
@@ -310,17 +309,11 @@ class _Applier:
 
     def _finish_directories(self) -> None:
         """Set what creating children would have changed; each is looked up again."""
-        tree, settle = self._tree, self._metadata.settle
-        for path in sorted(tree.directories, reverse=True):
-            meta = tree.directories[path] or IMPLIED
-            above, _, name = path.rpartition(b"/")
-            parent = tree.parent(above)[0]
-            fd = os.open(name or b".", _SEARCH, dir_fd=parent)
-            created_mode = -1 if path in self._revisited else meta.mode | 0o700
-            try:
-                settle(fd, meta, created_mode=created_mode)
-            finally:
-                os.close(fd)
+        settle, directories = self._metadata.settle, self._tree.directories
+        with closing(self._tree.innermost_first()) as opened:
+            for path, fd in opened:
+                meta = directories[path] or IMPLIED
+                settle(fd, meta, created_mode=-1 if path in self._revisited else meta.mode | 0o700)
 
     def _not_the_root(self, entry: Entry) -> LayerError:
         return LayerError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol
@@ -22,6 +23,7 @@ from stacker.layer.entry import Meta, shown
 from stacker.layer.limits import Limits
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_AT_ONCE: Final = 128
 _LINKS_IN_A_PATH: Final = 40  # as the kernel's MAXSYMLINKS (path_resolution(7))
 IMPLIED_MODE: Final = 0o755
@@ -47,6 +49,10 @@ class Displacement(NamedTuple):
 def joined(parent: bytes, name: bytes) -> bytes:
     """Join two normalised paths; the root is empty."""
     return parent + b"/" + name if parent else name
+
+
+def _components(path: bytes) -> list[bytes]:
+    return path.split(b"/")
 
 
 class Tree:
@@ -159,6 +165,26 @@ class Tree:
             self._forget_below(physical)
         elif stat.S_ISLNK(mode):
             self._retire({logical for logical, (_, real) in self._open.items() if logical != real})
+
+    def innermost_first(self) -> Iterator[tuple[bytes, int]]:
+        """Give every directory, after those inside it, with a descriptor that can read it."""
+        fd, at = os.open(b".", _READABLE, dir_fd=self._root), b""
+        try:
+            for path in (*sorted(self.directories, key=_components)[1:], None):
+                while at and (path is None or at != path.rpartition(b"/")[0]):
+                    outer = os.open(b"..", _READABLE, dir_fd=fd)
+                    try:
+                        yield at, fd
+                    finally:
+                        os.close(fd)
+                        fd, at = outer, at.rpartition(b"/")[0]
+                if path is not None:
+                    outer, fd = fd, os.open(path.rpartition(b"/")[2], _READABLE, dir_fd=fd)
+                    os.close(outer)
+                    at = path
+            yield b"", fd
+        finally:
+            os.close(fd)
 
     def _too_deep(self, path: bytes) -> LayerError:
         return LayerError(

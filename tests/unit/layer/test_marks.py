@@ -124,11 +124,13 @@ def test_a_whiteout_below_a_hidden_directory_says_nothing_more(room: Room) -> No
 
 
 def test_the_layer_s_own_symlinks_do_not_lead_a_whiteout_anywhere(room: Room) -> None:
-    layer = room.unpack(dir("d"), symlink("l", "d"), whiteout("l/x"), opaque("l"))
-    assert layer.names() == {b"d", b"l"}
+    layer = room.unpack(
+        dir("d"), symlink("l", "d"), whiteout("l/x"), symlink("m", "d"), opaque("m")
+    )
+    assert layer.names() == {b"d", b"l", b"m"}
     assert layer.target("l") == b"d"
     assert layer.record.stranded == (b"l/x",)
-    assert layer.record.stranded_opaque == (b"l",)
+    assert layer.record.stranded_opaque == (b"m",)
     assert not layer.is_opaque("d")
 
 
