@@ -76,7 +76,9 @@ def pull(
         if must_match:
             _check_platform(config, platform, image_id)
         pairs = pair_layers(manifest, config)
-        unpacked += _unpack_missing(store, source, pairs, form, jobs, on_event)
+        unpacked += _unpack_missing(
+            store, source, pairs=pairs, form=form, jobs=jobs, on_event=on_event
+        )
         if not _stack(store, config, form):
             continue  # somebody removed a layer meanwhile
         with store.images.changing():
@@ -135,6 +137,7 @@ def _check_platform(config: ImageConfig, platform: Platform, image_id: ImageID) 
 def _unpack_missing(
     store: Store,
     source: Source,
+    *,
     pairs: Sequence[tuple[Descriptor, DiffID]],
     form: LayerForm,
     jobs: int,
@@ -171,8 +174,8 @@ def _unpack_missing(
 
 def _import_what_workers_need() -> None:
     """Import once, before forking, what each worker would import by itself."""
-    import isal.igzip_lib
-    import xattr
+    import isal.igzip_lib  # noqa: F401
+    import xattr  # noqa: F401
     import zstandard  # noqa: F401
 
 

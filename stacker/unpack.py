@@ -1,6 +1,7 @@
 """One layer from its source to the store: the chain of readers that everything else serves.
 
-    blob -> verified(digest, size) -> decompressed -> verified(diff_id) -> entries -> apply -> commit
+    blob -> verified(digest, size) -> decompressed -> verified(diff_id)
+         -> entries -> apply -> commit
 
 In: a task, a plain value that may come from another process.  Out: a committed layer and what
 there is to say about it.  Knows neither how many layers there are nor who works on them.
@@ -11,11 +12,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from stacker.errors import LayerError, StackerError
+from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
 from stacker.layer.apply import apply
@@ -42,7 +43,7 @@ class LayerForm:
 
     whiteouts: WhiteoutFormat
     idmap: IdMap
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     sync: bool = False
     keep_blobs: bool = False
 
@@ -110,8 +111,8 @@ def _unpack(
         length += size
 
     with ExitStack() as stages:
-        chunks = _read(task, place, stages, emit)
-        chunks = decompressed(chunks, what=what)
+        blob = _read(task, place, stages, emit)
+        chunks = _blaming(blob, decompressed(blob, what=what))
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)
@@ -154,6 +155,15 @@ def _in_a_thread(chunks: Iterator[bytes], task: LayerTask, stages: ExitStack) ->
     if task.blob.size < _WORTH_THREADS:
         return chunks
     return stages.enter_context(threaded(chunks))
+
+
+def _blaming(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass ``chunks`` on; if they are corrupt, let the blob's digest be the first to say so."""
+    try:
+        yield from chunks
+    except IntegrityError:
+        _drain(blob)
+        raise
 
 
 def _drain(chunks: Iterator[bytes]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from stacker.cli.session import Session
+    from stacker.image.digest import DiffID
 
 _REDRAW: Final = 0.1  # seconds
 
@@ -65,7 +66,7 @@ def _print_event(event: object) -> None:
 
 
 class _Bars:
-    """A bar for every layer that is being unpacked."""
+    """One bar for all that is to be unpacked, and one for every layer being worked on."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -81,7 +82,9 @@ class _Bars:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._tasks: dict[object, TaskID] = {}
+        self._all = self._progress.add_task("", visible=False)
+        self._layers: dict[DiffID, TaskID] = {}
+        self._done: dict[DiffID, int] = {}
         self._drawn = 0.0
 
     def __enter__(self) -> _Bars:
@@ -93,18 +96,24 @@ class _Bars:
 
     def show(self, event: object) -> None:
         if isinstance(event, LayersFound):
-            for diff_id, size in event.missing:
-                self._tasks[diff_id] = self._progress.add_task(
-                    f"layer {diff_id.short}", total=size, visible=False
-                )
+            self._begin(event)
         elif isinstance(event, LayerProgress):
-            self._progress.update(self._tasks[event.diff_id], completed=event.done, visible=True)
+            self._done[event.diff_id] = event.done
+            layer = self._layers[event.diff_id]
+            self._progress.update(layer, completed=event.done, visible=True)
+            self._progress.update(self._all, completed=sum(self._done.values()))
         elif isinstance(event, LayerUnpacked):
             # Gone when done: an image may have more layers than the terminal has lines.
-            self._progress.update(self._tasks[event.diff_id], visible=False)
-        self._redraw()
-
-    def _redraw(self) -> None:
+            self._progress.update(self._layers[event.diff_id], visible=False)
         if (now := time.monotonic()) - self._drawn >= _REDRAW:
             self._drawn = now
             self._progress.refresh()
+
+    def _begin(self, event: LayersFound) -> None:
+        for diff_id, size in event.missing:
+            self._layers[diff_id] = self._progress.add_task(
+                f"  {diff_id.short}", total=size, visible=False
+            )
+        total = sum(size for _, size in event.missing)
+        what = f"{len(event.missing)} layers"
+        self._progress.update(self._all, description=what, total=total, visible=bool(total))

@@ -1,1 +1,1 @@
-"""Bytes to a directory: a tar stream becomes a tree with whiteouts.  Knows no image and no store."""
+"""Bytes to a directory: a tar becomes a tree with whiteouts.  Knows no image and no store."""

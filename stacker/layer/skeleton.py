@@ -101,7 +101,7 @@ def reassembled(
 
 
 class Places:
-    """Where a layer's files lie now that symbolic links led them and later entries replaced them."""
+    """Where a layer's files lie, after symbolic links led them and later entries replaced them."""
 
     def __init__(self, record: LayerRecord) -> None:
         self._placed = record.placed

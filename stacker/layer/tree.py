@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol
@@ -166,7 +166,7 @@ class Tree:
         elif stat.S_ISLNK(mode):
             self._retire({logical for logical, (_, real) in self._open.items() if logical != real})
 
-    def innermost_first(self) -> Iterator[tuple[bytes, int]]:
+    def innermost_first(self) -> Generator[tuple[bytes, int], None, None]:
         """Give every directory, after those inside it, with a descriptor that can read it."""
         fd, at = os.open(b".", _READABLE, dir_fd=self._root), b""
         try:

@@ -25,6 +25,7 @@ __all__ = [
     "remove_contents",
     "remove_tree",
     "syncfs",
+    "write_whole",
 ]
 
 OVERLAY_MAGIC = 0x794C7630  # include/uapi/linux/magic.h, as are the next
@@ -73,6 +74,20 @@ def is_tmpfs(target: int | Path) -> bool:
     :raises OSError: when it cannot be asked.
     """
     return magic(target) == TMPFS_MAGIC
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or, if that fails, as it was before.
+
+    :raises OSError: when it cannot be written, with its path.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def syncfs(descriptor: int) -> None:

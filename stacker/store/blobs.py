@@ -6,12 +6,12 @@ name by a rename after it was verified.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.image.digest import Digest, ImageID
+from stacker.linux.filesystem import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,7 @@ class BlobStore:
             return
         path = self.path(digest)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        temporary = path.with_name(f".{digest.hex}.{os.getpid()}")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_whole(path, content)
 
     def adopt(self, digest: Digest, file: Path) -> None:
         """Take over ``file``, on the same filesystem and verified, as the blob ``digest``."""

@@ -8,7 +8,6 @@ readers need none, since it is replaced by a rename.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from stacker.image.digest import ImageID
 from stacker.image.document import objects, parse_object
 from stacker.image.manifest import Manifest, parse_document
 from stacker.linux import lock
+from stacker.linux.filesystem import write_whole
 from stacker.store.blobs import BlobStore
 
 NAME = "org.opencontainers.image.ref.name"
@@ -168,9 +168,7 @@ class ImageStore:
             "mediaType": _INDEX_TYPE,
             "manifests": [entry.to_json() for entry in entries],
         }
-        temporary = path.with_name(f".index.json.{os.getpid()}")
-        temporary.write_text(json.dumps(content, indent=1))
-        temporary.replace(path)
+        write_whole(path, json.dumps(content, indent=1).encode())
 
 
 def _hint(images: list[StoredImage], digits: str) -> str:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stacker.errors import StackerError, UnsupportedError, UsageError
+from stacker.linux import lock
+from stacker.linux.filesystem import write_whole
 from stacker.store.blobs import BlobStore
 from stacker.store.chains import ChainStore
 from stacker.store.images import ImageStore
@@ -77,7 +79,10 @@ def _ensure(root: Path) -> None:
     try:
         version = json.loads(mark.read_bytes()).get("version")
     except FileNotFoundError:
-        _make(root)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with lock.exclusive(root, create=False):
+            if not mark.exists():  # somebody else was first
+                _make(root)
         return
     except (ValueError, AttributeError) as error:
         raise StackerError(f"damaged store: {mark}: {error}") from error
@@ -91,7 +96,6 @@ def _ensure(root: Path) -> None:
 
 
 def _make(root: Path) -> None:
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     foreign = set(os.listdir(root)) - {"oci-layout", "index.json", "blobs", *_PARTS}
     if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
         raise UsageError(
@@ -109,6 +113,4 @@ _PARTS = ("blobs", "layers", "chains", "mounts", "staging")
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    write_whole(path, json.dumps(content).encode())

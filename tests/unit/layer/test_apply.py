@@ -20,6 +20,7 @@ from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux.xattr import set_value
 from tests.tars import (
     MTIME,
+    Text,
     block,
     char,
     dir,  # noqa: A004 - the word for it
@@ -33,9 +34,6 @@ from tests.tars import (
     whiteout,
 )
 from tests.unit.layer.room import FORM, IDMAP, Room, chunked, needs_root
-
-PASSWD = b"root:x:0:0"
-
 
 # -- containment ----------------------------------------------------------------------------
 

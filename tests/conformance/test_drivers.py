@@ -1,0 +1,170 @@
+"""One suite, every mount driver: the same tree, the same writes, nothing left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stacker.errors import StackerError, UnsupportedError
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.linux import mountinfo
+from stacker.mount.copy import CopyDriver
+from stacker.mount.driver import Driver
+from stacker.mount.overlay import OverlayDriver
+from stacker.mount.plan import Plan, Request
+from stacker.mount.record import MountRecord
+from stacker.stack.chain import Chain
+from tests.sequential import Item, Sequential
+from tests.snapshot import snapshot
+from tests.stacks import D, F, L, O, S, W, archive, scratch, stacked
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
+
+DRIVERS: dict[str, Driver] = {
+    "overlay": OverlayDriver(),
+    "overlay by mount(2)": OverlayDriver(api="mount2"),
+    "copy": CopyDriver(),
+}
+STACK = (
+    (
+        Item("directory", "", mode=0o711, mtime=1_000_000_000),
+        Item("directory", "etc", mode=0o1755, uid=3, gid=4, mtime=2_000_000_000),
+        Item("file", "etc/a", b"lower", mode=0o4755, mtime=3_000_000_000),
+        Item("file", "etc/x", b"x", xattrs=(("user.kind", b"\0\xff"), ("trusted.t", b"1"))),
+        D("usr"),
+        D("usr/lib"),
+        S("lib", "usr/lib"),
+        F("gone"),
+        D("emptied"),
+        F("emptied/old"),
+        Item("fifo", "pipe"),
+    ),
+    (W("gone"), O("emptied"), F("emptied/new"), F("lib/y"), L("etc/b", "etc/a")),
+    (F("etc/c"), Item("file", "etc/a", b"upper", mode=0o600), W("etc/x"), L("d", "etc/c")),
+)
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    with scratch() as directory:
+        yield directory
+
+
+@pytest.fixture(params=list(WhiteoutFormat), ids=lambda form: form.value)
+def chain(request: pytest.FixtureRequest, room: Path) -> Chain:
+    return stacked([archive(layer) for layer in STACK], room, request.param)
+
+
+@pytest.fixture(params=DRIVERS, ids=str)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return DRIVERS[request.param]
+
+
+class Mount:
+    """One mount by one driver, undone at the end."""
+
+    def __init__(self, driver: Driver, chain: Chain, room: Path, **options: object) -> None:
+        self.driver = driver
+        self.target = room / "target"
+        self.target.mkdir(exist_ok=True)
+        own = room / "mount"
+        own.mkdir(exist_ok=True)
+        request = Request(self.target, chain.directories, chain.form.value, **options)  # type: ignore[arg-type]
+        self.plan: Plan = request.plan("conformance", own)
+        for directory in self.plan.directories:
+            directory.mkdir(exist_ok=True)
+        status = self.target.stat()
+        self.record = MountRecord(
+            id="conformance",
+            target=self.target,
+            image="",
+            driver=driver.name,
+            read_only=self.plan.read_only,
+            upper=self.plan.upper,
+            layers=self.plan.layers,
+            bound=None,
+            boot_id="",
+            mount_namespace=0,
+            target_inode=status.st_ino,
+            target_mode=(status.st_mode & 0o7777, status.st_uid, status.st_gid),
+            created="",
+        )
+
+    def __enter__(self) -> Path:
+        self.driver.mount(self.plan)
+        return self.target
+
+    def __exit__(self, *error: object) -> None:
+        self.driver.unmount(self.record)
+
+
+def expected() -> dict[bytes, object]:
+    reference = Sequential()
+    for layer in STACK:
+        reference.apply(layer)
+    return dict(reference.snapshot())
+
+
+def test_the_tree_is_what_applying_the_layers_in_turn_makes(
+    driver: Driver, chain: Chain, room: Path
+) -> None:
+    with Mount(driver, chain, room) as target:
+        assert snapshot(target) == expected()
+
+
+def test_a_read_only_mount_refuses_writes(driver: Driver, chain: Chain, room: Path) -> None:
+    with Mount(driver, chain, room) as target:
+        with pytest.raises(OSError, match="Read-only"):
+            (target / "new").write_text("x")
+        with pytest.raises(OSError, match="Read-only"):
+            (target / "etc" / "c").unlink()
+
+
+def test_writes_are_seen_and_touch_no_layer(driver: Driver, chain: Chain, room: Path) -> None:
+    before = [snapshot(directory) for directory in chain.directories]
+    with Mount(driver, chain, room, read_only=False) as target:
+        (target / "etc" / "a").write_text("changed")
+        (target / "etc" / "c").unlink()
+        (target / "new").mkdir()
+        (target / "new" / "file").write_text("n")
+        (target / "emptied" / "new").rename(target / "new" / "moved")
+        (target / "d").chmod(0o700)
+        assert (target / "etc" / "a").read_text() == "changed"
+        assert sorted(os.listdir(target / "etc")) == ["a", "b"]
+        assert sorted(os.listdir(target / "new")) == ["file", "moved"]
+        assert os.listdir(target / "emptied") == []
+        assert (target / "etc" / "b").read_text() == "lower"
+    assert [snapshot(directory) for directory in chain.directories] == before
+
+
+def test_nothing_is_left_after_the_unmount(driver: Driver, chain: Chain, room: Path) -> None:
+    with Mount(driver, chain, room) as target:
+        assert os.listdir(target)
+    assert os.listdir(target) == []
+    assert mountinfo.at(target) is None
+
+
+def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
+    driver: Driver, chain: Chain, room: Path
+) -> None:
+    upper = room / "upper"
+    mount = Mount(driver, chain, room, read_only=False, upper=upper)
+    if driver.name == "copy":
+        refusal = driver.refusal(mount.plan)
+        assert isinstance(refusal, UnsupportedError)
+        return
+    with mount as target:
+        (target / "kept").write_text("k")
+        (target / "etc" / "c").unlink()
+    assert (upper / "kept").read_text() == "k"
+    with Mount(driver, chain, room, read_only=False, upper=upper) as target:
+        assert (target / "kept").read_text() == "k"
+        assert not (target / "etc" / "c").exists()
+
+
+def test_a_driver_that_can_refuses_nothing(driver: Driver, chain: Chain, room: Path) -> None:
+    refusal: StackerError | None = driver.refusal(Mount(driver, chain, room).plan)
+    assert refusal is None
