@@ -18,7 +18,7 @@ from stacker.errors import UnsupportedError
 from stacker.layer.tree import IMPLIED_MODE
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.stack.flatten import copy_layer, merge_layers
-from stacker.stack.merged import Merged
+from stacker.stack.directories import MergedDirectories
 from stacker.stack.rebase import Unpacked, must_rebase, rebase
 from stacker.stack.repairs import write_attributes, write_links
 
@@ -77,7 +77,7 @@ class _Builder:
         self._plain = True
 
     def add(self, number: int, layer: Unpacked) -> None:
-        below = Merged(self._topmost_first(), self._form)
+        below = MergedDirectories(self._topmost_first(), self._form)
         if self._stack and must_rebase(layer, below):
             layer = rebase(self._own(number, layer), below, self._new(f"rebased-{number}"))
         elif self._links:

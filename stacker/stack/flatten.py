@@ -20,7 +20,7 @@ from stacker.layer.apply import exact_modes
 from stacker.layer.whiteout import WhiteoutFormat, is_whiteout
 from stacker.linux.filesystem import copy_range, reflink
 from stacker.stack.attributes import Rename, carry, without_marks
-from stacker.stack.merged import Merged
+from stacker.stack.directories import MergedDirectories
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ class _Manner:
 
 def _fill(layers: Sequence[Path], target: Path, form: WhiteoutFormat, manner: _Manner) -> None:
     with exact_modes(), _opened(target) as fd:
-        _Flattener(Merged(layers, form), manner).fill(fd)
+        _Flattener(MergedDirectories(layers, form), manner).fill(fd)
 
 
 @contextmanager
@@ -83,7 +83,7 @@ class _Level(NamedTuple):
 
 
 class _Flattener:
-    def __init__(self, merged: Merged, manner: _Manner) -> None:
+    def __init__(self, merged: MergedDirectories, manner: _Manner) -> None:
         self._merged = merged
         self._manner = manner
         self._inodes: dict[tuple[int, int], bytes] = {}

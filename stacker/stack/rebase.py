@@ -26,7 +26,7 @@ from stacker.layer.entry import (
 from stacker.layer.idmap import IDENTITY, SQUASH
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import Places, skeleton_entries
-from stacker.stack.merged import Merged
+from stacker.stack.directories import MergedDirectories
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Unpacked:
     record: LayerRecord
 
 
-def must_rebase(layer: Unpacked, below: Merged) -> bool:
+def must_rebase(layer: Unpacked, below: MergedDirectories) -> bool:
     """Say whether a symbolic link below leads an entry of ``layer`` to another place."""
     record = layer.record
     if any(
@@ -68,7 +68,7 @@ def _above(path: bytes) -> Iterator[bytes]:
         yield path
 
 
-def rebase(layer: Unpacked, below: Merged, room: Path) -> Unpacked:
+def rebase(layer: Unpacked, below: MergedDirectories, room: Path) -> Unpacked:
     """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``room``."""
     whiteouts = _whiteouts(layer, below)
     diff, aside = room / "diff", room / "replaced"
@@ -104,7 +104,7 @@ class _Whiteouts:
         )
 
 
-def _whiteouts(layer: Unpacked, below: Merged) -> _Whiteouts:
+def _whiteouts(layer: Unpacked, below: MergedDirectories) -> _Whiteouts:
     """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
     hidden, emptied, brought = [], [], set()
     with skeleton_entries(layer.skeleton, what=layer.name) as reader:
@@ -125,7 +125,7 @@ def _whiteouts(layer: Unpacked, below: Merged) -> _Whiteouts:
 class _Masked:
     """A lower tree without what the layer's whiteouts hide and its directories replace."""
 
-    def __init__(self, below: Merged, whiteouts: _Whiteouts) -> None:
+    def __init__(self, below: MergedDirectories, whiteouts: _Whiteouts) -> None:
         self._below = below
         self._brought = whiteouts.brought
         self._hidden = {

@@ -17,7 +17,7 @@ from stacker.layer.record import DeferredLink
 from stacker.layer.tree import IMPLIED_MODE, joined
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.stack.attributes import copy_attributes
-from stacker.stack.merged import Merged
+from stacker.stack.directories import MergedDirectories
 
 
 def write_links(
@@ -34,7 +34,7 @@ def write_links(
     :returns: the directories made, all of them implied.
     :raises LayerError: a target exists nowhere, or is a directory.
     """
-    tree, made = Merged(layers, form), {b""}
+    tree, made = MergedDirectories(layers, form), {b""}
     linked: dict[bytes, bytes] = {}
     for link in links:
         target = tree.physical_name(link.target)
@@ -48,7 +48,7 @@ def write_links(
     return frozenset(made)
 
 
-def _linkable(tree: Merged, target: bytes, link: DeferredLink, what: str) -> bytes:
+def _linkable(tree: MergedDirectories, target: bytes, link: DeferredLink, what: str) -> bytes:
     found = tree.entry(target)
     if found is None or found.is_directory:
         raise LayerError(
@@ -88,7 +88,7 @@ def write_attributes(
         ``holders`` which directories in it hold whiteouts.
     :returns: whether anything had to be made.
     """
-    tree = Merged(layers, form)
+    tree = MergedDirectories(layers, form)
     bearers = _Bearers(tree, {os.fsencode(layer): paths for layer, paths in implied.items()})
     wanted = {path for path in frozenset().union(*implied.values()) if bearers.differs(path)}
     for layer, paths in (holders or {}).items():
@@ -111,7 +111,7 @@ def write_attributes(
 class _Bearers:
     """Finds the directory on disk whose attributes a merged directory has."""
 
-    def __init__(self, tree: Merged, implied: Mapping[bytes, frozenset[bytes]]) -> None:
+    def __init__(self, tree: MergedDirectories, implied: Mapping[bytes, frozenset[bytes]]) -> None:
         self._tree = tree
         self._implied = implied
 
