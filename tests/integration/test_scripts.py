@@ -1,0 +1,29 @@
+"""The README's first command, as a person would run it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs chroot: needs root")
+def test_the_demo_runs_a_program_in_a_root_filesystem() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "demo"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "STACKER_VENV": sys.prefix},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "hello from inside\n  Three layers, one tree.\n  motd\n" in done.stdout
+    assert "/etc/secret, which the third layer deletes, is not there" in done.stdout
+    assert done.stdout.rstrip().endswith("Done.\033[0m")
