@@ -18,7 +18,8 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, ImageID
 from stacker.image.manifest import Index, Manifest, parse_document
 from stacker.image.pairing import pair_layers
-from stacker.image.platform import Platform, choose, fits
+from stacker.image.platform import Platform, fits
+from stacker.image.selection import choose
 from stacker.source.protocol import Source
 from stacker.stacked import is_complete, stacked
 from stacker.store.store import Store

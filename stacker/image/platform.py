@@ -1,23 +1,17 @@
-"""Platforms: what an image is built for, and which entry of an index suits a machine best.
+"""Platforms: what an image is built for, and how well that suits a machine.
 
-In come words (``linux/arm64/v8``, uname's machine) and descriptors, out comes the platform or
-the one descriptor to take.  What stands behind a descriptor is not read here.
+In come words (``linux/arm64/v8``, uname's machine), out comes the platform, or how far an offer is
+from what is wanted.  Knows no index: the choice among its entries is `selection`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from stacker.errors import NotFoundError, UsageError
-from stacker.image import mediatype
+from stacker.errors import UsageError
 from stacker.image.document import as_object, optional, required
 from stacker.image.wording import quoted
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stacker.image.descriptor import Descriptor
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 _MOST_WORDS = 3
@@ -105,58 +99,12 @@ class Platform:
         return "/".join(word for word in words if word)
 
 
-def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
-    """Return the entry of an index that suits `wanted` best; of equals, the first.
-
-    A machine takes its own variant, then lower ones (arm: v7, v6, v5; amd64: v4 down to v1);
-    an entry without a variant is amd64 v1, arm64 v8, or the last resort of an arm.  An entry
-    without a platform is taken where no other suits and there is just one.  Attestations
-    (``unknown/unknown``) and media types that are no image are passed over.
-
-    :param what: the index's name for messages.
-    :raises NotFoundError: nothing suits; the message lists the platforms that are there.
-    Source: image-spec image-index.md, "manifests" and "Platform Variants".
-    """
-    images = [entry for entry in candidates if is_image(entry)]
-    best = min(
-        (entry for entry in images if _rank(entry.platform, wanted) is not None),
-        key=lambda entry: _rank(entry.platform, wanted) or 0,
-        default=None,
-    )
-    if best is not None:
-        return best
-    nameless = [entry for entry in images if entry.platform is None]
-    if len(nameless) == 1:
-        return nameless[0]
-    there = ", ".join(dict.fromkeys(_shown(entry) for entry in images)) or "none"
-    raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted}")
-
-
-def is_image(entry: Descriptor) -> bool:
-    """Return whether an index entry is an image or an index, and no attestation about one."""
-    if entry.media_type not in mediatype.MANIFESTS | mediatype.INDEXES:
-        return False
-    # BuildKit files attestations in the index beside the images they are about.
-    return entry.platform is None or "unknown" not in (
-        entry.platform.os,
-        entry.platform.architecture,
-    )
-
-
-def _is_word(text: str) -> bool:
-    return text[:1].isalnum() and _WORD.issuperset(text)
-
-
-def _shown(entry: Descriptor) -> str:
-    return "no platform" if entry.platform is None else quoted(str(entry.platform))[1:-1]
-
-
 def fits(offered: Platform, wanted: Platform) -> bool:
     """Return whether an image made for `offered` runs where `wanted` was asked for."""
-    return _rank(offered, wanted) is not None
+    return rank(offered, wanted) is not None
 
 
-def _rank(offered: Platform | None, wanted: Platform) -> int | None:
+def rank(offered: Platform | None, wanted: Platform) -> int | None:
     """Return how far an offer is from what is wanted, 0 being best; None when it cannot run."""
     if offered is None or offered.os != wanted.os:
         return None
@@ -180,3 +128,7 @@ def _ranks(wanted: Platform) -> dict[str, int]:
     # Unstated is the lowest, except that nobody says which arm it is: after all the others.
     unstated = len(runnable) if wanted.architecture == "arm" else len(runnable) - 1
     return {"": unstated} | {variant: rank for rank, variant in enumerate(runnable)}
+
+
+def _is_word(text: str) -> bool:
+    return text[:1].isalnum() and _WORD.issuperset(text)

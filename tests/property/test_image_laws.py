@@ -15,7 +15,8 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.image.document import parse_json
 from stacker.image.manifest import Index, Manifest, parse_document
-from stacker.image.platform import Platform, choose
+from stacker.image.platform import Platform
+from stacker.image.selection import choose
 
 # Half a surrogate pair is no text: parse_json refuses it, so no value holds one.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -8,7 +8,8 @@ from stacker.errors import NotFoundError, UsageError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.image.platform import Platform, choose
+from stacker.image.platform import Platform
+from stacker.image.selection import choose
 
 
 def entry(platform: str | None, media_type: str = mediatype.OCI_MANIFEST) -> Descriptor:

@@ -1,0 +1,61 @@
+"""Which entry of an index to take: the one that suits a platform best.
+
+In come descriptors, out comes one of them.  What stands behind a descriptor is not read here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.errors import NotFoundError
+from stacker.image import mediatype
+from stacker.image.platform import rank
+from stacker.image.wording import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stacker.image.descriptor import Descriptor
+    from stacker.image.platform import Platform
+
+
+def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
+    """Return the entry of an index that suits `wanted` best; of equals, the first.
+
+    A machine takes its own variant, then lower ones (arm: v7, v6, v5; amd64: v4 down to v1);
+    an entry without a variant is amd64 v1, arm64 v8, or the last resort of an arm.  An entry
+    without a platform is taken where no other suits and there is just one.  Attestations
+    (``unknown/unknown``) and media types that are no image are passed over.
+
+    :param what: the index's name for messages.
+    :raises NotFoundError: nothing suits; the message lists the platforms that are there.
+    Source: image-spec image-index.md, "manifests" and "Platform Variants".
+    """
+    images = [entry for entry in candidates if is_image(entry)]
+    best = min(
+        (entry for entry in images if rank(entry.platform, wanted) is not None),
+        key=lambda entry: rank(entry.platform, wanted) or 0,
+        default=None,
+    )
+    if best is not None:
+        return best
+    nameless = [entry for entry in images if entry.platform is None]
+    if len(nameless) == 1:
+        return nameless[0]
+    there = ", ".join(dict.fromkeys(_shown(entry) for entry in images)) or "none"
+    raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted}")
+
+
+def is_image(entry: Descriptor) -> bool:
+    """Return whether an index entry is an image or an index, and no attestation about one."""
+    if entry.media_type not in mediatype.MANIFESTS | mediatype.INDEXES:
+        return False
+    # BuildKit files attestations in the index beside the images they are about.
+    return entry.platform is None or "unknown" not in (
+        entry.platform.os,
+        entry.platform.architecture,
+    )
+
+
+def _shown(entry: Descriptor) -> str:
+    return "no platform" if entry.platform is None else quoted(str(entry.platform))[1:-1]
