@@ -9,7 +9,7 @@ Knows the order and the workers; what a layer or a stack is, others know.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from stacker.errors import IntegrityError, NotFoundError
@@ -123,7 +123,7 @@ def _chosen(index: Index, platform: Platform, what: str) -> Descriptor:
 
 def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
     image_id = manifest.image_id
-    if store.blobs.has(image_id):
+    with suppress(NotFoundError, IntegrityError):  # not here, or damaged: then from the source
         return store.images.config(image_id)
     return parse_config(source.document(manifest.config), f"config {image_id}")
 

@@ -157,8 +157,14 @@ def _filling(path: Path) -> Iterator[None]:
         if isinstance(error, StackerError):
             raise
         raise StackerError(
-            f"cannot unpack into: {path}: {error.filename or path}: {error.strerror}"
+            f"cannot unpack into: {_place(error, path)}: {error.strerror}"
         ) from error
+
+
+def _place(error: OSError, path: Path) -> str:
+    """Name what an error is about; calls on a descriptor only know its number."""
+    name = error.filename
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) else str(path)
 
 
 def _make(path: Path) -> bool:

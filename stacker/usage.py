@@ -70,7 +70,8 @@ class StoreUsage:
 
 def images_in(store: Store) -> tuple[ImageUsage, ...]:
     """Measure every image, in the order they were first pulled."""
-    images = [(image, store.images.config(image.id)) for image in store.images.all()]
+    with store.images.listing():
+        images = [(image, store.images.config(image.id)) for image in store.images.all()]
     users = Counter(diff_id for _, config in images for diff_id in set(config.diff_ids))
     sizes = {diff_id: layer_bytes(store, diff_id) for diff_id in users}
     return tuple(_measured(image, config, users, sizes) for image, config in images)
@@ -102,7 +103,8 @@ def layer_bytes(store: Store, diff_id: DiffID) -> int | None:
 
 def users_of(store: Store) -> Counter[DiffID]:
     """Count the images that have each layer."""
-    configs = [store.images.config(image.id) for image in store.images.all()]
+    with store.images.listing():
+        configs = [store.images.config(image.id) for image in store.images.all()]
     return Counter(diff_id for config in configs for diff_id in set(config.diff_ids))
 
 

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
+PATH = os.pathsep.join([str(REPOSITORY), sysconfig.get_path("platlib")])
+"""Where Python finds the package and what it needs, whichever interpreter it is."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,12 @@ class Stacker:
     """The command on one store.
 
     :param wrap: words before it, such as those of unshare(1).
+    :param python: the interpreter.
     """
 
     store: Path
     wrap: tuple[str, ...] = ()
+    python: str = sys.executable
     environ: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -64,12 +69,12 @@ class Stacker:
         """An environment in which only what a test says counts."""
         mine = ("STACKER_", "XDG_", "NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(mine)}
-        return {**kept, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", **self.environ}
+        return {**kept, "PYTHONPATH": PATH, "TERM": "xterm", **self.environ}
 
     def words(self, *words: str | Path) -> list[str]:
         """Give the whole command line."""
         place = ("--store", str(self.store))
-        return [*self.wrap, sys.executable, "-m", "stacker", *place, *map(str, words)]
+        return [*self.wrap, self.python, "-m", "stacker", *place, *map(str, words)]
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
         """Run it, whatever comes of it."""

@@ -80,8 +80,17 @@ def _root(named: str | None, environ: Mapping[str, str]) -> Path:
         return _SYSTEM_STORE
     data = environ.get("XDG_DATA_HOME", "")
     # The XDG specification has relative paths ignored.
-    base = Path(data) if data.startswith("/") else Path("~/.local/share").expanduser()
+    base = Path(data) if data.startswith("/") else _home() / ".local/share"
     return base / "stacker"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise UsageError(
+            "no store: this user has no home directory", hint="name one with --store"
+        ) from None
 
 
 def _is_system_root() -> bool:

@@ -55,7 +55,7 @@ def _malformed(what: str, got: bytes, want: str) -> LayerError:
 
 def decimal(value: bytes, key: str, what: str) -> int:
     """Read a decimal number that decides where things are, so that a wrong one is an error."""
-    if not value.isdigit() or len(value) > _DIGITS:
+    if not value.isdigit() or len(value.lstrip(b"0")) > _DIGITS:
         raise LayerError(f"malformed PAX {key}: {what}: got {value[:40]!r}, want a decimal number")
     return int(value)
 

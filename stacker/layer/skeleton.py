@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from stacker.errors import IntegrityError, StackerError
+from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.layer.entry import File, shown
 from stacker.layer.limits import Limits
 from stacker.layer.record import LayerRecord
@@ -77,6 +77,15 @@ def reassembled(
     :raises IntegrityError: a file is missing or not as long as the skeleton says, or the
         skeleton is damaged.
     """
+    try:
+        yield from _reassembled(skeleton, record, diff, aside, what)
+    except LayerError as error:
+        raise IntegrityError(f"damaged skeleton: {error}") from error
+
+
+def _reassembled(
+    skeleton: Path, record: LayerRecord, diff: Path, aside: Path, what: str
+) -> Iterator[bytes]:
     kept: list[bytes] = []
     places = Places(record)
     with skeleton.open("rb") as file:

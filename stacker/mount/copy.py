@@ -105,7 +105,9 @@ def _fill(plan: Plan) -> None:
     try:
         flatten(plan.layers, plan.target, xattr_namespace=plan.xattr_namespace)
     except OSError as error:
-        text = f"cannot copy the tree: {error.filename or plan.target}: {error.strerror}"
+        # Calls on a descriptor only know its number.
+        name = error.filename if isinstance(error.filename, (str, bytes)) else str(plan.target)
+        text = f"cannot copy the tree: {os.fsdecode(name)}: {error.strerror}"
         raise (StackerError if error.errno in _DISK else MountError)(text) from error
 
 

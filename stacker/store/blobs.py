@@ -43,15 +43,18 @@ class BlobStore:
         if found.hexdigest() != digest.hex:
             raise IntegrityError(
                 f"damaged blob: {self.path(digest)}: got {found.hexdigest()}, want {digest.hex}",
-                hint="remove the image and pull it again",
+                hint="pull the image again: that writes its documents anew",
             )
         return content
 
     def write(self, digest: Digest | ImageID, content: bytes) -> None:
-        """Keep a verified document."""
-        if self.has(digest):
-            return
+        """Keep a verified document; one that the disk has damaged is written anew."""
         path = self.path(digest)
+        try:
+            if path.read_bytes() == content:
+                return
+        except FileNotFoundError:
+            pass
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_whole(path, content)
 

@@ -1,8 +1,8 @@
 """Images by ID and by name.
 
 ``index.json`` of the store's OCI layout is the list: one descriptor a name, with the usual
-annotation, and one of ours for the source it was pulled from.  Who changes it holds its lock;
-readers need none, since it is replaced by a rename.
+annotation, and one of ours for the source it was pulled from.  Who changes it holds its lock, and
+who follows it to the documents shares that, so that none of them is removed meanwhile.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from stacker.store.blobs import BlobStore
 NAME = "org.opencontainers.image.ref.name"
 SOURCE = "dev.stacker.source"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_LOCK = "index.json.lock"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -61,7 +62,8 @@ class ImageStore:
         digits = text.removeprefix("sha256:")
         if self._is_config(digits):
             return ImageID("sha256", digits)
-        images = self.all()
+        with self.listing():
+            images = self.all()
         for image in images:
             if text in image.names or text in image.sources or text == str(image.id):
                 return image.id
@@ -104,7 +106,11 @@ class ImageStore:
 
     def changing(self) -> AbstractContextManager[object]:
         """Hold the lock that every change of the list needs."""
-        return lock.exclusive(self.root / "index.json.lock")
+        return lock.exclusive(self.root / _LOCK)
+
+    def listing(self) -> AbstractContextManager[object]:
+        """Hold the lock under which nothing goes that the list names."""
+        return lock.shared(self.root / _LOCK)
 
     @contextmanager
     def reading(self, image_id: ImageID) -> Iterator[ImageConfig]:

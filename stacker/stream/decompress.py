@@ -17,6 +17,7 @@ from stacker.errors import IntegrityError
 CHUNK = 256 * 1024
 """Bytes per plain chunk: large enough to amortise a hand-over, small enough for the L2 cache."""
 
+_HEADER_LIMIT = 1 << 20
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 _ZSTD_WINDOW_LIMIT = 1 << 31
 
@@ -119,7 +120,35 @@ def _next_member(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
             raise IntegrityError(
                 f"corrupt gzip: {what}: got {pending[:2].hex()} after a member, want 1f8b or zeros"
             )
-        return pending
+        return _with_whole_header(pending, chunks, what)
+
+
+def _with_whole_header(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
+    # ISA-L 2.31 takes a header that comes in two pieces for a wrong one when it has a checksum
+    # or more than one optional field.
+    while not _has_whole_header(pending):
+        chunk = next(chunks, b"")
+        if not chunk or len(pending) > _HEADER_LIMIT:
+            raise IntegrityError(
+                f"truncated: {what}: got {len(pending)} bytes of a gzip member, want its header"
+            )
+        pending += chunk
+    return pending
+
+
+def _has_whole_header(data: bytes) -> bool:
+    """Read past the fields of RFC 1952 section 2.3.1: extra, name, comment, checksum."""
+    if len(data) < 10:
+        return False
+    flags, at = data[3], 10
+    if flags & 4:
+        at += 2 + int.from_bytes(data[10:12], "little")
+    for flag in (8, 16):
+        if flags & flag:
+            at = data.find(b"\0", at) + 1
+            if not at:
+                return False
+    return len(data) >= at + (flags & 2)
 
 
 class _ChunkFile:

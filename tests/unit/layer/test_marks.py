@@ -119,6 +119,7 @@ def test_any_name_can_be_whited_out(room: Room, name: bytes) -> None:
 
 def test_a_whiteout_below_a_hidden_directory_says_nothing_more(room: Room) -> None:
     layer = room.unpack(whiteout("d/x"), whiteout("d"), whiteout("d/e/f"))
+    assert not layer.record.stranded
     assert layer.names() == {b"d"}
     assert layer.is_whiteout("d")
 

@@ -1,0 +1,71 @@
+"""Man pages, completions and docs/cli.md say what the argparse table says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from stacker.cli.verbs import SUMMARIES
+from tests.command import REPOSITORY
+
+PAGES = [REPOSITORY / "man" / "stacker.1"]
+PAGES += [REPOSITORY / "man" / f"stacker-{verb}.1" for verb in SUMMARIES]
+
+
+def test_what_is_generated_is_up_to_date() -> None:
+    words = [sys.executable, str(REPOSITORY / "scripts" / "generate"), "--check"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_there_is_no_page_of_a_verb_that_is_gone() -> None:
+    assert sorted((REPOSITORY / "man").iterdir()) == sorted(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_is_clean_roff(page: Path) -> None:
+    if not shutil.which("groff"):
+        pytest.skip("groff is not installed")
+    words = ["groff", "-man", "-ww", "-Kutf8", "-Tutf8", "-rLL=78n", str(page)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("shell", "script"), [("bash", "completions/stacker.bash"), ("zsh", "completions/_stacker")]
+)
+def test_a_completion_is_a_script_its_shell_can_read(shell: str, script: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    subprocess.run([shell, "-n", str(REPOSITORY / script)], check=True)
+
+
+def test_bash_completes_verbs_and_options() -> None:
+    script = (
+        f"source {REPOSITORY}/completions/stacker.bash; COMP_WORDS=(stacker {{}}); "
+        "COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_stacker; echo ${{COMPREPLY[@]}}"
+    )
+
+    def completed(words: str) -> list[str]:
+        done = subprocess.run(
+            ["bash", "-c", script.format(words)], check=True, capture_output=True, text=True
+        )
+        return done.stdout.split()
+
+    assert completed("u") == ["umount", "unpack"]
+    assert completed("mount --dr") == ["--driver"]
+    assert completed("mount --driver c") == ["copy"]
+
+
+def test_the_schema_is_one_and_its_kinds_are_told_apart() -> None:
+    schema = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    kinds = [entry["$ref"].rpartition("/")[2] for entry in schema["oneOf"]]
+    for kind in kinds:
+        assert schema["$defs"][kind]["properties"]["kind"] == {"const": kind}

@@ -1,0 +1,111 @@
+"""What a mount loads: this package's modules for it, and nothing heavy besides."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stacker.cli.verbs import SUMMARIES
+from tests import images
+from tests.command import Stacker
+from tests.tars import file, tar
+
+# What `mount` needs of us: a new name here is a decision, since each costs start-up time.
+OURS = """
+stacker stacker.cli stacker.cli.ending stacker.cli.form stacker.cli.options stacker.cli.output
+stacker.cli.session stacker.cli.verbs stacker.cli.verbs.mount stacker.cli.wording stacker.errors
+stacker.image stacker.image.chain stacker.image.config stacker.image.descriptor
+stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
+stacker.image.platform stacker.image.wording stacker.layer stacker.layer.entry
+stacker.layer.idmap stacker.layer.limits stacker.layer.record stacker.layer.tree
+stacker.layer.whiteout
+stacker.linux stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi
+stacker.linux.mountinfo stacker.linux.process stacker.linux.removal stacker.linux.syscall
+stacker.linux.xattr stacker.mount stacker.mount.attach stacker.mount.bind stacker.mount.choose
+stacker.mount.copy stacker.mount.descriptor stacker.mount.driver stacker.mount.overlay
+stacker.mount.plan stacker.mount.record stacker.mount.release stacker.mount.state
+stacker.mount.table stacker.mount.target stacker.mount.upper stacker.present stacker.stacked
+stacker.store stacker.store.blobs stacker.store.chains stacker.store.images stacker.store.layers
+stacker.store.staging stacker.store.store
+"""
+
+# What `mount` takes from the standard library, on any Python version from 3.11 on; half of it
+# comes with dataclasses, another with argparse.  Underscored modules are those modules' business.
+STANDARD = """
+argparse ast collections contextlib copy copyreg ctypes dataclasses dis encodings enum errno fcntl
+fnmatch functools genericpath gettext glob grp hashlib importlib inspect ipaddress itertools json
+keyword linecache locale math ntpath opcode operator os pathlib posixpath pwd re reprlib signal
+stat struct time token tokenize types typing urllib warnings weakref
+"""
+
+REPORT = """
+import sys
+before = set(sys.modules)
+from stacker.cli import main
+code = main(sys.argv[1:])
+import json
+print(json.dumps([code, sorted(set(sys.modules) - before)]), file=sys.stderr)
+"""
+
+
+def loaded(stacker: Stacker, *words: str | Path) -> set[str]:
+    """Run a command, and give the modules it loaded."""
+    command = [sys.executable, "-c", REPORT, "--store", str(stacker.store), *map(str, words)]
+    done = subprocess.run(
+        command, check=True, capture_output=True, env=stacker.environment, text=True
+    )
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0, done.stderr
+    return set(modules)
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    stacker = Stacker(tmp_path / "store")
+    layers = [tar(file("a", b"1")), tar(file("b", b"2"))]
+    stacker("pull", images.layout(tmp_path / "app", layers).source)
+    (tmp_path / "target").mkdir()
+    return stacker
+
+
+def test_a_mount_loads_what_it_needs_and_no_more(stacker: Stacker, tmp_path: Path) -> None:
+    modules = loaded(stacker, "mount", "app:1.0", tmp_path / "target", "--driver", "auto")
+    stacker("umount", tmp_path / "target")
+    ours = {name for name in modules if name.partition(".")[0] == "stacker"}
+    # A copy, where nothing can be mounted, has to write the tree as well.
+    copying = {name for name in ours if name.startswith("stacker.stack.")}
+    assert ours - copying <= set(OURS.split())
+    others = {name.partition(".")[0] for name in modules if not name.startswith("_")}
+    assert others - {"stacker"} <= set(STANDARD.split())
+
+
+def test_a_plan_loads_no_more_than_a_mount(stacker: Stacker, tmp_path: Path) -> None:
+    modules = loaded(stacker, "mount", "app:1.0", tmp_path / "target", "--print-plan")
+    assert {name for name in modules if name.partition(".")[0] == "stacker"} == set(OURS.split())
+
+
+HEAVY = {
+    *("rich", "urllib3", "trio", "pyfuse3", "zstandard", "isal", "xattr", "cffi"),
+    *("asyncio", "concurrent", "multiprocessing", "subprocess", "threading", "tempfile", "shutil"),
+    *("logging", "socket", "ssl", "http", "email"),
+}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["images"], ["mounts"], ["df"], ["inspect", "app:1.0"], ["history", "app:1.0"]],
+    ids=lambda words: words[0],
+)
+def test_no_question_loads_anything_heavy(stacker: Stacker, words: list[str]) -> None:
+    assert not {name.partition(".")[0] for name in loaded(stacker, *words)} & HEAVY
+
+
+def test_a_verb_loads_no_other_verb(stacker: Stacker) -> None:
+    for verb in ("images", "df", "mounts"):
+        found = {name for name in loaded(stacker, verb) if name.startswith("stacker.cli.verbs.")}
+        assert found == {f"stacker.cli.verbs.{verb}"}
+    assert not {f"stacker.cli.verbs.{verb}" for verb in SUMMARIES} & loaded(stacker, "--help")

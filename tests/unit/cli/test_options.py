@@ -1,0 +1,98 @@
+"""Words to a verb and its arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from stacker.cli.options import main_parser, parse, whole_parser
+from stacker.cli.verbs import SUMMARIES, load
+from stacker.cli.verbs.mount import DRIVERS as OFFERED
+from stacker.errors import UsageError
+from stacker.mount.choose import DRIVERS
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--store", "/a", "images"], "store", "/a"),
+        (["images", "--store", "/a"], "store", "/a"),
+        (["--store", "/a", "images", "--store=/b"], "store", "/b"),
+        (["-q", "images"], "verbosity", -1),
+        (["images", "--verbose"], "verbosity", 1),
+        (["-q", "images", "-v"], "verbosity", 1),
+        (["--json", "images"], "json", True),
+        (["images", "--json"], "json", True),
+        (["--debug", "images"], "debug", True),
+    ],
+)
+def test_global_options_stand_before_or_behind_the_verb(
+    words: list[str], name: str, value: object
+) -> None:
+    assert getattr(parse(words)[1], name) == value
+
+
+def test_what_is_said_before_the_verb_is_not_forgotten_behind_it() -> None:
+    args = parse(["--store", "/a", "--json", "mount", "-v", "app", "/mnt", "--rw"])[1]
+    assert (args.store, args.json, args.verbosity) == ("/a", True, 1)
+    assert (args.image, args.target, args.rw) == ("app", "/mnt", True)
+
+
+def test_a_word_that_looks_like_a_verb_is_an_argument_of_the_verb() -> None:
+    assert parse(["mount", "mount", "umount"])[1].image == "mount"
+
+
+def test_what_follows_two_dashes_is_no_option() -> None:
+    assert parse(["umount", "--", "-q"])[1].target == "-q"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no verb"),
+        (["nothing"], "unknown verb: nothing"),
+        (["images", "--jsn"], "unrecognized arguments"),
+        (["images", "--js"], "unrecognized arguments"),
+        (["pull"], "SOURCE"),
+        (["pull", "a", "b"], "unrecognized arguments"),
+        (["pull", "a", "--jobs", "0"], "want a whole number"),
+        (["pull", "a", "--max-bytes", "x"], "want a number of bytes"),
+        (["rm"], "IMAGE"),
+        (["--store"], "--store: expected one argument"),
+        (["--store", "images"], "no verb"),
+        ([""], "unknown verb: "),
+    ],
+)
+def test_words_that_make_no_sense_are_a_usage_error(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        parse(words)
+    assert caught.value.hint
+
+
+def test_a_verb_that_is_nearly_right_is_guessed() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(["unmount", "/mnt"])
+    assert caught.value.hint == "did you mean `umount`?"
+
+
+@pytest.mark.parametrize("verb", SUMMARIES)
+def test_every_verb_has_help_that_teaches(verb: str) -> None:
+    module = load(verb)
+    assert module.DESCRIPTION.strip().endswith((".", "zstd."))
+    assert f"stacker {verb}" in module.EXAMPLES
+    assert all(len(line) <= 100 for line in module.DESCRIPTION.splitlines())
+
+
+def test_help_lists_every_verb() -> None:
+    text = main_parser().format_help()
+    for verb, summary in SUMMARIES.items():
+        assert f"  {verb:<12}{summary}\n" in text
+    assert "examples:" in text
+
+
+def test_the_whole_parser_knows_what_the_two_steps_know() -> None:
+    whole = whole_parser().parse_args(["--store", "/a", "mount", "app", "/mnt", "--rw"])
+    assert (whole.verb, whole.store, whole.image, whole.rw) == ("mount", "/a", "app", True)
+
+
+def test_the_drivers_offered_are_those_there_are() -> None:
+    assert list(OFFERED) == ["auto", *(driver.name for driver in DRIVERS)]

@@ -1,0 +1,97 @@
+"""What the directory that is unpacked into hands down, and what the machine cannot do."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+
+import pytest
+
+from stacker.errors import LayerError, StackerError
+from stacker.layer.apply import apply
+from stacker.layer.tar import TarReader
+from stacker.linux.xattr import set_value
+from tests.tars import (
+    char,
+    dir,  # noqa: A004 - the word for it
+    fifo,
+    file,
+    symlink,
+    tar,
+)
+from tests.unit.layer.room import FORM, IDMAP, Room, chunked, needs_root
+
+
+# -- the directory that is unpacked into ------------------------------------------------------
+@needs_root
+def test_a_set_group_id_store_directory_changes_no_groups_and_modes(room: Room) -> None:
+    os.chown(room.path, 0, 4711)
+    os.chmod(room.path, 0o2700)
+    layer = room.unpack(file("f"), dir("d", mode=0o755), file("e/f"))
+    for path in ("", "f", "d", "e", "e/f"):
+        assert layer.stat(path).st_gid == 0, path
+        assert not layer.mode(path) & 0o2000, path
+
+
+@needs_root
+def test_a_default_acl_on_the_store_directory_changes_nothing(room: Room) -> None:
+    set_value(os.fsencode(room.path), b"system.posix_acl_default", _acl(user_4711=7, mask=5))
+    layer = room.unpack(file("f", mode=0o666), dir("d", mode=0o777), file("e/f"), fifo("p"))
+    modes = {path: layer.mode(path) for path in ("", "f", "d", "e", "e/f", "p")}
+    assert modes == {"": 0o755, "f": 0o666, "d": 0o777, "e": 0o755, "e/f": 0o644, "p": 0o644}
+    for path in modes:
+        assert not layer.xattrs(path), path
+
+
+def _acl(*, user_4711: int, mask: int) -> bytes:
+    """The kernel's form (linux/posix_acl_xattr.h): version, then tag, permissions, id."""
+    entries = [(1, 7, -1), (2, user_4711, 4711), (4, 0, -1), (0x10, mask, -1), (0x20, 0, -1)]
+    return (2).to_bytes(4, "little") + b"".join(
+        tag.to_bytes(2, "little")
+        + perm.to_bytes(2, "little")
+        + (who % (1 << 32)).to_bytes(4, "little")
+        for tag, perm, who in entries
+    )
+
+
+def test_the_umask_changes_nothing_and_comes_back(room: Room) -> None:
+    before = os.umask(0o077)
+    try:
+        layer = room.unpack(file("f", mode=0o666), dir("d", mode=0o777), fifo("p", mode=0o622))
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    assert [layer.mode(path) for path in ("f", "d", "p")] == [0o666, 0o777, 0o622]
+
+
+def test_the_umask_comes_back_after_a_failure(room: Room) -> None:
+    before = os.umask(0o027)
+    try:
+        with pytest.raises(LayerError):
+            room.unpack(char("x", 0, 0))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+def test_a_missing_directory_for_replaced_files_is_made_only_when_needed(room: Room) -> None:
+    assert not room.unpack(file("x"), symlink("l", "a"), symlink("l", "b")).aside.exists()
+    assert stat.S_IMODE(room.unpack(file("x"), file("x")).aside.stat().st_mode) == 0o700
+
+
+# -- the machine's own troubles ---------------------------------------------------------------
+@needs_root
+def test_a_full_disk_is_no_layer_error_and_says_so(room: Room) -> None:
+    disk = room.path / "small"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
+    try:
+        (disk / "diff").mkdir()
+        reader = TarReader(chunked(tar(file("x", bytes(1 << 20)))), what="test")
+        with pytest.raises(StackerError, match=r"cannot unpack: test: x: No space left") as caught:
+            apply(reader, disk / "diff", aside=disk / "aside", form=FORM, idmap=IDMAP)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert type(caught.value) is StackerError
+    assert caught.value.hint is not None

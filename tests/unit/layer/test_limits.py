@@ -1,0 +1,69 @@
+"""DESIGN section 4, *Limits*: over one is a clear error that names the flag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from stacker.errors import LayerError
+from stacker.layer.limits import RATIO_GRACE, Limits
+from tests import tars
+from tests.tars import file, gnu_name, hardlink, header, pax, pax_header, tar, whiteout
+from tests.unit.layer.room import Room, entries_of
+
+
+def test_unpacked_bytes(room: Room) -> None:
+    limits = Limits(unpacked_bytes=10)
+    room.unpack(file("a", b"12345"), file("b", b"12345"), limits=limits)
+    with pytest.raises(LayerError, match="over a limit") as caught:
+        room.unpack(file("a", b"12345"), file("a", b"123456"), limits=limits)
+    assert "--max-bytes" in (caught.value.hint or "")
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_written(room: Room) -> None:
+    with pytest.raises(LayerError, match="over a limit"):
+        room.unpack(tar(header("a", size=1 << 60), end=False), limits=Limits(unpacked_bytes=10))
+
+
+def test_entries(room: Room) -> None:
+    limits = Limits(entries=3)
+    room.unpack(file("a"), whiteout("b"), hardlink("c", "a"), limits=limits)
+    with pytest.raises(LayerError, match="more than 3 entries") as caught:
+        room.unpack(file("a"), whiteout("b"), hardlink("c", "a"), file("a"), limits=limits)
+    assert "--max-entries" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("entry", [file, tars.dir, whiteout, tars.fifo])
+def test_path_depth(entry: Callable[[str], bytes]) -> None:
+    limits = Limits(depth=3)
+    assert entries_of(tar(entry("a/b/c")), limits=limits)
+    assert entries_of(tar(entry("./a/../a//./b/c")), limits=limits)
+    with pytest.raises(LayerError, match="more than 3 components in a path") as caught:
+        entries_of(tar(entry("a/b/c/d")), limits=limits)
+    assert "--max-depth" in (caught.value.hint or "")
+
+
+def test_pax_bytes() -> None:
+    limits = Limits(pax_bytes=1000)
+    for extended in (pax(comment="x" * 900), gnu_name("x" * 900), pax_header(bytes(1000))):
+        assert entries_of(tar(extended, file("a")), limits=limits)
+    for extended in (pax(comment="x" * 1000), gnu_name("x" * 1000), pax_header(bytes(1001))):
+        with pytest.raises(
+            LayerError, match="more than 1000 bytes in an extended header"
+        ) as caught:
+            entries_of(tar(extended, file("a")), limits=limits)
+        assert "--max-pax-bytes" in (caught.value.hint or "")
+
+
+def test_an_extended_header_is_refused_by_its_size_and_not_by_reading_it() -> None:
+    for size in (1 << 33, 1 << 62, -1):
+        with pytest.raises(LayerError, match=r"extended header"):
+            entries_of(tar(pax_header(b"", size=size), file("a")))
+
+
+def test_the_expansion_ratio_has_a_grace() -> None:
+    limits = Limits(ratio=10)
+    assert limits.expanded(0) == RATIO_GRACE
+    assert limits.expanded(RATIO_GRACE) == 10 * RATIO_GRACE
+    assert Limits(ratio=10, unpacked_bytes=5).expanded(RATIO_GRACE) == 5

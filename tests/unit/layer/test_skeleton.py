@@ -1,0 +1,173 @@
+"""DESIGN section 3, *The skeleton*: with the payloads put back it is the tar, bit for bit.
+
+That it is so for every layer is a law of ``room.py``; here is what else it must say and notice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from stacker.errors import IntegrityError
+from stacker.layer.skeleton import Places, SkeletonWriter, reassembled, skeleton_entries
+from stacker.layer.tree import Displacement
+from tests import tars
+from tests.tars import dir, entry, file, hardlink, pax, symlink, tar, whiteout  # noqa: A004
+from tests.unit.layer.room import FORM, Room, Unpacked, entries_of
+
+
+def test_a_skeleton_holds_no_file_contents(room: Room) -> None:
+    secret = os.urandom(100_000)
+    layer = room.unpack(file("a", secret), tars.sparse_10("s", 1 << 20, [(0, secret)]))
+    assert layer.skeleton.stat().st_size < 2000
+    plain = zstandard.ZstdDecompressor().decompressobj().decompress(layer.skeleton.read_bytes())
+    assert secret[:16] not in plain
+
+
+def test_odd_padding_and_bytes_after_the_end_are_kept(room: Room) -> None:
+    odd = tar(entry("a", b"12345")[:-500] + b"not zeros".ljust(500, b"!"), end=False)
+    layer = room.unpack(odd, tar(), b"rubbish", end=False)
+    assert layer.read("a") == b"12345"
+
+
+def test_odd_headers_are_kept(room: Room) -> None:
+    room.unpack(
+        pax(comment="kept", mtime="nonsense"),
+        file("a", b"1", user="somebody", group="some", mode=b" 644 \0\0\0", magic=tars.GNU),
+        tars.pax_global(comment="x"),
+        file("b", b"2", magic=tars.V7),
+        entry(".wh..wh.aufs", b"bookkeeping"),
+        entry("d", b"names", flag=b"D"),
+        hardlink("h", "a", size=999),
+    )
+
+
+def test_an_empty_layer_has_a_skeleton(room: Room) -> None:
+    assert room.unpack(end=False).record.entries == 0
+    assert room.unpack().record.entries == 0
+
+
+def test_a_layer_of_many_chunks_is_put_together(room: Room) -> None:
+    parts = [file(f"f{n}", os.urandom(n * 37 % 5000)) for n in range(300)]
+    room.unpack(*parts, chunk=1000)
+
+
+def test_a_large_file_is_put_together_in_bounded_pieces(room: Room) -> None:
+    layer = room.unpack(file("big", bytes(3 << 20)), chunk=1 << 16)
+    pieces = list(reassembled(layer.skeleton, layer.record, layer.diff, layer.aside, what="test"))
+    assert max(map(len, pieces)) <= 1 << 18
+
+
+@pytest.fixture
+def layer(room: Room) -> Unpacked:
+    return room.unpack(
+        file("d/a", b"12345"),
+        file("empty"),
+        file("gone", b"old"),
+        file("gone", b"new"),
+        symlink("l", "d"),
+        file("l/b", b"placed"),
+        tars.sparse_01("s", 10_000, [(5000, b"x" * 100)]),
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda layer: (layer.diff / "d/a").unlink(),
+        lambda layer: (layer.diff / "empty").unlink(),
+        lambda layer: (layer.diff / "empty").write_bytes(b"x"),
+        lambda layer: (layer.diff / "d/a").write_bytes(b"1234"),
+        lambda layer: (layer.diff / "d/a").write_bytes(b"123456"),
+        lambda layer: (layer.diff / "d/b").unlink(),
+        lambda layer: os.truncate(layer.diff / "s", 9999),
+        lambda layer: (layer.aside / "0").unlink(),
+        lambda layer: (layer.diff / "d/a").rename(layer.diff / "d/c"),
+        lambda layer: _swap_for_symlink(layer.diff / "d/a"),
+        lambda layer: _swap_for_fifo(layer.diff / "d/a"),
+        lambda layer: _swap_for_directory(layer.diff / "d/a"),
+        lambda layer: _cut(layer.skeleton, 10),
+        lambda layer: _cut(layer.skeleton, 100),
+        lambda layer: layer.skeleton.write_bytes(b""),
+        lambda layer: layer.skeleton.write_bytes(b"x" * 512),
+    ],
+)  # fmt: skip
+def test_damage_is_noticed(layer: Unpacked, damage: Callable[[Unpacked], object]) -> None:
+    damage(layer)
+    with pytest.raises(IntegrityError, match=r"differs from its skeleton|damaged skeleton|corrupt"):
+        layer.reassembled()
+
+
+def test_changed_contents_give_another_stream(layer: Unpacked) -> None:
+    before = layer.reassembled()
+    (layer.diff / "d/a").write_bytes(b"54321")
+    assert layer.reassembled() != before
+
+
+def _swap_for_symlink(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def _swap_for_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _swap_for_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _cut(path: Path, length: int) -> None:
+    os.truncate(path, path.stat().st_size - length)
+
+
+def test_a_skeleton_gives_every_entry_without_the_tree(room: Room) -> None:
+    parts = [file("a", b"1" * 1000), dir("d"), whiteout("w"), hardlink("h", "a"), symlink("l", "t")]
+    layer = room.unpack(*parts)
+    layer.diff.rename(layer.root / "moved")
+    with skeleton_entries(layer.skeleton, what="test") as reader:
+        assert list(reader) == entries_of(tar(*parts))
+
+
+def test_large_and_small_pieces_are_written_in_order(tmp_path: Path) -> None:
+    path, pieces = tmp_path / "skeleton", [os.urandom(n * 1000 % 300_000) for n in range(1500)]
+    with path.open("wb") as out:
+        writer = SkeletonWriter(out)
+        for piece in pieces:
+            writer.keep(piece)
+        writer.finish()
+    with path.open("rb") as raw:
+        assert zstandard.ZstdDecompressor().stream_reader(raw).read() == b"".join(pieces)
+
+
+def test_places_follow_the_first_replacement_after_an_entry() -> None:
+    from stacker.layer.record import LayerRecord
+
+    record = LayerRecord(
+        FORM,
+        placed={0: b"d/x", 7: b"e/x"},
+        displaced=(
+            Displacement(2, b"d/x", 0),
+            Displacement(4, b"d", 1),
+            Displacement(6, b"d", 2),
+            Displacement(9, b"d/x", 3),
+        ),
+    )
+    places = Places(record)
+    assert places.of(0, b"l/x") == (0, b"")
+    assert places.of(1, b"d/x") == (0, b"")
+    assert places.of(1, b"d/y/z") == (1, b"y/z")
+    assert places.of(2, b"d/x") == (1, b"x")
+    assert places.of(4, b"d") == (2, b"")
+    assert places.of(5, b"d/x") == (2, b"x")
+    assert places.of(6, b"d/x") == (3, b"")
+    assert places.of(8, b"d/x") == (3, b"")
+    assert places.of(9, b"d/x") == (None, b"d/x")
+    assert places.of(7, b"l/x") == (None, b"e/x")
+    assert places.of(1, b"dd") == (None, b"dd")

@@ -1,0 +1,133 @@
+"""Chunks from one thread to the next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from stacker.errors import IntegrityError, LayerError
+from stacker.stream.pipe import threaded
+
+
+def test_everything_arrives_in_order() -> None:
+    chunks = [b"%d" % n for n in range(1000)]
+    with threaded(iter(chunks)) as got:
+        assert list(got) == chunks
+
+
+def test_the_producer_runs_in_a_thread_of_its_own_and_is_gone_afterwards() -> None:
+    names = []
+
+    def source() -> Iterator[bytes]:
+        names.append(threading.current_thread())
+        yield b"x"
+
+    with threaded(source()) as got:
+        assert list(got) == [b"x"]
+    assert names[0] is not threading.current_thread()
+    assert not names[0].is_alive()
+
+
+@pytest.mark.parametrize(
+    "error", [IntegrityError("wrong"), LayerError("bad"), MemoryError(), OSError(5)]
+)
+def test_an_error_is_raised_at_the_consumer_after_what_came_before(error: Exception) -> None:
+    def source() -> Iterator[bytes]:
+        yield b"1"
+        yield b"2"
+        raise error
+
+    with threaded(source()) as chunks:
+        assert (next(chunks), next(chunks)) == (b"1", b"2")
+        with pytest.raises(type(error)) as caught:
+            next(chunks)
+    assert caught.value is error
+
+
+def test_after_an_error_the_stream_has_ended() -> None:
+    def source() -> Iterator[bytes]:
+        yield b"1"
+        raise LayerError("bad")
+
+    with threaded(source()) as chunks:
+        assert next(chunks) == b"1"
+        with pytest.raises(LayerError):
+            next(chunks)
+        assert list(chunks) == []
+
+
+def test_a_producer_that_is_ahead_waits() -> None:
+    made = 0
+    ahead = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        nonlocal made
+        for _ in range(1000):
+            made += 1
+            if made == 3:  # two are in the queue, and this is the one that has to wait
+                ahead.set()
+            yield b"x"
+
+    with threaded(source(), depth=2) as chunks:
+        assert ahead.wait(60)
+        for taken in range(100):
+            assert made <= taken + 4
+            next(chunks)
+    assert made < 1000
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_leaving_early_stops_and_closes_the_producer(taken: int) -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    with threaded(endless(), depth=2) as chunks:
+        for _ in range(taken):
+            next(chunks)
+    assert closed.is_set()
+    assert threading.active_count() == before
+
+
+def test_an_error_in_the_body_stops_the_producer_too() -> None:
+    before = threading.active_count()
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"x"
+
+    source = endless()
+    with pytest.raises(ZeroDivisionError), threaded(source) as chunks:
+        assert 1 // (len(next(chunks)) - 1)
+    assert threading.active_count() == before
+    assert next(source, None) is None, "the source has been closed"
+
+
+def test_stages_in_a_row_stop_together() -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"x"
+
+    before = threading.active_count()
+    with threaded(endless()) as first, threaded(first) as second, threaded(second) as third:
+        assert next(third) == b"x"
+    assert threading.active_count() == before
+
+
+def test_an_error_passes_through_stages_in_a_row() -> None:
+    def source() -> Iterator[bytes]:
+        yield from [b"1"] * 50
+        raise IntegrityError("wrong digest")
+
+    with threaded(source(), depth=1) as first, threaded(first, depth=1) as second:
+        assert [next(second) for _ in range(50)] == [b"1"] * 50
+        with pytest.raises(IntegrityError, match="wrong digest"):
+            next(second)
