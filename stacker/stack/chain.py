@@ -17,8 +17,8 @@ from typing import Final
 from stacker.errors import UnsupportedError
 from stacker.layer.tree import IMPLIED_MODE
 from stacker.layer.whiteout import WhiteoutFormat
-from stacker.stack.flatten import copy_layer, merge_layers
 from stacker.stack.directories import MergedDirectories
+from stacker.stack.flatten import copy_layer, merge_layers
 from stacker.stack.rebase import Unpacked, must_rebase, rebase
 from stacker.stack.repairs import write_attributes, write_links
 

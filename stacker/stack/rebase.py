@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stacker.errors import IntegrityError
 from stacker.layer.apply import apply
 from stacker.layer.entry import (
     Bookkeeping,
@@ -115,6 +116,11 @@ def _whiteouts(layer: Unpacked, below: MergedDirectories) -> _Whiteouts:
                 emptied.append(entry.path)
             elif isinstance(entry, Directory):
                 brought.add(entry.path)
+    if reader.count != layer.record.entries:
+        raise IntegrityError(
+            f"damaged skeleton: {layer.name}: got {reader.count} entries, "
+            f"want {layer.record.entries}"
+        )
     return _Whiteouts(
         {path: below.physical_name(path, replaced=brought) for path in hidden},
         {path: below.physical(path, replaced=brought) for path in emptied},

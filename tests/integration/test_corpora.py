@@ -189,9 +189,8 @@ def test_what_is_accepted_unpacks_to_what_other_tools_extract(sample: Sample, pl
     }
     if len(others) < len(TOOLS):
         pytest.skip("needs GNU tar and bsdtar to compare with")
-    if others["gnu"] is None or others["gnu"] != others["bsd"]:
-        pytest.skip("GNU tar and bsdtar extract different things, or complain")
-    assert seen(diff) == others["gnu"]
+    if others["gnu"] is not None and others["gnu"] == others["bsd"]:
+        assert seen(diff) == others["gnu"]
 
 
 def _has_huge_files(sample: Sample) -> bool:
