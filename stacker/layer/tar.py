@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NoReturn
 from zlib import adler32
@@ -38,7 +37,7 @@ from stacker.layer.entry import (
 from stacker.layer.limits import Limits
 
 _ZERO: Final = bytes(BLOCK)
-_FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s").unpack
+_REMEMBERED: Final = 1 << 16
 _BLANK_SUM: Final = 8 * 0x20
 _FILE_FLAGS: Final = frozenset(b"0 \0 7 S".split(b" "))
 _HEADER_ONLY: Final = frozenset(b"\0 1 2 3 4 5 6".split(b" "))
@@ -73,7 +72,7 @@ class _Numbers(dict[bytes, int]):
 
     def __missing__(self, field: bytes) -> int:
         value = number(field)
-        if len(self) < 1 << 16:
+        if len(self) < _REMEMBERED:
             self[field] = value
         return value
 
@@ -107,6 +106,7 @@ class TarReader(BlockReader):
         self._elided = elided
         self._padding = 0
         self._numbers = _Numbers()
+        self._metas: dict[bytes, Meta] = {}
         self._globals: dict[bytes, bytes] = {}
         self._local: dict[bytes, bytes] = {}
         self._long: dict[bytes, bytes] = {}
@@ -205,37 +205,24 @@ class TarReader(BlockReader):
             target[key] = value
 
     def _entry(self, header: bytes, flag: bytes) -> Entry:
-        # fmt: off
-        (name, mode, uid, gid, size_field, mtime, _, _, link, magic,
-         _, _, _, _, prefix, tail) = _FIELDS(header)
-        # fmt: on
-        name = name.partition(b"\0")[0]
-        if prefix[0] and magic[:6] == b"ustar\0":
-            if tail[8:] == b"tar\0":  # star keeps times in the prefix's last 24 bytes
+        name = header[:100].partition(b"\0")[0]
+        if header[345] and header[257:263] == b"ustar\0":
+            prefix = header[345:500]
+            if header[508:] == b"tar\0":  # star keeps times in the prefix's last 24 bytes
                 prefix = prefix[:131]
             name = prefix.partition(b"\0")[0] + b"/" + name
-        extended = self._take_extended()
-        numbers = self._numbers
-        try:
-            size = numbers[size_field]
-            seconds = numbers[mtime]
-            meta = Meta(
-                numbers[mode] & 0o7777,
-                numbers[uid],
-                numbers[gid],
-                seconds * 1_000_000_000,
-                seconds * 1_000_000_000,
-                None,
-            )
-        except ValueError as error:
-            self._malformed(f"entry {shown(name)}: got {error}, want a number", error)
+        extended, link = self._take_extended(), header[157:257]
+        # Mode and owner, and the time: what many entries of a layer have in common.
+        fields = header[100:124] + header[136:148]
+        meta = self._metas.get(fields) or self._meta(fields, name)
+        size = self._field(header[124:136], "size")
         if extended:
             name = extended.get(b"path") or name
             link = extended.get(b"linkpath") or link
             if given := extended.get(b"size"):
                 size = pax.decimal(given, "size", self.what)
             meta = self._overridden(meta, extended)
-        if not 0 <= meta.uid <= _LAST_ID or not 0 <= meta.gid <= _LAST_ID:
+        if meta.uid > _LAST_ID or meta.gid > _LAST_ID or meta.uid < 0 or meta.gid < 0:
             self._malformed(f"entry {shown(name)}: got owner {meta.uid}:{meta.gid}, want ids")
         name = name.partition(b"\0")[0]  # once more, for a name in a PAX record
         if flag in _FILE_FLAGS and (flag != b"\0" or name[-1:] != b"/"):
@@ -243,6 +230,19 @@ class TarReader(BlockReader):
         self._payload_ahead(0 if flag in _HEADER_ONLY else size)
         path, self._sparse = normalised(name), []
         return self._hidden(path) or self._other(header, path, meta, link.partition(b"\0")[0])
+
+    def _meta(self, fields: bytes, name: bytes) -> Meta:
+        """Decode mode, owner and time from their fields, and remember them."""
+        number = self._numbers
+        try:
+            time = number[fields[24:]] * 1_000_000_000
+            mode = number[fields[:8]] & 0o7777
+            meta = Meta(mode, number[fields[8:16]], number[fields[16:24]], time, time, None)
+        except ValueError as error:
+            self._malformed(f"entry {shown(name)}: got {error}, want a number", error)
+        if len(self._metas) < _REMEMBERED:
+            self._metas[fields] = meta
+        return meta
 
     def _take_extended(self) -> Mapping[bytes, bytes] | None:
         if self._local or self._long:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import Empty, Full, Queue
+from queue import SimpleQueue
 
 DEPTH = 8
 """Chunks that may wait between two threads."""
@@ -30,57 +30,49 @@ def threaded(chunks: Iterator[bytes], *, depth: int = DEPTH) -> Iterator[Iterato
     What it raises is raised at the consumer's ``next``.  On leaving the context the thread
     is stopped and joined, whether the items were used up or not.
     """
-    queue: Queue[bytes | _Failure | None] = Queue(depth)
+    # Two queues without a bound, one of chunks and one of places for them, instead of one
+    # queue.Queue with a bound: both ends are in C and nobody looks at a clock.
+    filled: SimpleQueue[bytes | _Failure | None] = SimpleQueue()
+    places: SimpleQueue[None] = SimpleQueue()
+    for _ in range(depth):
+        places.put(None)
     stop = threading.Event()
-    producer = threading.Thread(target=_produce, args=(chunks, queue, stop), daemon=True)
+    producer = threading.Thread(target=_produce, args=(chunks, filled, places, stop), daemon=True)
     producer.start()
     try:
-        yield _consume(queue)
+        yield _consume(filled, places)
     finally:
         stop.set()
-        _drain(queue)
+        places.put(None)
         producer.join()
 
 
 def _produce(
-    chunks: Iterator[bytes], queue: Queue[bytes | _Failure | None], stop: threading.Event
+    chunks: Iterator[bytes],
+    filled: SimpleQueue[bytes | _Failure | None],
+    places: SimpleQueue[None],
+    stop: threading.Event,
 ) -> None:
     try:
         for chunk in chunks:
-            if not _put(queue, chunk, stop):
+            places.get()
+            if stop.is_set():
                 return
-        _put(queue, None, stop)
+            filled.put(chunk)
+        filled.put(None)
     except BaseException as error:  # noqa: BLE001 - it is raised again in the consumer
-        _put(queue, _Failure(error), stop)
+        filled.put(_Failure(error))
     finally:
         close = getattr(chunks, "close", None)
         if close is not None:
             close()
 
 
-def _put(
-    queue: Queue[bytes | _Failure | None], item: bytes | _Failure | None, stop: threading.Event
-) -> bool:
-    while not stop.is_set():
-        try:
-            queue.put(item, timeout=0.2)
-        except Full:
-            continue
-        return True
-    return False
-
-
-def _consume(queue: Queue[bytes | _Failure | None]) -> Iterator[bytes]:
-    while (item := queue.get()) is not None:
+def _consume(
+    filled: SimpleQueue[bytes | _Failure | None], places: SimpleQueue[None]
+) -> Iterator[bytes]:
+    while (item := filled.get()) is not None:
         if isinstance(item, _Failure):
             raise item.error
+        places.put(None)
         yield item
-
-
-def _drain(queue: Queue[bytes | _Failure | None]) -> None:
-    """Make room, so that a producer blocked on a full queue sees the stop at once."""
-    try:
-        while True:
-            queue.get_nowait()
-    except Empty:
-        pass
