@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import stacker
 from stacker.cli.verbs import SUMMARIES, load
-from stacker.cli.wording import printable
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +39,10 @@ EXAMPLES = """\
 ENVIRONMENT = (
     ("STACKER_STORE", "the store, unless --store names one"),
     ("XDG_DATA_HOME", "where a user's store lies (default: ~/.local/share)"),
+    ("REGISTRY_AUTH_FILE", "credentials for registries, unless --authfile names them"),
+    ("DOCKER_CONFIG", "where docker's config.json lies (default: ~/.docker)"),
+    ("XDG_RUNTIME_DIR", "where podman's containers/auth.json lies (default: /run)"),
+    ("XDG_CONFIG_HOME", "where its other place is, containers/auth.json (default: ~/.config)"),
     ("NO_COLOR", "when set, nothing is coloured"),
     ("TERM", "when `dumb`, there are no progress bars"),
 )
@@ -88,18 +91,25 @@ def parse(words: list[str]) -> tuple[Verb, argparse.Namespace]:
 
     :raises UsageError: it is none.
     """
-    outer = main_parser()
-    outer.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
-    outer.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    found = outer.parse_args(words)
-    name, rest = found.verb, found.rest
-    del found.verb, found.rest
-    if name is None:
+    at = _verb_at(words)
+    found = main_parser().parse_args(words[:at])
+    if at == len(words):
         raise UsageError("no verb: say what to do", hint="`stacker --help` lists the verbs")
+    name = words[at]
     if name not in SUMMARIES:
-        raise UsageError(f"unknown verb: {printable(name)}", hint=_guess(name))
+        raise UsageError(f"unknown verb: {name}", hint=_guess(name))
     verb = load(name)
-    return verb, verb_parser(name, verb).parse_args(rest, found)
+    return verb, verb_parser(name, verb).parse_args(words[at + 1 :], found)
+
+
+def _verb_at(words: list[str]) -> int:
+    """Say which word is the verb: the first that is no option, nor an option's value."""
+    is_value = False
+    for number, word in enumerate(words):
+        if not (is_value or word.startswith("-")):
+            return number
+        is_value = not is_value and word == "--store"
+    return len(words)
 
 
 def main_parser() -> Parser:

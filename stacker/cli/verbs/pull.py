@@ -27,11 +27,15 @@ SOURCE is one of
   oci:DIR[:TAG]              an OCI image layout
   oci-archive:FILE[:TAG]     the same in a tar
   docker-archive:FILE[:NAME] what `docker save` writes
-Archives may be compressed with gzip or zstd.
+  docker://HOST[:PORT]/REPO[:TAG][@DIGEST]   a registry
+Archives may be compressed with gzip or zstd.  A layer from a registry is unpacked while it
+arrives; a transfer that breaks off goes on where it was.  Credentials are read from the files that
+podman, skopeo and docker write, and asked of their credential helpers.
 """
 EXAMPLES = """\
   stacker pull oci:./layout:1.0
   stacker pull docker-archive:saved.tar.gz:app:1.0
+  stacker pull docker://registry.example/team/app:1.0
   stacker pull --platform linux/arm64 oci-archive:app.tar
   stacker mount "$(stacker pull oci:./layout)" /mnt
 """
@@ -55,7 +59,24 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--keep-blobs", action="store_true", help="keep the layers' blobs in the store, too")
     add("--sync", action="store_true", help="have every layer on disk before it counts as here")
+    _add_registries(parser)
     _add_limits(parser)
+
+
+def _add_registries(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("registries")
+    group.add_argument(
+        "--authfile",
+        metavar="FILE",
+        help="credentials, and no others (default: $REGISTRY_AUTH_FILE, else those of "
+        "podman and docker)",
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="take certificates nobody vouches for, and plain http (always taken from this "
+        "machine)",
+    )
 
 
 def _add_limits(parser: ArgumentParser) -> None:
@@ -95,15 +116,17 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
+    from stacker.cli.credentials import access
     from stacker.cli.progress import reporting
     from stacker.pipeline import pull
     from stacker.source.transport import open_source
     from stacker.unpack import usable_processors
 
+    reached = access(args, os.environ)
     store = session.store()
     with (
         store.staging.room("spool") as room,
-        open_source(args.source, spool=room) as source,
+        open_source(args.source, spool=room, access=reached) as source,
         reporting(session) as report,
     ):
         return pull(

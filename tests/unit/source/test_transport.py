@@ -14,7 +14,6 @@ from stacker.errors import (
     IntegrityError,
     NotFoundError,
     StackerError,
-    UnsupportedError,
     UsageError,
 )
 from stacker.image.digest import Digest
@@ -121,9 +120,15 @@ def test_a_source_needs_a_path(here: Path, text: str) -> None:
         open_source(text, spool=here)
 
 
-def test_a_registry_is_unsupported_for_now(here: Path) -> None:
-    with pytest.raises(UnsupportedError, match="registries are not supported yet"):
-        open_source("docker://registry.example/app", spool=here)
+@pytest.mark.parametrize("text", ["docker://", "docker://app", "docker://registry.example"])
+def test_a_registry_needs_a_host_and_a_repository(here: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="malformed reference: "), open_source(text, spool=here):
+        pytest.fail("it was opened")
+
+
+def test_a_registry_is_written_with_two_slashes(here: Path) -> None:
+    with pytest.raises(UsageError, match="unknown transport: "):
+        open_source("docker:registry.example/app", spool=here)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""A client of one repository: questions to the registry's API, asked with the right to ask.
+
+In come paths such as ``manifests/1.0``, out come answers with status 200 or 206, or errors.
+What a manifest is, is not known here.
+Sources: OCI distribution-spec, "API" and "Error Codes"; Docker Registry HTTP API V2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stacker.errors import (
+    AuthenticationError,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    StackerError,
+)
+from stacker.image.document import objects, parse_object
+from stacker.image.wording import quoted
+from stacker.source.authentication import LOGIN_HINT, Authenticator
+from stacker.source.challenge import parse_challenges
+from stacker.source.endpoint import origin_of, schemes
+from stacker.source.exchange import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stacker.source.access import Access
+    from stacker.source.answer import Answer
+    from stacker.source.credentials import Credentials
+
+_KINDS: dict[int, tuple[str, type[StackerError]]] = {
+    401: ("credentials refused", AuthenticationError),
+    403: ("access denied", AuthenticationError),
+    404: ("not found", NotFoundError),
+    416: ("truncated", IntegrityError),
+}
+
+
+class Client:
+    """Talks to the registry at `base`, such as ``https://registry.example``, about a repository.
+
+    A copy that travels to another process keeps the token, and makes connections of its own.
+    """
+
+    def __init__(
+        self, base: str, repository: str, *, access: Access, credentials: Credentials | None
+    ) -> None:
+        self.base = base
+        self.repository = repository
+        self.access = access
+        self.what = f"{base.partition('://')[2]}/{repository}"
+        self._credentials = credentials
+        self._authorization = ""
+        self._exchange = Exchange(access, self.what)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the connections behind."""
+        return {name: value for name, value in self.__dict__.items() if name != "_exchange"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start without connections."""
+        self.__dict__.update(state)
+        self._exchange = Exchange(self.access, self.what, has_met=True)
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether both ask the same registry about the same repository."""
+        if not isinstance(other, Client):
+            return NotImplemented
+        return (self.base, self.repository) == (other.base, other.repository)
+
+    def __hash__(self) -> int:
+        return hash((self.base, self.repository))
+
+    def get(self, path: str, headers: Mapping[str, str], what: str) -> Answer:
+        """Ask for what is at `path` below the repository.
+
+        :param what: the object's name for messages.
+        :raises AuthenticationError: the registry wants credentials, or better ones.
+        :raises NotFoundError: it does not have that.
+        :raises NetworkError: it cannot be reached, or fails.
+        """
+        answer = self._ask(path, headers)
+        if answer.status == 401 and not answer.redirected:
+            challenges = parse_challenges(answer.headers("WWW-Authenticate"))
+            answer.refusal()  # the connection can be used again
+            self._authorization = self._authenticator().answer(challenges)
+            answer = self._ask(path, headers)
+        if answer.status not in (200, 206):
+            raise _refusal(answer, what)
+        answer.what = what
+        return answer
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._exchange.close()
+
+    def _ask(self, path: str, headers: Mapping[str, str]) -> Answer:
+        sent = dict(headers)
+        if self._authorization:
+            sent["Authorization"] = self._authorization
+        return self._exchange.get(f"{self.base}/v2/{self.repository}/{path}", sent)
+
+    def _authenticator(self) -> Authenticator:
+        return Authenticator(
+            self._exchange,
+            origin_of(self.base, self.what),
+            credentials=self._credentials,
+            scope=f"repository:{self.repository}:pull",
+            what=self.what,
+            insecure=self.access.insecure,
+        )
+
+
+def base_of(host: str, access: Access, what: str) -> str:
+    """Return the URL of the registry at ``HOST[:PORT]``, with the scheme that it speaks."""
+    *others, last = schemes(host, insecure=access.insecure)
+    if others:
+        exchange = Exchange(access, what)
+        try:
+            for scheme in others:
+                if exchange.answers(f"{scheme}://{host}/v2/"):
+                    return f"{scheme}://{host}"
+        finally:
+            exchange.close()
+    return f"{last}://{host}"
+
+
+def _refusal(answer: Answer, what: str) -> StackerError:
+    """Return the error that a status means, with the registry's own words."""
+    failed, kind = _KINDS.get(answer.status, ("registry failed", NetworkError))
+    hint = LOGIN_HINT if kind is AuthenticationError else None
+    if answer.redirected and kind is AuthenticationError:
+        # Credentials do not go there, so they cannot be at fault.
+        failed, kind, hint = "redirected to a refusal", NetworkError, None
+    said = _said(answer.refusal())
+    return kind(f"{failed}: {what}: got status {answer.status}{said}, want 200", hint=hint)
+
+
+def _said(body: bytes) -> str:
+    """Return the codes in a registry's error document, where there are any."""
+    try:
+        listed = objects(parse_object(body, "errors"), "errors", "errors")
+    except IntegrityError:
+        return ""
+    codes = [quoted(code)[1:-1] for e in listed[:3] if isinstance(code := e.get("code"), str)]
+    return f" ({', '.join(codes)})" if codes else ""

@@ -1,0 +1,171 @@
+"""Who we are to a registry: what files and credential helpers know about it.
+
+In come paths of files and a repository, out come credentials or nothing.  Which files those
+are is the caller's choice, and what is done with the secrets not known here.  No message of
+this module shows a value of such a file.
+Sources: containers-auth.json(5); Docker's config.json, "Credential helpers".
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stacker.errors import AuthenticationError, IntegrityError, StackerError
+from stacker.image.document import parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_HELPER = re.compile("[A-Za-z0-9_.-]+")
+_HELPER_SECONDS = 60  # a helper may have to ask a keyring, which may have to ask a person
+_IS_TOKEN = "<token>"  # noqa: S105 - how helpers say that the secret is an identity token
+_NONE_THERE = b"credentials not found"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user and a password, or a token that stands for them; none of it is ever shown.
+
+    :param identity_token: is exchanged for access tokens (OAuth 2's refresh token).
+    :param registry_token: is sent as it is.
+    """
+
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+
+def find_credentials(paths: Iterable[str], host: str, repository: str) -> Credentials | None:
+    """Return what the first file that knows the registry has for the repository.
+
+    In a file the host's own helper goes first, then what is written there for the repository,
+    for what it is in and for the host, then the helper for all hosts.
+
+    :param paths: absolute paths; a file that is not there is passed over.
+    :raises IntegrityError: a file is malformed.
+    :raises AuthenticationError: a helper fails.
+    :raises StackerError: a file cannot be read.
+    """
+    for path in paths:
+        if (raw := _read(path)) is not None:
+            file = parse_object(raw, path) if raw.strip() else {}
+            if (found := _in_file(file, path, host, repository)) is not None:
+                return found
+    return None
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StackerError(f"cannot read credentials: {path}: {error.strerror}") from error
+
+
+def _in_file(file: dict[str, object], path: str, host: str, repository: str) -> Credentials | None:
+    helpers = _object(file.get("credHelpers"), f"{path}: credHelpers")
+    if host in helpers:
+        return _ask(_text(helpers[host], f"{path}: credHelpers"), host)
+    entries = _object(file.get("auths"), f"{path}: auths")
+    for key in _keys(entries, host, repository):
+        where = f"{path}: auths: {host}"
+        if (found := _entry(_object(entries[key], where), where)) is not None:
+            return found
+    store = _text(file.get("credsStore"), f"{path}: credsStore")
+    return _ask(store, host) if store else None
+
+
+def _keys(entries: dict[str, object], host: str, repository: str) -> Iterator[str]:
+    """Give the keys that cover a repository, the longest first."""
+    parts = repository.split("/")
+    for count in range(len(parts), -1, -1):
+        key = "/".join([host, *parts[:count]])
+        if key in entries:
+            yield key
+    # Docker wrote URLs, and still reads them.
+    yield from (key for key in entries if "://" in key and _host_of(key) == host)
+
+
+def _host_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
+
+
+def _entry(entry: dict[str, object], where: str) -> Credentials | None:
+    """Return what an entry holds; Docker leaves an empty one where a helper has the rest."""
+    user, colon, password = _decoded(_text(entry.get("auth"), where), where).partition(":")
+    if not colon:
+        user = _text(entry.get("username"), where)
+        password = _text(entry.get("password"), where)
+    identity = _text(entry.get("identitytoken"), where)
+    registry = _text(entry.get("registrytoken"), where)
+    if not (user or identity or registry):
+        return None
+    return Credentials(user, password.rstrip("\0"), identity, registry)
+
+
+def _decoded(text: str, where: str) -> str:
+    if not text:
+        return ""
+    try:
+        decoded = b64decode(text, validate=True).decode()
+    except ValueError:
+        decoded = ""
+    if ":" not in decoded:
+        raise IntegrityError(f"{where}: auth: want USER:PASSWORD in base64")
+    return decoded
+
+
+def _ask(name: str, host: str) -> Credentials | None:
+    """Ask ``docker-credential-NAME get``; what it prints is for nobody's eyes."""
+    import subprocess
+
+    what = f"docker-credential-{name}"
+    if not _HELPER.fullmatch(name):
+        raise IntegrityError(f"malformed name of a credential helper: for {host}")
+    try:
+        done = subprocess.run(
+            [what, "get"],
+            input=host.encode(),
+            capture_output=True,
+            check=False,
+            timeout=_HELPER_SECONDS,
+        )
+    except FileNotFoundError:
+        raise AuthenticationError(
+            f"no such credential helper: {what}: for {host}", hint="install it, or use --authfile"
+        ) from None
+    except (OSError, subprocess.TimeoutExpired):
+        raise AuthenticationError(f"credential helper failed: {what}: for {host}") from None
+    if done.returncode:
+        if _NONE_THERE in done.stdout:
+            return None
+        raise AuthenticationError(
+            f"credential helper failed: {what}: for {host}: got exit status {done.returncode}"
+        )
+    return _answered(done.stdout, what)
+
+
+def _answered(output: bytes, what: str) -> Credentials:
+    answer = parse_object(output, what)
+    user, secret = _text(answer.get("Username"), what), _text(answer.get("Secret"), what)
+    if user == _IS_TOKEN:
+        return Credentials(identity_token=secret)
+    return Credentials(user, secret)
+
+
+def _object(value: object, where: str) -> dict[str, object]:
+    if value is not None and not isinstance(value, dict):
+        raise IntegrityError(f"{where}: want an object")
+    return value or {}
+
+
+def _text(value: object, where: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise IntegrityError(f"{where}: want a string")
+    return value or ""

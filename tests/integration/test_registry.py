@@ -1,0 +1,376 @@
+"""Pulls from real registries on loopback, and from one that misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests import images
+from tests.command import Stacker
+from tests.registries import (
+    PASSWORD,
+    USER,
+    FakeRegistry,
+    Handler,
+    debian_registry,
+    fake_registry,
+    needs_registry,
+    push,
+    with_passwords,
+)
+from tests.tars import file, tar
+
+LARGE = random.Random(0).randbytes(1_500_000)
+LAYERS = [tar(file("a", b"1"), file("large", LARGE)), tar(file("b", b"2"))]
+CREDENTIALS = f"{USER}:{PASSWORD}"
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
+    return images.layout(tmp_path_factory.mktemp("layout") / "app", LAYERS)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with debian_registry(tmp_path_factory.mktemp("plain") / "registry") as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory, layout: images.Layout) -> Iterator[str]:
+    """Run a registry that wants a password, with the image in it."""
+    root = tmp_path_factory.mktemp("locked")
+    with debian_registry(root / "registry", auth=with_passwords(root)) as host:
+        push(layout.source, host, "team/app:1.0", "--dest-creds", CREDENTIALS)
+        yield host
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    """Return the command, in a home where nobody has logged in."""
+    (tmp_path / "home").mkdir()
+    environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
+    return Stacker(tmp_path / "store", environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+def check_image(stacker: Stacker, image_id: str, tmp_path: Path) -> None:
+    stacker("unpack", image_id, tmp_path / "root")
+    assert (tmp_path / "root" / "large").read_bytes() == LARGE
+    assert (tmp_path / "root" / "b").read_bytes() == b"2"
+
+
+@needs_registry
+@pytest.mark.parametrize("form", ["oci", "v2s2"])
+def test_an_image_comes_as_it_was_pushed(
+    stacker: Stacker, registry: str, layout: images.Layout, tmp_path: Path, form: str
+) -> None:
+    name = f"team/{form}:1.0"
+    push(layout.source, registry, name, "--format", form)
+    pulled = stacker("pull", f"docker://{registry}/{name}").last
+    if form == "oci":
+        assert pulled == layout.image.config
+    check_image(stacker, pulled, tmp_path)
+    (image,) = stacker("images", "--json").items
+    assert image["names"] == [f"{registry}/{name}"]
+    assert stacker("inspect", f"{registry}/{name}", "--json").item["image_id"] == pulled
+    stacker.assert_clean(images=1, layers=2)
+
+
+@needs_registry
+def test_each_platform_gets_its_image_of_an_index(
+    stacker: Stacker, registry: str, tmp_path: Path
+) -> None:
+    platforms = [("linux", "amd64"), ("linux", "arm64")]
+    layout = images.several(
+        tmp_path / "both", [(p, [tar(file("on", p[1].encode()))]) for p in platforms]
+    )
+    push(layout.source, registry, "both:1.0", "--all")
+    for image, (system, architecture) in zip(layout.images, platforms, strict=True):
+        wanted = f"{system}/{architecture}"
+        pulled = stacker("pull", f"docker://{registry}/both:1.0", "--platform", wanted).last
+        assert pulled == image.config
+    stacker.refused(3, "pull", f"docker://{registry}/both:1.0", "--platform", "linux/s390x")
+
+
+@needs_registry
+def test_an_image_comes_by_digest(stacker: Stacker, registry: str, layout: images.Layout) -> None:
+    push(layout.source, registry, "team/app:by-digest", "--preserve-digests")
+    name = f"{registry}/team/app@{layout.image.manifest}"
+    assert stacker("pull", f"docker://{name}").last == layout.image.config
+    assert stacker("images", "--json").items[0]["names"] == [name]
+
+
+@needs_registry
+def test_what_is_not_there_is_said_in_one_line(
+    stacker: Stacker, registry: str, layout: images.Layout
+) -> None:
+    push(layout.source, registry, "team/app:1.0")
+    for name in ("team/app:none", "team/none:1.0", f"team/app@sha256:{'0' * 64}"):
+        assert f"{registry}/{name}" in stacker.refused(3, "pull", f"docker://{registry}/{name}")
+    stacker.assert_clean(layers=0)
+
+
+@needs_registry
+def test_a_password_is_wanted(stacker: Stacker, locked: str) -> None:
+    words = stacker.refused(4, "pull", f"docker://{locked}/team/app:1.0")
+    assert f"{locked}/team/app" in words
+    assert "--authfile" in words
+
+
+@needs_registry
+@pytest.mark.parametrize("how", ["--authfile", "REGISTRY_AUTH_FILE", "runtime", "docker"])
+def test_the_password_that_skopeo_wrote_opens(
+    stacker: Stacker, locked: str, tmp_path: Path, how: str
+) -> None:
+    path = {
+        "runtime": tmp_path / "containers" / "auth.json",
+        "docker": tmp_path / "home" / ".docker" / "config.json",
+    }.get(how, tmp_path / "mine.json")
+    path.parent.mkdir(exist_ok=True)
+    subprocess.run(
+        [
+            *("skopeo", "login", "--tls-verify=false", "--authfile", path),
+            *("-u", USER, "-p", PASSWORD, locked),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    options = [how, str(path)] if how == "--authfile" else []
+    if how == "REGISTRY_AUTH_FILE":
+        stacker.environ[how] = str(path)
+    result = stacker("pull", f"docker://{locked}/team/app:1.0", "--verbose", *options)
+    assert PASSWORD not in result.out + result.err
+    stacker.assert_clean(images=1, layers=2)
+
+
+@needs_registry
+def test_a_wrong_password_is_refused_and_not_shown(
+    stacker: Stacker, locked: str, tmp_path: Path
+) -> None:
+    auth = base64.b64encode(b"opener:not-the-word").decode()
+    (tmp_path / "mine.json").write_text(json.dumps({"auths": {locked: {"auth": auth}}}))
+    words = stacker.refused(
+        4, "pull", f"docker://{locked}/team/app:1.0", "--authfile", tmp_path / "mine.json"
+    )
+    assert "not-the-word" not in words
+    assert auth not in words
+
+
+class Tokens:
+    """Signs tokens that docker-registry believes, for who knows the password.
+
+    Source: distribution's "Docker Registry v2 Bearer token specification".
+    """
+
+    def __init__(self, root: Path, server: FakeRegistry) -> None:
+        self.key, self.certificate = root / "key.pem", root / "certificate.pem"
+        self.given = 0
+        server.quirk = self.give
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+                *("-subj", "/CN=tests", "-keyout", self.key, "-out", self.certificate),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        self.auth = {
+            "token": {
+                "realm": f"http://{server.host}/token",
+                "service": "tests",
+                "issuer": "tests",
+                "rootcertbundle": str(self.certificate),
+            }
+        }
+
+    def give(self, request: Handler) -> bool:
+        wanted = "Basic " + base64.b64encode(CREDENTIALS.encode()).decode()
+        if request.headers.get("Authorization") != wanted:
+            return request.answer(401)
+        self.given += 1
+        query = parse_qs(urlsplit(request.path).query)
+        access = [
+            {"type": kind, "name": name, "actions": actions.split(",")}
+            for kind, name, actions in (scope.split(":") for scope in query.get("scope", []))
+        ]
+        token = self.signed({"iss": "tests", "sub": USER, "aud": "tests", "access": access})
+        return request.answer(200, json.dumps({"token": token}).encode())
+
+    def signed(self, claims: dict[str, Any]) -> str:
+        now = int(time.time())
+        claims |= {"exp": now + 300, "nbf": now - 60, "iat": now, "jti": "1"}
+        lines = self.certificate.read_text().splitlines()
+        header = {"typ": "JWT", "alg": "RS256", "x5c": ["".join(lines[1:-1])]}
+        text = f"{_encoded(json.dumps(header).encode())}.{_encoded(json.dumps(claims).encode())}"
+        signature = subprocess.run(
+            ["openssl", "dgst", "-sha256", "-sign", self.key],
+            input=text.encode(),
+            check=True,
+            capture_output=True,
+        ).stdout
+        return f"{text}.{_encoded(signature)}"
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@needs_registry
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_a_token_is_had_where_the_registry_says(
+    stacker: Stacker, layout: images.Layout, tmp_path: Path
+) -> None:
+    with fake_registry() as server:
+        tokens = Tokens(tmp_path, server)
+        with debian_registry(tmp_path / "registry", auth=tokens.auth) as host:
+            push(layout.source, host, "team/app:1.0", "--dest-creds", CREDENTIALS)
+            tokens.given = 0
+            place = f"docker://{host}/team/app:1.0"
+            stacker.refused(4, "pull", place)
+            auth = base64.b64encode(CREDENTIALS.encode()).decode()
+            (tmp_path / "mine.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+            stacker("pull", place, "--authfile", tmp_path / "mine.json")
+    # The workers come with the token that their conductor had.
+    assert tokens.given == 1
+    stacker.assert_clean(images=1, layers=2)
+
+
+@pytest.fixture
+def server(layout: images.Layout) -> Iterator[FakeRegistry]:
+    """Serve the image in this process."""
+    with fake_registry() as server:
+        server.put("app", "1.0", layout.path)
+        yield server
+
+
+def large_layer(request: Handler) -> bytes:
+    """Give the bytes of the large layer when that is asked for, else none."""
+    data = request.registry.content.get(request.path, ("", b""))[1]
+    return data if len(data) > 1_000_000 and not request.headers.get("Range") else b""
+
+
+def dropped(request: Handler) -> bool:
+    data = large_layer(request)
+    return bool(data) and request.broken(data, 700_000)
+
+
+def without_ranges(request: Handler) -> bool:
+    if request.headers.get("Range"):
+        return request.answer(200, request.registry.content[request.path][1])
+    return dropped(request)
+
+
+def busy(request: Handler) -> bool:
+    return len(request.registry.asked) % 2 == 0 and request.answer(503, b"", {"Retry-After": "0"})
+
+
+@pytest.mark.parametrize("quirk", [dropped, without_ranges, busy])
+def test_a_pull_recovers(
+    stacker: Stacker,
+    server: FakeRegistry,
+    layout: images.Layout,
+    tmp_path: Path,
+    quirk: Callable[[Handler], bool],
+) -> None:
+    server.quirk = quirk
+    assert stacker("pull", f"docker://{server.host}/app:1.0").last == layout.image.config
+    check_image(stacker, layout.image.config, tmp_path)
+    stacker.assert_clean(images=1, layers=2)
+
+
+def wrong_digest(request: Handler) -> bool:
+    data = large_layer(request)
+    return bool(data) and request.answer(200, data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def wrong_length(request: Handler) -> bool:
+    data = large_layer(request)
+    return bool(data) and request.answer(200, data + b"x")
+
+
+def always_401(request: Handler) -> bool:
+    return request.answer(401, b"", {"WWW-Authenticate": 'Basic realm="tests"'})
+
+
+def gone(request: Handler) -> bool:
+    return bool(large_layer(request)) and request.answer(404)
+
+
+def circles(request: Handler) -> bool:
+    return bool(large_layer(request)) and request.answer(302, b"", {"Location": request.path})
+
+
+def patient(request: Handler) -> bool:
+    return request.path != "/v2/" and request.answer(429, b"", {"Retry-After": "3600"})
+
+
+def huge(request: Handler) -> bool:
+    return "manifests" in request.path and request.answer(200, b" " * (5 << 20))
+
+
+@pytest.mark.parametrize(
+    ("quirk", "code"),
+    [
+        (wrong_digest, 5),
+        (wrong_length, 5),
+        (always_401, 4),
+        (gone, 3),
+        (circles, 10),
+        (patient, 10),
+        (huge, 5),
+    ],
+)
+def test_a_failure_is_one_line_and_a_later_pull_completes(
+    stacker: Stacker,
+    server: FakeRegistry,
+    layout: images.Layout,
+    quirk: Callable[[Handler], bool],
+    code: int,
+) -> None:
+    server.quirk = quirk
+    place = f"docker://{server.host}/app:1.0"
+    assert f"{server.host}/app" in stacker.refused(code, "pull", place) or quirk is wrong_digest
+    stacker.assert_clean()
+    server.quirk = lambda _: False
+    assert stacker("pull", place).last == layout.image.config
+    stacker.assert_clean(images=1, layers=2)
+
+
+def test_a_second_pull_asks_for_the_manifest_and_nothing_large(
+    stacker: Stacker, server: FakeRegistry
+) -> None:
+    stacker("pull", f"docker://{server.host}/app:1.0")
+    assert server.count("/blobs/") == 3
+    server.asked.clear()
+    stacker("pull", f"docker://{server.host}/app:1.0")
+    assert server.count("/manifests/") == 1
+    assert server.count("/blobs/") <= 1
+
+
+def test_other_sources_do_not_load_the_http_library(
+    stacker: Stacker, layout: images.Layout
+) -> None:
+    script = (
+        "import sys; from stacker.cli import main; main(sys.argv[1:]); "
+        "sys.exit('urllib3' in sys.modules)"
+    )
+    words = stacker.words("pull", layout.source)
+    done = subprocess.run(
+        [words[0], "-c", script, *words[3:]],
+        check=False,
+        env={**os.environ, **stacker.environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

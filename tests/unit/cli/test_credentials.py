@@ -1,0 +1,54 @@
+"""Where credentials are looked for."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from stacker.cli.credentials import access, auth_files
+from stacker.errors import NotFoundError
+
+
+@pytest.mark.parametrize(
+    ("named", "environ", "files"),
+    [
+        ("mine", {"REGISTRY_AUTH_FILE": "/other"}, ["mine"]),
+        (None, {"REGISTRY_AUTH_FILE": "/other"}, ["/other"]),
+        (
+            None,
+            {"XDG_RUNTIME_DIR": "/r", "XDG_CONFIG_HOME": "/c", "DOCKER_CONFIG": "/d"},
+            ["/r/containers/auth.json", "/c/containers/auth.json", "/d/config.json"],
+        ),
+        (
+            None,
+            {},
+            [
+                "/run/containers/7/auth.json",
+                "/home/tests/.config/containers/auth.json",
+                "/home/tests/.docker/config.json",
+            ],
+        ),
+    ],
+)
+def test_files_are_asked_in_this_order(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, environ: dict[str, str], files: list[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/home/tests")
+    assert auth_files(named, environ, 7) == files
+
+
+def test_a_named_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="--authfile"):
+        access(Namespace(authfile=str(tmp_path / "none"), insecure=False), {})
+
+
+def test_workers_may_have_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "auth.json").touch()
+    found = access(Namespace(authfile="auth.json", insecure=True), {})
+    assert found.auth_files == (str(tmp_path / "auth.json"),)
+    assert found.insecure
