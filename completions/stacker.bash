@@ -7,7 +7,7 @@
 
 _shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history rm df)
 
-_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --max-bytes --max-entries --max-depth --max-pax-bytes --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --authfile --insecure --max-bytes --max-entries --max-depth --max-pax-bytes --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --rw --upper --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -38,11 +38,12 @@ _shtab_stacker_rm___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_df___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker___store_COMPGEN=_shtab_compgen_dirs
 
-_shtab_stacker_mount___driver_choices=(auto overlay copy)
+_shtab_stacker_mount___driver_choices=(auto overlay fuse copy)
 _shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history rm df)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
 _shtab_stacker_pull___sync_nargs=0
+_shtab_stacker_pull___insecure_nargs=0
 _shtab_stacker_pull__q_nargs=0
 _shtab_stacker_pull___quiet_nargs=0
 _shtab_stacker_pull__v_nargs=0

@@ -18,7 +18,9 @@ from stacker.mount.attach import attach, checked
 from stacker.mount.choose import choose
 from stacker.mount.plan import Request, new_id
 from stacker.mount.table import Table
+from stacker.stack.source import LayerSource
 from stacker.stacked import stacked
+from stacker.store.layers import LayerPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +50,7 @@ class Presentation:
     writable: bool = False
     upper: Path | None = None
 
-    def request(self, chain: ChainRecord) -> Request:
+    def request(self, chain: ChainRecord, sources: tuple[LayerSource, ...]) -> Request:
         """Say it in terms of directories."""
         return Request(
             target=self.target,
@@ -57,6 +59,7 @@ class Presentation:
             plain=chain.plain,
             read_only=not (self.writable or self.upper),
             upper=self.upper,
+            sources=sources,
         )
 
 
@@ -74,7 +77,7 @@ def mount_image(
     with _held(store, image, whiteouts) as (image_id, chain):
         return attach(
             Table(store.mounts),
-            wish.request(chain),
+            wish.request(chain, _sources(store, chain)),
             image=str(image_id),
             driver=wish.driver,
             forbidden=store.root,
@@ -89,7 +92,7 @@ def plan_image(
     :returns: the plan, the driver that would be tried first, and why not those before it.
     """
     with _held(store, image, whiteouts) as (_, chain):
-        request = checked(wish.request(chain), forbidden=store.root)
+        request = checked(wish.request(chain, _sources(store, chain)), forbidden=store.root)
         identifier = new_id()
         plan = request.plan(identifier, store.mounts / identifier)
         driver, reasons = choose(wish.driver, plan)
@@ -124,6 +127,16 @@ def _held(
         store.layers.reading(config.diff_ids),
     ):
         yield image_id, stacked(store, config, whiteouts)
+
+
+def _sources(store: Store, chain: ChainRecord) -> tuple[LayerSource, ...]:
+    """Say where the skeletons of a stack's layers lie; what repairs them has none."""
+    layers = [
+        LayerPlace(directory.parent)
+        for directory in chain.directories
+        if directory.parent.is_relative_to(store.layers.root)
+    ]
+    return tuple(LayerSource(layer.diff, layer.skeleton, layer.record) for layer in layers)
 
 
 def _outside(store: Store, directory: Path) -> Path:

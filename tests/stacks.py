@@ -15,10 +15,12 @@ from stacker.layer.skeleton import SkeletonWriter, reassembled
 from stacker.layer.tar import TarReader
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux.mountapi import umount2
+from stacker.mount.driver import Driver
 from stacker.mount.overlay import OverlayDriver
 from stacker.mount.plan import Request
 from stacker.stack.chain import Chain, chained
 from stacker.stack.rebase import Unpacked
+from stacker.stack.source import LayerSource
 from tests import tars
 from tests.sequential import Item
 
@@ -100,6 +102,7 @@ def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> Unpac
         reader = TarReader(iter([tar]), what=f"layer {number}", keep=writer.keep)
         record = apply(reader, place / "diff", aside=aside, form=form)
         writer.finish()
+    (place / "layer.json").write_bytes(record.to_json())
     again = io.BytesIO()
     for chunk in reassembled(skeleton, record, place / "diff", aside, what="layer"):
         again.write(chunk)
@@ -115,16 +118,27 @@ def stacked(layers: Sequence[bytes], room: Path, form: WhiteoutFormat) -> Chain:
     return chained([by_tar[tar] for tar in layers], room=repairs, form=form)
 
 
+def sources(chain: Chain) -> tuple[LayerSource, ...]:
+    """Say where the skeletons of a chain's layers lie; repairs have none."""
+    return tuple(
+        LayerSource(directory, directory.parent / "skeleton", directory.parent / "layer.json")
+        for directory in chain.directories
+        if (directory.parent / "layer.json").exists()
+    )
+
+
 @contextmanager
-def mounted(chain: Chain, room: Path) -> Iterator[Path]:
+def mounted(chain: Chain, room: Path, driver: Driver | None = None) -> Iterator[Path]:
     """Mount a chain read-only."""
     target = room / "target"
     target.mkdir(exist_ok=True)
-    request = Request(target, chain.directories, chain.form.value, plain=chain.plain)
+    request = Request(
+        target, chain.directories, chain.form.value, plain=chain.plain, sources=sources(chain)
+    )
     plan = request.plan("law", room)
     for directory in plan.directories:
         directory.mkdir(exist_ok=True)
-    OverlayDriver().mount(plan)
+    (driver or OverlayDriver()).mount(plan)
     try:
         yield target
     finally:

@@ -98,7 +98,9 @@ class _Tries:
         self.record = record
 
     def announce(self, driver: Driver) -> None:
-        self.record = replace(self.record, driver=driver.name)
+        # FUSE serves one directory as it does many, where overlay would bind it.
+        bound = None if driver.name == "fuse" else self.record.bound
+        self.record = replace(self.record, driver=driver.name, bound=bound)
         self._table.write(self.record)
 
     def undo(self) -> None:

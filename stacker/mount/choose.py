@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import MountError, StackerError, UsageError
 from stacker.mount.copy import CopyDriver
 from stacker.mount.driver import Driver, Mounted, RefusedError
+from stacker.mount.fuse import FuseDriver
 from stacker.mount.overlay import OverlayDriver
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from stacker.mount.plan import Plan
 
-DRIVERS: tuple[Driver, ...] = (OverlayDriver(), CopyDriver())
+DRIVERS: tuple[Driver, ...] = (OverlayDriver(), FuseDriver(), CopyDriver())
 """Every driver, in the order in which ``auto`` tries them."""
 
 

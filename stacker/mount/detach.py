@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import LockedError, MountError, NotFoundError
 from stacker.linux import mountinfo, process
 from stacker.mount.choose import driver_named
+from stacker.mount.fuse import is_dead
 from stacker.mount.plan import source_of
 from stacker.mount.state import KernelView
 from stacker.mount.table import Entry, Table
@@ -73,6 +74,8 @@ def _clear(table: Table, record: MountRecord) -> bool:
     with suppress(LockedError), table.held(record.id):
         # Asked again under the lock: what looked stale may have just been finished or removed.
         if table.read(record.id) == record and KernelView().state(record) == "stale":
+            if is_dead(record):
+                _bury(record)
             _discard(table, record)
             return True
     return False
@@ -81,9 +84,17 @@ def _clear(table: Table, record: MountRecord) -> bool:
 def _undo(record: MountRecord, state: State, *, lazy: bool) -> None:
     if state == "elsewhere":
         raise _elsewhere(record)
+    if is_dead(record):
+        _bury(record)
     if state == "mounted":
         _refuse_covered(record)
         driver_named(record.driver).unmount(record, lazy=lazy)
+
+
+def _bury(record: MountRecord) -> None:
+    """Take away a mount that nobody answers for any more; whoever uses it gets errors already."""
+    _refuse_covered(record)
+    driver_named(record.driver).unmount(record, lazy=True)
 
 
 def _refuse_covered(record: MountRecord) -> None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from stacker.stack.source import LayerSource
 
 XattrNamespace = Literal["trusted", "user"]
 
@@ -36,6 +39,7 @@ class Plan:
     :param plain: a single layer that holds no whiteout, no mark and no escaped name, so that it
         can be shown as it is.
     :param empty: the one of `layers` that is only there to be empty.
+    :param sources: where the parts of those `layers` lie that have more than a directory.
     """
 
     id: str
@@ -48,6 +52,7 @@ class Plan:
     volatile: bool = False
     plain: bool = False
     empty: Path | None = None
+    sources: tuple[LayerSource, ...] = ()
 
     @property
     def source(self) -> str:
@@ -128,6 +133,7 @@ class Request:
     :param plain: as in `Plan`; only looked at when there is one layer.
     :param read_only: refuse writes.
     :param upper: a directory that keeps the writes; without one they go with the mount.
+    :param sources: as in `Plan`.
     """
 
     target: Path
@@ -136,6 +142,7 @@ class Request:
     plain: bool = False
     read_only: bool = True
     upper: Path | None = None
+    sources: tuple[LayerSource, ...] = ()
 
     def plan(self, identifier: str, room: Path) -> Plan:
         """Lay the mount out, with everything that goes with it below one directory.
@@ -156,6 +163,7 @@ class Request:
             volatile=volatile,
             plain=self.plain or not self.layers,
             empty=empty,
+            sources=self.sources,
         )
 
     def _upper_and_work(self, room: Path) -> tuple[Path | None, Path | None, bool]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stacker.linux import mountinfo, process
 from stacker.linux.filesystem import is_tmpfs
+from stacker.mount.fuse import is_dead
 from stacker.mount.plan import source_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class KernelView:
     def state(self, record: MountRecord) -> State:
         """Say how a recorded mount is; `busy` is not for the kernel to know."""
         if self._shows(record):
-            return "mounted"
+            return "stale" if is_dead(record) else "mounted"
         if record.boot_id == self.boot_id and self._is_elsewhere(record):
             return "elsewhere"
         return "stale"

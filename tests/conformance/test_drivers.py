@@ -13,21 +13,24 @@ from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux import mountinfo
 from stacker.mount.copy import CopyDriver
 from stacker.mount.driver import Driver
+from stacker.mount.fuse import FuseDriver
 from stacker.mount.overlay import OverlayDriver
 from stacker.mount.plan import Plan, Request
 from stacker.mount.record import MountRecord
 from stacker.stack.chain import Chain
 from tests.sequential import Item, Sequential
 from tests.snapshot import snapshot
-from tests.stacks import D, F, L, O, S, W, archive, scratch, stacked
+from tests.stacks import D, F, L, O, S, W, archive, scratch, sources, stacked
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
 
 DRIVERS: dict[str, Driver] = {
     "overlay": OverlayDriver(),
     "overlay by mount(2)": OverlayDriver(api="mount2"),
+    "fuse": FuseDriver(),
     "copy": CopyDriver(),
 }
+WRITING = [name for name in DRIVERS if name != "fuse"]
 STACK = (
     (
         Item("directory", "", mode=0o711, mtime=1_000_000_000),
@@ -60,6 +63,13 @@ def chain(request: pytest.FixtureRequest, room: Path) -> Chain:
 
 @pytest.fixture(params=DRIVERS, ids=str)
 def driver(request: pytest.FixtureRequest) -> Driver:
+    if request.param == "fuse" and not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    return DRIVERS[request.param]
+
+
+@pytest.fixture(params=WRITING, ids=str)
+def writer(request: pytest.FixtureRequest) -> Driver:
     return DRIVERS[request.param]
 
 
@@ -72,7 +82,13 @@ class Mount:
         self.target.mkdir(exist_ok=True)
         own = room / "mount"
         own.mkdir(exist_ok=True)
-        request = Request(self.target, chain.directories, chain.form.value, **options)  # type: ignore[arg-type]
+        request = Request(
+            self.target,
+            chain.directories,
+            chain.form.value,
+            sources=sources(chain),
+            **options,  # type: ignore[arg-type]
+        )
         self.plan: Plan = request.plan("conformance", own)
         for directory in self.plan.directories:
             directory.mkdir(exist_ok=True)
@@ -123,9 +139,9 @@ def test_a_read_only_mount_refuses_writes(driver: Driver, chain: Chain, room: Pa
             (target / "etc" / "c").unlink()
 
 
-def test_writes_are_seen_and_touch_no_layer(driver: Driver, chain: Chain, room: Path) -> None:
+def test_writes_are_seen_and_touch_no_layer(writer: Driver, chain: Chain, room: Path) -> None:
     before = [snapshot(directory) for directory in chain.directories]
-    with Mount(driver, chain, room, read_only=False) as target:
+    with Mount(writer, chain, room, read_only=False) as target:
         (target / "etc" / "a").write_text("changed")
         (target / "etc" / "c").unlink()
         (target / "new").mkdir()
@@ -148,19 +164,19 @@ def test_nothing_is_left_after_the_unmount(driver: Driver, chain: Chain, room: P
 
 
 def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
-    driver: Driver, chain: Chain, room: Path
+    writer: Driver, chain: Chain, room: Path
 ) -> None:
     upper = room / "upper"
-    mount = Mount(driver, chain, room, read_only=False, upper=upper)
-    if driver.name == "copy":
-        refusal = driver.refusal(mount.plan)
+    mount = Mount(writer, chain, room, read_only=False, upper=upper)
+    if writer.name == "copy":
+        refusal = writer.refusal(mount.plan)
         assert isinstance(refusal, UnsupportedError)
         return
     with mount as target:
         (target / "kept").write_text("k")
         (target / "etc" / "c").unlink()
     assert (upper / "kept").read_text() == "k"
-    with Mount(driver, chain, room, read_only=False, upper=upper) as target:
+    with Mount(writer, chain, room, read_only=False, upper=upper) as target:
         assert (target / "kept").read_text() == "k"
         assert not (target / "etc" / "c").exists()
 

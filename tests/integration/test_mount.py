@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -321,13 +323,57 @@ def test_trusted_layers_are_not_shown_wrongly_in_a_user_namespace(caller: Caller
     assert (told["left"], told["rooms"]) == ([], [])
 
 
+def where_dev_fuse_is(device: Path) -> tuple[str, ...]:
+    """Run something in a mount namespace of its own in which /dev/fuse is another device."""
+    script = 'mount --bind "$0" /dev/fuse && exec "$@"'
+    return ("unshare", "--mount", "--propagation=slave", "sh", "-c", script, str(device))
+
+
+@pytest.fixture
+def everybodys_fuse(place: Path) -> tuple[str, ...]:
+    """The words before a command that let nobody use /dev/fuse, as most distributions do."""
+    if not os.path.exists("/dev/fuse") or shutil.which("fusermount3") is None:
+        pytest.skip("no /dev/fuse, or no fusermount3")
+    device = place / "fuse"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
+    device.chmod(0o666)
+    try:
+        os.close(os.open(device, os.O_RDWR))
+    except OSError:
+        pytest.skip("devices cannot be opened in the directory for temporary files")
+    return where_dev_fuse_is(device)
+
+
+@pytest.mark.parametrize("driver", ["auto", "fuse"])
+def test_nobody_gets_fuse_by_fusermount3(
+    caller: Caller, everybodys_fuse: tuple[str, ...], driver: str
+) -> None:
+    told = caller.run(driver, "user", "ro", as_who=(*everybodys_fuse, *NOBODY))
+    assert told.get("driver") == "fuse", told
+    assert len(told["reasons"]) == (driver == "auto")
+    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
+def test_root_of_a_user_namespace_gets_fuse(
+    caller: Caller, everybodys_fuse: tuple[str, ...]
+) -> None:
+    told = caller.run("fuse", "user", "ro", as_who=(*everybodys_fuse, *NOBODY, *USER_NAMESPACE))
+    assert told.get("driver") == "fuse", told
+    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse to hide")
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 def test_nobody_without_a_namespace_gets_a_copy_and_is_told_why(caller: Caller, mode: str) -> None:
-    told = caller.run("auto", "user", mode, as_who=NOBODY)
+    told = caller.run("auto", "user", mode, as_who=(*where_dev_fuse_is(Path("/dev/null")), *NOBODY))
     assert told["driver"] == "copy"
-    assert told["reasons"] == [
+    overlay, fuse = told["reasons"]
+    assert overlay == (
         f"no permission to mount: {caller.place}/target: this process lacks CAP_SYS_ADMIN"
-    ]
+    )
+    assert ("read-only so far" in fuse) == (mode == "rw")
     assert (told["note"] is not None) == (mode == "ro")
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])

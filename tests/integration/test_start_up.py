@@ -20,17 +20,16 @@ stacker stacker.cli stacker.cli.ending stacker.cli.form stacker.cli.options stac
 stacker.cli.session stacker.cli.verbs stacker.cli.verbs.mount stacker.cli.wording stacker.errors
 stacker.image stacker.image.chain stacker.image.config stacker.image.descriptor
 stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
-stacker.image.platform stacker.image.wording stacker.layer stacker.layer.entry
-stacker.layer.idmap stacker.layer.limits stacker.layer.record stacker.layer.tree
-stacker.layer.whiteout
-stacker.linux stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi
-stacker.linux.mountinfo stacker.linux.process stacker.linux.removal stacker.linux.syscall
-stacker.linux.xattr stacker.mount stacker.mount.attach stacker.mount.bind stacker.mount.choose
-stacker.mount.copy stacker.mount.descriptor stacker.mount.driver stacker.mount.overlay
+stacker.image.platform stacker.image.wording stacker.layer stacker.layer.entry stacker.layer.idmap
+stacker.layer.limits stacker.layer.record stacker.layer.tree stacker.layer.whiteout stacker.linux
+stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo
+stacker.linux.process stacker.linux.removal stacker.linux.syscall stacker.linux.xattr
+stacker.mount stacker.mount.attach stacker.mount.bind stacker.mount.choose stacker.mount.copy
+stacker.mount.descriptor stacker.mount.driver stacker.mount.fuse stacker.mount.overlay
 stacker.mount.plan stacker.mount.record stacker.mount.release stacker.mount.state
-stacker.mount.table stacker.mount.target stacker.mount.upper stacker.present stacker.stacked
-stacker.store stacker.store.blobs stacker.store.chains stacker.store.images stacker.store.layers
-stacker.store.staging stacker.store.store
+stacker.mount.table stacker.mount.target stacker.mount.upper stacker.present stacker.stack
+stacker.stack.source stacker.stacked stacker.store stacker.store.blobs stacker.store.chains
+stacker.store.images stacker.store.layers stacker.store.staging stacker.store.store
 """
 
 # What `mount` takes from the standard library, on any Python version from 3.11 on; half of it

@@ -1,7 +1,8 @@
 """DESIGN section 5 as a law: a stack shows what applying its layers in turn would make.
 
-Random stacks; the kernel's overlay, the flat copy and a plain sequential applier written for the
-test must agree by path, type, mode, owner, time, size, xattrs, content and link group.
+Random stacks; the kernel's overlay, the FUSE mount, the merged tree as a value, the flat copy and a
+plain sequential applier written for the test must agree by path, type, mode, owner, time, size,
+xattrs, content and link group.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from hypothesis import strategies as st
 
 from stacker.errors import LayerError
 from stacker.layer.whiteout import WhiteoutFormat
+from stacker.mount.fuse import FuseDriver
 from stacker.stack.flatten import flatten
+from stacker.stack.merged import merge
+from stacker.stack.source import LayerSource
+from tests.merged import merged_snapshot
 from tests.sequential import ImpossibleError, Item, Sequential
-from tests.snapshot import snapshot
-from tests.stacks import D, F, L, O, S, W, archive, mounted, scratch, stacked
+from tests.snapshot import Node, snapshot
+from tests.stacks import D, F, L, O, S, W, archive, mounted, scratch, sources, stacked
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts an overlay: needs root")
 
@@ -82,14 +87,8 @@ def stacks(draw: st.DrawFn) -> tuple[tuple[Item, ...], ...]:
 
 
 def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
-    """Compare the three ways to see a stack."""
-    reference = Sequential()
-    try:
-        for layer in layers:
-            reference.apply(layer)
-        wanted = reference.snapshot()
-    except ImpossibleError:
-        wanted = None
+    """Compare the ways to see a stack."""
+    wanted = meaning(layers)
     with scratch() as room:
         if wanted is None:
             with pytest.raises(LayerError):
@@ -100,8 +99,25 @@ def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
         flat.mkdir()
         flatten(chain.directories, flat, xattr_namespace=form.value)
         assert snapshot(flat) == wanted
+        known = {source.diff: source for source in sources(chain)}
+        directories = [LayerSource(directory) for directory in chain.directories]
+        if directories:
+            assert merged_snapshot(merge(directories, form)) == wanted
+            layered = [known.get(source.diff, source) for source in directories]
+            assert merged_snapshot(merge(layered, form)) == wanted
         with mounted(chain, room) as target:
             assert snapshot(target) == wanted
+
+
+def meaning(layers: Sequence[Sequence[Item]]) -> dict[bytes, Node] | None:
+    """Say what layers mean; ``None`` when it is nothing."""
+    reference = Sequential()
+    try:
+        for layer in layers:
+            reference.apply(layer)
+    except ImpossibleError:
+        return None
+    return reference.snapshot()
 
 
 @needs_root
@@ -122,7 +138,31 @@ def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
 @example(((S("lib", "usr/lib"), F("usr/lib/x")), (W("lib/x"),)))
 @example(((S("lib", "usr"), F("usr/x")), (F("lib/b"), S("lib", "usr"))))
 @example(((F("a"),), (O(""), F("b"))))
+@example(((F("a"), W("b"), O("b")),))
 def test_a_stack_shows_what_applying_its_layers_in_turn_would_make(
     form: WhiteoutFormat, layers: tuple[tuple[Item, ...], ...]
 ) -> None:
     check(layers, form)
+
+
+@needs_root
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse")
+@settings(
+    max_examples=int(os.environ.get("STACKER_EXAMPLES", "150")) // 5,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+@given(stacks(), st.sampled_from(WhiteoutFormat))
+@example(((F("a", b"old"),), (L("b", "a"),)), WhiteoutFormat.USER)
+@example(((D("a"), F("a/b")), (O("a"), F("a/x"))), WhiteoutFormat.TRUSTED)
+def test_the_fuse_mount_shows_the_same(
+    layers: tuple[tuple[Item, ...], ...], form: WhiteoutFormat
+) -> None:
+    wanted = meaning(layers)
+    if wanted is None:
+        return
+    with scratch() as room:
+        chain = stacked([archive(layer) for layer in layers], room, form)
+        with mounted(chain, room, FuseDriver()) as target:
+            assert snapshot(target) == wanted

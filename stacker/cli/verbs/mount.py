@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from stacker.mount.driver import Mounted
     from stacker.mount.record import MountRecord
 
-DRIVERS = ("auto", "overlay", "copy")
+DRIVERS = ("auto", "overlay", "fuse", "copy")
 DESCRIPTION = """\
 Show an image's merged root filesystem at TARGET, an existing directory outside the store.  It is
 read-only unless --rw or --upper is given.  The last line on stdout is the driver taken:
 
   overlay   the kernel stacks the layers, at once; wants root, or `unshare --user --map-root-user
             --mount`.  A single layer is bound.
+  fuse      a process in the background shows the same tree through /dev/fuse; wants root, or
+            fusermount3.  Read-only so far.
   copy      TARGET, which must be empty, is filled with a copy; wants no privilege, but time
             and space.
 

@@ -112,12 +112,12 @@ def test_choosing_without_trying_gives_the_first_that_does_not_refuse(order: lis
 
 
 def test_an_unknown_driver_is_the_callers_mistake() -> None:
-    with pytest.raises(UsageError, match="zfs: want auto, overlay, copy"):
+    with pytest.raises(UsageError, match="zfs: want auto, overlay, fuse, copy"):
         choose.choose("zfs", PLAN)
 
 
-def test_the_order_is_overlay_then_copy() -> None:
-    assert [driver.name for driver in choose.DRIVERS] == ["overlay", "copy"]
+def test_the_order_is_overlay_then_fuse_then_copy() -> None:
+    assert [driver.name for driver in choose.DRIVERS] == ["overlay", "fuse", "copy"]
 
 
 def test_a_copy_cannot_keep_writes_apart(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""From single runs to figures: medians with spread, rates, and the JSON they are kept in."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.layout import Image
+from benchmarks.process import Usage
+
+FORMAT = 1
+_KINDS = ("wall", "cpu", "peak_rss")
+
+Figures = dict[str, Any]
+"""One line of results: what was measured, every run, and what follows from them."""
+
+
+def figures(runs: Sequence[Usage]) -> Figures:
+    """Sum up runs: seconds of ``wall`` and ``cpu`` time, bytes of ``peak_rss``."""
+    summed: Figures = {"repetitions": len(runs)}
+    for kind in _KINDS:
+        values = [getattr(run, kind) for run in runs]
+        summed[kind] = {
+            "median": _rounded(statistics.median(values)),
+            "min": _rounded(min(values)),
+            "max": _rounded(max(values)),
+            "runs": [_rounded(value) for value in values],
+        }
+    return summed
+
+
+def rates(image: Image, summed: Figures) -> Figures:
+    """Say what an image has and how much of it a second took, uncompressed."""
+    seconds = summed["wall"]["median"]
+    return {
+        "layers": len(image.layers),
+        "bytes": image.plain_bytes,
+        "blob_bytes": sum(layer.size for layer in image.layers),
+        "entries": image.entries,
+        "mb_per_s": _rounded(image.plain_bytes / 1e6 / seconds),
+        "entries_per_s": _rounded(image.entries / seconds),
+    }
+
+
+def write(path: Path, document: Figures) -> None:
+    """Keep a document of results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"format": FORMAT, **document}, indent=1) + "\n")
+
+
+def read(path: Path) -> Figures:
+    """Read a document of results.
+
+    :raises ValueError: it is of another format.
+    """
+    document: Figures = json.loads(path.read_text())
+    if document.get("format") != FORMAT:
+        raise ValueError(f"{path}: got format {document.get('format')}, want {FORMAT}")
+    return document
+
+
+def _rounded(value: float) -> float:
+    return round(value) if value >= 1e5 else round(value, 4)

@@ -1,0 +1,196 @@
+"""What a user would take instead of stacker, and stacker itself: one command each.
+
+In: an image in an OCI layout and an empty scratch directory.  Out: a :class:`Task` that makes the
+image's root filesystem below the scratch directory.  Each peer does what its users do, in its
+usual form: umoci one flat tree, the others a directory for each layer.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.layout import TAG, Image
+
+ROOT = Path(__file__).parent.parent
+_STEP = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A command to be measured; ``daemons`` work for it; ``tree`` is where its files land."""
+
+    command: tuple[str, ...]
+    tree: Path
+    daemons: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A tool under its ``name``.
+
+    ``needs`` are the programs it consists of, each with the argument that makes it tell its
+    version; ``prepared`` gives its task for an image and an empty directory, and tidies up.
+    """
+
+    name: str
+    needs: tuple[tuple[str, str], ...]
+    prepared: Callable[[Image, Path], AbstractContextManager[Task]]
+    can_sync: bool = False
+
+    def is_installed(self) -> bool:
+        """Tell whether all it needs is in the path."""
+        return all(shutil.which(program) for program, _ in self.needs)
+
+    def versions(self) -> dict[str, str]:
+        """Ask each program for its version."""
+        return {program: _first_line([program, flag]) for program, flag in self.needs}
+
+
+def synced(peer: Peer, task: Task) -> tuple[str, ...]:
+    """Give a task's command so that it ends only when the files are on the disk."""
+    if peer.can_sync:
+        return (*task.command, "--sync")
+    script = f"{shlex.join(task.command)} && sync -f {shlex.quote(str(task.tree))}"
+    return ("sh", "-c", script)
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    """Give commands a home for temporary files on the medium that is measured."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("STACKER_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # users have compiled modules
+    temporary = scratch / "tmp"
+    temporary.mkdir(exist_ok=True)
+    return {**kept, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+
+
+def stacker_command(store: Path, *arguments: str) -> tuple[str, ...]:
+    """Give a command of stacker's, run as its users run it."""
+    return (sys.executable, "-m", "stacker", "--store", str(store), *arguments)
+
+
+@contextmanager
+def _stacker(image: Image, scratch: Path) -> Iterator[Task]:
+    store = scratch / "store"
+    source = f"oci:{image.layout}:{TAG}"
+    yield Task(stacker_command(store, "pull", "--quiet", source), scratch)
+
+
+@contextmanager
+def _tar(image: Image, scratch: Path) -> Iterator[Task]:
+    """All layers at once, each into a directory: no digest, no whiteout, no merging."""
+    lines = ["pids="]
+    for index, layer in enumerate(image.layers):
+        inflate = "zstd -dcq" if layer.media_type.endswith("zstd") else "igzip -dc"
+        target = scratch / "layers" / str(index)
+        target.mkdir(parents=True)
+        blob = shlex.quote(str(image.blob(layer)))
+        unpack = f"tar -xp --numeric-owner -C {shlex.quote(str(target))} -f -"
+        lines.append(f'{inflate} <{blob} | {unpack} & pids="$pids $!"')
+    lines.append("for pid in $pids; do wait $pid || exit 1; done")
+    yield Task(("sh", "-c", "\n".join(lines)), scratch)
+
+
+@contextmanager
+def _umoci(image: Image, scratch: Path) -> Iterator[Task]:
+    bundle = scratch / "bundle"
+    yield Task(("umoci", "unpack", "--image", f"{image.layout}:{TAG}", str(bundle)), scratch)
+
+
+@contextmanager
+def _skopeo(image: Image, scratch: Path) -> Iterator[Task]:
+    storage = f"containers-storage:[overlay@{scratch / 'root'}+{scratch / 'run'}]bench:{TAG}"
+    command = ("skopeo", "--insecure-policy", "copy", "--quiet")
+    yield Task((*command, f"oci:{image.layout}:{TAG}", storage), scratch)
+
+
+def _own_storage(scratch: Path) -> tuple[str, ...]:
+    return (
+        "--root",
+        str(scratch / "root"),
+        "--runroot",
+        str(scratch / "run"),
+        "--storage-driver",
+        "overlay",
+    )
+
+
+@contextmanager
+def _podman(image: Image, scratch: Path) -> Iterator[Task]:
+    arguments = ("pull", "--quiet", f"oci:{image.layout}:{TAG}")
+    yield Task(("podman", *_own_storage(scratch), *arguments), scratch)
+
+
+@contextmanager
+def _buildah(image: Image, scratch: Path) -> Iterator[Task]:
+    policy = scratch / "policy.json"
+    policy.write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
+    arguments = ("pull", "--quiet", "--signature-policy", str(policy))
+    source = f"oci:{image.layout}:{TAG}"
+    yield Task(("buildah", *_own_storage(scratch), *arguments, source), scratch)
+
+
+@contextmanager
+def _containerd(image: Image, scratch: Path) -> Iterator[Task]:
+    """Start a containerd of our own; make the archive that ``ctr`` wants beforehand."""
+    archive, socket = scratch / "image.tar", scratch / "c.sock"
+    subprocess.run(["tar", "-C", str(image.layout), "-cf", str(archive), "."], check=True)
+    config = scratch / "config.toml"
+    config.write_text(
+        f'version = 2\nroot = "{scratch / "root"}"\nstate = "{scratch / "state"}"\n'
+        'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'[grpc]\n  address = "{socket}"\n'
+    )
+    client = ("ctr", "--address", str(socket))
+    with (
+        (scratch / "log").open("wb") as log,
+        subprocess.Popen(["containerd", "--config", str(config)], stdout=log, stderr=log) as daemon,
+    ):
+        try:
+            _await([*client, "version"])
+            command = ("image", "import", "--base-name", "bench", "--snapshotter", "overlayfs")
+            yield Task((*client, *command, str(archive)), scratch, (daemon.pid,))
+        finally:
+            daemon.terminate()
+
+
+def _await(command: list[str]) -> None:
+    for _ in range(round(20 / _STEP)):
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            return
+        time.sleep(_STEP)
+    raise TimeoutError(f"no answer in 20 s: {shlex.join(command)}")
+
+
+def _first_line(command: list[str]) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return ((done.stdout + done.stderr).strip().splitlines() or ["unknown"])[0]
+
+
+FLOOR = "igzip | tar"
+STACKER = Peer("stacker", (), _stacker, can_sync=True)
+PEERS = (
+    STACKER,
+    Peer(FLOOR, (("igzip", "--version"), ("tar", "--version"), ("zstd", "--version")), _tar),
+    Peer("umoci", (("umoci", "--version"),), _umoci),
+    Peer("skopeo", (("skopeo", "--version"),), _skopeo),
+    Peer("containerd", (("containerd", "--version"), ("ctr", "--version")), _containerd),
+    Peer("podman", (("podman", "--version"),), _podman),
+    Peer("buildah", (("buildah", "--version"),), _buildah),
+)
+
+
+def stacker_versions() -> dict[str, str]:
+    """Say which stacker is measured and what it stands on."""
+    from importlib.metadata import version
+
+    shown = _first_line([sys.executable, "-m", "stacker", "--version"])
+    return {"stacker": shown, **{name: version(name) for name in ("isal", "zstandard", "xattr")}}

@@ -1,0 +1,258 @@
+"""From results to what people look at: a Markdown table and SVG plots.
+
+    python -m benchmarks.report [--out DIR] [FILE...]
+
+In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
+and of ``peers.svg``, ``entries.svg`` and ``layers.svg`` those that there are results for.  The same
+results always give the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import figures
+from benchmarks.figures import Figures
+from benchmarks.peers import FLOOR, PEERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+_COLOURS = dict(
+    zip(
+        [peer.name for peer in PEERS],
+        ["#1b6ca8", "#9aa5b1", "#c8553d", "#d9a441", "#6b8f71", "#8e6c8a", "#b0a590"],
+        strict=True,
+    )
+)
+_MARKERS = dict(zip(_COLOURS, "osD^vPX", strict=True))
+_FLOOR_CELL = FLOOR.replace("|", r"\|")
+_GROWTH = {"entries": "entries in one layer", "layers": "layers, a hundred files each"}
+
+
+def tables(documents: Sequence[Figures]) -> str:
+    """Give everything as Markdown, with what it was measured on."""
+    parts = [_origin(documents)]
+    for suite, title, table in (
+        ("throughput", "Unpacking", _throughput_table),
+        ("growth", "Growth", _growth_table),
+        ("startup", "Start-up", _startup_table),
+    ):
+        lines = _of(documents, suite)
+        if lines:
+            parts.append(f"## {title}\n\n{table(lines)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _origin(documents: Sequence[Figures]) -> str:
+    machines = dict.fromkeys(
+        "{cpu}, {cores} cores, {gigabytes} GB; {system}, Linux {kernel}, Python {python}".format(
+            **document["machine"], gigabytes=round(document["machine"]["memory"] / 1e9)
+        )
+        for document in documents
+    )
+    versions = {name: text for document in documents for name, text in document["versions"].items()}
+    shown = "\n".join(f"- {name}: {text}" for name, text in sorted(versions.items()))
+    return "# Measured\n\nOn " + "; and on ".join(machines) + f".\n\n{shown}"
+
+
+def _throughput_table(lines: Sequence[Figures]) -> str:
+    head = ["corpus", "form", "medium", "peer", "wall s", "of floor", "CPU s", "peak RSS MB"]
+    floors = {_case(line): line for line in lines if line["peer"] == FLOOR}
+    rows = [
+        [line["corpus"], line["form"], _medium(line), line["peer"], *_costs(line, floors)]
+        for line in lines
+    ]
+    return _markdown([*head, "MB/s", "entries/s"], rows)
+
+
+def _costs(line: Figures, floors: dict[tuple[object, ...], Figures]) -> list[str]:
+    if "failed" in line:
+        return ["cannot", *[""] * 5]
+    floor = floors.get(_case(line), {})
+    wall = line["wall"]["median"]
+    ratio = f"{wall / floor['wall']['median']:.2f}" if "wall" in floor else ""
+    return [
+        _spread(line["wall"]),
+        ratio,
+        f"{line['cpu']['median']:.2f}",
+        f"{line['peak_rss']['median'] / 1e6:.0f}",
+        f"{line['mb_per_s']:.0f}",
+        f"{line['entries_per_s']:.0f}",
+    ]
+
+
+def _growth_table(lines: Sequence[Figures]) -> str:
+    head = ["of", "number", "medium", "peer", "wall s", "µs each", "peak RSS MB"]
+    rows = [
+        [line["corpus"], str(line["n"]), line["medium"], line["peer"], *_each(line)]
+        for line in lines
+    ]
+    return _markdown(head, rows)
+
+
+def _each(line: Figures) -> list[str]:
+    if "failed" in line:
+        return ["cannot", "", ""]
+    each = line["wall"]["median"] / line["n"] * 1e6
+    return [_spread(line["wall"]), f"{each:.1f}", f"{line['peak_rss']['median'] / 1e6:.0f}"]
+
+
+def _startup_table(lines: Sequence[Figures]) -> str:
+    rows = [
+        [
+            line["command"],
+            *(f"{line['wall'][kind] * 1e3:.0f}" for kind in ("median", "min", "max")),
+            f"{line['above_bare'] * 1e3:.0f}",
+        ]
+        for line in lines
+    ]
+    return _markdown(["command", "median ms", "min", "max", "above bare Python"], rows)
+
+
+def peers_plot(lines: Sequence[Figures]) -> Figure:
+    """Draw wall time against peers: a group of bars for each corpus, a panel for each medium.
+
+    Of the forms only the first is shown: the table has the others.
+    """
+    form = lines[0]["form"]
+    lines = [line for line in lines if line["form"] == form and "failed" not in line]
+    media = list(dict.fromkeys(_medium(line) for line in lines))
+    figure, panels = _panels(len(media), width=1.6 + 1.1 * len({line["corpus"] for line in lines}))
+    for panel, medium in zip(panels, media, strict=True):
+        _bars(panel, [line for line in lines if _medium(line) == medium])
+        panel.set_title(medium)
+    panels[0].set_ylabel("seconds (median; lines: least to most)")
+    panels[-1].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _bars(panel: Axes, lines: Sequence[Figures]) -> None:
+    corpora = list(dict.fromkeys(line["corpus"] for line in lines))
+    present = {line["peer"] for line in lines}
+    peers = [peer.name for peer in PEERS if peer.name in present]
+    width = 0.85 / len(peers)
+    for index, peer in enumerate(peers):
+        mine = [line for line in lines if line["peer"] == peer]
+        panel.bar(
+            [
+                corpora.index(line["corpus"]) + (index - (len(peers) - 1) / 2) * width
+                for line in mine
+            ],
+            [line["wall"]["median"] for line in mine],
+            width,
+            yerr=_error_bars(mine),
+            error_kw={"linewidth": 0.8},
+            label=peer,
+            color=_COLOURS[peer],
+        )
+    panel.set_xticks(range(len(corpora)), corpora)
+
+
+def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
+    """Draw wall time against ``entries`` or ``layers``, both axes logarithmic."""
+    lines = [line for line in lines if line["corpus"] == kind and "failed" not in line]
+    media = list(dict.fromkeys(line["medium"] for line in lines))
+    figure, panels = _panels(len(media), width=5)
+    for panel, medium in zip(panels, media, strict=True):
+        for peer in dict.fromkeys(line["peer"] for line in lines):
+            mine = [line for line in lines if (line["peer"], line["medium"]) == (peer, medium)]
+            panel.errorbar(
+                [line["n"] for line in mine],
+                [line["wall"]["median"] for line in mine],
+                yerr=_error_bars(mine),
+                label=peer,
+                color=_COLOURS[peer],
+                marker=_MARKERS[peer],
+                markersize=5,
+            )
+        panel.set(xscale="log", yscale="log", xlabel=_GROWTH[kind], title=medium)
+    panels[0].set_ylabel("seconds")
+    panels[-1].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _panels(count: int, *, width: float) -> tuple[Figure, list[Axes]]:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "stacker", "svg.fonttype": "none", "font.size": 9})
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, count, figsize=(width * count, 3.6), squeeze=False, layout="constrained"
+    )
+    panels = list(axes[0])
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", linewidth=0.4, alpha=0.6)
+        panel.set_axisbelow(True)
+    return figure, panels
+
+
+def _error_bars(lines: Iterable[Figures]) -> tuple[list[float], list[float]]:
+    walls = [line["wall"] for line in lines]
+    below = [wall["median"] - wall["min"] for wall in walls]
+    return below, [wall["max"] - wall["median"] for wall in walls]
+
+
+def _case(line: Figures) -> tuple[object, ...]:
+    return tuple(line[key] for key in ("corpus", "form", "medium", "sync"))
+
+
+def _medium(line: Figures) -> str:
+    shown = f"disk ({line['filesystem']})" if line["medium"] == "disk" else str(line["medium"])
+    return f"{shown}, synced" if line["sync"] else shown
+
+
+def _spread(wall: Figures) -> str:
+    return f"{wall['median']:.2f} ({wall['min']:.2f} to {wall['max']:.2f})"
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line).replace(FLOOR, _FLOOR_CELL)} |" for line in lines)
+
+
+def _of(documents: Sequence[Figures], suite: str) -> list[Figures]:
+    return [line for doc in documents if doc["suite"] == suite for line in doc["results"]]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def write_report(documents: Sequence[Figures], out: Path) -> list[Path]:
+    """Write the table and the plots into the directory ``out``; return their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(tables(documents))
+    written = [out / "table.md"]
+    if lines := _of(documents, "throughput"):
+        _save(peers_plot(lines), out / "peers.svg")
+        written.append(out / "peers.svg")
+    for kind in _GROWTH if (lines := _of(documents, "growth")) else ():
+        _save(growth_plot(lines, kind), out / f"{kind}.svg")
+        written.append(out / f"{kind}.svg")
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the table and the plots from results.")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
+    arguments = parser.parse_args()
+    files = arguments.files or sorted(RESULTS.glob("*.json"))
+    for path in write_report([figures.read(file) for file in files], arguments.out):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Measure stacker and what a user would take instead of it.
+
+    python -m benchmarks.run SUITE [OPTION...]
+
+SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
+layers) or ``startup`` (verbs that have next to nothing to do).  Out: JSON, for
+:mod:`benchmarks.report`.  Peers alternate: each has one run in every round, each round begins
+with another, so that what the machine does meanwhile falls on all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import corpora, figures, machine, startup, synthetic
+from benchmarks.compress import FORMS
+from benchmarks.figures import Figures
+from benchmarks.layout import Image
+from benchmarks.peers import PEERS, ROOT, Peer, environment, stacker_versions, synced
+from benchmarks.process import FailedError, Usage, measured
+from benchmarks.scratch import Medium, media
+from benchmarks.tarball import LayerTar
+
+RESULTS = Path(__file__).parent / "results"
+ENTRIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+LAYERS = (10, 30, 100, 300)
+SMALL_ENTRIES, SMALL_LAYERS = (1000, 3000), (3, 6)
+
+
+def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
+    """Unpack ``image`` once, its blobs warm in the page cache, into a fresh directory.
+
+    :raises FailedError: the peer cannot do it.
+    """
+    with medium.room() as scratch, peer.prepared(image, scratch) as task:
+        corpora.warm(image)
+        medium.prepare(image.plain_bytes)
+        command = synced(peer, task) if sync else task.command
+        return measured(command, environment=environment(scratch), daemons=task.daemons, cwd=ROOT)
+
+
+def alternating(
+    peers: Sequence[Peer], once: Callable[[Peer], Usage], repetitions: int
+) -> dict[str, list[Usage] | str]:
+    """Give each peer's runs by its name, or why it failed."""
+    runs: dict[str, list[Usage] | str] = {peer.name: [] for peer in peers}
+    for turn in range(repetitions):
+        first = turn % len(peers)
+        for peer in [*peers[first:], *peers[:first]]:
+            mine = runs[peer.name]
+            if isinstance(mine, str):
+                continue
+            try:
+                mine.append(once(peer))
+                print(f"    {peer.name:12} {mine[-1].wall:8.2f} s", file=sys.stderr)
+            except FailedError as error:
+                runs[peer.name] = str(error)
+                print(f"    {error}", file=sys.stderr)
+    return runs
+
+
+def compared(
+    image: Image, what: Figures, medium: Medium, arguments: argparse.Namespace, *, sync: bool
+) -> Iterator[Figures]:
+    """Give a line of results for every peer on one image."""
+    what = {**what, "medium": medium.name, "filesystem": medium.filesystem, "sync": sync}
+    print("  ".join(map(str, what.values())), file=sys.stderr)
+    runs = alternating(
+        arguments.peers,
+        functools.partial(_once, image=image, medium=medium, sync=sync),
+        arguments.repetitions,
+    )
+    for peer, mine in runs.items():
+        line = {**what, "peer": peer}
+        if isinstance(mine, str):
+            yield {**line, "failed": mine.replace(str(medium.directory), "…")}
+        else:
+            summed = figures.figures(mine)
+            yield {**line, **figures.rates(image, summed), **summed}
+
+
+def _once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
+    return run_once(peer, image, medium, sync=sync)
+
+
+def throughput(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Unpack every corpus in every form on every medium."""
+    for medium in arguments.media:
+        for name in arguments.corpora:
+            for form in arguments.forms:
+                image = corpora.image(name, form, size=arguments.size, cache=arguments.cache)
+                for sync in arguments.sync if medium.is_disk else [False]:
+                    what = {"corpus": name, "form": form}
+                    yield from compared(image, what, medium, arguments, sync=sync)
+
+
+def growth(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Unpack one layer of more and more entries, then more and more layers."""
+    small = arguments.size == "small"
+    kinds: dict[str, tuple[Callable[[Path, int], Iterator[LayerTar]], Sequence[int]]] = {
+        "entries": (synthetic.growing_entries, SMALL_ENTRIES if small else ENTRIES),
+        "layers": (synthetic.growing_layers, SMALL_LAYERS if small else LAYERS),
+    }
+    for medium in arguments.media:
+        for kind, (recipe, counts) in kinds.items():
+            for count in counts:
+                with arguments.media[0].room() as place:
+                    make = functools.partial(_made, recipe=recipe, count=count)
+                    image = corpora.grown(make, place / "corpus")
+                    what = {"corpus": kind, "n": count, "form": "gzip"}
+                    yield from compared(image, what, medium, arguments, sync=False)
+
+
+def _made(
+    work: Path, recipe: Callable[[Path, int], Iterator[LayerTar]], count: int
+) -> Iterator[LayerTar]:
+    return recipe(work, count)
+
+
+def start_up(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Time verbs against a bare interpreter."""
+    image = corpora.image("many-layers", "gzip", size=arguments.size, cache=arguments.cache)
+    for medium in arguments.media[:1]:
+        with medium.room() as scratch:
+            yield from startup.compared(image, scratch, repetitions=4 * arguments.repetitions)
+
+
+SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
+    "throughput": throughput,
+    "growth": growth,
+    "startup": start_up,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    os.umask(0o022)
+    arguments = _arguments(argv)
+    document: Figures = {
+        "suite": arguments.suite,
+        "size": arguments.size,
+        "machine": machine.described(),
+        "versions": stacker_versions(),
+        "results": [],
+    }
+    for peer in arguments.peers:
+        document["versions"] |= peer.versions()
+    out = arguments.out or RESULTS / f"{arguments.suite}.json"
+    for line in SUITES[arguments.suite](arguments):
+        document["results"].append(line)
+        figures.write(out, document)  # after every line: a suite may take hours
+    print(out)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    known = {peer.name: peer for peer in PEERS}
+    parser = argparse.ArgumentParser(description="Measure stacker against its peers.")
+    add = parser.add_argument
+    add("suite", choices=list(SUITES))
+    add("--size", choices=sorted(corpora.RECIPES), default="full")
+    add("--corpora", nargs="+", choices=corpora.NAMES, default=list(corpora.NAMES))
+    add("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
+    add("--media", nargs="+", choices=["tmpfs", "disk"], default=["tmpfs", "disk"])
+    add("--sync", nargs="+", choices=["no", "yes"], default=["no", "yes"], help="on disk")
+    add("--peers", nargs="+", choices=list(known), help="default: those installed")
+    add("--repetitions", type=int, default=5, metavar="N")
+    add("--cache", type=Path, default=corpora.CACHE, metavar="DIR", help="of corpora")
+    add("--disk", type=Path, metavar="DIR", help="where on disk to unpack (default: the cache)")
+    add("--out", type=Path, metavar="FILE", help="default: benchmarks/results/SUITE.json")
+    arguments = parser.parse_args(argv)
+    places = media(arguments.disk or arguments.cache)
+    arguments.cache = arguments.cache.absolute()
+    arguments.media = [places[name] for name in arguments.media]
+    arguments.sync = [choice == "yes" for choice in arguments.sync]
+    chosen = [known[name] for name in arguments.peers or known]
+    arguments.peers = [peer for peer in chosen if arguments.peers or peer.is_installed()]
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

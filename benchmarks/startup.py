@@ -1,0 +1,50 @@
+"""How long verbs take that have next to nothing to do, beside an interpreter that does nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import figures
+from benchmarks.figures import Figures
+from benchmarks.layout import TAG, Image
+from benchmarks.peers import ROOT, environment, stacker_command
+from benchmarks.process import Usage, measured
+
+BARE = "python3 -c pass"
+
+
+def compared(image: Image, scratch: Path, *, repetitions: int) -> Iterator[Figures]:
+    """Give a line of results for a bare interpreter and for each verb, alternating."""
+    store, target = scratch / "store", scratch / "target"
+    target.mkdir()
+    source = f"oci:{image.layout}:{TAG}"
+    commands = {
+        BARE: (sys.executable, "-c", "pass"),
+        "pull, all there": stacker_command(store, "pull", "--quiet", source),
+        "mount": stacker_command(store, "mount", _image_id(image), str(target)),
+        "umount": stacker_command(store, "umount", str(target)),
+    }
+    environ = environment(scratch)
+    runs: dict[str, list[Usage]] = {name: [] for name in commands}
+    measured(commands["pull, all there"], environment=environ, cwd=ROOT)  # brings it there
+    for _ in range(repetitions):
+        for name, command in commands.items():
+            runs[name].append(measured(command, environment=environ, cwd=ROOT))
+    bare = figures.figures(runs[BARE])["wall"]["median"]
+    for name, mine in runs.items():
+        summed = figures.figures(mine)
+        above = round(summed["wall"]["median"] - bare, 4)
+        yield {"command": name, "above_bare": above, **summed}
+
+
+def _image_id(image: Image) -> str:
+    """Give the digest of the layout's one config, which is the image's name for stacker."""
+    import json
+
+    from benchmarks.layout import blob_path
+
+    index = json.loads((image.layout / "index.json").read_text())
+    manifest = json.loads(blob_path(image.layout, index["manifests"][0]["digest"]).read_text())
+    return str(manifest["config"]["digest"])

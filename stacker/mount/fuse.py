@@ -1,0 +1,128 @@
+"""The FUSE driver: the merged tree through /dev/fuse, where the kernel will not stack it.
+
+In comes a plan, out goes a mount that processes in the background answer for (`fuse_daemon`).
+Read-only so far.  Light to import: what serves a mount is loaded when one is made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from stacker.errors import MountError, StackerError, UnsupportedError
+from stacker.linux import process
+from stacker.mount.driver import Mounted, RefusedError
+from stacker.mount.release import release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stacker.mount.plan import Plan
+    from stacker.mount.record import MountRecord
+
+_DEVICE = "/dev/fuse"
+_ATTEMPTS = 3
+_ANOTHER_DRIVER_MAY = {
+    errno.EPERM,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.ENOSYS,
+    errno.ENXIO,
+    errno.EPROTO,
+}
+
+
+class FuseDriver:
+    """The tree by a server of its own, in the caller's mount namespace."""
+
+    name = "fuse"
+
+    def refusal(self, plan: Plan) -> StackerError | None:
+        """Say that there is no FUSE here, or that it would show a wrong tree."""
+        if not plan.read_only or plan.upper is not None:
+            return UnsupportedError(
+                f"the FUSE driver is read-only so far: {plan.target}",
+                hint="leave --rw and --upper away, or use another driver",
+            )
+        if not os.path.exists(_DEVICE):
+            return MountError(
+                f"no FUSE here: {_DEVICE} does not exist",
+                hint="`modprobe fuse`, or give the container the device /dev/fuse",
+            )
+        privileged = process.has_capability(process.CAP_SYS_ADMIN)
+        if plan.xattr_namespace == "trusted" and not (
+            privileged and process.in_initial_user_namespace()
+        ):
+            return MountError(
+                f"cannot read the layers: {plan.target}: they keep their marks in"
+                " trusted.overlay.*, which only root sees",
+                hint="use a store of your own",
+            )
+        return None if privileged else _no_helper()
+
+    def mount(self, plan: Plan) -> Mounted:
+        """Start the server, and return when the mount answers.
+
+        :raises RefusedError: /dev/fuse cannot be used here.
+        :raises MountError: a layer or the target is at fault.
+        """
+        from stacker.mount.fuse_daemon import start
+
+        try:
+            number = start(plan)
+        except OSError as error:
+            if isinstance(error, StackerError):
+                raise
+            raise _explain(plan, error) from error
+        return Mounted(self.name, note=f"process {number} serves it")
+
+    def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
+        """Unmount the record's target; the server leaves by itself.
+
+        :raises MountError: it is in use, or the kernel refuses.
+        """
+        if process.has_capability(process.CAP_SYS_ADMIN):
+            release(record.target, lazy=lazy)
+        else:
+            from stacker.mount.fuse_attach import disconnect
+
+            disconnect(record.target, lazy=lazy)
+
+
+def is_dead(record: MountRecord) -> bool:
+    """Say whether a mount is there and nobody answers for it any more."""
+    return record.driver == FuseDriver.name and not _answers(record.target)
+
+
+def _answers(target: Path) -> bool:
+    """Ask something that the kernel keeps no answer to."""
+    for _ in range(_ATTEMPTS):
+        try:
+            os.statvfs(target)
+        except OSError as error:
+            if error.errno != errno.ECONNABORTED:  # whoever had the request died with it
+                return error.errno != errno.ENOTCONN
+        else:
+            return True
+    return True
+
+
+def _no_helper() -> MountError | None:
+    from stacker.mount.fuse_attach import helper
+
+    if helper() is not None:
+        return None
+    return MountError(
+        "no permission to mount by FUSE: this process lacks CAP_SYS_ADMIN, and there is no"
+        " fusermount3",
+        hint="install the package fuse3",
+    )
+
+
+def _explain(plan: Plan, error: OSError) -> MountError:
+    about = error.filename
+    where = "" if about in {None, str(plan.target)} else f" {os.fsdecode(about)}:"
+    message = f"cannot mount by FUSE: {plan.target}:{where} {error.strerror}"
+    return (RefusedError if error.errno in _ANOTHER_DRIVER_MAY else MountError)(message)

@@ -1,0 +1,155 @@
+"""Getting a FUSE connection mounted, and taken away, with privileges or without.
+
+In come a plan's target and source; out goes the descriptor that requests are read from.  With
+CAP_SYS_ADMIN it is mount(2); otherwise fusermount3, which is set-user-ID and hands the descriptor
+over a socket (its manual page; fuse.rst, *How do non-privileged mounts work?*).  Knows no tree.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from stacker.errors import MountError
+from stacker.linux import mountapi, mountinfo, process
+from stacker.mount.descriptor import Descriptor
+from stacker.mount.driver import RefusedError
+from stacker.mount.fuse_protocol import IOC_CLONE, READ_AHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stacker.mount.plan import Plan
+
+DEVICE: Final = "/dev/fuse"
+_HELPERS: Final = ("fusermount3", "fusermount")
+_READ_WRITE: Final = os.O_RDWR | os.O_CLOEXEC
+
+
+def helper() -> str | None:
+    """Return the path of fusermount3, or of its predecessor; ``None`` when neither is installed."""
+    from shutil import which
+
+    return next((path for name in _HELPERS if (path := which(name))), None)
+
+
+def connect(plan: Plan, root_mode: int) -> int:
+    """Mount an empty connection on a plan's target, and return its descriptor.
+
+    :param root_mode: type and permissions of the tree's root.
+    :raises OSError: /dev/fuse cannot be opened, or the kernel refuses.
+    :raises MountError: fusermount3 is missing.
+    :raises RefusedError: fusermount3 refuses.
+    """
+    if process.has_capability(process.CAP_SYS_ADMIN):
+        return _connect_by_mount(plan, root_mode)
+    return _connect_by_helper(plan)
+
+
+def _connect_by_mount(plan: Plan, root_mode: int) -> int:
+    device = os.open(DEVICE, _READ_WRITE)
+    try:
+        options = (
+            f"fd={device},rootmode={stat.S_IFDIR | root_mode:o},user_id={os.geteuid()},"
+            f"group_id={os.getegid()},default_permissions,allow_other"
+        )
+        flags = mountapi.MS_RDONLY
+        if not process.in_initial_user_namespace():
+            flags |= mountapi.MS_NOSUID | mountapi.MS_NODEV
+        with Descriptor.of_directory(plan.target) as place:
+            mountapi.mount(plan.source, place.path, "fuse.stacker", flags, options.encode())
+    except BaseException:
+        os.close(device)
+        raise
+    return device
+
+
+def _connect_by_helper(plan: Plan) -> int:
+    import socket
+    import subprocess
+
+    options = f"ro,nosuid,nodev,default_permissions,fsname={plan.source},subtype=stacker"
+    ours, its = socket.socketpair()
+    with ours, its:
+        done = subprocess.run(
+            [_required_helper(), "-o", options, "--", str(plan.target)],
+            env={"_FUSE_COMMFD": str(its.fileno()), "LC_ALL": "C"},
+            pass_fds=[its.fileno()],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        its.close()
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    if done.returncode or not descriptors:
+        raise RefusedError(_said("mount", plan.target, done.stderr))
+    os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - as the standard library has it
+    return descriptors[0]
+
+
+def clone(connection: int) -> int:
+    """Open another channel of a connection, whose requests die with it (FUSE_DEV_IOC_CLONE).
+
+    Where the device may not be opened, it is the same channel once more.
+    """
+    import fcntl
+
+    with suppress(OSError):
+        device = os.open(DEVICE, _READ_WRITE)
+        try:
+            fcntl.ioctl(device, IOC_CLONE, connection.to_bytes(4, sys.byteorder))
+        except OSError:
+            os.close(device)
+        else:
+            return device
+    return os.dup(connection)
+
+
+def read_further_ahead(plan: Plan) -> None:
+    """Raise the mount's read-ahead above the kernel's 128 KiB; only root may."""
+    found = mountinfo.at(plan.target)
+    if found is None or found.source != plan.source:
+        return
+    major, minor = found.device
+    with suppress(OSError):
+        knob = Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb")
+        knob.write_text(str(READ_AHEAD >> 10))
+
+
+def disconnect(target: Path, *, lazy: bool) -> None:
+    """Take a mount away that fusermount3 made.
+
+    :param lazy: detach it even while processes use it.
+    :raises MountError: it is in use, or fusermount3 is missing.
+    """
+    import subprocess
+
+    words: Sequence[str] = ["-u", "-z"] if lazy else ["-u"]
+    done = subprocess.run(
+        [_required_helper(), *words, "--", str(target)],
+        env={"LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise MountError(_said("unmount", target, done.stderr))
+
+
+def _required_helper() -> str:
+    path = helper()
+    if path is None:
+        raise MountError(
+            "no fusermount3: it mounts for a user without privileges",
+            hint="install the package fuse3",
+        )
+    return path
+
+
+def _said(verb: str, target: Path, said: bytes) -> str:
+    text = "; ".join(said.decode(errors="replace").split("\n")).strip("; ")
+    return f"cannot {verb} by fusermount3: {target}: {text or 'it gives no reason'}"

@@ -1,0 +1,214 @@
+"""The processes behind a FUSE mount: one that looks after it, and workers that answer.
+
+In comes a plan; when `start` returns, the mount answers, and whatever stood in its way was raised.
+The tree is built once and shared by all workers, which were forked from the same process; each
+has a channel of its own, so that the kernel fails what a dead worker had taken and a new one goes
+on.  They leave when the mount is gone; SIGTERM takes it away.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import pickle
+import signal
+import time
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from stacker.errors import MountError, StackerError
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.linux import mountapi, mountinfo, process
+from stacker.mount import fuse_attach
+from stacker.mount import fuse_protocol as fuse
+from stacker.mount.fuse_kernel import Adapter
+from stacker.stack.merged import ROOT, MergedTree, merge
+from stacker.stack.source import LayerSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stacker.mount.plan import Plan
+
+_WORKERS: Final = 4
+_PAUSE: Final = 0.05
+"""Seconds before a dead worker is replaced, so that a request that kills them costs little."""
+_SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
+
+
+def start(plan: Plan) -> int:
+    """Mount a plan in the background, and return the number of the process that looks after it.
+
+    :raises OSError: as the kernel says.
+    :raises StackerError: what else stood in the way.
+    """
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as answer:
+        try:
+            child = _forked(lambda: _leave(plan, writer))
+        finally:
+            os.close(writer)
+        os.waitpid(child, 0)
+        said = answer.read()
+    if not said:
+        raise MountError(f"cannot mount by FUSE: {plan.target}: the process that serves it died")
+    outcome = pickle.loads(said)  # noqa: S301 - our own child wrote it
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return int(outcome)
+
+
+def _forked(run: Callable[[], None]) -> int:
+    """Fork a process that does one thing and returns to nobody."""
+    with warnings.catch_warnings():
+        # Python warns where other threads could hold locks; the child touches nothing of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        run()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _leave(plan: Plan, writer: int) -> None:
+    """Leave the caller: its session, its directory, its descriptors (and with them its locks)."""
+    os.setsid()
+    os.chdir("/")
+    if writer != 3:
+        os.dup2(writer, 3)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 3:
+            with suppress(OSError):  # the one that listed them is gone
+                os.close(int(name))
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.close(null)
+    _forked(lambda: _Daemon(plan).run(3))
+
+
+class _Daemon:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._tree = MergedTree()
+        self._connection = -1
+        self._workers: set[int] = set()
+
+    def run(self, writer: int) -> None:
+        """Mount, tell the caller, and stay until the mount is gone."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._mount()
+        except (OSError, StackerError) as error:
+            os.write(writer, pickle.dumps(error))
+            return
+        while len(self._workers) < min(_WORKERS, len(os.sched_getaffinity(0))):
+            self._hire(writer)
+        try:
+            os.write(writer, pickle.dumps(os.getpid()))
+        except OSError:  # the caller is gone, and nobody knows of this mount
+            self._unmount()
+        os.close(writer)
+        self._look_after()
+
+    def _mount(self) -> None:
+        plan = self._plan
+        known = {source.diff: source for source in plan.sources}
+        sources = [known.get(layer) or LayerSource(layer) for layer in plan.layers]
+        gc.disable()  # nothing here has cycles, and looking for them takes as long as the rest
+        self._tree = merge(sources, WhiteoutFormat(plan.xattr_namespace))
+        gc.freeze()
+        self._connection = fuse_attach.connect(plan, self._tree.mode(ROOT))
+        try:
+            _begin(self._connection, self._tree)
+        except BaseException:
+            self._unmount()
+            raise
+        fuse_attach.read_further_ahead(plan)
+
+    def _hire(self, *closed: int) -> None:
+        self._workers.add(_forked(lambda: self._work(closed)))
+
+    def _work(self, closed: tuple[int, ...]) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        for descriptor in closed:
+            os.close(descriptor)
+        serve(fuse_attach.clone(self._connection), Adapter(self._tree))
+
+    def _look_after(self) -> None:
+        """Replace workers that die, until they leave because the mount is gone."""
+        while self._workers:
+            if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
+                self._unmount()
+                continue
+            while self._workers:
+                number, status = os.waitpid(-1, os.WNOHANG)
+                if not number:
+                    break
+                self._workers.discard(number)
+                if status:
+                    time.sleep(_PAUSE)
+                    self._hire()
+
+    def _unmount(self) -> None:
+        """Detach the mount wherever it is; who uses it may finish."""
+        for mount in mountinfo.read().mounts:
+            if mount.source != self._plan.source:
+                continue
+            with suppress(OSError, StackerError):
+                if process.has_capability(process.CAP_SYS_ADMIN):
+                    flags = mountapi.UMOUNT_NOFOLLOW | mountapi.MNT_DETACH
+                    mountapi.umount2(mount.mount_point, flags)
+                else:
+                    fuse_attach.disconnect(mount.mount_point, lazy=True)
+
+
+def _begin(connection: int, tree: MergedTree) -> None:
+    """Answer the kernel's first request, so that others wait no longer."""
+    adapter = Adapter(tree)
+    agreed = False
+    while not agreed:
+        request = os.read(connection, fuse.REQUEST)
+        reply = adapter.answer(request)
+        if reply is None:
+            continue
+        os.write(connection, reply)
+        _, error, _ = fuse.OUT_HEADER.unpack_from(reply)
+        if error:
+            raise OSError(-error, "this kernel speaks FUSE in another version")
+        # A kernel of a later major version hears which one we speak, and asks again.
+        agreed = fuse.INIT_IN.unpack_from(request, fuse.IN_HEADER.size)[0] == fuse.MAJOR
+
+
+def serve(channel: int, adapter: Adapter) -> None:
+    """Answer requests until the mount is gone.
+
+    :param channel: where requests are read from and replies go to.
+    :raises OSError: anything but the mount's end.
+    """
+    read, write, answer, size = os.read, os.write, adapter.answer, fuse.REQUEST
+    while True:
+        try:
+            request = read(channel, size)
+        except OSError as error:
+            if error.errno in _TRY_AGAIN:  # ENOENT: it was taken back
+                continue
+            if error.errno == errno.ENODEV:
+                return
+            raise
+        reply = answer(request)
+        if reply is None:
+            continue
+        try:
+            write(channel, reply)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits any more
+                raise

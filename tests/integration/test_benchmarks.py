@@ -1,0 +1,143 @@
+"""The benchmark suite's small variant gives every figure, the table and the plots.
+
+No time is asserted: what is slow here may be fast elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import compress, corpora, figures, report, run, synthetic
+from benchmarks.peers import FLOOR, PEERS
+from benchmarks.process import FailedError, measured
+
+CORPORA = ["mix", "whiteouts", "links"]
+CANNOT = {("umoci", "zstd")}
+"""Peers that do not know a form."""
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="peers and trusted.* xattrs want root"),
+    pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no tmpfs at /dev/shm"),
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def results(suite: str, cache: Path, *arguments: str) -> dict[str, Any]:
+    out = cache / f"{suite}.json"
+    common = ["--size", "small", "--repetitions", "1", "--cache", str(cache), "--out", str(out)]
+    run.main([suite, *common, *arguments])
+    return figures.read(out)
+
+
+def of_peers(*names: str) -> list[str]:
+    installed = [peer.name for peer in PEERS if peer.is_installed()]
+    chosen = [name for name in names or installed if name in installed]
+    return ["--peers", *chosen]
+
+
+@pytest.fixture(scope="module")
+def documents(cache: Path) -> list[dict[str, Any]]:
+    quick = of_peers("stacker", FLOOR)
+    return [
+        results("throughput", cache, "--corpora", *CORPORA, "--media", "tmpfs", *of_peers()),
+        results("growth", cache, "--media", "tmpfs", *quick),
+        results("startup", cache, "--media", "tmpfs"),
+    ]
+
+
+def test_every_peer_has_every_figure(documents: list[dict[str, Any]]) -> None:
+    lines = documents[0]["results"]
+    peers = [peer.name for peer in PEERS if peer.is_installed()]
+    cases = {(line["corpus"], line["form"], line["peer"]) for line in lines}
+    assert cases == {(c, f, p) for c in CORPORA for f in compress.FORMS for p in peers}
+    for line in lines:
+        if (line["peer"], line["form"]) in CANNOT:
+            assert line["failed"]
+        else:
+            assert "failed" not in line, line
+            assert_figures(line)
+            assert line["bytes"] > line["blob_bytes"] > 0
+            assert line["entries"] > 0
+            assert line["mb_per_s"] > 0
+            assert line["entries_per_s"] > 0
+
+
+def test_growth_covers_every_count(documents: list[dict[str, Any]]) -> None:
+    lines = [line for line in documents[1]["results"] if line["peer"] == "stacker"]
+    counts = [("entries", n) for n in run.SMALL_ENTRIES] + [("layers", n) for n in run.SMALL_LAYERS]
+    assert [(line["corpus"], line["n"]) for line in lines] == counts
+    for line in lines:
+        assert_figures(line)
+
+
+def test_start_up_has_every_verb(documents: list[dict[str, Any]]) -> None:
+    lines = documents[2]["results"]
+    assert [line["command"] for line in lines] == [
+        "python3 -c pass",
+        "pull, all there",
+        "mount",
+        "umount",
+    ]
+    for line in lines:
+        assert_figures(line)
+
+
+def assert_figures(line: dict[str, Any]) -> None:
+    for kind in ("wall", "cpu", "peak_rss"):
+        figure = line[kind]
+        assert figure["min"] <= figure["median"] <= figure["max"]
+        assert len(figure["runs"]) == line["repetitions"]
+    assert line["wall"]["median"] > 0
+    assert line["peak_rss"]["median"] > 1 << 20
+
+
+def test_the_machine_is_described_and_not_named(documents: list[dict[str, Any]]) -> None:
+    for document in documents:
+        assert {"cpu", "cores", "kernel", "memory"} <= document["machine"].keys()
+        assert document["versions"]["stacker"]
+        assert os.uname().nodename not in json.dumps(document["machine"]).split('"')
+
+
+def test_table_and_plots_are_made(documents: list[dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots want matplotlib")
+    written = report.write_report(documents, tmp_path)
+    assert [path.name for path in written] == ["table.md", "peers.svg", "entries.svg", "layers.svg"]
+    table = written[0].read_text()
+    for corpus in CORPORA:
+        assert f"| {corpus} | gzip | tmpfs | stacker |" in table
+    for plot in written[1:]:
+        assert plot.read_text().rstrip().endswith("</svg>")
+    again = {path: path.read_bytes() for path in written}
+    report.write_report(documents, tmp_path)
+    assert {path: path.read_bytes() for path in written} == again
+
+
+def test_all_forms_of_a_corpus_hold_the_same_layers(cache: Path) -> None:
+    images = [corpora.image("mix", form, size="small", cache=cache) for form in compress.FORMS]
+    assert len({tuple(layer.diff_id for layer in image.layers) for image in images}) == 1
+    assert len({image.layers[0].digest for image in images}) == len(images)
+
+
+def test_a_corpus_is_built_alike_every_time(tmp_path: Path) -> None:
+    first = corpora.grown(synthetic.many_layers, tmp_path / "first")
+    again = corpora.grown(synthetic.many_layers, tmp_path / "again")
+    assert first.layers == again.layers
+    assert len(first.layers) == 45
+    assert len({layer.diff_id for layer in first.layers}) == 44
+
+
+def test_what_fails_is_not_measured() -> None:
+    false = shutil.which("false")
+    assert false
+    with pytest.raises(FailedError, match="exit status 1"):
+        measured([false], environment={})

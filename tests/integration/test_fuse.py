@@ -1,0 +1,257 @@
+"""The FUSE mount from beginning to end: through the command, and through what can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stacker.errors import IntegrityError
+from stacker.linux import lock, mountapi, mountinfo
+from stacker.mount.fuse import FuseDriver
+from stacker.mount.plan import Plan
+from stacker.stack.source import LayerSource
+from tests import images
+from tests.command import Stacker
+from tests.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse"),
+]
+LAYERS = [
+    tar(
+        dir("etc/", mode=0o750, uid=1, gid=2),
+        file("etc/gone", b"old"),
+        file("etc/kept", b"kept", xattrs={"user.note": b"1"}),
+        file("big", os.urandom(3 << 20)),
+        symlink("link", "etc/kept"),
+    ),
+    tar(file("etc/kept", b"changed"), whiteout("etc/gone"), hardlink("more", "big")),
+]
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Iterator[Stacker]:
+    stacker = Stacker(tmp_path / "store")
+    stacker("pull", images.layout(tmp_path / "app", LAYERS).source)
+    (tmp_path / "target").mkdir()
+    yield stacker
+    while inside := mountinfo.read().below(tmp_path):
+        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+def servers(target: Path) -> list[int]:
+    """Give the processes behind a mount, the one that looks after it first."""
+    words = f"\0{target}\0".encode()
+    return sorted(
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdigit() and words in _read(Path("/proc", name, "cmdline"))
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    """Wait for what other processes do; the suite's time limit ends it."""
+    while not happened():
+        time.sleep(0.01)
+
+
+def mount(stacker: Stacker, target: Path) -> list[int]:
+    assert stacker("mount", "--driver", "fuse", "app:1.0", target).last == "fuse"
+    return servers(target)
+
+
+def test_an_image_is_shown_and_taken_away(stacker: Stacker, target: Path) -> None:
+    mount(stacker, target)
+    assert sorted(os.listdir(target)) == ["big", "etc", "link", "more"]
+    assert (target / "link").read_bytes() == b"changed"
+    assert not (target / "etc/gone").exists()
+    assert (target / "big").stat().st_ino == (target / "more").stat().st_ino
+    assert (target / "big").stat().st_nlink == 2
+    found = mountinfo.at(target)
+    assert found is not None
+    assert (found.fstype, found.source[:8]) == ("fuse.stacker", "stacker:")
+    (item,) = stacker("mounts", "--json").items
+    assert (item["driver"], item["state"], item["read_only"]) == ("fuse", "mounted", True)
+    assert stacker.run("mount", "app:1.0", target).code == 9
+    stacker("umount", target)
+    eventually(lambda: not servers(target))
+    stacker.assert_clean(images=1, layers=2)
+
+
+def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path) -> None:
+    stacker = Stacker(tmp_path / "store")
+    stacker("pull", images.layout(tmp_path / "app", LAYERS[:1]).source)
+    target.mkdir()
+    mount(stacker, target)
+    assert [item["state"] for item in stacker("mounts", "--json").items] == ["mounted"]
+    stacker("umount", target)
+    stacker.assert_clean(images=1, layers=1)
+
+
+def test_a_mount_with_writes_is_refused(stacker: Stacker, target: Path) -> None:
+    said = stacker.refused(7, "mount", "--driver", "fuse", "--rw", "app:1.0", target)
+    assert "the FUSE driver is read-only so far" in said
+    stacker.assert_clean(images=1)
+
+
+def test_what_is_in_use_is_not_unmounted_unless_lazily(stacker: Stacker, target: Path) -> None:
+    mount(stacker, target)
+    with (target / "big").open("rb") as held:
+        stacker.refused(9, "umount", target)
+        stacker("umount", "--lazy", target)
+        assert mountinfo.at(target) is None
+        assert len(held.read()) == 3 << 20
+    eventually(lambda: not servers(target))
+
+
+def test_many_readers_at_once_get_what_is_there(stacker: Stacker, target: Path) -> None:
+    mount(stacker, target)
+    layers = list((stacker.store / "layers/sha256").glob("*/diff/big"))
+    (whole,) = {path.read_bytes() for path in layers}
+
+    def piece(at: int) -> bool:
+        with (target / "big").open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), 40_000, at) == whole[at : at + 40_000]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(piece, range(0, len(whole), 10_007)))
+    stacker("umount", target)
+
+
+def test_a_worker_that_dies_is_replaced(stacker: Stacker, target: Path) -> None:
+    first, *workers = mount(stacker, target)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    eventually(lambda: len(set(servers(target)) - {first, *workers}) == len(workers))
+    assert (target / "etc/kept").read_bytes() == b"changed"
+    assert first in servers(target)
+    stacker("umount", target)
+    eventually(lambda: not servers(target))
+
+
+def test_workers_go_on_when_nobody_looks_after_them(stacker: Stacker, target: Path) -> None:
+    first, *_ = mount(stacker, target)
+    os.kill(first, signal.SIGKILL)
+    assert (target / "etc/kept").read_bytes() == b"changed"
+    stacker("umount", target)
+    eventually(lambda: not servers(target))
+
+
+def test_sigterm_takes_the_mount_away(stacker: Stacker, target: Path) -> None:
+    first, *_ = mount(stacker, target)
+    os.kill(first, signal.SIGTERM)
+    eventually(lambda: not servers(target))
+    assert mountinfo.at(target) is None
+    assert stacker("mounts", "--json").items == []
+    stacker.assert_clean(images=1)
+
+
+def killed(stacker: Stacker, target: Path) -> None:
+    """Mount, kill everything that answers, and see that nothing does."""
+    first, *_ = mount(stacker, target)
+    os.stat(target)  # what the kernel has learnt it goes on telling
+    os.killpg(os.getpgid(first), signal.SIGKILL)
+    eventually(lambda: not servers(target))
+    eventually(lambda: _error_of(lambda: os.listdir(target)) == errno.ENOTCONN)
+
+
+def _error_of(call: Callable[[], object]) -> int | None:
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_a_mount_whose_server_was_killed_is_named_and_cleared(
+    stacker: Stacker, target: Path
+) -> None:
+    killed(stacker, target)
+    listed = stacker("mounts", "--json").document
+    assert listed["items"] == []
+    assert [item["target"] for item in listed["cleared"]] == [str(target)]
+    assert os.listdir(target) == []
+    stacker.assert_clean(images=1)
+    mount(stacker, target)
+    stacker("umount", target)
+
+
+def test_umount_clears_a_mount_whose_server_was_killed(stacker: Stacker, target: Path) -> None:
+    killed(stacker, target)
+    stacker("umount", target)
+    assert os.listdir(target) == []
+    stacker.assert_clean(images=1)
+
+
+def test_what_goes_wrong_in_the_background_reaches_the_caller(
+    stacker: Stacker, target: Path
+) -> None:
+    for skeleton in (stacker.store / "layers").rglob("skeleton.tar.zst"):
+        skeleton.write_bytes(skeleton.read_bytes()[:-8])
+    said = stacker.refused(5, "mount", "--driver", "fuse", "app:1.0", target)
+    assert "damaged skeleton" in said
+    assert not servers(target)
+    stacker.assert_clean(images=1)
+
+
+def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path) -> None:
+    layer, target = tmp_path / "layer", tmp_path / "target"
+    for path in (layer, target):
+        path.mkdir()
+    plan = Plan("keepsnothing", target, (layer,), "user")
+    with lock.exclusive(tmp_path / "lock"):
+        note = FuseDriver().mount(plan).note or ""
+    try:
+        again = lock.try_exclusive(tmp_path / "lock")
+        assert again is not None
+        again.release()
+        number = int(note.split()[1])
+        assert os.readlink(f"/proc/{number}/cwd") == "/"
+        assert os.getsid(number) != os.getsid(0)
+    finally:
+        mountapi.umount2(target)
+
+
+def test_a_missing_record_is_an_error_and_no_mount(tmp_path: Path) -> None:
+    layer, target = tmp_path / "layer", tmp_path / "target"
+    for path in (layer, target):
+        path.mkdir()
+    (tmp_path / "record").write_bytes(b"{}")
+    source = LayerSource(layer, tmp_path / "skeleton", tmp_path / "record")
+    with pytest.raises(IntegrityError):
+        FuseDriver().mount(Plan("0f", target, (layer,), "user", sources=(source,)))
+    assert mountinfo.at(target) is None
+
+
+def test_a_program_runs_from_it(tmp_path: Path) -> None:
+    layer, target = tmp_path / "layer", tmp_path / "target"
+    for path in (layer, target):
+        path.mkdir()
+    shutil.copy("/bin/true", layer / "true")
+    FuseDriver().mount(Plan("runs", target, (layer,), "user"))
+    try:
+        assert subprocess.run([target / "true"], check=False).returncode == 0
+    finally:
+        mountapi.umount2(target)
