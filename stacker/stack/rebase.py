@@ -9,7 +9,7 @@ resolve parents in.  So the rules stay in one place.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,30 +90,36 @@ def rebase(layer: Unpacked, below: MergedDirectories, room: Path) -> Unpacked:
 class _Whiteouts:
     """A layer's whiteouts as its stream names them, and where these lead in the lower tree.
 
+    ``names`` and ``areas`` are the paths hidden and the directories emptied, as named; ``hidden``
+    and ``emptied`` say where those lead that other whiteouts do not make moot.
     ``brought`` are the directories with an entry in the layer: whatever is there lower down,
     and wherever in the stream the entry stands, they are directories and lead nowhere else.
     """
 
-    hidden: dict[bytes, bytes]
-    emptied: dict[bytes, bytes]
+    names: frozenset[bytes]
+    areas: frozenset[bytes]
+    hidden: Mapping[bytes, bytes]
+    emptied: Mapping[bytes, bytes]
     brought: set[bytes]
 
     def is_moot(self, path: bytes) -> bool:
         """Say whether another whiteout of the layer hides all around ``path``."""
-        return any(
-            above in self.emptied or (above and above in self.hidden) for above in _above(path)
-        )
+        return _is_covered(path, self.names, self.areas)
+
+
+def _is_covered(path: bytes, names: Container[bytes], areas: Container[bytes]) -> bool:
+    return any(above in areas or (above and above in names) for above in _above(path))
 
 
 def _whiteouts(layer: Unpacked, below: MergedDirectories) -> _Whiteouts:
     """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
-    hidden, emptied, brought = [], [], set()
+    names, areas, brought = set[bytes](), set[bytes](), set[bytes]()
     with skeleton_entries(layer.skeleton, what=layer.name) as reader:
         for entry in reader:
             if isinstance(entry, Whiteout):
-                hidden.append(entry.path)
+                names.add(entry.path)
             elif isinstance(entry, OpaqueWhiteout):
-                emptied.append(entry.path)
+                areas.add(entry.path)
             elif isinstance(entry, Directory):
                 brought.add(entry.path)
     if reader.count != layer.record.entries:
@@ -121,8 +127,12 @@ def _whiteouts(layer: Unpacked, below: MergedDirectories) -> _Whiteouts:
             f"damaged skeleton: {layer.name}: got {reader.count} entries, "
             f"want {layer.record.entries}"
         )
+    found = [path for path in names if not _is_covered(path, names, areas)]
+    emptied = [path for path in areas if not _is_covered(path, names, areas)]
     return _Whiteouts(
-        {path: below.physical_name(path, replaced=brought) for path in hidden},
+        frozenset(names),
+        frozenset(areas),
+        {path: below.physical_name(path, replaced=brought) for path in found},
         {path: below.physical(path, replaced=brought) for path in emptied},
         brought,
     )
@@ -134,12 +144,8 @@ class _Masked:
     def __init__(self, below: MergedDirectories, whiteouts: _Whiteouts) -> None:
         self._below = below
         self._brought = whiteouts.brought
-        self._hidden = {
-            led for path, led in whiteouts.hidden.items() if not whiteouts.is_moot(path)
-        }
-        self._emptied = {
-            led for path, led in whiteouts.emptied.items() if not whiteouts.is_moot(path)
-        }
+        self._hidden = frozenset(whiteouts.hidden.values())
+        self._emptied = frozenset(whiteouts.emptied.values())
 
     def symlink(self, path: bytes) -> bytes | None:
         if (

@@ -77,6 +77,12 @@ def eventually(happened: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def is_clean(stacker: Stacker, *, layers: int | None = None) -> None:
+    """Check that nothing is left, once no other test's mount namespace has a copy of the mount."""
+    eventually(lambda: stacker("mounts", "--json").items == [])
+    stacker.assert_clean(images=1, layers=layers)
+
+
 def mount(stacker: Stacker, target: Path) -> list[int]:
     assert stacker("mount", "--driver", "fuse", "app:1.0", target).last == "fuse"
     return servers(target)
@@ -97,7 +103,7 @@ def test_an_image_is_shown_and_taken_away(stacker: Stacker, target: Path) -> Non
     assert stacker.run("mount", "app:1.0", target).code == 9
     stacker("umount", target)
     eventually(lambda: not servers(target))
-    stacker.assert_clean(images=1, layers=2)
+    is_clean(stacker, layers=2)
 
 
 def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path) -> None:
@@ -107,13 +113,13 @@ def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path) -> None:
     mount(stacker, target)
     assert [item["state"] for item in stacker("mounts", "--json").items] == ["mounted"]
     stacker("umount", target)
-    stacker.assert_clean(images=1, layers=1)
+    is_clean(stacker, layers=1)
 
 
 def test_a_mount_with_writes_is_refused(stacker: Stacker, target: Path) -> None:
     said = stacker.refused(7, "mount", "--driver", "fuse", "--rw", "app:1.0", target)
     assert "the FUSE driver is read-only so far" in said
-    stacker.assert_clean(images=1)
+    is_clean(stacker)
 
 
 def test_what_is_in_use_is_not_unmounted_unless_lazily(stacker: Stacker, target: Path) -> None:
@@ -164,8 +170,7 @@ def test_sigterm_takes_the_mount_away(stacker: Stacker, target: Path) -> None:
     os.kill(first, signal.SIGTERM)
     eventually(lambda: not servers(target))
     assert mountinfo.at(target) is None
-    assert stacker("mounts", "--json").items == []
-    stacker.assert_clean(images=1)
+    is_clean(stacker)
 
 
 def killed(stacker: Stacker, target: Path) -> None:
@@ -193,7 +198,7 @@ def test_a_mount_whose_server_was_killed_is_named_and_cleared(
     assert listed["items"] == []
     assert [item["target"] for item in listed["cleared"]] == [str(target)]
     assert os.listdir(target) == []
-    stacker.assert_clean(images=1)
+    is_clean(stacker)
     mount(stacker, target)
     stacker("umount", target)
 
@@ -202,7 +207,7 @@ def test_umount_clears_a_mount_whose_server_was_killed(stacker: Stacker, target:
     killed(stacker, target)
     stacker("umount", target)
     assert os.listdir(target) == []
-    stacker.assert_clean(images=1)
+    is_clean(stacker)
 
 
 def test_what_goes_wrong_in_the_background_reaches_the_caller(
@@ -213,7 +218,7 @@ def test_what_goes_wrong_in_the_background_reaches_the_caller(
     said = stacker.refused(5, "mount", "--driver", "fuse", "app:1.0", target)
     assert "damaged skeleton" in said
     assert not servers(target)
-    stacker.assert_clean(images=1)
+    is_clean(stacker)
 
 
 def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def meaning(layers: Sequence[Sequence[Item]]) -> dict[bytes, Node] | None:
 @example(((S("lib", "usr/lib"), F("usr/lib/x")), (W("lib/x"),)))
 @example(((S("lib", "usr"), F("usr/x")), (F("lib/b"), S("lib", "usr"))))
 @example(((F("a"),), (O(""), F("b"))))
+@example(((S("a", "a"),), (F("a/a"), W("a"), W("a/a"))))
 @example(((F("a"), W("b"), O("b")),))
 def test_a_stack_shows_what_applying_its_layers_in_turn_would_make(
     form: WhiteoutFormat, layers: tuple[tuple[Item, ...], ...]
