@@ -182,6 +182,7 @@ def test_a_driver_that_is_not_the_first_choice_is_explained_in_one_line(
 
 
 @needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
 def test_in_a_user_namespace_layers_are_the_users_and_overlay_mounts(
     app: images.Layout, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from tests.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse"),
+    pytest.mark.usefixtures("alone_among_mounts"),
 ]
 LAYERS = [
     tar(

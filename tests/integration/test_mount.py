@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 _PATH = os.pathsep.join([str(Path(stacker.__file__).parents[1]), sysconfig.get_path("platlib")])
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or become nobody")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or become nobody"),
+    pytest.mark.usefixtures("alone_among_mounts"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import pytest
 
 from stacker.linux import process
 
+pytestmark = pytest.mark.usefixtures("alone_among_mounts")
 IN_A_USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 

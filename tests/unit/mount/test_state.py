@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
     from tests.unit.mount.conftest import Bench
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount"),
+    pytest.mark.usefixtures("alone_among_mounts"),
+]
 
 
 def state(record: MountRecord) -> State:
