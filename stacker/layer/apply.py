@@ -40,7 +40,8 @@ from stacker.layer.links import attach, resolve_pending
 from stacker.layer.marks import Marks
 from stacker.layer.metadata import MetadataWriter
 from stacker.layer.record import LayerRecord
-from stacker.layer.tree import IMPLIED, Lower, Tree, joined
+from stacker.layer.tree import IMPLIED, Lower, Tree
+from stacker.layer.walk import joined
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux import xattr
 

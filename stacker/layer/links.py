@@ -13,7 +13,8 @@ import stat
 from stacker.errors import LayerError
 from stacker.layer.entry import HardLink, shown
 from stacker.layer.record import DeferredLink
-from stacker.layer.tree import Tree, joined
+from stacker.layer.tree import Tree
+from stacker.layer.walk import joined
 
 
 def attach(tree: Tree, entry: HardLink, what: str) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 
 from stacker.layer.entry import OpaqueWhiteout, Whiteout
-from stacker.layer.tree import IMPLIED, IMPLIED_MODE, Tree, joined
+from stacker.layer.tree import IMPLIED, IMPLIED_MODE, Tree
+from stacker.layer.walk import joined
 from stacker.layer.whiteout import WhiteoutFormat
 
 _SEARCH = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

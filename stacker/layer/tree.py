@@ -21,11 +21,11 @@ from typing import Final, NamedTuple, Protocol
 from stacker.errors import LayerError
 from stacker.layer.entry import Meta, shown
 from stacker.layer.limits import Limits
+from stacker.layer.walk import followed, joined
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_AT_ONCE: Final = 128
-_LINKS_IN_A_PATH: Final = 40  # as the kernel's MAXSYMLINKS (path_resolution(7))
 IMPLIED_MODE: Final = 0o755
 IMPLIED: Final = Meta(IMPLIED_MODE, 0, 0, 0, 0, None)
 """What a directory gets that no layer has an entry for: fixed, so that trees compare equal."""
@@ -44,11 +44,6 @@ class Displacement(NamedTuple):
     at: int
     path: bytes
     aside: int
-
-
-def joined(parent: bytes, name: bytes) -> bytes:
-    """Join two normalised paths; the root is empty."""
-    return parent + b"/" + name if parent else name
 
 
 def _components(path: bytes) -> list[bytes]:
@@ -236,35 +231,22 @@ class Tree:
 
     def _resolve(self, path: bytes) -> bytes:
         """Follow symbolic links inside the root; what is not there stays as it is."""
-        todo, physical, links = path.split(b"/")[::-1], b"", 0
-        while todo:
-            part = todo.pop()
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                if physical not in self.directories:
-                    self.assumed.add(physical)
-                physical = physical.rpartition(b"/")[0]
-                continue
-            candidate = joined(physical, part)
-            target = None
-            if candidate not in self.directories:
-                target = self._symlink(physical, part, candidate)
-            if target is None:
-                physical = candidate
-                continue
-            links += 1
-            if links > _LINKS_IN_A_PATH:
-                raise LayerError(
-                    f"symlink loop: {shown(path)}: got more than {_LINKS_IN_A_PATH} links, "
-                    "want a directory"
-                )
-            if target[:1] == b"/":
-                physical = b""
-            todo.extend(target.split(b"/")[::-1])
-            if len(todo) > self._depth:  # 40 links of 4096 bytes would make a very long walk
+
+        def check(left: int) -> None:
+            if left > self._depth:  # 40 links of 4096 bytes would make a very long walk
                 raise self._too_deep(path)
-        return physical
+
+        return followed(path, self._target, want="a directory", left=self._left, check=check)
+
+    def _left(self, physical: bytes) -> None:
+        if physical not in self.directories:
+            self.assumed.add(physical)
+
+    def _target(self, candidate: bytes) -> bytes | None:
+        if candidate in self.directories:
+            return None
+        physical, _, part = candidate.rpartition(b"/")
+        return self._symlink(physical, part, candidate)
 
     def _symlink(self, physical: bytes, part: bytes, candidate: bytes) -> bytes | None:
         if physical not in self.directories:

@@ -28,7 +28,8 @@ from stacker.layer.entry import (
 )
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import skeleton_entries
-from stacker.layer.tree import IMPLIED, joined
+from stacker.layer.tree import IMPLIED
+from stacker.layer.walk import joined
 from stacker.layer.whiteout import is_whiteout
 
 if TYPE_CHECKING:

@@ -14,14 +14,9 @@ import stat
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from stacker.errors import LayerError
-from stacker.layer.entry import shown
-from stacker.layer.tree import joined
+from stacker.layer.walk import followed, joined
 from stacker.layer.whiteout import WhiteoutFormat, is_whiteout
-
-_LINKS_IN_A_PATH: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,29 +112,11 @@ class MergedDirectories:
         :param replaced: paths that are no links any more, whatever they are here.
         :raises LayerError: the links go round in a circle.
         """
-        todo, physical, links = path.split(b"/")[::-1], b"", 0
-        while todo:
-            part = todo.pop()
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                physical = physical.rpartition(b"/")[0]
-                continue
-            candidate = joined(physical, part)
-            target = None if candidate in replaced else self.symlink(candidate)
-            if target is None:
-                physical = candidate
-                continue
-            links += 1
-            if links > _LINKS_IN_A_PATH:
-                raise LayerError(
-                    f"symlink loop: {shown(path)}: got more than {_LINKS_IN_A_PATH} links, "
-                    "want a file or directory"
-                )
-            if target[:1] == b"/":
-                physical = b""
-            todo.extend(target.split(b"/")[::-1])
-        return physical
+        return followed(
+            path,
+            lambda candidate: None if candidate in replaced else self.symlink(candidate),
+            want="a file or directory",
+        )
 
     def physical_name(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
         """Follow symbolic links in the parents of ``path`` only."""

@@ -19,7 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from stacker.layer.entry import Directory, File, Meta, Special, Symlink, Whiteout
-from stacker.layer.tree import joined
+from stacker.layer.walk import joined
 from stacker.stack.contents import Contents, Inodes, Item, has_outside_names, read, scanned
 
 if TYPE_CHECKING:

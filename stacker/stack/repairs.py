@@ -14,7 +14,8 @@ from pathlib import Path
 from stacker.errors import LayerError
 from stacker.layer.entry import shown
 from stacker.layer.record import DeferredLink
-from stacker.layer.tree import IMPLIED_MODE, joined
+from stacker.layer.tree import IMPLIED_MODE
+from stacker.layer.walk import joined
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.stack.attributes import copy_attributes
 from stacker.stack.directories import MergedDirectories
