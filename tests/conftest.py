@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from stacker.linux import lock
+from tests.nobody import startable_python
 
 # Laws look at new examples wherever a person runs them; builds are judged by the same ones.
 settings.register_profile("ci", derandomize=True)
@@ -25,3 +26,12 @@ def alone_among_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """
     with lock.exclusive(tmp_path_factory.getbasetemp().parent / "mounts.lock"):
         yield
+
+
+@pytest.fixture(scope="session")
+def nobodys_python() -> str:
+    """Give an interpreter that nobody can start."""
+    python = startable_python()
+    if python is None:
+        pytest.skip("no interpreter that nobody can start, or the package is in a closed directory")
+    return python

@@ -24,6 +24,7 @@ from stacker.linux import mountapi, mountinfo
 from stacker.linux.filesystem import remove_tree
 from tests import images
 from tests.command import REPOSITORY, Stacker
+from tests.nobody import NOBODY
 from tests.snapshot import Node, snapshot
 from tests.tars import MTIME, dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
@@ -201,9 +202,6 @@ def test_in_a_user_namespace_layers_are_the_users_and_overlay_mounts(
     cleared = inside("mounts")
     assert "cleared" in cleared.err
     assert str(target) in cleared.err
-
-
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import stacker
 from stacker.errors import LockedError, MountError, NotFoundError, StackerError, UsageError
 from stacker.linux import mountapi, mountinfo
 from stacker.linux.filesystem import remove_tree
@@ -29,12 +27,11 @@ from stacker.mount.overlay import OverlayDriver
 from stacker.mount.plan import Plan, Request, XattrNamespace
 from stacker.mount.record import MountRecord
 from stacker.mount.table import Table
+from tests.nobody import IMPORT_PATH, NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PATH = os.pathsep.join([str(Path(stacker.__file__).parents[1]), sysconfig.get_path("platlib")])
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or become nobody"),
@@ -44,19 +41,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", _PATH)
-
-
-@pytest.fixture(scope="session")
-def nobodys_python() -> str:
-    """An interpreter that nobody can start: not one in the home of root."""
-    environment = {**os.environ, "PYTHONPATH": _PATH}
-    for python in (sys.executable, "/usr/bin/python3"):
-        script = f"exec {python} -c 'import stacker, xattr'"
-        command = [*NOBODY, "sh", "-c", script]
-        if subprocess.run(command, check=False, env=environment, cwd="/").returncode == 0:
-            return python
-    pytest.skip("no interpreter that nobody can start, or the package is in a closed directory")
+    monkeypatch.setenv("PYTHONPATH", IMPORT_PATH)
 
 
 @pytest.fixture

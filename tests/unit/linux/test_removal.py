@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stacker.linux.filesystem import remove_contents, remove_tree
+from tests.nobody import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or become nobody")
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 REMOVE = "import sys, pathlib; from stacker.linux.filesystem import *; "
 
 

@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import stacker
 from stacker.linux import mountapi, mountinfo
 from stacker.mount.plan import Request, XattrNamespace
 from stacker.mount.table import Table
+from tests.nobody import IMPORT_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PATH = os.pathsep.join([str(Path(stacker.__file__).parents[1]), sysconfig.get_path("platlib")])
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the programs that the tests start find the package under test."""
-    monkeypatch.setenv("PYTHONPATH", _PATH)
-
-
-@pytest.fixture(scope="session")
-def nobodys_python() -> str:
-    """An interpreter that nobody can start: not one in the home of root."""
-    environment = {**os.environ, "PYTHONPATH": _PATH}
-    for python in (sys.executable, "/usr/bin/python3"):
-        script = f"exec {python} -c 'import stacker, xattr'"
-        command = [*NOBODY, "sh", "-c", script]
-        if subprocess.run(command, check=False, env=environment, cwd="/").returncode == 0:
-            return python
-    pytest.skip("no interpreter that nobody can start, or the package is in a closed directory")
+    monkeypatch.setenv("PYTHONPATH", IMPORT_PATH)
 
 
 @dataclass(frozen=True, slots=True)
