@@ -8,19 +8,12 @@ nothing about what the chunks mean.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
 
-DEPTH = 8
+DEPTH = 32
 """Chunks that may wait between two threads."""
-
-
-class _Failure:
-    """An exception on its way to the consuming thread."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
 
 
 @contextmanager
@@ -30,49 +23,71 @@ def threaded(chunks: Iterator[bytes], *, depth: int = DEPTH) -> Iterator[Iterato
     What it raises is raised at the consumer's ``next``.  On leaving the context the thread
     is stopped and joined, whether the items were used up or not.
     """
-    # Two queues without a bound, one of chunks and one of places for them, instead of one
-    # queue.Queue with a bound: both ends are in C and nobody looks at a clock.
-    filled: SimpleQueue[bytes | _Failure | None] = SimpleQueue()
-    places: SimpleQueue[None] = SimpleQueue()
-    for _ in range(depth):
-        places.put(None)
-    stop = threading.Event()
-    producer = threading.Thread(target=_produce, args=(chunks, filled, places, stop), daemon=True)
+    belt = _Belt(depth)
+    producer = threading.Thread(target=belt.fill, args=(chunks,), daemon=True)
     producer.start()
     try:
-        yield _consume(filled, places)
+        yield belt.items()
     finally:
-        stop.set()
-        places.put(None)
+        belt.stop()
         producer.join()
 
 
-def _produce(
-    chunks: Iterator[bytes],
-    filled: SimpleQueue[bytes | _Failure | None],
-    places: SimpleQueue[None],
-    stop: threading.Event,
-) -> None:
-    try:
-        for chunk in chunks:
-            places.get()
-            if stop.is_set():
-                return
-            filled.put(chunk)
-        filled.put(None)
-    except BaseException as error:  # noqa: BLE001 - it is raised again in the consumer
-        filled.put(_Failure(error))
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+class _Belt:
+    """Chunks on their way.
 
+    Waking a thread costs more than handling a chunk.  So whoever had to wait sleeps on until
+    there is work for a while: the consumer until a quarter of ``depth`` has gathered, the
+    producer until half of it is free.
+    """
 
-def _consume(
-    filled: SimpleQueue[bytes | _Failure | None], places: SimpleQueue[None]
-) -> Iterator[bytes]:
-    while (item := filled.get()) is not None:
-        if isinstance(item, _Failure):
-            raise item.error
-        places.put(None)
-        yield item
+    def __init__(self, depth: int) -> None:
+        self._waiting: deque[bytes] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._full, self._half, self._some = depth, depth // 2, max(1, depth // 4)
+        self._ended = self._stopped = False
+        self._error: BaseException | None = None
+
+    def fill(self, chunks: Iterator[bytes]) -> None:
+        try:
+            for chunk in chunks:
+                if not self._put(chunk):
+                    break
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the consumer
+            self._error = error
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify()
+
+    def _put(self, chunk: bytes) -> bool:
+        with self._changed:
+            self._waiting.append(chunk)
+            if len(self._waiting) == self._some:
+                self._changed.notify()
+            while len(self._waiting) >= self._full and not self._stopped:
+                self._changed.wait()
+            return not self._stopped
+
+    def items(self) -> Iterator[bytes]:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    while len(self._waiting) < self._some and not self._ended:
+                        self._changed.wait()
+                    if not self._waiting:
+                        break
+                chunk = self._waiting.popleft()
+                if len(self._waiting) == self._half:
+                    self._changed.notify()
+            yield chunk
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
