@@ -154,8 +154,7 @@ class _Applier:
         entry: Entry | None = None
         steps, tree, entries = self._steps, self._tree, self._entries
         try:
-            for entry in entries:
-                tree.now = entries.count - 1
+            for tree.now, entry in enumerate(entries):
                 steps[type(entry)](entry)
             entry = None
             deferred = resolve_pending(tree, entries.what)

@@ -16,7 +16,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NoReturn
-from zlib import adler32
 
 from stacker.errors import LayerError
 from stacker.layer import pax, sparse
@@ -34,11 +33,10 @@ from stacker.layer.entry import (
     shown,
     whiteout_of,
 )
+from stacker.layer.header import HeaderFields
 from stacker.layer.limits import Limits
 
 _ZERO: Final = bytes(BLOCK)
-_REMEMBERED: Final = 1 << 16
-_BLANK_SUM: Final = 8 * 0x20
 _FILE_FLAGS: Final = frozenset(b"0 \0 7 S".split(b" "))
 _HEADER_ONLY: Final = frozenset(b"\0 1 2 3 4 5 6".split(b" "))
 _OLD_SPARSE: Final = ord("S")
@@ -47,34 +45,9 @@ _LONG: Final = {b"L": b"path", b"K": b"linkpath"}
 _EXTENDED: Final = frozenset(b"x g X L K".split(b" "))
 _LAST_ID: Final = 0xFFFF_FFFE  # chown(2) reads 0xFFFFFFFF as "leave it"
 _READ: Final = 256 * 1024
-
-
-def number(field: bytes) -> int:
-    """Decode a numeric header field: octal text, or GNU's base-256 when the first bit is set.
-
-    :raises ValueError: it is neither.
-    """
-    if field[0] & 0x80:
-        bits = 8 * len(field) - 1
-        value = int.from_bytes(field, "big") & ((1 << bits) - 1)
-        value -= (1 << bits) if field[0] & 0x40 else 0
-        if not -(1 << 63) <= value < 1 << 63:  # no size and no time the kernel could take
-            raise ValueError(field)
-        return value
-    text = field.strip(b" \0").partition(b"\0")[0]
-    if text and not text.isdigit():  # int() would take signs, underscores and prefixes
-        raise ValueError(field)
-    return int(text or b"0", 8)
-
-
-class _Numbers(dict[bytes, int]):
-    """Decoded fields by their bytes: modes, owners and times repeat from entry to entry."""
-
-    def __missing__(self, field: bytes) -> int:
-        value = number(field)
-        if len(self) < _REMEMBERED:
-            self[field] = value
-        return value
+_REMEMBERED: Final = 1 << 16
+_ODD: Final = frozenset((b"", b"."))
+"""How a component begins that may be none (``..``) or a whiteout."""
 
 
 class TarReader(BlockReader):
@@ -105,8 +78,9 @@ class TarReader(BlockReader):
         self.count = 0
         self._elided = elided
         self._padding = 0
-        self._numbers = _Numbers()
-        self._metas: dict[bytes, Meta] = {}
+        self._fields = HeaderFields()
+        self._prefix = b""
+        self._directories: dict[bytes, bytes] = {}
         self._globals: dict[bytes, bytes] = {}
         self._local: dict[bytes, bytes] = {}
         self._long: dict[bytes, bytes] = {}
@@ -125,31 +99,29 @@ class TarReader(BlockReader):
             if self._left:
                 self._skip(self._left)
                 self._left = 0
-            if self._padding:
-                self._kept(self._padding)
-                self._padding = 0
         if self._local or self._long:
             self._malformed("got an extended header and then the end, want the entry it is for")
         self._rest()
 
     def _header(self) -> bytes | None:
-        if self._at == len(self._buffer) and self._at_end():
-            return None  # no end marker: accepted by every reader there is
-        header = self._kept(BLOCK)
+        padding, self._padding = self._padding, 0
+        if self._at + padding + BLOCK > len(self._buffer):
+            if padding:
+                self._kept(padding)
+                padding = 0
+            if self._at_end():
+                return None  # no end marker: accepted by every reader there is
+        header = self._kept(padding + BLOCK)[padding:]
         if header[0] == 0 and header == _ZERO:
             self._end_marker()
             return None
-        # adler32's low half is 1 + the sum of the bytes mod 65521; 256 bytes cannot reach that.
-        total = (
-            (adler32(header[:256]) & 0xFFFF)
-            + (adler32(header[256:]) & 0xFFFF)
-            - 2
-            - (adler32(header[148:156]) & 0xFFFF)
-            + 1
-            + _BLANK_SUM
-        )
-        if header[148:156] != b"%06o\0 " % total:
-            self._slow_checksum(header, total)
+        prefix = self._fields.prefix(header)
+        if prefix is None:
+            raise LayerError(
+                f"malformed tar: {self.what}: got a header at byte {self.offset - BLOCK} with "
+                f"checksum {header[148:156]!r}, want the sum of its bytes"
+            )
+        self._prefix = prefix
         return header
 
     def _end_marker(self) -> None:
@@ -162,22 +134,9 @@ class TarReader(BlockReader):
                 f"{self.offset - BLOCK}, want two zero blocks"
             )
 
-    def _slow_checksum(self, header: bytes, total: int) -> None:
-        """Accept another spelling of the sum, and the sum over signed bytes of old writers."""
-        try:
-            want = number(header[148:156])
-        except ValueError:
-            want = -1
-        high = sum(byte > 127 for byte in header[:148] + header[156:])
-        if want not in (total, total - 256 * high):
-            raise LayerError(
-                f"malformed tar: {self.what}: got a header at byte {self.offset - BLOCK} with "
-                f"checksum {header[148:156]!r}, want {total:o}"
-            )
-
     def _field(self, field: bytes, name: str) -> int:
         try:
-            return self._numbers[field]
+            return self._fields.number(field)
         except ValueError as error:
             self._malformed(f"got {field!r} as {name}, want an octal or base-256 number", error)
 
@@ -206,57 +165,39 @@ class TarReader(BlockReader):
 
     def _entry(self, header: bytes, flag: bytes) -> Entry:
         name = header[:100].partition(b"\0")[0]
-        if header[345] and header[257:263] == b"ustar\0":
-            prefix = header[345:500]
-            if header[508:] == b"tar\0":  # star keeps times in the prefix's last 24 bytes
-                prefix = prefix[:131]
-            name = prefix.partition(b"\0")[0] + b"/" + name
-        extended, link = self._take_extended(), header[157:257]
-        # Mode and owner, and the time: what many entries of a layer have in common.
-        fields = header[100:124] + header[136:148]
-        meta = self._metas.get(fields) or self._meta(fields, name)
+        if self._prefix:
+            name = self._prefix + name
         size = self._field(header[124:136], "size")
-        if extended:
-            name = extended.get(b"path") or name
-            link = extended.get(b"linkpath") or link
-            if given := extended.get(b"size"):
-                size = pax.decimal(given, "size", self.what)
-            meta = self._overridden(meta, extended)
-        if meta.uid > _LAST_ID or meta.gid > _LAST_ID or meta.uid < 0 or meta.gid < 0:
-            self._malformed(f"entry {shown(name)}: got owner {meta.uid}:{meta.gid}, want ids")
-        name = name.partition(b"\0")[0]  # once more, for a name in a PAX record
-        if flag in _FILE_FLAGS and (flag != b"\0" or name[-1:] != b"/"):
-            return self._file(header, normalised(name), size, meta, extended)
-        self._payload_ahead(0 if flag in _HEADER_ONLY else size)
-        path, self._sparse = normalised(name), []
-        return self._hidden(path) or self._other(header, path, meta, link.partition(b"\0")[0])
-
-    def _meta(self, fields: bytes, name: bytes) -> Meta:
-        """Decode mode, owner and time from their fields, and remember them."""
-        number = self._numbers
         try:
-            time = number[fields[24:]] * 1_000_000_000
-            mode = number[fields[:8]] & 0o7777
-            meta = Meta(mode, number[fields[8:16]], number[fields[16:24]], time, time, None)
+            meta = self._fields.meta(header)
         except ValueError as error:
             self._malformed(f"entry {shown(name)}: got {error}, want a number", error)
-        if len(self._metas) < _REMEMBERED:
-            self._metas[fields] = meta
-        return meta
+        extended = None
+        if self._local or self._long or self._globals:
+            extended = self._take_extended()
+            name, size, meta = self._overridden(name, size, meta, extended)
+        if not (0 <= meta.uid <= _LAST_ID and 0 <= meta.gid <= _LAST_ID):
+            self._malformed(f"entry {shown(name)}: got owner {meta.uid}:{meta.gid}, want ids")
+        if flag in _FILE_FLAGS and (flag != b"\0" or name[-1:] != b"/"):
+            return self._file(header, name, size, meta, extended)
+        self._payload_ahead(0 if flag in _HEADER_ONLY else size)
+        path, self._sparse = normalised(name), []
+        return self._hidden(path) or self._other(header, path, meta, extended)
 
-    def _take_extended(self) -> Mapping[bytes, bytes] | None:
-        if self._local or self._long:
-            extended = {**self._globals, **self._local, **self._long}
-            self._local, self._long = {}, {}
-            return extended
-        return self._globals or None
+    def _take_extended(self) -> Mapping[bytes, bytes]:
+        extended = {**self._globals, **self._local, **self._long}
+        self._local, self._long = {}, {}
+        return extended
 
-    def _overridden(self, meta: Meta, extended: Mapping[bytes, bytes]) -> Meta:
-        uid, gid = extended.get(b"uid"), extended.get(b"gid")
+    def _overridden(
+        self, name: bytes, size: int, meta: Meta, extended: Mapping[bytes, bytes]
+    ) -> tuple[bytes, int, Meta]:
+        """Let extended headers overrule the header."""
+        given, uid, gid = extended.get(b"size"), extended.get(b"uid"), extended.get(b"gid")
         mtime = pax.nanoseconds(extended.get(b"mtime", b""))
         atime = pax.nanoseconds(extended.get(b"atime", b""))
         modified = meta.mtime if mtime is None else mtime
-        return Meta(
+        meta = Meta(
             meta.mode,
             pax.decimal(uid, "uid", self.what) if uid else meta.uid,
             pax.decimal(gid, "gid", self.what) if gid else meta.gid,
@@ -264,27 +205,45 @@ class TarReader(BlockReader):
             modified if atime is None else atime,
             pax.xattrs(extended, self.what),
         )
+        name = (extended.get(b"path") or name).partition(b"\0")[0]
+        return name, pax.decimal(given, "size", self.what) if given else size, meta
 
     def _file(
         self,
         header: bytes,
-        path: bytes,
+        name: bytes,
         size: int,
         meta: Meta,
         extended: Mapping[bytes, bytes] | None,
     ) -> Entry:
         stored, segments = size, None
         if self._sparse or header[156] == _OLD_SPARSE:
-            path, size, stored, segments = self._sparse_file(header, path, size, extended)
+            name, size, stored, segments = self._sparse_file(header, name, size, extended)
         self._payload_ahead(stored)
-        if (hidden := self._hidden(path)) is not None:
-            return hidden
+        above, _, base = name.rpartition(b"/")
+        directory = self._directories.get(above)
+        if directory is None or base[:1] in _ODD:
+            path = normalised(name)
+            if (hidden := self._hidden(path)) is not None:
+                return hidden
+            self._remember(above, base, path)
+        else:  # what could be wrong with the path was looked for when the directory was met
+            path = directory + base
         if self._elided:
             self._left = 0
-        return File(path, meta, size, stored, segments)
+        # What File() does, without a call in between: most entries come by here.
+        return tuple.__new__(File, (path, meta, size, stored, segments))
 
-    def _other(self, header: bytes, path: bytes, meta: Meta, target: bytes) -> Entry:
+    def _remember(self, above: bytes, base: bytes, path: bytes) -> None:
+        """Remember what ``above``, the name of a file's directory, comes to as a path."""
+        if base[:1] not in _ODD and len(self._directories) < _REMEMBERED:
+            self._directories[above] = path[: len(path) - len(base)]
+
+    def _other(
+        self, header: bytes, path: bytes, meta: Meta, extended: Mapping[bytes, bytes] | None
+    ) -> Entry:
         self._keep_payload()
+        target = ((extended or {}).get(b"linkpath") or header[157:257]).partition(b"\0")[0]
         flag = header[156:157]
         if flag in (b"5", b"\0", b"D"):
             return Directory(path, meta)
@@ -349,7 +308,7 @@ class TarReader(BlockReader):
             )
         else:
             if given := values.get(b"GNU.sparse.name"):
-                path = normalised(given.partition(b"\0")[0])
+                path = given.partition(b"\0")[0]
             real = values.get(b"GNU.sparse.realsize") or values.get(b"GNU.sparse.size")
             if sparse.is_version_1(values):
                 segments, used = sparse.from_payload(self._kept, size, self.limits, what)

@@ -21,7 +21,8 @@ from stacker.layer.entry import (
     Symlink,
     Whiteout,
 )
-from stacker.layer.tar import TarReader, number
+from stacker.layer.header import number
+from stacker.layer.tar import TarReader
 from tests.tars import (
     BLOCK,
     GNU,
