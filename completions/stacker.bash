@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/stacker
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history rm df)
+_shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history rm df bench)
 
 _shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --authfile --insecure --max-bytes --max-entries --max-depth --max-pax-bytes --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --rw --upper --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -18,6 +18,7 @@ _shtab_stacker_layers_option_strings=(--store -q --quiet -v --verbose --json --d
 _shtab_stacker_history_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_rm_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_df_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_bench_option_strings=(--platform --runs --jobs --sync --authfile --insecure --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 
 _shtab_stacker_pull_pos_0_COMPGEN=_shtab_compgen_files
@@ -36,10 +37,12 @@ _shtab_stacker_layers___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_history___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_rm___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_df___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_bench_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_stacker_bench___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker___store_COMPGEN=_shtab_compgen_dirs
 
 _shtab_stacker_mount___driver_choices=(auto overlay fuse copy)
-_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history rm df)
+_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history rm df bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
 _shtab_stacker_pull___sync_nargs=0
@@ -147,6 +150,17 @@ _shtab_stacker_df___debug_nargs=0
 _shtab_stacker_df___version_nargs=0
 _shtab_stacker_df__h_nargs=0
 _shtab_stacker_df___help_nargs=0
+_shtab_stacker_bench___sync_nargs=0
+_shtab_stacker_bench___insecure_nargs=0
+_shtab_stacker_bench__q_nargs=0
+_shtab_stacker_bench___quiet_nargs=0
+_shtab_stacker_bench__v_nargs=0
+_shtab_stacker_bench___verbose_nargs=0
+_shtab_stacker_bench___json_nargs=0
+_shtab_stacker_bench___debug_nargs=0
+_shtab_stacker_bench___version_nargs=0
+_shtab_stacker_bench__h_nargs=0
+_shtab_stacker_bench___help_nargs=0
 _shtab_stacker_pos_0_nargs=A...
 _shtab_stacker__q_nargs=0
 _shtab_stacker___quiet_nargs=0

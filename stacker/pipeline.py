@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.image.config import ImageConfig, parse_config
@@ -24,6 +25,9 @@ from stacker.source.protocol import Source
 from stacker.stacked import is_complete, stacked
 from stacker.store.store import Store
 from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
+
+Emit: TypeAlias = Callable[[object], None]
+"""Sends an event to whoever called for the work."""
 
 _INDEXES_IN_INDEXES = 8
 _ATTEMPTS = 3
@@ -61,6 +65,7 @@ def pull(
     origin: str,
     on_event: Callable[[object], None],
     must_match: bool = False,
+    work: Callable[[LayerTask, Emit], LayerUnpacked] = unpack_layer,
 ) -> Pulled:
     """Bring an image into ``store`` and list it there.
 
@@ -68,6 +73,7 @@ def pull(
     :param jobs: layers unpacked at the same time.
     :param origin: the source as the caller named it, remembered beside the image's names.
     :param on_event: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
+    :param work: what workers do with a layer; it may emit events of its own.
     """
     descriptor, manifest = _manifest(source, platform)
     image_id = manifest.image_id
@@ -78,7 +84,7 @@ def pull(
             _check_platform(config, platform, image_id)
         pairs = pair_layers(manifest, config)
         unpacked += _unpack_missing(
-            store, source, pairs=pairs, form=form, jobs=jobs, on_event=on_event
+            store, source, pairs=pairs, form=form, jobs=jobs, on_event=on_event, work=work
         )
         if not _stack(store, config, form):
             continue  # somebody removed a layer meanwhile
@@ -143,6 +149,7 @@ def _unpack_missing(
     form: LayerForm,
     jobs: int,
     on_event: Callable[[object], None],
+    work: Callable[[LayerTask, Emit], LayerUnpacked],
 ) -> list[LayerUnpacked]:
     blobs = {diff_id: blob for blob, diff_id in pairs}
     missing = {d: blob for d, blob in blobs.items() if not store.layers.has(d)}
@@ -164,7 +171,7 @@ def _unpack_missing(
     ]
     done = []
     try:
-        for result in worked(tasks, unpack_layer, jobs=jobs, on_event=on_event):
+        for result in worked(tasks, work, jobs=jobs, on_event=on_event):
             on_event(result)
             done.append(result)
     finally:

@@ -20,6 +20,7 @@ from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
 from stacker.layer.apply import apply
+from stacker.layer.entry import Entry
 from stacker.layer.idmap import IdMap
 from stacker.layer.limits import Limits
 from stacker.layer.record import LayerRecord
@@ -27,6 +28,17 @@ from stacker.layer.skeleton import SkeletonWriter
 from stacker.layer.tar import TarReader
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.source.protocol import Source
+from stacker.stages import (
+    APPLY,
+    COMMIT,
+    HASH_BLOB,
+    HASH_LAYER,
+    INFLATE,
+    PARSE,
+    READ,
+    UNWATCHED,
+    Watch,
+)
 from stacker.store.layers import LayerPlace
 from stacker.store.store import Store
 from stacker.stream.decompress import chunks_of, decompressed
@@ -76,10 +88,13 @@ class LayerUnpacked:
     record: LayerRecord | None
 
 
-def unpack_layer(task: LayerTask, emit: Callable[[object], None]) -> LayerUnpacked:
+def unpack_layer(
+    task: LayerTask, emit: Callable[[object], None], watch: Watch = UNWATCHED
+) -> LayerUnpacked:
     """Unpack one layer and commit it, unless it is there by the time its lock is ours.
 
     :param emit: called with :class:`LayerProgress` now and then.
+    :param watch: sees every stage.
     :raises IntegrityError: size, digest or diff_id differ, or the compression is corrupt.
     :raises LayerError: the tar is malformed, hostile, or over a limit.
     :raises StackerError: the machine cannot do it.
@@ -90,10 +105,11 @@ def unpack_layer(task: LayerTask, emit: Callable[[object], None]) -> LayerUnpack
         with store.layers.unpacking(task.diff_id) as place:
             if place is None:
                 return LayerUnpacked(task.diff_id, None)
-            record = _unpack(task, place, what, emit)
-            if task.form.keep_blobs:
-                store.blobs.adopt(task.blob.digest, _kept_blob(place))
-            store.layers.commit(task.diff_id, place, record, sync=task.form.sync)
+            record = _unpack(task, place, what, emit, watch)
+            with watch.during(COMMIT):
+                if task.form.keep_blobs:
+                    store.blobs.adopt(task.blob.digest, _kept_blob(place))
+                store.layers.commit(task.diff_id, place, record, sync=task.form.sync)
             return LayerUnpacked(task.diff_id, record)
     except OSError as error:
         if isinstance(error, StackerError):
@@ -101,8 +117,17 @@ def unpack_layer(task: LayerTask, emit: Callable[[object], None]) -> LayerUnpack
         raise StackerError(f"cannot unpack: {what}: {error.strerror or error}") from error
 
 
+class _Entries(TarReader):
+    """A reader whose watch sees each entry come."""
+
+    watch = UNWATCHED
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self.watch.passing(PARSE, super().__iter__())
+
+
 def _unpack(
-    task: LayerTask, place: LayerPlace, what: str, emit: Callable[[object], None]
+    task: LayerTask, place: LayerPlace, what: str, emit: Callable[[object], None], watch: Watch
 ) -> LayerRecord:
     limits, length = task.form.limits, 0
 
@@ -111,25 +136,27 @@ def _unpack(
         length += size
 
     with ExitStack() as stages:
-        blob = _read(task, place, stages, emit)
-        chunks = _blaming(blob, decompressed(blob, what=what))
+        blob = _read(task, place, stages, emit, watch)
+        chunks = _blaming(blob, watch.passing(INFLATE, decompressed(blob, what=what)))
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)
-        chunks = _in_a_thread(chunks, task, stages)
+        chunks = _in_a_thread(chunks, task, stages, watch)
         chunks = verified(metered(chunks, measure), digest=task.diff_id, what=what)
-        chunks = _in_a_thread(chunks, task, stages)
+        chunks = _in_a_thread(watch.passing(HASH_LAYER, chunks), task, stages, watch)
         skeleton = SkeletonWriter(stages.enter_context(place.skeleton.open("wb")))
-        entries = TarReader(chunks, what=what, limits=limits, keep=skeleton.keep)
+        entries = _Entries(chunks, what=what, limits=limits, keep=skeleton.keep)
+        entries.watch = watch
         try:
-            record = apply(
-                entries,
-                place.diff,
-                aside=place.aside,
-                form=task.form.whiteouts,
-                idmap=task.form.idmap,
-                limits=limits,
-            )
+            with watch.during(APPLY):
+                record = apply(
+                    entries,
+                    place.diff,
+                    aside=place.aside,
+                    form=task.form.whiteouts,
+                    idmap=task.form.idmap,
+                    limits=limits,
+                )
         except LayerError:
             _drain(chunks)
             raise
@@ -138,21 +165,28 @@ def _unpack(
 
 
 def _read(
-    task: LayerTask, place: LayerPlace, stages: ExitStack, emit: Callable[[object], None]
+    task: LayerTask,
+    place: LayerPlace,
+    stages: ExitStack,
+    emit: Callable[[object], None],
+    watch: Watch,
 ) -> Iterator[bytes]:
     """Give the blob's bytes, checked against its descriptor, kept and reported as wished."""
     blob = task.blob
     file = stages.enter_context(closing(task.source.open_blob(blob)))
-    chunks = metered(chunks_of(file), _reporter(task, emit))
+    chunks = metered(watch.passing(READ, chunks_of(file)), _reporter(task, emit))
     chunks = verified(chunks, digest=blob.digest, size=blob.size, what=f"blob {blob.digest}")
+    chunks = watch.passing(HASH_BLOB, chunks)
     if task.form.keep_blobs:
         chunks = _copied(chunks, _kept_blob(place))
     return chunks
 
 
-def _in_a_thread(chunks: Iterator[bytes], task: LayerTask, stages: ExitStack) -> Iterator[bytes]:
+def _in_a_thread(
+    chunks: Iterator[bytes], task: LayerTask, stages: ExitStack, watch: Watch
+) -> Iterator[bytes]:
     """Let a stage run beside the others, unless the layer is too small to gain by it."""
-    if task.blob.size < _WORTH_THREADS:
+    if watch.one_thread or task.blob.size < _WORTH_THREADS:
         return chunks
     return stages.enter_context(threaded(chunks))
 

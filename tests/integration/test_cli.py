@@ -456,6 +456,7 @@ def test_every_query_fits_the_schema(stacker: Stacker, app: images.Layout, tmp_p
         ("layers", "app:1.0"),
         ("history", "app:1.0"),
         ("df",),
+        ("bench", "--runs", "1", app.source),
         ("mount", "app:1.0", str(target)),
         ("mounts",),
         ("umount", str(target)),
@@ -463,6 +464,26 @@ def test_every_query_fits_the_schema(stacker: Stacker, app: images.Layout, tmp_p
         ("rm", "app:1.0"),
     ):
         assert fitting(stacker(*words, "--json").document)["schema"] == "stacker/v1"
+
+
+def test_bench_measures_every_stage_and_leaves_nothing(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    item = fitting(stacker("bench", "--runs", "1", "--json", app.source).document)["item"]
+    assert {layer["diff_id"] for layer in item["layers"]} == set(app.image.diff_ids)
+    assert {layer["tar_bytes"] for layer in item["layers"]} == {
+        len(layer) for layer in (BASE, MIDDLE, TOP)
+    }
+    read, *_, apply, _ = item["stages"]
+    assert read["bytes"] == sum(layer["blob_bytes"] for layer in item["layers"])
+    assert apply["bytes"] == sum(map(len, (BASE, MIDDLE, TOP)))
+    assert all(stage["seconds"] > 0 for stage in item["stages"])
+    out = stacker("bench", "--runs", "1", app.source).out
+    assert [line.split("  ")[0] for line in out.splitlines()[1:8]] == [
+        stage["stage"] for stage in item["stages"]
+    ]
+    assert "limit: " in out
+    stacker.assert_clean()
 
 
 def test_tables_have_twelve_digits_and_documents_all(stacker: Stacker, app: images.Layout) -> None:

@@ -24,6 +24,7 @@ SUMMARIES = {
     "history": "show the steps by which an image was made",
     "rm": "remove images, and what no other image needs",
     "df": "show what images take on disk, shared and alone",
+    "bench": "show where the time goes when an image is unpacked here",
 }
 """Every verb, in the order in which ``--help`` lists them, with what it does."""
 

@@ -59,11 +59,12 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--keep-blobs", action="store_true", help="keep the layers' blobs in the store, too")
     add("--sync", action="store_true", help="have every layer on disk before it counts as here")
-    _add_registries(parser)
+    add_registries(parser)
     _add_limits(parser)
 
 
-def _add_registries(parser: ArgumentParser) -> None:
+def add_registries(parser: ArgumentParser) -> None:
+    """Add what reaching a registry takes."""
     group = parser.add_argument_group("registries")
     group.add_argument(
         "--authfile",

@@ -1,0 +1,190 @@
+"""``stacker bench``."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stacker import stages
+from stacker.cli.options import checked
+from stacker.cli.output import print_item, print_table, print_text
+from stacker.cli.verbs.pull import add_registries
+from stacker.cli.wording import parse_count, shortened
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
+
+    from stacker.bench import LayerFigures, Report
+    from stacker.cli.session import Session
+    from stacker.store.store import Store
+
+DESCRIPTION = """\
+Unpack an image as `pull` does, into a store that is thrown away, and show where the time goes:
+seconds and MB/s of every stage, each alone; the whole as a pull does it, with stages and layers
+side by side; which stage sets the pace, and what would change that.
+
+The store is made below --store, so it is that disk which is measured.  Each run reads SOURCE
+twice.  What is in the page cache is read from there: run it twice to see the difference.
+SOURCE is what `stacker pull` takes.
+"""
+EXAMPLES = """\
+  stacker bench oci:./layout:1.0
+  stacker bench --sync --runs 5 oci:./layout:1.0
+  stacker --store /dev/shm/scratch bench docker-archive:saved.tar
+  stacker bench --json oci:./layout | jq .item.limit
+"""
+_ADVICE = {
+    stages.READ: "have the source on a faster disk, in the page cache, or in a nearer registry",
+    stages.HASH_BLOB: "a processor with SHA instructions, or less to check: compress better",
+    stages.INFLATE: "have the layer in zstd, which inflates faster than gzip",
+    stages.HASH_LAYER: "a processor with SHA instructions; the check itself is not optional",
+    stages.PARSE: "fewer files in the image: caches, tests and documentation left out",
+    stages.APPLY: "a store on a faster filesystem (tmpfs, say), or fewer files in the image",
+    stages.COMMIT: "leave out --sync, or have the store on a disk that syncs faster",
+}
+_ONE_LAYER = "split the layer: several are unpacked side by side"
+_MEGABYTE = 1e6
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="where the image is")
+    add("--platform", metavar="OS/ARCH[/VARIANT]", help="the image of that platform")
+    count = checked(parse_count)
+    add("--runs", metavar="N", type=count, default=3, help="figures are medians of N runs (3)")
+    add(
+        "--jobs",
+        metavar="N",
+        type=count,
+        help="layers unpacked at the same time (default: the usable processors)",
+    )
+    add("--sync", action="store_true", help="have every layer on disk before it counts as there")
+    add_registries(parser)
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Measure, and show."""
+    report = _measured(args, session)
+    if session.json:
+        print_item("bench", _document(report))
+        return
+    headers = ("STAGE", "SECONDS", "MB/S", "SHARE")
+    total = sum(map(report.seconds, stages.STAGES)) or 1.0
+    rows = [
+        (
+            name,
+            f"{report.seconds(name):.3f}",
+            _rate(report, name),
+            f"{report.seconds(name) / total:.0%}",
+        )
+        for name in stages.STAGES
+    ]
+    print_table(headers, rows, right="SECONDS MB/S SHARE")
+    for line in _sentences(report, total):
+        print_text(line)
+
+
+def _sentences(report: Report, total: float) -> Iterator[str]:
+    count = len(report.layers)
+    tar = report.bytes(stages.PARSE)
+    yield ""
+    yield (
+        f"{count} layer{'s' if count > 1 else ''}, {tar / _MEGABYTE:.1f} MB, "
+        f"{sum(layer.entries for layer in report.layers)} entries; medians of {report.runs}"
+    )
+    yield f"one after the other  {total:8.3f} s"
+    yield f"as a pull does it    {report.pull:8.3f} s  {tar / report.pull / _MEGABYTE:.0f} MB/s"
+    yield f"limit: {report.limit}, {_bound(report)}"
+    yield f"  {_ADVICE[report.limit]}"
+    if report.is_bound_by_one_layer:
+        yield f"  {_ONE_LAYER}"
+
+
+def _bound(report: Report) -> str:
+    if report.is_bound_by_one_layer:
+        layer, thread = report.longest, report.longest.slowest_thread
+        return (
+            f"in layer {shortened(layer.diff_id.hex, 13)}: its {' + '.join(thread)} take "
+            f"{layer.spent(thread):.3f} s, whatever runs beside them"
+        )
+    return f"the largest part of {report.shared:.3f} s on {report.processors} busy processors"
+
+
+def _rate(report: Report, stage: str) -> str:
+    seconds = report.seconds(stage)
+    if stage == stages.COMMIT or not seconds:
+        return ""
+    return f"{report.bytes(stage) / seconds / _MEGABYTE:.0f}"
+
+
+def _measured(args: Namespace, session: Session) -> Report:
+    from stacker.bench import bench
+    from stacker.cli.credentials import access
+    from stacker.cli.form import id_map, whiteout_format
+    from stacker.image.platform import Platform
+    from stacker.source.transport import open_source
+    from stacker.unpack import LayerForm, usable_processors
+
+    wanted = Platform.parse(args.platform) if args.platform else None
+    store = session.store()
+    with (
+        store.staging.room("spool") as spool,
+        open_source(args.source, spool=spool, access=access(args, os.environ)) as source,
+    ):
+        return bench(
+            source,
+            lambda: _room(store),
+            platform=wanted or Platform.host(os.uname().machine),
+            form=LayerForm(whiteout_format(), id_map(), sync=args.sync),
+            jobs=args.jobs or usable_processors(),
+            processors=usable_processors(),
+            runs=args.runs,
+            on_event=lambda _: None,
+        )
+
+
+@contextmanager
+def _room(store: Store) -> Iterator[Store]:
+    from stacker.store.store import Store
+
+    with store.staging.room("bench") as room:
+        yield Store.opened(room / "store")
+
+
+def _document(report: Report) -> dict[str, object]:
+    return {
+        "stages": [
+            {
+                "stage": name,
+                "seconds": report.seconds(name),
+                "bytes": report.bytes(name),
+            }
+            for name in stages.STAGES
+        ],
+        "pull_seconds": report.pull,
+        "processors": report.processors,
+        "jobs": report.jobs,
+        "runs": report.runs,
+        "limit": {
+            "stage": report.limit,
+            "diff_id": str(report.longest.diff_id) if report.is_bound_by_one_layer else None,
+            "seconds": report.longest.spent(report.longest.slowest_thread)
+            if report.is_bound_by_one_layer
+            else report.shared,
+            "advice": _ADVICE[report.limit],
+        },
+        "layers": [_layer(layer) for layer in report.layers],
+    }
+
+
+def _layer(layer: LayerFigures) -> dict[str, object]:
+    return {
+        "diff_id": str(layer.diff_id),
+        "entries": layer.entries,
+        "blob_bytes": layer.blob_bytes,
+        "tar_bytes": layer.tar_bytes,
+        "seconds": dict(layer.seconds),
+    }

@@ -1,0 +1,71 @@
+"""Stages and the clock that watches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from stacker import stages
+from stacker.stages import APPLY, COMMIT, INFLATE, PARSE, READ, UNWATCHED, StageClock
+
+
+class Time:
+    """A time that passes when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(stages, "perf_counter", lambda: self.now)
+
+    def takes(self, seconds: float, items: Iterator[int]) -> Iterator[int]:
+        for item in items:
+            self.now += seconds
+            yield item
+
+
+def test_each_stage_has_the_time_that_passes_in_it_and_not_in_those_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    time = Time(monkeypatch)
+    clock = StageClock()
+    read = clock.passing(READ, time.takes(1, iter(range(4))))
+    inflated = clock.passing(INFLATE, time.takes(10, read))
+    parsed = clock.passing(PARSE, time.takes(100, inflated))
+    with clock.during(APPLY):
+        for item in parsed:
+            time.now += 1000
+            assert item < 4
+    time.now += 7  # nobody's
+    with clock.during(COMMIT):
+        time.now += 0.5
+    assert clock.seconds == {
+        **dict.fromkeys(stages.STAGES, 0.0),
+        READ: 4,
+        INFLATE: 40,
+        PARSE: 400,
+        APPLY: 4000,
+        COMMIT: 0.5,
+    }
+
+
+def test_a_stage_that_fails_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = Time(monkeypatch)
+    clock = StageClock()
+
+    def failing() -> Iterator[int]:
+        time.now += 1
+        raise ValueError
+        yield 0
+
+    with clock.during(APPLY):
+        with pytest.raises(ValueError):
+            next(clock.passing(READ, failing()))
+        time.now += 10
+    assert (clock.seconds[READ], clock.seconds[APPLY]) == (1, 10)
+
+
+def test_who_does_not_watch_gets_the_very_same_iterator() -> None:
+    items = iter([1])
+    assert UNWATCHED.passing(READ, items) is items
+    with UNWATCHED.during(APPLY):
+        assert not UNWATCHED.one_thread
