@@ -206,7 +206,9 @@ def _case(line: Figures) -> tuple[object, ...]:
 
 
 def _medium(line: Figures) -> str:
-    shown = f"disk ({line['filesystem']})" if line["medium"] == "disk" else str(line["medium"])
+    shown = {"disk": f"disk ({line['filesystem']})", "ext4": "ext4, new for each run"}.get(
+        line["medium"], str(line["medium"])
+    )
     return f"{shown}, synced" if line["sync"] else shown
 
 

@@ -29,6 +29,7 @@ from benchmarks.tarball import LayerTar
 RESULTS = Path(__file__).parent / "results"
 ENTRIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 LAYERS = (10, 30, 100, 300)
+MEDIA = ["tmpfs", "ext4", "disk"]
 SMALL_ENTRIES, SMALL_LAYERS = (1000, 3000), (3, 6)
 
 
@@ -164,7 +165,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--size", choices=sorted(corpora.RECIPES), default="full")
     add("--corpora", nargs="+", choices=corpora.NAMES, default=list(corpora.NAMES))
     add("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
-    add("--media", nargs="+", choices=["tmpfs", "disk"], default=["tmpfs", "disk"])
+    add("--media", nargs="+", choices=MEDIA, default=MEDIA, help="ext4: a new one for every run")
     add("--sync", nargs="+", choices=["no", "yes"], default=["no", "yes"], help="on disk")
     add("--peers", nargs="+", choices=list(known), help="default: those installed")
     add("--repetitions", type=int, default=5, metavar="N")

@@ -14,19 +14,25 @@ from benchmarks.machine import filesystem, mounts_below
 
 _MEMORY = Path("/dev/shm")
 _PIECE = bytes(1 << 20)
+_OWN_SIZE = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """What is unpacked to: ``tmpfs`` or ``disk``, and a directory there."""
+    """What is unpacked to: a name for it, and a directory there.
+
+    ``own`` is the type of a filesystem that every room has for itself, new, on a loop device: what
+    happened on a used one decides more than who writes to it now.
+    """
 
     name: str
     directory: Path
+    own: str | None = None
 
     @property
     def filesystem(self) -> str:
         """Name the filesystem's type."""
-        return filesystem(self.directory)
+        return self.own or filesystem(self.directory)
 
     @property
     def is_disk(self) -> bool:
@@ -53,14 +59,33 @@ class Medium:
             prefix="bench-", dir=self.directory, ignore_cleanup_errors=True
         ) as name:
             try:
-                yield Path(name)
+                if self.own:
+                    _mount_new(self.own, Path(name))
+                yield Path(name) / "room" if self.own else Path(name)
             finally:
                 for point in mounts_below(Path(name)):
                     subprocess.run(["umount", point], check=False, capture_output=True)
                 subprocess.run(["find", name, "-mindepth", "1", "-delete"], check=False)
 
 
+def _mount_new(kind: str, where: Path) -> None:
+    """Make a filesystem in a file below ``where`` and mount it at ``where/room``."""
+    image, room = where / "image", where / "room"
+    room.mkdir()
+    with image.open("wb") as file:
+        file.truncate(_OWN_SIZE)
+    # The file is all zeros, so nothing needs to be zeroed now or later in the background.
+    make = ["mkfs." + kind, "-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"]
+    subprocess.run([*make, str(image)], check=True)
+    options = "loop,noinit_itable"
+    subprocess.run(["mount", "-t", kind, "-o", options, str(image), str(room)], check=True)
+
+
 def media(disk: Path) -> dict[str, Medium]:
-    """Give both media by name."""
+    """Give all media by name."""
     disk.mkdir(parents=True, exist_ok=True)
-    return {"tmpfs": Medium("tmpfs", _MEMORY), "disk": Medium("disk", disk)}
+    return {
+        "tmpfs": Medium("tmpfs", _MEMORY),
+        "ext4": Medium("ext4", _MEMORY, own="ext4"),
+        "disk": Medium("disk", disk),
+    }

@@ -122,6 +122,22 @@ def test_table_and_plots_are_made(documents: list[dict[str, Any]], tmp_path: Pat
     assert {path: path.read_bytes() for path in written} == again
 
 
+def test_an_own_filesystem_is_there_for_one_run_and_gone_after_it(cache: Path) -> None:
+    missing = [tool for tool in ("mkfs.ext4", "losetup") if not shutil.which(tool)]
+    if missing:
+        pytest.skip(f"not installed: {missing}")
+    quick = of_peers("stacker", FLOOR)
+    before = Path("/proc/self/mountinfo").read_text()
+    given = ["--corpora", "whiteouts", "--forms", "gzip", "--media", "ext4", *quick]
+    lines = results("throughput", cache, *given)["results"]
+    assert [(line["medium"], line["filesystem"]) for line in lines] == [("ext4", "ext4")] * len(
+        quick[1:]
+    )
+    for line in lines:
+        assert_figures(line)
+    assert Path("/proc/self/mountinfo").read_text().count("/dev/loop") == before.count("/dev/loop")
+
+
 def test_all_forms_of_a_corpus_hold_the_same_layers(cache: Path) -> None:
     images = [corpora.image("mix", form, size="small", cache=cache) for form in compress.FORMS]
     assert len({tuple(layer.diff_id for layer in image.layers) for image in images}) == 1
