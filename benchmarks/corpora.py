@@ -29,7 +29,8 @@ from benchmarks.tarball import LayerTar
 Recipe = Callable[[Path], Iterator[LayerTar]]
 
 CACHE = Path(__file__).parent / "cache"
-MIX = ("debian", "python-ml", "node")
+COMPOSED = {"mix": ("debian", "python-ml", "node"), "app": ("debian", "node")}
+"""Corpora whose layers are those of others."""
 
 
 def _single(recipe: Callable[[Path], LayerTar]) -> Recipe:
@@ -48,6 +49,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "many-layers": synthetic.many_layers,
         "whiteouts": synthetic.whiteouts,
         "links": synthetic.links,
+        "large": _single(synthetic.large),
     },
     "small": {
         "debian": synthetic.small_debian,
@@ -56,6 +58,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "many-layers": synthetic.many_layers,
         "whiteouts": functools.partial(synthetic.whiteouts, files=1000),
         "links": functools.partial(synthetic.links, hard_links=800, with_xattrs=200),
+        "large": _single(synthetic.small_large),
     },
 }
 NAMES = ("debian", "python-ml", "node", "many-layers", "whiteouts", "links", "mix")
@@ -63,11 +66,11 @@ NAMES = ("debian", "python-ml", "node", "many-layers", "whiteouts", "links", "mi
 
 def image(name: str, form: str, *, size: str = "full", cache: Path = CACHE) -> Image:
     """Give the corpus ``name`` compressed as ``form``, building what is missing."""
-    if name == "mix":
-        parts = [image(part, form, size=size, cache=cache) for part in MIX]
+    if name in COMPOSED:
+        parts = [image(part, form, size=size, cache=cache) for part in COMPOSED[name]]
         layers = [layer for part in parts for layer in part.layers]
         blobs = [part.blob(layer) for part in parts for layer in part.layers]
-        return write_layout(cache / size / "mix" / form, layers, blobs)
+        return write_layout(cache / size / name / form, layers, blobs)
     recipe = RECIPES[size][name]
     return _cached(cache / size / name, recipe, stamp_of(recipe), (form,))[form]
 

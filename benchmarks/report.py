@@ -3,8 +3,8 @@
     python -m benchmarks.report [--out DIR] [FILE...]
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
-and of ``peers.svg``, ``entries.svg`` and ``layers.svg`` those that there are results for.  The same
-results always give the same files.
+and of ``peers.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` those that there are results
+for.  The same results always give the same files.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _COLOURS = dict(
     )
 )
 _MARKERS = dict(zip(_COLOURS, "osD^vPX", strict=True))
+_FUSE_PEER = "fuse-overlayfs"
 _FLOOR_CELL = FLOOR.replace("|", r"\|")
 _GROWTH = {"entries": "entries in one layer", "layers": "layers, a hundred files each"}
 
@@ -42,6 +43,7 @@ def tables(documents: Sequence[Figures]) -> str:
         ("throughput", "Unpacking", _throughput_table),
         ("growth", "Growth", _growth_table),
         ("startup", "Start-up", _startup_table),
+        ("fuse", "Mounted trees", _fuse_table),
     ):
         lines = _of(documents, suite)
         if lines:
@@ -113,6 +115,56 @@ def _startup_table(lines: Sequence[Figures]) -> str:
         for line in lines
     ]
     return _markdown(["command", "median ms", "min", "max", "above bare Python"], rows)
+
+
+def _fuse_table(lines: Sequence[Figures]) -> str:
+    head = ["action", "by", "wall s", f"of {_FUSE_PEER}", "CPU s", "servers' memory MB"]
+    peers = {line["action"]: line for line in lines if line["contender"] == _FUSE_PEER}
+    rows = []
+    for line in sorted(lines, key=lambda line: _actions(lines).index(line["action"])):
+        peer = peers.get(line["action"])
+        wall = line["wall"]["median"]
+        rows.append(
+            [
+                line["action"],
+                line["contender"],
+                _spread(line["wall"]),
+                f"{wall / peer['wall']['median']:.2f}" if peer else "",
+                f"{line['cpu']['median']:.2f}",
+                f"{line['peak_rss']['median'] / 1e6:.0f}",
+            ]
+        )
+    return _markdown(head, rows)
+
+
+def _actions(lines: Sequence[Figures]) -> list[str]:
+    return list(dict.fromkeys(line["action"] for line in lines))
+
+
+def fuse_plot(lines: Sequence[Figures]) -> Figure:
+    """Draw wall time of every action, a bar for each way to mount; seconds are logarithmic."""
+    actions = _actions(lines)
+    contenders = list(dict.fromkeys(line["contender"] for line in lines))
+    figure, (panel,) = _panels(1, width=9)
+    width = 0.85 / len(contenders)
+    for index, contender in enumerate(contenders):
+        mine = [line for line in lines if line["contender"] == contender]
+        panel.bar(
+            [
+                actions.index(line["action"]) + (index - (len(contenders) - 1) / 2) * width
+                for line in mine
+            ],
+            [line["wall"]["median"] for line in mine],
+            width,
+            yerr=_error_bars(mine),
+            error_kw={"linewidth": 0.8},
+            label=contender,
+            color=list(_COLOURS.values())[index],
+        )
+    panel.set_xticks(range(len(actions)), [action.replace(", ", ",\n") for action in actions])
+    panel.set(yscale="log", ylabel="seconds (median; lines: least to most)")
+    panel.legend(frameon=False, fontsize="small")
+    return figure
 
 
 def peers_plot(lines: Sequence[Figures]) -> Figure:
@@ -243,6 +295,9 @@ def write_report(documents: Sequence[Figures], out: Path) -> list[Path]:
     for kind in _GROWTH if (lines := _of(documents, "growth")) else ():
         _save(growth_plot(lines, kind), out / f"{kind}.svg")
         written.append(out / f"{kind}.svg")
+    if lines := _of(documents, "fuse"):
+        _save(fuse_plot(lines), out / "fuse.svg")
+        written.append(out / "fuse.svg")
     return written
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.run SUITE [OPTION...]
 
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
-layers) or ``startup`` (verbs that have next to nothing to do).  Out: JSON, for
-:mod:`benchmarks.report`.  Peers alternate: each has one run in every round, each round begins
-with another, so that what the machine does meanwhile falls on all of them.
+layers), ``startup`` (verbs that have next to nothing to do) or ``fuse`` (looking at mounted
+trees).  Out: JSON, for :mod:`benchmarks.report`.  Peers alternate: each has one run in every round,
+each round begins with another, so that what the machine does meanwhile falls on all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import corpora, figures, machine, startup, synthetic
+from benchmarks import corpora, figures, fuse, machine, startup, synthetic
 from benchmarks.compress import FORMS
 from benchmarks.figures import Figures
 from benchmarks.layout import Image
@@ -131,10 +131,19 @@ def start_up(arguments: argparse.Namespace) -> Iterator[Figures]:
             yield from startup.compared(image, scratch, repetitions=4 * arguments.repetitions)
 
 
+def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Look at, read and write trees that are mounted in different ways."""
+    with arguments.media[0].room() as scratch:
+        yield from fuse.compared(
+            arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
+        )
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "throughput": throughput,
     "growth": growth,
     "startup": start_up,
+    "fuse": mounted,
 }
 
 

@@ -75,6 +75,23 @@ def links(work: Path, hard_links: int = 20_000, with_xattrs: int = 8_000) -> Ite
     yield LayerTar(path, writer.entries)
 
 
+def large(work: Path, size: int = 1 << 30) -> LayerTar:
+    """Make one file of ``size`` bytes, a multiple of a MiB, that hardly compresses."""
+    path = work / "layer.tar"
+    source = random.Random(_SEED)
+    with path.open("wb") as tar:
+        tar.write(_header("large", b"0", size))
+        for _ in range(size >> 20):
+            tar.write(source.randbytes(1 << 20))
+        tar.write(bytes(1024))
+    return LayerTar(path, 1)
+
+
+def small_large(work: Path) -> LayerTar:
+    """Make the same, of 8 MiB."""
+    return large(work, 8 << 20)
+
+
 def growing_entries(work: Path, entries: int) -> Iterator[LayerTar]:
     """Make one layer of about ``entries`` entries: small files, a hundred in a directory."""
     path = work / "layer.tar"

@@ -1,0 +1,230 @@
+"""What a mounted tree costs to look at: stacker's FUSE, fuse-overlayfs, the kernel's overlay.
+
+In: the corpora ``app`` (90 thousand files in two layers) and ``large`` (one file), in a store of
+stacker's.  Out: for each contender and action its :class:`Usage`.  *Cold* is the first time
+after the mount, when the kernel has asked nothing yet; the files below are in the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks import corpora, figures
+from benchmarks.figures import Figures
+from benchmarks.layout import TAG, Image
+from benchmarks.peers import ROOT, environment, stacker_command
+from benchmarks.process import Usage, measured
+
+_SMALL_FILES = 10_000
+Runs = dict[tuple[str, str], list[Usage]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What to mount and where.
+
+    ``layers`` are its directories, the topmost first; ``upper`` a place for writes, or nothing.
+    """
+
+    store: Path
+    image: str
+    layers: tuple[Path, ...]
+    target: Path
+    upper: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way to show a tree: commands that mount it and take it away."""
+
+    name: str
+    mount: Callable[[Mount], tuple[str, ...]]
+    umount: Callable[[Mount], tuple[str, ...]]
+    is_here: Callable[[], bool] = lambda: True
+    can_write: bool = True
+
+
+def _stacker(*options: str) -> Callable[[Mount], tuple[str, ...]]:
+    def command(mount: Mount) -> tuple[str, ...]:
+        rw = ("--upper", str(mount.upper / "upper")) if mount.upper else ()
+        return stacker_command(
+            mount.store, "--quiet", "mount", *options, *rw, mount.image, str(mount.target)
+        )
+
+    return command
+
+
+def _stacker_umount(mount: Mount) -> tuple[str, ...]:
+    return stacker_command(mount.store, "umount", str(mount.target))
+
+
+def _fuse_overlayfs(mount: Mount) -> tuple[str, ...]:
+    options = "lowerdir=" + ":".join(map(str, mount.layers))
+    if mount.upper:
+        options += f",upperdir={mount.upper / 'upper'},workdir={mount.upper / 'work'}"
+    return ("fuse-overlayfs", "-o", options, str(mount.target))
+
+
+def _fusermount(mount: Mount) -> tuple[str, ...]:
+    return ("fusermount3", "-u", str(mount.target))
+
+
+CONTENDERS = (
+    Contender("overlay", _stacker("--driver", "overlay"), _stacker_umount),
+    Contender("stacker fuse", _stacker("--driver", "fuse"), _stacker_umount),
+    Contender(
+        "stacker pyfuse3",
+        _stacker("--driver", "fuse", "--fuse-adapter", "pyfuse3"),
+        _stacker_umount,
+        lambda: find_spec("pyfuse3") is not None,
+        can_write=False,
+    ),
+    Contender(
+        "fuse-overlayfs",
+        _fuse_overlayfs,
+        _fusermount,
+        lambda: shutil.which("fuse-overlayfs") is not None,
+    ),
+)
+
+LOOKING = (
+    ("find, cold", "find {} -printf '%s\\n'"),
+    ("find, again", "find {} -printf '%s\\n'"),
+)
+READING = (("tar, cold", "tar -cf - -C {} . | cat"), ("tar, again", "tar -cf - -C {} . | cat"))
+LARGE = (("read large, cold", "cat {}/large"), ("read large, again", "cat {}/large"))
+WRITING = (
+    ("write small files", "tar -xf {source}/small.tar -C {}"),
+    ("write large file", "dd if={source}/large of={}/written bs=1M status=none"),
+)
+
+
+def compared(
+    cache: Path, scratch: Path, *, size: str, repetitions: int, chosen: Sequence[str] = ()
+) -> Iterator[Figures]:
+    """Give a line of results for every contender and action."""
+    contenders = [c for c in CONTENDERS if c.is_here() and (not chosen or c.name in chosen)]
+    app = corpora.image("app", "zstd", size=size, cache=cache)
+    large = corpora.image("large", "zstd", size=size, cache=cache)
+    environ, store = environment(scratch), scratch / "store"
+    trees = [_pulled(image, store, environ, scratch) for image in (app, large)]
+    _prepare_sources(scratch, trees[1])
+    runs: Runs = {}
+    for turn in range(repetitions):
+        first = turn % len(contenders)
+        for contender in [*contenders[first:], *contenders[:first]]:
+            for name, usage in _round(contender, *trees, scratch=scratch, environ=environ):
+                runs.setdefault((contender.name, name), []).append(usage)
+    for (contender_name, action), mine in runs.items():
+        line = {"contender": contender_name, "action": action, "entries": app.entries}
+        yield {**line, **figures.figures(mine)}
+
+
+def _round(
+    contender: Contender, app: Mount, large: Mount, *, scratch: Path, environ: dict[str, str]
+) -> Iterator[tuple[str, Usage]]:
+    """Give the usage of everything done once; memory is that of the servers at the end."""
+    plan = [("mount", app, LOOKING), ("", app, READING), ("", large, LARGE)]
+    for label, mount, actions in plan:
+        with _mounted(contender, mount, environ) as usage:
+            if label:
+                yield label, usage
+            yield from _done(actions, mount, scratch, environ)
+    if contender.can_write:
+        with _room(scratch) as upper:
+            mount = Mount(app.store, app.image, app.layers, app.target, upper)
+            with _mounted(contender, mount, environ):
+                yield from _done(WRITING, mount, scratch, environ)
+
+
+def _done(
+    actions: Sequence[tuple[str, str]], mount: Mount, scratch: Path, environ: dict[str, str]
+) -> Iterator[tuple[str, Usage]]:
+    for name, script in actions:
+        command = script.format(mount.target, source=scratch)
+        usage = measured(("sh", "-c", command), environment=environ, daemons=_servers(), cwd=ROOT)
+        yield name, Usage(usage.wall, usage.cpu, sum(map(_proportional, _servers())))
+
+
+@contextmanager
+def _mounted(contender: Contender, mount: Mount, environ: dict[str, str]) -> Iterator[Usage]:
+    usage = measured(contender.mount(mount), environment=environ, cwd=ROOT)
+    try:
+        yield Usage(usage.wall, usage.cpu, sum(map(_proportional, _servers())))
+    finally:
+        subprocess.run(
+            contender.umount(mount), env=environ, cwd=ROOT, check=True, capture_output=True
+        )
+
+
+@contextmanager
+def _room(scratch: Path) -> Iterator[Path]:
+    room = scratch / "upper"
+    for name in ("upper", "work"):
+        (room / name).mkdir(parents=True)
+    try:
+        yield room
+    finally:
+        shutil.rmtree(room)
+
+
+def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -> Mount:
+    command = stacker_command(store, "--quiet", "pull", f"oci:{image.layout}:{TAG}")
+    done = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
+    image_id = done.stdout.decode().strip()
+    target = scratch / "target"
+    target.mkdir(exist_ok=True)
+    command = stacker_command(
+        store, *("--json", "mount", "--print-plan", "--driver", "overlay"), image_id, str(target)
+    )
+    done = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
+    layers = json.loads(done.stdout)["item"]["plan"]["layers"]
+    return Mount(store, image_id, tuple(map(Path, layers)), target)
+
+
+def _prepare_sources(scratch: Path, large: Mount) -> None:
+    """Have what is to be written at hand, in memory."""
+    shutil.copy(large.layers[0] / "large", scratch / "large")
+    small = scratch / "small"
+    for number in range(_SMALL_FILES):
+        path = small / f"{number // 100:03}" / f"{number % 100:02}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"small file\n" * (1 + number % 700))
+    archive = str(scratch / "small.tar")
+    subprocess.run(["tar", "-cf", archive, "-C", str(scratch), "small"], check=True)
+    shutil.rmtree(small)
+
+
+def _servers() -> list[int]:
+    """List the processes that have a FUSE channel open."""
+    return [
+        int(process.name)
+        for process in Path("/proc").iterdir()
+        if process.name.isdigit() and any(_links(process / "fd", "/dev/fuse"))
+    ]
+
+
+def _links(directory: Path, target: str) -> Iterator[Path]:
+    try:
+        for link in directory.iterdir():
+            if os.readlink(link) == target:  # noqa: PTH115 - it need not lead anywhere
+                yield link
+    except OSError:  # a process that is gone
+        return
+
+
+def _proportional(pid: int) -> int:
+    """Give a process's memory, what it shares with others counted in part (PSS)."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line[:4] == "Pss:")
