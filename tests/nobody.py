@@ -1,4 +1,4 @@
-"""Nobody as the one who runs a program that a test starts."""
+"""Nobody as the one who runs a program that a test starts, or who the test is for a while."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import stacker
@@ -25,3 +27,21 @@ def startable_python() -> str | None:
         if subprocess.run(command, check=False, env=environment, cwd="/").returncode == 0:
             return python
     return None
+
+
+@contextmanager
+def acting_as(uid: int = 65534, gid: int = 65534, groups: Sequence[int] = ()) -> Iterator[None]:
+    """Let this very process be somebody else to filesystems, without root's capabilities.
+
+    It stays root by its real IDs, so access(2) would be answered for root.
+    """
+    before = os.getgroups()
+    os.setgroups(groups)
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)

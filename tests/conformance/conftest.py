@@ -1,0 +1,77 @@
+"""Every writable driver, mounted once, and a fresh directory in it for every case."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stacker.linux.filesystem import remove_tree
+from tests.stacks import ROOM
+from tests.subjects import KINDS, WRITING, Mounted, Place, Subject, stock, unmount_by_force
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the kinds that are all the same to a subject."""
+    wanted: list[pytest.Item] = []
+    repeated: list[pytest.Item] = []
+    for item in items:
+        (repeated if _is_repeated(item) else wanted).append(item)
+    items[:] = wanted
+    config.hook.pytest_deselected(items=repeated)
+
+
+def _is_repeated(item: pytest.Item) -> bool:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return {"mounted", "kind"} <= params.keys() and params["kind"] not in params["mounted"].kinds
+
+
+@pytest.fixture(scope="session")
+def mounts_lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the lock of `alone_among_mounts`."""
+    return tmp_path_factory.getbasetemp().parent / "mounts.lock"
+
+
+@pytest.fixture(scope="session", params=WRITING, ids=str)
+def mounted(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Mounted]:
+    """Mount a subject for all cases."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts, and becomes others: needs root")
+    subject: Subject = request.param
+    if subject.missing is not None:
+        pytest.skip(subject.missing)
+    # Others than root must be able to reach it, which pytest's own directories do not allow.
+    room = Path(tempfile.mkdtemp(dir=ROOM, prefix="stacker-posix-"))
+    room.chmod(0o755)
+    try:
+        (room / "target").mkdir()
+        if subject.words is not None:
+            stock(room)
+        place = Mounted(subject, room, mounts_lock)
+        before = place.layers()
+        place.mount()
+        yield place
+        place.unmount()
+        assert place.layers() == before, "a layer was written to"
+    finally:
+        unmount_by_force(room / "target")
+        remove_tree(room) if subject.words else shutil.rmtree(room)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Give where a case's files lie before it begins."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def place(mounted: Mounted, kind: str) -> Iterator[Place]:
+    """Give a directory with the usual things."""
+    before = os.umask(0o022)
+    yield mounted.place(kind)
+    os.umask(before)

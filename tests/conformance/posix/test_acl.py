@@ -1,0 +1,172 @@
+"""POSIX ACLs, as the kernel keeps them: acl(5), include/uapi/linux/posix_acl_xattr.h."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails
+from tests.nobody import acting_as
+from tests.subjects import Place
+
+ACCESS = "system.posix_acl_access"
+DEFAULT = "system.posix_acl_default"
+USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+NONE = 0xFFFFFFFF
+Entry = tuple[int, int, int]
+
+
+def acl(*entries: Entry) -> bytes:
+    """Write entries of (tag, permissions, ID)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def for_user(uid: int, rights: int, *, mask: int = 7, group: int = 4) -> bytes:
+    return acl(
+        (USER_OBJ, 6, NONE),
+        (USER, rights, uid),
+        (GROUP_OBJ, group, NONE),
+        (MASK, mask, NONE),
+        (OTHER, 0, NONE),
+    )
+
+
+MINIMAL = acl((USER_OBJ, 6, NONE), (GROUP_OBJ, 4, NONE), (OTHER, 0, NONE))
+
+
+@pytest.fixture(autouse=True)
+def supported(place: Place) -> None:
+    try:
+        os.setxattr(place.path, DEFAULT, for_user(1, 7))
+        os.removexattr(place.path, DEFAULT)
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP  # noqa: PT017 - anything else is a failure
+        if place.subject.words is not None:
+            raise
+        pytest.skip("no ACLs in the directory for temporary files")
+
+
+def mode(path: os.PathLike[str]) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("name", ["file", "full"])
+def test_one_is_kept_and_shows_its_mask_as_the_groups_bits(place: Place, name: str) -> None:
+    value = for_user(1234, 7, mask=5)
+    with changing(place / name, times="ctime"):
+        os.setxattr(place / name, ACCESS, value)
+    assert os.getxattr(place / name, ACCESS) == value
+    assert ACCESS in os.listxattr(place / name)
+    assert mode(place / name) == 0o650
+
+
+@pytest.mark.parametrize(
+    ("rights", "mask", "reads", "writes"),
+    [(6, 7, True, True), (4, 7, True, False), (6, 4, True, False), (0, 7, False, False)],
+)
+def test_it_says_what_a_user_may(
+    place: Place, rights: int, mask: int, reads: bool, writes: bool
+) -> None:
+    os.setxattr(place / "file", ACCESS, for_user(1234, rights, mask=mask))
+    for uid, may in ((1234, (reads, writes)), (1235, (False, False))):
+        for flags, allowed in zip((os.O_RDONLY, os.O_WRONLY), may, strict=True):
+            with acting_as(uid, 5678):
+                if allowed:
+                    os.close(os.open(place / "file", flags))
+                else:
+                    with fails(errno.EACCES):
+                        os.open(place / "file", flags)
+
+
+def test_it_says_what_a_group_may(place: Place) -> None:
+    value = acl(
+        (USER_OBJ, 6, NONE),
+        (GROUP_OBJ, 0, NONE),
+        (GROUP, 4, 4321),
+        (MASK, 4, NONE),
+        (OTHER, 0, NONE),
+    )
+    os.setxattr(place / "file", ACCESS, value)
+    with acting_as(groups=[4321]):
+        os.close(os.open(place / "file", os.O_RDONLY))
+    with acting_as(), fails(errno.EACCES):
+        os.open(place / "file", os.O_RDONLY)
+
+
+def test_a_new_mode_changes_the_mask(place: Place) -> None:
+    os.setxattr(place / "file", ACCESS, for_user(1234, 7))
+    os.chmod(place / "file", 0o640)
+    assert os.getxattr(place / "file", ACCESS) == for_user(1234, 7, mask=4)
+
+
+def test_one_that_says_no_more_than_a_mode_becomes_the_mode(place: Place) -> None:
+    os.setxattr(place / "file", ACCESS, MINIMAL)
+    assert mode(place / "file") == 0o640
+    assert ACCESS not in os.listxattr(place / "file")
+
+
+@pytest.mark.parametrize("change", ["write", "rename", "link"])
+def test_it_stays_through_other_changes(place: Place, change: str) -> None:
+    value = for_user(1234, 4, mask=4)
+    os.setxattr(place / "file", ACCESS, value)
+    path = place / "file"
+    if change == "write":
+        path.write_bytes(b"x")
+    else:
+        {"rename": os.rename, "link": os.link}[change](path, place / "full/new")
+        path = place / "full/new"
+    assert os.getxattr(path, ACCESS) == value
+
+
+def test_a_default_is_inherited(place: Place) -> None:
+    value = for_user(1234, 7)
+    os.setxattr(place / "full", DEFAULT, value)
+    os.mkdir(place / "full/new", 0o777)
+    os.close(os.open(place / "full/file", os.O_CREAT | os.O_WRONLY, 0o666))
+    assert os.getxattr(place / "full/new", DEFAULT) == value
+    assert os.getxattr(place / "full/new", ACCESS) == value
+    assert os.getxattr(place / "full/file", ACCESS) == for_user(1234, 7, mask=6)
+    assert mode(place / "full/file") == 0o660, "the mask of the process does not count here"
+    with acting_as(1234, 5678):
+        os.close(os.open(place / "full/file", os.O_RDWR))
+
+
+def test_removed_it_is_gone_and_the_mode_stays(place: Place) -> None:
+    os.setxattr(place / "file", ACCESS, for_user(1234, 7, mask=6))
+    os.removexattr(place / "file", ACCESS)
+    assert os.listxattr(place / "file") == []
+    assert mode(place / "file") == 0o660
+    with acting_as(1234, 5678), fails(errno.EACCES):
+        os.open(place / "file", os.O_RDONLY)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "numbers"),
+    [
+        ("file", ACCESS, b"nonsense", (errno.EINVAL, errno.EOPNOTSUPP)),
+        ("file", ACCESS, acl((USER_OBJ, 6, NONE)), (errno.EINVAL,)),
+        ("file", DEFAULT, for_user(1, 7), (errno.EACCES,)),
+    ],
+    ids=["no ACL", "a part of one", "a default on a file"],
+)
+def test_what_is_none_is_refused(
+    place: Place, name: str, key: str, value: bytes, numbers: tuple[int, ...]
+) -> None:
+    with fails(*numbers):
+        os.setxattr(place / name, key, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("file", False), ("everybodys", False), ("mine", True)]
+)
+def test_only_the_owner_sets_one(place: Place, name: str, allowed: bool) -> None:
+    with acting_as():
+        if allowed:
+            os.setxattr(place / name, ACCESS, for_user(1234, 4))
+        else:
+            with fails(errno.EPERM):
+                os.setxattr(place / name, ACCESS, for_user(1234, 4))

@@ -1,0 +1,135 @@
+"""chmod(2) and fchmod(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, opened
+from tests.nobody import acting_as
+from tests.stock import DATA
+from tests.subjects import Place
+
+
+def mode(path: os.PathLike[str]) -> int:
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+@pytest.mark.parametrize("bits", [0, 0o400, 0o644, 0o755, 0o777, 0o1777, 0o2755, 0o4711, 0o7777])
+@pytest.mark.parametrize("name", ["file", "full", "fifo"])
+def test_all_twelve_bits_are_kept_and_nothing_else_changes(
+    place: Place, name: str, bits: int
+) -> None:
+    with changing(place / name, times="ctime"):
+        before = os.lstat(place / name)
+        os.chmod(place / name, bits)
+    after = os.lstat(place / name)
+    assert stat.S_IMODE(after.st_mode) == bits
+    for field in ("st_uid", "st_gid", "st_mtime_ns", "st_ino", "st_dev"):
+        assert getattr(after, field) == getattr(before, field), field
+    assert stat.S_ISDIR(after.st_mode) or after.st_size == before.st_size
+    assert stat.S_IFMT(after.st_mode) == stat.S_IFMT(before.st_mode)
+
+
+def test_contents_stay(place: Place) -> None:
+    os.chmod(place / "file", 0o600)
+    os.chmod(place / "full", 0o700)
+    assert (place / "file").read_bytes() == DATA
+    assert sorted(os.listdir(place / "full")) == ["inner", "sub"]
+
+
+@pytest.mark.parametrize(("link", "target"), [("link", "file"), ("dirlink", "full")])
+def test_a_symlink_is_followed(place: Place, link: str, target: str) -> None:
+    os.chmod(place / link, 0o711)
+    assert mode(place / target) == 0o711
+    assert mode(place / link) == 0o777
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+def test_by_a_descriptor(place: Place, flags: int) -> None:
+    with opened(place / "file", flags) as descriptor:
+        os.fchmod(descriptor, 0o640)
+        assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o640
+    assert mode(place / "file") == 0o640
+
+
+def test_by_a_descriptor_of_a_directory(place: Place) -> None:
+    with opened(place / "full", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        os.fchmod(descriptor, 0o700)
+    assert mode(place / "full") == 0o700
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("missing", errno.ENOENT),
+        ("dangling", errno.ENOENT),
+        ("file/x", errno.ENOTDIR),
+        ("loop", errno.ELOOP),
+        ("n" * 256, errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
+    with fails(number):
+        os.chmod(place / path, 0o644)
+
+
+@pytest.mark.parametrize("name", ["file", "full", "everybodys", "open", "fifo"])
+def test_only_the_owner_may(place: Place, name: str) -> None:
+    before = mode(place / name)
+    with acting_as(), fails(errno.EPERM):
+        os.chmod(place / name, 0o777)
+    assert mode(place / name) == before
+
+
+@pytest.mark.parametrize("name", ["mine", "nobodys", "sticky/mine", "setid"])
+def test_the_owner_may(place: Place, name: str) -> None:
+    with acting_as():
+        os.chmod(place / name, 0o400)
+    assert mode(place / name) == 0o400
+
+
+def test_nobody_changes_nothing_where_it_cannot_search(place: Place) -> None:
+    os.chown(place / "closed/inside", 65534, 65534)
+    with acting_as(), fails(errno.EACCES):
+        os.chmod(place / "closed/inside", 0o777)
+
+
+def test_an_owner_outside_the_group_cannot_give_its_rights(place: Place) -> None:
+    os.chown(place / "mine", 65534, 4321)
+    with acting_as():
+        os.chmod(place / "mine", 0o2755)
+    assert mode(place / "mine") == 0o755
+    with acting_as(groups=[4321]):
+        os.chmod(place / "mine", 0o2755)
+    assert mode(place / "mine") == 0o2755
+
+
+@pytest.mark.parametrize(("bits", "reads", "writes"), [(0, 0, 0), (0o400, 1, 0), (0o200, 0, 1)])
+def test_the_new_mode_counts_at_once(place: Place, bits: int, reads: int, writes: int) -> None:
+    with acting_as():
+        for flags in (os.O_RDONLY, os.O_RDWR):
+            os.close(os.open(place / "mine", flags))
+        os.chmod(place / "mine", bits)
+        for flags, allowed in ((os.O_RDONLY, reads), (os.O_WRONLY, writes)):
+            if allowed:
+                os.close(os.open(place / "mine", flags))
+            else:
+                with fails(errno.EACCES):
+                    os.open(place / "mine", flags)
+
+
+def test_a_closed_directory_is_closed_at_once(place: Place) -> None:
+    with acting_as():
+        assert os.listdir(place / "full") != []
+        os.stat(place / "full/inner")
+    os.chmod(place / "full", 0o600)
+    with acting_as():
+        with fails(errno.EACCES):
+            os.stat(place / "full/inner")
+        with fails(errno.EACCES):
+            os.listdir(place / "full")

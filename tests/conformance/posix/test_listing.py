@@ -1,0 +1,206 @@
+"""readdir(3) and the names that it gives: all there are, once, while they come and go."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from tests.conformance.posix.cases import fails, names, opened, touch
+from tests.stock import CROWD, LONG, NAMES
+from tests.subjects import LOWER, MERGED, Mounted, Place
+from tests.syscalls import Dirent, getdents
+
+ALL = {thing.path for thing in CROWD}
+SMALL = 256
+"""Bytes for getdents64(2): three names of the crowd at a time."""
+
+
+@pytest.fixture
+def crowd(mounted: Mounted, kind: str) -> Place:
+    return mounted.place(kind, "crowd")
+
+
+@pytest.fixture
+def named(mounted: Mounted, kind: str) -> Place:
+    return mounted.place(kind, "names")
+
+
+def rest(directory: int) -> list[Dirent]:
+    found: list[Dirent] = []
+    while some := getdents(directory, SMALL):
+        found += some
+    return found
+
+
+def listed(entries: list[Dirent]) -> list[bytes]:
+    return sorted(entry.name for entry in entries)
+
+
+def test_every_name_comes_once_with_the_dots(crowd: Place) -> None:
+    with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        assert listed(rest(directory)) == sorted([b".", b"..", *ALL])
+        assert getdents(directory) == []
+
+
+def test_types_and_inodes_are_those_of_the_files(place: Place) -> None:
+    with opened(place.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        for entry in rest(directory):
+            if entry.name == b"..":
+                continue
+            status = os.lstat(entry.name, dir_fd=directory)
+            assert entry.kind == stat.S_IFMT(status.st_mode) >> 12, entry.name
+            assert entry.inode == status.st_ino, entry.name
+
+
+def test_what_is_deleted_while_listing_stays_deleted_and_nothing_is_lost(crowd: Place) -> None:
+    seen: list[bytes] = []
+    with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        while some := getdents(directory, SMALL):
+            for entry in some:
+                seen.append(entry.name)
+                if entry.name not in {b".", b".."}:
+                    os.unlink(entry.name, dir_fd=directory)
+    assert sorted(seen) == sorted([b".", b"..", *ALL])
+    assert names(crowd.path) == set()
+    os.rmdir(crowd.path)
+
+
+def test_a_rewound_listing_shows_what_is_there_now(crowd: Place) -> None:
+    with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        first = getdents(directory, SMALL)
+        assert 0 < len(first) < 6
+        os.unlink(crowd / min(ALL))
+        os.rename(crowd / max(ALL), crowd / "renamed")
+        touch(crowd / "new")
+        os.lseek(directory, 0, os.SEEK_SET)
+        wanted = (ALL - {min(ALL), max(ALL)}) | {b"new", b"renamed", b".", b".."}
+        assert listed(rest(directory)) == sorted(wanted)
+
+
+def test_what_stays_is_listed_once_while_others_come_and_go(crowd: Place) -> None:
+    stays = sorted(ALL)[10:30]
+    with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        found = getdents(directory, SMALL)
+        for name in sorted(ALL)[:10]:
+            os.unlink(crowd / name)
+        for number in range(20):
+            touch(crowd / f"new{number}")
+        found += rest(directory)
+    heard = [entry.name for entry in found]
+    assert [heard.count(name) for name in stays] == [1] * len(stays)
+    assert len(heard) == len(set(heard))
+
+
+def test_deletions_show_in_the_next_listing_at_the_latest(crowd: Place) -> None:
+    with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        heard = {entry.name for entry in getdents(directory, SMALL)}
+        left = sorted(ALL - heard)
+        for name in left[1:]:
+            os.unlink(crowd / name)
+        later = {entry.name for entry in rest(directory)}
+    assert left[0] in later
+    assert names(crowd.path) == {os.fsdecode(name) for name in (heard & ALL) | {left[0]}}
+
+
+def test_an_offset_leads_back_to_what_followed_it(crowd: Place) -> None:
+    with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        first = getdents(directory, SMALL)
+        after = rest(directory)
+        os.lseek(directory, first[-1].offset, os.SEEK_SET)
+        assert listed(rest(directory)) == listed(after)
+        os.lseek(directory, first[0].offset, os.SEEK_SET)
+        assert listed(rest(directory)) == listed(first[1:] + after)
+
+
+def test_two_who_list_at_once_do_not_disturb_each_other(crowd: Place) -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    with opened(crowd.path, flags) as one, opened(crowd.path, flags) as two:
+        first = getdents(one, SMALL)
+        whole = rest(two)
+        assert listed(first + rest(one)) == listed(whole) == sorted([b".", b"..", *ALL])
+
+
+def test_an_empty_directory_has_only_the_dots(place: Place) -> None:
+    with opened(place / "hollow", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        assert listed(rest(directory)) == [b".", b".."]
+
+
+def test_only_a_directory_is_listed(place: Place) -> None:
+    with opened(place / "file", os.O_RDONLY) as descriptor, fails(errno.ENOTDIR):
+        getdents(descriptor)
+
+
+def test_what_comes_and_goes_is_listed_each_time(place: Place) -> None:
+    before = names(place / "full")
+    for number in range(5):
+        touch(place / f"full/new{number}")
+        assert names(place / "full") == before | {f"new{number}"}
+        os.unlink(place / f"full/new{number}")
+        assert names(place / "full") == before
+    os.unlink(place / "full/inner")
+    assert names(place / "full") == {"sub"}
+    touch(place / "full/inner")
+    assert names(place / "full") == {"sub", "inner"}
+
+
+def test_every_byte_but_a_slash_makes_a_name(named: Place) -> None:
+    root = os.fsencode(named.path)
+    assert set(os.listdir(root)) == {thing.path for thing in NAMES if b"/" not in thing.path}
+    for thing in NAMES:
+        path = root + b"/" + thing.path
+        if thing.kind == "file":
+            with open(path, "rb") as file:
+                assert file.read() == thing.data, thing.path
+
+
+def test_every_name_can_be_renamed_written_and_deleted(named: Place) -> None:
+    root = os.fsencode(named.path)
+    for byte in range(1, 256):
+        if byte == ord("/"):
+            continue
+        name = root + b"/x" + bytes([byte])
+        os.rename(name, root + b"/" + bytes([byte]) + b"yy")
+        with open(name, "xb") as file:
+            file.write(b"again")
+    assert len(os.listdir(root)) == 2 * 254 + 2
+    for entry in os.listdir(root):
+        if len(entry) in {2, 3}:
+            os.unlink(root + b"/" + entry)
+    assert len(os.listdir(root)) == 2
+
+
+def test_a_name_of_255_bytes_is_like_any_other(named: Place) -> None:
+    deep = named / ("d" * 255) / LONG
+    for path in (named / LONG, deep):
+        assert path.read_bytes() == b"long"
+        with fails(errno.ENAMETOOLONG):
+            os.stat(str(path) + "n")
+        os.chmod(path, 0o600)
+        path.write_bytes(b"changed")
+        os.link(path, path.parent / ("l" * 255))
+        os.rename(path, path.parent / ("r" * 255))
+        os.unlink(path.parent / ("l" * 255))
+        assert not path.exists()
+        assert (path.parent / ("r" * 255)).read_bytes() == b"changed"
+        os.unlink(path.parent / ("r" * 255))
+    os.rmdir(deep.parent)
+    touch(deep.parent)
+    assert names(named.path) >= {"d" * 255}
+
+
+@pytest.mark.parametrize("name", [".wh.file", ".wh..wh..opq", ".wh.new", ".fuse_hidden1", "#0"])
+def test_names_that_mean_something_to_others_are_names_here(place: Place, name: str) -> None:
+    before = names(place.path)
+    (place / name).write_bytes(b"mine")
+    assert names(place.path) == before | {name}
+    assert (place / name).read_bytes() == b"mine"
+    os.unlink(place / name)
+    assert names(place.path) == before
+
+
+def test_the_kinds_are_what_they_say(place: Place) -> None:
+    assert place.is_lower("file") == (place.kind in {LOWER, MERGED})
+    assert place.is_lower("other") == (place.kind == LOWER)

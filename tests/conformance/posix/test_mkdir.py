@@ -1,0 +1,125 @@
+"""mkdir(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, names
+from tests.deviations import Deviation
+from tests.nobody import acting_as
+from tests.stock import NOBODY
+from tests.subjects import Place
+
+EVERYTHING = ("file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o700, 0o1755, 0])
+def test_a_new_directory_has_the_mode_without_the_mask_and_is_empty(
+    place: Place, mode: int
+) -> None:
+    os.mkdir(place / "new", mode)
+    status = os.lstat(place / "new")
+    assert stat.S_ISDIR(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == mode & ~0o022
+    assert (status.st_uid, status.st_gid) == (0, 0)
+    assert names(place / "new") == set()
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_name_that_is_taken_is_refused_whatever_it_is(place: Place, name: str) -> None:
+    with fails(errno.EEXIST):
+        os.mkdir(place / name)
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("missing/new", errno.ENOENT),
+        ("dangling/new", errno.ENOENT),
+        ("file/new", errno.ENOTDIR),
+        ("link/new", errno.ENOTDIR),
+        ("fifo/new", errno.ENOTDIR),
+        ("loop/new", errno.ELOOP),
+        ("n" * 256, errno.ENAMETOOLONG),
+        ("n/" * 2100 + "n", errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
+    with fails(number):
+        os.mkdir(place / path)
+
+
+@pytest.mark.parametrize("parent", [".", "full", "hollow", "full/sub", "dirlink"])
+def test_the_parent_gets_a_link_and_new_times(place: Place, parent: str) -> None:
+    directory = (place / parent).resolve()
+    links = directory.stat().st_nlink
+    with changing(directory, times="mtime ctime"):
+        os.mkdir(directory / "new")
+    if place.kind != "upper" and Deviation.MERGED_DIRECTORY_HAS_ONE_LINK in (
+        place.subject.deviations
+    ):
+        assert directory.stat().st_nlink in {1, links + 1}
+    else:
+        assert directory.stat().st_nlink == links + 1
+    assert "new" in names(directory)
+
+
+def test_a_set_group_id_bit_and_the_group_are_inherited(place: Place) -> None:
+    os.mkdir(place / "setgid/new")
+    status = os.stat(place / "setgid/new")
+    assert status.st_mode & stat.S_ISGID
+    assert (status.st_uid, status.st_gid) == (0, NOBODY)
+
+
+def test_who_makes_it_owns_it(place: Place) -> None:
+    with acting_as(1234, 5678):
+        os.mkdir(place / "open/new")
+    status = os.stat(place / "open/new")
+    assert (status.st_uid, status.st_gid) == (1234, 5678)
+
+
+@pytest.mark.parametrize("path", ["full/new", "closed/new", "new", "unlisted/new", "setgid/../new"])
+def test_nobody_makes_none_where_it_may_not_write(place: Place, path: str) -> None:
+    with acting_as(), fails(errno.EACCES):
+        os.mkdir(place / path)
+
+
+def test_one_that_takes_the_place_of_a_full_one_shows_nothing_of_it(place: Place) -> None:
+    os.unlink(place / "full/inner")
+    os.unlink(place / "full/sub/deep")
+    os.rmdir(place / "full/sub")
+    os.rmdir(place / "full")
+    os.mkdir(place / "full")
+    assert names(place / "full") == set()
+    with fails(errno.ENOENT):
+        os.stat(place / "full/inner")
+    os.mkdir(place / "full/sub")
+    assert names(place / "full/sub") == set()
+
+
+def test_a_name_of_a_deleted_file_can_become_a_directory(place: Place) -> None:
+    os.unlink(place / "file")
+    os.mkdir(place / "file")
+    assert stat.S_ISDIR(os.lstat(place / "link").st_mode) is False
+    assert stat.S_ISDIR(os.stat(place / "link").st_mode)
+
+
+def test_a_name_may_end_in_slashes_and_have_255_bytes(place: Place) -> None:
+    os.mkdir(os.fsencode(place.path) + b"/new//")
+    os.mkdir(place / ("n" * 255))
+    assert {"new", "n" * 255} <= names(place.path)
+
+
+def test_a_chain_of_directories_can_be_made_and_undone(place: Place) -> None:
+    path = place / "full/sub" / "/".join("abcdefghijklmnopqrstuvwxyz")
+    os.makedirs(path)
+    (path / "end").write_bytes(b"end")
+    assert (path / "end").read_bytes() == b"end"
+    os.unlink(path / "end")
+    os.removedirs(path)
+    assert names(place / "full/sub") == {"deep"}

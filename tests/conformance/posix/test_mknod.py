@@ -1,0 +1,132 @@
+"""mkfifo(3), mknod(2), and bind(2) of a socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import threading
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, names, opened
+from tests.deviations import Deviation
+from tests.nobody import acting_as
+from tests.subjects import Place
+
+KINDS = {
+    "fifo": (stat.S_IFIFO, 0),
+    "char": (stat.S_IFCHR, os.makedev(1, 3)),
+    "block": (stat.S_IFBLK, os.makedev(259, 1_000_000)),
+    "socket": (stat.S_IFSOCK, 0),
+    "file": (stat.S_IFREG, 0),
+}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o777, 0o1000])
+@pytest.mark.parametrize("node", KINDS)
+def test_a_node_has_its_type_mode_and_device(place: Place, node: str, mode: int) -> None:
+    kind, device = KINDS[node]
+    with changing(place / "full", times="mtime ctime"):
+        os.mknod(place / "full/new", kind | mode, device)
+    status = os.lstat(place / "full/new")
+    assert status.st_mode == kind | mode & ~0o022
+    assert status.st_rdev == device
+    assert (status.st_nlink, status.st_size, status.st_uid) == (1, 0, 0)
+    os.chmod(place / "full/new", 0o600)
+    os.rename(place / "full/new", place / "moved")
+    assert os.lstat(place / "moved").st_rdev == device
+    os.unlink(place / "moved")
+    assert "moved" not in names(place.path)
+
+
+@pytest.mark.parametrize("name", ["file", "hollow", "link", "dangling", "fifo"])
+@pytest.mark.parametrize("node", ["fifo", "char"])
+def test_a_name_that_is_taken_is_refused(place: Place, name: str, node: str) -> None:
+    kind, device = KINDS[node]
+    with fails(errno.EEXIST):
+        os.mknod(place / name, kind | 0o644, device)
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("missing/new", errno.ENOENT),
+        ("file/new", errno.ENOTDIR),
+        ("loop/new", errno.ELOOP),
+        ("n" * 256, errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
+    with fails(number):
+        os.mkfifo(place / path)
+
+
+@pytest.mark.parametrize("node", ["char", "block"])
+def test_nobody_makes_no_device(place: Place, node: str) -> None:
+    kind, device = KINDS[node]
+    with acting_as(), fails(errno.EPERM):
+        os.mknod(place / "open/new", kind | 0o644, device)
+    with acting_as():
+        os.mkfifo(place / "open/new")
+        with fails(errno.EACCES):
+            os.mkfifo(place / "full/new")
+    assert os.lstat(place / "open/new").st_uid == 65534
+
+
+def test_a_device_that_means_a_deletion_elsewhere_is_made_or_refused(place: Place) -> None:
+    if place.deviates(Deviation.NO_DEVICE_ZERO):
+        with fails(errno.EPERM):
+            os.mknod(place / "new", stat.S_IFCHR | 0o644, 0)
+        assert "new" not in names(place.path)
+    else:
+        os.mknod(place / "new", stat.S_IFCHR | 0o644, 0)
+        assert stat.S_ISCHR(os.lstat(place / "new").st_mode)
+        assert "new" in names(place.path)
+
+
+@pytest.mark.parametrize("name", ["fifo", "new"])
+def test_a_fifo_carries_bytes(place: Place, name: str) -> None:
+    if name == "new":
+        os.mkfifo(place / name)
+    with (
+        opened(place / name, os.O_RDONLY | os.O_NONBLOCK) as reader,
+        opened(place / name, os.O_WRONLY) as writer,
+    ):
+        os.write(writer, b"through")
+        assert os.read(reader, 100) == b"through"
+
+
+@pytest.mark.parametrize("change", ["chmod", "chown", "rename", "link"])
+def test_a_fifo_that_changes_is_the_same_fifo(place: Place, change: str) -> None:
+    name = "fifo"
+    with opened(place / name, os.O_RDONLY | os.O_NONBLOCK) as reader:
+        before = os.fstat(reader).st_ino
+        match change:
+            case "chmod":
+                os.chmod(place / name, 0o600)
+            case "chown":
+                os.chown(place / name, 1, 1)
+            case "rename":
+                os.rename(place / name, place / "new")
+                name = "new"
+            case _:
+                os.link(place / name, place / "new")
+                name = "new"
+        assert os.lstat(place / name).st_ino == before
+
+
+def test_a_socket_is_bound_and_met(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.path)  # an address has 107 bytes
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind("sock")
+        server.listen()
+        assert stat.S_ISSOCK(os.lstat(place / "sock").st_mode)
+        thread = threading.Thread(target=lambda: client.connect("sock"))
+        thread.start()
+        server.accept()[0].close()
+        thread.join()
+    os.unlink("sock")
+    assert "sock" not in names(place.path)

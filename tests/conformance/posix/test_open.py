@@ -1,0 +1,276 @@
+"""open(2): what its flags do, and when it refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, names, opened
+from tests.deviations import Deviation
+from tests.nobody import acting_as
+from tests.stock import DATA
+from tests.subjects import LOWER, Place
+
+NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o640, 0o400, 0, 0o6755])
+@pytest.mark.parametrize("directory", [".", "full", "hollow"])
+def test_a_new_file_has_the_mode_without_the_mask_and_is_empty(
+    place: Place, directory: str, mode: int
+) -> None:
+    with opened(place / directory / "new", NEW, mode) as descriptor:
+        assert os.write(descriptor, b"works") == 5
+        assert os.pread(descriptor, 9, 0) == b"works"
+    status = os.stat(place / directory / "new")
+    assert stat.S_IMODE(status.st_mode) == mode & ~0o022
+    assert (status.st_uid, status.st_gid, status.st_size, status.st_nlink) == (0, 0, 5, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo"]
+)
+def test_exclusively_a_name_that_is_taken_is_refused(place: Place, name: str) -> None:
+    with fails(errno.EEXIST):
+        os.open(place / name, NEW)
+    assert (place / "file").read_bytes() == DATA
+
+
+def test_a_file_that_is_there_is_not_made_again(place: Place) -> None:
+    with opened(place / "file", os.O_CREAT | os.O_RDWR, 0o600) as descriptor:
+        assert os.read(descriptor, 10) == DATA[:10]
+    assert stat.S_IMODE(os.stat(place / "file").st_mode) == 0o644
+
+
+def test_through_a_dangling_symlink_the_target_is_made(place: Place) -> None:
+    with opened(place / "dangling", os.O_CREAT | os.O_WRONLY) as descriptor:
+        os.write(descriptor, b"x")
+    assert (place / "missing").read_bytes() == b"x"
+    assert os.readlink(place / "dangling") == "missing"
+
+
+@pytest.mark.parametrize("name", ["file", "link", "setid", "empty"])
+@pytest.mark.parametrize("access", [os.O_WRONLY, os.O_RDWR])
+def test_truncating_empties_and_keeps_the_rest(place: Place, name: str, access: int) -> None:
+    before = os.stat(place / name)
+    with changing((place / name).resolve(), times="mtime ctime"):
+        os.close(os.open(place / name, access | os.O_TRUNC))
+    after = os.stat(place / name)
+    assert (after.st_size, after.st_ino, after.st_uid) == (0, before.st_ino, before.st_uid)
+
+
+def test_appending_writes_at_the_end_wherever_one_stands(place: Place) -> None:
+    with (
+        opened(place / "file", os.O_WRONLY | os.O_APPEND) as one,
+        opened(place / "file", os.O_WRONLY | os.O_APPEND) as two,
+    ):
+        os.write(one, b"1")
+        os.write(two, b"2")
+        os.lseek(one, 0, os.SEEK_SET)
+        os.write(one, b"3")
+        assert os.lseek(one, 0, os.SEEK_CUR) == len(DATA) + 3
+        os.truncate(place / "file", 5)
+        os.write(two, b"4")
+    assert (place / "file").read_bytes() == DATA[:5] + b"4"
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "number"),
+    [
+        ("missing", os.O_RDONLY, errno.ENOENT),
+        ("missing/x", os.O_CREAT | os.O_WRONLY, errno.ENOENT),
+        ("dangling", os.O_RDONLY, errno.ENOENT),
+        ("file/x", os.O_RDONLY, errno.ENOTDIR),
+        ("file/x", os.O_CREAT | os.O_WRONLY, errno.ENOTDIR),
+        ("file/", os.O_RDONLY, errno.ENOTDIR),
+        ("file", os.O_RDONLY | os.O_DIRECTORY, errno.ENOTDIR),
+        ("link", os.O_RDONLY | os.O_DIRECTORY, errno.ENOTDIR),
+        ("fifo", os.O_RDONLY | os.O_DIRECTORY, errno.ENOTDIR),
+        ("link", os.O_RDONLY | os.O_NOFOLLOW, errno.ELOOP),
+        ("dangling", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, errno.ELOOP),
+        ("dirlink", os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY, errno.ENOTDIR),
+        ("loop", os.O_RDONLY, errno.ELOOP),
+        ("loop/x", os.O_RDONLY, errno.ELOOP),
+        ("full", os.O_WRONLY, errno.EISDIR),
+        ("full", os.O_RDWR, errno.EISDIR),
+        ("full", os.O_RDONLY | os.O_CREAT, errno.EISDIR),
+        ("hollow", os.O_WRONLY | os.O_TRUNC, errno.EISDIR),
+        ("new/", os.O_CREAT | os.O_WRONLY, errno.EISDIR),
+        ("fifo", os.O_WRONLY | os.O_NONBLOCK, errno.ENXIO),
+        ("n" * 256, os.O_RDONLY, errno.ENAMETOOLONG),
+        ("n" * 256, os.O_CREAT | os.O_WRONLY, errno.ENAMETOOLONG),
+        ("n/" * 2100, os.O_RDONLY, errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_cannot_be_opened_is_refused(place: Place, path: str, flags: int, number: int) -> None:
+    before = names(place.path)
+    with fails(number):
+        os.open(os.fsencode(place.path) + b"/" + path.encode(), flags)
+    assert names(place.path) == before
+
+
+@pytest.mark.parametrize(
+    ("bits", "flags", "allowed"),
+    [
+        (0o400, os.O_RDONLY, True),
+        (0o400, os.O_WRONLY, False),
+        (0o400, os.O_RDWR, False),
+        (0o200, os.O_RDONLY, False),
+        (0o200, os.O_WRONLY, True),
+        (0o600, os.O_RDWR, True),
+        (0o077, os.O_RDONLY, False),
+        (0o000, os.O_WRONLY | os.O_TRUNC, False),
+        (0o000, os.O_PATH, True),
+    ],
+)
+def test_the_owner_is_held_to_its_own_bits(
+    place: Place, bits: int, flags: int, allowed: bool
+) -> None:
+    os.chmod(place / "mine", bits)
+    with acting_as():
+        if allowed:
+            os.close(os.open(place / "mine", flags))
+        else:
+            with fails(errno.EACCES):
+                os.open(place / "mine", flags)
+    assert (place / "mine").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "allowed"),
+    [
+        ("file", os.O_RDONLY, True),
+        ("file", os.O_WRONLY, False),
+        ("file", os.O_RDONLY | os.O_TRUNC, False),
+        ("secret", os.O_RDONLY, False),
+        ("everybodys", os.O_RDWR, True),
+        ("closed/inside", os.O_RDONLY, False),
+        ("closed", os.O_RDONLY, False),
+        ("unlisted", os.O_RDONLY, False),
+        ("unlisted/inside", os.O_RDONLY, True),
+        ("full/new", os.O_CREAT | os.O_WRONLY, False),
+        ("full/inner", os.O_CREAT | os.O_RDONLY, True),
+        ("open/new", os.O_CREAT | os.O_WRONLY, True),
+        ("nobodys/new", os.O_CREAT | os.O_WRONLY, True),
+        ("sticky/new", os.O_CREAT | os.O_WRONLY, True),
+    ],
+)
+def test_nobody_opens_what_the_bits_for_it_say(
+    place: Place, path: str, flags: int, allowed: bool
+) -> None:
+    with acting_as():
+        if allowed:
+            os.close(os.open(place / path, flags, 0o644))
+        else:
+            with fails(errno.EACCES):
+                os.open(place / path, flags, 0o644)
+    assert (place / "file").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(("bits", "allowed"), [(0o640, True), (0o604, False)])
+def test_a_group_is_held_to_its_own_bits(place: Place, bits: int, allowed: bool) -> None:
+    os.chown(place / "file", 0, 4321)
+    os.chmod(place / "file", bits)
+    with acting_as(groups=[4321]):
+        if allowed:
+            assert (place / "file").read_bytes() == DATA
+        else:
+            with fails(errno.EACCES):
+                (place / "file").read_bytes()
+
+
+def test_a_file_made_without_a_right_can_be_written_by_who_made_it(place: Place) -> None:
+    with acting_as():
+        with opened(place / "open/new", NEW, 0) as descriptor:
+            os.write(descriptor, b"x")
+        with fails(errno.EACCES):
+            os.open(place / "open/new", os.O_RDONLY)
+    assert os.stat(place / "open/new").st_uid == 65534
+
+
+def test_a_reader_from_before_sees_what_is_written_later(place: Place) -> None:
+    with opened(place / "file", os.O_RDONLY) as reader:
+        assert os.read(reader, 10) == DATA[:10]
+        with opened(place / "file", os.O_WRONLY) as writer:
+            os.pwrite(writer, b"written", 5)
+            os.pwrite(writer, b"end", len(DATA))
+        assert os.pread(reader, 7, 5) == b"written"
+        assert os.fstat(reader).st_size == len(DATA) + 3
+        assert os.pread(reader, 10, len(DATA)) == b"end"
+        assert os.fstat(reader).st_ino == os.stat(place / "file").st_ino
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+def test_a_descriptor_does_only_what_it_was_opened_for(place: Place, how: str) -> None:
+    with (
+        opened(place / "file", os.O_WRONLY) as writer,
+        opened(place / "file", os.O_RDONLY) as reader,
+        fails(errno.EBADF),
+    ):
+        if how == "read":
+            os.read(writer, 1)
+        else:
+            os.write(reader, b"x")
+
+
+def test_a_directory_is_opened_but_not_read(place: Place) -> None:
+    with opened(place / "full", os.O_RDONLY) as descriptor:
+        with fails(errno.EISDIR):
+            os.read(descriptor, 1)
+        assert os.stat("inner", dir_fd=descriptor).st_size == 5
+
+
+@pytest.mark.parametrize("directory", ["hollow", "full", "."])
+def test_a_file_without_a_name_works_or_is_not_supported(place: Place, directory: str) -> None:
+    before = names(place / directory)
+    try:
+        descriptor = os.open(place / directory, os.O_TMPFILE | os.O_RDWR, 0o640)
+    except OSError as error:
+        assert error.errno in {errno.EOPNOTSUPP, errno.EISDIR}  # noqa: PT017 - either is right
+        assert place.subject.words is not None
+        assert names(place / directory) == before
+        return
+    with (
+        opened(f"/proc/self/fd/{descriptor}".encode(), os.O_PATH),
+        opened(place.path, os.O_PATH) as here,
+    ):
+        os.write(descriptor, b"temporary")
+        assert names(place / directory) == before
+        assert os.fstat(descriptor).st_nlink == 0
+        os.link(f"/proc/self/fd/{descriptor}", place / "new", src_dir_fd=here, follow_symlinks=True)
+        os.close(descriptor)
+    assert (place / "new").read_bytes() == b"temporary"
+
+
+def test_a_path_alone_can_be_held(place: Place) -> None:
+    with opened(place / "secret", os.O_PATH) as held:
+        with fails(errno.EBADF):
+            os.read(held, 1)
+        os.rename(place / "secret", place / "new")
+        assert os.fstat(held).st_size == 6
+
+
+def test_the_parent_gets_new_times_for_a_new_name_only(place: Place) -> None:
+    copied = place.deviates(Deviation.COPY_UP_IS_SEEN_IN_CTIME, "full/inner")
+    with changing(place / "full", times="ctime" if copied and place.kind == LOWER else ""):
+        os.close(os.open(place / "full/inner", os.O_CREAT | os.O_RDWR))
+    with changing(place / "full", times="mtime ctime"):
+        os.close(os.open(place / "full/new", NEW))
+
+
+def test_a_write_past_the_end_leaves_zeros(place: Place) -> None:
+    with opened(place / "other", os.O_RDWR) as descriptor:
+        os.pwrite(descriptor, b"far", 1_000_000)
+        assert os.pread(descriptor, 8, 0) == b"other\0\0\0"
+        assert os.fstat(descriptor).st_size == 1_000_003
+    with (
+        changing(place / "other", times="mtime ctime"),
+        opened(place / "other", os.O_WRONLY) as again,
+    ):
+        os.write(again, b"O")
+    with changing(place / "other", times=""), opened(place / "other", os.O_WRONLY) as again:
+        assert os.write(again, b"") == 0

@@ -1,0 +1,123 @@
+"""rmdir(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, names, opened, touch
+from tests.deviations import Deviation
+from tests.nobody import acting_as
+from tests.subjects import Mounted, Place
+
+
+def test_an_empty_directory_goes(place: Place) -> None:
+    os.rmdir(place / "hollow")
+    with fails(errno.ENOENT):
+        os.lstat(place / "hollow")
+    assert "hollow" not in names(place.path)
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("full", errno.ENOTEMPTY),
+        ("full/sub/..", errno.ENOTEMPTY),
+        ("file", errno.ENOTDIR),
+        ("dirlink", errno.ENOTDIR),
+        ("dangling", errno.ENOTDIR),
+        ("fifo", errno.ENOTDIR),
+        ("missing", errno.ENOENT),
+        ("missing/x", errno.ENOENT),
+        ("file/x", errno.ENOTDIR),
+        ("loop/x", errno.ELOOP),
+        ("hollow/.", errno.EINVAL),
+        ("n" * 256, errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_is_no_empty_directory_is_refused(place: Place, path: str, number: int) -> None:
+    with fails(number, *([errno.EEXIST] if number == errno.ENOTEMPTY else [])):
+        os.rmdir(os.fsencode(place.path) + b"/" + path.encode())
+    assert names(place / "full") == {"inner", "sub"}
+
+
+def test_one_whose_files_are_deleted_is_empty(place: Place) -> None:
+    os.unlink(place / "full/sub/deep")
+    os.rmdir(place / "full/sub")
+    with fails(errno.ENOTEMPTY, errno.EEXIST):
+        os.rmdir(place / "full")
+    os.unlink(place / "full/inner")
+    os.rmdir(place / "full")
+    assert "full" not in names(place.path)
+
+
+def test_one_whose_files_are_moved_away_is_empty(place: Place) -> None:
+    os.rename(place / "full/sub/deep", place / "deep")
+    os.rmdir(place / "full/sub")
+    assert names(place / "full") == {"inner"}
+
+
+def test_the_parent_loses_a_link_and_gets_new_times(place: Place) -> None:
+    links = place.path.stat().st_nlink
+    with changing(place.path, times="mtime ctime"):
+        os.rmdir(place / "hollow")
+    now = place.path.stat().st_nlink
+    if Deviation.MERGED_DIRECTORY_HAS_ONE_LINK in place.subject.deviations:
+        assert now in {1, links - 1}
+    else:
+        assert now == links - 1
+
+
+def test_one_that_is_open_stays_as_an_empty_shell(place: Place) -> None:
+    with opened(place / "hollow", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        os.rmdir(place / "hollow")
+        assert os.listdir(descriptor) == []
+        with fails(errno.ENOENT):
+            os.mkdir("new", dir_fd=descriptor)
+        with fails(errno.ENOENT):
+            os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor)
+
+
+@pytest.mark.parametrize("path", ["nobodys/../hollow", "full/sub", "open/../hollow", "hollow"])
+def test_nobody_removes_none_from_a_parent_it_may_not_write(place: Place, path: str) -> None:
+    with acting_as(), fails(errno.EACCES, errno.ENOTEMPTY):
+        os.rmdir(place / path)
+    assert os.path.isdir(place / path)
+
+
+def test_in_a_sticky_directory_only_the_owner_removes(place: Place) -> None:
+    with acting_as(), fails(errno.EPERM):
+        os.rmdir(place / "sticky/dir")
+    os.chown(place / "sticky/dir", 65534, -1)
+    with acting_as():
+        os.rmdir(place / "sticky/dir")
+
+
+def test_nobody_removes_from_where_it_may_write(place: Place) -> None:
+    with acting_as():
+        os.rmdir(place / "open/dir")
+    assert names(place / "open") == {"roots"}
+
+
+@pytest.mark.parametrize("again", ["directory", "file", "symlink"])
+def test_the_name_can_be_used_again(place: Place, again: str) -> None:
+    os.rmdir(place / "hollow")
+    if again == "directory":
+        os.mkdir(place / "hollow")
+        assert names(place / "hollow") == set()
+    elif again == "file":
+        touch(place / "hollow")
+        assert (place / "hollow").read_bytes() == b""
+    else:
+        os.symlink("full", place / "hollow")
+        assert names(place / "hollow") == {"inner", "sub"}
+
+
+def test_the_root_of_a_mount_is_busy(mounted: Mounted) -> None:
+    if mounted.subject.words is None or mounted.subject.name == "copy":
+        pytest.skip("a plain directory")
+    with fails(errno.EBUSY):
+        os.rmdir(mounted.root)

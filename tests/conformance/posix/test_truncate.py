@@ -1,0 +1,137 @@
+"""truncate(2) and ftruncate(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, opened
+from tests.nobody import acting_as
+from tests.stock import DATA
+from tests.subjects import Mounted, Place
+
+SIZES = [0, 1, 4095, 4096, 4097, len(DATA), len(DATA) + 1, 1 << 20, (1 << 32) + 3]
+
+
+@pytest.mark.parametrize("way", ["path", "descriptor", "symlink"])
+@pytest.mark.parametrize("size", SIZES)
+def test_it_ends_where_it_is_told_with_zeros_where_nothing_was(
+    place: Place, size: int, way: str
+) -> None:
+    if way == "descriptor":
+        with opened(place / "file", os.O_RDWR) as descriptor:
+            os.ftruncate(descriptor, size)
+            assert os.fstat(descriptor).st_size == size
+    else:
+        os.truncate(place / ("link" if way == "symlink" else "file"), size)
+    assert os.stat(place / "file").st_size == size
+    with opened(place / "file", os.O_RDONLY) as descriptor:
+        assert os.pread(descriptor, 10_000, 0) == (DATA + bytes(5_000))[:size][:10_000]
+        assert os.pread(descriptor, 100, size) == b""
+        if size > 20_000:
+            assert os.pread(descriptor, 100, size - 10) == bytes(10)
+
+
+def test_what_was_cut_off_does_not_come_back(place: Place) -> None:
+    os.truncate(place / "file", 100)
+    os.truncate(place / "file", 300)
+    assert (place / "file").read_bytes() == DATA[:100] + bytes(200)
+
+
+@pytest.mark.parametrize("size", [0, 10, len(DATA), 9999])
+def test_the_times_change(place: Place, size: int) -> None:
+    with changing(place / "file", times="mtime ctime"):
+        os.truncate(place / "file", size)
+
+
+def test_mode_and_owner_stay(place: Place) -> None:
+    os.truncate(place / "mine", 1)
+    status = os.stat(place / "mine")
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o644, 65534, 65534)
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("full", errno.EISDIR),
+        ("dirlink", errno.EISDIR),
+        ("missing", errno.ENOENT),
+        ("dangling", errno.ENOENT),
+        ("file/x", errno.ENOTDIR),
+        ("loop", errno.ELOOP),
+        ("fifo", errno.EINVAL),
+        ("n" * 256, errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_is_no_file_is_refused(place: Place, path: str, number: int) -> None:
+    with fails(number):
+        os.truncate(place / path, 0)
+
+
+def test_a_negative_size_is_refused(place: Place) -> None:
+    with fails(errno.EINVAL):
+        os.truncate(place / "file", -1)
+    with opened(place / "file", os.O_RDWR) as descriptor, fails(errno.EINVAL):
+        os.ftruncate(descriptor, -1)
+    assert (place / "file").read_bytes() == DATA
+
+
+def test_a_descriptor_for_reading_is_refused(place: Place) -> None:
+    with opened(place / "file", os.O_RDONLY) as descriptor, fails(errno.EINVAL, errno.EBADF):
+        os.ftruncate(descriptor, 0)
+    assert (place / "file").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("path", ["file", "secret", "closed/inside", "full/inner", "link"])
+def test_nobody_truncates_nothing_that_it_may_not_write(place: Place, path: str) -> None:
+    size = os.stat(place / path).st_size
+    with acting_as(), fails(errno.EACCES):
+        os.truncate(place / path, 0)
+    assert os.stat(place / path).st_size == size
+
+
+def test_nobody_truncates_what_it_may_write(place: Place) -> None:
+    with acting_as():
+        os.truncate(place / "everybodys", 3)
+    assert (place / "everybodys").read_bytes() == b"eve"
+
+
+def test_who_has_it_open_sees_the_new_end(place: Place) -> None:
+    with opened(place / "file", os.O_RDONLY) as reader:
+        assert os.read(reader, 10) == DATA[:10]
+        os.truncate(place / "file", 20)
+        assert os.fstat(reader).st_size == 20
+        assert os.read(reader, 100) == DATA[10:20]
+        os.truncate(place / "file", 0)
+        assert os.read(reader, 100) == b""
+
+
+@pytest.fixture
+def program(mounted: Mounted, kind: str) -> Place:
+    return mounted.place(kind, "program")
+
+
+@pytest.mark.parametrize("way", ["truncate", "write", "O_TRUNC"])
+def test_a_running_program_is_left_alone(program: Place, way: str) -> None:
+    path = program / "program"
+    with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(b"it runs\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == b"it runs\n"
+        with fails(errno.ETXTBSY):
+            _change(path, way)
+    assert running.returncode == 0
+
+
+def _change(path: Path, way: str) -> None:
+    if way == "truncate":
+        os.truncate(path, os.stat(path).st_size)
+    else:
+        os.close(os.open(path, os.O_WRONLY | (os.O_TRUNC if way == "O_TRUNC" else 0)))

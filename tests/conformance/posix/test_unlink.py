@@ -1,0 +1,130 @@
+"""unlink(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, names, opened, touch
+from tests.deviations import Deviation
+from tests.nobody import acting_as
+from tests.stock import DATA
+from tests.subjects import Place
+
+
+@pytest.mark.parametrize(
+    "name", ["file", "link", "dirlink", "dangling", "loop", "fifo", "linked-a", "setid"]
+)
+def test_a_name_goes_and_stays_away(place: Place, name: str) -> None:
+    before = names(place.path)
+    os.unlink(place / name)
+    with fails(errno.ENOENT):
+        os.lstat(place / name)
+    assert names(place.path) == before - {name}
+    with fails(errno.ENOENT):
+        os.unlink(place / name)
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("full", errno.EISDIR),
+        ("hollow", errno.EISDIR),
+        ("missing", errno.ENOENT),
+        ("missing/x", errno.ENOENT),
+        ("file/x", errno.ENOTDIR),
+        ("file/", errno.ENOTDIR),
+        ("loop/x", errno.ELOOP),
+        ("n" * 256, errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_is_no_name_of_a_file_is_refused(place: Place, path: str, number: int) -> None:
+    with fails(number):
+        os.unlink(os.fsencode(place.path) + b"/" + path.encode())
+
+
+def test_a_file_that_is_open_lives_until_it_is_closed(place: Place) -> None:
+    with opened(place / "file", os.O_RDWR) as descriptor:
+        os.unlink(place / "file")
+        assert os.fstat(descriptor).st_nlink == 0
+        assert os.pread(descriptor, len(DATA) + 1, 0) == DATA
+        os.pwrite(descriptor, b"more", len(DATA))
+        os.ftruncate(descriptor, len(DATA) + 2)
+        os.fchmod(descriptor, 0o640)
+        assert os.fstat(descriptor).st_mode & 0o777 == 0o640
+        assert os.pread(descriptor, 10, len(DATA)) == b"mo"
+    assert "file" not in names(place.path)
+
+
+def test_a_file_that_is_open_for_reading_is_read_to_its_end(place: Place) -> None:
+    with opened(place / "file", os.O_RDONLY) as descriptor:
+        assert os.read(descriptor, 100) == DATA[:100]
+        os.unlink(place / "file")
+        assert os.read(descriptor, len(DATA)) == DATA[100:]
+        assert os.fstat(descriptor).st_size == len(DATA)
+
+
+def test_another_file_of_that_name_is_another_file(place: Place) -> None:
+    with opened(place / "file", os.O_RDWR) as old:
+        os.unlink(place / "file")
+        (place / "file").write_bytes(b"new")
+        assert os.pread(old, 4, 0) == DATA[:4]
+        os.pwrite(old, b"old", 0)
+        assert (place / "file").read_bytes() == b"new"
+
+
+def test_the_parent_gets_new_times(place: Place) -> None:
+    with changing(place / "full", times="mtime ctime"):
+        os.unlink(place / "full/inner")
+
+
+def test_of_two_links_the_other_stays_with_one_less_and_a_new_ctime(place: Place) -> None:
+    assert os.stat(place / "linked-b").st_nlink == 2
+    if place.deviates(Deviation.LINKS_BROKEN_BY_COPY_UP, "linked-a"):
+        os.unlink(place / "linked-a")
+    else:
+        with changing(place / "linked-b", times="ctime"):
+            os.unlink(place / "linked-a")
+        assert os.stat(place / "linked-b").st_nlink == 1
+    assert (place / "linked-b").read_bytes() == b"linked"
+
+
+def test_the_target_of_a_symlink_stays(place: Place) -> None:
+    os.unlink(place / "link")
+    os.unlink(place / "dirlink")
+    assert (place / "file").read_bytes() == DATA
+    assert names(place / "full") == {"inner", "sub"}
+
+
+@pytest.mark.parametrize("path", ["full/inner", "mine", "nobodys/../mine", "closed/inside"])
+def test_nobody_unlinks_nothing_where_it_may_not_write(place: Place, path: str) -> None:
+    with acting_as(), fails(errno.EACCES):
+        os.unlink(place / path)
+    assert os.path.lexists(place / path)
+
+
+def test_who_may_write_a_directory_unlinks_what_others_own(place: Place) -> None:
+    with acting_as():
+        os.unlink(place / "open/roots")
+        os.unlink(place / "nobodys/roots")
+    assert names(place / "nobodys") == set()
+
+
+def test_in_a_sticky_directory_only_the_owner_unlinks(place: Place) -> None:
+    with acting_as():
+        with fails(errno.EPERM):
+            os.unlink(place / "sticky/roots")
+        os.unlink(place / "sticky/mine")
+    assert names(place / "sticky") == {"roots", "dir"}
+
+
+def test_a_name_can_be_made_and_unlinked_again_and_again(place: Place) -> None:
+    for _ in range(10):
+        os.unlink(place / "file")
+        assert "file" not in names(place.path)
+        touch(place / "file")
+        assert os.stat(place / "file").st_size == 0
+    assert "file" in names(place.path)

@@ -1,0 +1,191 @@
+"""setxattr(2), getxattr(2), listxattr(2), removexattr(2), and xattr(7)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tests.conformance.posix.cases import changing, fails, names, opened
+from tests.nobody import acting_as
+from tests.stock import DATA
+from tests.subjects import Place
+from tests.syscalls import getxattr
+
+VALUES = [b"", b"1", b"a\0b\xff", bytes(range(256)), b"v" * 2000]
+
+
+@pytest.fixture(autouse=True)
+def supported(place: Place) -> None:
+    try:
+        os.setxattr(place.path, "user.probe", b"")
+        os.removexattr(place.path, "user.probe")
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP  # noqa: PT017 - anything else is a failure
+        if place.subject.words is not None:
+            raise
+        pytest.skip("no user.* attributes in the directory for temporary files")
+
+
+@pytest.mark.parametrize("value", VALUES, ids=len)
+@pytest.mark.parametrize("key", ["user.x", "trusted.x", "security.x", "user." + "n" * 240])
+@pytest.mark.parametrize("name", ["file", "full"])
+def test_any_value_is_kept(place: Place, name: str, key: str, value: bytes) -> None:
+    before = set(os.listxattr(place / name))
+    with changing(place / name, times="ctime"):
+        os.setxattr(place / name, key, value)
+    assert os.getxattr(place / name, key) == value
+    assert set(os.listxattr(place / name)) == before | {key}
+    with changing(place / name, times="ctime"):
+        os.removexattr(place / name, key)
+    assert set(os.listxattr(place / name)) == before
+    with fails(errno.ENODATA):
+        os.getxattr(place / name, key)
+
+
+@pytest.mark.parametrize("way", ["reader", "writer", "symlink"])
+def test_by_a_descriptor_or_through_a_symlink(place: Place, way: str) -> None:
+    flags = os.O_RDWR if way == "writer" else os.O_RDONLY
+    with opened(place / "file", flags) as descriptor:
+        target = place / "link" if way == "symlink" else descriptor
+        os.setxattr(target, "user.x", b"1")
+        assert os.getxattr(target, "user.x") == b"1"
+        assert os.listxattr(descriptor) == ["user.x"]
+    assert os.getxattr(place / "file", "user.x") == b"1"
+    assert (place / "file").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("key", "flags", "number"),
+    [
+        ("user.note", os.XATTR_CREATE, errno.EEXIST),
+        ("user.none", os.XATTR_REPLACE, errno.ENODATA),
+        ("user.none", os.XATTR_CREATE, 0),
+        ("user.note", os.XATTR_REPLACE, 0),
+        ("user." + "n" * 251, 0, errno.ERANGE),
+        ("nonsense.x", 0, errno.EOPNOTSUPP),
+        ("user.", 0, errno.EINVAL),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_creating_and_replacing(place: Place, key: str, flags: int, number: int) -> None:
+    if number:
+        with fails(number):
+            os.setxattr(place / "noted", key, b"new", flags)
+        assert os.getxattr(place / "noted", "user.note") == b"1"
+    else:
+        os.setxattr(place / "noted", key, b"new", flags)
+        assert os.getxattr(place / "noted", key) == b"new"
+
+
+def test_what_is_there_is_changed_and_removed(place: Place) -> None:
+    assert os.getxattr(place / "noted", "user.note") == b"1"
+    os.setxattr(place / "noted", "user.note", b"22")
+    assert os.getxattr(place / "noted", "user.note") == b"22"
+    os.removexattr(place / "noted", "user.note")
+    assert os.listxattr(place / "noted") == []
+    with fails(errno.ENODATA):
+        os.removexattr(place / "noted", "user.note")
+
+
+@pytest.mark.parametrize("change", ["write", "chmod", "link", "rename", "truncate"])
+def test_they_stay_through_other_changes(place: Place, change: str) -> None:
+    path = place / "noted"
+    match change:
+        case "write":
+            path.write_bytes(b"changed")
+        case "chmod":
+            os.chmod(path, 0o600)
+        case "link":
+            os.link(path, place / "new")
+        case "rename":
+            os.rename(path, place / "full/new")
+            path = place / "full/new"
+        case _:
+            os.truncate(path, 1)
+    assert os.listxattr(path) == ["user.note"]
+    assert os.getxattr(path, "user.note") == b"1"
+
+
+@pytest.mark.parametrize(("size", "number"), [(1, 0), (0, 0), (100, 0)])
+def test_a_size_is_told_and_a_small_buffer_refused(place: Place, size: int, number: int) -> None:
+    os.setxattr(place / "file", "user.x", b"12345")
+    if size == 1:
+        with fails(errno.ERANGE):
+            getxattr(place / "file", "user.x", size)
+    else:
+        assert getxattr(place / "file", "user.x", size) == 5
+
+
+def test_a_value_over_64_kib_is_refused(place: Place) -> None:
+    with fails(errno.E2BIG):
+        os.setxattr(place / "file", "user.x", bytes(65_537))
+
+
+@pytest.mark.parametrize("name", ["link", "dangling", "fifo"])
+def test_what_is_no_file_has_none_of_users(place: Place, name: str) -> None:
+    with fails(errno.EPERM):
+        os.setxattr(place / name, "user.x", b"1", follow_symlinks=False)
+    os.setxattr(place / name, "trusted.x", b"1", follow_symlinks=False)
+    assert os.getxattr(place / name, "trusted.x", follow_symlinks=False) == b"1"
+
+
+@pytest.mark.parametrize("path", ["missing", "dangling"])
+def test_what_is_not_there_has_none(place: Place, path: str) -> None:
+    with fails(errno.ENOENT):
+        os.setxattr(place / path, "user.x", b"1")
+    with fails(errno.ENOENT):
+        os.listxattr(place / path)
+
+
+def test_nobody_reads_and_writes_as_the_mode_says(place: Place) -> None:
+    os.setxattr(place / "secret", "user.x", b"1")
+    os.setxattr(place / "file", "trusted.x", b"1")
+    with acting_as():
+        assert os.getxattr(place / "noted", "user.note") == b"1"
+        with fails(errno.EACCES):
+            os.setxattr(place / "noted", "user.note", b"2")
+        with fails(errno.EACCES):
+            os.getxattr(place / "secret", "user.x")
+        with fails(errno.EACCES):
+            os.removexattr(place / "noted", "user.note")
+        os.setxattr(place / "everybodys", "user.x", b"1")
+        with fails(errno.EPERM):
+            os.setxattr(place / "everybodys", "trusted.x", b"1")
+        with fails(errno.ENODATA, errno.EPERM):
+            os.getxattr(place / "file", "trusted.x")
+
+
+def test_those_of_root_are_listed_to_root_alone(place: Place) -> None:
+    os.setxattr(place / "file", "trusted.x", b"1")
+    assert os.listxattr(place / "file") == ["trusted.x"]
+    with acting_as():
+        assert os.listxattr(place / "file") == []
+
+
+def test_in_a_sticky_directory_only_the_owner_of_it_may(place: Place) -> None:
+    with acting_as(), fails(errno.EPERM):
+        os.setxattr(place / "sticky", "user.x", b"1")
+    with acting_as():
+        os.setxattr(place / "open", "user.x", b"1")
+
+
+@pytest.mark.parametrize("prefix", ["trusted.overlay.", "user.overlay.", "user.fuseoverlayfs."])
+@pytest.mark.parametrize(
+    ("name", "value"), [("opaque", b"y"), ("redirect", b"/other"), ("whiteout", b"y")]
+)
+def test_an_attribute_that_means_something_below_means_nothing_here(
+    place: Place, prefix: str, name: str, value: bytes
+) -> None:
+    try:
+        os.setxattr(place / "full", prefix + name, value)
+        os.setxattr(place / "empty", prefix + name, value)
+    except OSError as error:
+        assert place.subject.words is not None
+        assert error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL}  # noqa: PT017 - a refusal
+    else:
+        assert os.getxattr(place / "full", prefix + name) == value
+    assert names(place / "full") == {"inner", "sub"}
+    assert (place / "empty").read_bytes() == b""
+    assert "empty" in names(place.path)

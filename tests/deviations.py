@@ -1,0 +1,44 @@
+"""The one table of where a driver differs from POSIX, and the document that says so.
+
+Each is tested as what it is: a driver that has it must behave so, one that has it not must do as
+a plain directory does.  Kernel document: Documentation/filesystems/overlayfs.rst.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+DOES_NOT_WRITE: Final = False
+
+
+class Deviation(Enum):
+    """What differs, and where that is written."""
+
+    RENAME_OF_LOWER_DIRECTORY = (
+        "rename of a directory that any layer has fails with EXDEV",
+        'overlayfs.rst, "renaming directories" and "redirect_dir"',
+    )
+    LINKS_BROKEN_BY_COPY_UP = (
+        "a change to one name of a lower file with several is not seen by the others",
+        'overlayfs.rst, "index"',
+    )
+    LOWER_MAPPING_IS_STALE = (
+        "a shared mapping made of a lower file does not show what is written later",
+        'overlayfs.rst, "Non-standard behavior" b)',
+    )
+    MERGED_DIRECTORY_HAS_ONE_LINK = (
+        "st_nlink of a merged directory is 1",
+        "fs/overlayfs/inode.c, ovl_getattr: one link keeps find(1) from counting subdirectories",
+    )
+    COPY_UP_IS_SEEN_IN_CTIME = (
+        "copying a file up, which opening it for writing does, gives its directory a new ctime",
+        'overlayfs.rst, "Non-directories": owner, mode, mtime and so on are kept',
+    )
+    NO_DEVICE_ZERO = (
+        "a character device 0:0 cannot be made (EPERM): it is a whiteout",
+        'overlayfs.rst, "whiteouts and opaque directories"; fs/overlayfs/dir.c, ovl_mknod',
+    )
+
+
+OVERLAYFS: Final = frozenset(Deviation)
