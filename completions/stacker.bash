@@ -8,7 +8,7 @@
 _shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history rm df bench)
 
 _shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --authfile --insecure --max-bytes --max-entries --max-depth --max-pax-bytes --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
-_shtab_stacker_mount_option_strings=(--driver --rw --upper --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_unpack_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -42,6 +42,7 @@ _shtab_stacker_bench___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker___store_COMPGEN=_shtab_compgen_dirs
 
 _shtab_stacker_mount___driver_choices=(auto overlay fuse copy)
+_shtab_stacker_mount___fuse_adapter_choices=(kernel pyfuse3)
 _shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history rm df bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
@@ -56,6 +57,7 @@ _shtab_stacker_pull___debug_nargs=0
 _shtab_stacker_pull___version_nargs=0
 _shtab_stacker_pull__h_nargs=0
 _shtab_stacker_pull___help_nargs=0
+_shtab_stacker_mount___fuse_passthrough_nargs=0
 _shtab_stacker_mount___rw_nargs=0
 _shtab_stacker_mount___print_plan_nargs=0
 _shtab_stacker_mount__q_nargs=0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stacker.image.digest import ImageID
     from stacker.layer.whiteout import WhiteoutFormat
     from stacker.mount.driver import Mounted
-    from stacker.mount.plan import Plan
+    from stacker.mount.plan import FuseAdapter, Plan
     from stacker.mount.record import MountRecord
     from stacker.store.chains import ChainRecord
     from stacker.store.store import Store
@@ -43,12 +43,26 @@ class Presentation:
     :param driver: a mount driver's name, or ``auto``.
     :param writable: take writes; they go with the mount unless ``upper`` keeps them.
     :param upper: a directory that keeps the writes; it makes the mount writable.
+    :param fuse_adapter: what the driver ``fuse`` answers by; ``None`` for the usual one.
+    :param fuse_passthrough: with that driver, let the kernel read large files by itself.
+    :raises UsageError: one of these, with another driver than ``fuse``.
     """
 
     target: Path
     driver: str = "auto"
     writable: bool = False
     upper: Path | None = None
+    fuse_adapter: FuseAdapter | None = None
+    fuse_passthrough: bool = False
+
+    def __post_init__(self) -> None:
+        wish = self.fuse_adapter or ("passthrough" if self.fuse_passthrough else None)
+        if wish is not None and self.driver != "fuse":
+            raise UsageError(
+                f"a wish to the FUSE driver without it: {wish}: got driver {self.driver},"
+                " want fuse",
+                hint="add --driver fuse",
+            )
 
     def request(self, chain: ChainRecord, sources: tuple[LayerSource, ...]) -> Request:
         """Say it in terms of directories."""
@@ -60,6 +74,8 @@ class Presentation:
             read_only=not (self.writable or self.upper),
             upper=self.upper,
             sources=sources,
+            fuse_adapter=self.fuse_adapter or "kernel",
+            fuse_passthrough=self.fuse_passthrough,
         )
 
 

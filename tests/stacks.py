@@ -17,7 +17,7 @@ from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux.mountapi import umount2
 from stacker.mount.driver import Driver
 from stacker.mount.overlay import OverlayDriver
-from stacker.mount.plan import Request
+from stacker.mount.plan import FuseAdapter, Request
 from stacker.stack.chain import Chain, chained
 from stacker.stack.rebase import Unpacked
 from stacker.stack.source import LayerSource
@@ -128,12 +128,23 @@ def sources(chain: Chain) -> tuple[LayerSource, ...]:
 
 
 @contextmanager
-def mounted(chain: Chain, room: Path, driver: Driver | None = None) -> Iterator[Path]:
+def mounted(
+    chain: Chain,
+    room: Path,
+    driver: Driver | None = None,
+    *,
+    fuse_adapter: FuseAdapter = "kernel",
+) -> Iterator[Path]:
     """Mount a chain read-only."""
     target = room / "target"
     target.mkdir(exist_ok=True)
     request = Request(
-        target, chain.directories, chain.form.value, plain=chain.plain, sources=sources(chain)
+        target,
+        chain.directories,
+        chain.form.value,
+        plain=chain.plain,
+        sources=sources(chain),
+        fuse_adapter=fuse_adapter,
     )
     plan = request.plan("law", room)
     for directory in plan.directories:

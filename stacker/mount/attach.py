@@ -79,7 +79,7 @@ def _attach(table: Table, request: Request, image: str, driver: str) -> tuple[Mo
     with table.new_room() as room:
         plan = request.plan(room.id, room.path)
         with prepared(plan, room.path):
-            tries = _Tries(table, _record(plan, image))
+            tries = _Tries(table, _record(plan, image), plan.fuse_adapter)
             try:
                 mounted = execute(driver, plan, tries.announce)
             except BaseException:
@@ -91,16 +91,19 @@ def _attach(table: Table, request: Request, image: str, driver: str) -> tuple[Mo
 class _Tries:
     """The record, which names the driver that is being tried before it is."""
 
-    __slots__ = ("_table", "record")
+    __slots__ = ("_adapter", "_table", "record")
 
-    def __init__(self, table: Table, record: MountRecord) -> None:
+    def __init__(self, table: Table, record: MountRecord, adapter: str) -> None:
         self._table = table
+        self._adapter = adapter
         self.record = record
 
     def announce(self, driver: Driver) -> None:
         # FUSE serves one directory as it does many, where overlay would bind it.
-        bound = None if driver.name == "fuse" else self.record.bound
-        self.record = replace(self.record, driver=driver.name, bound=bound)
+        is_fuse = driver.name == "fuse"
+        bound = None if is_fuse else self.record.bound
+        adapter = self._adapter if is_fuse else None
+        self.record = replace(self.record, driver=driver.name, bound=bound, fuse_adapter=adapter)
         self._table.write(self.record)
 
     def undo(self) -> None:

@@ -1,7 +1,8 @@
 """The FUSE driver: the merged tree through /dev/fuse, where the kernel will not stack it.
 
-In comes a plan, out goes a mount that processes in the background answer for (`fuse_daemon`).
-Read-only so far.  Light to import: what serves a mount is loaded when one is made.
+In comes a plan, out goes a mount that processes in the background answer for (`fuse_daemon`), by
+the adapter that the plan names (`fuse_service`).  Read-only so far.
+Light to import: what serves a mount is loaded when one is made.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class FuseDriver:
 
     def refusal(self, plan: Plan) -> StackerError | None:
         """Say that there is no FUSE here, or that it would show a wrong tree."""
+        if (refusal := _no_adapter(plan) or _no_passthrough(plan)) is not None:
+            return refusal
         if not plan.read_only or plan.upper is not None:
             return UnsupportedError(
                 f"the FUSE driver is read-only so far: {plan.target}",
@@ -71,12 +74,13 @@ class FuseDriver:
         from stacker.mount.fuse_daemon import start
 
         try:
-            number = start(plan)
+            number, more = start(plan)
         except OSError as error:
             if isinstance(error, StackerError):
                 raise
             raise _explain(plan, error) from error
-        return Mounted(self.name, note=f"process {number} serves it")
+        note = f"process {number} serves it"
+        return Mounted(self.name, note=f"{note}; {more}" if more else note)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
         """Unmount the record's target; the server leaves by itself.
@@ -107,6 +111,37 @@ def _answers(target: Path) -> bool:
         else:
             return True
     return True
+
+
+def _no_adapter(plan: Plan) -> StackerError | None:
+    if plan.fuse_adapter == "kernel":
+        return None
+    from stacker.mount.fuse_service import PYFUSE3_HINT, is_installed
+
+    if not is_installed(plan.fuse_adapter):
+        return MountError(
+            f"cannot mount by {plan.fuse_adapter}: {plan.target}: {plan.fuse_adapter} is not"
+            " installed",
+            hint=PYFUSE3_HINT,
+        )
+    if not plan.read_only or plan.upper is not None:
+        return UnsupportedError(
+            f"the {plan.fuse_adapter} adapter is read-only: {plan.target}",
+            hint="leave --fuse-adapter away, or --rw and --upper",
+        )
+    return None
+
+
+def _no_passthrough(plan: Plan) -> StackerError | None:
+    if not plan.fuse_passthrough:
+        return None
+    if plan.fuse_adapter != "kernel":
+        what = f"the {plan.fuse_adapter} adapter has no passthrough"
+    elif not plan.read_only or plan.upper is not None:
+        what = "passthrough is for read-only mounts"
+    else:
+        return None
+    return UnsupportedError(f"{what}: {plan.target}", hint="leave --fuse-passthrough away")
 
 
 def _no_helper() -> MountError | None:

@@ -8,7 +8,6 @@ on.  They leave when the mount is gone; SIGTERM takes it away.
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import pickle
@@ -22,26 +21,26 @@ from stacker.errors import MountError, StackerError
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux import mountapi, mountinfo, process
 from stacker.mount import fuse_attach
-from stacker.mount import fuse_protocol as fuse
-from stacker.mount.fuse_kernel import Adapter
-from stacker.stack.merged import ROOT, MergedTree, merge
+from stacker.mount.fuse_service import service_of
+from stacker.stack.merged import ROOT, merge
 from stacker.stack.source import LayerSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stacker.mount.fuse_service import Service
     from stacker.mount.plan import Plan
 
 _WORKERS: Final = 4
 _PAUSE: Final = 0.05
 """Seconds before a dead worker is replaced, so that a request that kills them costs little."""
 _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-_TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
 
-def start(plan: Plan) -> int:
-    """Mount a plan in the background, and return the number of the process that looks after it.
+def start(plan: Plan) -> tuple[int, str | None]:
+    """Mount a plan in the background.
 
+    :returns: the number of the process that looks after it, and what a person should know.
     :raises OSError: as the kernel says.
     :raises StackerError: what else stood in the way.
     """
@@ -58,7 +57,8 @@ def start(plan: Plan) -> int:
     outcome = pickle.loads(said)  # noqa: S301 - our own child wrote it
     if isinstance(outcome, BaseException):
         raise outcome
-    return int(outcome)
+    number, note = outcome
+    return int(number), note
 
 
 def _forked(run: Callable[[], None]) -> int:
@@ -97,8 +97,9 @@ def _leave(plan: Plan, writer: int) -> None:
 class _Daemon:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._tree = MergedTree()
+        self._service: Service
         self._connection = -1
+        self._note: str | None = None
         self._workers: set[int] = set()
 
     def run(self, writer: int) -> None:
@@ -113,7 +114,7 @@ class _Daemon:
         while len(self._workers) < min(_WORKERS, len(os.sched_getaffinity(0))):
             self._hire(writer)
         try:
-            os.write(writer, pickle.dumps(os.getpid()))
+            os.write(writer, pickle.dumps((os.getpid(), self._note)))
         except OSError:  # the caller is gone, and nobody knows of this mount
             self._unmount()
         os.close(writer)
@@ -121,14 +122,16 @@ class _Daemon:
 
     def _mount(self) -> None:
         plan = self._plan
+        serve = service_of(plan)
         known = {source.diff: source for source in plan.sources}
         sources = [known.get(layer) or LayerSource(layer) for layer in plan.layers]
         gc.disable()  # nothing here has cycles, and looking for them takes as long as the rest
-        self._tree = merge(sources, WhiteoutFormat(plan.xattr_namespace))
+        tree = merge(sources, WhiteoutFormat(plan.xattr_namespace))
+        self._service = serve(tree)
         gc.freeze()
-        self._connection = fuse_attach.connect(plan, self._tree.mode(ROOT))
+        self._connection = fuse_attach.connect(plan, tree.mode(ROOT))
         try:
-            _begin(self._connection, self._tree)
+            self._note = self._service.begin(self._connection)
         except BaseException:
             self._unmount()
             raise
@@ -141,7 +144,7 @@ class _Daemon:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         for descriptor in closed:
             os.close(descriptor)
-        serve(fuse_attach.clone(self._connection), Adapter(self._tree))
+        self._service.serve(fuse_attach.clone(self._connection))
 
     def _look_after(self) -> None:
         """Replace workers that die, until they leave because the mount is gone."""
@@ -169,46 +172,3 @@ class _Daemon:
                     mountapi.umount2(mount.mount_point, flags)
                 else:
                     fuse_attach.disconnect(mount.mount_point, lazy=True)
-
-
-def _begin(connection: int, tree: MergedTree) -> None:
-    """Answer the kernel's first request, so that others wait no longer."""
-    adapter = Adapter(tree)
-    agreed = False
-    while not agreed:
-        request = os.read(connection, fuse.REQUEST)
-        reply = adapter.answer(request)
-        if reply is None:
-            continue
-        os.write(connection, reply)
-        _, error, _ = fuse.OUT_HEADER.unpack_from(reply)
-        if error:
-            raise OSError(-error, "this kernel speaks FUSE in another version")
-        # A kernel of a later major version hears which one we speak, and asks again.
-        agreed = fuse.INIT_IN.unpack_from(request, fuse.IN_HEADER.size)[0] == fuse.MAJOR
-
-
-def serve(channel: int, adapter: Adapter) -> None:
-    """Answer requests until the mount is gone.
-
-    :param channel: where requests are read from and replies go to.
-    :raises OSError: anything but the mount's end.
-    """
-    read, write, answer, size = os.read, os.write, adapter.answer, fuse.REQUEST
-    while True:
-        try:
-            request = read(channel, size)
-        except OSError as error:
-            if error.errno in _TRY_AGAIN:  # ENOENT: it was taken back
-                continue
-            if error.errno == errno.ENODEV:
-                return
-            raise
-        reply = answer(request)
-        if reply is None:
-            continue
-        try:
-            write(channel, reply)
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits any more
-                raise

@@ -13,23 +13,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import OrderedDict
-from struct import error as struct_error
 from typing import TYPE_CHECKING, Final
 
 from stacker.mount import fuse_protocol as fuse
+from stacker.mount.fuse_answer import ANSWERED, BLOCK, NAME_MAX, OpenFiles, errno_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stacker.mount.fuse_passthrough import Passthrough
     from stacker.stack.merged import MergedTree, Node
 
 _HEADER: Final = fuse.IN_HEADER.size
-_OPEN_FILES: Final = 128
 _ABSENT: Final = fuse.ENTRY_HEAD.pack(0, 0, fuse.FOREVER, 0, 0, 0) + bytes(fuse.ATTR.size)
 _NO_ENTRY: Final = bytes(len(_ABSENT))
 _VALID: Final = fuse.ATTR_HEAD.pack(fuse.FOREVER, 0, 0)
-_BLOCK: Final = 4096
 _NO_REPLY: Final = {fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT}
 _ABOUT_NO_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
 
@@ -38,11 +36,13 @@ class Adapter:
     """Answers requests about one tree.
 
     :param tree: it may be shared with other processes; this object may not.
+    :param passthrough: for the kernel to read large files by itself; each open is a request then.
     """
 
-    def __init__(self, tree: MergedTree) -> None:
+    def __init__(self, tree: MergedTree, passthrough: Passthrough | None = None) -> None:
         self._tree = tree
-        self._files: OrderedDict[Node, int] = OrderedDict()
+        self._passthrough = passthrough
+        self._files = OpenFiles(tree)
         self._buffer = bytearray(fuse.OUT_HEADER.size + fuse.LARGEST_READ)
         self._body = memoryview(self._buffer)[fuse.OUT_HEADER.size :]
         self._steps: dict[int, Callable[[Node, bytes], bytes]] = {
@@ -60,6 +60,8 @@ class Adapter:
             fuse.RELEASEDIR: lambda _node, _request: b"",
             fuse.DESTROY: lambda _node, _request: b"",
         }
+        if passthrough is not None and passthrough.agreed:
+            self._steps[fuse.OPEN] = self._open
 
     def answer(self, request: bytes) -> bytes | memoryview | None:
         """Give the reply to a request, or ``None`` for one that gets none.
@@ -73,10 +75,8 @@ class Adapter:
             return None
         try:
             return self._answered(opcode, unique, nodeid - fuse.ROOT_ID, request)
-        except OSError as error:
-            return fuse.failure(unique, error.errno or errno.EIO)
-        except (struct_error, ValueError, OverflowError):
-            return fuse.failure(unique, errno.EINVAL)
+        except ANSWERED as error:
+            return fuse.failure(unique, errno_of(error))
 
     def _answered(self, opcode: int, unique: int, node: Node, request: bytes) -> bytes | memoryview:
         if opcode == fuse.READ:
@@ -100,14 +100,34 @@ class Adapter:
         if major < fuse.MAJOR or (major == fuse.MAJOR and minor < fuse.MINOR):
             raise OSError(errno.EPROTO, "a kernel before 5.4")
         if major > fuse.MAJOR:  # it asks again, in our words
-            return fuse.INIT_OUT.pack(fuse.MAJOR, fuse.MINOR, *[0] * 8)
+            return fuse.INIT_OUT.pack(fuse.MAJOR, fuse.MINOR, *[0] * 10)
         ahead = max(read_ahead, fuse.READ_AHEAD)
         wanted = flags & fuse.WANTED
+        depth = self._stack_depth(flags, request)
+        if depth:
+            wanted |= fuse.INIT_EXT
         return fuse.INIT_OUT.pack(
             *(fuse.MAJOR, fuse.MINOR, ahead, wanted),
             *(64, 48),  # requests in the background, and when that is called congested
             *(fuse.MAX_WRITE, 1, fuse.PAGES, 0),
+            *(fuse.INIT2_PASSTHROUGH if depth else 0, depth),
         )
+
+    def _stack_depth(self, flags: int, request: bytes) -> int:
+        """Agree on passthrough, if it is wanted and the kernel offers it; otherwise 0."""
+        if self._passthrough is None or not flags & fuse.INIT_EXT:
+            return 0
+        (more,) = fuse.INIT_IN_FLAGS2.unpack_from(request, _HEADER + fuse.INIT_IN.size)
+        self._passthrough.agreed = bool(more & fuse.INIT2_PASSTHROUGH)
+        return self._passthrough.depth if self._passthrough.agreed else 0
+
+    def _open(self, node: Node, request: bytes) -> bytes:
+        flags, _ = fuse.OPEN_IN.unpack_from(request, _HEADER)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, "read-only")
+        number = self._passthrough.number(node) if self._passthrough else 0
+        kind = fuse.OPEN_PASSTHROUGH if number else fuse.OPEN_KEEP_CACHE
+        return fuse.OPEN_OUT.pack(0, kind | fuse.OPEN_NO_FLUSH, number)
 
     def _attr(self, inode: Node) -> bytes:
         mode, nlink, uid, gid, size, mtime, device = self._tree.attributes(inode)
@@ -115,7 +135,7 @@ class Adapter:
         return fuse.ATTR.pack(
             *(inode + fuse.ROOT_ID, size, (size + 511) >> 9),
             *(seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds),
-            *(mode, nlink, uid, gid, fuse.device_number(device) if device else 0, _BLOCK, 0),
+            *(mode, nlink, uid, gid, fuse.device_number(device) if device else 0, BLOCK, 0),
         )
 
     def _entry(self, inode: Node) -> bytes:
@@ -185,13 +205,13 @@ class Adapter:
 
     def _statfs(self, node: Node, request: bytes) -> bytes:
         del node, request
-        return fuse.STATFS_OUT.pack(0, 0, 0, len(self._tree), 0, _BLOCK, 255, _BLOCK)
+        return fuse.STATFS_OUT.pack(0, 0, 0, len(self._tree), 0, BLOCK, NAME_MAX, BLOCK)
 
     def _lseek(self, node: Node, request: bytes) -> bytes:
         _, offset, whence, _ = fuse.LSEEK_IN.unpack_from(request, _HEADER)
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
             raise OSError(errno.EINVAL, "the kernel knows the other ones itself")
-        return fuse.LSEEK_OUT.pack(os.lseek(self._file(node), offset, whence))
+        return fuse.LSEEK_OUT.pack(os.lseek(self._files.of(node), offset, whence))
 
     def _read(self, unique: int, node: Node, request: bytes) -> memoryview:
         """Read straight into the reply."""
@@ -201,7 +221,7 @@ class Adapter:
         body = self._body[: min(size, fuse.LARGEST_READ)]
         length = 0
         while length < len(body):
-            count = os.preadv(self._file(node), [body[length:]], offset + length)
+            count = os.preadv(self._files.of(node), [body[length:]], offset + length)
             if not count:
                 break
             length += count
@@ -209,22 +229,9 @@ class Adapter:
         fuse.OUT_HEADER.pack_into(self._buffer, 0, whole, 0, unique)
         return memoryview(self._buffer)[:whole]
 
-    def _file(self, inode: Node) -> int:
-        """Give an open file; the ones used last stay open."""
-        fd = self._files.get(inode)
-        if fd is not None:
-            self._files.move_to_end(inode)
-            return fd
-        fd = self._tree.open(inode)
-        self._files[inode] = fd
-        if len(self._files) > _OPEN_FILES:
-            os.close(self._files.popitem(last=False)[1])
-        return fd
-
     def close(self) -> None:
         """Close all files."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        self._files.close()
 
 
 def _dirent(inode: Node, at: int, name: bytes, mode: int) -> bytes:

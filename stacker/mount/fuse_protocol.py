@@ -31,6 +31,13 @@ INIT_PARALLEL_DIROPS: Final = 1 << 18
 INIT_MAX_PAGES: Final = 1 << 22
 INIT_CACHE_SYMLINKS: Final = 1 << 23
 INIT_NO_OPENDIR_SUPPORT: Final = 1 << 24
+INIT_EXT: Final = 1 << 30
+INIT2_PASSTHROUGH: Final = 1 << 5
+"""FUSE_PASSTHROUGH, bit 37, in the second word of flags that INIT_EXT announces."""
+
+OPEN_KEEP_CACHE: Final = 1 << 1
+OPEN_NO_FLUSH: Final = 1 << 5
+OPEN_PASSTHROUGH: Final = 1 << 7
 
 WANTED: Final = (
     INIT_ASYNC_READ
@@ -45,6 +52,9 @@ WANTED: Final = (
 
 IOC_CLONE: Final = 0x8004E500
 """FUSE_DEV_IOC_CLONE: make an open /dev/fuse another channel of a connection."""
+
+IOC_BACKING_OPEN: Final = 0x4010E501
+"""FUSE_DEV_IOC_BACKING_OPEN: tell a connection of a file that it may read by itself."""
 
 ROOT_ID: Final = 1
 LARGEST_READ: Final = 1 << 20
@@ -62,8 +72,16 @@ OUT_HEADER: Final = Struct("=IiQ")
 # struct fuse_init_in: major, minor, max_readahead, flags
 INIT_IN: Final = Struct("=IIII")
 # struct fuse_init_out: major, minor, max_readahead, flags, max_background, congestion_threshold,
-# max_write, time_gran, max_pages, map_alignment, and 32 bytes for later versions
-INIT_OUT: Final = Struct("=IIIIHHIIHH32x")
+# max_write, time_gran, max_pages, map_alignment, flags2, max_stack_depth, and 24 bytes for later
+# versions
+INIT_OUT: Final = Struct("=IIIIHHIIHHII24x")
+# of the same struct fuse_init_in, from version 7.36 on: flags2
+INIT_IN_FLAGS2: Final = Struct("=I")
+# struct fuse_open_in and fuse_open_out: flags, open_flags; fh, open_flags, backing_id
+OPEN_IN: Final = Struct("=II")
+OPEN_OUT: Final = Struct("=QIi")
+# struct fuse_backing_map: fd, flags, padding
+BACKING_MAP: Final = Struct("=iIQ")
 # struct fuse_entry_out: nodeid, generation, entry_valid, attr_valid, their nanoseconds, fuse_attr
 ENTRY_HEAD: Final = Struct("=QQQQII")
 # struct fuse_attr: ino, size, blocks, atime, mtime, ctime, their nanoseconds, mode, nlink, uid,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stacker.stack.source import LayerSource
 
 XattrNamespace = Literal["trusted", "user"]
+FuseAdapter = Literal["kernel", "pyfuse3"]
+"""Who speaks FUSE: the kernel's own protocol in plain Python, or libfuse by pyfuse3."""
 
 MAX_LAYERS = 500
 """Lower directories that overlayfs takes (OVL_MAX_STACK, fs/overlayfs/params.h)."""
@@ -40,6 +42,8 @@ class Plan:
         can be shown as it is.
     :param empty: the one of `layers` that is only there to be empty.
     :param sources: where the parts of those `layers` lie that have more than a directory.
+    :param fuse_adapter: what the FUSE driver answers by; others do not look at it.
+    :param fuse_passthrough: let the kernel read large files past the FUSE driver, where it can.
     """
 
     id: str
@@ -53,6 +57,8 @@ class Plan:
     plain: bool = False
     empty: Path | None = None
     sources: tuple[LayerSource, ...] = ()
+    fuse_adapter: FuseAdapter = "kernel"
+    fuse_passthrough: bool = False
 
     @property
     def source(self) -> str:
@@ -89,6 +95,8 @@ class Plan:
             "work": _text(self.work),
             "volatile": self.volatile,
             "plain": self.plain,
+            "fuse_adapter": self.fuse_adapter,
+            "fuse_passthrough": self.fuse_passthrough,
             "directories": [str(path) for path in self.directories],
             "mounts": [self._mount()],
         }
@@ -134,6 +142,8 @@ class Request:
     :param read_only: refuse writes.
     :param upper: a directory that keeps the writes; without one they go with the mount.
     :param sources: as in `Plan`.
+    :param fuse_adapter: as in `Plan`.
+    :param fuse_passthrough: as in `Plan`.
     """
 
     target: Path
@@ -143,6 +153,8 @@ class Request:
     read_only: bool = True
     upper: Path | None = None
     sources: tuple[LayerSource, ...] = ()
+    fuse_adapter: FuseAdapter = "kernel"
+    fuse_passthrough: bool = False
 
     def plan(self, identifier: str, room: Path) -> Plan:
         """Lay the mount out, with everything that goes with it below one directory.
@@ -164,6 +176,8 @@ class Request:
             plain=self.plain or not self.layers,
             empty=empty,
             sources=self.sources,
+            fuse_adapter=self.fuse_adapter,
+            fuse_passthrough=self.fuse_passthrough,
         )
 
     def _upper_and_work(self, room: Path) -> tuple[Path | None, Path | None, bool]:

@@ -32,6 +32,7 @@ class MountRecord:
     :param target_inode: the inode of the directory beneath, by which a copy knows its target.
     :param target_mode: that directory's mode, owner and group, for a copy to put back.
     :param created: RFC 3339, UTC, whole seconds.
+    :param fuse_adapter: what answers, when the driver is FUSE.
     """
 
     id: str
@@ -47,6 +48,7 @@ class MountRecord:
     target_inode: int
     target_mode: tuple[int, int, int]
     created: str
+    fuse_adapter: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Give the record as a document of version `RECORD_VERSION`."""
@@ -83,6 +85,8 @@ def parse(data: bytes, origin: Path) -> MountRecord:
 
 
 def _from_document(document: dict[str, Any]) -> MountRecord:
+    late = {"fuse_adapter": None}  # not in records of the first releases
+    document = {**late, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])
     values["upper"] = None if values["upper"] is None else Path(values["upper"])

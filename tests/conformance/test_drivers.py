@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,22 +16,32 @@ from stacker.mount.copy import CopyDriver
 from stacker.mount.driver import Driver
 from stacker.mount.fuse import FuseDriver
 from stacker.mount.overlay import OverlayDriver
-from stacker.mount.plan import Plan, Request
+from stacker.mount.plan import FuseAdapter, Plan, Request
 from stacker.mount.record import MountRecord
 from stacker.stack.chain import Chain
+from tests.adapters import ADAPTERS, skip_without
 from tests.sequential import Item, Sequential
 from tests.snapshot import snapshot
 from tests.stacks import D, F, L, O, S, W, archive, scratch, sources, stacked
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
 
-DRIVERS: dict[str, Driver] = {
-    "overlay": OverlayDriver(),
-    "overlay by mount(2)": OverlayDriver(api="mount2"),
-    "fuse": FuseDriver(),
-    "copy": CopyDriver(),
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to mount: a driver and, where it has several, its adapter."""
+
+    driver: Driver
+    fuse_adapter: FuseAdapter = "kernel"
+
+
+WAYS = {
+    "overlay": Way(OverlayDriver()),
+    "overlay by mount(2)": Way(OverlayDriver(api="mount2")),
+    **{f"fuse by {adapter}": Way(FuseDriver(), adapter) for adapter in ADAPTERS},
+    "copy": Way(CopyDriver()),
 }
-WRITING = [name for name in DRIVERS if name != "fuse"]
+WRITING = [name for name in WAYS if not name.startswith("fuse")]
 STACK = (
     (
         Item("directory", "", mode=0o711, mtime=1_000_000_000),
@@ -61,23 +72,24 @@ def chain(request: pytest.FixtureRequest, room: Path) -> Chain:
     return stacked([archive(layer) for layer in STACK], room, request.param)
 
 
-@pytest.fixture(params=DRIVERS, ids=str)
-def driver(request: pytest.FixtureRequest) -> Driver:
-    if request.param == "fuse" and not os.path.exists("/dev/fuse"):
-        pytest.skip("no /dev/fuse")
-    return DRIVERS[request.param]
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    way = WAYS[request.param]
+    if way.driver.name == "fuse":
+        skip_without(way.fuse_adapter)
+    return way
 
 
 @pytest.fixture(params=WRITING, ids=str)
-def writer(request: pytest.FixtureRequest) -> Driver:
-    return DRIVERS[request.param]
+def writer(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
 
 
 class Mount:
-    """One mount by one driver, undone at the end."""
+    """One mount in one way, undone at the end."""
 
-    def __init__(self, driver: Driver, chain: Chain, room: Path, **options: object) -> None:
-        self.driver = driver
+    def __init__(self, way: Way, chain: Chain, room: Path, **options: object) -> None:
+        self.driver = driver = way.driver
         self.target = room / "target"
         self.target.mkdir(exist_ok=True)
         own = room / "mount"
@@ -87,6 +99,7 @@ class Mount:
             chain.directories,
             chain.form.value,
             sources=sources(chain),
+            fuse_adapter=way.fuse_adapter,
             **options,  # type: ignore[arg-type]
         )
         self.plan: Plan = request.plan("conformance", own)
@@ -125,21 +138,21 @@ def expected() -> dict[bytes, object]:
 
 
 def test_the_tree_is_what_applying_the_layers_in_turn_makes(
-    driver: Driver, chain: Chain, room: Path
+    way: Way, chain: Chain, room: Path
 ) -> None:
-    with Mount(driver, chain, room) as target:
+    with Mount(way, chain, room) as target:
         assert snapshot(target) == expected()
 
 
-def test_a_read_only_mount_refuses_writes(driver: Driver, chain: Chain, room: Path) -> None:
-    with Mount(driver, chain, room) as target:
+def test_a_read_only_mount_refuses_writes(way: Way, chain: Chain, room: Path) -> None:
+    with Mount(way, chain, room) as target:
         with pytest.raises(OSError, match="Read-only"):
             (target / "new").write_text("x")
         with pytest.raises(OSError, match="Read-only"):
             (target / "etc" / "c").unlink()
 
 
-def test_writes_are_seen_and_touch_no_layer(writer: Driver, chain: Chain, room: Path) -> None:
+def test_writes_are_seen_and_touch_no_layer(writer: Way, chain: Chain, room: Path) -> None:
     before = [snapshot(directory) for directory in chain.directories]
     with Mount(writer, chain, room, read_only=False) as target:
         (target / "etc" / "a").write_text("changed")
@@ -156,20 +169,20 @@ def test_writes_are_seen_and_touch_no_layer(writer: Driver, chain: Chain, room: 
     assert [snapshot(directory) for directory in chain.directories] == before
 
 
-def test_nothing_is_left_after_the_unmount(driver: Driver, chain: Chain, room: Path) -> None:
-    with Mount(driver, chain, room) as target:
+def test_nothing_is_left_after_the_unmount(way: Way, chain: Chain, room: Path) -> None:
+    with Mount(way, chain, room) as target:
         assert os.listdir(target)
     assert os.listdir(target) == []
     assert mountinfo.at(target) is None
 
 
 def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
-    writer: Driver, chain: Chain, room: Path
+    writer: Way, chain: Chain, room: Path
 ) -> None:
     upper = room / "upper"
     mount = Mount(writer, chain, room, read_only=False, upper=upper)
-    if writer.name == "copy":
-        refusal = writer.refusal(mount.plan)
+    if writer.driver.name == "copy":
+        refusal = writer.driver.refusal(mount.plan)
         assert isinstance(refusal, UnsupportedError)
         return
     with mount as target:
@@ -181,6 +194,6 @@ def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
         assert not (target / "etc" / "c").exists()
 
 
-def test_a_driver_that_can_refuses_nothing(driver: Driver, chain: Chain, room: Path) -> None:
-    refusal: StackerError | None = driver.refusal(Mount(driver, chain, room).plan)
+def test_a_driver_that_can_refuses_nothing(way: Way, chain: Chain, room: Path) -> None:
+    refusal: StackerError | None = way.driver.refusal(Mount(way, chain, room).plan)
     assert refusal is None

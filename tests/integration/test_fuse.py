@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,15 +19,15 @@ import pytest
 from stacker.errors import IntegrityError
 from stacker.linux import lock, mountapi, mountinfo
 from stacker.mount.fuse import FuseDriver
-from stacker.mount.plan import Plan
+from stacker.mount.plan import FuseAdapter, Plan
 from stacker.stack.source import LayerSource
 from tests import images
+from tests.adapters import ADAPTERS, skip_without
 from tests.command import Stacker
 from tests.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse"),
     pytest.mark.usefixtures("alone_among_mounts"),
 ]
 LAYERS = [
@@ -38,6 +40,13 @@ LAYERS = [
     ),
     tar(file("etc/kept", b"changed"), whiteout("etc/gone"), hardlink("more", "big")),
 ]
+
+
+@pytest.fixture(params=ADAPTERS)
+def adapter(request: pytest.FixtureRequest) -> FuseAdapter:
+    adapter: FuseAdapter = request.param
+    skip_without(adapter)
+    return adapter
 
 
 @pytest.fixture
@@ -84,13 +93,19 @@ def is_clean(stacker: Stacker, *, layers: int | None = None) -> None:
     stacker.assert_clean(images=1, layers=layers)
 
 
-def mount(stacker: Stacker, target: Path) -> list[int]:
-    assert stacker("mount", "--driver", "fuse", "app:1.0", target).last == "fuse"
+def options(adapter: FuseAdapter) -> tuple[str, ...]:
+    return "--driver", "fuse", "--fuse-adapter", adapter
+
+
+def mount(stacker: Stacker, target: Path, adapter: FuseAdapter) -> list[int]:
+    assert stacker("mount", *options(adapter), "app:1.0", target).last == "fuse"
     return servers(target)
 
 
-def test_an_image_is_shown_and_taken_away(stacker: Stacker, target: Path) -> None:
-    mount(stacker, target)
+def test_an_image_is_shown_and_taken_away(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
+    mount(stacker, target, adapter)
     assert sorted(os.listdir(target)) == ["big", "etc", "link", "more"]
     assert (target / "link").read_bytes() == b"changed"
     assert not (target / "etc/gone").exists()
@@ -101,30 +116,117 @@ def test_an_image_is_shown_and_taken_away(stacker: Stacker, target: Path) -> Non
     assert (found.fstype, found.source[:8]) == ("fuse.stacker", "stacker:")
     (item,) = stacker("mounts", "--json").items
     assert (item["driver"], item["state"], item["read_only"]) == ("fuse", "mounted", True)
+    assert item["fuse_adapter"] == adapter
     assert stacker.run("mount", "app:1.0", target).code == 9
     stacker("umount", target)
     eventually(lambda: not servers(target))
     is_clean(stacker, layers=2)
 
 
-def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path) -> None:
+def test_the_adapter_is_the_kernels_unless_another_is_named(stacker: Stacker, target: Path) -> None:
+    skip_without("kernel")
+    assert stacker("mount", "--driver", "fuse", "app:1.0", target).last == "fuse"
+    (item,) = stacker("mounts", "--json").items
+    assert item["fuse_adapter"] == "kernel"
+    stacker("umount", target)
+    is_clean(stacker, layers=2)
+
+
+@pytest.mark.parametrize("driver", ["auto", "overlay", "copy"])
+def test_an_adapter_goes_with_the_fuse_driver_only(
+    stacker: Stacker, target: Path, driver: str
+) -> None:
+    words = ("--driver", driver, "--fuse-adapter", "pyfuse3", "app:1.0", target)
+    said = stacker.refused(2, "mount", *words)
+    assert f"got driver {driver}, want fuse" in said
+    assert "hint: add --driver fuse" in said
+    is_clean(stacker, layers=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (("--driver", "overlay"), 2, "got driver overlay, want fuse"),
+        (("--driver", "fuse", "--rw"), 7, "read-only"),
+        (("--driver", "fuse", "--fuse-adapter", "pyfuse3"), 7, "has no passthrough"),
+    ],
+    ids=["overlay", "writes", "pyfuse3"],
+)
+def test_passthrough_goes_with_the_kernels_protocol_and_without_writes(
+    stacker: Stacker, target: Path, words: tuple[str, ...], code: int, reason: str
+) -> None:
+    skip_without("pyfuse3" if "pyfuse3" in words else "kernel")
+    said = stacker.refused(code, "mount", *words, "--fuse-passthrough", "app:1.0", target)
+    assert reason in said
+    is_clean(stacker, layers=2)
+
+
+def test_without_pyfuse3_a_person_is_told_what_to_install(stacker: Stacker, target: Path) -> None:
+    without = replace(stacker, python=str(_python_without_pyfuse3(target.parent)))
+    words = ("--driver", "fuse", "--fuse-adapter", "pyfuse3", "app:1.0", target)
+    said = without.refused(9, "mount", *words)
+    assert "pyfuse3 is not installed" in said
+    assert "pip install 'stacker-rootfs[fuse]'" in said
+    assert "libfuse3-dev" in said
+    assert mountinfo.at(target) is None
+    is_clean(stacker, layers=2)
+
+
+def test_a_pyfuse3_that_cannot_be_loaded_is_an_error_and_no_mount(
+    stacker: Stacker, target: Path
+) -> None:
+    skip_without("kernel")
+    broken = target.parent / "broken"
+    broken.mkdir()
+    (broken / "pyfuse3.py").write_text("raise ImportError('libfuse3.so.3: no such file')")
+    path = f"{broken}{os.pathsep}{stacker.environment['PYTHONPATH']}"
+    said = replace(stacker, environ={"PYTHONPATH": path}).refused(
+        9, "mount", "--driver", "fuse", "--fuse-adapter", "pyfuse3", "app:1.0", target
+    )
+    assert "cannot load pyfuse3: libfuse3.so.3: no such file" in said
+    assert mountinfo.at(target) is None
+    is_clean(stacker, layers=2)
+
+
+def _python_without_pyfuse3(room: Path) -> Path:
+    """Make an interpreter that finds everything but pyfuse3."""
+    script = room / "python"
+    hide = (
+        "import sys, runpy;"
+        "from importlib.machinery import PathFinder;"
+        "find = PathFinder.find_spec;"
+        "PathFinder.find_spec = lambda name, *more:"
+        " None if name.partition('.')[0] == 'pyfuse3' else find(name, *more);"
+        "sys.argv[:] = sys.argv[2:];"
+        "runpy.run_module('stacker', run_name='__main__')"
+    )
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{hide}" "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path, adapter: FuseAdapter) -> None:
     stacker = Stacker(tmp_path / "store")
     stacker("pull", images.layout(tmp_path / "app", LAYERS[:1]).source)
     target.mkdir()
-    mount(stacker, target)
+    mount(stacker, target, adapter)
     assert [item["state"] for item in stacker("mounts", "--json").items] == ["mounted"]
     stacker("umount", target)
     is_clean(stacker, layers=1)
 
 
-def test_a_mount_with_writes_is_refused(stacker: Stacker, target: Path) -> None:
-    said = stacker.refused(7, "mount", "--driver", "fuse", "--rw", "app:1.0", target)
-    assert "the FUSE driver is read-only so far" in said
+def test_a_mount_with_writes_is_refused(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
+    said = stacker.refused(7, "mount", *options(adapter), "--rw", "app:1.0", target)
+    assert "is read-only" in said
     is_clean(stacker)
 
 
-def test_what_is_in_use_is_not_unmounted_unless_lazily(stacker: Stacker, target: Path) -> None:
-    mount(stacker, target)
+def test_what_is_in_use_is_not_unmounted_unless_lazily(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
+    mount(stacker, target, adapter)
     with (target / "big").open("rb") as held:
         stacker.refused(9, "umount", target)
         stacker("umount", "--lazy", target)
@@ -133,8 +235,10 @@ def test_what_is_in_use_is_not_unmounted_unless_lazily(stacker: Stacker, target:
     eventually(lambda: not servers(target))
 
 
-def test_many_readers_at_once_get_what_is_there(stacker: Stacker, target: Path) -> None:
-    mount(stacker, target)
+def test_many_readers_at_once_get_what_is_there(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
+    mount(stacker, target, adapter)
     layers = list((stacker.store / "layers/sha256").glob("*/diff/big"))
     (whole,) = {path.read_bytes() for path in layers}
 
@@ -147,8 +251,10 @@ def test_many_readers_at_once_get_what_is_there(stacker: Stacker, target: Path) 
     stacker("umount", target)
 
 
-def test_a_worker_that_dies_is_replaced(stacker: Stacker, target: Path) -> None:
-    first, *workers = mount(stacker, target)
+def test_a_worker_that_dies_is_replaced(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
+    first, *workers = mount(stacker, target, adapter)
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
     eventually(lambda: len(set(servers(target)) - {first, *workers}) == len(workers))
@@ -158,25 +264,27 @@ def test_a_worker_that_dies_is_replaced(stacker: Stacker, target: Path) -> None:
     eventually(lambda: not servers(target))
 
 
-def test_workers_go_on_when_nobody_looks_after_them(stacker: Stacker, target: Path) -> None:
-    first, *_ = mount(stacker, target)
+def test_workers_go_on_when_nobody_looks_after_them(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
+    first, *_ = mount(stacker, target, adapter)
     os.kill(first, signal.SIGKILL)
     assert (target / "etc/kept").read_bytes() == b"changed"
     stacker("umount", target)
     eventually(lambda: not servers(target))
 
 
-def test_sigterm_takes_the_mount_away(stacker: Stacker, target: Path) -> None:
-    first, *_ = mount(stacker, target)
+def test_sigterm_takes_the_mount_away(stacker: Stacker, target: Path, adapter: FuseAdapter) -> None:
+    first, *_ = mount(stacker, target, adapter)
     os.kill(first, signal.SIGTERM)
     eventually(lambda: not servers(target))
     assert mountinfo.at(target) is None
     is_clean(stacker)
 
 
-def killed(stacker: Stacker, target: Path) -> None:
+def killed(stacker: Stacker, target: Path, adapter: FuseAdapter) -> None:
     """Mount, kill everything that answers, and see that nothing does."""
-    first, *_ = mount(stacker, target)
+    first, *_ = mount(stacker, target, adapter)
     os.stat(target)  # what the kernel has learnt it goes on telling
     os.killpg(os.getpgid(first), signal.SIGKILL)
     eventually(lambda: not servers(target))
@@ -192,41 +300,43 @@ def _error_of(call: Callable[[], object]) -> int | None:
 
 
 def test_a_mount_whose_server_was_killed_is_named_and_cleared(
-    stacker: Stacker, target: Path
+    stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
-    killed(stacker, target)
+    killed(stacker, target, adapter)
     listed = stacker("mounts", "--json").document
     assert listed["items"] == []
     assert [item["target"] for item in listed["cleared"]] == [str(target)]
     assert os.listdir(target) == []
     is_clean(stacker)
-    mount(stacker, target)
+    mount(stacker, target, adapter)
     stacker("umount", target)
 
 
-def test_umount_clears_a_mount_whose_server_was_killed(stacker: Stacker, target: Path) -> None:
-    killed(stacker, target)
+def test_umount_clears_a_mount_whose_server_was_killed(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
+    killed(stacker, target, adapter)
     stacker("umount", target)
     assert os.listdir(target) == []
     is_clean(stacker)
 
 
 def test_what_goes_wrong_in_the_background_reaches_the_caller(
-    stacker: Stacker, target: Path
+    stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
     for skeleton in (stacker.store / "layers").rglob("skeleton.tar.zst"):
         skeleton.write_bytes(skeleton.read_bytes()[:-8])
-    said = stacker.refused(5, "mount", "--driver", "fuse", "app:1.0", target)
+    said = stacker.refused(5, "mount", *options(adapter), "app:1.0", target)
     assert "damaged skeleton" in said
     assert not servers(target)
     is_clean(stacker)
 
 
-def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path) -> None:
+def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path, adapter: FuseAdapter) -> None:
     layer, target = tmp_path / "layer", tmp_path / "target"
     for path in (layer, target):
         path.mkdir()
-    plan = Plan("keepsnothing", target, (layer,), "user")
+    plan = Plan("keepsnothing", target, (layer,), "user", fuse_adapter=adapter)
     with lock.exclusive(tmp_path / "lock"):
         note = FuseDriver().mount(plan).note or ""
     try:
@@ -240,23 +350,25 @@ def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path) -> None:
         mountapi.umount2(target)
 
 
-def test_a_missing_record_is_an_error_and_no_mount(tmp_path: Path) -> None:
+def test_a_missing_record_is_an_error_and_no_mount(tmp_path: Path, adapter: FuseAdapter) -> None:
     layer, target = tmp_path / "layer", tmp_path / "target"
     for path in (layer, target):
         path.mkdir()
     (tmp_path / "record").write_bytes(b"{}")
     source = LayerSource(layer, tmp_path / "skeleton", tmp_path / "record")
     with pytest.raises(IntegrityError):
-        FuseDriver().mount(Plan("0f", target, (layer,), "user", sources=(source,)))
+        FuseDriver().mount(
+            Plan("0f", target, (layer,), "user", sources=(source,), fuse_adapter=adapter)
+        )
     assert mountinfo.at(target) is None
 
 
-def test_a_program_runs_from_it(tmp_path: Path) -> None:
+def test_a_program_runs_from_it(tmp_path: Path, adapter: FuseAdapter) -> None:
     layer, target = tmp_path / "layer", tmp_path / "target"
     for path in (layer, target):
         path.mkdir()
     shutil.copy("/bin/true", layer / "true")
-    FuseDriver().mount(Plan("runs", target, (layer,), "user"))
+    FuseDriver().mount(Plan("runs", target, (layer,), "user", fuse_adapter=adapter))
     try:
         assert subprocess.run([target / "true"], check=False).returncode == 0
     finally:

@@ -24,9 +24,10 @@ from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
 from stacker.mount.driver import Mounted
 from stacker.mount.overlay import OverlayDriver
-from stacker.mount.plan import Plan, Request, XattrNamespace
+from stacker.mount.plan import FuseAdapter, Plan, Request, XattrNamespace
 from stacker.mount.record import MountRecord
 from stacker.mount.table import Table
+from tests.adapters import ADAPTERS, skip_without
 from tests.nobody import IMPORT_PATH, NOBODY
 
 if TYPE_CHECKING:
@@ -238,16 +239,20 @@ sys.stdin.read()
 # The same run for each kind of caller; it tells what happened and undoes it.
 RUN = """
 import json, os, sys
+from dataclasses import replace
 from pathlib import Path
 from stacker.errors import StackerError
 from stacker.mount.attach import attach
 from stacker.mount.detach import detach
 from stacker.mount.plan import Request
 from stacker.mount.table import Table
-place, driver, namespace, read_only = Path(sys.argv[1]), *sys.argv[2:]
+place, driver, namespace, read_only, *adapter = Path(sys.argv[1]), *sys.argv[2:]
 layers = (place / "layers/upper", place / "layers/lower")
 table = Table(place / "mounts")
 request = Request(place / "target", layers, namespace, read_only=read_only == "ro")
+if adapter:
+    passthrough = adapter[1:] == ["passthrough"]
+    request = replace(request, fuse_adapter=adapter[0], fuse_passthrough=passthrough)
 try:
     record, mounted = attach(table, request, image="image", driver=driver)
     told = {"driver": mounted.driver, "note": mounted.note, "reasons": mounted.reasons}
@@ -340,24 +345,46 @@ def everybodys_fuse(place: Path) -> tuple[str, ...]:
     return where_dev_fuse_is(device)
 
 
-@pytest.mark.parametrize("driver", ["auto", "fuse"])
-def test_nobody_gets_fuse_by_fusermount3(
-    caller: Caller, everybodys_fuse: tuple[str, ...], driver: str
-) -> None:
-    told = caller.run(driver, "user", "ro", as_who=(*everybodys_fuse, *NOBODY))
-    assert told.get("driver") == "fuse", told
-    assert len(told["reasons"]) == (driver == "auto")
-    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
-    assert (told["left"], told["rooms"]) == ([], [])
-
-
-def test_root_of_a_user_namespace_gets_fuse(
+def test_nobody_gets_fuse_by_fusermount3_when_overlay_cannot(
     caller: Caller, everybodys_fuse: tuple[str, ...]
 ) -> None:
-    told = caller.run("fuse", "user", "ro", as_who=(*everybodys_fuse, *NOBODY, *USER_NAMESPACE))
+    told = caller.run("auto", "user", "ro", as_who=(*everybodys_fuse, *NOBODY))
+    assert told.get("driver") == "fuse", told
+    assert len(told["reasons"]) == 1
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_nobody_gets_fuse_by_fusermount3(
+    caller: Caller, everybodys_fuse: tuple[str, ...], adapter: FuseAdapter
+) -> None:
+    skip_without(adapter)
+    told = caller.run("fuse", "user", "ro", adapter, as_who=(*everybodys_fuse, *NOBODY))
+    assert told.get("driver") == "fuse", told
+    assert told["reasons"] == []
+    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_root_of_a_user_namespace_gets_fuse(
+    caller: Caller, everybodys_fuse: tuple[str, ...], adapter: FuseAdapter
+) -> None:
+    skip_without(adapter)
+    who = (*everybodys_fuse, *NOBODY, *USER_NAMESPACE)
+    told = caller.run("fuse", "user", "ro", adapter, as_who=who)
     assert told.get("driver") == "fuse", told
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])
+
+
+def test_root_of_a_user_namespace_is_told_that_the_kernel_will_not_read_by_itself(
+    caller: Caller, everybodys_fuse: tuple[str, ...]
+) -> None:
+    who = (*everybodys_fuse, *NOBODY, *USER_NAMESPACE)
+    told = caller.run("fuse", "user", "ro", "kernel", "passthrough", as_who=who)
+    assert told.get("driver") == "fuse", told
+    assert "no passthrough" in told["note"]
+    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse to hide")

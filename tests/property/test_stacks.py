@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from stacker.errors import LayerError
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.mount.fuse import FuseDriver
+from stacker.mount.plan import FuseAdapter
 from stacker.stack.flatten import flatten
 from stacker.stack.merged import merge
 from stacker.stack.source import LayerSource
+from tests.adapters import ADAPTERS, skip_without
 from tests.merged import merged_snapshot
 from tests.sequential import ImpossibleError, Item, Sequential
 from tests.snapshot import Node, snapshot
@@ -147,7 +149,7 @@ def test_a_stack_shows_what_applying_its_layers_in_turn_would_make(
 
 
 @needs_root
-@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse")
+@pytest.mark.parametrize("adapter", ADAPTERS)
 @settings(
     max_examples=int(os.environ.get("STACKER_EXAMPLES", "150")) // 5,
     deadline=None,
@@ -158,12 +160,13 @@ def test_a_stack_shows_what_applying_its_layers_in_turn_would_make(
 @example(((F("a", b"old"),), (L("b", "a"),)), WhiteoutFormat.USER)
 @example(((D("a"), F("a/b")), (O("a"), F("a/x"))), WhiteoutFormat.TRUSTED)
 def test_the_fuse_mount_shows_the_same(
-    layers: tuple[tuple[Item, ...], ...], form: WhiteoutFormat
+    adapter: FuseAdapter, layers: tuple[tuple[Item, ...], ...], form: WhiteoutFormat
 ) -> None:
+    skip_without(adapter)
     wanted = meaning(layers)
     if wanted is None:
         return
     with scratch() as room:
         chain = stacked([archive(layer) for layer in layers], room, form)
-        with mounted(chain, room, FuseDriver()) as target:
+        with mounted(chain, room, FuseDriver(), fuse_adapter=adapter) as target:
             assert snapshot(target) == wanted

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
 DRIVERS = ("auto", "overlay", "fuse", "copy")
+ADAPTERS = ("kernel", "pyfuse3")
 DESCRIPTION = """\
 Show an image's merged root filesystem at TARGET, an existing directory outside the store.  It is
 read-only unless --rw or --upper is given.  The last line on stdout is the driver taken:
@@ -24,7 +25,8 @@ read-only unless --rw or --upper is given.  The last line on stdout is the drive
   overlay   the kernel stacks the layers, at once; wants root, or `unshare --user --map-root-user
             --mount`.  A single layer is bound.
   fuse      a process in the background shows the same tree through /dev/fuse; wants root, or
-            fusermount3.  Read-only so far.
+            fusermount3.  Read-only so far.  `--fuse-adapter pyfuse3` answers by libfuse, which
+            is slower, in place of the kernel's own protocol; it wants the extra `fuse`.
   copy      TARGET, which must be empty, is filled with a copy; wants no privilege, but time
             and space.
 
@@ -44,6 +46,15 @@ def configure(parser: ArgumentParser) -> None:
     add("image", metavar="IMAGE", help="an image ID, the first digits of one, or a name")
     add("target", metavar="TARGET", help="the directory to mount on")
     add("--driver", choices=DRIVERS, default="auto", help="how to mount (default: auto)")
+    add(
+        "--fuse-adapter", choices=ADAPTERS, help="what answers with --driver fuse (default: kernel)"
+    )
+    add(
+        "--fuse-passthrough",
+        action="store_true",
+        help="with --driver fuse: the kernel reads files of 1 MiB and more by itself (root, Linux"
+        " 6.9); opening any file then costs more",
+    )
     add("--rw", action="store_true", help="take writes; they go with the unmount")
     add("--upper", metavar="DIR", help="take writes and keep them in DIR, which may be missing")
     add("--print-plan", action="store_true", help="print the plan as JSON and mount nothing")
@@ -56,6 +67,8 @@ def run(args: Namespace, session: Session) -> None:
         driver=args.driver,
         writable=args.rw,
         upper=None if args.upper is None else Path(args.upper),
+        fuse_adapter=args.fuse_adapter,
+        fuse_passthrough=args.fuse_passthrough,
     )
     if args.print_plan:
         _print_plan(args.image, wish, session)
@@ -88,6 +101,7 @@ def _document(record: MountRecord, mounted: Mounted) -> dict[str, object]:
         "image_id": record.image,
         "target": str(record.target),
         "driver": mounted.driver,
+        "fuse_adapter": record.fuse_adapter,
         "read_only": record.read_only,
         "upper": None if record.upper is None else str(record.upper),
         "note": mounted.note,

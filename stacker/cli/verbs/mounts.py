@@ -66,6 +66,7 @@ def _document(record: MountRecord, state: str) -> dict[str, object]:
         "image_id": record.image,
         "target": str(record.target),
         "driver": record.driver,
+        "fuse_adapter": record.fuse_adapter,
         "read_only": record.read_only,
         "upper": None if record.upper is None else str(record.upper),
         "state": state,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.mount import fuse_protocol as fuse
 from stacker.mount.fuse_kernel import Adapter
+from stacker.mount.fuse_passthrough import Passthrough
 from stacker.stack.merged import MergedTree, merge
 from stacker.stack.source import LayerSource
 
@@ -78,6 +79,9 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
         fuse.IN_HEADER: 40,
         fuse.OUT_HEADER: 16,
         fuse.INIT_OUT: 64,
+        fuse.OPEN_IN: 8,
+        fuse.OPEN_OUT: 16,
+        fuse.BACKING_MAP: 16,
         fuse.ENTRY_HEAD: 40,
         fuse.ATTR: 88,
         fuse.ATTR_HEAD: 16,
@@ -108,6 +112,30 @@ def test_a_kernel_of_a_later_major_version_is_told_ours(adapter: Adapter) -> Non
 @pytest.mark.parametrize(("major", "minor"), [(6, 99), (7, 30)])
 def test_a_kernel_that_is_too_old_is_refused(adapter: Adapter, major: int, minor: int) -> None:
     assert refused(adapter, fuse.INIT, init(major, minor)) == errno.EPROTO
+
+
+@pytest.mark.parametrize("offered", [False, True])
+def test_passthrough_is_agreed_on_where_it_is_wanted_and_offered(
+    tree: MergedTree, *, offered: bool
+) -> None:
+    passthrough = Passthrough(tree, 2)
+    body = fuse.INIT_IN.pack(7, 40, 1 << 17, 0xFFFFFFFF)
+    more = fuse.INIT_IN_FLAGS2.pack(fuse.INIT2_PASSTHROUGH if offered else 0)
+    reply = asked(Adapter(tree, passthrough), fuse.INIT, body + more + bytes(44))
+    _, _, _, flags, *_, flags2, depth = fuse.INIT_OUT.unpack(reply)
+    assert passthrough.agreed == offered
+    assert bool(flags & fuse.INIT_EXT) == offered
+    assert (flags2, depth) == ((fuse.INIT2_PASSTHROUGH, 2) if offered else (0, 0))
+    later = Adapter(tree, passthrough)
+    if not offered:
+        assert refused(later, fuse.OPEN, bytes(8)) == errno.ENOSYS
+        return
+    node = found(later, b"file")
+    reply = asked(later, fuse.OPEN, bytes(8), node)
+    assert fuse.OPEN_OUT.unpack(reply) == (0, fuse.OPEN_KEEP_CACHE | fuse.OPEN_NO_FLUSH, 0)
+    writing = fuse.OPEN_IN.pack(os.O_RDWR, 0)
+    assert refused(later, fuse.OPEN, writing, node) == errno.EROFS
+    later.close()
 
 
 def test_a_missing_name_is_remembered_as_missing(adapter: Adapter) -> None:

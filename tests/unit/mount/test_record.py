@@ -29,9 +29,18 @@ RECORD = MountRecord(
 )
 
 
-@pytest.mark.parametrize("record", [RECORD, replace(RECORD, upper=None, bound=(5, 6))])
+@pytest.mark.parametrize(
+    "record",
+    [RECORD, replace(RECORD, upper=None, bound=(5, 6)), replace(RECORD, fuse_adapter="pyfuse3")],
+)
 def test_a_record_comes_back_as_it_was(record: MountRecord) -> None:
     assert parse(record.to_bytes(), ORIGIN) == record
+
+
+def test_a_record_from_before_there_were_adapters_is_read() -> None:
+    document = RECORD.to_json()
+    del document["fuse_adapter"]
+    assert parse(json.dumps(document).encode(), ORIGIN) == RECORD
 
 
 def test_the_document_is_ascii_and_has_a_version() -> None:

@@ -1,0 +1,96 @@
+"""Requests off /dev/fuse and replies back, for the adapter that speaks the kernel's own protocol.
+
+In comes a descriptor, out go replies to it.  What a request means, `fuse_kernel` knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from stacker.mount import fuse_protocol as fuse
+from stacker.mount.fuse_kernel import Adapter
+
+if TYPE_CHECKING:
+    from stacker.mount.fuse_passthrough import Passthrough
+    from stacker.stack.merged import MergedTree
+
+_TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
+
+
+class KernelService:
+    """Serves a tree in the kernel's own protocol.
+
+    :param tree: what is shown.
+    :param passthrough: let the kernel read large files by itself, if it will.
+    :param note: what `begin` returns unless it has something to say itself.
+    """
+
+    def __init__(
+        self, tree: MergedTree, passthrough: Passthrough | None = None, *, note: str | None = None
+    ) -> None:
+        self._tree = tree
+        self._passthrough = passthrough
+        self._note = note
+
+    def begin(self, connection: int) -> str | None:
+        """Agree with the kernel on a version and on flags.
+
+        :returns: that passthrough was wanted and is not to be had.
+        :raises OSError: it speaks another version, or the mount is gone.
+        """
+        _begin(connection, Adapter(self._tree, self._passthrough))
+        if self._passthrough is not None and not self._passthrough.agreed:
+            return "no passthrough: this kernel has none (Linux 6.9)"
+        return self._note
+
+    def serve(self, channel: int) -> None:
+        """Answer requests until the mount is gone.
+
+        :raises OSError: anything but the mount's end.
+        """
+        if self._passthrough is not None:
+            self._passthrough.channel = channel
+        serve(channel, Adapter(self._tree, self._passthrough))
+
+
+def _begin(connection: int, adapter: Adapter) -> None:
+    agreed = False
+    while not agreed:
+        request = os.read(connection, fuse.REQUEST)
+        reply = adapter.answer(request)
+        if reply is None:
+            continue
+        os.write(connection, reply)
+        _, error, _ = fuse.OUT_HEADER.unpack_from(reply)
+        if error:
+            raise OSError(-error, "this kernel speaks FUSE in another version")
+        # A kernel of a later major version hears which one we speak, and asks again.
+        agreed = fuse.INIT_IN.unpack_from(request, fuse.IN_HEADER.size)[0] == fuse.MAJOR
+
+
+def serve(channel: int, adapter: Adapter) -> None:
+    """Answer requests until the mount is gone.
+
+    :param channel: where requests are read from and replies go to.
+    :raises OSError: anything but the mount's end.
+    """
+    read, write, answer, size = os.read, os.write, adapter.answer, fuse.REQUEST
+    while True:
+        try:
+            request = read(channel, size)
+        except OSError as error:
+            if error.errno in _TRY_AGAIN:  # ENOENT: it was taken back
+                continue
+            if error.errno == errno.ENODEV:
+                return
+            raise
+        reply = answer(request)
+        if reply is None:
+            continue
+        try:
+            write(channel, reply)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits any more
+                raise

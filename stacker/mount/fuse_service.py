@@ -1,0 +1,79 @@
+"""What the processes behind a FUSE mount run: an adapter, as something that answers a connection.
+
+In comes an adapter's name, out goes what makes a :class:`Service` of a tree.  Knows no process and
+no mount: `fuse_daemon` begins a service, forks, and lets each worker serve.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from stacker.errors import MountError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stacker.mount.plan import FuseAdapter, Plan
+    from stacker.stack.merged import MergedTree
+
+PYFUSE3_HINT: Final = (
+    "pip install 'stacker-rootfs[fuse]', which needs gcc, pkg-config and libfuse3-dev;"
+    " or leave --fuse-adapter away"
+)
+
+
+class Service(Protocol):
+    """Answers requests about one tree; processes that are forked from each other share it."""
+
+    def begin(self, connection: int) -> str | None:
+        """Answer the kernel's first request, so that others wait no longer.
+
+        :param connection: the descriptor of a connection that nobody has read from.
+        :returns: what a person should know of what was agreed on, if anything.
+        :raises OSError: this kernel cannot be answered.
+        """
+
+    def serve(self, channel: int) -> None:
+        """Answer requests until the mount is gone; it was begun here, or before a fork.
+
+        :param channel: the connection's descriptor or a clone of it, owned from now on.
+        :raises Exception: anything but the mount's end; another process may go on.
+        """
+
+
+def service_of(plan: Plan) -> Callable[[MergedTree], Service]:
+    """Load the adapter that a plan wants.
+
+    :raises MountError: it needs what is not installed.
+    """
+    if plan.fuse_adapter == "kernel":
+        return _passing(plan) if plan.fuse_passthrough else _plain()
+    try:
+        from stacker.mount.fuse_pyfuse3 import Pyfuse3Service
+    except ImportError as error:
+        raise MountError(f"cannot load pyfuse3: {error}", hint=PYFUSE3_HINT) from error
+    return Pyfuse3Service
+
+
+def _plain() -> Callable[[MergedTree], Service]:
+    from stacker.mount.fuse_channel import KernelService
+
+    return KernelService
+
+
+def _passing(plan: Plan) -> Callable[[MergedTree], Service]:
+    from stacker.mount.fuse_channel import KernelService
+    from stacker.mount.fuse_passthrough import Passthrough, depth_over, is_permitted
+
+    if not is_permitted():
+        note = "no passthrough: only root of the machine may, with CAP_SYS_ADMIN"
+        return lambda tree: KernelService(tree, note=note)
+    depth = depth_over(plan.layers)
+    return lambda tree: KernelService(tree, Passthrough(tree, depth))
+
+
+def is_installed(adapter: FuseAdapter) -> bool:
+    """Say whether there is what an adapter needs, without loading it."""
+    from importlib.util import find_spec  # no mount by another driver asks
+
+    return adapter == "kernel" or find_spec("pyfuse3") is not None

@@ -1,0 +1,198 @@
+"""One suite, every FUSE adapter: what a program gets from the kernel, call by call."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stacker.linux import mountapi
+from stacker.mount.fuse import FuseDriver
+from stacker.mount.plan import FuseAdapter, Plan
+from tests.adapters import ADAPTERS, skip_without
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and makes devices: needs root"),
+    pytest.mark.usefixtures("alone_among_mounts"),
+]
+MANY = [b"name-%04d" % number for number in range(3000)]
+WHOLE = os.urandom(5 << 20)
+BEFORE_1970 = -1_500_000_001
+STRANGE = b"no \xff\xfe text"
+
+
+def fill(layer: bytes) -> None:
+    """Make a tree with what is easy to get wrong."""
+    for name in (b"many", b"files"):
+        os.mkdir(os.path.join(layer, name))
+    for name in MANY:
+        _write(os.path.join(layer, b"many", name), b"")
+    for number in range(200):
+        _write(os.path.join(layer, b"files", b"%d" % number), b"contents of %d" % number)
+    for name, data in ((b"big", WHOLE), (b"empty", b""), (STRANGE, b"strange"), (b"f" * 255, b"l")):
+        _write(os.path.join(layer, name), data)
+    os.link(os.path.join(layer, b"big"), os.path.join(layer, b"more"))
+    os.symlink(b"../" * 500 + STRANGE, os.path.join(layer, b"link"))
+    os.mknod(os.path.join(layer, b"device"), stat.S_IFCHR | 0o640, os.makedev(300, 70_000))
+    os.mkfifo(os.path.join(layer, b"fifo"))
+    os.utime(os.path.join(layer, b"empty"), ns=(0, BEFORE_1970))
+    os.setxattr(os.path.join(layer, b"big"), "user.kind", b"\0binary")
+    os.setxattr(os.path.join(layer, b"big"), "user.none", b"")
+
+
+def _write(path: bytes, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+@pytest.fixture(scope="module")
+def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    layer = tmp_path_factory.mktemp("layer")
+    fill(os.fsencode(layer))
+    return layer
+
+
+@pytest.fixture(params=[*ADAPTERS, "passthrough"])
+def target(request: pytest.FixtureRequest, layer: Path, tmp_path: Path) -> Iterator[bytes]:
+    passthrough = request.param == "passthrough"
+    adapter: FuseAdapter = "kernel" if passthrough else request.param
+    skip_without(adapter)
+    target = tmp_path / "target"
+    target.mkdir()
+    plan = Plan("adapters", target, (layer,), "user", fuse_adapter=adapter)
+    FuseDriver().mount(replace(plan, fuse_passthrough=passthrough))
+    try:
+        yield os.fsencode(target)
+    finally:
+        mountapi.umount2(target, mountapi.MNT_DETACH)
+
+
+def error_of(call: Callable[[], object]) -> int | None:
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_a_large_directory_is_listed_whole_and_again(target: bytes) -> None:
+    many = os.path.join(target, b"many")
+    for _ in range(2):
+        assert sorted(os.listdir(many)) == MANY
+
+
+def test_two_who_list_at_once_get_every_name_once(target: bytes) -> None:
+    many = os.path.join(target, b"many")
+    with os.scandir(many) as one, os.scandir(many) as other:
+        pairs = list(zip(one, other, strict=True))
+    assert sorted(entry.name for entry, _ in pairs) == MANY
+    assert sorted(entry.name for _, entry in pairs) == MANY
+    assert all(entry.is_file(follow_symlinks=False) for entry, _ in pairs)
+
+
+def test_every_stat_is_that_of_the_layer(target: bytes, layer: Path) -> None:
+    for name in os.listdir(os.fsencode(layer)):
+        mine, theirs = os.lstat(os.path.join(target, name)), os.lstat(layer / os.fsdecode(name))
+        for field in ("st_mode", "st_uid", "st_gid", "st_rdev", "st_mtime_ns"):
+            assert getattr(mine, field) == getattr(theirs, field), (name, field)
+        if not stat.S_ISDIR(mine.st_mode):
+            assert (mine.st_size, mine.st_nlink) == (theirs.st_size, theirs.st_nlink), name
+
+
+def test_hard_links_are_one_inode(target: bytes) -> None:
+    inodes = [os.stat(os.path.join(target, name)).st_ino for name in (b"big", b"more")]
+    listed = [entry.inode() for entry in os.scandir(target) if entry.name in (b"big", b"more")]
+    assert len({*inodes, *listed}) == 1
+
+
+def test_a_missing_name_stays_missing(target: bytes) -> None:
+    for _ in range(2):
+        assert error_of(lambda: os.stat(os.path.join(target, b"nothing"))) == errno.ENOENT
+    assert error_of(lambda: os.stat(os.path.join(target, b"big", b"x"))) == errno.ENOTDIR
+
+
+def test_a_file_is_read_anywhere(target: bytes) -> None:
+    fd = os.open(os.path.join(target, b"big"), os.O_RDONLY)
+    try:
+        for at in (0, 1, 4095, 131_071, (1 << 20) - 1, len(WHOLE) - 3, len(WHOLE), 1 << 40):
+            assert os.pread(fd, 200_000, at) == WHOLE[at : at + 200_000]
+    finally:
+        os.close(fd)
+
+
+def test_a_file_is_mapped_into_memory(target: bytes) -> None:
+    with (
+        open(os.path.join(target, b"more"), "rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
+    ):
+        assert mapped[:] == WHOLE
+
+
+def test_more_files_can_be_open_than_the_server_keeps_open(target: bytes) -> None:
+    paths = [os.path.join(target, b"files", b"%d" % number) for number in range(200)]
+    opened = [os.open(path, os.O_RDONLY) for path in paths]
+    try:
+        for _ in range(2):
+            for number, fd in enumerate(opened):
+                assert os.pread(fd, 100, 0) == b"contents of %d" % number
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def test_links_and_strange_names_are_as_they_are(target: bytes) -> None:
+    assert os.readlink(os.path.join(target, b"link")) == b"../" * 500 + STRANGE
+    assert error_of(lambda: os.readlink(os.path.join(target, b"big"))) == errno.EINVAL
+    with open(os.path.join(target, STRANGE), "rb") as file:
+        assert file.read() == b"strange"
+
+
+def test_xattrs_are_told_and_missing_ones_named_missing(target: bytes) -> None:
+    big = os.path.join(target, b"big")
+    assert sorted(os.listxattr(big)) == ["user.kind", "user.none"]
+    assert os.getxattr(big, "user.kind") == b"\0binary"
+    assert os.getxattr(big, "user.none") == b""
+    assert error_of(lambda: os.getxattr(big, "user.no")) == errno.ENODATA
+    assert os.listxattr(os.path.join(target, b"empty")) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda at: os.open(os.path.join(at, b"big"), os.O_WRONLY),
+        lambda at: os.open(os.path.join(at, b"new"), os.O_CREAT | os.O_WRONLY),
+        lambda at: os.mkdir(os.path.join(at, b"new")),
+        lambda at: os.unlink(os.path.join(at, b"big")),
+        lambda at: os.rename(os.path.join(at, b"big"), os.path.join(at, b"new")),
+        lambda at: os.chmod(os.path.join(at, b"big"), 0o600),
+        lambda at: os.truncate(os.path.join(at, b"big"), 0),
+        lambda at: os.setxattr(os.path.join(at, b"big"), "user.new", b"x"),
+    ],
+    ids=["open", "create", "mkdir", "unlink", "rename", "chmod", "truncate", "setxattr"],
+)
+def test_nothing_can_be_changed(target: bytes, change: Callable[[bytes], object]) -> None:
+    assert error_of(lambda: change(target)) == errno.EROFS
+
+
+def test_a_file_that_is_gone_below_is_an_error_and_not_the_end(target: bytes, layer: Path) -> None:
+    below, name = layer / "files" / "7", os.path.join(target, b"files", b"7")
+    data = below.read_bytes()
+    below.unlink()
+    try:
+        assert error_of(lambda: Path(os.fsdecode(name)).read_bytes()) == errno.ENOENT
+    finally:
+        below.write_bytes(data)
+    with open(name, "rb") as file:
+        assert file.read() == data
+
+
+def test_the_filesystem_says_how_many_files_it_has(target: bytes) -> None:
+    found = os.statvfs(target)
+    assert (found.f_files, found.f_ffree, found.f_bavail) == (1 + 2 + 3000 + 200 + 8, 0, 0)
+    assert (found.f_namemax, found.f_bsize) == (255, 4096)

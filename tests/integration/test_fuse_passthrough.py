@@ -1,0 +1,137 @@
+"""Large files that the kernel reads by itself: that it does, where it cannot, and by whom."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stacker.linux import mountapi, mountinfo
+from stacker.mount.fuse import FuseDriver
+from stacker.mount.fuse_passthrough import LEAST, depth_over
+from stacker.mount.plan import Plan
+from tests.adapters import skip_without
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="passthrough is for root"),
+    pytest.mark.usefixtures("alone_among_mounts"),
+]
+LARGE = os.urandom(LEAST + 12_345)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "target").mkdir()
+    yield tmp_path
+    while inside := mountinfo.read().below(tmp_path):
+        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+
+
+def filled(layer: Path) -> Path:
+    layer.mkdir(exist_ok=True)
+    (layer / "large").write_bytes(LARGE)
+    (layer / "small").write_bytes(LARGE[: LEAST - 1])
+    return layer
+
+
+def overlaid(lower: Path, place: Path) -> Path:
+    """Show a directory through an overlay."""
+    for name in ("empty", "shown"):
+        (place / name).mkdir(parents=True)
+    options = f"lowerdir={lower}:{place}/empty"
+    mountapi.mount("overlay", place / "shown", "overlay", mountapi.MS_RDONLY, options.encode())
+    return place / "shown"
+
+
+def mount(layer: Path, target: Path) -> list[int]:
+    """Mount, and give the processes that answer."""
+    skip_without("kernel")
+    note = FuseDriver().mount(Plan("0a", target, (layer,), "user", fuse_passthrough=True)).note
+    assert note is not None
+    if "no passthrough" in note:
+        pytest.skip(note)
+    first = int(note.split()[1])
+    return workers(first)
+
+
+def workers(first: int) -> list[int]:
+    found = Path(f"/proc/{first}/task/{first}/children").read_text()
+    return [int(number) for number in found.split()]
+
+
+def read_by_the_server(processes: list[int], path: Path) -> int:
+    """Read a file, and give how many bytes those who answer have read for it."""
+    before = sum(map(_bytes_read, processes))
+    with path.open("rb") as file:
+        assert file.read() == LARGE[: path.stat().st_size]
+    return sum(map(_bytes_read, processes)) - before
+
+
+def _bytes_read(process: int) -> int:
+    """Give what a process has read, with requests (proc_pid_io(5))."""
+    try:
+        text = Path(f"/proc/{process}/io").read_text()
+    except FileNotFoundError:
+        pytest.skip("this kernel does not count what processes read")
+    return int(text.split("rchar:")[1].split()[0])
+
+
+def test_a_large_file_is_read_by_the_kernel(room: Path) -> None:
+    processes = mount(filled(room / "layer"), room / "target")
+    assert read_by_the_server(processes, room / "target/large") < LEAST // 2
+
+
+def test_a_small_file_is_not(room: Path) -> None:
+    processes = mount(filled(room / "layer"), room / "target")
+    assert read_by_the_server(processes, room / "target/small") >= LEAST - 1
+
+
+def test_a_store_on_an_overlay_is_passed_through_as_well(room: Path) -> None:
+    layer = overlaid(filled(room / "layer"), room / "first")
+    assert depth_over([room / "layer"]) == 1
+    assert depth_over([room / "layer", layer]) == 2
+    processes = mount(layer, room / "target")
+    assert read_by_the_server(processes, room / "target/large") < LEAST // 2
+
+
+def test_a_store_that_lies_too_deep_is_read_through_the_server(room: Path) -> None:
+    once = overlaid(filled(room / "layer"), room / "first")
+    processes = mount(overlaid(once, room / "second"), room / "target")
+    assert read_by_the_server(processes, room / "target/large") >= len(LARGE)
+
+
+def test_an_overlay_can_lie_on_top(room: Path) -> None:
+    mount(filled(room / "layer"), room / "target")
+    assert (overlaid(room / "target", room / "above") / "large").read_bytes() == LARGE
+
+
+def test_all_who_have_it_open_share_one_backing_file(room: Path) -> None:
+    mount(filled(room / "layer"), room / "target")
+
+    def read(_: int) -> bytes:
+        with (room / "target/large").open("rb") as file:
+            return file.read()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(read, range(64))) == {LARGE}
+
+
+def test_a_new_worker_knows_the_backing_files_of_a_dead_one(room: Path) -> None:
+    processes = mount(filled(room / "layer"), room / "target")
+    (first,) = [int(line[5:]) for line in _status(processes[0]) if line.startswith("PPid:")]
+    with (room / "target/large").open("rb") as held:
+        for number in processes:
+            os.kill(number, signal.SIGKILL)
+        while len(workers(first)) < len(processes) or set(workers(first)) & set(processes):
+            time.sleep(0.01)
+        assert (room / "target/large").read_bytes() == LARGE
+        assert held.read() == LARGE
+
+
+def _status(process: int) -> list[str]:
+    return Path(f"/proc/{process}/status").read_text().splitlines()
