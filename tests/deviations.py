@@ -35,10 +35,29 @@ class Deviation(Enum):
         "copying a file up, which opening it for writing does, gives its directory a new ctime",
         'overlayfs.rst, "Non-directories": owner, mode, mtime and so on are kept',
     )
+    DIRECTORIES_HAVE_ONE_LINK = (
+        "st_nlink of every directory is 1",
+        'docs/architecture.md, "Writes without the kernel\'s overlay"',
+    )
+    NO_ACLS = (
+        "POSIX ACLs cannot be set (EOPNOTSUPP)",
+        'docs/architecture.md, "Writes without the kernel\'s overlay"',
+    )
     NO_DEVICE_ZERO = (
         "a character device 0:0 cannot be made (EPERM): it is a whiteout",
         'overlayfs.rst, "whiteouts and opaque directories"; fs/overlayfs/dir.c, ovl_mknod',
     )
 
 
-OVERLAYFS: Final = frozenset(Deviation)
+FUSE: Final = frozenset(
+    {
+        Deviation.RENAME_OF_LOWER_DIRECTORY,
+        Deviation.DIRECTORIES_HAVE_ONE_LINK,
+        Deviation.NO_ACLS,
+        Deviation.NO_DEVICE_ZERO,
+    }
+)
+OVERLAYFS: Final = frozenset(Deviation) - {
+    Deviation.DIRECTORIES_HAVE_ONE_LINK,
+    Deviation.NO_ACLS,
+}

@@ -11,13 +11,14 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from stacker.linux import lock
 from tests import images, tars
 from tests.command import Stacker
-from tests.deviations import DOES_NOT_WRITE, OVERLAYFS, Deviation
+from tests.deviations import DOES_NOT_WRITE, FUSE, OVERLAYFS, Deviation
 from tests.stock import CROWD, NAMES, PROGRAM, RANDOM, USUAL, Template, build, clear, half, members
 
 LOWER: Final = "lower"
@@ -38,7 +39,7 @@ class Subject:
     :param writes: whether it takes ``--rw``; one that does not is in the read-only suite alone.
     :param deviations: where it is allowed, and bound, to differ from the control.
     :param refuses: operations of the random I/O suite that it does not have (ENOSYS, EOPNOTSUPP).
-    :param device: a device that it needs.
+    :param device: a device that it needs; ``module`` likewise.
     :param kinds: those that are not all the same to it.
     """
 
@@ -48,16 +49,24 @@ class Subject:
     deviations: frozenset[Deviation] = frozenset()
     refuses: frozenset[str] = frozenset()
     device: str | None = None
+    module: str | None = None
     kinds: tuple[str, ...] = KINDS
 
     def __str__(self) -> str:
         return self.name
 
     @property
+    def is_mount(self) -> bool:
+        """Say whether there is something to unmount; a copy is a plain directory."""
+        return self.words is not None and self.name != "copy"
+
+    @property
     def missing(self) -> str | None:
         """Say what keeps it from being tested here."""
         if self.device is not None and not os.path.exists(self.device):
             return f"no {self.device}"
+        if self.module is not None and find_spec(self.module) is None:
+            return f"{self.module} is not installed"
         return None
 
 
@@ -67,7 +76,14 @@ PLAIN: Final = Subject("plain", None, kinds=(UPPER,))
 SUBJECTS: Final = (
     PLAIN,
     Subject("overlay", ("--driver", "overlay"), deviations=OVERLAYFS),
-    Subject("fuse", ("--driver", "fuse"), DOES_NOT_WRITE, device="/dev/fuse"),
+    Subject("fuse", ("--driver", "fuse"), deviations=FUSE, device="/dev/fuse"),
+    Subject(
+        "fuse by pyfuse3",
+        ("--driver", "fuse", "--fuse-adapter", "pyfuse3"),
+        DOES_NOT_WRITE,
+        device="/dev/fuse",
+        module="pyfuse3",
+    ),
     Subject("copy", ("--driver", "copy"), kinds=(LOWER, MERGED)),
 )
 WRITING: Final = tuple(subject for subject in SUBJECTS if subject.writes)

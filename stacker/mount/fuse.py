@@ -1,7 +1,7 @@
 """The FUSE driver: the merged tree through /dev/fuse, where the kernel will not stack it.
 
 In comes a plan, out goes a mount that processes in the background answer for (`fuse_daemon`), by
-the adapter that the plan names (`fuse_service`).  Read-only so far.
+the adapter that the plan names (`fuse_service`).
 Light to import: what serves a mount is loaded when one is made.
 """
 
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, StackerError, UnsupportedError
-from stacker.linux import process
+from stacker.linux import lock, process
 from stacker.mount.driver import Mounted, RefusedError
 from stacker.mount.release import release
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _DEVICE = "/dev/fuse"
 _ATTEMPTS = 3
+_PAUSES = (0.001, 0.005, 0.02, 0.1, 0.4, 1.5)
+"""Seconds between looks at whether a server has left."""
 _ANOTHER_DRIVER_MAY = {
     errno.EPERM,
     errno.EACCES,
@@ -44,11 +48,6 @@ class FuseDriver:
         """Say that there is no FUSE here, or that it would show a wrong tree."""
         if (refusal := _no_adapter(plan) or _no_passthrough(plan)) is not None:
             return refusal
-        if not plan.read_only or plan.upper is not None:
-            return UnsupportedError(
-                f"the FUSE driver is read-only so far: {plan.target}",
-                hint="leave --rw and --upper away, or use another driver",
-            )
         if not os.path.exists(_DEVICE):
             return MountError(
                 f"no FUSE here: {_DEVICE} does not exist",
@@ -93,6 +92,24 @@ class FuseDriver:
             from stacker.mount.fuse_attach import disconnect
 
             disconnect(record.target, lazy=lazy)
+        if record.upper is not None and not lazy:
+            _await_end(record.upper)
+
+
+def _await_end(upper: Path) -> None:
+    """Let the server leave, so that the next mount finds the directory of its writes free.
+
+    It has a lock on that until it ends (`fuse_daemon`); where somebody shows the same mount at a
+    second place it goes on, and is not waited for any longer.
+    """
+    for pause in _PAUSES:
+        with suppress(OSError):
+            held = lock.try_exclusive(upper, create=False)
+            if held is None:
+                time.sleep(pause)
+                continue
+            held.release()
+        return
 
 
 def is_dead(record: MountRecord) -> bool:

@@ -13,23 +13,33 @@ from struct import error as struct_error
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from stacker.stack.merged import MergedTree, Node
 
 BLOCK: Final = 4096
 NAME_MAX: Final = 255
-ANSWERED: Final = (OSError, struct_error, ValueError, OverflowError)
-"""What may go wrong in a request without ending who answers it."""
+PATH_MAX: Final = 4095
+"""Bytes of the longest target of a symbolic link."""
 _OPEN_FILES: Final = 128
 
 
-def errno_of(error: BaseException) -> int:
+def errno_of(error: Exception) -> int:
     """Give the errno that a caller of the mount gets.
 
-    :param error: one of `ANSWERED`.
+    A malformed request is EINVAL.  What nobody thought of is EIO: a mistake of ours must not take
+    everybody's mount away.
     """
     if isinstance(error, OSError):
         return error.errno or errno.EIO
-    return errno.EINVAL
+    if isinstance(error, (struct_error, ValueError, OverflowError)):
+        return errno.EINVAL
+    return errno.EIO
+
+
+def visible(names: Iterable[bytes], uid: int) -> Iterator[bytes]:
+    """Give the names of xattrs that a user sees: ``trusted.*`` are root's alone (xattr(7))."""
+    return (name for name in names if not (uid and name.startswith(b"trusted.")))
 
 
 class OpenFiles:

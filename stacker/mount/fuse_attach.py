@@ -57,7 +57,7 @@ def _connect_by_mount(plan: Plan, root_mode: int) -> int:
             f"fd={device},rootmode={stat.S_IFDIR | root_mode:o},user_id={os.geteuid()},"
             f"group_id={os.getegid()},default_permissions,allow_other"
         )
-        flags = mountapi.MS_RDONLY
+        flags = mountapi.MS_RDONLY if plan.read_only else 0
         if not process.in_initial_user_namespace():
             flags |= mountapi.MS_NOSUID | mountapi.MS_NODEV
         with Descriptor.of_directory(plan.target) as place:
@@ -72,7 +72,8 @@ def _connect_by_helper(plan: Plan) -> int:
     import socket
     import subprocess
 
-    options = f"ro,nosuid,nodev,default_permissions,fsname={plan.source},subtype=stacker"
+    access = "ro" if plan.read_only else "rw"
+    options = f"{access},nosuid,nodev,default_permissions,fsname={plan.source},subtype=stacker"
     ours, its = socket.socketpair()
     with ours, its:
         done = subprocess.run(

@@ -1,6 +1,6 @@
 """Requests off /dev/fuse and replies back, for the adapter that speaks the kernel's own protocol.
 
-In comes a descriptor, out go replies to it.  What a request means, `fuse_kernel` knows.
+In comes a descriptor, out go replies to it.  What a request means, an adapter knows.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from stacker.mount import fuse_protocol as fuse
-from stacker.mount.fuse_kernel import Adapter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stacker.mount.fuse_passthrough import Passthrough
-    from stacker.stack.merged import MergedTree
+    from stacker.mount.fuse_requests import Requests
 
 _TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
@@ -22,15 +23,19 @@ _TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 class KernelService:
     """Serves a tree in the kernel's own protocol.
 
-    :param tree: what is shown.
-    :param passthrough: let the kernel read large files by itself, if it will.
+    :param adapter: makes what answers in one process; always the same where there is one process.
+    :param passthrough: what the adapters share to let the kernel read large files by itself.
     :param note: what `begin` returns unless it has something to say itself.
     """
 
     def __init__(
-        self, tree: MergedTree, passthrough: Passthrough | None = None, *, note: str | None = None
+        self,
+        adapter: Callable[[], Requests],
+        passthrough: Passthrough | None = None,
+        *,
+        note: str | None = None,
     ) -> None:
-        self._tree = tree
+        self._adapter = adapter
         self._passthrough = passthrough
         self._note = note
 
@@ -40,7 +45,7 @@ class KernelService:
         :returns: that passthrough was wanted and is not to be had.
         :raises OSError: it speaks another version, or the mount is gone.
         """
-        _begin(connection, Adapter(self._tree, self._passthrough))
+        _begin(connection, self._adapter())
         if self._passthrough is not None and not self._passthrough.agreed:
             return "no passthrough: this kernel has none (Linux 6.9)"
         return self._note
@@ -52,13 +57,13 @@ class KernelService:
         """
         if self._passthrough is not None:
             self._passthrough.channel = channel
-        serve(channel, Adapter(self._tree, self._passthrough))
+        serve(channel, self._adapter())
 
 
-def _begin(connection: int, adapter: Adapter) -> None:
+def _begin(connection: int, adapter: Requests) -> None:
     agreed = False
     while not agreed:
-        request = os.read(connection, fuse.REQUEST)
+        request = os.read(connection, adapter.request_size)
         reply = adapter.answer(request)
         if reply is None:
             continue
@@ -70,13 +75,13 @@ def _begin(connection: int, adapter: Adapter) -> None:
         agreed = fuse.INIT_IN.unpack_from(request, fuse.IN_HEADER.size)[0] == fuse.MAJOR
 
 
-def serve(channel: int, adapter: Adapter) -> None:
+def serve(channel: int, adapter: Requests) -> None:
     """Answer requests until the mount is gone.
 
     :param channel: where requests are read from and replies go to.
     :raises OSError: anything but the mount's end.
     """
-    read, write, answer, size = os.read, os.write, adapter.answer, fuse.REQUEST
+    read, write, answer, size = os.read, os.write, adapter.answer, adapter.request_size
     while True:
         try:
             request = read(channel, size)

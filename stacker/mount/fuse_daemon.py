@@ -1,13 +1,15 @@
 """The processes behind a FUSE mount: one that looks after it, and workers that answer.
 
 In comes a plan; when `start` returns, the mount answers, and whatever stood in its way was raised.
-The tree is built once and shared by all workers, which were forked from the same process; each
-has a channel of its own, so that the kernel fails what a dead worker had taken and a new one goes
-on.  They leave when the mount is gone; SIGTERM takes it away.
+A tree that does not change is built once and shared by all workers, which were forked from the
+same process; each has a channel of its own, so that the kernel fails what a dead worker had taken
+and a new one goes on.  A tree that takes writes has one worker, and dies with it: nobody else knows
+what the kernel has been told.  They leave when the mount is gone; SIGTERM takes it away.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import pickle
@@ -98,7 +100,7 @@ class _Daemon:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._service: Service
-        self._connection = -1
+        self._connection = self._upper = -1
         self._note: str | None = None
         self._workers: set[int] = set()
 
@@ -111,24 +113,33 @@ class _Daemon:
         except (OSError, StackerError) as error:
             os.write(writer, pickle.dumps(error))
             return
-        while len(self._workers) < min(_WORKERS, len(os.sched_getaffinity(0))):
+        workers = min(_WORKERS, len(os.sched_getaffinity(0))) if self._plan.read_only else 1
+        while len(self._workers) < workers:
             self._hire(writer)
+        if not self._plan.read_only:  # so that the mount is dead when its worker is
+            os.close(self._connection)
         try:
             os.write(writer, pickle.dumps((os.getpid(), self._note)))
         except OSError:  # the caller is gone, and nobody knows of this mount
             self._unmount()
         os.close(writer)
+        self._claim_upper()
         self._look_after()
 
     def _mount(self) -> None:
         plan = self._plan
         serve = service_of(plan)
         known = {source.diff: source for source in plan.sources}
-        sources = [known.get(layer) or LayerSource(layer) for layer in plan.layers]
+        shown = plan.layers
+        if plan.read_only and plan.upper is not None:  # one more layer, then
+            shown = (plan.upper, *shown)
+        sources = [known.get(layer) or LayerSource(layer) for layer in shown]
         gc.disable()  # nothing here has cycles, and looking for them takes as long as the rest
         tree = merge(sources, WhiteoutFormat(plan.xattr_namespace))
         self._service = serve(tree)
         gc.freeze()
+        if not (plan.read_only or plan.volatile or plan.upper is None):
+            self._upper = os.open(plan.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._connection = fuse_attach.connect(plan, tree.mode(ROOT))
         try:
             self._note = self._service.begin(self._connection)
@@ -137,14 +148,34 @@ class _Daemon:
             raise
         fuse_attach.read_further_ahead(plan)
 
+    def _claim_upper(self) -> None:
+        """Hold the directory that keeps the writes as long as anybody answers, mounted or detached.
+
+        Whoever made the mount has a lock on it until it is written down (`mount.upper`), so this
+        waits; the worker has the descriptor too, and with it the lock.
+        """
+        if self._upper >= 0:
+            fcntl.flock(self._upper, fcntl.LOCK_SH)
+
     def _hire(self, *closed: int) -> None:
         self._workers.add(_forked(lambda: self._work(closed)))
 
     def _work(self, closed: tuple[int, ...]) -> None:
+        if not self._plan.read_only:  # nobody can take this one's place; it leaves with the mount
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            gc.enable()  # what is frozen costs nothing, and this process may live for months
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         for descriptor in closed:
             os.close(descriptor)
-        self._service.serve(fuse_attach.clone(self._connection))
+        self._service.serve(self._channel())
+
+    def _channel(self) -> int:
+        """Give a channel of this process's own; the one it is cloned from stays with the parent."""
+        channel = fuse_attach.clone(self._connection)
+        if channel != self._connection:
+            os.close(self._connection)
+        return channel
 
     def _look_after(self) -> None:
         """Replace workers that die, until they leave because the mount is gone."""
@@ -157,7 +188,7 @@ class _Daemon:
                 if not number:
                     break
                 self._workers.discard(number)
-                if status:
+                if status and self._plan.read_only:
                     time.sleep(_PAUSE)
                     self._hire()
 

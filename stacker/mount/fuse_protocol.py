@@ -14,16 +14,22 @@ MAJOR: Final = 7
 MINOR: Final = 31
 """What is spoken: Linux 5.4 offers it, and every later kernel accepts it."""
 
-(LOOKUP, FORGET, GETATTR) = 1, 2, 3
-(READLINK, OPEN, READ, STATFS, RELEASE) = 5, 14, 15, 17, 18
-(GETXATTR, LISTXATTR, FLUSH, INIT) = 22, 23, 25, 26
-(OPENDIR, READDIR, RELEASEDIR) = 27, 28, 29
-(INTERRUPT, DESTROY, BATCH_FORGET, READDIRPLUS, LSEEK) = 36, 38, 42, 44, 46
+(LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK) = 1, 2, 3, 4, 5, 6
+(MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK) = 8, 9, 10, 11, 12, 13
+(OPEN, READ, WRITE, STATFS, RELEASE, FSYNC) = 14, 15, 16, 17, 18, 20
+(SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT) = 21, 22, 23, 24, 25, 26
+(OPENDIR, READDIR, RELEASEDIR, FSYNCDIR, CREATE) = 27, 28, 29, 30, 35
+(INTERRUPT, DESTROY, BATCH_FORGET, FALLOCATE, READDIRPLUS) = 36, 38, 42, 43, 44
+(RENAME2, LSEEK, COPY_FILE_RANGE) = 45, 46, 47
 
-WRITING: Final = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 20, 21, 24, 30, 35, 43, 45, 47})
+WRITING: Final = frozenset(
+    {SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, FSYNC, SETXATTR}
+    | {REMOVEXATTR, FSYNCDIR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE}
+)
 """Operations that change something, from SETATTR to COPY_FILE_RANGE."""
 
 INIT_ASYNC_READ: Final = 1 << 0
+INIT_BIG_WRITES: Final = 1 << 5
 INIT_DO_READDIRPLUS: Final = 1 << 13
 INIT_ASYNC_DIO: Final = 1 << 15
 INIT_NO_OPEN_SUPPORT: Final = 1 << 17
@@ -38,6 +44,7 @@ INIT2_PASSTHROUGH: Final = 1 << 5
 OPEN_KEEP_CACHE: Final = 1 << 1
 OPEN_NO_FLUSH: Final = 1 << 5
 OPEN_PASSTHROUGH: Final = 1 << 7
+INIT_HANDLE_KILLPRIV_V2: Final = 1 << 28
 
 WANTED: Final = (
     INIT_ASYNC_READ
@@ -50,6 +57,16 @@ WANTED: Final = (
     | INIT_NO_OPENDIR_SUPPORT
 )
 
+WANTED_TO_WRITE: Final = WANTED | INIT_BIG_WRITES | INIT_HANDLE_KILLPRIV_V2
+"""With the last one the kernel does not ask for security.capability before each write: writing,
+truncating and chown take such privileges away by themselves, here as in the directory beneath."""
+
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+FATTR_ATIME, FATTR_MTIME, FATTR_ATIME_NOW, FATTR_MTIME_NOW = 1 << 4, 1 << 5, 1 << 7, 1 << 8
+FATTR_KILL_SUIDGID: Final = 1 << 11
+WRITE_KILL_SUIDGID: Final = 1 << 2
+FSYNC_DATA_ONLY: Final = 1 << 0
+
 IOC_CLONE: Final = 0x8004E500
 """FUSE_DEV_IOC_CLONE: make an open /dev/fuse another channel of a connection."""
 
@@ -60,11 +77,13 @@ ROOT_ID: Final = 1
 LARGEST_READ: Final = 1 << 20
 PAGES: Final = LARGEST_READ // 4096
 READ_AHEAD: Final = 4 << 20
-MAX_WRITE: Final = 4096  # the least the kernel takes; nothing is ever written
+LEAST_WRITE: Final = 4096
+"""The least that the kernel takes for the size of writes, where nothing is ever written."""
+LARGEST_WRITE: Final = 1 << 20
 REQUEST: Final = 64 << 10
-"""Bytes for one request; the kernel wants at least 8 KiB (FUSE_MIN_READ_BUFFER)."""
+"""Bytes for one request without data; the kernel wants at least 8 KiB (FUSE_MIN_READ_BUFFER)."""
 FOREVER: Final = 10 * 365 * 24 * 3600
-"""Seconds that names and attributes stay valid: the tree never changes."""
+"""Seconds that names and attributes stay valid: nothing changes behind the kernel's back."""
 
 # struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
 IN_HEADER: Final = Struct("=IIQQIIIHH")
@@ -96,6 +115,35 @@ XATTR: Final = Struct("=II")
 # struct fuse_lseek_in: fh, offset, whence, padding
 LSEEK_IN: Final = Struct("=QqII")
 LSEEK_OUT: Final = Struct("=q")
+# struct fuse_setattr_in: valid, padding, fh, size, lock_owner, atime, mtime, ctime, their
+# nanoseconds, mode, unused, uid, gid, unused
+SETATTR_IN: Final = Struct("=IIQQQqqqIIIIIIII")
+# struct fuse_mknod_in: mode, rdev, umask, padding
+MKNOD_IN: Final = Struct("=IIII")
+# struct fuse_mkdir_in: mode, umask
+MKDIR_IN: Final = Struct("=II")
+# struct fuse_rename_in, and fuse_link_in: newdir, oldnodeid; rename2 has flags and padding too
+NODE_IN: Final = Struct("=Q")
+RENAME2_IN: Final = Struct("=QII")
+# struct fuse_create_in: flags, mode, umask, open_flags
+CREATE_IN: Final = Struct("=IIII")
+# struct fuse_write_in: fh, offset, size, write_flags, lock_owner, flags, padding
+WRITE_IN: Final = Struct("=QQIIQII")
+# struct fuse_write_out: size, padding
+WRITE_OUT: Final = Struct("=II")
+# struct fuse_fsync_in: fh, flags, padding
+FSYNC_IN: Final = Struct("=QII")
+# struct fuse_setxattr_in, as it is without FUSE_SETXATTR_EXT: size, flags
+SETXATTR_IN: Final = Struct("=II")
+# struct fuse_fallocate_in: fh, offset, length, mode, padding
+FALLOCATE_IN: Final = Struct("=QQQII")
+# struct fuse_copy_file_range_in: fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
+COPY_IN: Final = Struct("=QQQQQQQ")
+# struct fuse_forget_in: nlookup; fuse_batch_forget_in: count, dummy; fuse_forget_one: nodeid,
+# nlookup
+FORGET_IN: Final = Struct("=Q")
+BATCH_FORGET_IN: Final = Struct("=II")
+FORGET_ONE: Final = Struct("=QQ")
 # struct fuse_kstatfs: blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, 7 spare words
 STATFS_OUT: Final = Struct("=QQQQQIII28x")
 # struct fuse_dirent: ino, off, namelen, type; the name follows, padded to eight bytes
@@ -119,3 +167,8 @@ def device_number(device: int) -> int:
     """Encode a device's number in the 32 bits the kernel has for it (new_encode_dev)."""
     minor = os.minor(device)
     return (minor & 0xFF) | os.major(device) << 8 | ((minor & ~0xFF) << 12 & 0xFFFFFFFF)
+
+
+def device_of(number: int) -> int:
+    """Decode what `device_number` encodes."""
+    return os.makedev(number >> 8 & 0xFFF, (number & 0xFF) | (number >> 12 & 0xFFF00))

@@ -21,7 +21,7 @@ import pyfuse3
 import trio
 
 from stacker.errors import MountError
-from stacker.mount.fuse_answer import ANSWERED, BLOCK, NAME_MAX, OpenFiles, errno_of
+from stacker.mount.fuse_answer import BLOCK, NAME_MAX, OpenFiles, errno_of, visible
 from stacker.mount.fuse_protocol import FOREVER
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _answered(handler: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     async def answer(self: Operations, *arguments: Any) -> Any:
         try:
             return handler(self, *arguments)
-        except ANSWERED as error:
+        except Exception as error:  # noqa: BLE001 - it becomes an errno
             raise pyfuse3.FUSEError(errno_of(error)) from None
 
     return answer
@@ -94,6 +94,8 @@ class Operations(pyfuse3.Operations):
     @_answered
     def lookup(self, parent: int, name: bytes, _context: object) -> pyfuse3.EntryAttributes:
         """Find a name in a directory; a missing one is remembered as missing."""
+        if len(name) > NAME_MAX:  # the kernel lets longer ones through
+            raise OSError(errno.ENAMETOOLONG, "name too long")
         found = self._tree.lookup(self._known(parent), name)
         return self._absent if found is None else self.entry(self._tree.inode(found))
 
@@ -161,9 +163,9 @@ class Operations(pyfuse3.Operations):
         return value
 
     @_answered
-    def listxattr(self, number: int, _context: object) -> Iterable[bytes]:
+    def listxattr(self, number: int, context: pyfuse3.RequestContext) -> Iterable[bytes]:
         """Give the names of extended attributes."""
-        return self._tree.xattrs(self._known(number))
+        return visible(self._tree.xattrs(self._known(number)), context.uid)
 
     @_answered
     def statfs(self, _context: object) -> pyfuse3.StatvfsData:

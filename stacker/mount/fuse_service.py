@@ -6,6 +6,7 @@ no mount: `fuse_daemon` begins a service, forks, and lets each worker serve.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 from stacker.errors import MountError
@@ -46,8 +47,14 @@ def service_of(plan: Plan) -> Callable[[MergedTree], Service]:
 
     :raises MountError: it needs what is not installed.
     """
-    if plan.fuse_adapter == "kernel":
-        return _passing(plan) if plan.fuse_passthrough else _plain()
+    if plan.fuse_adapter == "pyfuse3":
+        return _by_libfuse()
+    if not plan.read_only:
+        return _writing(plan)
+    return _passing(plan) if plan.fuse_passthrough else _reading()
+
+
+def _by_libfuse() -> Callable[[MergedTree], Service]:
     try:
         from stacker.mount.fuse_pyfuse3 import Pyfuse3Service
     except ImportError as error:
@@ -55,21 +62,51 @@ def service_of(plan: Plan) -> Callable[[MergedTree], Service]:
     return Pyfuse3Service
 
 
-def _plain() -> Callable[[MergedTree], Service]:
+def _reading(note: str | None = None) -> Callable[[MergedTree], Service]:
     from stacker.mount.fuse_channel import KernelService
+    from stacker.mount.fuse_kernel import Adapter
 
-    return KernelService
+    return lambda tree: KernelService(lambda: Adapter(tree), note=note)
 
 
 def _passing(plan: Plan) -> Callable[[MergedTree], Service]:
     from stacker.mount.fuse_channel import KernelService
+    from stacker.mount.fuse_kernel import Adapter
     from stacker.mount.fuse_passthrough import Passthrough, depth_over, is_permitted
 
     if not is_permitted():
-        note = "no passthrough: only root of the machine may, with CAP_SYS_ADMIN"
-        return lambda tree: KernelService(tree, note=note)
+        return _reading("no passthrough: only root of the machine may, with CAP_SYS_ADMIN")
     depth = depth_over(plan.layers)
-    return lambda tree: KernelService(tree, Passthrough(tree, depth))
+
+    def serve(tree: MergedTree) -> Service:
+        passthrough = Passthrough(tree, depth)
+        return KernelService(lambda: Adapter(tree, passthrough), passthrough)
+
+    return serve
+
+
+def _writing(plan: Plan) -> Callable[[MergedTree], Service]:
+    """Give what serves a tree with writes: one adapter, since there is one such tree."""
+    import resource
+
+    from stacker.layer.whiteout import WhiteoutFormat
+    from stacker.mount.fuse_channel import KernelService
+    from stacker.mount.fuse_writable import WritableAdapter
+    from stacker.stack.upper import WritableTree
+
+    upper, work = plan.upper, plan.work
+    if upper is None or work is None:
+        raise MountError(f"cannot mount by FUSE: {plan.target}: got no upper directory, want one")
+    form = WhiteoutFormat(plan.xattr_namespace)
+
+    def serve(tree: MergedTree) -> Service:
+        os.umask(0)  # modes come as they shall be
+        _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for open files without a name
+        adapter = WritableAdapter(WritableTree(tree, form, upper, work, durable=not plan.volatile))
+        return KernelService(lambda: adapter)
+
+    return serve
 
 
 def is_installed(adapter: FuseAdapter) -> bool:

@@ -76,13 +76,16 @@ class Plan:
         wanted = (self.empty, self.upper, self.work)
         return tuple(path for path in wanted if path is not None)
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self, driver: str = "overlay") -> dict[str, object]:
         """Give the plan as a document of version `PLAN_VERSION`.
 
         Besides the fields of this class it has ``directories``, to be made first, and
         ``mounts``, a list of ``{type, source, options}`` as containerd's snapshotters return
-        and OCI's config.json takes them.  Bytes of a path that are no UTF-8 are lone surrogates
-        (PEP 383).
+        and OCI's config.json takes them.  A FUSE mount names its directories as an overlay does;
+        no kernel makes it by itself.  A copy is no mount.  Bytes of a path that are no UTF-8 are
+        lone surrogates (PEP 383).
+
+        :param driver: the name of the driver that would execute the plan.
         """
         return {
             "version": PLAN_VERSION,
@@ -98,24 +101,25 @@ class Plan:
             "fuse_adapter": self.fuse_adapter,
             "fuse_passthrough": self.fuse_passthrough,
             "directories": [str(path) for path in self.directories],
-            "mounts": [self._mount()],
+            "mounts": [] if driver == "copy" else [self._mount(driver)],
         }
 
-    def _mount(self) -> dict[str, object]:
+    def _mount(self, driver: str) -> dict[str, object]:
+        if driver == "fuse":
+            options = [*self._directories(), "default_permissions"]
+            return {"type": "fuse.stacker", "source": self.source, "options": options}
         if self.is_bind:
             return {"type": "bind", "source": str(self.layers[0]), "options": ["bind", "ro"]}
-        return {"type": "overlay", "source": self.source, "options": self._options()}
+        words = (key if value is None else f"{key}={value}" for key, value in self.parameters())
+        options = [*self._directories(), *words]
+        return {"type": "overlay", "source": self.source, "options": options}
 
-    def _options(self) -> list[str]:
+    def _directories(self) -> list[str]:
         lower = ":".join(_escape(layer, ":") for layer in self.layers)
-        options = ["ro"] if self.read_only else ["rw"]
-        options.append(f"lowerdir={lower}")
+        options = ["ro" if self.read_only else "rw", f"lowerdir={lower}"]
         if self.upper is not None and self.work is not None:
             options += [f"upperdir={_escape(self.upper)}", f"workdir={_escape(self.work)}"]
-        return [
-            *options,
-            *(name if value is None else f"{name}={value}" for name, value in self.parameters()),
-        ]
+        return options
 
     def parameters(self) -> list[tuple[str, str | None]]:
         """Give overlayfs's options apart from the directories; ``None`` marks a flag.

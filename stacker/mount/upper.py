@@ -11,6 +11,7 @@ directory, says by which.  Overlayfs itself would only warn in the log.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
 
 _OWNER = "owner"
+_PAUSES = (0.01, 0.05, 0.2)
+"""Seconds between attempts."""
 
 
 def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -> Path:
@@ -112,11 +115,21 @@ def _make(upper: Path) -> bool:
 
 @contextmanager
 def _only_user(upper: Path) -> Iterator[None]:
-    held = lock.try_exclusive(upper, create=False)
-    if held is None:
-        raise LockedError(f"upper directory is in use: {upper}: a mount is being made with it")
-    with held:
+    with _locked(upper):
         yield
+
+
+def _locked(upper: Path) -> lock.Lock:
+    # The server of a mount that has just been undone needs an instant to leave.
+    for pause in (*_PAUSES, 0):
+        held = lock.try_exclusive(upper, create=False)
+        if held is not None:
+            return held
+        time.sleep(pause)
+    raise LockedError(
+        f"upper directory is in use: {upper}: a mount is being made with it, or was detached and"
+        " is still in use"
+    )
 
 
 def _claim(upper: Path, work: Path, room: Path) -> None:

@@ -11,6 +11,7 @@ processes that were forked from each other go on sharing it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from array import array
@@ -139,7 +140,7 @@ class MergedTree:
         :raises OSError: as the kernel says; ``EINVAL`` for anything but a file.
         """
         if not stat.S_ISREG(self._mode[inode]):
-            raise OSError(22, "not a regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         return _opened(self._roots[self._layer[inode]], self.path(inode))
 
     def read(self, inode: Node, offset: int, length: int) -> bytes:

@@ -16,11 +16,11 @@ from tests.subjects import KINDS, WRITING, Mounted, Place, Subject, stock, unmou
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the kinds that are all the same to a subject."""
+    """Leave out kinds that are all the same to a subject, and cases that are not about it."""
     wanted: list[pytest.Item] = []
     repeated: list[pytest.Item] = []
     for item in items:
-        (repeated if _is_repeated(item) else wanted).append(item)
+        (repeated if _is_repeated(item) or _is_excused(item) else wanted).append(item)
     items[:] = wanted
     config.hook.pytest_deselected(items=repeated)
 
@@ -28,6 +28,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_repeated(item: pytest.Item) -> bool:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return {"mounted", "kind"} <= params.keys() and params["kind"] not in params["mounted"].kinds
+
+
+def _is_excused(item: pytest.Item) -> bool:
+    """Say whether a case takes for granted (its marks say so) what a subject is not, or lacks."""
+    subject = _subject(item)
+    if subject is None:
+        return False
+    mark = item.get_closest_marker("takes_for_granted")
+    if mark is not None and mark.args[0] in subject.deviations:
+        return True
+    return item.get_closest_marker("about_mounts") is not None and not subject.is_mount
+
+
+def _subject(item: pytest.Item) -> Subject | None:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if "mounted" in params:
+        subject: Subject = params["mounted"]
+        return subject
+    shown: dict[str, tuple[Subject, int]] = getattr(getattr(item, "module", None), "SHOWN", {})
+    return shown[params["tree"]][0] if "tree" in params and shown else None
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from stacker.linux import mountapi
 from stacker.mount.fuse import FuseDriver
 from stacker.mount.plan import FuseAdapter, Plan
 from tests.adapters import ADAPTERS, skip_without
+from tests.nobody import acting_as
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and makes devices: needs root"),
@@ -44,6 +45,7 @@ def fill(layer: bytes) -> None:
     os.utime(os.path.join(layer, b"empty"), ns=(0, BEFORE_1970))
     os.setxattr(os.path.join(layer, b"big"), "user.kind", b"\0binary")
     os.setxattr(os.path.join(layer, b"big"), "user.none", b"")
+    os.setxattr(os.path.join(layer, b"big"), "trusted.kind", b"root's")
 
 
 def _write(path: bytes, data: bytes) -> None:
@@ -117,6 +119,20 @@ def test_a_missing_name_stays_missing(target: bytes) -> None:
     assert error_of(lambda: os.stat(os.path.join(target, b"big", b"x"))) == errno.ENOTDIR
 
 
+def test_a_name_of_256_bytes_is_too_long_rather_than_missing(target: bytes) -> None:
+    assert os.path.exists(os.path.join(target, b"f" * 255))
+    with pytest.raises(OSError) as caught:
+        os.stat(os.path.join(target, b"f" * 256))
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_trusted_xattrs_are_listed_to_root_alone(target: bytes) -> None:
+    with open(os.path.join(target, b"big"), "rb") as big:
+        assert sorted(os.listxattr(big.fileno())) == ["trusted.kind", "user.kind", "user.none"]
+        with acting_as():
+            assert sorted(os.listxattr(big.fileno())) == ["user.kind", "user.none"]
+
+
 def test_a_file_is_read_anywhere(target: bytes) -> None:
     fd = os.open(os.path.join(target, b"big"), os.O_RDONLY)
     try:
@@ -155,7 +171,7 @@ def test_links_and_strange_names_are_as_they_are(target: bytes) -> None:
 
 def test_xattrs_are_told_and_missing_ones_named_missing(target: bytes) -> None:
     big = os.path.join(target, b"big")
-    assert sorted(os.listxattr(big)) == ["user.kind", "user.none"]
+    assert sorted(os.listxattr(big)) == ["trusted.kind", "user.kind", "user.none"]
     assert os.getxattr(big, "user.kind") == b"\0binary"
     assert os.getxattr(big, "user.none") == b""
     assert error_of(lambda: os.getxattr(big, "user.no")) == errno.ENODATA

@@ -215,12 +215,110 @@ def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path, adapter: Fu
     is_clean(stacker, layers=1)
 
 
-def test_a_mount_with_writes_is_refused(
-    stacker: Stacker, target: Path, adapter: FuseAdapter
-) -> None:
-    said = stacker.refused(7, "mount", *options(adapter), "--rw", "app:1.0", target)
+def test_the_pyfuse3_adapter_refuses_writes(stacker: Stacker, target: Path) -> None:
+    skip_without("pyfuse3")
+    said = stacker.refused(7, "mount", *options("pyfuse3"), "--rw", "app:1.0", target)
     assert "is read-only" in said
     is_clean(stacker)
+
+
+def test_writes_are_taken_and_go_with_the_mount(stacker: Stacker, target: Path) -> None:
+    assert stacker("mount", "--driver", "fuse", "--rw", "app:1.0", target).last == "fuse"
+    (target / "etc/kept").write_bytes(b"written")
+    (target / "new").mkdir()
+    (target / "big").unlink()
+    assert sorted(os.listdir(target)) == ["etc", "link", "more", "new"]
+    assert (target / "link").read_bytes() == b"written"
+    (item,) = stacker("mounts", "--json").items
+    assert (item["driver"], item["state"], item["read_only"]) == ("fuse", "mounted", False)
+    stacker("umount", target)
+    eventually(lambda: not servers(target))
+    is_clean(stacker, layers=2)
+    mount(stacker, target, "kernel")
+    assert (target / "etc/kept").read_bytes() == b"changed"
+    stacker("umount", target)
+
+
+@pytest.mark.parametrize(("first", "second"), [("fuse", "overlay"), ("overlay", "fuse")])
+def test_kept_writes_are_there_for_either_driver(
+    stacker: Stacker, target: Path, tmp_path: Path, first: str, second: str
+) -> None:
+    kept = tmp_path / "changes"
+    for turn, driver in enumerate((first, second, first)):
+        stacker("mount", "--driver", driver, "--upper", kept, "app:1.0", target)
+        assert sorted(os.listdir(target / "etc")) == ["kept", *(f"n{n}" for n in range(turn))]
+        (target / f"etc/n{turn}").write_bytes(b"%d" % turn)
+        (target / "more").unlink(missing_ok=True)
+        stacker("umount", target)
+        is_clean(stacker)
+        assert sorted(os.listdir(tmp_path)) == ["app", "changes", "store", "target"]
+    assert (kept / "etc/n2").read_bytes() == b"2"
+
+
+def test_an_upper_in_use_is_refused(stacker: Stacker, target: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    stacker("mount", "--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", target)
+    words = ("--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", other)
+    assert "upper directory is in use" in stacker.refused(8, "mount", *words)
+    stacker("umount", target)
+    stacker("mount", *words)
+    stacker("umount", other)
+
+
+def test_a_detached_mount_keeps_its_upper_as_long_as_it_is_used(
+    stacker: Stacker, target: Path, tmp_path: Path
+) -> None:
+    words = ("--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", target)
+    stacker("mount", *words)
+    with (target / "new").open("wb", buffering=0) as held:
+        stacker("umount", "--lazy", target)
+        assert "is still in use" in stacker.refused(8, "mount", *words)
+        held.write(b"late")
+    eventually(lambda: not servers(target))
+    stacker("mount", *words)
+    assert (target / "new").read_bytes() == b"late"
+    stacker("umount", target)
+
+
+def test_writes_survive_a_server_that_was_killed(
+    stacker: Stacker, target: Path, tmp_path: Path
+) -> None:
+    words = ("--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", target)
+    stacker("mount", *words)
+    (target / "etc/kept").write_bytes(b"written")
+    first, worker = servers(target)
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: not servers(target))
+    assert first not in servers(target)
+    assert _error_of(lambda: os.listdir(target)) == errno.ENOTCONN
+    assert [item["target"] for item in stacker("mounts", "--json").document["cleared"]] == [
+        str(target)
+    ]
+    stacker("mount", *words)
+    assert (target / "etc/kept").read_bytes() == b"written"
+    stacker("umount", target)
+    is_clean(stacker)
+
+
+def test_sigterm_takes_a_mount_with_writes_away(stacker: Stacker, target: Path) -> None:
+    stacker("mount", "--driver", "fuse", "--rw", "app:1.0", target)
+    first, worker = servers(target)
+    os.kill(worker, signal.SIGTERM)  # it goes on: nobody could take its place
+    (target / "new").write_bytes(b"x")
+    os.kill(first, signal.SIGTERM)
+    eventually(lambda: not servers(target))
+    assert mountinfo.at(target) is None
+    is_clean(stacker)
+
+
+def test_the_plan_is_that_of_a_fuse_mount(stacker: Stacker, target: Path) -> None:
+    words = ("mount", "--driver", "fuse", "--rw", "--print-plan", "app:1.0", target)
+    plan = stacker(*words).item["plan"]
+    (only,) = plan["mounts"]
+    assert only["type"] == "fuse.stacker"
+    assert f"upperdir={plan['upper']}" in only["options"]
+    assert "metacopy=off" not in only["options"]
 
 
 def test_what_is_in_use_is_not_unmounted_unless_lazily(
@@ -282,9 +380,10 @@ def test_sigterm_takes_the_mount_away(stacker: Stacker, target: Path, adapter: F
     is_clean(stacker)
 
 
-def killed(stacker: Stacker, target: Path, adapter: FuseAdapter) -> None:
+def killed(stacker: Stacker, target: Path, adapter: FuseAdapter, *more: str) -> None:
     """Mount, kill everything that answers, and see that nothing does."""
-    first, *_ = mount(stacker, target, adapter)
+    stacker("mount", *options(adapter), *more, "app:1.0", target)
+    first, *_ = servers(target)
     os.stat(target)  # what the kernel has learnt it goes on telling
     os.killpg(os.getpgid(first), signal.SIGKILL)
     eventually(lambda: not servers(target))
@@ -312,10 +411,12 @@ def test_a_mount_whose_server_was_killed_is_named_and_cleared(
     stacker("umount", target)
 
 
+@pytest.mark.parametrize("words", [("kernel",), ("kernel", "--rw"), ("pyfuse3",)], ids=" ".join)
 def test_umount_clears_a_mount_whose_server_was_killed(
-    stacker: Stacker, target: Path, adapter: FuseAdapter
+    stacker: Stacker, target: Path, words: tuple[FuseAdapter, ...]
 ) -> None:
-    killed(stacker, target, adapter)
+    skip_without(words[0])
+    killed(stacker, target, *words)
     stacker("umount", target)
     assert os.listdir(target) == []
     is_clean(stacker)

@@ -275,10 +275,10 @@ class Caller:
         self.place = place
         self._python = python
 
-    def run(self, *arguments: str, as_who: tuple[str, ...]) -> dict[str, Any]:
+    def run(self, *arguments: str, as_who: tuple[str, ...], script: str = RUN) -> dict[str, Any]:
         for path in (self.place, *self.place.rglob("*")):
             os.chown(path, 65534, 65534)
-        command = [*as_who, self._python, "-c", RUN, str(self.place), *arguments]
+        command = [*as_who, self._python, "-c", script, str(self.place), *arguments]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         told: dict[str, Any] = json.loads(done.stdout)
         return told
@@ -345,33 +345,114 @@ def everybodys_fuse(place: Path) -> tuple[str, ...]:
     return where_dev_fuse_is(device)
 
 
-def test_nobody_gets_fuse_by_fusermount3_when_overlay_cannot(
-    caller: Caller, everybodys_fuse: tuple[str, ...]
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+@pytest.mark.parametrize("driver", ["auto", "fuse"])
+def test_nobody_gets_fuse_by_fusermount3(
+    caller: Caller, everybodys_fuse: tuple[str, ...], driver: str, mode: str
 ) -> None:
-    told = caller.run("auto", "user", "ro", as_who=(*everybodys_fuse, *NOBODY))
+    told = caller.run(driver, "user", mode, as_who=(*everybodys_fuse, *NOBODY))
     assert told.get("driver") == "fuse", told
-    assert len(told["reasons"]) == 1
+    assert len(told["reasons"]) == (driver == "auto")
+    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (told["left"], told["rooms"]) == ([], [])
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_nobody_gets_fuse_by_fusermount3(
+def test_nobody_gets_each_adapter_by_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], adapter: FuseAdapter
 ) -> None:
     skip_without(adapter)
     told = caller.run("fuse", "user", "ro", adapter, as_who=(*everybodys_fuse, *NOBODY))
     assert told.get("driver") == "fuse", told
     assert told["reasons"] == []
-    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_root_of_a_user_namespace_gets_fuse(
-    caller: Caller, everybodys_fuse: tuple[str, ...], adapter: FuseAdapter
+# What a user does in a mount of theirs, told as errors or nothing.
+WRITES = """
+import errno, json, os, sys
+from pathlib import Path
+from stacker.mount.attach import attach
+from stacker.mount.detach import detach
+from stacker.mount.plan import Request
+from stacker.mount.table import Table
+place = Path(sys.argv[1])
+layers = (place / "layers/upper", place / "layers/lower")
+table, root = Table(place / "mounts"), place / "target"
+request = Request(root, layers, "user", read_only=False, upper=place / "changes")
+told = {"driver": attach(table, request, image="image", driver="fuse")[1].driver}
+def attempt(name, do, *words, **more):
+    try:
+        do(*words, **more)
+        told[name] = None
+    except OSError as error:
+        told[name] = errno.errorcode[error.errno]
+attempt("write", (root / "both").write_bytes, b"changed")
+attempt("chmod in a closed directory", os.chmod, root / "closed/file", 0o640)
+attempt("write a file closed to all", (root / "closed/file").write_bytes, b"written")
+attempt("make in a closed directory", (root / "closed/new").touch)
+attempt("give away", os.chown, root / "both", 0, -1)
+attempt("keep", os.chown, root / "both", os.getuid(), os.getgid())
+attempt("remove", (root / "kept").unlink)
+attempt("empty", (root / "dir/new").unlink)
+attempt("remove a directory", (root / "dir").rmdir)
+attempt("make it anew", (root / "dir").mkdir)
+attempt("device", os.mknod, root / "null", 0o20666, os.makedev(1, 3))
+attempt("link", os.link, root / "both", root / "dir/linked")
+attempt("move", os.rename, root / "both", root / "moved")
+fd = os.open(root / "locked", os.O_CREAT | os.O_RDWR, 0o000)
+attempt("write what is closed", os.write, fd, b"in")
+for number in range(200):  # more than are kept open
+    (root / f"file-{number}").write_bytes(b"x")
+attempt("write on", os.write, fd, b"side")
+os.close(fd)
+told["tree"] = sorted(name for name in os.listdir(root) if not name.startswith("file-"))
+told["inside"] = os.listdir(root / "dir")
+detach(table, root)
+print(json.dumps(told))
+"""
+
+
+def test_nobody_writes_through_fuse_and_keeps_it(
+    caller: Caller, everybodys_fuse: tuple[str, ...]
 ) -> None:
-    skip_without(adapter)
-    who = (*everybodys_fuse, *NOBODY, *USER_NAMESPACE)
-    told = caller.run("fuse", "user", "ro", adapter, as_who=who)
+    closed = caller.place / "layers/lower/closed"
+    closed.mkdir()
+    (closed / "file").write_bytes(b"closed")
+    (closed / "file").chmod(0o444)
+    os.setxattr(closed / "file", "user.kind", b"k")
+    closed.chmod(0o555)
+    told = caller.run(script=WRITES, as_who=(*everybodys_fuse, *NOBODY))
+    assert {name: error for name, error in told.items() if isinstance(error, str)} == {
+        "driver": "fuse",
+        "make in a closed directory": "EACCES",
+        "give away": "EPERM",
+        "device": "EPERM",
+    }
+    assert told["tree"] == ["closed", "dir", "locked", "moved"]
+    assert told["inside"] == ["linked"]
+    changes, work = caller.place / "changes", caller.place / "work"
+    assert stat.S_IMODE((changes / "closed").stat().st_mode) == 0o555
+    assert os.getxattr(changes / "closed/file", "user.kind") == b"k"
+    work.mkdir()
+    layers = (caller.place / "layers/upper", caller.place / "layers/lower")
+    target = caller.place / "target"
+    OverlayDriver().mount(Plan("k", target, layers, "user", False, changes, work))
+    shown = sorted(name for name in os.listdir(target) if not name.startswith("file-"))
+    assert shown == told["tree"]
+    assert os.listdir(target / "dir") == ["linked"]
+    assert (target / "moved").read_bytes() == b"changed"
+    assert (target / "closed/file").read_bytes() == b"written"
+    assert (target / "locked").read_bytes() == b"inside"
+    assert (target / "locked").stat().st_mode == stat.S_IFREG
+    assert {path.lstat().st_uid for path in changes.rglob("*")} == {65534}
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_root_of_a_user_namespace_gets_fuse(
+    caller: Caller, everybodys_fuse: tuple[str, ...], mode: str
+) -> None:
+    told = caller.run("fuse", "user", mode, as_who=(*everybodys_fuse, *NOBODY, *USER_NAMESPACE))
     assert told.get("driver") == "fuse", told
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])
@@ -396,7 +477,7 @@ def test_nobody_without_a_namespace_gets_a_copy_and_is_told_why(caller: Caller, 
     assert overlay == (
         f"no permission to mount: {caller.place}/target: this process lacks CAP_SYS_ADMIN"
     )
-    assert ("read-only so far" in fuse) == (mode == "rw")
+    assert fuse.startswith("cannot mount by fusermount3")
     assert (told["note"] is not None) == (mode == "ro")
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])

@@ -25,8 +25,9 @@ read-only unless --rw or --upper is given.  The last line on stdout is the drive
   overlay   the kernel stacks the layers, at once; wants root, or `unshare --user --map-root-user
             --mount`.  A single layer is bound.
   fuse      a process in the background shows the same tree through /dev/fuse; wants root, or
-            fusermount3.  Read-only so far.  `--fuse-adapter pyfuse3` answers by libfuse, which
-            is slower, in place of the kernel's own protocol; it wants the extra `fuse`.
+            fusermount3.  Writes are kept as the kernel's overlay keeps them, so that either can
+            go on with an --upper of the other.  `--fuse-adapter pyfuse3` answers by libfuse in
+            place of the kernel's own protocol: slower, read-only, and it wants the extra `fuse`.
   copy      TARGET, which must be empty, is filled with a copy; wants no privilege, but time
             and space.
 
@@ -83,7 +84,7 @@ def run(args: Namespace, session: Session) -> None:
 
 def _print_plan(image: str, wish: Presentation, session: Session) -> None:
     plan, driver, reasons = plan_image(session.store(), image, wish, whiteouts=whiteout_format())
-    print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json()})
+    print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json(driver)})
 
 
 def _explain(mounted: Mounted, session: Session) -> None:

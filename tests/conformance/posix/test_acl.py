@@ -10,6 +10,7 @@ import struct
 import pytest
 
 from tests.conformance.posix.cases import changing, fails
+from tests.deviations import Deviation
 from tests.nobody import acting_as
 from tests.subjects import Place
 
@@ -38,8 +39,13 @@ def for_user(uid: int, rights: int, *, mask: int = 7, group: int = 4) -> bytes:
 MINIMAL = acl((USER_OBJ, 6, NONE), (GROUP_OBJ, 4, NONE), (OTHER, 0, NONE))
 
 
+acls = pytest.mark.takes_for_granted(Deviation.NO_ACLS)
+
+
 @pytest.fixture(autouse=True)
 def supported(place: Place) -> None:
+    if place.deviates(Deviation.NO_ACLS):
+        return
     try:
         os.setxattr(place.path, DEFAULT, for_user(1, 7))
         os.removexattr(place.path, DEFAULT)
@@ -54,6 +60,7 @@ def mode(path: os.PathLike[str]) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
+@acls
 @pytest.mark.parametrize("name", ["file", "full"])
 def test_one_is_kept_and_shows_its_mask_as_the_groups_bits(place: Place, name: str) -> None:
     value = for_user(1234, 7, mask=5)
@@ -64,6 +71,7 @@ def test_one_is_kept_and_shows_its_mask_as_the_groups_bits(place: Place, name: s
     assert mode(place / name) == 0o650
 
 
+@acls
 @pytest.mark.parametrize(
     ("rights", "mask", "reads", "writes"),
     [(6, 7, True, True), (4, 7, True, False), (6, 4, True, False), (0, 7, False, False)],
@@ -82,6 +90,7 @@ def test_it_says_what_a_user_may(
                         os.open(place / "file", flags)
 
 
+@acls
 def test_it_says_what_a_group_may(place: Place) -> None:
     value = acl(
         (USER_OBJ, 6, NONE),
@@ -97,18 +106,21 @@ def test_it_says_what_a_group_may(place: Place) -> None:
         os.open(place / "file", os.O_RDONLY)
 
 
+@acls
 def test_a_new_mode_changes_the_mask(place: Place) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, 7))
     os.chmod(place / "file", 0o640)
     assert os.getxattr(place / "file", ACCESS) == for_user(1234, 7, mask=4)
 
 
+@acls
 def test_one_that_says_no_more_than_a_mode_becomes_the_mode(place: Place) -> None:
     os.setxattr(place / "file", ACCESS, MINIMAL)
     assert mode(place / "file") == 0o640
     assert ACCESS not in os.listxattr(place / "file")
 
 
+@acls
 @pytest.mark.parametrize("change", ["write", "rename", "link"])
 def test_it_stays_through_other_changes(place: Place, change: str) -> None:
     value = for_user(1234, 4, mask=4)
@@ -122,6 +134,7 @@ def test_it_stays_through_other_changes(place: Place, change: str) -> None:
     assert os.getxattr(path, ACCESS) == value
 
 
+@acls
 def test_a_default_is_inherited(place: Place) -> None:
     value = for_user(1234, 7)
     os.setxattr(place / "full", DEFAULT, value)
@@ -135,6 +148,7 @@ def test_a_default_is_inherited(place: Place) -> None:
         os.close(os.open(place / "full/file", os.O_RDWR))
 
 
+@acls
 def test_removed_it_is_gone_and_the_mode_stays(place: Place) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, 7, mask=6))
     os.removexattr(place / "file", ACCESS)
@@ -144,6 +158,7 @@ def test_removed_it_is_gone_and_the_mode_stays(place: Place) -> None:
         os.open(place / "file", os.O_RDONLY)
 
 
+@acls
 @pytest.mark.parametrize(
     ("name", "key", "value", "numbers"),
     [
@@ -160,6 +175,7 @@ def test_what_is_none_is_refused(
         os.setxattr(place / name, key, value)
 
 
+@acls
 @pytest.mark.parametrize(
     ("name", "allowed"), [("file", False), ("everybodys", False), ("mine", True)]
 )
@@ -170,3 +186,13 @@ def test_only_the_owner_sets_one(place: Place, name: str, allowed: bool) -> None
         else:
             with fails(errno.EPERM):
                 os.setxattr(place / name, ACCESS, for_user(1234, 4))
+
+
+@pytest.mark.parametrize("name", [ACCESS, DEFAULT])
+def test_who_keeps_none_says_so(place: Place, name: str) -> None:
+    if place.deviates(Deviation.NO_ACLS):
+        with fails(errno.EOPNOTSUPP):
+            os.setxattr(place.path, name, for_user(1, 7))
+    else:
+        os.setxattr(place.path, name, for_user(1, 7))
+    assert (name in os.listxattr(place.path)) != place.deviates(Deviation.NO_ACLS)

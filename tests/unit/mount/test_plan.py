@@ -98,6 +98,36 @@ def test_the_document_lists_the_mount_as_other_runtimes_take_it() -> None:
     ]
 
 
+def test_the_plan_of_a_fuse_mount_names_its_directories() -> None:
+    assert plan(A, B, read_only=False).to_json("fuse")["mounts"] == [
+        {
+            "type": "fuse.stacker",
+            "source": "stacker:0a",
+            "options": [
+                "rw",
+                f"lowerdir={A}:{B}",
+                "upperdir=/store/mounts/0a/upper",
+                "workdir=/store/mounts/0a/work",
+                "default_permissions",
+            ],
+        }
+    ]
+
+
+def test_the_plan_of_a_fuse_mount_is_never_a_bind() -> None:
+    assert plan(A, plain=True).to_json("fuse")["mounts"] == [
+        {
+            "type": "fuse.stacker",
+            "source": "stacker:0a",
+            "options": ["ro", f"lowerdir={A}", "default_permissions"],
+        }
+    ]
+
+
+def test_a_copy_is_planned_without_a_mount() -> None:
+    assert plan(A, B).to_json("copy")["mounts"] == []
+
+
 def test_a_bind_is_listed_as_one() -> None:
     document = plan(A, plain=True).to_json()
     assert document["mounts"] == [

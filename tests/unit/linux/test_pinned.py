@@ -1,0 +1,85 @@
+"""Descriptors that only name a file, and what can be done by them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stacker.linux import pinned
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    directory = os.open(path.parent, os.O_RDONLY)
+    fd = pinned.pin(os.fsencode(path.name), directory)
+    os.close(directory)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def test_a_link_is_held_itself_and_changed_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.utime(tmp_path / "file", (1, 1))
+    (tmp_path / "link").symlink_to("file")
+    with held(tmp_path / "link") as fd:
+        assert stat.S_ISLNK(os.fstat(fd).st_mode)
+        os.utime(pinned.path_of(fd), (5, 6))
+        directory = os.open(tmp_path, os.O_RDONLY)
+        os.link(pinned.path_of(fd), "other", dst_dir_fd=directory, follow_symlinks=True)
+        os.close(directory)
+    assert (tmp_path / "link").lstat().st_mtime == 6
+    assert (tmp_path / "file").stat().st_mtime == 1
+    assert os.readlink(tmp_path / "other") == "file"
+
+
+def test_what_is_held_is_reached_when_its_name_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    with held(tmp_path / "file") as fd:
+        (tmp_path / "file").unlink()
+        (tmp_path / "file").symlink_to("/etc/passwd")
+        again = pinned.reopened(fd, os.O_RDWR)
+        assert os.read(again, 9) == b"data"
+        os.close(again)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_only_files_and_directories_are_opened(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "pipe")
+    with held(tmp_path / kind) as fd, pytest.raises(OSError, match="neither") as caught:
+        pinned.reopened(fd, os.O_RDONLY)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_file_is_renamed_with_flags(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(FileExistsError) as caught:
+            pinned.rename(b"a", fd, b"b", fd, pinned.RENAME_NOREPLACE)
+        assert caught.value.filename == b"b"
+        pinned.rename(b"a", fd, b"b", fd, pinned.RENAME_EXCHANGE)
+        assert (tmp_path / "a").read_bytes() == b"b"
+        pinned.rename(b"a", fd, b"b", fd, 0)
+        assert os.listdir(tmp_path) == ["b"]
+    finally:
+        os.close(fd)
+
+
+def test_space_is_freed_and_errors_are_the_kernels(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        file.write(b"x" * 8192)
+        pinned.allocate(file.fileno(), 1 | 2, 0, 4096)  # keep the size, punch a hole
+        assert os.pread(file.fileno(), 8192, 0) == bytes(4096) + b"x" * 4096
+        with pytest.raises(OSError, match="nvalid") as caught:
+            pinned.allocate(file.fileno(), 0, 0, 0)
+        assert caught.value.errno == errno.EINVAL
