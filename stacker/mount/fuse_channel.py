@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from stacker.mount import fuse_protocol as fuse
+from stacker.mount.fuse_outlet import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,9 @@ class KernelService:
         """
         if self._passthrough is not None:
             self._passthrough.channel = channel
-        serve(channel, self._adapter())
+        adapter = self._adapter()
+        adapter.outlet = Outlet(channel)
+        serve(channel, adapter)
 
 
 def _begin(connection: int, adapter: Requests) -> None:
@@ -92,10 +95,10 @@ def serve(channel: int, adapter: Requests) -> None:
                 return
             raise
         reply = answer(request)
-        if reply is None:
-            continue
-        try:
-            write(channel, reply)
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits any more
-                raise
+        if reply is not None:
+            try:
+                write(channel, reply)
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits any more
+                    raise
+        adapter.afterwards()

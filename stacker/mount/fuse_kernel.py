@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from stacker.mount import fuse_protocol as fuse
+from stacker.mount.fuse_ahead import SMALL
 from stacker.mount.fuse_answer import BLOCK, NAME_MAX, OpenFiles
 from stacker.mount.fuse_requests import (
     ABSENT,
@@ -29,6 +30,7 @@ from stacker.mount.fuse_requests import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stacker.mount.fuse_ahead import Ahead
     from stacker.mount.fuse_passthrough import Passthrough
     from stacker.stack.merged import MergedTree, Node
 
@@ -40,10 +42,18 @@ class Adapter(Requests):
 
     :param tree: it may be shared with other processes; this object may not.
     :param passthrough: let the kernel read large files by itself; what is opened it asks for then.
+    :param ahead: what knows which files come next; shared with the other processes.
     """
 
-    def __init__(self, tree: MergedTree, passthrough: Passthrough | None = None) -> None:
+    def __init__(
+        self,
+        tree: MergedTree,
+        passthrough: Passthrough | None = None,
+        ahead: Ahead | None = None,
+    ) -> None:
         super().__init__()
+        self._ahead = ahead
+        self._small: Node | None = None
         self._tree = tree
         self._passthrough = passthrough
         self._files = OpenFiles(tree)
@@ -61,7 +71,9 @@ class Adapter(Requests):
         if passthrough is not None and passthrough.agreed:
             self._steps[fuse.OPEN] = self._open
 
-    def _answered(self, opcode: int, unique: int, node: Node, request: bytes) -> bytes | memoryview:
+    def _answered(
+        self, opcode: int, unique: int, node: Node, request: bytes
+    ) -> bytes | memoryview | None:
         if opcode not in _ABOUT_NO_NODE and (opcode in self._steps or opcode == fuse.READ):
             self._check(node)
         return super()._answered(opcode, unique, node, request)
@@ -174,10 +186,30 @@ class Adapter(Requests):
             raise OSError(errno.EINVAL, "the kernel knows the other ones itself")
         return fuse.LSEEK_OUT.pack(os.lseek(self._files.of(node), offset, whence))
 
+    def _read(self, unique: int, node: Node, request: bytes) -> memoryview | None:
+        if self.outlet is None:
+            return super()._read(unique, node, request)
+        _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
+        whole = self._tree.attributes(node).size
+        length = min(size, whole - offset, fuse.LARGEST_READ)
+        if self.outlet.send(unique, self._files.of(node), offset, length):
+            return None
+        if whole <= SMALL:
+            self._small = node
+        return super()._read(unique, node, request)
+
+    def afterwards(self) -> None:
+        """Let the kernel have the files that are probably read next."""
+        if self._small is not None:
+            small, self._small = self._small, None
+            if self._ahead is not None and self.outlet is not None:
+                self._ahead.follow(small, self.outlet)
+
     def _read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
         file, length = self._files.of(node), 0
-        while length < len(buffer):
-            count = os.preadv(file, [buffer[length:]], offset + length)
+        whole = min(len(buffer), self._tree.attributes(node).size - offset)
+        while length < whole:
+            count = os.preadv(file, [buffer[length:whole]], offset + length)
             if not count:
                 break
             length += count

@@ -22,6 +22,9 @@ MINOR: Final = 31
 (INTERRUPT, DESTROY, BATCH_FORGET, FALLOCATE, READDIRPLUS) = 36, 38, 42, 43, 44
 (RENAME2, LSEEK, COPY_FILE_RANGE) = 45, 46, 47
 
+NOTIFY_STORE: Final = 4
+"""In the place of an error, in a message that answers no request (FUSE_NOTIFY_STORE)."""
+
 WRITING: Final = frozenset(
     {SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, FSYNC, SETXATTR}
     | {REMOVEXATTR, FSYNCDIR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE}
@@ -74,7 +77,8 @@ IOC_BACKING_OPEN: Final = 0x4010E501
 """FUSE_DEV_IOC_BACKING_OPEN: tell a connection of a file that it may read by itself."""
 
 ROOT_ID: Final = 1
-LARGEST_READ: Final = 1 << 20
+LARGEST_READ: Final = 512 << 10
+"""Bytes of a reply: a pipe that anybody may have has room for 1 MiB, with the header less."""
 PAGES: Final = LARGEST_READ // 4096
 READ_AHEAD: Final = 4 << 20
 LEAST_WRITE: Final = 4096
@@ -112,6 +116,8 @@ ATTR_HEAD: Final = Struct("=QII")
 READ_IN: Final = Struct("=QQIIQII")
 # struct fuse_getxattr_in and fuse_getxattr_out: size, padding
 XATTR: Final = Struct("=II")
+# struct fuse_notify_store_out: nodeid, offset, size, padding; the data follow
+STORE_OUT: Final = Struct("=QQII")
 # struct fuse_lseek_in: fh, offset, whence, padding
 LSEEK_IN: Final = Struct("=QqII")
 LSEEK_OUT: Final = Struct("=q")

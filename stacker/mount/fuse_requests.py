@@ -19,6 +19,7 @@ from stacker.mount.fuse_answer import NAME_MAX, errno_of, visible
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from stacker.mount.fuse_outlet import Outlet
     from stacker.stack.merged import Node
 
     Step = Callable[[Node, bytes], bytes]
@@ -42,6 +43,8 @@ class Requests:
     """Bytes to read for one request."""
 
     def __init__(self) -> None:
+        self.outlet: Outlet | None = None
+        """Ways past the reply, once there is a channel to answer on."""
         self._buffer = bytearray(fuse.OUT_HEADER.size + fuse.LARGEST_READ)
         self._body = memoryview(self._buffer)[fuse.OUT_HEADER.size :]
         self._steps: dict[int, Step] = {
@@ -52,7 +55,7 @@ class Requests:
         }
 
     def answer(self, request: bytes) -> bytes | memoryview | None:
-        """Give the reply to a request, or ``None`` for one that gets none.
+        """Give the reply to a request, or ``None`` for one that gets none, or has got it already.
 
         It is valid until the next call.  Whatever the request, no error comes out.
         """
@@ -67,7 +70,12 @@ class Requests:
         except Exception as error:  # noqa: BLE001 - it becomes an errno
             return None if opcode in _NO_REPLY else fuse.failure(unique, errno_of(error))
 
-    def _answered(self, opcode: int, unique: int, node: Node, request: bytes) -> bytes | memoryview:
+    def afterwards(self) -> None:
+        """Do what can wait until the reply is out."""
+
+    def _answered(
+        self, opcode: int, unique: int, node: Node, request: bytes
+    ) -> bytes | memoryview | None:
         if opcode == fuse.READ:
             return self._read(unique, node, request)
         step = self._steps.get(opcode)
@@ -106,7 +114,7 @@ class Requests:
         del flags, request
         return 0, 0
 
-    def _read(self, unique: int, node: Node, request: bytes) -> memoryview:
+    def _read(self, unique: int, node: Node, request: bytes) -> memoryview | None:
         """Read straight into the reply."""
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
         if offset >= 1 << 63:

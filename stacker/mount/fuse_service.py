@@ -63,10 +63,16 @@ def _by_libfuse() -> Callable[[MergedTree], Service]:
 
 
 def _reading(note: str | None = None) -> Callable[[MergedTree], Service]:
+    from stacker.mount.fuse_ahead import Ahead
     from stacker.mount.fuse_channel import KernelService
     from stacker.mount.fuse_kernel import Adapter
 
-    return lambda tree: KernelService(lambda: Adapter(tree), note=note)
+    def serve(tree: MergedTree) -> Service:
+        # Whoever stores ahead may have to wait for what somebody else answers.
+        ahead = Ahead(tree) if len(os.sched_getaffinity(0)) > 1 else None
+        return KernelService(lambda: Adapter(tree, ahead=ahead), note=note)
+
+    return serve
 
 
 def _passing(plan: Plan) -> Callable[[MergedTree], Service]:

@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,21 @@ def test_a_file_is_read_anywhere(target: bytes) -> None:
             assert os.pread(fd, 200_000, at) == WHOLE[at : at + 200_000]
     finally:
         os.close(fd)
+
+
+def test_many_who_read_everything_at_once_get_all_of_it(target: bytes) -> None:
+    """Some of it is stored before it is asked for, while others ask for the same."""
+
+    def read(_: int) -> list[bytes]:
+        names = sorted(os.listdir(os.path.join(target, b"files")), key=int)
+        return [
+            Path(os.fsdecode(os.path.join(target, b"files", name))).read_bytes() for name in names
+        ]
+
+    expected = [b"contents of %d" % number for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(read, range(16)):
+            assert found == expected
 
 
 def test_a_file_is_mapped_into_memory(target: bytes) -> None:

@@ -321,6 +321,30 @@ def test_the_plan_is_that_of_a_fuse_mount(stacker: Stacker, target: Path) -> Non
     assert "metacopy=off" not in only["options"]
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one worker alone stores nothing")
+@pytest.mark.skipif(shutil.which("fincore") is None, reason="fincore is not installed")
+def test_files_read_one_after_the_other_are_there_before_they_are_asked_for(
+    stacker: Stacker, target: Path, tmp_path: Path
+) -> None:
+    layer = tar(*(file(f"many/{number:03}", b"%d" % number) for number in range(100)))
+    stacker("pull", images.layout(tmp_path / "many", [layer]).source)
+    mount(stacker, target, "kernel")
+
+    def is_cached(number: int) -> bool:
+        words = ["fincore", "--raw", "--noheadings", "--output", "PAGES"]
+        path = str(target / f"many/{number:03}")
+        os.stat(path)
+        return subprocess.run([*words, path], check=True, capture_output=True).stdout == b"1\n"
+
+    assert not is_cached(12)
+    for number in range(8):
+        assert (target / f"many/{number:03}").read_bytes() == b"%d" % number
+    eventually(lambda: is_cached(12))
+    assert not is_cached(90)
+    assert (target / "many/012").read_bytes() == b"12"
+    stacker("umount", target)
+
+
 def test_what_is_in_use_is_not_unmounted_unless_lazily(
     stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
