@@ -166,7 +166,7 @@ def bench(
 def _timed_layer(task: LayerTask, emit: Callable[[object], None]) -> LayerUnpacked:
     clock = StageClock()
     unpacked = unpack_layer(task, emit, clock)
-    emit(LayerTimed(task.diff_id, clock.seconds, task.blob.size))
+    emit(LayerTimed(unpacked.diff_id, clock.seconds, task.blob.size))
     return unpacked
 
 

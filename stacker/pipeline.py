@@ -16,12 +16,13 @@ from typing import TypeAlias
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID, ImageID
-from stacker.image.manifest import Index, Manifest, parse_document
+from stacker.image.digest import DiffID, Digest, ImageID
+from stacker.image.manifest import Manifest, parse_document
 from stacker.image.pairing import pair_layers
 from stacker.image.platform import Platform, fits
-from stacker.image.selection import choose
+from stacker.legacy import converted, layers_of, manifest_of
 from stacker.source.protocol import Source
+from stacker.source.resolve import resolved
 from stacker.stacked import is_complete, stacked
 from stacker.store.store import Store
 from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
@@ -29,15 +30,23 @@ from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
 Emit: TypeAlias = Callable[[object], None]
 """Sends an event to whoever called for the work."""
 
-_INDEXES_IN_INDEXES = 8
 _ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MissingLayer:
+    """A blob of ``size`` bytes; what it unpacks to is ``None`` where no document says."""
+
+    diff_id: DiffID | None
+    blob: Digest
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class LayersFound:
     """An event: of an image's layers, these are to be unpacked and those are here."""
 
-    missing: tuple[tuple[DiffID, int], ...]
+    missing: tuple[MissingLayer, ...]
     present: tuple[DiffID, ...]
 
 
@@ -75,17 +84,18 @@ def pull(
     :param on_event: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
     :param work: what workers do with a layer; it may emit events of its own.
     """
-    descriptor, manifest = _manifest(source, platform)
+    means = _Means(store, form, jobs, on_event, work)
+    wanted = platform if must_match else None
+    source, unpacked = _modern(source, means, wanted)
+    descriptor = resolved(source, platform)
+    manifest = _manifest(source, descriptor)
     image_id = manifest.image_id
-    unpacked: list[LayerUnpacked] = []
     for _ in range(_ATTEMPTS):
         config = _config(store, source, manifest)
         if must_match:
             _check_platform(config, platform, image_id)
         pairs = pair_layers(manifest, config)
-        unpacked += _unpack_missing(
-            store, source, pairs=pairs, form=form, jobs=jobs, on_event=on_event, work=work
-        )
+        unpacked += _unpack_missing(source, pairs, means, is_first=not unpacked)
         if not _stack(store, config, form):
             continue  # somebody removed a layer meanwhile
         with store.images.changing():
@@ -107,24 +117,14 @@ def pull(
     )
 
 
-def _manifest(source: Source, platform: Platform) -> tuple[Descriptor, Manifest]:
-    descriptor = source.root()
-    for _ in range(_INDEXES_IN_INDEXES):
-        what = f"{descriptor.digest}"
-        document = parse_document(
-            source.document(descriptor), media_type=descriptor.media_type or None, what=what
-        )
-        if isinstance(document, Manifest):
-            return descriptor, document
-        descriptor = _chosen(document, platform, what)
-    raise IntegrityError(
-        f"indexes too deep: {source.root().digest}: got more than {_INDEXES_IN_INDEXES} indexes "
-        "in one another, want a manifest"
+def _manifest(source: Source, descriptor: Descriptor) -> Manifest:
+    what = f"{descriptor.digest}"
+    document = parse_document(
+        source.document(descriptor), media_type=descriptor.media_type or None, what=what
     )
-
-
-def _chosen(index: Index, platform: Platform, what: str) -> Descriptor:
-    return choose(index.manifests, platform, f"index {what}")
+    if isinstance(document, Manifest):
+        return document
+    raise IntegrityError(f"{what}: got an index, want a manifest")
 
 
 def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
@@ -141,38 +141,75 @@ def _check_platform(config: ImageConfig, platform: Platform, image_id: ImageID) 
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """Where layers are unpacked to, how, how many at once, who is told, and who does it."""
+
+    store: Store
+    form: LayerForm
+    jobs: int
+    on_event: Callable[[object], None]
+    work: Callable[[LayerTask, Emit], LayerUnpacked]
+
+
+def _modern(
+    source: Source, means: _Means, wanted: Platform | None
+) -> tuple[Source, list[LayerUnpacked]]:
+    """Return a source of schema 2, and what was unpacked to make one of schema 1 that."""
+    manifest = manifest_of(source)
+    if manifest is None:
+        return source, []
+    root = source.root()
+    if wanted and not fits(manifest.platform, wanted):
+        raise NotFoundError(
+            f"no matching platform: image {root.digest}: got {manifest.platform}, want {wanted}"
+        )
+    limit = means.form.limits.unpacked_bytes
+    found, missing = layers_of(means.store, source, manifest, limit=limit)
+    here = tuple(dict.fromkeys(diff_id for _, diff_id in found.values()))
+    unpacked = _unpack(source, [(blob, None) for blob in missing], here, means) if missing else []
+    diff_ids = {layer.blob: layer.diff_id for layer in unpacked}
+    found |= {blob.digest: (blob, diff_ids[blob.digest]) for blob in missing}
+    return converted(source, manifest, found), unpacked
+
+
 def _unpack_missing(
-    store: Store,
     source: Source,
-    *,
     pairs: Sequence[tuple[Descriptor, DiffID]],
-    form: LayerForm,
-    jobs: int,
-    on_event: Callable[[object], None],
-    work: Callable[[LayerTask, Emit], LayerUnpacked],
+    means: _Means,
+    *,
+    is_first: bool,
 ) -> list[LayerUnpacked]:
     blobs = {diff_id: blob for blob, diff_id in pairs}
-    missing = {d: blob for d, blob in blobs.items() if not store.layers.has(d)}
-    on_event(
-        LayersFound(
-            tuple((diff_id, blob.size) for diff_id, blob in missing.items()),
-            tuple(diff_id for diff_id in blobs if diff_id not in missing),
-        )
-    )
+    present = tuple(diff_id for diff_id in blobs if means.store.layers.has(diff_id))
+    missing = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in present]
+    return _unpack(source, missing, present, means) if missing or is_first else []
+
+
+def _unpack(
+    source: Source,
+    missing: Sequence[tuple[Descriptor, DiffID | None]],
+    present: tuple[DiffID, ...],
+    means: _Means,
+) -> list[LayerUnpacked]:
+    listed = (MissingLayer(diff_id, blob.digest, blob.size) for blob, diff_id in missing)
+    means.on_event(LayersFound(tuple(listed), present))
     if not missing:
         return []
     from stacker.workers import worked  # an image that is all there needs none
 
+    store = means.store
     store.staging.sweep()
+    store.partials.sweep()
     _import_what_workers_need()
     tasks = [
-        LayerTask(source, store.root, blob, diff_id, form)
-        for diff_id, blob in sorted(missing.items(), key=lambda item: -item[1].size)
+        LayerTask(source, store.root, blob, diff_id, means.form)
+        for blob, diff_id in sorted(missing, key=lambda pair: -pair[0].size)
     ]
     done = []
     try:
-        for result in worked(tasks, work, jobs=jobs, on_event=on_event):
-            on_event(result)
+        for result in worked(tasks, means.work, jobs=means.jobs, on_event=means.on_event):
+            means.on_event(result)
             done.append(result)
     finally:
         if len(done) < len(tasks):

@@ -46,6 +46,7 @@ def remove_image(store: Store, image_id: ImageID) -> Parts:
     :raises NotFoundError: it is not here.
     :raises LockedError: it is mounted, or somebody is mounting or unpacking it.
     """
+    store.partials.sweep()
     with store.staging.trash() as discard, store.images.changing():
         images = {image.id: image for image in store.images.all()}
         mine = images.pop(image_id, None)

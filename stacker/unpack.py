@@ -4,21 +4,23 @@
          -> entries -> apply -> commit
 
 In: a task, a plain value that may come from another process.  Out: a committed layer and what
-there is to say about it.  Knows neither how many layers there are nor who works on them.
+there is to say about it.  Knows neither how many layers there are nor who works on them, nor
+where a blob comes from: ``arrival`` does.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
+from stacker.arrival import DamagedPartialError, Incoming, Report, blamed, incoming
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID
+from stacker.image.digest import DiffID, Digest
 from stacker.layer.apply import apply
 from stacker.layer.entry import Entry
 from stacker.layer.idmap import IdMap
@@ -28,56 +30,48 @@ from stacker.layer.skeleton import SkeletonWriter
 from stacker.layer.tar import TarReader
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.source.protocol import Source
-from stacker.stages import (
-    APPLY,
-    COMMIT,
-    HASH_BLOB,
-    HASH_LAYER,
-    INFLATE,
-    PARSE,
-    READ,
-    UNWATCHED,
-    Watch,
-)
+from stacker.stages import APPLY, COMMIT, HASH_LAYER, INFLATE, PARSE, UNWATCHED, Watch
 from stacker.store.layers import LayerPlace
 from stacker.store.store import Store
-from stacker.stream.decompress import chunks_of, decompressed
+from stacker.stream.decompress import decompressed
 from stacker.stream.pipe import threaded
-from stacker.stream.verify import bounded, metered, verified
+from stacker.stream.verify import bounded, hashed, metered, verified
 
 _WORTH_THREADS: Final = 64 * 1024
-_REPORT_EVERY: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class LayerForm:
-    """How layers are written: deletions, owners, bounds, and whether to wait for the disk."""
+    """How layers are written: deletions, owners, bounds, and whether to wait for the disk.
+
+    :param resume: keep what comes of a blob until its layer is there, for a later pull to go on.
+    """
 
     whiteouts: WhiteoutFormat
     idmap: IdMap
     limits: Limits = field(default_factory=Limits)
     sync: bool = False
     keep_blobs: bool = False
+    resume: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTask:
-    """One layer to unpack from ``source`` into the store at ``store``."""
+    """One layer to unpack from ``source`` into the store at ``store``.
+
+    :param diff_id: what must come out; ``None`` where no document says (schema 1).
+    """
 
     source: Source
     store: Path
     blob: Descriptor
-    diff_id: DiffID
+    diff_id: DiffID | None
     form: LayerForm
 
-
-@dataclass(frozen=True, slots=True)
-class LayerProgress:
-    """``done`` of a layer's ``total`` compressed bytes have been read."""
-
-    diff_id: DiffID
-    done: int
-    total: int
+    @property
+    def what(self) -> str:
+        """The layer's name for messages."""
+        return f"layer {self.diff_id or f'of blob {self.blob.digest}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +79,7 @@ class LayerUnpacked:
     """A layer is in the store; ``record`` is ``None`` when somebody else put it there."""
 
     diff_id: DiffID
+    blob: Digest
     record: LayerRecord | None
 
 
@@ -93,28 +88,70 @@ def unpack_layer(
 ) -> LayerUnpacked:
     """Unpack one layer and commit it, unless it is there by the time its lock is ours.
 
-    :param emit: called with :class:`LayerProgress` now and then.
+    :param emit: called with :class:`~stacker.arrival.LayerProgress` now and then.
     :param watch: sees every stage.
     :raises IntegrityError: size, digest or diff_id differ, or the compression is corrupt.
     :raises LayerError: the tar is malformed, hostile, or over a limit.
     :raises StackerError: the machine cannot do it.
     """
-    what = f"layer {task.diff_id}"
     try:
         store = Store.opened(task.store)
-        with store.layers.unpacking(task.diff_id) as place:
-            if place is None:
-                return LayerUnpacked(task.diff_id, None)
-            record = _unpack(task, place, what, emit, watch)
-            with watch.during(COMMIT):
-                if task.form.keep_blobs:
-                    store.blobs.adopt(task.blob.digest, _kept_blob(place))
-                store.layers.commit(task.diff_id, place, record, sync=task.form.sync)
-            return LayerUnpacked(task.diff_id, record)
+        try:
+            return _attempt(task, store, emit, watch)
+        except DamagedPartialError:  # and it is gone now
+            return _attempt(task, store, emit, watch, afresh=True)
     except OSError as error:
         if isinstance(error, StackerError):
             raise
-        raise StackerError(f"cannot unpack: {what}: {error.strerror or error}") from error
+        raise StackerError(f"cannot unpack: {task.what}: {error.strerror or error}") from error
+
+
+def _attempt(
+    task: LayerTask,
+    store: Store,
+    emit: Callable[[object], None],
+    watch: Watch,
+    *,
+    afresh: bool = False,
+) -> LayerUnpacked:
+    """Unpack and commit; ``afresh`` makes no use of what an earlier pull left."""
+    blob, form = task.blob, task.form
+    with _place(task, store) as place:
+        if place is None:
+            # Nobody can have unpacked a layer meanwhile whose diff_id nobody knows.
+            return LayerUnpacked(cast("DiffID", task.diff_id), blob.digest, None)
+        copy = place.root / "blob"
+        with incoming(
+            task.source, blob, store, copy=copy, keep=form.keep_blobs, resume=form.resume
+        ) as arrival:
+            if afresh and arrival.partial:
+                arrival.partial.clear()
+            with blamed(arrival):
+                record, diff_id = _unpack(task, place, arrival, emit, watch)
+            with watch.during(COMMIT):
+                arrival.settle(store)
+                is_mine = _commit(task, store, place, record, diff_id)
+            arrival.forget()
+    return LayerUnpacked(diff_id, blob.digest, record if is_mine else None)
+
+
+def _place(task: LayerTask, store: Store) -> AbstractContextManager[LayerPlace | None]:
+    if task.diff_id is None:
+        return store.layers.unpacking_unknown(task.blob.digest)
+    return store.layers.unpacking(task.diff_id)
+
+
+def _commit(
+    task: LayerTask, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID
+) -> bool:
+    """Give the layer its name; say whether nobody else did so meanwhile."""
+    if task.diff_id is not None:
+        store.layers.commit(diff_id, place, record, sync=task.form.sync)
+        return True
+    with store.layers.unpacking(diff_id) as free:
+        if free is not None:
+            store.layers.commit(diff_id, place, record, sync=task.form.sync)
+        return free is not None
 
 
 class _Entries(TarReader):
@@ -127,26 +164,32 @@ class _Entries(TarReader):
 
 
 def _unpack(
-    task: LayerTask, place: LayerPlace, what: str, emit: Callable[[object], None], watch: Watch
-) -> LayerRecord:
-    limits, length = task.form.limits, 0
+    task: LayerTask,
+    place: LayerPlace,
+    arrival: Incoming,
+    emit: Callable[[object], None],
+    watch: Watch,
+) -> tuple[LayerRecord, DiffID]:
+    limits, what, length = task.form.limits, task.what, 0
+    report = Report(task.blob, task.diff_id, emit)
 
     def measure(size: int) -> None:
         nonlocal length
         length += size
 
     with ExitStack() as stages:
-        blob = _read(task, place, stages, emit, watch)
+        blob = arrival.chunks(stages, report, watch)
         chunks = _blaming(blob, watch.passing(INFLATE, decompressed(blob, what=what)))
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)
         chunks = _in_a_thread(chunks, task, stages, watch)
-        chunks = verified(metered(chunks, measure), digest=task.diff_id, what=what)
+        chunks, identity = _identified(metered(chunks, measure), task)
         chunks = _in_a_thread(watch.passing(HASH_LAYER, chunks), task, stages, watch)
+        chunks = report.passing(chunks)
         skeleton = SkeletonWriter(stages.enter_context(place.skeleton.open("wb")))
         entries = _Entries(chunks, what=what, limits=limits, keep=skeleton.keep)
-        entries.watch = watch
+        entries.watch, report.counter = watch, entries
         try:
             with watch.during(APPLY):
                 record = apply(
@@ -161,25 +204,19 @@ def _unpack(
             _drain(chunks)
             raise
         skeleton.finish()
-    return record.seen_as(str(task.blob.digest), length)
+    return record.seen_as(str(task.blob.digest), length), identity()
 
 
-def _read(
-    task: LayerTask,
-    place: LayerPlace,
-    stages: ExitStack,
-    emit: Callable[[object], None],
-    watch: Watch,
-) -> Iterator[bytes]:
-    """Give the blob's bytes, checked against its descriptor, kept and reported as wished."""
-    blob = task.blob
-    file = stages.enter_context(closing(task.source.open_blob(blob)))
-    chunks = metered(watch.passing(READ, chunks_of(file)), _reporter(task, emit))
-    chunks = verified(chunks, digest=blob.digest, size=blob.size, what=f"blob {blob.digest}")
-    chunks = watch.passing(HASH_BLOB, chunks)
-    if task.form.keep_blobs:
-        chunks = _copied(chunks, _kept_blob(place))
-    return chunks
+def _identified(
+    chunks: Iterator[bytes], task: LayerTask
+) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
+    """Check ``chunks`` against the diff_id; where no document says it, compute it."""
+    if (known := task.diff_id) is not None:
+        return verified(chunks, digest=known, what=task.what), lambda: known
+    from hashlib import sha256  # loads OpenSSL
+
+    running = sha256()
+    return hashed(chunks, running), lambda: DiffID("sha256", running.hexdigest())
 
 
 def _in_a_thread(
@@ -204,30 +241,6 @@ def _drain(chunks: Iterator[bytes]) -> None:
     """Read on after a malformed entry: if a digest differs, that is the error to report."""
     for _ in chunks:
         pass
-
-
-def _kept_blob(place: LayerPlace) -> Path:
-    return place.root / "blob"
-
-
-def _copied(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    with path.open("wb", buffering=0) as file:
-        for chunk in chunks:
-            file.write(chunk)
-            yield chunk
-
-
-def _reporter(task: LayerTask, emit: Callable[[object], None]) -> Callable[[int], None]:
-    done = reported = 0
-
-    def report(size: int) -> None:
-        nonlocal done, reported
-        done += size
-        if done - reported >= _REPORT_EVERY or done == task.blob.size:
-            reported = done
-            emit(LayerProgress(task.diff_id, done, task.blob.size))
-
-    return report
 
 
 def usable_processors() -> int:

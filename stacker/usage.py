@@ -50,6 +50,7 @@ class StoreUsage:
         lists (a pull that was broken off keeps what it has).
     :param skeletons: the layers' tars without contents.
     :param blobs: documents, and the layers' blobs where they are kept.
+    :param partial: of blobs whose transfer broke off; the next pull goes on with them.
     :param chains: what stacking had to repair.
     :param mounts: writes that go with their mounts.
     """
@@ -59,13 +60,14 @@ class StoreUsage:
     unlisted: int
     skeletons: int
     blobs: int
+    partial: int
     chains: int
     mounts: int
 
     @property
     def total(self) -> int:
         """Everything."""
-        return self.layers + self.skeletons + self.blobs + self.chains + self.mounts
+        return self.layers + self.skeletons + self.blobs + self.partial + self.chains + self.mounts
 
 
 def images_in(store: Store) -> tuple[ImageUsage, ...]:
@@ -88,6 +90,7 @@ def store_usage(store: Store) -> StoreUsage:
         unlisted=sum(size for diff_id, size in here.items() if diff_id not in listed),
         skeletons=sum(_size(store.layers.place(diff_id).skeleton) for diff_id in here),
         blobs=_tree_size(store.blobs.root),
+        partial=_tree_size(store.partials.root) if store.partials.root.exists() else 0,
         chains=_tree_size(store.root / "chains"),
         mounts=_tree_size(store.mounts),
     )

@@ -37,6 +37,13 @@ class Result:
         return document
 
     @property
+    def last_document(self) -> dict[str, Any]:
+        """The last of several JSON documents, one a line."""
+        document = json.loads(self.last)
+        assert isinstance(document, dict)
+        return document
+
+    @property
     def item(self) -> dict[str, Any]:
         """What a document is about."""
         item = self.document["item"]

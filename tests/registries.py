@@ -7,17 +7,23 @@ their context.  Knows nothing of the package under test.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -118,6 +124,7 @@ class FakeRegistry:
     content: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     quirk: Callable[[Handler], bool] = lambda _: False
     asked: list[Asked] = field(default_factory=list)
+    uploads: dict[str, bytes] = field(default_factory=dict)
     host: str = ""
 
     def count(self, part: str) -> int:
@@ -159,12 +166,16 @@ class Handler(BaseHTTPRequestHandler):
         if not self.registry.quirk(self):
             self.serve()
 
-    do_POST = do_GET  # noqa: N815 - its name upstream
+    do_POST = do_PUT = do_PATCH = do_HEAD = do_DELETE = do_GET  # noqa: N815 - names upstream
 
     def serve(self) -> bool:
         """Answer as an honest registry does."""
         if self.path == "/v2/":
             return self.answer(200)
+        if "/blobs/uploads/" in self.path:
+            return self.upload()
+        if self.command == "PUT":
+            return self.keep(self.path, self.asked.headers["content-type"], self.asked.body)
         if self.path not in self.registry.content:
             errors = {"errors": [{"code": "NAME_UNKNOWN", "message": "no such thing"}]}
             return self.answer(404, json.dumps(errors).encode())
@@ -180,6 +191,46 @@ class Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"bytes=(\d+)-(\d+)?", self.headers.get("Range", ""))
         return (int(found[1]), int(found[2] or size - 1) + 1) if found else None
 
+    def upload(self) -> bool:
+        """Take an upload; its bytes so far are under its path in `FakeRegistry.uploads`."""
+        path, _, query = self.path.partition("?")
+        uploads, body = self.registry.uploads, self.asked.body
+        if self.command == "POST":
+            path = f"{path}{len(uploads)}"
+            uploads[path] = b""
+            return self.going_on(202, path)
+        if path not in uploads:
+            return self.answer(404)
+        if self.command == "DELETE":
+            del uploads[path]
+            return self.answer(204)
+        if self.command == "GET":
+            return self.going_on(204, path)
+        start = self.headers.get("Content-Range", str(len(uploads[path]))).partition("-")[0]
+        if int(start) != len(uploads[path]):
+            return self.answer(416)
+        uploads[path] += body
+        if self.command == "PATCH":
+            return self.going_on(202, path)
+        digest = parse_qs(query)["digest"][0]
+        if digest != f"sha256:{hashlib.sha256(uploads[path]).hexdigest()}":
+            return self.answer(400, b'{"errors": [{"code": "DIGEST_INVALID"}]}')
+        place = path.rpartition("uploads/")[0] + digest
+        return self.keep(place, "application/octet-stream", uploads.pop(path))
+
+    def going_on(self, status: int, path: str) -> bool:
+        """Say where an upload goes on, and how far it is."""
+        there = len(self.registry.uploads[path])
+        headers = {"Location": path, "Range": f"0-{max(there - 1, 0)}"}
+        return self.answer(status, b"", headers)
+
+    def keep(self, path: str, kind: str, data: bytes) -> bool:
+        """Have something from now on; a manifest by its digest, too."""
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.registry.content[path] = (kind, data)
+        self.registry.content[f"{path.rpartition('/')[0]}/{digest}"] = (kind, data)
+        return self.answer(201, b"", {"Docker-Content-Digest": digest})
+
     def part(self, start: int, end: int, data: bytes, size: int | str) -> bool:
         """Answer with a part that claims to be from `start` up to `end`."""
         return self.answer(206, data, {"Content-Range": f"bytes {start}-{end - 1}/{size}"})
@@ -191,7 +242,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in sent.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
         return True
 
     def broken(self, data: bytes, at: int) -> bool:
@@ -228,6 +280,100 @@ class _Server(ThreadingHTTPServer):
         """Say nothing: a client that speaks TLS to us, or hangs up, is no error here."""
 
 
+@dataclass
+class FakeProxy:
+    """A proxy that leads every host to the servers of a test, by name.
+
+    :param routes: ``HOST:PORT`` -> where that really is; what is not in it gets status 502.
+    :param password: what Proxy-Authorization must be, where it must be something.
+    :param asked: the first line of each request.
+    """
+
+    routes: dict[str, str] = field(default_factory=dict)
+    password: str = ""
+    asked: list[str] = field(default_factory=list)
+    host: str = ""
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: FakeProxy
+
+    def do_CONNECT(self) -> None:
+        self.proxy.asked.append(self.requestline)
+        if self.is_refused(self.path):
+            return
+        self.send_response(200)
+        self.end_headers()
+        host, _, port = self.proxy.routes[self.path].rpartition(":")
+        with socket.create_connection((host, int(port))) as server:
+            thread = threading.Thread(target=_copy, args=(server, self.connection))
+            thread.start()
+            _copy(self.connection, server)
+            thread.join()
+        self.close_connection = True
+
+    def do_GET(self) -> None:
+        self.proxy.asked.append(self.requestline)
+        found = re.fullmatch(r"http://([^/]+)(/.*)", self.path)
+        host = found[1] if found else ""
+        if self.is_refused(host if ":" in host else f"{host}:80"):
+            return
+        assert found
+        connection = HTTPConnection(self.proxy.routes[host if ":" in host else f"{host}:80"])
+        headers = {k: v for k, v in self.headers.items() if not k.lower().startswith("proxy-")}
+        connection.request("GET", found[2], headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        self.send_response(answer.status)
+        for name in ("Content-Type", "Content-Range"):
+            if answer.headers[name]:
+                self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def is_refused(self, host: str) -> bool:
+        """Answer who may not go on, and say so."""
+        status = 0 if host in self.proxy.routes else 502
+        if self.proxy.password and self.headers.get("Proxy-Authorization") != self.proxy.password:
+            status = 407
+        if status:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        return bool(status)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name upstream
+        """Say nothing."""
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@contextmanager
+def fake_proxy() -> Iterator[FakeProxy]:
+    """Run a `FakeProxy` on a port of loopback."""
+    proxy = FakeProxy()
+    server = _Server(("127.0.0.1", 0), type("_H", (_ProxyHandler,), {"proxy": proxy, "timeout": 5}))
+    proxy.host = f"127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @contextmanager
 def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
     """Serve a `FakeRegistry` on a port of loopback.
@@ -248,3 +394,64 @@ def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Tokens:
+    """Signs tokens that docker-registry believes, for who knows the password.
+
+    Source: distribution's "Docker Registry v2 Bearer token specification".
+    """
+
+    def __init__(self, root: Path, server: FakeRegistry) -> None:
+        self.key, self.certificate = root / "key.pem", root / "certificate.pem"
+        self.given = 0
+        self.scopes: list[list[str]] = []
+        server.quirk = self.give
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+                *("-subj", "/CN=tests", "-keyout", self.key, "-out", self.certificate),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        self.auth = {
+            "token": {
+                "realm": f"http://{server.host}/token",
+                "service": "tests",
+                "issuer": "tests",
+                "rootcertbundle": str(self.certificate),
+            }
+        }
+
+    def give(self, request: Handler) -> bool:
+        wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        if request.headers.get("Authorization") != wanted:
+            return request.answer(401)
+        self.given += 1
+        query = parse_qs(urlsplit(request.path).query)
+        self.scopes.append(query.get("scope", []))
+        access = [
+            {"type": kind, "name": name, "actions": actions.split(",")}
+            for kind, name, actions in (scope.split(":") for scope in query.get("scope", []))
+        ]
+        token = self.signed({"iss": "tests", "sub": USER, "aud": "tests", "access": access})
+        return request.answer(200, json.dumps({"token": token}).encode())
+
+    def signed(self, claims: dict[str, Any]) -> str:
+        now = int(time.time())
+        claims |= {"exp": now + 300, "nbf": now - 60, "iat": now, "jti": "1"}
+        lines = self.certificate.read_text().splitlines()
+        header = {"typ": "JWT", "alg": "RS256", "x5c": ["".join(lines[1:-1])]}
+        text = f"{_encoded(json.dumps(header).encode())}.{_encoded(json.dumps(claims).encode())}"
+        signature = subprocess.run(
+            ["openssl", "dgst", "-sha256", "-sign", self.key],
+            input=text.encode(),
+            check=True,
+            capture_output=True,
+        ).stdout
+        return f"{text}.{_encoded(signature)}"
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

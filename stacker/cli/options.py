@@ -34,15 +34,20 @@ EXAMPLES = """\
   stacker pull docker-archive:saved.tar.gz   what `docker save` wrote
   stacker mount --rw app:1.0 /mnt            with writes, which go with the mount
   stacker unpack app:1.0 ./rootfs            a plain directory instead of a mount
+  stacker push app:1.0 docker://registry.example/app:1.0
   stacker images --json                      everything that is here, for a program
 """
 ENVIRONMENT = (
     ("STACKER_STORE", "the store, unless --store names one"),
     ("XDG_DATA_HOME", "where a user's store lies (default: ~/.local/share)"),
     ("REGISTRY_AUTH_FILE", "credentials for registries, unless --authfile names them"),
+    ("CONTAINERS_REGISTRIES_CONF", "what registries.conf is, unless --registries-conf names it"),
     ("DOCKER_CONFIG", "where docker's config.json lies (default: ~/.docker)"),
     ("XDG_RUNTIME_DIR", "where podman's containers/auth.json lies (default: /run)"),
     ("XDG_CONFIG_HOME", "where its other place is, containers/auth.json (default: ~/.config)"),
+    ("HTTPS_PROXY, HTTP_PROXY", "proxies on the way to registries, also in lower case"),
+    ("NO_PROXY", "hosts, domains and networks that are asked directly, or `*`"),
+    ("SSL_CERT_FILE", "the authorities to believe in place of the system's, as OpenSSL reads it"),
     ("NO_COLOR", "when set, nothing is coloured"),
     ("TERM", "when `dumb`, there are no progress bars"),
 )
@@ -120,7 +125,7 @@ def main_parser() -> Parser:
         description=f"{_DESCRIPTION}\nverbs:\n{_verb_lines()}",
         epilog=f"examples:\n{EXAMPLES}\n`stacker VERB --help` has more about each.",
     )
-    _add_globals(parser)
+    add_globals(parser)
     return parser
 
 
@@ -143,11 +148,11 @@ def whole_parser() -> Parser:
 
 def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
     verb.configure(parser)
-    _add_globals(parser)
+    add_globals(parser)
 
 
-def _add_globals(parser: argparse.ArgumentParser) -> None:
-    """Add the options that may stand before and behind the verb.
+def add_globals(parser: argparse.ArgumentParser) -> None:
+    """Add the options that may stand before and behind the verb, and behind its own verbs.
 
     None has a default, so that what was said before the verb is not forgotten behind it.
     """

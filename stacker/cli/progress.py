@@ -10,9 +10,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from stacker.arrival import LayerProgress
 from stacker.cli.output import print_event
 from stacker.pipeline import LayersFound
-from stacker.unpack import LayerProgress, LayerUnpacked
+from stacker.unpack import LayerUnpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from stacker.cli.session import Session
-    from stacker.image.digest import DiffID
+    from stacker.image.digest import DiffID, Digest
 
 _REDRAW: Final = 0.1  # seconds
 
@@ -54,15 +55,29 @@ def _tell(event: object, session: Session) -> None:
 
 def _print_event(event: object) -> None:
     if isinstance(event, LayersFound):
-        missing = [{"diff_id": str(diff_id), "size": size} for diff_id, size in event.missing]
+        missing = [
+            {"diff_id": _text(layer.diff_id), "blob": str(layer.blob), "size": layer.size}
+            for layer in event.missing
+        ]
         print_event("layers-found", missing=missing, present=[str(d) for d in event.present])
     elif isinstance(event, LayerProgress):
         print_event(
-            "layer-progress", diff_id=str(event.diff_id), done=event.done, total=event.total
+            "layer-progress",
+            diff_id=_text(event.diff_id),
+            blob=str(event.blob),
+            done=event.done,
+            total=event.total,
+            entries=event.entries,
         )
     elif isinstance(event, LayerUnpacked):
         entries = None if event.record is None else event.record.entries
-        print_event("layer-unpacked", diff_id=str(event.diff_id), entries=entries)
+        print_event(
+            "layer-unpacked", diff_id=str(event.diff_id), blob=str(event.blob), entries=entries
+        )
+
+
+def _text(diff_id: DiffID | None) -> str | None:
+    return None if diff_id is None else str(diff_id)
 
 
 class _Bars:
@@ -76,15 +91,17 @@ class _Bars:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
+            TextColumn("{task.fields[entries]:>8} entries", style="progress.elapsed"),
             console=Console(stderr=True),
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._all = self._progress.add_task("", visible=False)
-        self._layers: dict[DiffID, TaskID] = {}
-        self._done: dict[DiffID, int] = {}
+        self._all = self._progress.add_task("", visible=False, entries=0)
+        self._layers: dict[Digest, TaskID] = {}
+        self._done: dict[Digest, int] = {}
+        self._entries: dict[Digest, int] = {}
         self._drawn = 0.0
 
     def __enter__(self) -> _Bars:
@@ -98,22 +115,28 @@ class _Bars:
         if isinstance(event, LayersFound):
             self._begin(event)
         elif isinstance(event, LayerProgress):
-            self._done[event.diff_id] = event.done
-            layer = self._layers[event.diff_id]
-            self._progress.update(layer, completed=event.done, visible=True)
-            self._progress.update(self._all, completed=sum(self._done.values()))
+            self._advance(event)
         elif isinstance(event, LayerUnpacked):
             # Gone when done: an image may have more layers than the terminal has lines.
-            self._progress.update(self._layers[event.diff_id], visible=False)
+            self._progress.update(self._layers[event.blob], visible=False)
         if (now := time.monotonic()) - self._drawn >= _REDRAW:
             self._drawn = now
             self._progress.refresh()
 
+    def _advance(self, event: LayerProgress) -> None:
+        self._done[event.blob], self._entries[event.blob] = event.done, event.entries
+        layer = self._layers[event.blob]
+        self._progress.update(layer, completed=event.done, entries=event.entries, visible=True)
+        self._progress.update(
+            self._all, completed=sum(self._done.values()), entries=sum(self._entries.values())
+        )
+
     def _begin(self, event: LayersFound) -> None:
-        for diff_id, size in event.missing:
-            self._layers[diff_id] = self._progress.add_task(
-                f"  {diff_id.short}", total=size, visible=False
+        for layer in event.missing:
+            name = (layer.diff_id or layer.blob).short
+            self._layers[layer.blob] = self._progress.add_task(
+                f"  {name}", total=layer.size, visible=False, entries=0
             )
-        total = sum(size for _, size in event.missing)
+        total = sum(layer.size for layer in event.missing)
         what = f"{len(event.missing)} layers"
         self._progress.update(self._all, description=what, total=total, visible=bool(total))

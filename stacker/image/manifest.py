@@ -93,8 +93,8 @@ def parse_document(raw: bytes, *, media_type: str | None, what: str) -> Manifest
     Source: image-spec manifest.md, image-index.md; Docker's Image Manifest V2, Schema 2.
     """
     members = parse_object(raw, what)
-    _refuse_schema_1(members, what)
-    _refuse_ambiguity(members, what)
+    _check_version(members, what)
+    refuse_ambiguity(members, what)
     kind = _media_type(members, media_type, what)
     if kind in mediatype.INDEXES:
         return _parse_index(members, kind, what)
@@ -103,18 +103,28 @@ def parse_document(raw: bytes, *, media_type: str | None, what: str) -> Manifest
     raise UnsupportedError(f"{what}: media type: got {quoted(kind)}, want an image or an index")
 
 
-def _refuse_schema_1(members: dict[str, object], what: str) -> None:
-    version = required(members, "schemaVersion", int, what)
-    if version == 1:
+def refuse_schema_1(members: dict[str, object], what: str) -> None:
+    """Refuse what lists neither its layers' sizes nor a config.
+
+    :raises UnsupportedError: it is of schema 1.
+    """
+    version = members.get("schemaVersion")
+    if version == 1 and version is not True:
         raise UnsupportedError(
             f"{what}: schemaVersion: got 1, want {_SCHEMA_VERSION}",
-            hint="push the image again with a current tool",
+            hint="`stacker pull` from a registry makes an image of schema 2 of it, which "
+            "`stacker push` sends",
         )
+
+
+def _check_version(members: dict[str, object], what: str) -> None:
+    version = required(members, "schemaVersion", int, what)
+    refuse_schema_1(members, what)
     if version != _SCHEMA_VERSION:
         raise IntegrityError(f"{what}: schemaVersion: got {quoted(version)}, want 2")
 
 
-def _refuse_ambiguity(members: dict[str, object], what: str) -> None:
+def refuse_ambiguity(members: dict[str, object], what: str) -> None:
     """Refuse what one reader takes for a manifest and another for an index (CVE-2021-41190).
 
     Readers written in Go match field names without regard to case, so neither does this.

@@ -9,6 +9,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from stacker.source.proxies import Proxies
+from stacker.source.registries_conf import RegistriesConf
+from stacker.source.trust import Trust
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,6 +23,7 @@ class Patience:
 
     :param connect: seconds for a connection, and for TLS on it.
     :param read: seconds without a byte.
+    :param commit: seconds without a byte while a registry checks what it was sent.
     :param window: seconds of waiting after which `slowest` bytes a second must have come.
     :param attempts: of each request; and of a transfer, since it last went well.
     :param backoff: seconds before the second attempt, doubled for each one after it.
@@ -28,6 +33,7 @@ class Patience:
 
     connect: float = 15
     read: float = 30
+    commit: float = 300
     window: float = 30
     slowest: int = 1024
     attempts: int = 5
@@ -46,8 +52,19 @@ class Access:
 
     :param insecure: plain http, and certificates nobody vouches for, are good enough.
     :param auth_files: absolute paths of files with credentials, the first that knows some counts.
+    :param conf: mirrors, other locations and short names.
+    :param foreign: layers that a registry lacks may be fetched from where it says.
+    :param ranges: of one layer that are fetched at once; `part` are the bytes of each.
+    :param proxies: who is asked to ask in our place; nobody when left out.
+    :param trust: certificates beside those of the system.
     """
 
     insecure: bool = False
     auth_files: tuple[str, ...] = ()
     patience: Patience = field(default_factory=Patience)
+    conf: RegistriesConf = field(default_factory=RegistriesConf)
+    foreign: bool = False
+    ranges: int = 1
+    part: int = 4 << 20
+    proxies: Proxies = field(default_factory=Proxies)
+    trust: Trust = field(default_factory=Trust)

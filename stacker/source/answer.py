@@ -6,6 +6,7 @@ What was asked for, and whether it is worth another try, is not known here.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SMALL = 64 * 1024  # bytes of a refusal that are read: its body may say why
 _CHUNK = 256 * 1024
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's word for it
 
 
 class BrokenOffError(NetworkError):
@@ -128,6 +130,14 @@ class _Pace:
 
 def reason(error: Exception) -> str:
     """Return in a few words why a connection failed; never a URL, which may hold a signature."""
+    if refusal := _tunnel(error):
+        return refusal
+    if isinstance(error, exceptions.ProxyError):
+        return f"the proxy: {_reason(error.original_error)}"
+    return _reason(error)
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, exceptions.NameResolutionError):
         return "the host's name has no address"
     if isinstance(error, exceptions.NewConnectionError):
@@ -139,6 +149,16 @@ def reason(error: Exception) -> str:
     if isinstance(error, exceptions.IncompleteRead):
         return "the body ended early"
     return _innermost(error, "the connection broke")
+
+
+def _tunnel(error: BaseException | None) -> str:
+    """Return what a proxy said that leads nowhere, empty when that is not it."""
+    while error is not None:
+        found = _TUNNEL.match(str(error.args[0])) if error.args else None
+        if isinstance(error, OSError) and found:
+            return f"the proxy gave status {found[1]}"
+        error = error.__cause__ or error.__context__ or _argument(error)
+    return ""
 
 
 def is_certificate(error: BaseException | None) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _TOKEN_BYTES = 1 << 20
 _CLIENT = "stacker"
-LOGIN_HINT = "name a file that has credentials for it with --authfile"
+LOGIN_HINT = "`stacker login` asks for credentials; or name a file that has some with --authfile"
 
 
 class Authenticator:
@@ -90,7 +90,7 @@ class Authenticator:
         realm = challenge.parameters.get("realm", "")
         self._check(realm)
         service = challenge.parameters.get("service", "")
-        scope = challenge.parameters.get("scope") or self._scope
+        scope = widened(challenge.parameters.get("scope", ""), self._scope)
         if known and known.identity_token:
             answer = self._by_refresh(realm, service, scope, known.identity_token)
         else:
@@ -149,3 +149,24 @@ class Authenticator:
         return AuthenticationError(
             f"{known}: {self._what}: the token server gave status {status}", hint=LOGIN_HINT
         )
+
+
+def widened(asked: str, wanted: str) -> str:
+    """Return the scopes of a challenge, those of the same object with what is wanted added.
+
+    A registry challenges the first question, which is whether something is there, with the right
+    to pull; who is going to push asks for that at once.  Its own words for an object stay.
+
+    Source: distribution's "Token Scope Documentation".
+
+    >>> widened("repository:app:pull", "repository:app:pull,push")
+    'repository:app:pull,push'
+    """
+    name, _, actions = wanted.rpartition(":")
+    scopes = []
+    for scope in asked.split():
+        of, _, had = scope.rpartition(":")
+        if of and of == name:
+            had = ",".join(dict.fromkeys([*had.split(","), *actions.split(",")]))
+        scopes.append(f"{of}:{had}" if of else scope)
+    return " ".join(scopes) or wanted

@@ -41,17 +41,26 @@ _KINDS: dict[int, tuple[str, type[StackerError]]] = {
 class Client:
     """Talks to the registry at `base`, such as ``https://registry.example``, about a repository.
 
+    `actions` are what a token shall allow there: ``pull``, or ``pull,push``.
+
     A copy that travels to another process keeps the token, and makes connections of its own.
     """
 
     def __init__(
-        self, base: str, repository: str, *, access: Access, credentials: Credentials | None
+        self,
+        base: str,
+        repository: str,
+        *,
+        access: Access,
+        credentials: Credentials | None,
+        actions: str = "pull",
     ) -> None:
         self.base = base
         self.repository = repository
         self.access = access
         self.what = f"{base.partition('://')[2]}/{repository}"
         self._credentials = credentials
+        self._actions = actions
         self._authorization = ""
         self._exchange = Exchange(access, self.what)
 
@@ -81,33 +90,90 @@ class Client:
         :raises NotFoundError: it does not have that.
         :raises NetworkError: it cannot be reached, or fails.
         """
-        answer = self._ask(path, headers)
-        if answer.status == 401 and not answer.redirected:
-            challenges = parse_challenges(answer.headers("WWW-Authenticate"))
-            answer.refusal()  # the connection can be used again
-            self._authorization = self._authenticator().answer(challenges)
-            answer = self._ask(path, headers)
+        answer = self.ask("GET", self.url(path), headers)
         if answer.status not in (200, 206):
-            raise _refusal(answer, what)
+            raise refusal(answer, what)
         answer.what = what
         return answer
+
+    def elsewhere(self, url: str, headers: Mapping[str, str], what: str) -> Answer:
+        """Ask for what is at any URL, as a stranger.
+
+        :raises NotFoundError: it is not there.
+        :raises NetworkError: nobody is, or they fail or refuse.
+        """
+        try:
+            answer = self._exchange.get(url, headers)
+        except NetworkError as error:
+            raise NetworkError(f"not to be had: {what}: {error.message}") from error
+        if answer.status in (200, 206):
+            answer.what = what
+            return answer
+        kind: type[StackerError] = NotFoundError if answer.status == 404 else NetworkError
+        answer.close()
+        raise kind(f"not to be had: {what}: got status {answer.status}, want 200")
+
+    def url(self, path: str) -> str:
+        """Return the URL of what is at `path` below the repository."""
+        return f"{self.base}/v2/{self.repository}/{path}"
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        once: bool = False,
+    ) -> Answer:
+        """Ask with the right to ask, and give the answer whatever its status is.
+
+        Where the registry sends us to another host, that one hears no credentials.
+
+        :param url: absolute; of the registry, or what it gave as a location.
+        :param once: do not ask again when no answer comes, or a busy server's.
+        :raises AuthenticationError: the registry wants credentials, or better ones.
+        :raises BrokenOffError: with `once`: no answer.
+        :raises NetworkError: it cannot be reached, or fails.
+        """
+        send = self._exchange.once if once else self._exchange.ask
+        mine = origin_of(url, self.what) == origin_of(self.base, self.what)
+        answer = send(method, url, self._headed(headers, mine=mine), body)
+        if answer.status == 401 and mine and not answer.redirected:
+            challenges = parse_challenges(answer.headers("WWW-Authenticate"))
+            if method == "HEAD":
+                answer.close()  # it announces the length of a body that never comes
+            else:
+                answer.refusal()  # the connection can be used again
+            self._authorization = self._authenticator().answer(challenges)
+            answer = send(method, url, self._headed(headers, mine=mine), body)
+        return answer
+
+    def wait(self, attempt: int, answer: Answer | None = None) -> None:
+        """Wait after failed attempt number `attempt`, for as long as `answer` asks, if it does.
+
+        :raises NetworkError: that is too long.
+        """
+        patience = self.access.patience
+        pause = patience.pause(attempt)
+        patience.wait(self._exchange.pause(answer, attempt) if answer else pause)
 
     def close(self) -> None:
         """Close the connections."""
         self._exchange.close()
 
-    def _ask(self, path: str, headers: Mapping[str, str]) -> Answer:
+    def _headed(self, headers: Mapping[str, str], *, mine: bool) -> dict[str, str]:
         sent = dict(headers)
-        if self._authorization:
+        if self._authorization and mine:
             sent["Authorization"] = self._authorization
-        return self._exchange.get(f"{self.base}/v2/{self.repository}/{path}", sent)
+        return sent
 
     def _authenticator(self) -> Authenticator:
         return Authenticator(
             self._exchange,
             origin_of(self.base, self.what),
             credentials=self._credentials,
-            scope=f"repository:{self.repository}:pull",
+            scope=f"repository:{self.repository}:{self._actions}",
             what=self.what,
             insecure=self.access.insecure,
         )
@@ -127,7 +193,7 @@ def base_of(host: str, access: Access, what: str) -> str:
     return f"{last}://{host}"
 
 
-def _refusal(answer: Answer, what: str) -> StackerError:
+def refusal(answer: Answer, what: str, want: int = 200) -> StackerError:
     """Return the error that a status means, with the registry's own words."""
     failed, kind = _KINDS.get(answer.status, ("registry failed", NetworkError))
     hint = LOGIN_HINT if kind is AuthenticationError else None
@@ -135,7 +201,7 @@ def _refusal(answer: Answer, what: str) -> StackerError:
         # Credentials do not go there, so they cannot be at fault.
         failed, kind, hint = "redirected to a refusal", NetworkError, None
     said = _said(answer.refusal())
-    return kind(f"{failed}: {what}: got status {answer.status}{said}, want 200", hint=hint)
+    return kind(f"{failed}: {what}: got status {answer.status}{said}, want {want}", hint=hint)
 
 
 def _said(body: bytes) -> str:

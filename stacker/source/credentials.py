@@ -89,10 +89,11 @@ def _keys(entries: dict[str, object], host: str, repository: str) -> Iterator[st
         if key in entries:
             yield key
     # Docker wrote URLs, and still reads them.
-    yield from (key for key in entries if "://" in key and _host_of(key) == host)
+    yield from (key for key in entries if "://" in key and host_of(key) == host)
 
 
-def _host_of(url: str) -> str:
+def host_of(url: str) -> str:
+    """Return the host of a URL that stands where others write a host."""
     return url.partition("://")[2].partition("/")[0]
 
 
@@ -122,7 +123,19 @@ def _decoded(text: str, where: str) -> str:
 
 
 def _ask(name: str, host: str) -> Credentials | None:
-    """Ask ``docker-credential-NAME get``; what it prints is for nobody's eyes."""
+    output = ask_helper(name, "get", host.encode(), host)
+    return None if output is None else _answered(output, f"docker-credential-{name}")
+
+
+def ask_helper(name: str, action: str, given: bytes, host: str) -> bytes | None:
+    """Run ``docker-credential-NAME ACTION``; what it prints is for nobody's eyes.
+
+    :param action: ``get``, ``store`` or ``erase``.
+    :param given: what it reads.
+    :returns: what it printed, None when it has no such credentials.
+    :raises AuthenticationError: it is not there, or fails.
+    :raises IntegrityError: it can have no such name.
+    """
     import subprocess
 
     what = f"docker-credential-{name}"
@@ -130,8 +143,8 @@ def _ask(name: str, host: str) -> Credentials | None:
         raise IntegrityError(f"malformed name of a credential helper: for {host}")
     try:
         done = subprocess.run(
-            [what, "get"],
-            input=host.encode(),
+            [what, action],
+            input=given,
             capture_output=True,
             check=False,
             timeout=_HELPER_SECONDS,
@@ -148,7 +161,7 @@ def _ask(name: str, host: str) -> Credentials | None:
         raise AuthenticationError(
             f"credential helper failed: {what}: for {host}: got exit status {done.returncode}"
         )
-    return _answered(done.stdout, what)
+    return done.stdout
 
 
 def _answered(output: bytes, what: str) -> Credentials:

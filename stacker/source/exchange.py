@@ -16,6 +16,7 @@ from urllib3 import exceptions
 import stacker
 from stacker.errors import NetworkError
 from stacker.source.answer import Answer, BrokenOffError, is_certificate, reason
+from stacker.source.connections import Connections
 from stacker.source.endpoint import check_plain, origin_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _AGENT = f"stacker/{stacker.__version__}"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_FOLLOWED = frozenset({"GET", "HEAD"})  # a body is for whom it was meant for
 _MOST_REDIRECTS = 5
 _BUSY = frozenset({429, 503})
 _PASSING = frozenset({500, 502, 504}) | _BUSY  # RFC 9110: may be gone a moment later
@@ -34,6 +36,7 @@ _NOBODY_THERE = (
     exceptions.NewConnectionError,
     exceptions.ConnectTimeoutError,
     exceptions.SSLError,
+    exceptions.ProxyError,
 )
 _AUTHORIZATION = "Authorization"
 _FORM = "application/x-www-form-urlencoded"
@@ -50,14 +53,14 @@ class Exchange:
         self._what = what
         self._patience = access.patience
         self._has_met = has_met
-        self._pool = _pool(access)
+        self._connections = Connections(access)
 
     def get(self, url: str, headers: Mapping[str, str]) -> Answer:
         """Ask for `url`, again where that may help, and follow redirects.
 
         :raises NetworkError: no answer, a redirect that leads astray, or a server that stays busy.
         """
-        return self._insist(url, headers, None)
+        return self.ask("GET", url, headers)
 
     def post(self, url: str, form: Mapping[str, str]) -> Answer:
         """Send a form; a redirect of it is the answer, for forms hold secrets.
@@ -66,12 +69,32 @@ class Exchange:
         """
         from urllib.parse import urlencode
 
-        return self._insist(url, {"Content-Type": _FORM}, urlencode(form))
+        return self.ask("POST", url, {"Content-Type": _FORM}, urlencode(form).encode())
+
+    def ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
+        """Ask with any method, again where that may help; GET and HEAD follow redirects.
+
+        :param body: what is sent; the method must bear its being sent more than once.
+        :raises NetworkError: as `get`.
+        """
+        return self._insist(method, url, headers, body)
+
+    def once(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
+        """Ask as `ask` does, but a single time, and give the answer of a busy server, too.
+
+        :raises BrokenOffError: no answer; whether the request arrived is not known.
+        :raises NetworkError: a URL or a redirect that leads astray.
+        """
+        return self._follow(method, url, headers, body)
 
     def answers(self, url: str) -> bool:
         """Return whether a server speaks the scheme of `url` there; asks just once."""
         try:
-            response = self._send(url, {}, None)
+            response = self._send("GET", url, {}, None)
         except BrokenOffError as error:
             return is_certificate(error)  # it speaks TLS: what it says is for the user to judge
         response.close()
@@ -80,16 +103,17 @@ class Exchange:
 
     def close(self) -> None:
         """Close what is open."""
-        for key in self._pool.pools.keys():  # noqa: SIM118 - it refuses to be iterated over
-            self._pool.pools[key].close()  # which clear() leaves to the garbage collector
+        self._connections.close()
 
-    def _insist(self, url: str, headers: Mapping[str, str], body: str | None) -> Answer:
+    def _insist(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
         attempt = 0
         while True:
             attempt += 1
             is_last = attempt >= self._patience.attempts
             try:
-                answer = self._follow(url, headers, body)
+                answer = self._follow(method, url, headers, body)
             except BrokenOffError as error:
                 if is_last or not self._may_pass(error):
                     raise NetworkError(error.message, hint=error.hint) from error
@@ -98,7 +122,7 @@ class Exchange:
                 self._has_met = True
                 if answer.status not in _PASSING:
                     return answer
-                pause = self._pause(answer, attempt)
+                pause = self.pause(answer, attempt)
                 answer.close()
                 if is_last:
                     raise NetworkError(
@@ -112,8 +136,11 @@ class Exchange:
         met = self._has_met or not isinstance(error.__cause__, _NOBODY_THERE)
         return met and not is_certificate(error)
 
-    def _pause(self, answer: Answer, attempt: int) -> float:
-        """Return the seconds to wait: as the server asks (RFC 9110 section 10.2.3), or ours."""
+    def pause(self, answer: Answer, attempt: int) -> float:
+        """Return the seconds to wait: as the server asks (RFC 9110 section 10.2.3), or ours.
+
+        :raises NetworkError: it asks for more than `Patience.longest`.
+        """
         asked = answer.header("Retry-After") if answer.status in _BUSY else ""
         try:
             pause = urllib3.Retry().parse_retry_after(asked) if asked else None
@@ -130,16 +157,18 @@ class Exchange:
             )
         return pause
 
-    def _follow(self, url: str, headers: Mapping[str, str], body: str | None) -> Answer:
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
         first = origin_of(url, self._what)
         check_plain(
             first, first._replace(scheme="http"), self._what, insecure=self._access.insecure
         )
         here, kept = first, dict(headers)
         for _ in range(_MOST_REDIRECTS + 1):
-            response = self._send(url, kept, body)
+            response = self._send(method, url, kept, body)
             target = response.headers.get("Location")
-            if body is not None or response.status not in _REDIRECTS or not target:
+            if method not in _FOLLOWED or response.status not in _REDIRECTS or not target:
                 return Answer(response, self._what, self._patience, redirected=here != first)
             response.close()
             url = self._joined(url, target)
@@ -157,10 +186,12 @@ class Exchange:
         except ValueError:
             raise NetworkError(f"malformed redirect from the registry: {self._what}") from None
 
-    def _send(self, url: str, headers: Mapping[str, str], body: str | None) -> BaseHTTPResponse:
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> BaseHTTPResponse:
         try:
-            return self._pool.request(
-                "GET" if body is None else "POST",
+            return self._connections.to(origin_of(url, self._what)).request(
+                method,
                 url,
                 body=body,
                 # What is asked for is bytes with a digest: nobody is to compress them on the way.
@@ -169,25 +200,20 @@ class Exchange:
                 retries=False,
                 preload_content=False,
                 decode_content=False,
+                timeout=self._timeout(method),
             )
         except (exceptions.HTTPError, OSError, UnicodeError) as error:
             raise BrokenOffError(
                 f"cannot reach the registry: {self._what}: {reason(error)}", hint=_hint(error)
             ) from error
 
-
-def _pool(access: Access) -> urllib3.PoolManager:
-    patience = access.patience
-    if access.insecure:
-        # It was asked for; urllib3 would say so on stderr at every connection.
-        urllib3.disable_warnings(exceptions.InsecureRequestWarning)
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=patience.connect, read=patience.read),
-        cert_reqs="CERT_NONE" if access.insecure else "CERT_REQUIRED",
-    )
+    def _timeout(self, method: str) -> urllib3.Timeout:
+        patience = self._patience
+        read = patience.commit if method == "PUT" else patience.read
+        return urllib3.Timeout(connect=patience.connect, read=read)
 
 
 def _hint(error: Exception) -> str | None:
     if is_certificate(error):
-        return "have the system trust the registry's authority, or say --insecure"
+        return "have the system trust the registry's authority, or name it with --cert-dir"
     return None

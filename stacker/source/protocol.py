@@ -6,7 +6,7 @@ value: what it parsed at opening are its fields, so it travels to worker process
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stacker.errors import IntegrityError
 from stacker.image.document import DOCUMENT_LIMIT
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from stacker.image.descriptor import Descriptor
+    from stacker.image.digest import Digest
+    from stacker.stream.decompress import Readable
 
 
 class Source(Protocol):
@@ -41,6 +43,29 @@ class Source(Protocol):
 
         :raises NotFoundError: it is not there.
         :raises IntegrityError: its size is not the descriptor's.
+        """
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A source whose blobs take time to come, so that what came before is worth keeping."""
+
+    def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
+        """Open a blob as `Source.open_blob` does; its first bytes are read from `have`.
+
+        The source is asked for what lies behind them when they have been read.
+        """
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A source of images whose documents do not say how large their layers are."""
+
+    def size_of(self, digest: Digest) -> int:
+        """Return how many bytes a blob has; only its digest proves it.
+
+        :raises NotFoundError: it is not there.
+        :raises UnsupportedError: nobody says.
         """
 
 

@@ -11,18 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from stacker.errors import IntegrityError, NetworkError, NotFoundError
+from stacker.errors import IntegrityError, NetworkError, UnsupportedError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT
+from stacker.image.legacy import is_legacy, payload
 from stacker.image.manifest import parse_document
 from stacker.image.wording import quoted
 from stacker.source.answer import BrokenOffError
-from stacker.source.client import Client, base_of
-from stacker.source.credentials import find_credentials
+from stacker.source.connection import client_at
+from stacker.source.foreign import ForeignLayer
+from stacker.source.mirrors import Mirrors
+from stacker.source.parts import open_parts
 from stacker.source.protocol import read_document
-from stacker.source.transfer import Transfer
+from stacker.source.transfer import Transfer, size_said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +34,18 @@ if TYPE_CHECKING:
     from stacker.image.reference import Reference
     from stacker.source.access import Access
     from stacker.source.answer import Answer
+    from stacker.source.client import Client
+    from stacker.source.parts import FetchRange, Parts
+    from stacker.stream.decompress import Readable
 
 _DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
 # An index first, for registries that take the first they can serve.
 _ACCEPT = ", ".join(
-    (mediatype.OCI_INDEX, mediatype.DOCKER_LIST, mediatype.OCI_MANIFEST, mediatype.DOCKER_MANIFEST)
+    (
+        *(mediatype.OCI_INDEX, mediatype.DOCKER_LIST),
+        *(mediatype.OCI_MANIFEST, mediatype.DOCKER_MANIFEST),
+        *(mediatype.LEGACY_SIGNED_MANIFEST, mediatype.LEGACY_MANIFEST),
+    )
 )
 
 
@@ -47,7 +57,7 @@ class Registry:
     came meanwhile, which are asked for more than once.
     """
 
-    client: Client
+    client: Client | Mirrors
     chosen: Descriptor
     names: tuple[str, ...]
     read: dict[Digest, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
@@ -72,27 +82,60 @@ class Registry:
         :raises NetworkError: the registry cannot be reached, or breaks off too often.
         :raises AuthenticationError: it wants credentials, or better ones.
         """
+        return self._opened(descriptor, None)
+
+    def size_of(self, digest: Digest) -> int:
+        """Return how many bytes the registry says a blob has; see `Measuring`."""
+        what = f"{self.client.what}@{digest}"
+        answer = self.client.get(f"blobs/{digest}", {"Range": "bytes=0-0"}, what)
+        size = size_said(answer)
+        answer.close()
+        if size is None:
+            raise UnsupportedError(f"unknown size: {what}: got an answer that does not say it")
+        return size
+
+    def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
+        """Open a blob of which `have` has the first bytes; see `Resumable`."""
+        return self._opened(descriptor, have)
+
+    def _opened(self, descriptor: Descriptor, have: Readable | None) -> BinaryIO:
         is_document = descriptor.media_type in _DOCUMENTS
         path = f"{'manifests' if is_document else 'blobs'}/{descriptor.digest}"
         accept = descriptor.media_type if is_document else "*/*"
         what = f"{self.client.what}@{descriptor.digest}"
 
-        def fetch(offset: int) -> Answer:
+        foreign = None
+        if descriptor.is_foreign and descriptor.urls:
+            allowed = self.client.access.foreign
+            foreign = ForeignLayer(self.client, descriptor, is_allowed=allowed, what=what)
+
+        def ask(start: int, end: int) -> Answer:
             headers = {"Accept": accept}
-            if offset:
-                headers["Range"] = f"bytes={offset}-{descriptor.size - 1}"
+            if start or end < descriptor.size:
+                headers["Range"] = f"bytes={start}-{end - 1}"
+            if foreign:
+                return foreign.get(path, headers)
             answer = self.client.get(path, headers, what)
             if is_document:
                 _check_type(answer, descriptor.media_type, what)
             return answer
 
-        try:
-            transfer = Transfer(
-                fetch, descriptor.size, what=what, patience=self.client.access.patience
-            )
-        except NotFoundError as error:
-            raise _with_urls(error, descriptor) from None
+        transfer = Transfer(
+            lambda offset: ask(offset, descriptor.size),
+            descriptor.size,
+            what=what,
+            patience=self.client.access.patience,
+            have=have,
+            move_on=self.client.move_on if isinstance(self.client, Mirrors) else None,
+            split=None if foreign else lambda start: self._parts(ask, start, descriptor.size),
+        )
         return cast("BinaryIO", transfer)
+
+    def _parts(self, ask: FetchRange, start: int, size: int) -> Parts | None:
+        access = self.client.access
+        return open_parts(
+            ask, start, size, part=access.part, count=access.ranges, patience=access.patience
+        )
 
 
 @contextmanager
@@ -104,35 +147,43 @@ def open_registry(reference: Reference, access: Access) -> Iterator[Registry]:
     :raises NetworkError: it cannot be reached.
     :raises IntegrityError: the manifest is not what the reference's digest says, or malformed.
     :raises UnsupportedError: the manifest has a form this program does not read.
+    :raises UsageError: `Access.conf` forbids it, or has a malformed location.
     """
-    credentials = find_credentials(access.auth_files, reference.host, reference.repository)
-    client = Client(
-        base_of(reference.host, access, reference.place),
-        reference.repository,
-        access=access,
-        credentials=credentials,
-    )
+    client = _client(reference, access)
     try:
         yield Registry(client, _root(client, reference), (str(reference),))
     finally:
         client.close()
 
 
-def _root(client: Client, reference: Reference) -> Descriptor:
+def _client(reference: Reference, access: Access) -> Client | Mirrors:
+    places = access.conf.places(reference)
+    if len(places) > 1:
+        return Mirrors(places, access, reference.place)
+    return client_at(places[0], access)
+
+
+def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
     """Return the manifest, embedded in its own descriptor.
 
     Its digest is computed: what the registry says of it (Docker-Content-Digest) proves nothing.
+    That of a signed one of schema 1 is over what was signed, and nothing else is embedded.
     """
     what = str(reference)
     raw, announced = _manifest(client, f"manifests/{reference.target}", what)
+    is_old = announced is None and is_legacy(raw, what)
+    if is_old:
+        raw = payload(raw, what)
     if reference.digest is not None:
         Descriptor("", reference.digest, len(raw)).verify(raw, what)
-    document = parse_document(raw, media_type=announced, what=what)
     digest = reference.digest or Digest.of(raw)
+    if is_old:
+        return Descriptor(mediatype.LEGACY_MANIFEST, digest, len(raw), data=raw)
+    document = parse_document(raw, media_type=announced, what=what)
     return Descriptor(document.media_type, digest, len(raw), data=raw)
 
 
-def _manifest(client: Client, path: str, what: str) -> tuple[bytes, str | None]:
+def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, str | None]:
     """Return a manifest of unknown size, and the type it is announced with if that is one."""
     patience = client.access.patience
     attempt = 0
@@ -142,9 +193,12 @@ def _manifest(client: Client, path: str, what: str) -> tuple[bytes, str | None]:
         try:
             raw = answer.whole(DOCUMENT_LIMIT)
         except BrokenOffError as error:
-            if attempt == patience.attempts:
+            if attempt < patience.attempts:
+                patience.wait(patience.pause(attempt))
+            elif isinstance(client, Mirrors) and client.move_on():
+                attempt = 0
+            else:
                 raise NetworkError(error.message) from error
-            patience.wait(patience.pause(attempt))
             continue
         announced = _type(answer)
         return raw, announced if announced in _DOCUMENTS else None
@@ -162,10 +216,3 @@ def _check_type(answer: Answer, media_type: str, what: str) -> None:
 
 def _type(answer: Answer) -> str:
     return answer.header("Content-Type").partition(";")[0].strip().lower()
-
-
-def _with_urls(error: NotFoundError, descriptor: Descriptor) -> NotFoundError:
-    if not (descriptor.is_foreign and descriptor.urls):
-        return error
-    listed = ", ".join(map(quoted, descriptor.urls))
-    return NotFoundError(error.message, hint=f"a foreign layer: it is to be had from {listed}")

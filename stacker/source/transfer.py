@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from stacker.source.access import Patience
     from stacker.source.answer import Answer
+    from stacker.source.parts import Parts
+    from stacker.stream.decompress import Readable
 
     Fetch = Callable[[int], Answer]
     """Asks for the bytes from an offset on; at 0 without a range."""
@@ -36,11 +38,24 @@ class Transfer(io.RawIOBase):
     """A blob of `size` bytes; it is asked for at once, and ends after `size` bytes.
 
     :param what: the blob's name for messages.
+    :param have: its first bytes, where there are some; then it is asked for the rest after them.
+    :param move_on: has `fetch` ask another server from then on, and returns whether there is one.
+    :param split: fetches what lies behind a position in several ranges, where that may be done.
     :raises IntegrityError: the server says that it has another size.
     :raises NetworkError: it broke off too often.
     """
 
-    def __init__(self, fetch: Fetch, size: int, *, what: str, patience: Patience) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        size: int,
+        *,
+        what: str,
+        patience: Patience,
+        have: Readable | None = None,
+        move_on: Callable[[], bool] | None = None,
+        split: Callable[[int], Parts | None] | None = None,
+    ) -> None:
         self._fetch = fetch
         self._size = size
         self._what = what
@@ -50,7 +65,11 @@ class Transfer(io.RawIOBase):
         self._failures = 0
         self._takes_ranges = True
         self._sum = 0
-        if size:
+        self._have = have
+        self._move_on = move_on
+        self._split = split
+        self._parts: Parts | None = None
+        if size and have is None:
             self._connect()
 
     def readable(self) -> bool:
@@ -71,7 +90,13 @@ class Transfer(io.RawIOBase):
         if size is None or size < 0:
             return self.readall()
         while size and self._position < self._size:
-            if self._answer is None:
+            if self._have is not None:
+                if data := self._from_before(self._have, size):
+                    return data
+            elif self._parts is not None:
+                if data := self._from_parts(self._parts, size):
+                    return data
+            elif self._answer is None:
                 self._connect()
             elif data := self._read(self._answer, size):
                 return data
@@ -80,7 +105,32 @@ class Transfer(io.RawIOBase):
     def close(self) -> None:
         """Give up what has not been read."""
         self._disconnect()
+        if self._parts is not None:
+            self._parts.close()
         super().close()
+
+    def _from_before(self, have: Readable, size: int) -> bytes:
+        """Return what was here before, nothing at its end."""
+        data = have.read(min(size, self._size - self._position))
+        if data:
+            self._advance(data)
+        else:
+            self._have, self._well_at = None, self._position
+        return data
+
+    def _from_parts(self, parts: Parts, size: int) -> bytes:
+        """Return what came in several ranges, nothing where they end."""
+        data = parts.read(size)
+        if data:
+            self._advance(data)
+        else:
+            parts.close()
+            self._parts, self._well_at = None, self._position
+        return data
+
+    def _advance(self, data: bytes) -> None:
+        self._position += len(data)
+        self._sum = _checksum(data, self._sum)
 
     def _read(self, answer: Answer, size: int) -> bytes:
         """Return what comes, or nothing when the answer broke off."""
@@ -90,8 +140,7 @@ class Transfer(io.RawIOBase):
             return self._failed(error.message)
         if not data:
             return self._failed(f"broken off: {self._what}: the body ended early")
-        self._position += len(data)
-        self._sum = _checksum(data, self._sum)
+        self._advance(data)
         if self._position == self._until:
             self._disconnect()
             if self._position < self._size:
@@ -100,8 +149,13 @@ class Transfer(io.RawIOBase):
 
     def _connect(self) -> None:
         """Have an answer that stands at our position, or count a failure."""
+        split, self._split = self._split, None
+        if split is not None:
+            self._parts = split(self._position)
+            if self._parts is not None:
+                return
         if self._failures >= self._patience.attempts:
-            raise self._given_up(f"broken off: {self._what}: got too many short ranges")
+            self._give_up(f"broken off: {self._what}: got too many short ranges")
         asked = self._position if self._takes_ranges else 0
         self._answer = answer = self._fetch(asked)
         try:
@@ -158,17 +212,24 @@ class Transfer(io.RawIOBase):
     def _failed(self, message: str) -> bytes:
         """Count a failure and wait before the next try.
 
-        :raises NetworkError: it was the last one.
+        :raises NetworkError: it was the last one, of the last server.
         """
         self._disconnect()
         self._count()
         if self._failures >= self._patience.attempts:
-            raise self._given_up(message)
-        self._patience.wait(self._patience.pause(self._failures))
+            self._give_up(message)
+        else:
+            self._patience.wait(self._patience.pause(self._failures))
         return b""
 
-    def _given_up(self, message: str) -> NetworkError:
-        return NetworkError(f"{message}; got {self._position} of {self._size} bytes")
+    def _give_up(self, message: str) -> None:
+        """Begin again with another server, if there is one.
+
+        :raises NetworkError: there is none.
+        """
+        if self._move_on is None or not self._move_on():
+            raise NetworkError(f"{message}; got {self._position} of {self._size} bytes")
+        self._failures, self._takes_ranges = 0, True
 
     def _count(self) -> None:
         if self._position - self._well_at >= _WELL:
@@ -179,6 +240,14 @@ class Transfer(io.RawIOBase):
         if self._answer is not None:
             self._answer.close()
             self._answer = None
+
+
+def size_said(answer: Answer) -> int | None:
+    """Return how many bytes there are in all, by what an answer with any of them says."""
+    if answer.status == 200:
+        return answer.length
+    match = _RANGE.fullmatch(answer.header("Content-Range"))
+    return int(match[3]) if match and match[3] != "*" else None
 
 
 def _checksum(data: bytes, before: int) -> int:

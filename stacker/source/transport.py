@@ -67,6 +67,8 @@ def open_source(
 def _registry(text: str, access: Access | None) -> Iterator[Source]:
     from stacker.image.reference import Reference
 
+    if access is not None:
+        text = access.conf.qualified(text)
     reference = Reference.parse(text)  # before the HTTP library, which takes its time to load
     from stacker.source.access import Access
     from stacker.source.registry import open_registry

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stacker.errors import LockedError, NotFoundError
-from stacker.image.digest import DiffID
+from stacker.image.digest import DiffID, Digest
 from stacker.layer.record import LayerRecord
 from stacker.linux import lock
 from stacker.linux.filesystem import syncfs
@@ -84,6 +84,18 @@ class LayerStore:
             if self.has(diff_id):
                 yield None
                 return
+            place = LayerPlace(path)
+            place.diff.mkdir(mode=0o700, parents=True)
+            yield place
+
+    @contextmanager
+    def unpacking_unknown(self, blob: Digest) -> Iterator[LayerPlace]:
+        """Give a place to unpack a blob into whose diff_id will show in the end.
+
+        A :meth:`commit` belongs into :meth:`unpacking` of that diff_id; without one everything
+        is removed when the context ends.
+        """
+        with self.staging.owned(f"blob-{blob.algorithm}-{blob.hex}") as path:
             place = LayerPlace(path)
             place.diff.mkdir(mode=0o700, parents=True)
             yield place

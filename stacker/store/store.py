@@ -6,6 +6,7 @@
     $STORE/layers/<algorithm>/<hex>/    diff, layer.json, skeleton.tar.zst
     $STORE/chains/<algorithm>/<hex>/    chain.json, and what a stack had to repair
     $STORE/mounts/<id>/                 belongs to stacker.mount
+    $STORE/partial/<name>               what there is of blobs whose transfer broke off
     $STORE/staging/<name>/              on its way to one of the above by rename(2)
 
 The store is 0700: a set-user-ID file in an image is nobody's way to root.
@@ -17,6 +18,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError, UnsupportedError, UsageError
 from stacker.linux import lock
@@ -26,6 +28,9 @@ from stacker.store.chains import ChainStore
 from stacker.store.images import ImageStore
 from stacker.store.layers import LayerStore
 from stacker.store.staging import Staging
+
+if TYPE_CHECKING:
+    from stacker.store.partials import PartialStore
 
 VERSION = 1
 _MARK = "stacker.json"
@@ -41,6 +46,13 @@ class Store:
     layers: LayerStore
     chains: ChainStore
     staging: Staging
+
+    @property
+    def partials(self) -> PartialStore:
+        """What there is of blobs whose transfer broke off."""
+        from stacker.store.partials import PartialStore  # a mount has no use for it
+
+        return PartialStore(self.root / "partial")
 
     @property
     def mounts(self) -> Path:

@@ -56,6 +56,13 @@ def verified(
         raise IntegrityError(f"wrong digest: {what}: got {running.hexdigest()}, want {digest.hex}")
 
 
+def hashed(chunks: Iterator[bytes], running: Hash) -> Iterator[bytes]:
+    """Pass ``chunks`` on and into a hash, where no document says what comes out."""
+    for chunk in chunks:
+        running.update(chunk)
+        yield chunk
+
+
 def bounded(chunks: Iterator[bytes], *, limit: int, what: str, flag: str) -> Iterator[bytes]:
     """Pass ``chunks`` on until they exceed ``limit`` bytes.
 

@@ -8,11 +8,9 @@ import os
 import random
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -23,6 +21,7 @@ from tests.registries import (
     USER,
     FakeRegistry,
     Handler,
+    Tokens,
     debian_registry,
     fake_registry,
     needs_registry,
@@ -165,65 +164,6 @@ def test_a_wrong_password_is_refused_and_not_shown(
     )
     assert "not-the-word" not in words
     assert auth not in words
-
-
-class Tokens:
-    """Signs tokens that docker-registry believes, for who knows the password.
-
-    Source: distribution's "Docker Registry v2 Bearer token specification".
-    """
-
-    def __init__(self, root: Path, server: FakeRegistry) -> None:
-        self.key, self.certificate = root / "key.pem", root / "certificate.pem"
-        self.given = 0
-        server.quirk = self.give
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-                *("-subj", "/CN=tests", "-keyout", self.key, "-out", self.certificate),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        self.auth = {
-            "token": {
-                "realm": f"http://{server.host}/token",
-                "service": "tests",
-                "issuer": "tests",
-                "rootcertbundle": str(self.certificate),
-            }
-        }
-
-    def give(self, request: Handler) -> bool:
-        wanted = "Basic " + base64.b64encode(CREDENTIALS.encode()).decode()
-        if request.headers.get("Authorization") != wanted:
-            return request.answer(401)
-        self.given += 1
-        query = parse_qs(urlsplit(request.path).query)
-        access = [
-            {"type": kind, "name": name, "actions": actions.split(",")}
-            for kind, name, actions in (scope.split(":") for scope in query.get("scope", []))
-        ]
-        token = self.signed({"iss": "tests", "sub": USER, "aud": "tests", "access": access})
-        return request.answer(200, json.dumps({"token": token}).encode())
-
-    def signed(self, claims: dict[str, Any]) -> str:
-        now = int(time.time())
-        claims |= {"exp": now + 300, "nbf": now - 60, "iat": now, "jti": "1"}
-        lines = self.certificate.read_text().splitlines()
-        header = {"typ": "JWT", "alg": "RS256", "x5c": ["".join(lines[1:-1])]}
-        text = f"{_encoded(json.dumps(header).encode())}.{_encoded(json.dumps(claims).encode())}"
-        signature = subprocess.run(
-            ["openssl", "dgst", "-sha256", "-sign", self.key],
-            input=text.encode(),
-            check=True,
-            capture_output=True,
-        ).stdout
-        return f"{text}.{_encoded(signature)}"
-
-
-def _encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 @needs_registry
@@ -374,3 +314,59 @@ def test_other_sources_do_not_load_the_http_library(
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_registries_conf_says_where_a_name_is(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
+) -> None:
+    conf = tmp_path / "registries.conf"
+    conf.write_text(
+        '[aliases]\nshort = "registry.example/team/app"\n[[registry]]\n'
+        f'prefix = "registry.example/team"\nlocation = "{server.host}"\n'
+        '[[registry.mirror]]\nlocation = "127.0.0.1:1"\n'
+        '[[registry]]\nlocation = "bad.example"\nblocked = true\n'
+    )
+    words = ("--registries-conf", conf)
+    assert stacker("pull", "docker://short:1.0", *words).last == layout.image.config
+    (image,) = stacker("images", "--json").items
+    assert image["names"] == ["registry.example/team/app:1.0"]
+    assert "blocked" in stacker.refused(2, "pull", "docker://bad.example/app", *words)
+    stacker.environ["CONTAINERS_REGISTRIES_CONF"] = str(conf)
+    assert stacker("pull", "docker://short:1.0").last == layout.image.config
+    conf.write_text("nonsense")
+    assert str(conf) in stacker.refused(2, "pull", "docker://short:1.0")
+    stacker("pull", layout.source)  # which asks no registry
+
+
+def test_a_foreign_layer_comes_from_where_it_lies_if_allowed(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    with fake_registry() as server, fake_registry() as elsewhere:
+
+        def foreign(document: dict[str, Any]) -> None:
+            layer = document["layers"][0]
+            layer["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+            layer["urls"] = [f"http://{elsewhere.host}/{layer['digest']}"]
+
+        layout = images.layout(tmp_path / "foreign", LAYERS, manifest=foreign)
+        server.put("app", "1.0", layout.path)
+        digest = layout.image.layers[0]
+        elsewhere.content[f"/{digest}"] = server.content.pop(f"/v2/app/blobs/{digest}")
+        place = f"docker://{server.host}/app:1.0"
+        assert "--allow-foreign" in stacker.refused(3, "pull", place)
+        assert not elsewhere.asked
+        assert stacker("pull", place, "--allow-foreign").last == layout.image.config
+    check_image(stacker, layout.image.config, tmp_path)
+
+
+def test_progress_tells_bytes_and_entries_of_each_layer(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout
+) -> None:
+    out = stacker("pull", f"docker://{server.host}/app:1.0", "--json").out
+    events = [json.loads(line) for line in out.splitlines()]
+    last = {e["diff_id"]: e for e in events if e["kind"] == "layer-progress"}
+    assert [last[diff_id]["entries"] for diff_id in layout.image.diff_ids] == [2, 1]
+    for blob, diff_id in zip(layout.image.layers, layout.image.diff_ids, strict=True):
+        event = last[diff_id]
+        assert event["blob"] == blob
+        assert event["done"] == event["total"] == layout.blob(blob).stat().st_size

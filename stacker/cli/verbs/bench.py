@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stacker import stages
 from stacker.cli.options import checked
 from stacker.cli.output import print_item, print_table, print_text
-from stacker.cli.verbs.pull import add_registries
+from stacker.cli.registries import add_registries
 from stacker.cli.wording import parse_count, shortened
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ seconds and MB/s of every stage, each alone; the whole as a pull does it, with s
 side by side; which stage sets the pace, and what would change that.
 
 The store is made below --store, so it is that disk which is measured.  Each run reads SOURCE
-twice.  What is in the page cache is read from there: run it twice to see the difference.
-SOURCE is what `stacker pull` takes.
+twice; of a layer from a registry no part is kept for a later pull.  What is in the page cache is
+read from there: run it twice to see the difference.  SOURCE is what `stacker pull` takes.
 """
 EXAMPLES = """\
   stacker bench oci:./layout:1.0
@@ -122,8 +122,8 @@ def _rate(report: Report, stage: str) -> str:
 
 def _measured(args: Namespace, session: Session) -> Report:
     from stacker.bench import bench
-    from stacker.cli.credentials import access
     from stacker.cli.form import id_map, whiteout_format
+    from stacker.cli.registries import reaching
     from stacker.image.platform import Platform
     from stacker.source.transport import open_source
     from stacker.unpack import LayerForm, usable_processors
@@ -132,13 +132,15 @@ def _measured(args: Namespace, session: Session) -> Report:
     store = session.store()
     with (
         store.staging.room("spool") as spool,
-        open_source(args.source, spool=spool, access=access(args, os.environ)) as source,
+        open_source(
+            args.source, spool=spool, access=reaching(args, os.environ, args.source)
+        ) as source,
     ):
         return bench(
             source,
             lambda: _room(store),
             platform=wanted or Platform.host(os.uname().machine),
-            form=LayerForm(whiteout_format(), id_map(), sync=args.sync),
+            form=LayerForm(whiteout_format(), id_map(), sync=args.sync, resume=False),
             jobs=args.jobs or usable_processors(),
             processors=usable_processors(),
             runs=args.runs,

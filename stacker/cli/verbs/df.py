@@ -28,6 +28,7 @@ _PARTS = (
     ("unlisted", "of which no image has, left by pulls that failed"),
     ("skeletons", "the layers' tars without contents"),
     ("blobs", "documents and kept blobs"),
+    ("partial", "blobs whose transfer broke off, for the next pull to go on with"),
     ("chains", "what stacking had to repair"),
     ("mounts", "writes that go with their mounts"),
     ("total", "in all"),

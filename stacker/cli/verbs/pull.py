@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import checked
 from stacker.cli.output import print_event, print_line
+from stacker.cli.registries import add_registries
 from stacker.cli.wording import parse_count, parse_size
 from stacker.layer.limits import Limits
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
     from stacker.cli.session import Session
     from stacker.image.platform import Platform
@@ -30,7 +31,9 @@ SOURCE is one of
   docker://HOST[:PORT]/REPO[:TAG][@DIGEST]   a registry
 Archives may be compressed with gzip or zstd.  A layer from a registry is unpacked while it
 arrives; a transfer that breaks off goes on where it was.  Credentials are read from the files that
-podman, skopeo and docker write, and asked of their credential helpers.
+podman, skopeo and docker write, and asked of their credential helpers.  Mirrors, other locations,
+blocked registries and short names (docker://app:1.0) are those of containers-registries.conf(5),
+certificates for registries those of containers-certs.d(5).
 """
 EXAMPLES = """\
   stacker pull oci:./layout:1.0
@@ -59,24 +62,32 @@ def configure(parser: ArgumentParser) -> None:
     )
     add("--keep-blobs", action="store_true", help="keep the layers' blobs in the store, too")
     add("--sync", action="store_true", help="have every layer on disk before it counts as here")
-    add_registries(parser)
+    _add_transfer(add_registries(parser))
     _add_limits(parser)
 
 
-def add_registries(parser: ArgumentParser) -> None:
-    """Add what reaching a registry takes."""
-    group = parser.add_argument_group("registries")
-    group.add_argument(
-        "--authfile",
-        metavar="FILE",
-        help="credentials, and no others (default: $REGISTRY_AUTH_FILE, else those of "
-        "podman and docker)",
+def _add_transfer(group: _ArgumentGroup) -> None:
+    """Add what says how layers come from a registry."""
+    add = group.add_argument
+    add(
+        "--no-resume",
+        dest="resume",
+        action="store_false",
+        help="keep nothing of a layer whose transfer breaks off (default: a later pull goes on "
+        "with it)",
     )
-    group.add_argument(
-        "--insecure",
+    add(
+        "--ranges",
+        metavar="N",
+        type=checked(parse_count),
+        default=1,
+        help="parts of one layer, of 4M each, that are fetched at once (default: 1, since layers "
+        "are)",
+    )
+    add(
+        "--allow-foreign",
         action="store_true",
-        help="take certificates nobody vouches for, and plain http (always taken from this "
-        "machine)",
+        help="fetch layers that a registry lacks from where the image says, without credentials",
     )
 
 
@@ -117,17 +128,20 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
-    from stacker.cli.credentials import access
+    from dataclasses import replace
+
     from stacker.cli.progress import reporting
+    from stacker.cli.registries import reaching
     from stacker.pipeline import pull
     from stacker.source.transport import open_source
     from stacker.unpack import usable_processors
 
-    reached = access(args, os.environ)
+    access = reaching(args, os.environ, args.source)
+    access = replace(access, foreign=args.allow_foreign, ranges=args.ranges)
     store = session.store()
     with (
         store.staging.room("spool") as room,
-        open_source(args.source, spool=room, access=reached) as source,
+        open_source(args.source, spool=room, access=access) as source,
         reporting(session) as report,
     ):
         return pull(
@@ -154,7 +168,12 @@ def _form(args: Namespace) -> LayerForm:
         ratio=args.max_ratio,
     )
     return LayerForm(
-        whiteout_format(), id_map(), limits, sync=args.sync, keep_blobs=args.keep_blobs
+        whiteout_format(),
+        id_map(),
+        limits,
+        sync=args.sync,
+        keep_blobs=args.keep_blobs,
+        resume=args.resume,
     )
 
 

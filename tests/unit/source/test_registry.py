@@ -27,8 +27,9 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.source.access import Access, Patience
-from stacker.source.protocol import Source
+from stacker.source.protocol import Measuring, Source
 from stacker.source.transport import open_source
+from tests import schema1
 from tests.registries import PASSWORD, USER, FakeRegistry, Handler, fake_registry
 
 PATIENCE = Patience(connect=5, read=5, wait=lambda _: None)
@@ -145,7 +146,9 @@ def test_an_index_is_asked_for_and_its_entries_checked(
         assert source.root().media_type == mediatype.DOCKER_LIST
         assert source.document(image.descriptor) == image.manifest
     accepted = server.asked[1].headers["accept"].split(", ")
-    assert set(accepted) == mediatype.MANIFESTS | mediatype.INDEXES
+    newest = mediatype.MANIFESTS | mediatype.INDEXES
+    assert set(accepted[:4]) == newest
+    assert set(accepted[4:]) == {schema1.PLAIN, schema1.SIGNED}
     asked = server.asked[-1]
     assert asked.path == f"/v2/app/manifests/{image.descriptor.digest}"
     assert asked.headers["accept"] == mediatype.OCI_MANIFEST
@@ -176,10 +179,42 @@ def test_a_type_that_is_not_the_document_s_own_is_refused(
     assert "mediaType" in refused(IntegrityError, server).message
 
 
-def test_schema_1_is_not_read_yet(server: FakeRegistry) -> None:
-    old = json.dumps({"schemaVersion": 1, "name": "app", "fsLayers": []}).encode()
-    announce(server, "1.0", "application/vnd.docker.distribution.manifest.v1+prettyjws", old)
+@pytest.mark.parametrize("kind", [schema1.PLAIN, schema1.SIGNED, "application/json", ""])
+def test_schema_1_is_given_without_its_signatures(server: FakeRegistry, kind: str) -> None:
+    plain = schema1.manifest([schema1.step(b"blob", "make")])
+    announce(server, "1.0", kind, schema1.signed(plain))
+    with opened(server) as source:
+        root = source.root()
+        assert (root.media_type, root.digest) == (schema1.PLAIN, Digest.of(plain))
+        assert source.document(root) == plain
+
+
+def test_schema_1_under_the_name_of_schema_2_is_refused(server: FakeRegistry) -> None:
+    announce(server, "1.0", mediatype.DOCKER_MANIFEST, b'{"schemaVersion": 1}')
     assert "schemaVersion" in refused(UnsupportedError, server).message
+
+
+@pytest.mark.parametrize(
+    ("answer", "size"),
+    [
+        ((200, b"12345", {}), 5),
+        ((206, b"1", {"Content-Range": "bytes 0-0/5"}), 5),
+        ((206, b"1", {"Content-Range": "bytes 0-0/*"}), None),
+        ((206, b"1", {}), None),
+        ((200, b"5\r\n12345\r\n0\r\n\r\n", {"Content-Length": "x", "Connection": "close"}), None),
+    ],
+)
+def test_the_size_of_a_blob_is_what_the_registry_says(
+    server: FakeRegistry, answer: tuple[int, bytes, dict[str, str]], size: int | None
+) -> None:
+    server.quirk = lambda request: "blobs" in request.path and request.answer(*answer)
+    with opened(server) as source:
+        assert isinstance(source, Measuring)
+        if size is None:
+            with pytest.raises(UnsupportedError, match="unknown size"):
+                source.size_of(Digest.of(b"x"))
+        else:
+            assert source.size_of(Digest.of(b"x")) == size
 
 
 @pytest.mark.parametrize("says", [True, False])
@@ -507,7 +542,7 @@ def secure(certificate: Path, server: FakeRegistry) -> Iterator[FakeRegistry]:
 def test_a_certificate_nobody_vouches_for_is_refused(secure: FakeRegistry) -> None:
     error = refused(NetworkError, secure)
     assert "certificate" in error.message.lower()
-    assert "--insecure" in (error.hint or "")
+    assert "--cert-dir" in (error.hint or "")
     assert not secure.asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import random
 import threading
@@ -478,3 +479,40 @@ def test_nobody_there_is_said_at_once(patience: Patience, waits: list[float]) ->
     ):
         fetch(gone, patience)
     assert waits == []
+
+
+# Going on with what an earlier run had.
+
+
+def resumed(server: FakeRegistry, patience: Patience, have: bytes) -> bytes:
+    with (
+        reaching(server, patience) as source,
+        source.resume_blob(DESCRIPTOR, io.BytesIO(have)) as blob,
+    ):
+        return b"".join(iter(lambda: blob.read(50_000), b""))
+
+
+@pytest.mark.parametrize("had", [0, 1, 70_000, 399_999])
+def test_only_the_rest_is_asked_for(server: FakeRegistry, patience: Patience, had: int) -> None:
+    assert resumed(server, patience, CONTENT[:had]) == CONTENT
+    assert ranges(server) == [f"bytes={had}-399999" if had else ""]
+
+
+def test_nobody_is_asked_for_what_is_all_here(server: FakeRegistry, patience: Patience) -> None:
+    assert resumed(server, patience, CONTENT) == CONTENT
+    assert not server.asked
+
+
+def test_the_rest_may_break_off_as_well(server: FakeRegistry, patience: Patience) -> None:
+    server.quirk = times(1, lambda request: request.part(90_000, 400_000, b"", 400_000))
+    assert resumed(server, patience, CONTENT[:90_000]) == CONTENT
+    assert ranges(server) == ["bytes=90000-399999"] * 2
+
+
+def test_who_knows_no_ranges_sends_the_beginning_again(
+    server: FakeRegistry, patience: Patience
+) -> None:
+    server.quirk = always(lambda request: request.answer(200, CONTENT))
+    assert resumed(server, patience, CONTENT[:90_000]) == CONTENT
+    with pytest.raises(IntegrityError, match="changed during the transfer"):
+        resumed(server, patience, b"?" + CONTENT[1:90_000])

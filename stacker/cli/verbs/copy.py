@@ -1,0 +1,108 @@
+"""``stacker copy``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_event, print_line
+from stacker.cli.registries import add_registries, reaching
+from stacker.cli.verbs.push import add_jobs
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.delivery import Delivered
+    from stacker.image.descriptor import Descriptor
+    from stacker.source.protocol import Source
+
+DESCRIPTION = """\
+Copy an image from one place to another without unpacking it and without the store.  Every
+document and blob is verified on its way and arrives byte for byte, so digests stay what they
+are.  Of an index, the image that suits the platform is copied, or with --all the index with
+everything in it.  The last line on stdout is the digest of what was copied.
+
+SOURCE is what `stacker pull` takes, DEST what `stacker push` takes.  Between repositories of one
+registry blobs are mounted, not sent.  Mirrors are read from, never written to.
+--authfile, --cert-dir and --insecure are for both sides.
+
+A foreign layer, which its manifest says is to be had elsewhere, is not copied, with --all or
+without: it stays there, and a warning says so.  An image of schema 1 cannot be copied as it is:
+pull it, and push what it became.
+"""
+EXAMPLES = """\
+  stacker copy docker://registry.example/app:1.0 oci:./layout:1.0
+  stacker copy --all docker://registry.example/app:1.0 docker://registry.example/team/app:1.0
+  stacker copy --platform linux/arm64 oci-archive:app.tar docker://registry.example/app:arm64
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("source", metavar="SOURCE", help="where the image is")
+    parser.add_argument("destination", metavar="DEST", help="where it goes")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="of an index, everything")
+    which.add_argument(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        help="the image of that platform, and no other (default: what suits this machine)",
+    )
+    add_jobs(parser)
+    add_registries(parser)
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Copy, and print the digest."""
+    from stacker.cli.outgoing import delivered_document, tell_left
+
+    delivered = _copy(args, session)
+    tell_left(delivered, session)
+    if session.json:
+        item = {"source": args.source, "destination": args.destination}
+        print_event("copy", item={**item, **delivered_document(delivered)})
+    else:
+        print_line(str(delivered.root.digest))
+
+
+def _copy(args: Namespace, session: Session) -> Delivered:
+    from stacker.cli.outgoing import reporting
+    from stacker.delivery import deliver, near
+    from stacker.destination.transport import open_destination
+    from stacker.push import place_of
+    from stacker.source.transport import open_source
+    from stacker.unpack import usable_processors
+
+    access = reaching(args, os.environ, args.source, args.destination)
+    store = session.store()  # its filesystem has room for a compressed archive
+    with (
+        store.staging.room("spool") as room,
+        open_source(args.source, spool=room, access=access) as source,
+    ):
+        is_registry = args.source.startswith("docker://")
+        place = place_of(f"docker://{source.names[0]}") if is_registry else ""
+        root = _wanted(args, source)
+        with (
+            open_destination(args.destination, access=access) as destination,
+            reporting(session) as report,
+        ):
+            return deliver(
+                source,
+                destination,
+                root=root,
+                jobs=args.jobs or usable_processors(),
+                on_event=report,
+                places=near(place) if place else None,
+            )
+
+
+def _wanted(args: Namespace, source: Source) -> Descriptor:
+    from stacker.image.platform import Platform
+    from stacker.source.resolve import resolved
+
+    if args.all:
+        return source.root()
+    if args.platform:
+        return resolved(source, Platform.parse(args.platform), must_match=True)
+    return resolved(source, Platform.host(os.uname().machine))

@@ -1,0 +1,334 @@
+"""``stacker index``: a verb with verbs of its own."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from stacker.cli.options import Parser, add_globals
+from stacker.cli.output import (
+    print_event,
+    print_item,
+    print_items,
+    print_line,
+    print_table,
+    print_text,
+)
+from stacker.cli.registries import add_registries, reaching
+from stacker.cli.verbs.push import add_jobs, add_packing, packing_of
+from stacker.cli.wording import size
+from stacker.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator, Mapping
+
+    from stacker.cli.session import Session
+    from stacker.gather import Open
+    from stacker.image.descriptor import Descriptor
+    from stacker.image.digest import Digest
+    from stacker.image.manifest import Index
+    from stacker.store.indexes import StoredIndex
+    from stacker.store.store import Store
+
+DESCRIPTION = """\
+Put several images under one name, so that whoever pulls it gets the one that suits their machine.
+An index is made in the store of images that are there and of images in registries, which stay
+where they are until it is pushed; `push` sends the members that the registry lacks, then the
+index.  Members in a registry keep their digests.  Of an index in a registry, its members are taken.
+"""
+EXAMPLES = """\
+  stacker index create app:1.0 app-amd64 docker://registry.example/app-arm64:1.0
+  stacker index annotate app:1.0 linux/arm --variant v6
+  stacker index inspect app:1.0
+  stacker index push app:1.0 docker://registry.example/team/app:1.0
+  stacker pull --platform linux/arm64 docker://registry.example/team/app:1.0
+  stacker index inspect docker://registry.example/team/app:1.0
+  stacker index rm app:1.0
+"""
+_TEXTS = {
+    "create": (
+        """\
+Make an index of images.  One that is here is named as for `stacker mount`; of one in a registry
+the digest and the platform are noted, and an index there is taken apart.  Nothing is sent.  The
+last line on stdout is the index's digest.
+""",
+        """\
+  stacker index create app:1.0 app-amd64 app-arm64
+  stacker index create app:1.0 app-amd64 docker://registry.example/app-arm64:1.0
+""",
+    ),
+    "annotate": (
+        """\
+Say more of an index, or of one of its members: for which platform it is, and annotations.  What
+is not mentioned stays.  Each change gives the index another digest, the last line on stdout.
+""",
+        """\
+  stacker index annotate app:1.0 linux/arm --variant v6
+  stacker index annotate app:1.0 --annotation org.opencontainers.image.version=1.0
+""",
+    ),
+    "push": (
+        """\
+Send an index, after the members that DEST lacks.  A member that is here goes as by `stacker push`;
+when its layers must be compressed anew its digest changes, and the index here then says the new
+one, too.  A member in a registry is copied from there.  The last line on stdout is the digest.
+""",
+        """\
+  stacker index push app:1.0 docker://registry.example/team/app:1.0
+  stacker index push --compression zstd app:1.0 oci:./layout:1.0
+""",
+    ),
+}
+_REGISTRY = "docker://"
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's own verbs."""
+    verbs = parser.add_subparsers(
+        metavar="ACTION",
+        dest="action",
+        required=True,
+        title="actions",
+        help="each has a --help of its own",
+        parser_class=Parser,
+    )
+
+    def add(name: str, summary: str) -> ArgumentParser:
+        text, examples = _TEXTS.get(name, ("", ""))
+        found: ArgumentParser = verbs.add_parser(
+            name,
+            help=summary,
+            description=text or f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"examples:\n{examples}" if examples else None,
+        )
+        return found
+
+    _configure_changes(add("create", "make an index"), add("annotate", "say more of an index"))
+    _configure_push(add("push", "send an index, after the members that DEST lacks"))
+    inspect = add("inspect", "show an index, here or in a registry")
+    inspect.add_argument("name", metavar="NAME|docker://…", help="the index")
+    add_registries(inspect)
+    remove = add("rm", "take indexes away; images stay")
+    remove.add_argument("names", metavar="NAME", nargs="+", help="an index")
+    add("list", "list the indexes that are here")
+    for action in verbs.choices.values():
+        add_globals(action)
+
+
+def _configure_changes(create: ArgumentParser, annotate: ArgumentParser) -> None:
+    create.add_argument("name", metavar="NAME", help="what it is called here")
+    create.add_argument(
+        "members", metavar="IMAGE|docker://…", nargs="+", help="an image here, or in a registry"
+    )
+    add_registries(create)
+    add = annotate.add_argument
+    add("name", metavar="NAME", help="the index")
+    add(
+        "member",
+        metavar="MEMBER",
+        nargs="?",
+        help="which member is meant: its digest or the first digits, its platform, or an image "
+        "here (default: the index itself)",
+    )
+    add("--os", metavar="OS", default="", help="the member's operating system, such as linux")
+    add("--arch", metavar="ARCH", default="", help="its architecture, such as arm64")
+    add("--variant", metavar="VARIANT", default="", help="its variant, such as v7")
+    add("--os-version", metavar="VERSION", default="", help="its operating system's version")
+    add(
+        "--annotation",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an annotation; KEY= takes one away",
+    )
+
+
+def _configure_push(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the index")
+    parser.add_argument("destination", metavar="DEST", help="where it goes, as for `stacker push`")
+    add_packing(parser)
+    add_jobs(parser)
+    add_registries(parser)
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Do what the action says."""
+    actions = {
+        "create": _create,
+        "annotate": _annotate,
+        "inspect": _inspect,
+        "push": _push,
+        "rm": _remove,
+        "list": _list,
+    }
+    actions[args.action](args, session)
+
+
+def _create(args: Namespace, session: Session) -> None:
+    from stacker.gather import create
+
+    store = session.store()
+    with _sources(args, store) as opened:
+        stored = create(store, args.name, args.members, opened)
+    _answer(stored, session)
+
+
+def _annotate(args: Namespace, session: Session) -> None:
+    from stacker.gather import Change, annotate
+
+    change = Change(
+        args.os,
+        args.arch,
+        args.variant,
+        args.os_version,
+        dict(_annotation(text) for text in args.annotation),
+    )
+    _answer(annotate(session.store(), args.name, args.member, change), session)
+
+
+def _annotation(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"malformed annotation: got {text!r}, want KEY=VALUE")
+    return key, value
+
+
+def _inspect(args: Namespace, session: Session) -> None:
+    store = session.store()
+    if args.name.startswith(_REGISTRY):
+        digest, index = _remote(args, store)
+        origins: Mapping[str, str] = {}
+    else:
+        from stacker.gather import indexes_of
+
+        stored = indexes_of(store).find(args.name)
+        digest, index, origins = stored.digest, stored.index, stored.origins
+    if session.json:
+        print_item("index", _described(args.name, digest, index, origins))
+    else:
+        _print(args.name, digest, index)
+
+
+def _push(args: Namespace, session: Session) -> None:
+    from stacker.cli.outgoing import delivered_document, reporting, tell_left
+    from stacker.destination.transport import open_destination
+    from stacker.gather import Means, indexes_of, push_index
+    from stacker.unpack import usable_processors
+
+    packing = packing_of(args)
+    store = session.store()
+    indexes_of(store).find(args.name)  # before anything is written anywhere
+    with ExitStack() as held:
+        opened = held.enter_context(_sources(args, store))
+        access = reaching(args, os.environ, args.destination)
+        destination = held.enter_context(open_destination(args.destination, access=access))
+        report = held.enter_context(reporting(session))
+        jobs = args.jobs or usable_processors()
+        means = Means(opened, packing, jobs, report)
+        delivered = push_index(store, args.name, destination, means)
+    tell_left(delivered, session)
+    if session.json:
+        item = {"name": args.name, "destination": args.destination}
+        print_event("index-push", item={**item, **delivered_document(delivered)})
+    else:
+        print_line(str(delivered.root.digest))
+
+
+def _remove(args: Namespace, session: Session) -> None:
+    from stacker.gather import indexes_of
+
+    indexes = indexes_of(session.store())
+    with indexes.changing():
+        for name in args.names:
+            indexes.find(name)
+        for name in dict.fromkeys(args.names):
+            indexes.remove(name)
+    if session.json:
+        print_items("index-rm", [{"name": name} for name in args.names])
+
+
+def _list(args: Namespace, session: Session) -> None:
+    from stacker.gather import indexes_of
+
+    del args
+    stored = list(indexes_of(session.store()).all())
+    if session.json:
+        print_items("indexes", [_document(one) for one in stored])
+        return
+    rows = [
+        (one.name, one.digest.short, ", ".join(_platform(m) for m in one.index.manifests))
+        for one in stored
+    ]
+    print_table(("NAME", "DIGEST", "PLATFORMS"), rows)
+
+
+@contextmanager
+def _sources(args: Namespace, store: Store) -> Iterator[Open]:
+    """Give what opens an image in a registry."""
+    from stacker.source.transport import open_source
+
+    access = reaching(args, os.environ)
+    with store.staging.room("spool") as room:
+        yield lambda text: open_source(text, spool=room, access=access)
+
+
+def _answer(stored: StoredIndex, session: Session) -> None:
+    if session.json:
+        print_item("index", _document(stored))
+    else:
+        print_line(str(stored.digest))
+
+
+def _remote(args: Namespace, store: Store) -> tuple[Digest, Index]:
+    from stacker.image.manifest import Index, parse_document
+
+    with _sources(args, store) as opened, opened(args.name) as source:
+        root = source.root()
+        content = source.document(root)
+    document = parse_document(content, media_type=root.media_type, what=args.name)
+    if not isinstance(document, Index):
+        raise UsageError(
+            f"not an index: {args.name}: got a single image",
+            hint="`stacker pull` and `stacker inspect` show what an image is",
+        )
+    return root.digest, document
+
+
+def _document(stored: StoredIndex) -> dict[str, object]:
+    return _described(stored.name, stored.digest, stored.index, stored.origins)
+
+
+def _described(
+    name: str, digest: Digest, index: Index, origins: Mapping[str, str]
+) -> dict[str, object]:
+    members = [
+        {**member.to_json(), "origin": origins.get(str(member.digest))}
+        for member in index.manifests
+    ]
+    return {
+        "name": name,
+        "digest": str(digest),
+        "media_type": index.media_type,
+        "annotations": dict(index.annotations),
+        "members": members,
+    }
+
+
+def _print(name: str, digest: Digest, index: Index) -> None:
+    print_text(f"{name} {digest} {index.media_type}")
+    for key, value in index.annotations.items():
+        print_text(f"{key}={value}")
+    rows = []
+    for entry in index.manifests:
+        notes = ", ".join(f"{key}={value}" for key, value in entry.annotations.items())
+        rows.append((_platform(entry), str(entry.digest), size(entry.size), notes))
+    print_table(("PLATFORM", "DIGEST", "SIZE", "ANNOTATIONS"), rows, right="SIZE")
+
+
+def _platform(entry: Descriptor) -> str:
+    platform = entry.platform
+    if platform is None:
+        return "-"
+    return f"{platform} {platform.os_version}".rstrip()

@@ -1,0 +1,47 @@
+"""``stacker logout``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_item
+from stacker.cli.verbs.login import host_named
+from stacker.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+
+DESCRIPTION = """\
+Remove the credentials for a registry from all the files of podman and docker that know it, or
+from the one that --authfile or $REGISTRY_AUTH_FILE names, and from the credential helpers that
+they name.
+"""
+EXAMPLES = """\
+  stacker logout registry.example
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("host", metavar="HOST[:PORT]", help="the registry")
+    parser.add_argument("--authfile", metavar="FILE", help="the file to remove them from")
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Forget."""
+    from stacker.cli.credentials import auth_files
+    from stacker.destination.keyring import forget
+
+    host = host_named(args.host)
+    files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
+    places = forget(files, host)
+    if not places:
+        raise NotFoundError(f"not logged in: {host}: got no credentials for it")
+    if session.json:
+        print_item("logout", {"host": host, "places": places})
+        return
+    for place in places:
+        session.say(f"logged out of {host}; removed from {place}")

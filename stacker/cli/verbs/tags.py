@@ -1,0 +1,62 @@
+"""``stacker tags``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_items, print_text
+from stacker.cli.registries import add_registries, reaching
+from stacker.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.image.reference import Reference
+    from stacker.source.access import Access
+
+DESCRIPTION = """\
+List the tags of a repository in a registry, in the order in which the registry gives them, which
+should be alphabetical.  All pages of a long list are asked for.
+"""
+EXAMPLES = """\
+  stacker tags docker://registry.example/team/app
+  stacker tags docker://registry.example/team/app --json
+"""
+_TRANSPORT = "docker://"
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "repository", metavar="docker://HOST/REPO", help="a repository in a registry"
+    )
+    add_registries(parser)
+
+
+def run(args: Namespace, session: Session) -> None:
+    """List."""
+    from stacker.image.reference import Reference
+
+    if not args.repository.startswith(_TRANSPORT):
+        raise UsageError(
+            f"no repository: got {args.repository!r}, want docker://HOST[:PORT]/REPO",
+            hint="for example docker://registry.example/team/app",
+        )
+    access = reaching(args, os.environ)
+    reference = Reference.parse(access.conf.qualified(args.repository.removeprefix(_TRANSPORT)))
+    tags = _tags(reference, access)
+    if session.json:
+        print_items("tags", [{"name": tag} for tag in tags], repository=reference.place)
+        return
+    for tag in tags:
+        print_text(tag)
+
+
+def _tags(reference: Reference, access: Access) -> list[str]:
+    from stacker.source.connection import connected
+    from stacker.source.tags import list_tags
+
+    with connected(access.conf.home(reference), access) as client:
+        return list(list_tags(client))

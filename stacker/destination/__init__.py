@@ -1,0 +1,1 @@
+"""Where images go: registries, layouts, archives."""

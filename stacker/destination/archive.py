@@ -1,0 +1,137 @@
+"""An OCI image layout in a tar, written in one pass: ``oci-archive``.
+
+In come blobs and documents one after another, out comes a file that has its name when it is
+whole.  Equal images give equal archives: no member has a time or an owner.
+Sources: image-spec image-layout.md; POSIX ustar, and PAX for a blob of 8 GiB or of SHA-512.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stacker.destination.layout import MARKER, arriving, listing
+from stacker.destination.protocol import Arrival
+from stacker.errors import StackerError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import BinaryIO
+
+    from stacker.destination.protocol import Opener, Report
+    from stacker.image.descriptor import Descriptor
+    from stacker.image.digest import Digest
+
+_BLOCK = 512
+_END = bytes(2 * _BLOCK)
+_OCTAL_LIMIT = 8 << 30  # eleven octal digits
+_MODE = 0o644
+_NAME = 100
+
+
+class LayoutArchive:
+    """The tar that is written to `file`, and the name for what is put there; see `Destination`."""
+
+    is_sequential = True
+
+    def __init__(self, file: BinaryIO, name: str, what: str) -> None:
+        self.what = what
+        self._file = file
+        self._name = name
+        self._there: set[Digest] = set()
+        self._add("oci-layout", len(MARKER), [MARKER])
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        opened: Opener | None,
+        *,
+        near: Sequence[str] = (),
+        report: Report,
+    ) -> Arrival | None:
+        """Have a blob in the archive; see `Destination`."""
+        del near
+        if descriptor.digest in self._there:
+            return Arrival.PRESENT
+        if opened is None:
+            return None
+        self._add_blob(descriptor, arriving(descriptor, opened, report))
+        return Arrival.SENT
+
+    def has_document(self, descriptor: Descriptor) -> bool:
+        """Return whether a document has been written; see `Destination`."""
+        return descriptor.digest in self._there
+
+    def put_document(self, descriptor: Descriptor, content: bytes) -> None:
+        """Keep a document; see `Destination`."""
+        if descriptor.digest not in self._there:
+            self._add_blob(descriptor, [content])
+
+    def finish(self, root: Descriptor, content: bytes) -> None:
+        """List the image, and end the archive."""
+        self.put_document(root, content)
+        index = listing((), root, self._name)
+        self._add("index.json", len(index), [index])
+        self._file.write(_END)
+
+    def _add_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
+        digest = descriptor.digest
+        self._add(f"blobs/{digest.algorithm}/{digest.hex}", descriptor.size, chunks)
+        self._there.add(digest)
+
+    def _add(self, name: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Write a member; a blob that is not `size` bytes long ends with an error before that."""
+        records = b""
+        if len(name) > _NAME:  # a blob of SHA-512
+            records += _pax_record("path", name)
+        if size >= _OCTAL_LIMIT:
+            records += _pax_record("size", str(size))
+        if records:
+            self._file.write(_header("pax", len(records), b"x") + records.ljust(_BLOCK, b"\0"))
+        self._file.write(_header(name, size, b"0"))
+        for chunk in chunks:
+            self._file.write(chunk)
+        self._file.write(bytes(-size % _BLOCK))
+
+
+@contextmanager
+def open_layout_archive(path: str, name: str, what: str) -> Iterator[LayoutArchive]:
+    """Give the archive to write at the absolute `path`; it is there when the context ends well.
+
+    :raises UsageError: there is a file of that name.
+    :raises StackerError: it cannot be written.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"exists already: {what}", hint="remove it, or name another file")
+    folder, _, leaf = path.rpartition("/")
+    draft = f"{folder}/.{leaf}.{os.getpid()}"
+    try:
+        file = open(draft, "xb")  # noqa: SIM115 - closed below, before the rename
+    except OSError as error:
+        raise StackerError(f"cannot write: {what}: {error.strerror}") from error
+    try:
+        with file:
+            yield LayoutArchive(file, name, what)
+        os.rename(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
+
+
+def _header(name: str, size: int, kind: bytes) -> bytes:
+    digits = f"{size if size < _OCTAL_LIMIT else 0:011o}\0".encode()
+    head = name.encode()[:_NAME].ljust(_NAME, b"\0") + f"{_MODE:07o}\0".encode() + 2 * b"0000000\0"
+    head += digits + b"00000000000\0"
+    tail = (kind + bytes(100) + b"ustar\x0000").ljust(_BLOCK - 156, b"\0")
+    checksum = sum(head) + 8 * 0x20 + sum(tail)
+    return head + f"{checksum:06o}\0 ".encode() + tail
+
+
+def _pax_record(name: str, value: str) -> bytes:
+    """Return a PAX record; its length counts the digits it is written with."""
+    body = f" {name}={value}\n"
+    length = len(body)
+    while len(f"{length}{body}") != length:
+        length = len(f"{length}{body}")
+    return f"{length}{body}".encode()

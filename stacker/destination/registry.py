@@ -1,0 +1,150 @@
+"""A repository of a registry, to push into.
+
+In come blobs and documents, out go requests.  How a single blob travels is `upload`.
+Source: OCI distribution-spec 1.1, "Push".
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from stacker.destination.feed import Feed
+from stacker.destination.protocol import Arrival
+from stacker.destination.upload import PIECE, Upload, exists
+from stacker.errors import (
+    AuthenticationError,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    UsageError,
+)
+from stacker.image.reference import Reference
+from stacker.image.wording import quoted
+from stacker.source.client import refusal
+from stacker.source.connection import connected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stacker.destination.protocol import Opener, Report
+    from stacker.image.descriptor import Descriptor
+    from stacker.source.access import Access
+    from stacker.source.answer import Answer
+    from stacker.source.client import Client
+
+_STORED = (200, 201, 202)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository to push into, and the tag for what is pushed; see `Destination`.
+
+    :param piece: bytes of one request; see `stacker.destination.upload.PIECE`.
+    """
+
+    client: Client
+    reference: Reference
+    piece: int = PIECE
+
+    @property
+    def what(self) -> str:
+        """The reference."""
+        return str(self.reference)
+
+    @property
+    def is_sequential(self) -> bool:
+        """False: blobs may come side by side."""
+        return False
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        opened: Opener | None,
+        *,
+        near: Sequence[str] = (),
+        report: Report,
+    ) -> Arrival | None:
+        """Have a blob in the repository; see `Destination`."""
+        if exists(self.client, descriptor):
+            return Arrival.PRESENT
+        upload = Upload(self.client, descriptor, piece=self.piece)
+        begun = self._mounted(upload, descriptor, near)
+        if begun is not None and begun.status == 201:
+            return Arrival.MOUNTED
+        if opened is None:
+            if begun is not None:
+                upload.cancel(begun)
+            return None
+        with closing(Feed(descriptor, opened)) as feed:
+            upload.send(feed, begun, report)
+        return Arrival.SENT
+
+    def has_document(self, descriptor: Descriptor) -> bool:
+        """Return whether the repository has a document; see `Destination`."""
+        return exists(self.client, descriptor, "manifests")
+
+    def put_document(self, descriptor: Descriptor, content: bytes) -> None:
+        """Keep a document by its digest; see `Destination`."""
+        self._put(str(descriptor.digest), descriptor, content)
+
+    def finish(self, root: Descriptor, content: bytes) -> None:
+        """Keep the manifest or index under the tag; see `Destination`."""
+        self._put(self.reference.tag, root, content)
+
+    def _mounted(
+        self, upload: Upload, descriptor: Descriptor, near: Sequence[str]
+    ) -> Answer | None:
+        """Ask for the blob of another repository: 201 when it is here now, 202 to upload it.
+
+        Source: distribution-spec, "Mounting a blob from another repository".
+        """
+        for repository in self._siblings(near):
+            try:
+                return upload.begin(
+                    "?" + urlencode({"mount": str(descriptor.digest), "from": repository})
+                )
+            except (AuthenticationError, NetworkError, NotFoundError):
+                return None  # no right to the other repository: an upload needs none
+        return None
+
+    def _siblings(self, near: Sequence[str]) -> Iterator[str]:
+        """Give those of the places that are other repositories of this registry."""
+        for place in near:
+            try:
+                there = self.client.access.conf.home(Reference.parse(place)).reference
+            except UsageError:
+                continue  # blocked: nothing is had from there
+            if there.host == self.reference.host and there.repository != self.reference.repository:
+                yield there.repository
+
+    def _put(self, name: str, descriptor: Descriptor, content: bytes) -> None:
+        what = f"{self.reference.place}:{name}" if name == self.reference.tag else self.what
+        answer = self.client.ask(
+            "PUT",
+            self.client.url(f"manifests/{name}"),
+            {"Content-Type": descriptor.media_type, "Content-Length": str(len(content))},
+            content,
+        )
+        if answer.status not in _STORED:
+            raise refusal(answer, what, 201)
+        answer.refusal()
+        stored = answer.header("Docker-Content-Digest")
+        if stored and stored != str(descriptor.digest):
+            raise IntegrityError(
+                f"stored as something else: {what}: got {quoted(stored)}, want {descriptor.digest}"
+            )
+
+
+@contextmanager
+def open_repository(reference: Reference, access: Access) -> Iterator[Repository]:
+    """Give the place that `reference` names; its connections are closed at the end.
+
+    :raises NetworkError: the registry cannot be reached.
+    :raises UsageError: `Access.conf` forbids it, or has a malformed location.
+    """
+    home = access.conf.home(reference)
+    with connected(home, access, actions="pull,push") as client:
+        yield Repository(client, home.reference)

@@ -1,0 +1,125 @@
+"""One layer from the store to a blob: put together again, verified, compressed anew.
+
+    skeleton + tree -> tar -> verified(diff_id) -> compressed -> blob, and its digest
+
+In: a task, a plain value that may come from another process.  Out: a file and its descriptor's
+numbers.  Knows neither manifests nor destinations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.errors import StackerError
+from stacker.image.digest import DiffID, Digest
+from stacker.layer.skeleton import reassembled
+from stacker.store.store import Store
+from stacker.stream.compress import Compression, compressed
+from stacker.stream.pipe import threaded
+from stacker.stream.verify import metered, verified
+
+if TYPE_CHECKING:
+    from stacker.layer.record import LayerRecord
+
+_WORTH_THREADS = 64 * 1024
+_REPORT_EVERY = 1 << 20
+_ALIKE = Digest.of(b"")  # names the algorithm of blobs made here
+
+
+@dataclass(frozen=True, slots=True)
+class PackTask:
+    """A layer of the store at ``store`` to be written to the directory ``room``.
+
+    :param level: of the compression; ``None`` for the usual one.
+    """
+
+    store: Path
+    room: Path
+    diff_id: DiffID
+    compression: Compression
+    level: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackProgress:
+    """An event: ``done`` of a layer's ``total`` uncompressed bytes have been read."""
+
+    diff_id: DiffID
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPacked:
+    """A layer's blob, of ``size`` bytes, is in the file ``path``."""
+
+    diff_id: DiffID
+    digest: Digest
+    size: int
+    path: Path
+
+
+def pack_layer(task: PackTask, emit: Callable[[object], None]) -> LayerPacked:
+    """Make a layer's blob; the caller keeps the layer from being removed.
+
+    :param emit: called with `PackProgress` now and then.
+    :raises NotFoundError: the layer is not here.
+    :raises IntegrityError: what lies on disk is not the layer any more.
+    :raises StackerError: the machine cannot do it.
+    """
+    what = f"layer {task.diff_id}"
+    path = task.room / f"{task.diff_id.algorithm}-{task.diff_id.hex}"
+    try:
+        with ExitStack() as stages, path.open("wb") as file:
+            hashed, size = _ALIKE.new_hash(), 0
+            for chunk in _compressed(task, stages, what, emit):
+                hashed.update(chunk)
+                file.write(chunk)
+                size += len(chunk)
+    except OSError as error:
+        if isinstance(error, StackerError):
+            raise
+        raise StackerError(f"cannot pack: {what}: {error.strerror or error}") from error
+    return LayerPacked(task.diff_id, Digest(_ALIKE.algorithm, hashed.hexdigest()), size, path)
+
+
+def _compressed(
+    task: PackTask, stages: ExitStack, what: str, emit: Callable[[object], None]
+) -> Iterator[bytes]:
+    store = Store.opened(task.store)
+    record = store.layers.record(task.diff_id)
+    place = store.layers.place(task.diff_id)
+    chunks = reassembled(place.skeleton, record, place.diff, place.aside, what=what)
+    chunks = metered(chunks, _reporter(task, record, emit))
+    chunks = _in_a_thread(chunks, record, stages)
+    chunks = verified(chunks, digest=task.diff_id, what=what)
+    chunks = _in_a_thread(chunks, record, stages)
+    return _in_a_thread(compressed(chunks, task.compression, task.level), record, stages)
+
+
+def _in_a_thread(
+    chunks: Iterator[bytes], record: LayerRecord, stages: ExitStack
+) -> Iterator[bytes]:
+    """Let a stage run beside the others, unless the layer is too small to gain by it."""
+    if record.tar_bytes < _WORTH_THREADS:
+        return chunks
+    return stages.enter_context(threaded(chunks))
+
+
+def _reporter(
+    task: PackTask, record: LayerRecord, emit: Callable[[object], None]
+) -> Callable[[int], None]:
+    done = reported = 0
+
+    def report(size: int) -> None:
+        nonlocal done, reported
+        done += size
+        if done - reported >= _REPORT_EVERY or done == record.tar_bytes:
+            reported = done
+            emit(PackProgress(task.diff_id, done, record.tar_bytes))
+
+    return report

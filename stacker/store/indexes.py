@@ -1,0 +1,150 @@
+"""Indexes that somebody put together here: several images under one name.
+
+    $STORE/indexes/<SHA-256 of the name>.json   the name, the document's digest, members' origins
+    $STORE/blobs/<algorithm>/<hex>              the document: an OCI image index, byte for byte
+
+A document is never changed: an index that is changed gets another one.  What the members are,
+and where they can be had, is said and not followed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from stacker.image.digest import Digest
+from stacker.image.document import parse_object, required, string_map, to_bytes
+from stacker.image.manifest import Index, parse_document
+from stacker.image.wording import quoted
+from stacker.linux import lock
+from stacker.linux.filesystem import write_whole
+from stacker.store.blobs import BlobStore
+
+VERSION = 1
+_LONGEST = 255
+
+
+@dataclass(frozen=True, slots=True)
+class StoredIndex:
+    """An index that is here.
+
+    :param content: the document's bytes, which ``digest`` is of.
+    :param origins: where each member is to be had, by its digest: an image ID, or the
+        ``docker://HOST/REPO@DIGEST`` that it was taken from.
+    """
+
+    name: str
+    content: bytes
+    index: Index
+    origins: Mapping[str, str] = field(hash=False)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the document."""
+        return Digest.of(self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStore:
+    """The directory ``indexes/`` of the store at ``root``."""
+
+    root: Path
+    blobs: BlobStore
+
+    def changing(self) -> AbstractContextManager[object]:
+        """Hold the lock that every change needs."""
+        return lock.exclusive(self.root / "indexes.lock")
+
+    def all(self) -> Iterator[StoredIndex]:
+        """Give every index, by name."""
+        names = [self._record(path)[0] for path in self._folder.glob("*.json")]
+        for name in sorted(names):
+            yield self.find(name)
+
+    def find(self, name: str) -> StoredIndex:
+        """Give the index called ``name``.
+
+        :raises NotFoundError: it is not here.
+        :raises IntegrityError: what lies on disk is damaged.
+        """
+        path = self._path(name)
+        if not path.exists():
+            raise NotFoundError(
+                f"no such index: {quoted(name)}", hint="`stacker index list` lists those here"
+            )
+        _, digest, origins = self._record(path)
+        content = self.blobs.read(digest)
+        index = parse_document(content, media_type=None, what=f"index {digest}")
+        if not isinstance(index, Index):
+            raise IntegrityError(f"damaged store: {path}: got a manifest, want an index")
+        return StoredIndex(name, content, index, origins)
+
+    def has(self, name: str) -> bool:
+        """Say whether there is an index called ``name``."""
+        return self._path(name).exists()
+
+    def put(self, name: str, index: Index, origins: Mapping[str, str]) -> StoredIndex:
+        """Keep an index; one of that name goes.  Call it inside :meth:`changing`.
+
+        :raises UsageError: ``name`` is none.
+        """
+        _check_name(name)
+        content = to_bytes(index.to_json())
+        fresh = StoredIndex(name, content, index, origins)
+        before = self._record(self._path(name))[1] if self.has(name) else None
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self.blobs.write(fresh.digest, content)
+        members = {
+            "version": VERSION,
+            "name": name,
+            "document": str(fresh.digest),
+            "origins": dict(origins),
+        }
+        write_whole(self._path(name), json.dumps(members, indent=1).encode())
+        self._forget(before)
+        return fresh
+
+    def remove(self, name: str) -> None:
+        """Take an index away.  Call it inside :meth:`changing`.
+
+        :raises NotFoundError: it is not here.
+        """
+        digest = self.find(name).digest
+        self._path(name).unlink()
+        self._forget(digest)
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / "indexes"
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{Digest.of(name.encode()).hex}.json"
+
+    def _record(self, path: Path) -> tuple[str, Digest, dict[str, str]]:
+        what = str(path)
+        members = parse_object(path.read_bytes(), what)
+        if required(members, "version", int, what) != VERSION:
+            raise UnsupportedError(f"unknown index: {what}", hint="a newer stacker wrote it")
+        return (
+            required(members, "name", str, what),
+            Digest.parse(required(members, "document", str, what)),
+            string_map(members, "origins", what),
+        )
+
+    def _forget(self, digest: Digest | None) -> None:
+        """Remove a document that no index here has any more."""
+        used = {self._record(path)[1] for path in self._folder.glob("*.json")}
+        if digest is not None and digest not in used:
+            self.blobs.path(digest).unlink(missing_ok=True)
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= _LONGEST or not name.isprintable() or " " in name or "://" in name:
+        raise UsageError(
+            f"malformed name: got {quoted(name)}, want 1 to {_LONGEST} characters without blanks",
+            hint="for example app:1.0",
+        )

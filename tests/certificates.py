@@ -1,0 +1,56 @@
+"""Certificates for tests: an authority of their own, and what it vouches for."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+class Authority:
+    """An authority in a directory: ``ca.crt``, and what it signs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.certificate, self._key = root / "ca.crt", root / "ca-key.pem"
+        _openssl(
+            *("req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=authority of tests"),
+            *("-keyout", self._key, "-out", self.certificate),
+        )
+
+    def sign(self, name: str, subject: str) -> tuple[Path, Path]:
+        """Give a certificate and its key.
+
+        :param subject: a subjectAltName such as ``IP:127.0.0.1``.
+        """
+        certificate, key = self.root / f"{name}.pem", self.root / f"{name}-key.pem"
+        request = self.root / f"{name}.csr"
+        _openssl("req", *_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+        extension = self.root / f"{name}.ext"
+        extension.write_text(f"subjectAltName={subject}\n")
+        _openssl(
+            *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key),
+            *("-set_serial", str(len(list(self.root.iterdir()))), "-days", "2"),
+            *("-extfile", extension, "-out", certificate),
+        )
+        return certificate, key
+
+    def context(self, subject: str, *, wants_ours: bool = False) -> ssl.SSLContext:
+        """Give what a server needs; ``wants_ours`` has it ask clients for a certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.sign(f"server-{len(subject)}", subject))
+        if wants_ours:
+            context.load_verify_locations(self.certificate)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+def _openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True)

@@ -1,0 +1,223 @@
+"""Several images under one name, by hand: made, annotated, pushed, pulled on each platform."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests import images
+from tests.command import REPOSITORY, Stacker
+from tests.registries import Handler, debian_registry, fake_registry, needs_registry, push
+from tests.tars import file, tar
+
+SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with debian_registry(tmp_path_factory.mktemp("plain") / "registry") as host:
+        yield host
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    """Return the command, in a home where nobody has logged in."""
+    (tmp_path / "home").mkdir()
+    environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
+    return Stacker(tmp_path / "store", environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+def made(tmp_path: Path, architecture: str) -> images.Layout:
+    """Give an image for a platform."""
+    layers = [tar(file("on", architecture.encode() * 1000))]
+    return images.layout(
+        tmp_path / architecture,
+        layers,
+        name=f"app-{architecture}",
+        platform=("linux", architecture),
+    )
+
+
+def fitting(document: dict[str, Any]) -> dict[str, Any]:
+    jsonschema.validate(document, SCHEMA)
+    return document
+
+
+def members(stacker: Stacker, name: str) -> list[dict[str, Any]]:
+    item = fitting(stacker("index", "inspect", name, "--json").document)["item"]
+    assert isinstance(item["members"], list)
+    return item["members"]
+
+
+def raw(place: str) -> bytes:
+    words = ["skopeo", "inspect", "--raw", "--tls-verify=false", place]
+    return subprocess.run(words, check=True, capture_output=True).stdout
+
+
+@needs_registry
+@pytest.mark.parametrize("keep", [True, False], ids=["blobs kept", "packed anew"])
+def test_each_platform_pulls_its_image_of_an_index_made_by_hand(
+    stacker: Stacker, registry: str, tmp_path: Path, keep: bool
+) -> None:
+    here, there = made(tmp_path, "amd64"), made(tmp_path, "arm64")
+    options = ["--keep-blobs"] if keep else []
+    stacker("pull", "--platform", "linux/amd64", here.source, *options)
+    push(there.source, registry, "elsewhere/arm64:1.0", "--preserve-digests")
+    name, place = f"app:{keep}".lower(), f"docker://{registry}/hand/{keep}:1.0".lower()
+    stacker("index", "create", name, "app-amd64", f"docker://{registry}/elsewhere/arm64:1.0")
+    digest = stacker("index", "push", name, place).last
+    pushed = raw(place)
+    assert images.digest_of(pushed) == digest
+    assert (stacker.store / "blobs" / "sha256" / digest[7:]).read_bytes() == pushed
+    entries = json.loads(pushed)["manifests"]
+    assert [entry["platform"]["architecture"] for entry in entries] == ["amd64", "arm64"]
+    assert (entries[0]["digest"] == here.image.manifest) is keep
+    assert entries[1]["digest"] == there.image.manifest
+    for layout, architecture in ((here, "amd64"), (there, "arm64")):
+        wanted = ("--platform", f"linux/{architecture}")
+        assert stacker("pull", place, *wanted).last == layout.image.config
+    assert members(stacker, place) == [{**entry, "origin": None} for entry in entries]
+    # What is there is not sent again, and the document stays what it is.
+    again = stacker("index", "push", name, place, "--json")
+    documents = [fitting(json.loads(line)) for line in again.out.splitlines()]
+    assert [d["sent"] for d in documents if d["kind"] == "member-sent"] == [False, False]
+    assert documents[-1]["item"]["digest"] == digest
+
+
+@needs_registry
+def test_a_remote_member_is_mounted_not_sent(
+    stacker: Stacker, registry: str, tmp_path: Path
+) -> None:
+    push(made(tmp_path, "arm64").source, registry, "mounted/from:1.0", "--preserve-digests")
+    stacker("index", "create", "app", f"docker://{registry}/mounted/from:1.0")
+    done = stacker("index", "push", "app", f"docker://{registry}/mounted/to:1.0", "--json")
+    events = [fitting(json.loads(line)) for line in done.out.splitlines()]
+    assert [e["how"] for e in events if e["kind"] == "blob-arrived"] == ["mounted", "mounted"]
+    assert (events[-1]["item"]["blobs"], events[-1]["item"]["documents"]) == ({"mounted": 2}, 2)
+
+
+@needs_registry
+def test_an_index_elsewhere_is_taken_apart(stacker: Stacker, registry: str, tmp_path: Path) -> None:
+    platforms = [("linux", "amd64"), ("linux", "arm64")]
+    both = images.several(
+        tmp_path / "both", [(p, [tar(file("on", p[1].encode()))]) for p in platforms]
+    )
+    push(both.source, registry, "apart:1.0", "--all")
+    stacker("index", "create", "app", f"docker://{registry}/apart:1.0")
+    assert [m["digest"] for m in members(stacker, "app")] == [i.manifest for i in both.images]
+    with fake_registry() as other:
+        stacker("index", "push", "app", f"docker://{other.host}/apart:1.0")
+        assert "/v2/apart/manifests/1.0" in other.content
+
+
+def test_a_member_is_annotated_by_what_it_is_called(stacker: Stacker, tmp_path: Path) -> None:
+    layout = made(tmp_path, "arm")
+    stacker("pull", "--platform", "linux/arm", layout.source)
+    stacker("index", "create", "app", "app-arm")
+    annotate = ("index", "annotate", "app")
+    stacker(*annotate, "linux/arm", "--variant", "v6", "--os-version", "6.1")
+    stacker(*annotate, "app-arm", "--annotation", "a=1", "--annotation", "b=2")
+    stacker(*annotate, layout.image.manifest, "--annotation", "b=")
+    stacker(*annotate, layout.image.manifest[7:15], "--annotation", "c=x=y")
+    stacker(*annotate, "--annotation", "of=index")
+    (member,) = members(stacker, "app")
+    assert member["platform"] == {
+        "architecture": "arm",
+        "os": "linux",
+        "os.version": "6.1",
+        "variant": "v6",
+    }
+    assert member["annotations"] == {"a": "1", "c": "x=y"}
+    assert member["origin"] == layout.image.config
+    assert stacker("index", "inspect", "app", "--json").item["annotations"] == {"of": "index"}
+    shown = stacker("index", "inspect", "app").out
+    assert "linux/arm/v6 6.1" in shown
+    assert layout.image.manifest in shown
+
+
+def test_only_the_last_document_of_an_index_is_kept(stacker: Stacker, tmp_path: Path) -> None:
+    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+    before = {path.name for path in (stacker.store / "blobs").rglob("*")}
+    stacker("index", "create", "app", "app-arm")
+    stacker("index", "annotate", "app", "--annotation", "a=1")
+    stacker("index", "create", "other", "app-arm")
+    listed = fitting(stacker("index", "list", "--json").document)["items"]
+    assert [item["name"] for item in listed] == ["app", "other"]
+    assert "linux/arm" in stacker("index", "list").out
+    fitting(stacker("index", "rm", "app", "other", "--json").document)
+    assert {path.name for path in (stacker.store / "blobs").rglob("*")} == before
+    assert stacker("index", "list", "--json").items == []
+
+
+def test_what_makes_no_sense_is_refused(stacker: Stacker, tmp_path: Path) -> None:
+    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+    stacker.refused(3, "index", "create", "app", "none")
+    stacker.refused(2, "index", "create", "a b", "app-arm")
+    stacker("index", "create", "app", "app-arm")
+    assert "exists already" in stacker.refused(2, "index", "create", "app", "app-arm")
+    stacker.refused(3, "index", "inspect", "none")
+    stacker.refused(3, "index", "rm", "app", "none")
+    stacker.refused(3, "index", "annotate", "app", "linux/s390x", "--arch", "arm64")
+    stacker.refused(2, "index", "annotate", "app", "--arch", "arm64")
+    stacker.refused(2, "index", "annotate", "app", "linux/arm", "--annotation", "a")
+    stacker.refused(2, "index", "annotate", "app", "linux/arm", "--os", "../..")
+    stacker.refused(2, "index")
+    stacker.refused(2, "index", "made")
+    assert members(stacker, "app")[0]["platform"] == {"architecture": "arm", "os": "linux"}
+
+
+@needs_registry
+def test_a_single_image_is_no_index(stacker: Stacker, registry: str, tmp_path: Path) -> None:
+    push(made(tmp_path, "arm").source, registry, "single:1.0")
+    words = stacker.refused(2, "index", "inspect", f"docker://{registry}/single:1.0")
+    assert "not an index" in words
+
+
+def test_a_member_that_was_removed_is_missed(stacker: Stacker, tmp_path: Path) -> None:
+    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+    stacker("index", "create", "app", "app-arm")
+    stacker("rm", "app-arm")
+    with fake_registry() as server:
+        stacker.refused(3, "index", "push", "app", f"docker://{server.host}/app:1.0")
+        assert not server.content
+
+
+def test_an_index_goes_to_a_layout_too(stacker: Stacker, tmp_path: Path) -> None:
+    for architecture in ("arm64", "amd64"):
+        stacker("pull", "--platform", f"linux/{architecture}", made(tmp_path, architecture).source)
+    stacker("index", "create", "app", "app-arm64", "app-amd64")
+    for form in ("oci", "oci-archive"):
+        place = f"{form}:{tmp_path}/{form}:app"
+        stacker("index", "push", "app", place)
+        for architecture in ("arm64", "amd64"):
+            wanted = ("--platform", f"linux/{architecture}")
+            pulled = stacker("pull", place, *wanted).last
+            assert pulled == stacker("inspect", f"app-{architecture}", "--json").item["image_id"]
+
+
+def test_an_index_that_is_changed_meanwhile_is_not_written_over(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+    stacker("index", "create", "app", "app-arm")
+    changes: list[str] = []
+
+    def changing(request: Handler) -> bool:
+        if request.command == "PUT" and "manifests" in request.path and not changes:
+            changes.append(stacker("index", "annotate", "app", "--annotation", "a=1").last)
+        return False
+
+    with fake_registry() as server:
+        server.quirk = changing
+        place = f"docker://{server.host}/app:1.0"
+        assert "changed while" in stacker.refused(8, "index", "push", "app", place)
+        assert "/v2/app/manifests/1.0" not in server.content
+        stacker("index", "push", "app", place)
+        pushed = json.loads(server.content["/v2/app/manifests/1.0"][1])
+    assert pushed["annotations"] == {"a": "1"}

@@ -1,0 +1,251 @@
+"""Logging in and out: checked first, kept where podman, skopeo and docker look, never shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests import images
+from tests.command import REPOSITORY, Result, Stacker
+from tests.registries import (
+    PASSWORD,
+    USER,
+    FakeRegistry,
+    debian_registry,
+    fake_registry,
+    needs_registry,
+    with_passwords,
+)
+from tests.tars import file, tar
+
+SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a registry that wants a password."""
+    root = tmp_path_factory.mktemp("locked")
+    with debian_registry(root / "registry", auth=with_passwords(root)) as host:
+        yield host
+
+
+@pytest.fixture
+def server() -> Iterator[FakeRegistry]:
+    with fake_registry() as server:
+        yield server
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    """Return the command, in a home where nobody has logged in, with a helper in its PATH."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "bin").mkdir()
+    helper = tmp_path / "bin" / "docker-credential-tests"
+    helper.write_text(HELPER.format(secret=tmp_path / "secret"))
+    helper.chmod(0o755)
+    return Stacker(
+        tmp_path / "store",
+        environ={
+            "HOME": str(tmp_path / "home"),
+            "REGISTRY_AUTH_FILE": "",
+            "DOCKER_CONFIG": "",
+            "XDG_RUNTIME_DIR": str(tmp_path / "run"),
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        },
+    )
+
+
+HELPER = """#!/bin/sh
+case $1 in
+store) cat > {secret};;
+erase) rm {secret};;
+get) [ -e {secret} ] && cat {secret} || {{ echo "credentials not found in native keychain"; exit 1; }};;
+esac
+"""  # noqa: E501
+
+
+def log_in(stacker: Stacker, host: str, *options: str | Path, password: str = PASSWORD) -> Result:
+    """Log in, with the password on stdin."""
+    done = subprocess.run(
+        stacker.words("login", "-u", USER, "--password-stdin", *options, host),
+        input=password + "\n",
+        check=False,
+        capture_output=True,
+        text=True,
+        env=stacker.environment,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert password not in done.stdout + done.stderr
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def default(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "containers" / "auth.json"
+
+
+def auths(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_bytes())["auths"]
+    assert isinstance(found, dict)
+    return found
+
+
+@needs_registry
+def test_who_is_logged_in_may_push_here_and_with_skopeo(
+    stacker: Stacker, locked: str, tmp_path: Path
+) -> None:
+    layout = images.layout(tmp_path / "app", [tar(file("a", b"1"))])
+    stacker("pull", layout.source)
+    place = f"docker://{locked}/app:1.0"
+    stacker.refused(4, "push", "app:1.0", place)
+    done = log_in(stacker, locked, "--json")
+    assert done.code == 0, done.err
+    jsonschema.validate(done.document, SCHEMA)
+    assert done.item == {"host": locked, "place": str(default(tmp_path))}
+    assert stat.S_IMODE(default(tmp_path).stat().st_mode) == 0o600
+    assert stat.S_IMODE(default(tmp_path).parent.stat().st_mode) == 0o700
+    digest = stacker("push", "app:1.0", place).last
+    words = ["skopeo", "inspect", "--tls-verify=false", "--authfile", str(default(tmp_path)), place]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert json.loads(said)["Digest"] == digest
+    out = stacker("logout", locked, "--json")
+    jsonschema.validate(out.document, SCHEMA)
+    stacker.refused(4, "push", "app:1.0", place)
+    stacker.refused(3, "logout", locked)
+
+
+@needs_registry
+def test_skopeo_knows_who_is_logged_in(stacker: Stacker, locked: str, tmp_path: Path) -> None:
+    assert log_in(stacker, locked, "--authfile", tmp_path / "mine.json").code == 0
+    words = ["skopeo", "login", "--get-login", "--authfile", str(tmp_path / "mine.json"), locked]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.strip() == USER
+
+
+@needs_registry
+def test_a_wrong_password_is_not_kept(stacker: Stacker, locked: str, tmp_path: Path) -> None:
+    done = log_in(stacker, locked, password="not-the-word")
+    assert done.code == 4
+    assert "credentials refused" in done.err
+    assert not default(tmp_path).exists()
+
+
+@needs_registry
+def test_other_entries_stay(stacker: Stacker, locked: str, tmp_path: Path) -> None:
+    before: dict[str, dict[str, Any]] = {
+        "auths": {"registry.example": {"auth": "YTpi"}, locked: {"auth": "YTpi"}},
+        "credHelpers": {"other.example": "other"},
+        "HttpHeaders": {"X": "1"},
+    }
+    place = tmp_path / "real.json"
+    place.write_text(json.dumps(before))
+    link = tmp_path / "mine.json"
+    link.symlink_to("real.json")
+    assert log_in(stacker, locked, "--authfile", link).code == 0
+    assert link.is_symlink()
+    after = json.loads(place.read_bytes())
+    entry = after["auths"].pop(locked)
+    assert entry.keys() == {"auth"}
+    assert entry["auth"] != "YTpi"
+    del before["auths"][locked]
+    assert after == before
+    stacker("logout", locked, "--authfile", link)
+    assert json.loads(place.read_bytes()) == before
+
+
+@needs_registry
+@pytest.mark.parametrize("kind", ["credHelpers", "credsStore"])
+def test_a_helper_is_given_the_secret_and_the_file_is_not(
+    stacker: Stacker, locked: str, tmp_path: Path, kind: str
+) -> None:
+    config = tmp_path / "home" / ".docker" / "config.json"
+    config.parent.mkdir()
+    named: object = {locked: "tests"} if kind == "credHelpers" else "tests"
+    config.write_text(json.dumps({kind: named, "auths": {locked: {"auth": "YTpi"}}}))
+    done = log_in(stacker, locked, "--json")
+    assert done.item["place"] == "docker-credential-tests"
+    secret = json.loads((tmp_path / "secret").read_bytes())
+    assert secret == {"ServerURL": locked, "Username": USER, "Secret": PASSWORD}
+    assert auths(config) == {locked: {}}
+    assert not default(tmp_path).exists()
+    stacker.refused(3, "tags", f"docker://{locked}/none")  # it lets us in: 3, not 4
+    stacker("logout", locked)
+    assert not (tmp_path / "secret").exists()
+    stacker.refused(4, "tags", f"docker://{locked}/none")
+
+
+def test_a_registry_without_passwords_is_warned_about(
+    stacker: Stacker, server: FakeRegistry, tmp_path: Path
+) -> None:
+    done = log_in(stacker, server.host)
+    assert (done.code, done.out) == (0, "")
+    assert "wants no credentials" in done.err
+    assert server.host in auths(default(tmp_path))
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_what_is_no_registry_gets_no_entry(
+    stacker: Stacker, server: FakeRegistry, tmp_path: Path, status: int
+) -> None:
+    server.quirk = lambda request: request.answer(status)
+    assert log_in(stacker, server.host).code in (3, 4, 10)
+    assert not default(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("registry.example",),
+        ("registry.example", "-u", USER),
+        ("registry.example", "--password-stdin"),
+        ("registry.example", "-u", USER, "--password-stdin"),
+        ("https://registry.example", "-u", USER),
+        ("registry.example/team", "-u", USER),
+        ("registry", "-u", USER),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(stacker: Stacker, words: tuple[str, ...]) -> None:
+    stacker.refused(2, "login", *words)
+
+
+def test_a_password_is_no_argument(stacker: Stacker) -> None:
+    assert "--password" in stacker.refused(2, "login", "--password", "x", "registry.example")
+
+
+@needs_registry
+def test_a_person_is_asked_and_the_password_is_not_echoed(
+    stacker: Stacker, locked: str, tmp_path: Path
+) -> None:
+    person, terminal = pty.openpty()
+    started = subprocess.Popen(
+        ["setsid", "--ctty", *stacker.words("login", locked)],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=stacker.environment,
+    )
+    os.close(terminal)
+    seen = _until(person, b"User name: ")
+    os.write(person, USER.encode() + b"\n")
+    seen += _until(person, b"Password: ")
+    os.write(person, PASSWORD.encode() + b"\n")
+    seen += _until(person, b"logged in")
+    assert started.wait() == 0
+    os.close(person)
+    assert PASSWORD.encode() not in seen
+    assert locked in auths(default(tmp_path))
+
+
+def _until(person: int, words: bytes) -> bytes:
+    seen = b""
+    while words not in seen:
+        seen += os.read(person, 1000)
+    return seen

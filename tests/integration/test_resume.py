@@ -1,0 +1,303 @@
+"""A pull that dies leaves what it has got, and the next one asks for the rest."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.command import Stacker
+from tests.registries import (
+    FakeRegistry,
+    Handler,
+    debian_registry,
+    fake_registry,
+    needs_registry,
+    push,
+)
+from tests.tars import file, tar
+
+LARGE = random.Random(1).randbytes(3_000_000)
+LAYERS = [tar(file("a", b"1"), file("large", LARGE)), tar(file("b", b"2"))]
+PATIENCE = 60  # seconds until a test that waits for a process gives up
+AT = 2_000_000
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
+    return images.layout(tmp_path_factory.mktemp("layout") / "app", LAYERS)
+
+
+@pytest.fixture
+def server(layout: images.Layout) -> Iterator[FakeRegistry]:
+    with fake_registry() as server:
+        server.put("app", "1.0", layout.path)
+        yield server
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    stacker = Stacker(tmp_path / "store", environ={"HOME": str(tmp_path)})
+    stacker("images")
+    return stacker
+
+
+def large_blob(server: FakeRegistry) -> bytes:
+    return max((data for _, data in server.content.values()), key=len)
+
+
+def is_large(request: Handler) -> bool:
+    return len(request.registry.content.get(request.path, ("", b""))[1]) > len(LARGE)
+
+
+def ranges(server: FakeRegistry) -> list[str]:
+    """Give the ranges that the large layer was asked for by."""
+    large = {path for path, (_, data) in server.content.items() if len(data) > len(LARGE)}
+    return [asked.headers.get("range", "") for asked in server.asked if asked.path in large]
+
+
+def left(stacker: Stacker) -> list[Path]:
+    root = stacker.store / "partial"
+    return sorted(root.iterdir()) if root.exists() else []
+
+
+def wait_until(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Look again and again, for as long as the process works."""
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        os.sched_yield()
+
+
+def killed(stacker: Stacker, server: FakeRegistry, how: int, *options: str) -> int:
+    """Kill a pull in the middle of the large layer; say how many bytes are left of it."""
+    gone = threading.Event()
+
+    def stall(request: Handler) -> bool:
+        if not is_large(request):
+            return False
+        data = request.registry.content[request.path][1]
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data[:AT])
+        gone.wait(PATIENCE)
+        request.close_connection = True
+        return True
+
+    server.quirk = stall
+    process = stacker.start("pull", f"docker://{server.host}/app:1.0", *options)
+    try:
+        wait_until(lambda: [path.stat().st_size for path in left(stacker)] == [AT], process)
+        process.send_signal(how)
+        process.communicate()
+    finally:
+        process.kill()
+        gone.set()
+    server.quirk = lambda _: False
+    server.asked.clear()
+    return AT
+
+
+def check_image(stacker: Stacker, image_id: str, tmp_path: Path) -> None:
+    stacker("unpack", image_id, tmp_path / "root")
+    assert (tmp_path / "root" / "large").read_bytes() == LARGE
+    stacker.assert_clean(images=1, layers=2)
+    assert left(stacker) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_pull_that_was_killed_goes_on(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path, how: int
+) -> None:
+    had = killed(stacker, server, how)
+    assert stacker("pull", f"docker://{server.host}/app:1.0").last == layout.image.config
+    assert ranges(server) == [f"bytes={had}-{len(large_blob(server)) - 1}"]
+    check_image(stacker, layout.image.config, tmp_path)
+
+
+def test_a_blob_that_came_in_two_pulls_can_be_kept(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
+) -> None:
+    killed(stacker, server, signal.SIGKILL)
+    stacker("pull", f"docker://{server.host}/app:1.0", "--keep-blobs")
+    check_image(stacker, layout.image.config, tmp_path)
+    blobs = [path.read_bytes() for path in (stacker.store / "blobs" / "sha256").iterdir()]
+    assert large_blob(server) in blobs
+
+
+@pytest.mark.parametrize("size", [1, AT, len(LARGE), 2 * len(LARGE)])
+def test_a_damaged_beginning_is_thrown_away_and_the_layer_comes_whole(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path, size: int
+) -> None:
+    killed(stacker, server, signal.SIGKILL)
+    (path,) = left(stacker)
+    path.write_bytes(b"?" + b"?" * (size - 1))
+    stacker("pull", f"docker://{server.host}/app:1.0")
+    assert ranges(server)[-1] == ""
+    assert ranges(server).count("") == 1
+    check_image(stacker, layout.image.config, tmp_path)
+
+
+def test_a_layer_that_is_wrong_whole_as_well_is_an_error(
+    stacker: Stacker, server: FakeRegistry
+) -> None:
+    killed(stacker, server, signal.SIGKILL)
+    for path, (kind, data) in server.content.items():
+        if len(data) > len(LARGE):
+            server.content[path] = (kind, data[:-1] + bytes([data[-1] ^ 1]))
+    said = stacker.refused(5, "pull", f"docker://{server.host}/app:1.0")
+    assert "wrong digest: blob sha256:" in said
+    assert len(ranges(server)) == 2
+    assert left(stacker) == []
+
+
+def test_a_pull_that_finds_nobody_keeps_what_there_is(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
+) -> None:
+    had = killed(stacker, server, signal.SIGKILL)
+    server.quirk = lambda request: is_large(request) and request.answer(404)
+    stacker.refused(3, "pull", f"docker://{server.host}/app:1.0")
+    assert [path.stat().st_size for path in left(stacker)] == [had]
+    assert stacker("df", "--json").item["bytes"]["partial"] == had
+    server.quirk = lambda _: False
+    server.asked.clear()
+    stacker("pull", f"docker://{server.host}/app:1.0")
+    assert ranges(server) == [f"bytes={had}-{len(large_blob(server)) - 1}"]
+    check_image(stacker, layout.image.config, tmp_path)
+
+
+def test_nothing_is_kept_for_who_wants_nothing_kept(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
+) -> None:
+    killed(stacker, server, signal.SIGKILL)
+    (path,) = left(stacker)
+    stacker("pull", f"docker://{server.host}/app:1.0", "--no-resume")
+    assert ranges(server) == [""]
+    path.unlink()
+    check_image(stacker, layout.image.config, tmp_path)
+
+
+def test_a_second_pull_of_the_same_blob_has_no_part_in_it(
+    stacker: Stacker, server: FakeRegistry, tmp_path: Path
+) -> None:
+    import fcntl
+
+    killed(stacker, server, signal.SIGKILL)
+    (path,) = left(stacker)
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = path.read_bytes()
+        stacker("pull", f"docker://{server.host}/app:1.0")
+        assert path.read_bytes() == before
+    assert ranges(server) == [""]
+
+
+def test_what_is_old_goes_with_the_next_removal(stacker: Stacker, server: FakeRegistry) -> None:
+    killed(stacker, server, signal.SIGKILL)
+    stacker("pull", f"docker://{server.host}/app:1.0", "--no-resume")
+    os.utime(left(stacker)[0], (0, 0))
+    stacker("rm", f"{server.host}/app:1.0")
+    assert left(stacker) == []
+
+
+@needs_registry
+def test_a_real_registry_sends_the_rest(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
+) -> None:
+    killed(stacker, server, signal.SIGKILL)
+    with debian_registry(tmp_path / "registry") as host:
+        push(layout.source, host, "app:1.0", "--preserve-digests")
+        stacker("pull", f"docker://{host}/app:1.0")
+    check_image(stacker, layout.image.config, tmp_path)
+
+
+def test_a_layer_that_comes_in_several_ranges_goes_on_as_well(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    noise = random.Random(2).randbytes(40_000_000)
+    layout = images.layout(tmp_path / "noise", [tar(file("noise", noise))])
+    with fake_registry() as server:
+        server.put("app", "1.0", layout.path)
+        place = f"docker://{server.host}/app:1.0"
+
+        def breaks(request: Handler) -> bool:
+            _, end = request.wanted(1) or (0, 0)
+            if end <= 8 << 20:
+                return False
+            until = time.monotonic() + PATIENCE
+            while not any(path.stat().st_size for path in left(stacker)):
+                assert time.monotonic() < until
+                os.sched_yield()
+            return request.answer(404)
+
+        server.quirk = breaks
+        stacker.refused(3, "pull", place, "--ranges", "3")
+        (path,) = left(stacker)
+        had = path.stat().st_size
+        assert 0 < had <= 8 << 20
+        server.quirk = lambda _: False
+        server.asked.clear()
+        stacker("pull", place, "--ranges", "3")
+        size = layout.blob(layout.image.layers[0]).stat().st_size
+        asked = [a.headers["range"] for a in server.asked if "range" in a.headers]
+        parts = [f"bytes={at}-{min(at + (4 << 20), size) - 1}" for at in range(had, size, 4 << 20)]
+        assert sorted(asked) == sorted(parts)
+    stacker("unpack", layout.image.config, tmp_path / "root")
+    assert (tmp_path / "root" / "noise").read_bytes() == noise
+    assert left(stacker) == []
+
+
+@needs_registry
+def test_a_real_registry_sends_several_ranges(stacker: Stacker, tmp_path: Path) -> None:
+    noise = random.Random(3).randbytes(30_000_000)
+    layout = images.layout(tmp_path / "noise", [tar(file("noise", noise))])
+    with debian_registry(tmp_path / "registry") as host:
+        push(layout.source, host, "app:1.0", "--preserve-digests")
+        stacker("pull", f"docker://{host}/app:1.0", "--ranges", "4")
+    stacker("unpack", layout.image.config, tmp_path / "root")
+    assert (tmp_path / "root" / "noise").read_bytes() == noise
+
+
+def test_who_waits_for_a_pull_that_is_killed_goes_on_with_it(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
+) -> None:
+    place = f"docker://{server.host}/app:1.0"
+    gone = threading.Event()
+
+    def stall(request: Handler) -> bool:
+        if not is_large(request) or request.headers.get("Range"):
+            return False
+        data = request.registry.content[request.path][1]
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data[:AT])
+        gone.wait(PATIENCE)
+        request.close_connection = True
+        return True
+
+    server.quirk = stall
+    first = stacker.start("pull", place)
+    try:
+        wait_until(lambda: [path.stat().st_size for path in left(stacker)] == [AT], first)
+        second = stacker.start("pull", place)
+        wait_until(lambda: server.count("/manifests/") == 2, second)
+        first.kill()
+        out, err = second.communicate(timeout=PATIENCE)
+    finally:
+        gone.set()
+        first.kill()
+        first.communicate()
+    assert (second.returncode, out.strip()) == (0, layout.image.config), err
+    assert ranges(server) == ["", f"bytes={AT}-{len(large_blob(server)) - 1}"]
+    check_image(stacker, layout.image.config, tmp_path)

@@ -1,0 +1,295 @@
+"""Blobs and documents into a repository, whatever happens on the way."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from stacker.destination.protocol import Arrival
+from stacker.destination.registry import Repository, open_repository
+from stacker.errors import AuthenticationError, IntegrityError, NetworkError
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
+from stacker.image.reference import Reference
+from stacker.source.access import Access, Patience
+from tests.registries import FakeRegistry, Handler, fake_registry
+
+DATA = os.urandom(10_000)
+BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
+PIECE = 3_000
+WAITED: list[float] = []
+PATIENCE = Patience(connect=5, read=5, wait=WAITED.append)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeRegistry]:
+    WAITED.clear()
+    with fake_registry() as server:
+        yield server
+
+
+@contextmanager
+def repository(server: FakeRegistry, piece: int = PIECE) -> Iterator[Repository]:
+    reference = Reference.parse(f"{server.host}/app:1.0")
+    with open_repository(reference, Access(patience=PATIENCE)) as opened:
+        yield replace(opened, piece=piece)
+
+
+def sent(
+    server: FakeRegistry, *, data: bytes = DATA, near: Sequence[str] = (), piece: int = PIECE
+) -> list[int]:
+    """Send the blob, and give the progress that was reported."""
+    reports: list[int] = []
+    with repository(server, piece) as place:
+        how = place.put_blob(BLOB, lambda: io.BytesIO(data), near=near, report=reports.append)
+    assert how is Arrival.SENT
+    assert server.content[f"/v2/app/blobs/{BLOB.digest}"][1] == DATA
+    return reports
+
+
+def methods(server: FakeRegistry) -> list[str]:
+    return [asked.method for asked in server.asked if asked.path != "/v2/"]
+
+
+def test_a_small_blob_goes_in_one_request(server: FakeRegistry) -> None:
+    assert sent(server, piece=len(DATA)) == [len(DATA)]
+    assert methods(server) == ["HEAD", "POST", "PUT"]
+
+
+def test_a_large_one_goes_in_pieces_that_say_where_they_belong(server: FakeRegistry) -> None:
+    assert sent(server) == [3_000, 6_000, 9_000, 10_000, 10_000]
+    assert methods(server) == ["HEAD", "POST", *["PATCH"] * 4, "PUT"]
+    ranges = [a.headers["content-range"] for a in server.asked if a.method == "PATCH"]
+    assert ranges == ["0-2999", "3000-5999", "6000-8999", "9000-9999"]
+
+
+def test_what_is_there_is_not_sent(server: FakeRegistry) -> None:
+    server.content[f"/v2/app/blobs/{BLOB.digest}"] = ("", DATA)
+    with repository(server) as place:
+        how = place.put_blob(BLOB, lambda: pytest.fail("opened"), report=lambda _: None)
+    assert how is Arrival.PRESENT
+    assert methods(server) == ["HEAD"]
+
+
+def test_every_piece_goes_where_the_last_answer_said(server: FakeRegistry) -> None:
+    count = 0
+
+    def wandering(request: Handler) -> bool:
+        """Move the upload to another place with each answer, with a query to be kept."""
+        nonlocal count
+        if "/uploads/" not in request.path or request.command == "PUT":
+            return False
+        if request.command == "PATCH":
+            assert f"state={count}" in request.path
+            place = request.path.partition("?")[0]
+            request.registry.uploads[place] += request.asked.body
+        else:
+            place = "/v2/app/blobs/uploads/0"
+            request.registry.uploads[place] = b""
+        count += 1
+        return request.answer(202, b"", {"Location": f"{place}?state={count}"})
+
+    server.quirk = wandering
+    sent(server)
+    assert server.asked[-1].path.endswith(f"?state=5&digest={BLOB.digest}")
+
+
+def test_a_registry_may_want_larger_pieces(server: FakeRegistry) -> None:
+    def begun(request: Handler) -> bool:
+        if request.command != "POST":
+            return False
+        request.registry.uploads["/v2/app/blobs/uploads/0"] = b""
+        headers = {"Location": "/v2/app/blobs/uploads/0", "OCI-Chunk-Min-Length": "7000"}
+        return request.answer(202, b"", headers)
+
+    server.quirk = begun
+    assert sent(server) == [7_000, 10_000, 10_000]
+
+
+def test_an_upload_on_another_host_hears_no_credentials(server: FakeRegistry) -> None:
+    with fake_registry() as other:
+        other.uploads["/there"] = b""
+        path = "/v2/app/blobs/uploads/there"
+        other.uploads[path] = b""
+        place = {"Location": f"http://{other.host}{path}"}
+
+        def quirk(request: Handler) -> bool:
+            if request.headers.get("Authorization") is None and request.path != "/v2/":
+                said = {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'}
+                if request.path.startswith("/token"):
+                    return request.answer(200, b'{"token": "t"}')
+                return request.answer(401, b"", said)
+            return request.command == "POST" and request.answer(202, b"", place)
+
+        server.quirk = quirk
+        with repository(server) as target:
+            target.put_blob(BLOB, lambda: io.BytesIO(DATA), report=lambda _: None)
+        assert other.content[f"/v2/app/blobs/{BLOB.digest}"][1] == DATA
+        assert not any("authorization" in asked.headers for asked in other.asked)
+        scopes = [asked.path for asked in server.asked if asked.path.startswith("/token")]
+        assert scopes == ["/token?scope=repository%3Aapp%3Apull%2Cpush"]
+
+
+def test_a_token_that_runs_out_in_the_middle_is_replaced(server: FakeRegistry) -> None:
+    uses, given = 3, 0
+
+    def quirk(request: Handler) -> bool:
+        nonlocal uses, given
+        if request.path.startswith("/token"):
+            given, uses = given + 1, 3
+            return request.answer(200, b'{"token": "t%d"}' % given)
+        if request.path == "/v2/":
+            return False
+        uses -= 1
+        if uses >= 0 and request.headers.get("Authorization") == f"Bearer t{given}":
+            return False
+        said = {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'}
+        return request.answer(401, b"", said)
+
+    server.quirk = quirk
+    sent(server)
+    assert given == 3
+
+
+@pytest.mark.parametrize("status", [202, 403, 404, 401])
+def test_a_mount_that_is_not_made_is_an_upload(server: FakeRegistry, status: int) -> None:
+    def quirk(request: Handler) -> bool:
+        if "mount=" not in request.path or status == 202:
+            return False
+        return request.answer(status, b"", {"WWW-Authenticate": "Basic"})
+
+    server.quirk = quirk
+    sent(server, near=[f"{server.host}/from"])
+    posts = [asked.path for asked in server.asked if asked.method == "POST"]
+    assert "from=from" in posts[0]
+    assert len(posts) == (1 if status == 202 else 2)
+
+
+def test_a_blob_of_another_repository_is_mounted(server: FakeRegistry) -> None:
+    server.quirk = lambda request: request.command == "POST" and request.answer(201)
+    with repository(server) as place:
+        how = place.put_blob(BLOB, None, near=[f"{server.host}/from"], report=lambda _: None)
+    assert how is Arrival.MOUNTED
+    assert methods(server) == ["HEAD", "POST"]
+
+
+@pytest.mark.parametrize("near", [["registry.example/from"], ["{}/app"], []])
+def test_only_other_repositories_of_the_registry_are_near(
+    server: FakeRegistry, near: list[str]
+) -> None:
+    with repository(server) as place:
+        how = place.put_blob(
+            BLOB, None, near=[n.format(server.host) for n in near], report=lambda _: None
+        )
+    assert how is None
+    assert methods(server) == ["HEAD"]
+
+
+def test_an_upload_that_nobody_wanted_is_cancelled(server: FakeRegistry) -> None:
+    with repository(server) as place:
+        assert not place.put_blob(BLOB, None, near=[f"{server.host}/x"], report=lambda _: None)
+    assert methods(server) == ["HEAD", "POST", "DELETE"]
+    assert not server.uploads
+
+
+def lost(request: Handler) -> bool:
+    """Forget all uploads; numbers that were given are not given again."""
+    posts = sum(asked.method == "POST" for asked in request.registry.asked)
+    request.registry.uploads = {f"lost {number}": b"" for number in range(posts)}
+    return request.answer(404)
+
+
+def nonsense(request: Handler) -> bool:
+    """Say that more is there than was sent."""
+    return request.answer(202, b"", {"Location": request.path, "Range": "0-999999"})
+
+
+@pytest.mark.parametrize("quirk", [lost, nonsense])
+def test_an_upload_that_is_lost_begins_anew(
+    server: FakeRegistry, quirk: Callable[[Handler], bool]
+) -> None:
+    done = False
+
+    def once(request: Handler) -> bool:
+        nonlocal done
+        if done or request.headers.get("Content-Range", "0-").startswith("0-"):
+            return False
+        done = True
+        return quirk(request)
+
+    server.quirk = once
+    sent(server)
+    assert methods(server).count("POST") == 2
+    assert len(WAITED) == 1
+
+
+def test_an_upload_that_gets_no_further_ends(server: FakeRegistry) -> None:
+    """The first piece is taken each time, which is no progress the second time."""
+    server.quirk = lambda request: (
+        not request.headers.get("Content-Range", "0-").startswith("0-") and lost(request)
+    )
+    with repository(server) as place, pytest.raises(NetworkError, match="gave up after 5"):
+        place.put_blob(BLOB, lambda: io.BytesIO(DATA), report=lambda _: None)
+    assert methods(server).count("POST") == 5
+
+
+def test_a_registry_that_takes_nothing_more_is_given_up(server: FakeRegistry) -> None:
+    def stuck(request: Handler) -> bool:
+        place = {"Location": request.path, "Range": "0-999"}
+        return request.command == "PATCH" and request.answer(202, b"", place)
+
+    server.quirk = stuck
+    with repository(server) as place, pytest.raises(NetworkError, match="gets no further"):
+        place.put_blob(BLOB, lambda: io.BytesIO(DATA), report=lambda _: None)
+    assert methods(server).count("PATCH") == 6
+
+
+def test_a_server_that_is_busy_is_given_the_time_it_asks_for(server: FakeRegistry) -> None:
+    done = False
+
+    def busy(request: Handler) -> bool:
+        nonlocal done
+        if done or request.command != "PATCH":
+            return False
+        done = True
+        return request.answer(429, b"", {"Retry-After": "7"})
+
+    server.quirk = busy
+    sent(server)
+    assert WAITED == [7]
+
+
+def test_what_is_not_the_blob_is_not_finished(server: FakeRegistry) -> None:
+    wrong = DATA[:-1] + bytes([DATA[-1] ^ 1])
+    for piece in (PIECE, len(DATA)):
+        with repository(server, piece) as place, pytest.raises(IntegrityError):
+            place.put_blob(BLOB, lambda: io.BytesIO(wrong), report=lambda _: None)
+    assert "PUT" not in methods(server)
+    assert sum(len(a.body) for a in server.asked if a.method == "PATCH") < len(DATA)
+
+
+def test_a_refusal_says_what_the_registry_says(server: FakeRegistry) -> None:
+    body = b'{"errors": [{"code": "DENIED"}]}'
+    server.quirk = lambda request: request.command == "POST" and request.answer(403, body)
+    with repository(server) as place, pytest.raises(AuthenticationError, match="DENIED"):
+        place.put_blob(BLOB, lambda: io.BytesIO(DATA), report=lambda _: None)
+
+
+def test_documents_are_kept_by_digest_and_the_last_by_its_tag(server: FakeRegistry) -> None:
+    documents = [
+        Descriptor(mediatype.OCI_INDEX, Digest.of(word), len(word)) for word in (b"1", b"2")
+    ]
+    with repository(server) as place:
+        assert not place.has_document(documents[0])
+        place.put_document(documents[0], b"1")
+        assert place.has_document(documents[0])
+        place.finish(documents[1], b"2")
+    paths = [asked.path for asked in server.asked if asked.method == "PUT"]
+    assert paths == [f"/v2/app/manifests/{documents[0].digest}", "/v2/app/manifests/1.0"]
+    assert server.content["/v2/app/manifests/1.0"] == (mediatype.OCI_INDEX, b"2")

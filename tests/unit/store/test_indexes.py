@@ -1,0 +1,77 @@
+"""Indexes made by hand: documents that are never changed, under names that are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
+from stacker.image.manifest import Index
+from stacker.store.indexes import IndexStore
+from stacker.store.store import Store
+
+MEMBER = Descriptor(mediatype.OCI_MANIFEST, Digest.of(b"1"), 1)
+INDEX = Index(mediatype.OCI_INDEX, (MEMBER,))
+ORIGINS = {str(MEMBER.digest): "docker://registry.example/app@sha256:1"}
+
+
+@pytest.fixture
+def indexes(tmp_path: Path) -> IndexStore:
+    store = Store.opened(tmp_path / "store")
+    return IndexStore(store.root, store.blobs)
+
+
+def documents(indexes: IndexStore) -> set[str]:
+    return {path.name for path in indexes.blobs.root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["app", "a/b:1.0@x", "x" * 255, "é"])
+def test_what_was_put_is_found(indexes: IndexStore, name: str) -> None:
+    put = indexes.put(name, INDEX, ORIGINS)
+    found = indexes.find(name)
+    assert found == put
+    assert found.origins == ORIGINS
+    assert found.digest == Digest.of(found.content)
+    assert [one.name for one in indexes.all()] == [name]
+
+
+def test_a_document_goes_with_its_last_name(indexes: IndexStore) -> None:
+    indexes.put("one", INDEX, {})
+    indexes.put("two", INDEX, {})
+    (shared,) = documents(indexes)
+    changed = indexes.put("one", replace(INDEX, annotations={"a": "1"}), {})
+    assert documents(indexes) == {shared, changed.digest.hex}
+    indexes.remove("two")
+    assert documents(indexes) == {changed.digest.hex}
+    indexes.remove("one")
+    assert documents(indexes) == set()
+    assert list(indexes.all()) == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "docker://x/y", "x" * 256])
+def test_what_is_no_name_is_refused(indexes: IndexStore, name: str) -> None:
+    with pytest.raises(UsageError):
+        indexes.put(name, INDEX, {})
+
+
+def test_what_is_not_here_is_said(indexes: IndexStore) -> None:
+    with pytest.raises(NotFoundError):
+        indexes.find("none")
+    with pytest.raises(NotFoundError):
+        indexes.remove("none")
+
+
+def test_what_is_damaged_is_said(indexes: IndexStore) -> None:
+    put = indexes.put("app", INDEX, {})
+    indexes.blobs.path(put.digest).write_bytes(b"{}")
+    with pytest.raises(IntegrityError):
+        indexes.find("app")
+    (record,) = (indexes.root / "indexes").iterdir()
+    record.write_bytes(record.read_bytes().replace(b'"version": 1', b'"version": 2'))
+    with pytest.raises(UnsupportedError):
+        indexes.find("app")
