@@ -4,7 +4,8 @@
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
 and of ``peers.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` those that there are results
-for.  The same results always give the same files.
+for; and the table in README, when it is about the results that stand beside it.  The same results
+always give the same files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import figures
+from benchmarks import figures, readme
 from benchmarks.figures import Figures
 from benchmarks.peers import FLOOR, PEERS
 
@@ -307,8 +308,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     arguments = parser.parse_args()
     files = arguments.files or sorted(RESULTS.glob("*.json"))
-    for path in write_report([figures.read(file) for file in files], arguments.out):
+    documents = [figures.read(file) for file in files]
+    for path in write_report(documents, arguments.out):
         print(path)
+    if arguments.out == RESULTS and (lines := _of(documents, "throughput")):
+        text = readme.rewritten(readme.README.read_text(), readme.summary(lines))
+        readme.README.write_text(text)
+        print(readme.README)
 
 
 if __name__ == "__main__":

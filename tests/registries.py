@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -350,12 +350,11 @@ class _ProxyHandler(BaseHTTPRequestHandler):
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    try:
+    with suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)
+    with suppress(OSError):  # whatever ended it: the other side is not to wait for more
         target.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
 
 
 @contextmanager
@@ -384,7 +383,11 @@ def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
     handler = type("_Handler", (Handler,), {"registry": registry, "timeout": 5})
     server = _Server(("127.0.0.1", 0), handler)
     if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        # Hands are shaken in the handler's thread and time: a client that says nothing must not
+        # keep all others waiting.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     registry.host = f"127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compress, corpora, figures, report, run, synthetic
+from benchmarks import compress, corpora, figures, readme, report, run, synthetic
 from benchmarks.peers import FLOOR, PEERS
 from benchmarks.process import FailedError, measured
 
@@ -120,6 +120,21 @@ def test_table_and_plots_are_made(documents: list[dict[str, Any]], tmp_path: Pat
     again = {path: path.read_bytes() for path in written}
     report.write_report(documents, tmp_path)
     assert {path: path.read_bytes() for path in written} == again
+
+
+def test_readme_gets_a_row_for_every_gzip_corpus(documents: list[dict[str, Any]]) -> None:
+    table = readme.summary(documents[0]["results"])
+    for corpus in CORPORA:
+        assert f"| {corpus}, in memory | " in table
+    text = f"a\n{readme.BEGIN}\nold\n{readme.END}\nz"
+    once = readme.rewritten(text, table)
+    assert table in once
+    assert "old" not in once
+    assert (once[0], once[-1]) == ("a", "z")
+    assert readme.rewritten(once, table) == once
+    with pytest.raises(ValueError, match="want both"):
+        readme.rewritten("nothing", table)
+    assert readme.rewritten(readme.README.read_text(), "x")
 
 
 def test_an_own_filesystem_is_there_for_one_run_and_gone_after_it(cache: Path) -> None:
