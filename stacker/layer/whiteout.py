@@ -28,6 +28,21 @@ class WhiteoutFormat(Enum):
         """The start of the xattr names that mean something to overlayfs in this format."""
         return self.value.encode() + b"." + _OVERLAY
 
+    @property
+    def opaque_marks(self) -> tuple[bytes, ...]:
+        """The xattrs that mark directories: ``y`` for opaque, ``x`` for files as whiteouts."""
+        return (self.prefix + b"opaque",)
+
+    @property
+    def whiteout_marks(self) -> tuple[bytes, ...]:
+        """The xattrs that make a whiteout of a file, in a directory that is marked ``x``."""
+        return (self.prefix + b"whiteout",)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether names of files are deletions; they are not in what this program writes."""
+        return False
+
     def escaped(self, name: bytes) -> bytes:
         """Give the name under which an image's own xattr ``name`` is kept in a layer.
 

@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 DEVICE: Final = "/dev/fuse"
 _HELPERS: Final = ("fusermount3", "fusermount")
 _READ_WRITE: Final = os.O_RDWR | os.O_CLOEXEC
+_FLAGS: Final = {
+    "nosuid": mountapi.MS_NOSUID,
+    "nodev": mountapi.MS_NODEV,
+    "noexec": mountapi.MS_NOEXEC,
+    "noatime": mountapi.MS_NOATIME,
+    "nodiratime": mountapi.MS_NODIRATIME,
+    "sync": mountapi.MS_SYNCHRONOUS,
+    "dirsync": mountapi.MS_DIRSYNC,
+}
+OPTIONS: Final = frozenset(_FLAGS)
+"""Options of mount(8) that a mount can have, besides ``ro``."""
+_BY_HELPER: Final = frozenset({"noexec", "noatime", "sync", "dirsync"})
+"""Those that fusermount3 takes from a user."""
 
 
 def helper() -> str | None:
@@ -55,29 +68,41 @@ def _connect_by_mount(plan: Plan, root_mode: int) -> int:
     try:
         options = (
             f"fd={device},rootmode={stat.S_IFDIR | root_mode:o},user_id={os.geteuid()},"
-            f"group_id={os.getegid()},default_permissions,allow_other"
+            f"group_id={os.getegid()},default_permissions"
         )
-        flags = mountapi.MS_RDONLY if plan.read_only else 0
-        if not process.in_initial_user_namespace():
-            flags |= mountapi.MS_NOSUID | mountapi.MS_NODEV
+        if plan.guise is None or plan.guise.to_all:
+            options += ",allow_other"
+        kind = f"fuse.{_subtype(plan)}"
         with Descriptor.of_directory(plan.target) as place:
-            mountapi.mount(plan.source, place.path, "fuse.stacker", flags, options.encode())
+            mountapi.mount(plan.source, place.path, kind, _flags(plan), options.encode())
     except BaseException:
         os.close(device)
         raise
     return device
 
 
+def _subtype(plan: Plan) -> str:
+    return "stacker" if plan.guise is None else plan.guise.subtype
+
+
+def _flags(plan: Plan) -> int:
+    flags = mountapi.MS_RDONLY if plan.read_only else 0
+    if plan.guise is not None:
+        for word in plan.guise.options:
+            flags |= _FLAGS[word]
+    elif not process.in_initial_user_namespace():
+        flags |= mountapi.MS_NOSUID | mountapi.MS_NODEV
+    return flags
+
+
 def _connect_by_helper(plan: Plan) -> int:
     import socket
     import subprocess
 
-    access = "ro" if plan.read_only else "rw"
-    options = f"{access},nosuid,nodev,default_permissions,fsname={plan.source},subtype=stacker"
     ours, its = socket.socketpair()
     with ours, its:
         done = subprocess.run(
-            [_required_helper(), "-o", options, "--", str(plan.target)],
+            [_required_helper(), "-o", _words(plan), "--", str(plan.target)],
             env={"_FUSE_COMMFD": str(its.fileno()), "LC_ALL": "C"},
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
@@ -90,6 +115,17 @@ def _connect_by_helper(plan: Plan) -> int:
         raise RefusedError(_said("mount", plan.target, done.stderr))
     os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - as the standard library has it
     return descriptors[0]
+
+
+def _words(plan: Plan) -> str:
+    """Give what fusermount3 is told; without privileges it insists on nosuid and nodev."""
+    source = plan.source.replace("\\", "\\\\").replace(",", "\\,")
+    words = ["ro" if plan.read_only else "rw", "nosuid", "nodev", "default_permissions"]
+    words += [f"fsname={source}", f"subtype={_subtype(plan)}"]
+    if plan.guise is not None:
+        words += sorted(plan.guise.options & _BY_HELPER)
+        words += ["allow_other"] if plan.guise.to_all else []
+    return ",".join(words)
 
 
 def clone(connection: int) -> int:

@@ -17,13 +17,13 @@ import signal
 import time
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import MountError, StackerError
-from stacker.layer.whiteout import WhiteoutFormat
-from stacker.linux import mountapi, mountinfo, process
+from stacker.linux import mountapi, mountinfo, pinned, process
 from stacker.mount import fuse_attach
-from stacker.mount.fuse_service import service_of
+from stacker.mount.fuse_service import form_of, service_of
 from stacker.stack.merged import ROOT, merge
 from stacker.stack.source import LayerSource
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from stacker.mount.fuse_service import Service
     from stacker.mount.plan import Plan
+    from stacker.stack.merged import MergedTree
 
 _WORKERS: Final = 4
 _PAUSE: Final = 0.05
@@ -93,60 +94,88 @@ def _leave(plan: Plan, writer: int) -> None:
     for standard in range(3):
         os.dup2(null, standard)
     os.close(null)
-    _forked(lambda: _Daemon(plan).run(3))
+    _forked(lambda: _serve_for(3, plan))
 
 
-class _Daemon:
+def _serve_for(writer: int, plan: Plan) -> None:
+    """Mount, tell the caller, and stay until the mount is gone."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    daemon = Daemon(plan)
+    try:
+        note = daemon.mount()
+    except (OSError, StackerError) as error:
+        os.write(writer, pickle.dumps(error))
+        return
+    daemon.hire(writer)
+    try:
+        os.write(writer, pickle.dumps((os.getpid(), note)))
+    except OSError:  # the caller is gone, and nobody knows of this mount
+        daemon.unmount()
+    os.close(writer)
+    daemon.stay()
+
+
+class Daemon:
+    """The process that looks after a mount: `mount`, then `hire`, then `stay`.
+
+    :param plan: the mount.
+    """
+
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._service: Service
         self._connection = self._upper = -1
-        self._note: str | None = None
+        self._device: tuple[int, int] | None = None
         self._workers: set[int] = set()
+        self._signals: set[signal.Signals] = set(_SIGNALS)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # in the foreground
+            self._signals.add(signal.SIGHUP)
 
-    def run(self, writer: int) -> None:
-        """Mount, tell the caller, and stay until the mount is gone."""
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            self._mount()
-        except (OSError, StackerError) as error:
-            os.write(writer, pickle.dumps(error))
-            return
+    def hire(self, *closed: int) -> None:
+        """Start the workers.
+
+        :param closed: descriptors that they have no use for.
+        """
         workers = min(_WORKERS, len(os.sched_getaffinity(0))) if self._plan.read_only else 1
         while len(self._workers) < workers:
-            self._hire(writer)
+            self._hire(*closed)
         if not self._plan.read_only:  # so that the mount is dead when its worker is
             os.close(self._connection)
-        try:
-            os.write(writer, pickle.dumps((os.getpid(), self._note)))
-        except OSError:  # the caller is gone, and nobody knows of this mount
-            self._unmount()
-        os.close(writer)
+
+    def stay(self) -> None:
+        """Look after the mount until it is gone."""
         self._claim_upper()
         self._look_after()
 
-    def _mount(self) -> None:
+    def mount(self) -> str | None:
+        """Mount; signals wait until `stay`.
+
+        :returns: what a person should know.
+        :raises OSError: as the kernel says.
+        :raises StackerError: what else stands in the way.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         plan = self._plan
         serve = service_of(plan)
-        known = {source.diff: source for source in plan.sources}
-        shown = plan.layers
-        if plan.read_only and plan.upper is not None:  # one more layer, then
-            shown = (plan.upper, *shown)
-        sources = [known.get(layer) or LayerSource(layer) for layer in shown]
         gc.disable()  # nothing here has cycles, and looking for them takes as long as the rest
-        tree = merge(sources, WhiteoutFormat(plan.xattr_namespace))
+        tree = _merged(plan)
+        if plan.read_only and plan.guise is not None and not plan.guise.owners_as_they_are:
+            tree = tree.owned(plan.guise.users.shown, plan.guise.groups.shown)
         self._service = serve(tree)
         gc.freeze()
-        if not (plan.read_only or plan.volatile or plan.upper is None):
+        if not (plan.read_only or plan.upper is None):
             self._upper = os.open(plan.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._connection = fuse_attach.connect(plan, tree.mode(ROOT))
+        found = mountinfo.at(plan.target)
+        if found is not None and found.fstype.startswith("fuse"):
+            self._device = found.device
         try:
-            self._note = self._service.begin(self._connection)
+            note = self._service.begin(self._connection)
         except BaseException:
-            self._unmount()
+            self.unmount()
             raise
         fuse_attach.read_further_ahead(plan)
+        return note
 
     def _claim_upper(self) -> None:
         """Hold the directory that keeps the writes as long as anybody answers, mounted or detached.
@@ -162,10 +191,10 @@ class _Daemon:
 
     def _work(self, closed: tuple[int, ...]) -> None:
         if not self._plan.read_only:  # nobody can take this one's place; it leaves with the mount
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             gc.enable()  # what is frozen costs nothing, and this process may live for months
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
         for descriptor in closed:
             os.close(descriptor)
         self._service.serve(self._channel())
@@ -180,8 +209,8 @@ class _Daemon:
     def _look_after(self) -> None:
         """Replace workers that die, until they leave because the mount is gone."""
         while self._workers:
-            if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
-                self._unmount()
+            if signal.sigwait(self._signals) != signal.SIGCHLD:
+                self.unmount()
                 continue
             while self._workers:
                 number, status = os.waitpid(-1, os.WNOHANG)
@@ -192,10 +221,10 @@ class _Daemon:
                     time.sleep(_PAUSE)
                     self._hire()
 
-    def _unmount(self) -> None:
+    def unmount(self) -> None:
         """Detach the mount wherever it is; who uses it may finish."""
         for mount in mountinfo.read().mounts:
-            if mount.source != self._plan.source:
+            if mount.device != self._device:
                 continue
             with suppress(OSError, StackerError):
                 if process.has_capability(process.CAP_SYS_ADMIN):
@@ -203,3 +232,35 @@ class _Daemon:
                     mountapi.umount2(mount.mount_point, flags)
                 else:
                     fuse_attach.disconnect(mount.mount_point, lazy=True)
+
+
+def _merged(plan: Plan) -> MergedTree:
+    """Read the directories of a plan.
+
+    :raises OSError: as the kernel says, with the path as the plan has it.
+    """
+    known = {source.diff: source for source in plan.sources}
+    shown = plan.layers
+    if plan.read_only and plan.upper is not None:  # one more layer, then
+        shown = (plan.upper, *shown)
+    sources = [known.get(layer) or LayerSource(_held(layer, plan)) for layer in shown]
+    try:
+        return merge(sources, form_of(plan))
+    except OSError as error:
+        for layer, source in zip(shown, sources, strict=True):
+            inside = os.fsdecode(error.filename or b"").removeprefix(f"{source.diff}/")
+            if layer != source.diff and inside != os.fsdecode(error.filename or b""):
+                raise OSError(error.errno, error.strerror, str(layer / inside)) from error
+        raise
+
+
+def _held(layer: Path, plan: Plan) -> Path:
+    """Give a path that leads to a directory as long as this process lives.
+
+    The mount may cover it; and what other programs hand over may be a mount of theirs that they
+    take away as soon as this one is there (containers/storage's idmapped ones).
+    """
+    if not (plan.foreign or layer.is_relative_to(plan.target)):
+        return layer
+    held = os.open(layer, os.O_PATH | os.O_DIRECTORY)
+    return Path(os.fsdecode(pinned.path_of(held)))

@@ -10,11 +10,14 @@ import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 from stacker.errors import MountError
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.stack.foreign import ForeignFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stacker.mount.plan import FuseAdapter, Plan
+    from stacker.stack.foreign import Form
     from stacker.stack.merged import MergedTree
 
 PYFUSE3_HINT: Final = (
@@ -95,24 +98,34 @@ def _writing(plan: Plan) -> Callable[[MergedTree], Service]:
     """Give what serves a tree with writes: one adapter, since there is one such tree."""
     import resource
 
-    from stacker.layer.whiteout import WhiteoutFormat
     from stacker.mount.fuse_channel import KernelService
+    from stacker.mount.fuse_mapped import MappedAdapter
     from stacker.mount.fuse_writable import WritableAdapter
     from stacker.stack.upper import WritableTree
 
     upper, work = plan.upper, plan.work
     if upper is None or work is None:
         raise MountError(f"cannot mount by FUSE: {plan.target}: got no upper directory, want one")
-    form = WhiteoutFormat(plan.xattr_namespace)
+    form, guise = form_of(plan), plan.guise
 
     def serve(tree: MergedTree) -> Service:
         os.umask(0)  # modes come as they shall be
         _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for open files without a name
-        adapter = WritableAdapter(WritableTree(tree, form, upper, work, durable=not plan.volatile))
+        writable = WritableTree(tree, form, upper, work, durable=not plan.volatile)
+        if guise is None or guise.owners_as_they_are:
+            adapter = WritableAdapter(writable)
+        else:
+            adapter = MappedAdapter(writable, guise)
         return KernelService(lambda: adapter)
 
     return serve
+
+
+def form_of(plan: Plan) -> Form:
+    """Say how deletions are read and written in the directories of a plan."""
+    written = WhiteoutFormat(plan.xattr_namespace)
+    return ForeignFormat(written) if plan.foreign else written
 
 
 def is_installed(adapter: FuseAdapter) -> bool:

@@ -66,6 +66,7 @@ class WritableAdapter(Requests):
         super().__init__()
         self._tree = tree
         self._files = tree.files
+        self._status = tree.files.status
         self._steps |= {
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: self._getattr,
@@ -114,7 +115,7 @@ class WritableAdapter(Requests):
     # What is there
 
     def _attr(self, node: Node) -> bytes:
-        status = self._files.status(node)
+        status = self._status(node)
         atime, atime_rest = divmod(status.atime, _SECOND)
         mtime, mtime_rest = divmod(status.mtime, _SECOND)
         ctime, ctime_rest = divmod(status.ctime, _SECOND)
@@ -212,25 +213,25 @@ class WritableAdapter(Requests):
     def _create(self, node: Node, request: bytes) -> bytes:
         _, mode, _, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.CREATE_IN.size)
-        made = self._tree.create(node, name, stat.S_IMODE(mode), _caller(request))
+        made = self._tree.create(node, name, stat.S_IMODE(mode), self._caller(request))
         return self._entry(made) + fuse.OPEN_OUT.pack(0, fuse.OPEN_KEEP_CACHE, 0)
 
     def _mknod(self, node: Node, request: bytes) -> bytes:
         mode, device, _, _ = fuse.MKNOD_IN.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.MKNOD_IN.size)
         number = fuse.device_of(device)
-        return self._entry(self._tree.make_node(node, name, mode, number, _caller(request)))
+        return self._entry(self._tree.make_node(node, name, mode, number, self._caller(request)))
 
     def _mkdir(self, node: Node, request: bytes) -> bytes:
         mode, _ = fuse.MKDIR_IN.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.MKDIR_IN.size)
-        made = self._tree.make_directory(node, name, stat.S_IMODE(mode), _caller(request))
+        made = self._tree.make_directory(node, name, stat.S_IMODE(mode), self._caller(request))
         return self._entry(made)
 
     def _symlink(self, node: Node, request: bytes) -> bytes:
         name = name_at(request, HEADER)
         target = name_at(request, HEADER + len(name) + 1, most=PATH_MAX)
-        return self._entry(self._tree.symlink(node, name, target, _caller(request)))
+        return self._entry(self._tree.symlink(node, name, target, self._caller(request)))
 
     def _link(self, node: Node, request: bytes) -> bytes:
         (old,) = fuse.NODE_IN.unpack_from(request, HEADER)
@@ -272,7 +273,7 @@ class WritableAdapter(Requests):
         if valid & (fuse.FATTR_UID | fuse.FATTR_GID):
             owner = uid if valid & fuse.FATTR_UID else -1
             group = gid if valid & fuse.FATTR_GID else -1
-            self._files.change_owner(node, owner, group)
+            self._change_owner(node, owner, group)
         if valid & fuse.FATTR_MODE:
             self._files.change_mode(node, mode)
         if valid & (fuse.FATTR_ATIME | fuse.FATTR_MTIME):
@@ -285,6 +286,15 @@ class WritableAdapter(Requests):
                 change if valid & fuse.FATTR_MTIME else None,
             )
         return VALID + self._attr(node)
+
+    def _change_owner(self, node: Node, uid: int, gid: int) -> None:
+        """Set owner and group; -1 leaves them."""
+        self._files.change_owner(node, uid, gid)
+
+    def _caller(self, request: bytes) -> Caller:
+        """Say who makes a request, as the kernel does in its header."""
+        _, _, _, _, uid, gid, _, _, _ = fuse.IN_HEADER.unpack_from(request)
+        return Caller(uid, gid)
 
     def _setxattr(self, node: Node, request: bytes) -> bytes:
         size, flags = fuse.SETXATTR_IN.unpack_from(request, HEADER)
@@ -327,12 +337,6 @@ class WritableAdapter(Requests):
         _, start, target, _, offset, length, _ = fuse.COPY_IN.unpack_from(request, HEADER)
         count = self._files.copy(node, start, target - fuse.ROOT_ID, offset, length)
         return fuse.WRITE_OUT.pack(count, 0)
-
-
-def _caller(request: bytes) -> Caller:
-    """Say who makes a request, as the kernel does in its header."""
-    _, _, _, _, uid, gid, _, _, _ = fuse.IN_HEADER.unpack_from(request)
-    return Caller(uid, gid)
 
 
 def _two_names(request: bytes, start: int) -> tuple[bytes, bytes]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from stacker.mount.guise import Guise
     from stacker.stack.source import LayerSource
 
 XattrNamespace = Literal["trusted", "user"]
@@ -44,6 +45,9 @@ class Plan:
     :param sources: where the parts of those `layers` lie that have more than a directory.
     :param fuse_adapter: what the FUSE driver answers by; others do not look at it.
     :param fuse_passthrough: let the kernel read large files past the FUSE driver, where it can.
+    :param foreign: other programs made `layers` and `upper`, and deletions are written as theirs;
+        only the FUSE driver reads such.
+    :param guise: how a FUSE mount shows, unless it is as all others.
     """
 
     id: str
@@ -59,11 +63,13 @@ class Plan:
     sources: tuple[LayerSource, ...] = ()
     fuse_adapter: FuseAdapter = "kernel"
     fuse_passthrough: bool = False
+    foreign: bool = False
+    guise: Guise | None = None
 
     @property
     def source(self) -> str:
-        """What /proc/self/mountinfo shows as the source of an overlay of this plan."""
-        return source_of(self.id)
+        """What /proc/self/mountinfo shows as the source of a mount of this plan."""
+        return source_of(self.id) if self.guise is None else self.guise.source
 
     @property
     def is_bind(self) -> bool:

@@ -25,7 +25,7 @@ from stacker.mount.table import Table
 from stacker.mount.target import refuse_overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stacker.mount.plan import Plan
 
@@ -93,7 +93,7 @@ def release_work(upper: Path, room: Path) -> None:
 @contextmanager
 def _kept(upper: Path, work: Path, model: Path, room: Path) -> Iterator[None]:
     made = _make(upper)
-    with _only_user(upper), ExitStack() as undo:
+    with only_user(upper), ExitStack() as undo:
         if made:
             undo.callback(upper.rmdir)
         _claim(upper, work, room)
@@ -114,14 +114,19 @@ def _make(upper: Path) -> bool:
 
 
 @contextmanager
-def _only_user(upper: Path) -> Iterator[None]:
-    with _locked(upper):
+def only_user(upper: Path, *, patience: Sequence[float] = _PAUSES) -> Iterator[None]:
+    """Let nobody else begin to write to an upper directory during the block.
+
+    :param patience: seconds to wait between attempts; whoever wrote to it may just be leaving.
+    :raises LockedError: somebody does already.
+    """
+    with _locked(upper, patience):
         yield
 
 
-def _locked(upper: Path) -> lock.Lock:
+def _locked(upper: Path, patience: Sequence[float]) -> lock.Lock:
     # The server of a mount that has just been undone needs an instant to leave.
-    for pause in (*_PAUSES, 0):
+    for pause in (*patience, 0):
         held = lock.try_exclusive(upper, create=False)
         if held is not None:
             return held

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from stacker.errors import IntegrityError, LayerError
 from stacker.layer.entry import (
+    OPAQUE_NAME,
     Bookkeeping,
     Directory,
     Entry,
@@ -31,15 +32,18 @@ from stacker.layer.skeleton import skeleton_entries
 from stacker.layer.tree import IMPLIED
 from stacker.layer.walk import joined
 from stacker.layer.whiteout import is_whiteout
+from stacker.stack.foreign import ForeignFormat, hidden_by, is_reserved, refuse_unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stacker.layer.whiteout import WhiteoutFormat
+    from stacker.stack.foreign import Form
     from stacker.stack.source import LayerSource
 
 Item: TypeAlias = Directory | File | Symlink | Special | Whiteout
 """What a name can be; two names with the same object are hard links to one inode."""
+
+_Listed: TypeAlias = tuple[bytes, os.stat_result]
 
 Inodes: TypeAlias = dict[tuple[int, int], tuple[Item, int]]
 """What was read from disk, by device and inode, with the number of names still to be met."""
@@ -83,7 +87,7 @@ class Contents:
         return self.directories[path]
 
 
-def read(source: LayerSource, form: WhiteoutFormat, inodes: Inodes) -> Contents:
+def read(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
     """Read a directory of a stack, from its skeleton where that tells all.
 
     :param form: how deletions are written on disk.
@@ -236,19 +240,22 @@ class _FromSkeleton:
             inside[name] = Whiteout(path)
 
 
-def scanned(source: LayerSource, form: WhiteoutFormat, inodes: Inodes) -> Contents:
+def scanned(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
     """Read a directory of a stack from disk; arguments and errors as for `read`."""
     root = os.fsencode(source.diff)
-    found = Contents(root, opaque=(opaque := set[bytes]()))
-    found.top = _meta(root, os.lstat(root), form)
+    found = Contents(root, opaque=set())
+    found.top = _meta(root + b"/", os.lstat(root + b"/"), form)
     todo = [b""]
     while todo:
         path = todo.pop()
         place = root + b"/" + path if path else root
         inside = found.directories.setdefault(path, {})
-        if path and _is_opaque(place, form):
-            opaque.add(path)
-        for name, status in _listed(place):
+        if path and _mark(place, form) == b"y":
+            found.opaque |= {path}
+        entries = _listed(place)
+        if isinstance(form, ForeignFormat):
+            entries = iter(_without_deletions(found, path, place, entries, form))
+        for name, status in entries:
             inner = joined(path, name)
             inside[name] = item = _item(inner, place + b"/" + name, status, form, inodes)
             if isinstance(item, Directory):
@@ -258,20 +265,47 @@ def scanned(source: LayerSource, form: WhiteoutFormat, inodes: Inodes) -> Conten
     return found
 
 
+def _without_deletions(
+    found: Contents, path: bytes, place: bytes, entries: Iterable[_Listed], form: ForeignFormat
+) -> list[_Listed]:
+    """Take out what other programs' deletions are, other than devices; note what they hide.
+
+    A directory beside its own deletion hides what is below it: deletions are about lower layers.
+    """
+    by_files = _mark(place + b"/", form) == b"x"  # the root may be a link
+    kept, hidden = [], set[bytes]()
+    for name, status in entries:
+        if name == OPAQUE_NAME:
+            found.opaque |= {path}
+        elif is_reserved(name):
+            hidden |= hidden_by(name)
+        elif by_files and _is_file_whiteout(place + b"/" + name, status, form):
+            hidden.add(name)
+        else:
+            kept.append((name, status))
+    found.directories[path].update((name, Whiteout(joined(path, name))) for name in hidden)
+    found.opaque |= {joined(path, name) for name, _ in kept if name in hidden}
+    return kept
+
+
+def _is_file_whiteout(place: bytes, status: os.stat_result, form: ForeignFormat) -> bool:
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        return False
+    return not set(form.whiteout_marks).isdisjoint(_xattr_names(place))
+
+
 def has_outside_names(inodes: Inodes) -> bool:
     """Say whether something read from disk has names in a place that was not."""
     return any(left for _, left in inodes.values())
 
 
-def _listed(place: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+def _listed(place: bytes) -> Iterator[_Listed]:
     with os.scandir(place) as entries:
         for entry in entries:
             yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def _item(
-    path: bytes, place: bytes, status: os.stat_result, form: WhiteoutFormat, inodes: Inodes
-) -> Item:
+def _item(path: bytes, place: bytes, status: os.stat_result, form: Form, inodes: Inodes) -> Item:
     if stat.S_ISDIR(status.st_mode):
         return Directory(path, _meta(place, status, form))
     if is_whiteout(status):
@@ -296,9 +330,11 @@ def _made_item(path: bytes, place: bytes, status: os.stat_result, meta: Meta) ->
     return Special(path, meta, stat.S_IFMT(status.st_mode), status.st_rdev)
 
 
-def _meta(place: bytes, status: os.stat_result, form: WhiteoutFormat) -> Meta:
-    xattrs = {}
-    for listed in _xattr_names(place):
+def _meta(place: bytes, status: os.stat_result, form: Form) -> Meta:
+    xattrs, names = {}, _xattr_names(place)
+    if isinstance(form, ForeignFormat):
+        refuse_unread(names, place)
+    for listed in names:
         name = form.unescaped(listed)
         if name is not None:
             xattrs[name] = os.getxattr(place, listed, follow_symlinks=False)
@@ -312,11 +348,15 @@ def _meta(place: bytes, status: os.stat_result, form: WhiteoutFormat) -> Meta:
     )
 
 
-def _is_opaque(place: bytes, form: WhiteoutFormat) -> bool:
-    mark = form.prefix + b"opaque"
-    if mark not in _xattr_names(place):
-        return False
-    return os.getxattr(place, mark, follow_symlinks=False) == b"y"
+def _mark(place: bytes, form: Form) -> bytes | None:
+    """Say what a directory is marked as: ``y`` is opaque."""
+    names = _xattr_names(place)
+    values = {
+        os.getxattr(place, mark, follow_symlinks=False)
+        for mark in form.opaque_marks
+        if mark in names
+    }
+    return next((value for value in (b"y", b"x") if value in values), None)
 
 
 def _xattr_names(place: bytes) -> list[bytes]:

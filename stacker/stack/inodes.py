@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.layer.whiteout import is_whiteout
 from stacker.linux import pinned
+from stacker.stack.foreign import hidden_by, is_reserved
 from stacker.stack.listing import Listing
+from stacker.stack.marks import Marks
 from stacker.stack.merged import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stacker.layer.whiteout import WhiteoutFormat
+    from stacker.stack.foreign import Form
     from stacker.stack.merged import MergedTree, Node
 
 _HELD: Final = 256
 _OPEN: Final = 128
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY
-_UNMARKED: Final = {errno.ENODATA, errno.EOPNOTSUPP}
 
 
 class Inode:
@@ -64,10 +65,12 @@ class Inodes:
     :param form: how deletions are written in it.
     """
 
-    def __init__(self, lower: MergedTree, form: WhiteoutFormat, upper: int) -> None:
+    def __init__(self, lower: MergedTree, form: Form, upper: int) -> None:
         self.lower = lower
         self.form = form
-        root = Inode(ROOT, stat.S_IFDIR, ROOT)
+        self._marks = Marks(form)
+        # Xattrs are not asked: overlayfs merges roots whatever theirs say.
+        root = Inode(ROOT, stat.S_IFDIR, None if self._marks.is_opaque_by_name(upper) else ROOT)
         root.held = upper
         self._upper = {ROOT: root}
         self._next = len(lower)
@@ -327,27 +330,39 @@ class Inodes:
         return Listing((lower.name(at), lower.inode(at)) for at in lower.children(directory))
 
     def _read(self, directory: Inode, fd: int, listing: Listing) -> None:
-        # Files can be whiteouts too, where the directory says so (overlayfs.rst, Nesting).
-        files = self._mark(fd, b"opaque") == b"x"
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                self._all_known = False
-                name, status = os.fsencode(entry.name), entry.stat(follow_symlinks=False)
-                if is_whiteout(status) or (files and self._is_file_whiteout(name, status, fd)):
-                    listing.remove(name)
-                    listing.whiteouts.add(name)
-                    continue
-                inode = self._found(directory, name, status, fd)
-                inode.places[directory.number, name] = None
-                listing.put(name, inode.number)
+        files = self._marks.has_file_whiteouts(fd)
+        with os.scandir(fd) as found:
+            entries = [(os.fsencode(each.name), each.stat(follow_symlinks=False)) for each in found]
+        hidden = set[bytes]()
+        if self.form.has_names:
+            hidden.update(*(hidden_by(name) for name, _ in entries if is_reserved(name)))
+            entries = [entry for entry in entries if not is_reserved(entry[0])]
+            self._all_known = self._all_known and not hidden
+        for name in hidden:
+            listing.remove(name)
+        for name, status in entries:
+            self._all_known = False
+            if is_whiteout(status) or (files and self._marks.is_file_whiteout(name, status, fd)):
+                listing.remove(name)
+                listing.whiteouts.add(name)
+                continue
+            inode = self._found(directory, name, status, fd, opaque=name in hidden)
+            inode.places[directory.number, name] = None
+            listing.put(name, inode.number)
 
-    def _found(self, directory: Inode, name: bytes, status: os.stat_result, fd: int) -> Inode:
+    def _found(
+        self, directory: Inode, name: bytes, status: os.stat_result, fd: int, *, opaque: bool
+    ) -> Inode:
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
-            lower = self._merged_with(directory, name, fd)
+            lower = self._merged_with(directory, name, fd, opaque=opaque)
             return self.add(kind, lower, number=lower)
         if status.st_size and not status.st_blocks and kind == stat.S_IFREG:
-            self._refuse(b"metacopy", name, fd)
+            held = pinned.pin(name, fd)
+            try:
+                self._refuse(b"metacopy", name, held)
+            finally:
+                os.close(held)
         key = status.st_dev, status.st_ino
         known = self._keys.get(key)
         if known is None:
@@ -356,17 +371,19 @@ class Inodes:
                 self._keys[key], known.key = known, key
         return known
 
-    def _merged_with(self, directory: Inode, name: bytes, fd: int) -> Node | None:
+    def _merged_with(self, directory: Inode, name: bytes, fd: int, *, opaque: bool) -> Node | None:
         """Give the lower directory that shows in one of the upper."""
-        self._refuse(b"redirect", name, fd)
-        lower = self.lower_directory(directory, name)
-        if lower is None or self._mark_at(name, fd, b"opaque") == b"y":
-            return None
-        return lower
+        held = pinned.pin(name, fd)
+        try:
+            self._refuse(b"redirect", name, held)
+            lower = self.lower_directory(directory, name)
+            return None if lower is None or opaque or self._marks.is_opaque(held) else lower
+        finally:
+            os.close(held)
 
-    def _refuse(self, mark: bytes, name: bytes, fd: int) -> None:
+    def _refuse(self, mark: bytes, name: bytes, held: int) -> None:
         """Refuse what only makes sense with features that are off here, as the kernel does then."""
-        if self._mark_at(name, fd, mark) is not None:
+        if self._marks.has(mark, held):
             raise OSError(errno.EPERM, f"has the mark {os.fsdecode(mark)}", os.fsdecode(name))
 
     def lower_name(self, directory: Inode, name: bytes) -> Node | None:
@@ -377,24 +394,3 @@ class Inodes:
         """Give the directory that a name would show if the upper had nothing there."""
         found = self.lower_name(directory, name)
         return found if found is not None and stat.S_ISDIR(self.lower.mode(found)) else None
-
-    def _mark(self, descriptor: int, mark: bytes) -> bytes | None:
-        path, name = pinned.path_of(descriptor), self.form.prefix + mark
-        try:
-            return pinned.unlocked(descriptor, lambda: os.getxattr(path, name))
-        except OSError as error:
-            if error.errno in _UNMARKED:
-                return None
-            raise
-
-    def _mark_at(self, name: bytes, directory: int, mark: bytes) -> bytes | None:
-        held = pinned.pin(name, directory)
-        try:
-            return self._mark(held, mark)
-        finally:
-            os.close(held)
-
-    def _is_file_whiteout(self, name: bytes, status: os.stat_result, fd: int) -> bool:
-        if not stat.S_ISREG(status.st_mode) or status.st_size:
-            return False
-        return self._mark_at(name, fd, b"whiteout") is not None

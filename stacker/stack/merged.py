@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from stacker.layer.entry import Directory, File, Meta, Special, Symlink, Whiteout
 from stacker.layer.walk import joined
 from stacker.stack.contents import Contents, Inodes, Item, has_outside_names, read, scanned
+from stacker.stack.foreign import ForeignFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from stacker.layer.whiteout import WhiteoutFormat
+    from stacker.stack.foreign import Form
     from stacker.stack.source import LayerSource
 
 Node: TypeAlias = int
@@ -59,6 +60,8 @@ class MergedTree:
 
     def __init__(self) -> None:
         self._roots: tuple[bytes, ...] = ()
+        self._walks = False
+        """Whether directories may have been exchanged for links since they were read."""
         self._names = b""
         self._name_at = array("Q", [0])
         self._parent = array("I")
@@ -141,7 +144,7 @@ class MergedTree:
         """
         if not stat.S_ISREG(self._mode[inode]):
             raise OSError(errno.EINVAL, "not a regular file")
-        return _opened(self._roots[self._layer[inode]], self.path(inode))
+        return _opened(self._roots[self._layer[inode]], self.path(inode), walking=self._walks)
 
     def read(self, inode: Node, offset: int, length: int) -> bytes:
         """Read a piece of a file; shorter than asked only at its end.
@@ -154,11 +157,18 @@ class MergedTree:
         finally:
             os.close(fd)
 
+    def owned(self, users: Callable[[int], int], groups: Callable[[int], int]) -> MergedTree:
+        """Give the same tree with other owners: each by a function of the one on disk."""
+        tree = MergedTree()
+        uid, gid = array("I", map(users, self._uid)), array("I", map(groups, self._gid))
+        vars(tree).update(vars(self), _uid=uid, _gid=gid)
+        return tree
+
     def __iter__(self) -> Iterator[Node]:
         return iter(range(len(self)))
 
 
-def merge(sources: Sequence[LayerSource], form: WhiteoutFormat) -> MergedTree:
+def merge(sources: Sequence[LayerSource], form: Form) -> MergedTree:
     """Merge the directories of a stack.
 
     :param sources: the topmost first, as `stacker.stack.chain` gives them.
@@ -168,18 +178,19 @@ def merge(sources: Sequence[LayerSource], form: WhiteoutFormat) -> MergedTree:
     """
     inodes: Inodes = {}
     layers = [read(source, form, inodes) for source in sources]
-    if has_outside_names(inodes):
+    if has_outside_names(inodes) and any(source.skeleton for source in sources):
         # A skeleton does not say which inode a file has, so links across layers are not seen.
         inodes = {}
         layers = [scanned(source, form, inodes) for source in sources]
-    return _Merger(layers).merged()
+    return _Merger(layers, walks=isinstance(form, ForeignFormat)).merged()
 
 
 class _Merger(MergedTree):
     """Fills the columns, level by level, so that nodes of one directory follow each other."""
 
-    def __init__(self, layers: list[Contents]) -> None:
+    def __init__(self, layers: list[Contents], *, walks: bool) -> None:
         super().__init__()
+        self._walks = walks
         self._layers = layers
         self._text = bytearray()
         self._shared = frozenset().union(*(layer.shared for layer in layers))
@@ -189,7 +200,7 @@ class _Merger(MergedTree):
         layers = self._layers
         self._roots = tuple(layer.root for layer in layers)
         self._append(b"", ROOT, 0, Directory(b"", layers[0].top))
-        todo = deque([(ROOT, b"", tuple(range(len(layers))))])
+        todo = deque([(ROOT, b"", self._top())])
         while todo:
             node, path, sources = todo.popleft()
             self._first[node] = len(self)
@@ -204,6 +215,11 @@ class _Merger(MergedTree):
         for column in vars(tree):
             setattr(tree, column, getattr(self, column))
         return tree
+
+    def _top(self) -> tuple[int, ...]:
+        """Say which layers make up the root."""
+        opaque = [number for number, layer in enumerate(self._layers) if b"" in layer.opaque]
+        return tuple(range(min(opaque, default=len(self._layers) - 1) + 1))
 
     def _shown(self, path: bytes, sources: tuple[int, ...]) -> dict[bytes, tuple[int, Item]]:
         """Give what a directory shows: of each name the topmost."""
@@ -287,11 +303,14 @@ class _Merger(MergedTree):
         raise TypeError(item)
 
 
-def _opened(root: bytes, path: bytes) -> int:
-    """Open a file; its path may be longer than the kernel takes at once (path_resolution(7))."""
-    if len(root) + len(path) + 1 < _PATH_MAX:
+def _opened(root: bytes, path: bytes, *, walking: bool) -> int:
+    """Open a file; its path may be longer than the kernel takes at once (path_resolution(7)).
+
+    :param walking: follow no link on the way either.
+    """
+    if not walking and len(root) + len(path) + 1 < _PATH_MAX:
         return os.open(root + b"/" + path, _READ)
-    fd = os.open(root, _SEARCH)
+    fd = os.open(root + b"/", _SEARCH)
     try:
         *above, name = path.split(b"/")
         for step in above:

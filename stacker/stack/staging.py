@@ -19,7 +19,7 @@ from stacker.linux.removal import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stacker.layer.whiteout import WhiteoutFormat
+    from stacker.stack.foreign import Form
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,7 +32,7 @@ class Staging:
     :raises OSError: it cannot be used, or the filesystem has no xattrs for marks.
     """
 
-    def __init__(self, work: Path, form: WhiteoutFormat) -> None:
+    def __init__(self, work: Path, form: Form) -> None:
         inside = work / "work"
         remove_tree(inside, missing_ok=True)
         inside.mkdir(mode=0o700)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stacker.linux import pinned
 from stacker.stack.copyup import CopyUp
 from stacker.stack.files import Files
+from stacker.stack.foreign import is_reserved
 from stacker.stack.inodes import Inodes
 from stacker.stack.listing import Listing
 from stacker.stack.merged import ROOT
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from stacker.layer.whiteout import WhiteoutFormat
+    from stacker.stack.foreign import Form
     from stacker.stack.inodes import Inode
     from stacker.stack.merged import MergedTree, Node
 
@@ -66,7 +67,7 @@ class WritableTree:
     """
 
     def __init__(
-        self, lower: MergedTree, form: WhiteoutFormat, upper: Path, work: Path, *, durable: bool
+        self, lower: MergedTree, form: Form, upper: Path, work: Path, *, durable: bool
     ) -> None:
         self._staging = Staging(work, form)
         try:
@@ -209,10 +210,18 @@ class WritableTree:
 
     def _free(self, directory: Node, name: bytes) -> Inode:
         """Give a directory of the upper that a new name can go to."""
-        checked(name)
-        if self.lookup(directory, name) is not None:
+        if self.lookup(directory, self._usable(name)) is not None:
             raise OSError(errno.EEXIST, "the name is taken")
         return self._directory(directory)
+
+    def _usable(self, name: bytes) -> bytes:
+        """Give a name back that something can get.
+
+        :raises OSError: ``EINVAL`` for none, and for one that would be a deletion.
+        """
+        if self._inodes.form.has_names and is_reserved(name):
+            raise OSError(errno.EINVAL, "the name is reserved for deletions")
+        return checked(name)
 
     def _directory(self, node: Node) -> Inode:
         if self.kind(node) != stat.S_IFDIR:
@@ -271,7 +280,7 @@ class WritableTree:
         """
         if flags not in {0, pinned.RENAME_NOREPLACE, pinned.RENAME_EXCHANGE}:
             raise OSError(errno.EINVAL, "no such way to rename")
-        node, victim = self._found(source, name), self.lookup(target, checked(new))
+        node, victim = self._found(source, name), self.lookup(target, self._usable(new))
         if victim is not None and flags == pinned.RENAME_NOREPLACE:
             raise OSError(errno.EEXIST, "the name is taken")
         if victim is None and flags == pinned.RENAME_EXCHANGE:

@@ -14,7 +14,7 @@ import pytest
 from stacker.cli.verbs import SUMMARIES
 from tests.command import REPOSITORY
 
-PAGES = [REPOSITORY / "man" / "stacker.1"]
+PAGES = [REPOSITORY / "man" / name for name in ("stacker.1", "stacker-fuse.1")]
 PAGES += [REPOSITORY / "man" / f"stacker-{verb}.1" for verb in SUMMARIES]
 
 
