@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,13 +31,15 @@ Runs = dict[tuple[str, str], list[Usage]]
 class Mount:
     """What to mount and where.
 
-    ``layers`` are its directories, the topmost first; ``upper`` a place for writes, or nothing.
+    ``layers`` are its directories, the topmost first; ``upper`` a place for writes, or nothing;
+    ``others`` the servers of mounts that were there before.
     """
 
     store: Path
     image: str
     layers: tuple[Path, ...]
     target: Path
+    others: frozenset[int]
     upper: Path | None = None
 
 
@@ -140,7 +142,7 @@ def _round(
             yield from _done(actions, mount, scratch, environ)
     if contender.can_write:
         with _room(scratch) as upper:
-            mount = Mount(app.store, app.image, app.layers, app.target, upper)
+            mount = replace(app, upper=upper)
             with _mounted(contender, mount, environ):
                 yield from _done(WRITING, mount, scratch, environ)
 
@@ -150,15 +152,16 @@ def _done(
 ) -> Iterator[tuple[str, Usage]]:
     for name, script in actions:
         command = script.format(mount.target, source=scratch)
-        usage = measured(("sh", "-c", command), environment=environ, daemons=_servers(), cwd=ROOT)
-        yield name, Usage(usage.wall, usage.cpu, sum(map(_proportional, _servers())))
+        servers = _servers(mount)
+        usage = measured(("sh", "-c", command), environment=environ, daemons=servers, cwd=ROOT)
+        yield name, Usage(usage.wall, usage.cpu, sum(map(_proportional, servers)))
 
 
 @contextmanager
 def _mounted(contender: Contender, mount: Mount, environ: dict[str, str]) -> Iterator[Usage]:
     usage = measured(contender.mount(mount), environment=environ, cwd=ROOT)
     try:
-        yield Usage(usage.wall, usage.cpu, sum(map(_proportional, _servers())))
+        yield Usage(usage.wall, usage.cpu, sum(map(_proportional, _servers(mount))))
     finally:
         subprocess.run(
             contender.umount(mount), env=environ, cwd=ROOT, check=True, capture_output=True
@@ -187,7 +190,7 @@ def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -
     )
     done = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
     layers = json.loads(done.stdout)["item"]["plan"]["layers"]
-    return Mount(store, image_id, tuple(map(Path, layers)), target)
+    return Mount(store, image_id, tuple(map(Path, layers)), target, frozenset(_processes()))
 
 
 def _prepare_sources(scratch: Path, large: Mount) -> None:
@@ -203,7 +206,11 @@ def _prepare_sources(scratch: Path, large: Mount) -> None:
     shutil.rmtree(small)
 
 
-def _servers() -> list[int]:
+def _servers(mount: Mount) -> list[int]:
+    return [process for process in _processes() if process not in mount.others]
+
+
+def _processes() -> list[int]:
     """List the processes that have a FUSE channel open."""
     return [
         int(process.name)

@@ -45,9 +45,9 @@ def _row(lines: Sequence[Figures], case: tuple[str, str], peers: Sequence[str]) 
     own = walls[STACKER.name]
     corpus, medium = case
     cells = [
-        f"{walls[peer]:.1f}" + ("" if peer == STACKER.name else f" ({walls[peer] / own:.1f} ×)")
+        f"{walls[peer]:.1f}" + ("" if peer == STACKER.name else f" ({walls[peer] / own:.1f} x)")
         if peer in walls
-        else "–"
+        else "-"
         for peer in peers
     ]
     return [f"{corpus}, {_SHOWN[medium]}", *cells]

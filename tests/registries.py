@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -125,6 +126,7 @@ class FakeRegistry:
     quirk: Callable[[Handler], bool] = lambda _: False
     asked: list[Asked] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
     host: str = ""
 
     def count(self, part: str) -> int:
@@ -196,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         uploads, body = self.registry.uploads, self.asked.body
         if self.command == "POST":
-            path = f"{path}{len(uploads)}"
+            path = f"{path}{next(self.registry.numbers)}"
             uploads[path] = b""
             return self.going_on(202, path)
         if path not in uploads:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import checked
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registries import add_registries
+from stacker.cli.registries import add_registries, reaching
 from stacker.cli.wording import parse_count, parse_size
 from stacker.layer.limits import Limits
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
     from stacker.image.platform import Platform
     from stacker.pipeline import Pulled
+    from stacker.source.access import Access
     from stacker.unpack import LayerForm
 
 DESCRIPTION = """\
@@ -127,21 +128,26 @@ def run(args: Namespace, session: Session) -> None:
         print_line(str(pulled.image_id))
 
 
-def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
+def _access(args: Namespace) -> Access | None:
+    """Say how registries may be reached; a layout or an archive does without what that loads."""
+    if not args.source.startswith("docker://"):
+        return None
     from dataclasses import replace
 
+    access = reaching(args, os.environ, args.source)
+    return replace(access, foreign=args.allow_foreign, ranges=args.ranges)
+
+
+def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
     from stacker.cli.progress import reporting
-    from stacker.cli.registries import reaching
     from stacker.pipeline import pull
     from stacker.source.transport import open_source
     from stacker.unpack import usable_processors
 
-    access = reaching(args, os.environ, args.source)
-    access = replace(access, foreign=args.allow_foreign, ranges=args.ranges)
     store = session.store()
     with (
         store.staging.room("spool") as room,
-        open_source(args.source, spool=room, access=access) as source,
+        open_source(args.source, spool=room, access=_access(args)) as source,
         reporting(session) as report,
     ):
         return pull(
