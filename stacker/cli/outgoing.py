@@ -1,15 +1,13 @@
 """What a push or a copy tells while it works: bars, lines, JSON events, or nothing.
 
-In come the events of `push` and `delivery`.  As in `progress`, bars are drawn from within the
-callback, since no thread may run beside a process that forks its workers.
+In come the events of `push` and `delivery`; how and whether they are shown is chosen in `bars`.
 """
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from stacker.cli.bars import Bars, reported
 from stacker.cli.output import print_event
 from stacker.delivery import BlobArrived, BlobProgress, BlobsFound, Delivered
 from stacker.gather import MemberSent
@@ -18,25 +16,17 @@ from stacker.packing import LayerPacked, PackProgress
 from stacker.push import LayersPlanned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     from stacker.cli.session import Session
 
-_REDRAW: Final = 0.1  # seconds
 
-
-@contextmanager
-def reporting(session: Session) -> Iterator[Callable[[object], None]]:
+def reporting(session: Session) -> AbstractContextManager[Callable[[object], None]]:
     """Give what a push or a delivery shall call with its events."""
-    if session.json:
-        yield _print_event if session.verbosity >= 0 else _ignore
-    elif session.draws:
-        with _Bars() as bars:
-            yield bars.show
-    else:
-        yield lambda event: _tell(event, session)
+    return reported(session, bars=_Bars, tell=_tell, print_event=_print_event)
 
 
 def delivered_document(delivered: Delivered) -> dict[str, object]:
@@ -58,10 +48,6 @@ def tell_left(delivered: Delivered, session: Session) -> None:
     for layer in delivered.left:
         places = ", ".join(map(quoted, layer.urls))
         session.say(f"warning: foreign layer {layer.digest} was not sent; it stays at {places}")
-
-
-def _ignore(event: object) -> None:
-    del event
 
 
 def _tell(event: object, session: Session) -> None:
@@ -94,37 +80,17 @@ def _print_event(event: object) -> None:
         print_event("blob-arrived", digest=str(event.digest), how=event.how.value)
 
 
-class _Bars:
+class _Bars(Bars):
     """A bar for the layers being packed, and one for the blobs on their way."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-        self._progress: Progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            console=Console(stderr=True),
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        super().__init__()
         self._packing = self._progress.add_task("", visible=False)
         self._sending = self._progress.add_task("", visible=False)
         self._sizes: dict[object, int] = {}
         self._done: dict[object, int] = {}
-        self._drawn = 0.0
 
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, event: object) -> None:
+    def _take(self, event: object) -> None:
         if isinstance(event, LayersPlanned):
             self._begin(self._packing, f"packing {len(event.packed)} layers", dict(event.packed))
         elif isinstance(event, BlobsFound):
@@ -136,9 +102,6 @@ class _Bars:
             self._advance(self._sending, event.digest, event.done)
         elif isinstance(event, BlobArrived):
             self._advance(self._sending, event.digest, self._sizes.get(event.digest, 0))
-        if (now := time.monotonic()) - self._drawn >= _REDRAW:
-            self._drawn = now
-            self._progress.refresh()
 
     def _begin(self, bar: TaskID, what: str, sizes: Mapping[Any, int]) -> None:
         self._sizes, self._done = {**sizes}, {}

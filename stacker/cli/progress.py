@@ -1,45 +1,31 @@
 """What a pull tells while it works: bars, lines, JSON events, or nothing.
 
-In come the pipeline's events.  Bars are rich's, drawn on a terminal from within the callback:
-no thread may run beside it, since the pipeline forks its workers.
+In come the pipeline's events; how and whether they are shown is chosen in `bars`.
 """
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from stacker.arrival import LayerProgress
+from stacker.cli.bars import Bars, reported
 from stacker.cli.output import print_event
 from stacker.pipeline import LayersFound
 from stacker.unpack import LayerUnpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     from stacker.cli.session import Session
     from stacker.image.digest import DiffID, Digest
 
-_REDRAW: Final = 0.1  # seconds
 
-
-@contextmanager
-def reporting(session: Session) -> Iterator[Callable[[object], None]]:
+def reporting(session: Session) -> AbstractContextManager[Callable[[object], None]]:
     """Give what the pipeline shall call with its events."""
-    if session.json:
-        yield _print_event if session.verbosity >= 0 else _ignore
-    elif session.draws:
-        with _Bars() as bars:
-            yield bars.show
-    else:
-        yield lambda event: _tell(event, session)
-
-
-def _ignore(event: object) -> None:
-    del event
+    return reported(session, bars=_Bars, tell=_tell, print_event=_print_event)
 
 
 def _tell(event: object, session: Session) -> None:
@@ -80,38 +66,19 @@ def _text(diff_id: DiffID | None) -> str | None:
     return None if diff_id is None else str(diff_id)
 
 
-class _Bars:
+class _Bars(Bars):
     """One bar for all that is to be unpacked, and one for every layer being worked on."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+        from rich.progress import TextColumn
 
-        self._progress: Progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TextColumn("{task.fields[entries]:>8} entries", style="progress.elapsed"),
-            console=Console(stderr=True),
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        super().__init__(TextColumn("{task.fields[entries]:>8} entries", style="progress.elapsed"))
         self._all = self._progress.add_task("", visible=False, entries=0)
         self._layers: dict[Digest, TaskID] = {}
         self._done: dict[Digest, int] = {}
         self._entries: dict[Digest, int] = {}
-        self._drawn = 0.0
 
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, event: object) -> None:
+    def _take(self, event: object) -> None:
         if isinstance(event, LayersFound):
             self._begin(event)
         elif isinstance(event, LayerProgress):
@@ -119,9 +86,6 @@ class _Bars:
         elif isinstance(event, LayerUnpacked):
             # Gone when done: an image may have more layers than the terminal has lines.
             self._progress.update(self._layers[event.blob], visible=False)
-        if (now := time.monotonic()) - self._drawn >= _REDRAW:
-            self._drawn = now
-            self._progress.refresh()
 
     def _advance(self, event: LayerProgress) -> None:
         self._done[event.blob], self._entries[event.blob] = event.done, event.entries
