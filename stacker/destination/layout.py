@@ -18,13 +18,12 @@ from stacker.image import mediatype
 from stacker.image.document import to_bytes
 from stacker.image.manifest import Index, parse_document
 from stacker.linux import lock
-from stacker.linux.filesystem import write_whole
+from stacker.linux.filesystem import write_stream, write_whole
 from stacker.stream.decompress import chunks_of
 from stacker.stream.verify import metered, verified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import BinaryIO
 
     from stacker.destination.protocol import Opener, Report
     from stacker.image.descriptor import Descriptor
@@ -65,7 +64,7 @@ class LayoutDirectory:
             return Arrival.PRESENT
         if opened is None:
             return None
-        _write(place, arriving(descriptor, opened, report))
+        write_stream(place, arriving(descriptor, opened, report))
         return Arrival.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
@@ -155,25 +154,6 @@ def _adding_up(report: Report) -> Callable[[int], None]:
         report(done)
 
     return add
-
-
-def _write(place: Path, chunks: Iterator[bytes]) -> None:
-    """Write a file that has its name when it is whole."""
-    draft = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        with draft.open("wb", buffering=0) as file:
-            _write_all(file, chunks)
-        draft.replace(place)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _write_all(file: BinaryIO, chunks: Iterator[bytes]) -> None:
-    for chunk in chunks:
-        view = memoryview(chunk)
-        while view:
-            view = view[file.write(view) :]
 
 
 def _unnamed(entry: Descriptor, name: str) -> Descriptor:

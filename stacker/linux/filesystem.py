@@ -14,6 +14,7 @@ from stacker.linux.removal import remove_contents, remove_tree
 from stacker.linux.syscall import checked, libc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "remove_contents",
     "remove_tree",
     "syncfs",
+    "write_stream",
     "write_whole",
 ]
 
@@ -81,13 +83,25 @@ def write_whole(path: Path, content: bytes) -> None:
 
     :raises OSError: when it cannot be written, with its path.
     """
+    try:
+        write_stream(path, (content,))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_stream(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file in pieces that has its name when it is whole, and not before.
+
+    :raises OSError: it cannot be written; what else `chunks` raises comes through.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(content)
+        with draft.open("wb") as file:
+            file.writelines(chunks)
         draft.replace(path)
-    except OSError as error:
+    except BaseException:
         draft.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def syncfs(descriptor: int) -> None:
