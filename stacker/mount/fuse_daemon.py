@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import MountError, StackerError
 from stacker.linux import mountapi, mountinfo, pinned, process
 from stacker.mount import fuse_attach
-from stacker.mount.fuse_service import form_of, service_of
+from stacker.mount.fuse_service import form_of, service_of, workers
 from stacker.stack.merged import ROOT, merge
 from stacker.stack.source import LayerSource
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
     from stacker.stack.merged import MergedTree
 
-_WORKERS: Final = 4
 _PAUSE: Final = 0.05
 """Seconds before a dead worker is replaced, so that a request that kills them costs little."""
 _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
@@ -136,8 +135,7 @@ class Daemon:
 
         :param closed: descriptors that they have no use for.
         """
-        workers = min(_WORKERS, len(os.sched_getaffinity(0))) if self._plan.read_only else 1
-        while len(self._workers) < workers:
+        while len(self._workers) < workers(self._plan):
             self._hire(*closed)
         if not self._plan.read_only:  # so that the mount is dead when its worker is
             os.close(self._connection)

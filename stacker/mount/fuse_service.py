@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stacker.stack.foreign import Form
     from stacker.stack.merged import MergedTree
 
+_MOST_WORKERS: Final = 4
 PYFUSE3_HINT: Final = (
     "pip install 'stacker-rootfs[fuse]', which needs gcc, pkg-config and libfuse3-dev;"
     " or leave --fuse-adapter away"
@@ -45,6 +46,11 @@ class Service(Protocol):
         """
 
 
+def workers(plan: Plan) -> int:
+    """Say how many processes answer: one where there are writes, since there is one such tree."""
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if plan.read_only else 1
+
+
 def service_of(plan: Plan) -> Callable[[MergedTree], Service]:
     """Load the adapter that a plan wants.
 
@@ -54,7 +60,7 @@ def service_of(plan: Plan) -> Callable[[MergedTree], Service]:
         return _by_libfuse()
     if not plan.read_only:
         return _writing(plan)
-    return _passing(plan) if plan.fuse_passthrough else _reading()
+    return _passing(plan) if plan.fuse_passthrough else _reading(plan)
 
 
 def _by_libfuse() -> Callable[[MergedTree], Service]:
@@ -65,14 +71,14 @@ def _by_libfuse() -> Callable[[MergedTree], Service]:
     return Pyfuse3Service
 
 
-def _reading(note: str | None = None) -> Callable[[MergedTree], Service]:
+def _reading(plan: Plan, note: str | None = None) -> Callable[[MergedTree], Service]:
     from stacker.mount.fuse_ahead import Ahead
     from stacker.mount.fuse_channel import KernelService
     from stacker.mount.fuse_kernel import Adapter
 
     def serve(tree: MergedTree) -> Service:
         # Whoever stores ahead may have to wait for what somebody else answers.
-        ahead = Ahead(tree) if len(os.sched_getaffinity(0)) > 1 else None
+        ahead = Ahead(tree) if workers(plan) > 1 else None
         return KernelService(lambda: Adapter(tree, ahead=ahead), note=note)
 
     return serve
@@ -84,7 +90,7 @@ def _passing(plan: Plan) -> Callable[[MergedTree], Service]:
     from stacker.mount.fuse_passthrough import Passthrough, depth_over, is_permitted
 
     if not is_permitted():
-        return _reading("no passthrough: only root of the machine may, with CAP_SYS_ADMIN")
+        return _reading(plan, "no passthrough: only root of the machine may, with CAP_SYS_ADMIN")
     depth = depth_over(plan.layers)
 
     def serve(tree: MergedTree) -> Service:
