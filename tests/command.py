@@ -154,3 +154,10 @@ class Stacker:
     def layers(self) -> list[Path]:
         """Give the directories of the layers in the store."""
         return [path for path in (self.store / "layers").glob("sha256/*") if path.is_dir()]
+
+
+def at_home(tmp_path: Path, store: str = "store") -> Stacker:
+    """Give the command, in a home below `tmp_path` where nobody has logged in."""
+    (tmp_path / "home").mkdir(exist_ok=True)
+    environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
+    return Stacker(tmp_path / store, environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})

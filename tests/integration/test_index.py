@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,17 @@ import jsonschema
 import pytest
 
 from tests import images
-from tests.command import REPOSITORY, Stacker
-from tests.registries import Handler, debian_registry, fake_registry, needs_registry, push
+from tests.command import REPOSITORY, Stacker, at_home
+from tests.registries import Handler, fake_registry, needs_registry, push
 from tests.tars import file, tar
 
 SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with debian_registry(tmp_path_factory.mktemp("plain") / "registry") as host:
-        yield host
-
-
 @pytest.fixture
 def stacker(tmp_path: Path) -> Stacker:
     """Return the command, in a home where nobody has logged in."""
-    (tmp_path / "home").mkdir()
-    environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
-    return Stacker(tmp_path / "store", environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+    return at_home(tmp_path)
 
 
 def made(tmp_path: Path, architecture: str) -> images.Layout:

@@ -21,7 +21,6 @@ from tests.registries import (
     USER,
     FakeRegistry,
     debian_registry,
-    fake_registry,
     needs_registry,
     with_passwords,
 )
@@ -36,12 +35,6 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("locked")
     with debian_registry(root / "registry", auth=with_passwords(root)) as host:
         yield host
-
-
-@pytest.fixture
-def server() -> Iterator[FakeRegistry]:
-    with fake_registry() as server:
-        yield server
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ import jsonschema
 import pytest
 
 from tests import images
-from tests.command import REPOSITORY, Stacker
+from tests.command import REPOSITORY, Stacker, at_home
 from tests.nobody import NOBODY, startable_python
 from tests.registries import (
     PASSWORD,
@@ -54,28 +54,16 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
     return images.layout(tmp_path_factory.mktemp("layout") / "app", LAYERS)
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with debian_registry(tmp_path_factory.mktemp("plain") / "registry") as host:
-        yield host
-
-
 @pytest.fixture
 def stacker(tmp_path: Path) -> Stacker:
     """Return the command, in a home where nobody has logged in."""
-    return at_home(tmp_path, "store")
+    return at_home(tmp_path)
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Stacker:
     """Return the command with another store."""
     return at_home(tmp_path, "other")
-
-
-def at_home(tmp_path: Path, store: str) -> Stacker:
-    (tmp_path / "home").mkdir(exist_ok=True)
-    environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
-    return Stacker(tmp_path / store, environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})
 
 
 def inspected(*words: str) -> dict[str, Any]:
@@ -445,12 +433,6 @@ def test_an_artifact_beside_the_images_is_copied_too(
 
 
 # What a real registry does not do on demand
-
-
-@pytest.fixture
-def server() -> Iterator[FakeRegistry]:
-    with fake_registry() as server:
-        yield server
 
 
 class Once:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import images
-from tests.command import Stacker
+from tests.command import Stacker, at_home
 from tests.registries import (
     PASSWORD,
     USER,
@@ -41,12 +41,6 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with debian_registry(tmp_path_factory.mktemp("plain") / "registry") as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory, layout: images.Layout) -> Iterator[str]:
     """Run a registry that wants a password, with the image in it."""
     root = tmp_path_factory.mktemp("locked")
@@ -58,9 +52,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, layout: images.Layout) -> I
 @pytest.fixture
 def stacker(tmp_path: Path) -> Stacker:
     """Return the command, in a home where nobody has logged in."""
-    (tmp_path / "home").mkdir()
-    environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
-    return Stacker(tmp_path / "store", environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+    return at_home(tmp_path)
 
 
 def check_image(stacker: Stacker, image_id: str, tmp_path: Path) -> None:

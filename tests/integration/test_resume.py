@@ -78,12 +78,13 @@ def wait_until(ready: Callable[[], object], process: subprocess.Popen[str]) -> N
         os.sched_yield()
 
 
-def killed(stacker: Stacker, server: FakeRegistry, how: int, *options: str) -> int:
-    """Kill a pull in the middle of the large layer; say how many bytes are left of it."""
-    gone = threading.Event()
+def stalling(
+    gone: threading.Event, is_affected: Callable[[Handler], bool] = lambda _: True
+) -> Callable[[Handler], bool]:
+    """Give a quirk that sends the beginning of the large layer, and no more until `gone` is set."""
 
     def stall(request: Handler) -> bool:
-        if not is_large(request):
+        if not (is_large(request) and is_affected(request)):
             return False
         data = request.registry.content[request.path][1]
         request.send_response(200)
@@ -94,7 +95,13 @@ def killed(stacker: Stacker, server: FakeRegistry, how: int, *options: str) -> i
         request.close_connection = True
         return True
 
-    server.quirk = stall
+    return stall
+
+
+def killed(stacker: Stacker, server: FakeRegistry, how: int, *options: str) -> int:
+    """Kill a pull in the middle of the large layer; say how many bytes are left of it."""
+    gone = threading.Event()
+    server.quirk = stalling(gone)
     process = stacker.start("pull", f"docker://{server.host}/app:1.0", *options)
     try:
         wait_until(lambda: [path.stat().st_size for path in left(stacker)] == [AT], process)
@@ -273,20 +280,7 @@ def test_who_waits_for_a_pull_that_is_killed_goes_on_with_it(
 ) -> None:
     place = f"docker://{server.host}/app:1.0"
     gone = threading.Event()
-
-    def stall(request: Handler) -> bool:
-        if not is_large(request) or request.headers.get("Range"):
-            return False
-        data = request.registry.content[request.path][1]
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(data)))
-        request.end_headers()
-        request.wfile.write(data[:AT])
-        gone.wait(PATIENCE)
-        request.close_connection = True
-        return True
-
-    server.quirk = stall
+    server.quirk = stalling(gone, is_affected=lambda request: not request.headers.get("Range"))
     first = stacker.start("pull", place)
     try:
         wait_until(lambda: [path.stat().st_size for path in left(stacker)] == [AT], first)

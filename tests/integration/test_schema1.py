@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -15,7 +14,7 @@ import pytest
 
 from tests import images
 from tests.command import REPOSITORY, Stacker
-from tests.registries import FakeRegistry, Handler, fake_registry
+from tests.registries import FakeRegistry, Handler
 from tests.schema1 import EMPTY, PLAIN, SIGNED, Step, manifest, signed, step
 from tests.tars import file, tar, whiteout
 
@@ -27,12 +26,6 @@ STEPS = [
     step(gzip.compress(UPPER, mtime=0), "rm b", config={"Env": ["a=b"], "Cmd": ["/c"]}),
     step(EMPTY, "CMD /c", throwaway=True, config={"Env": ["a=b"], "Cmd": ["/c"]}),
 ]
-
-
-@pytest.fixture
-def server() -> Iterator[FakeRegistry]:
-    with fake_registry() as server:
-        yield server
 
 
 @pytest.fixture

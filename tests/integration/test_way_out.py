@@ -40,12 +40,6 @@ def layout(tmp_path: Path) -> images.Layout:
 
 
 @pytest.fixture
-def server() -> Iterator[FakeRegistry]:
-    with fake_registry() as server:
-        yield server
-
-
-@pytest.fixture
 def mirror() -> Iterator[FakeRegistry]:
     with fake_registry() as server:
         yield server

@@ -15,6 +15,19 @@ import pytest
 
 CLOCK_REALTIME_COARSE: Final = 5
 
+leading_nowhere = pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("missing", errno.ENOENT),
+        ("dangling", errno.ENOENT),
+        ("file/x", errno.ENOTDIR),
+        ("loop", errno.ELOOP),
+        ("n" * 256, errno.ENAMETOOLONG),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+"""Runs a case with paths of which there is no end, and what is said of them."""
+
 
 @contextmanager
 def fails(*numbers: int) -> Iterator[None]:

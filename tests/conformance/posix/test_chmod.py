@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from tests.conformance.posix.cases import changing, fails, opened
+from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
 from tests.nobody import acting_as
 from tests.stock import DATA
 from tests.subjects import Place
@@ -62,17 +62,7 @@ def test_by_a_descriptor_of_a_directory(place: Place) -> None:
     assert mode(place / "full") == 0o700
 
 
-@pytest.mark.parametrize(
-    ("path", "number"),
-    [
-        ("missing", errno.ENOENT),
-        ("dangling", errno.ENOENT),
-        ("file/x", errno.ENOTDIR),
-        ("loop", errno.ELOOP),
-        ("n" * 256, errno.ENAMETOOLONG),
-    ],
-    ids=lambda value: str(value)[:12],
-)
+@leading_nowhere
 def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
     with fails(number):
         os.chmod(place / path, 0o644)

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from tests.conformance.posix.cases import changing, fails, opened
+from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
 from tests.nobody import acting_as
 from tests.stock import DATA, NOBODY
 from tests.subjects import Place
@@ -58,17 +58,7 @@ def test_by_a_descriptor_for_reading(place: Place) -> None:
     assert owner(place / "file") == (7, 8)
 
 
-@pytest.mark.parametrize(
-    ("path", "number"),
-    [
-        ("missing", errno.ENOENT),
-        ("dangling", errno.ENOENT),
-        ("file/x", errno.ENOTDIR),
-        ("loop", errno.ELOOP),
-        ("n" * 256, errno.ENAMETOOLONG),
-    ],
-    ids=lambda value: str(value)[:12],
-)
+@leading_nowhere
 def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
     with fails(number):
         os.chown(place / path, 1, 1)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.conformance.posix.cases import changing, fails, next_tick, opened
+from tests.conformance.posix.cases import changing, fails, leading_nowhere, next_tick, opened
 from tests.nobody import acting_as
 from tests.stock import DATA, MTIME
 from tests.subjects import Place
@@ -93,17 +93,7 @@ def test_a_nanosecond_that_is_none_is_refused(place: Place, nanoseconds: int) ->
         utimensat(place / "file", (0, 0), (0, nanoseconds))
 
 
-@pytest.mark.parametrize(
-    ("path", "number"),
-    [
-        ("missing", errno.ENOENT),
-        ("dangling", errno.ENOENT),
-        ("file/x", errno.ENOTDIR),
-        ("loop", errno.ELOOP),
-        ("n" * 256, errno.ENAMETOOLONG),
-    ],
-    ids=lambda value: str(value)[:12],
-)
+@leading_nowhere
 def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
     with fails(number):
         utimensat(place / path, NOW, NOW)

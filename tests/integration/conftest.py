@@ -1,0 +1,23 @@
+"""Registries that several modules talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.registries import FakeRegistry, debian_registry, fake_registry
+
+
+@pytest.fixture
+def server() -> Iterator[FakeRegistry]:
+    """Run a registry in this process."""
+    with fake_registry() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run Debian's registry, which anybody may talk to."""
+    with debian_registry(tmp_path_factory.mktemp("plain") / "registry") as host:
+        yield host
