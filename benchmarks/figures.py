@@ -45,6 +45,11 @@ def rates(image: Image, summed: Figures) -> Figures:
     }
 
 
+def of_suite(documents: Sequence[Figures], suite: str) -> list[Figures]:
+    """Give all lines of results of one suite."""
+    return [line for doc in documents if doc["suite"] == suite for line in doc["results"]]
+
+
 def write(path: Path, document: Figures) -> None:
     """Keep a document of results."""
     path.parent.mkdir(parents=True, exist_ok=True)

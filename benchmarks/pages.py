@@ -1,39 +1,34 @@
-"""The few figures that README shows, between two marks in it.
+"""The tables that README and docs show, each between two marks in its page.
 
-In: results of the throughput suite.  Out: a table of seconds, and how often each peer's are those
-of stacker.
+In: results of all suites.  Out: the pages with tables of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.figures import Figures
+from benchmarks import aims
+from benchmarks.figures import Figures, of_suite
 from benchmarks.peers import PEERS, STACKER
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+ROOT = Path(__file__).parent.parent
+END = "<!-- measured: end -->"
 _SHOWN = {"tmpfs": "in memory", "ext4": "on ext4"}
 
 
-def summary(lines: Sequence[Figures]) -> str:
+def summary(documents: Sequence[Figures]) -> str:
     """Give a table of all gzip corpora, a row for each and its medium."""
     lines = [
         line
-        for line in lines
+        for line in of_suite(documents, "throughput")
         if line["form"] == "gzip" and not line["sync"] and line["medium"] in _SHOWN
     ]
     present = {line["peer"] for line in lines}
     peers = [peer.name for peer in PEERS if peer.name in present]
-    head = [
-        "seconds to a root filesystem",
-        *(name if name == STACKER.name else f"{name}".replace("|", "\\|") for name in peers),
-    ]
+    head = ["seconds to a root filesystem", *(name.replace("|", "\\|") for name in peers)]
     cases = dict.fromkeys((line["corpus"], line["medium"]) for line in lines)
-    rows = [_row(lines, case, peers) for case in cases]
-    table = [head, ["---", *["--:"] * len(peers)], *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+    return aims.table(head, [_row(lines, case, peers) for case in cases])
 
 
 def _row(lines: Sequence[Figures], case: tuple[str, str], peers: Sequence[str]) -> list[str]:
@@ -53,13 +48,39 @@ def _row(lines: Sequence[Figures], case: tuple[str, str], peers: Sequence[str]) 
     return [f"{corpus}, {_SHOWN[medium]}", *cells]
 
 
-def rewritten(text: str, table: str) -> str:
+TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...]] = {
+    "README.md": (("summary", "throughput", summary),),
+    "docs/performance.md": (
+        ("aims", "throughput", aims.reached),
+        ("stages", "stages", aims.stages),
+        ("mounts", "fuse", aims.mounted),
+    ),
+}
+"""By page: a table's mark, the suite it cannot do without, and what makes it."""
+
+
+def rewrite(documents: Sequence[Figures], root: Path = ROOT) -> list[Path]:
+    """Put into all pages below `root` the tables that there are results for; return the pages."""
+    written = []
+    for name, tables in TABLES.items():
+        page = root / name
+        text = page.read_text()
+        for mark, suite, make in tables:
+            if of_suite(documents, suite):
+                text = marked(text, mark, make(documents))
+        page.write_text(text)
+        written.append(page)
+    return written
+
+
+def marked(text: str, mark: str, table: str) -> str:
     """Put a table between the marks of a text.
 
-    :raises ValueError: it has no marks.
+    :raises ValueError: it has no such marks.
     """
-    before, begin, rest = text.partition(BEGIN)
+    begin = f"<!-- measured: {mark} -->"
+    before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"README: got no {BEGIN} … {END}, want both")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    if not (found and end):
+        raise ValueError(f"no place for a table: got no {begin} … {END}, want both")
+    return f"{before}{begin}\n{table}\n{END}{after}"

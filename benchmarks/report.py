@@ -4,18 +4,18 @@
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
 and of ``peers.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` those that there are results
-for; and the table in README, when it is about the results that stand beside it.  The same results
-always give the same files.
+for; and the tables in README and docs, when it is about the results that stand beside it.  The same
+results always give the same files.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import figures, readme
+from benchmarks import figures, pages
 from benchmarks.figures import Figures
 from benchmarks.peers import FLOOR, PEERS
 
@@ -24,13 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
-_COLOURS = dict(
-    zip(
-        [peer.name for peer in PEERS],
-        ["#1b6ca8", "#9aa5b1", "#c8553d", "#d9a441", "#6b8f71", "#8e6c8a", "#b0a590"],
-        strict=True,
-    )
-)
+_SHADES = ("#1b6ca8", "#9aa5b1", "#c8553d", "#d9a441", "#6b8f71", "#8e6c8a", "#b0a590")
+_COLOURS = dict(zip([peer.name for peer in PEERS], _SHADES, strict=True))
+_SECONDS = "seconds (median; lines: least to most)"
 _MARKERS = dict(zip(_COLOURS, "osD^vPX", strict=True))
 _FUSE_PEER = "fuse-overlayfs"
 _FLOOR_CELL = FLOOR.replace("|", r"\|")
@@ -46,7 +42,7 @@ def tables(documents: Sequence[Figures]) -> str:
         ("startup", "Start-up", _startup_table),
         ("fuse", "Mounted trees", _fuse_table),
     ):
-        lines = _of(documents, suite)
+        lines = figures.of_suite(documents, suite)
         if lines:
             parts.append(f"## {title}\n\n{table(lines)}")
     return "\n\n".join(parts) + "\n"
@@ -144,26 +140,10 @@ def _actions(lines: Sequence[Figures]) -> list[str]:
 
 def fuse_plot(lines: Sequence[Figures]) -> Figure:
     """Draw wall time of every action, a bar for each way to mount; seconds are logarithmic."""
-    actions = _actions(lines)
     contenders = list(dict.fromkeys(line["contender"] for line in lines))
     figure, (panel,) = _panels(1, width=9)
-    width = 0.85 / len(contenders)
-    for index, contender in enumerate(contenders):
-        mine = [line for line in lines if line["contender"] == contender]
-        panel.bar(
-            [
-                actions.index(line["action"]) + (index - (len(contenders) - 1) / 2) * width
-                for line in mine
-            ],
-            [line["wall"]["median"] for line in mine],
-            width,
-            yerr=_error_bars(mine),
-            error_kw={"linewidth": 0.8},
-            label=contender,
-            color=list(_COLOURS.values())[index],
-        )
-    panel.set_xticks(range(len(actions)), [action.replace(", ", ",\n") for action in actions])
-    panel.set(yscale="log", ylabel="seconds (median; lines: least to most)")
+    _bars(panel, lines, "action", "contender", dict(zip(contenders, _SHADES, strict=False)))
+    panel.set(yscale="log", ylabel=_SECONDS)
     panel.legend(frameon=False, fontsize="small")
     return figure
 
@@ -176,35 +156,37 @@ def peers_plot(lines: Sequence[Figures]) -> Figure:
     form = lines[0]["form"]
     lines = [line for line in lines if line["form"] == form and "failed" not in line]
     media = list(dict.fromkeys(_medium(line) for line in lines))
+    present = {line["peer"] for line in lines}
     figure, panels = _panels(len(media), width=1.6 + 1.1 * len({line["corpus"] for line in lines}))
     for panel, medium in zip(panels, media, strict=True):
-        _bars(panel, [line for line in lines if _medium(line) == medium])
+        mine = [line for line in lines if _medium(line) == medium]
+        colours = {peer: colour for peer, colour in _COLOURS.items() if peer in present}
+        _bars(panel, mine, "corpus", "peer", colours)
         panel.set_title(medium)
-    panels[0].set_ylabel("seconds (median; lines: least to most)")
+    panels[0].set_ylabel(_SECONDS)
     panels[-1].legend(frameon=False, fontsize="small")
     return figure
 
 
-def _bars(panel: Axes, lines: Sequence[Figures]) -> None:
-    corpora = list(dict.fromkeys(line["corpus"] for line in lines))
-    present = {line["peer"] for line in lines}
-    peers = [peer.name for peer in PEERS if peer.name in present]
-    width = 0.85 / len(peers)
-    for index, peer in enumerate(peers):
-        mine = [line for line in lines if line["peer"] == peer]
+def _bars(
+    panel: Axes, lines: Sequence[Figures], group: str, name: str, colours: Mapping[str, str]
+) -> None:
+    """Draw a group of bars for each `group` of lines, one for each `name` that has a colour."""
+    groups = list(dict.fromkeys(line[group] for line in lines))
+    width = 0.85 / len(colours)
+    for index, (each, colour) in enumerate(colours.items()):
+        mine = [line for line in lines if line[name] == each]
+        aside = (index - (len(colours) - 1) / 2) * width
         panel.bar(
-            [
-                corpora.index(line["corpus"]) + (index - (len(peers) - 1) / 2) * width
-                for line in mine
-            ],
+            [groups.index(line[group]) + aside for line in mine],
             [line["wall"]["median"] for line in mine],
             width,
             yerr=_error_bars(mine),
             error_kw={"linewidth": 0.8},
-            label=peer,
-            color=_COLOURS[peer],
+            label=each,
+            color=colour,
         )
-    panel.set_xticks(range(len(corpora)), corpora)
+    panel.set_xticks(range(len(groups)), [text.replace(", ", ",\n") for text in groups])
 
 
 def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
@@ -274,10 +256,6 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line).replace(FLOOR, _FLOOR_CELL)} |" for line in lines)
 
 
-def _of(documents: Sequence[Figures], suite: str) -> list[Figures]:
-    return [line for doc in documents if doc["suite"] == suite for line in doc["results"]]
-
-
 def _save(figure: Figure, path: Path) -> None:
     from matplotlib import pyplot
 
@@ -290,13 +268,13 @@ def write_report(documents: Sequence[Figures], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(tables(documents))
     written = [out / "table.md"]
-    if lines := _of(documents, "throughput"):
+    if lines := figures.of_suite(documents, "throughput"):
         _save(peers_plot(lines), out / "peers.svg")
         written.append(out / "peers.svg")
-    for kind in _GROWTH if (lines := _of(documents, "growth")) else ():
+    for kind in _GROWTH if (lines := figures.of_suite(documents, "growth")) else ():
         _save(growth_plot(lines, kind), out / f"{kind}.svg")
         written.append(out / f"{kind}.svg")
-    if lines := _of(documents, "fuse"):
+    if lines := figures.of_suite(documents, "fuse"):
         _save(fuse_plot(lines), out / "fuse.svg")
         written.append(out / "fuse.svg")
     return written
@@ -311,10 +289,9 @@ def main() -> None:
     documents = [figures.read(file) for file in files]
     for path in write_report(documents, arguments.out):
         print(path)
-    if arguments.out == RESULTS and (lines := _of(documents, "throughput")):
-        text = readme.rewritten(readme.README.read_text(), readme.summary(lines))
-        readme.README.write_text(text)
-        print(readme.README)
+    if arguments.out == RESULTS:
+        for path in pages.rewrite(documents):
+            print(path)
 
 
 if __name__ == "__main__":

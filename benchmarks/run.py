@@ -3,9 +3,10 @@
     python -m benchmarks.run SUITE [OPTION...]
 
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
-layers), ``startup`` (verbs that have next to nothing to do) or ``fuse`` (looking at mounted
-trees).  Out: JSON, for :mod:`benchmarks.report`.  Peers alternate: each has one run in every round,
-each round begins with another, so that what the machine does meanwhile falls on all of them.
+layers), ``stages`` (where the time goes), ``startup`` (verbs that have next to nothing to do) or
+``fuse`` (looking at mounted trees).  Out: JSON, for :mod:`benchmarks.report`.  Peers alternate:
+each has one run in every round, each round begins with another, so that what the machine does
+meanwhile falls on all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import corpora, figures, fuse, machine, startup, synthetic
+from benchmarks import corpora, figures, fuse, machine, stages, startup, synthetic
 from benchmarks.compress import FORMS
 from benchmarks.figures import Figures
 from benchmarks.layout import Image
@@ -131,6 +132,14 @@ def start_up(arguments: argparse.Namespace) -> Iterator[Figures]:
             yield from startup.compared(image, scratch, repetitions=4 * arguments.repetitions)
 
 
+def staged(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Have ``stacker bench`` look at the large corpora."""
+    with arguments.media[0].room() as scratch:
+        yield from stages.measured(
+            arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
+        )
+
+
 def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Look at, read and write trees that are mounted in different ways."""
     with arguments.media[0].room() as scratch:
@@ -142,6 +151,7 @@ def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
 SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "throughput": throughput,
     "growth": growth,
+    "stages": staged,
     "startup": start_up,
     "fuse": mounted,
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compress, corpora, figures, readme, report, run, synthetic
+from benchmarks import compress, corpora, figures, pages, report, run, synthetic
 from benchmarks.peers import FLOOR, PEERS
 from benchmarks.process import FailedError, measured
 
@@ -123,18 +123,26 @@ def test_table_and_plots_are_made(documents: list[dict[str, Any]], tmp_path: Pat
 
 
 def test_readme_gets_a_row_for_every_gzip_corpus(documents: list[dict[str, Any]]) -> None:
-    table = readme.summary(documents[0]["results"])
+    table = pages.summary(documents)
     for corpus in CORPORA:
         assert f"| {corpus}, in memory | " in table
-    text = f"a\n{readme.BEGIN}\nold\n{readme.END}\nz"
-    once = readme.rewritten(text, table)
+    text = f"a\n<!-- measured: x -->\nold\n{pages.END}\nz"
+    once = pages.marked(text, "x", table)
     assert table in once
     assert "old" not in once
     assert (once[0], once[-1]) == ("a", "z")
-    assert readme.rewritten(once, table) == once
+    assert pages.marked(once, "x", table) == once
     with pytest.raises(ValueError, match="want both"):
-        readme.rewritten("nothing", table)
-    assert readme.rewritten(readme.README.read_text(), "x")
+        pages.marked(text, "y", table)
+
+
+def test_the_pages_show_the_results_that_are_committed(tmp_path: Path) -> None:
+    committed = [figures.read(path) for path in sorted(report.RESULTS.glob("*.json"))]
+    for name in pages.TABLES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(pages.ROOT / name, tmp_path / name)
+    for page in pages.rewrite(committed, tmp_path):
+        assert page.read_text() == (pages.ROOT / page.relative_to(tmp_path)).read_text()
 
 
 def test_an_own_filesystem_is_there_for_one_run_and_gone_after_it(cache: Path) -> None:

@@ -1,0 +1,128 @@
+"""What the figures were to reach, and what they have reached: tables for docs/performance.md.
+
+In: results of all suites.  Out: Markdown; what there are no results for is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.figures import Figures, of_suite
+from benchmarks.peers import FLOOR, STACKER
+from benchmarks.startup import BARE
+
+OWN, PEER, KERNEL, OTHER = "stacker fuse", "fuse-overlayfs", "overlay", "stacker pyfuse3"
+RIVALS = ("umoci", "skopeo", "containerd")
+OF_FLOOR = (
+    ("mix", "tmpfs", "1.0"),
+    ("node", "tmpfs", "1.0"),
+    ("python-ml", "tmpfs", "0.8"),
+    ("mix", "ext4", "1.0"),
+)
+FASTER = (("mix", "tmpfs", "6"), ("mix", "ext4", "3"))
+GROWTH, MEMORY, ABOVE_BARE = "1.2", "250", "60"
+LOOKED_AT = {
+    "find, cold": "0.3",
+    "find, again": "0.5",
+    "tar, cold": "0.4",
+    "tar, again": "0.15",
+    "read large, cold": "0.77",
+    "read large, again": "",
+    "write small files": "1.0",
+    "write large file": "1.0",
+}
+"""Seconds of a mount's servers, of those of fuse-overlayfs; reading 1.3 times as fast is 0.77."""
+
+
+def reached(documents: Sequence[Figures]) -> str:
+    """Give the table of what unpacking and starting was to reach."""
+    suites = {name: of_suite(documents, name) for name in ("throughput", "growth", "startup")}
+    rows = [
+        *_unpacking(suites["throughput"]),
+        *_growing(suites["growth"]),
+        *_memory([*suites["throughput"], *suites["growth"]]),
+        *_starting(suites["startup"]),
+    ]
+    return table(["two cores, gzip, page cache warm", "aimed at", "reached"], rows)
+
+
+def mounted(documents: Sequence[Figures]) -> str:
+    """Give the table of what looking at a mounted tree was to reach."""
+    walls = {
+        (line["contender"], line["action"]): line["wall"]["median"]
+        for line in of_suite(documents, "fuse")
+    }
+    rows = []
+    for action, aim in LOOKED_AT.items():
+        pairs = ((OWN, PEER), (OTHER, PEER), (OWN, KERNEL))
+        cells = [
+            f"{walls[one, action] / walls[other, action]:.2f}"
+            if {(one, action), (other, action)} <= walls.keys()
+            else ""
+            for one, other in pairs
+        ]
+        rows.append([action, aim, *cells])
+    head = ["seconds, of those of", "aim", PEER, f"{PEER}, by pyfuse3", "the kernel's overlay"]
+    return table(head, rows)
+
+
+def stages(documents: Sequence[Figures]) -> str:
+    """Give the table of seconds a stage, as ``stacker bench`` measured them."""
+    lines = of_suite(documents, "stages")
+    names = [stage["stage"] for stage in lines[0]["stages"]]
+    seconds = [{stage["stage"]: stage["seconds"] for stage in line["stages"]} for line in lines]
+    rows = [[name, *(f"{each[name]:.3f}" for each in seconds)] for name in names]
+    rows.append(["one after the other", *(f"{sum(each.values()):.3f}" for each in seconds)])
+    rows.append(["as a pull does it", *(f"{line['pull_seconds']:.3f}" for line in lines)])
+    rows.append(["limit", *(line["limit"]["stage"] for line in lines)])
+    return table(["seconds", *(line["corpus"] for line in lines)], rows)
+
+
+def _unpacking(lines: Sequence[Figures]) -> Iterator[list[str]]:
+    walls = {
+        (line["corpus"], line["medium"], line["peer"]): line["wall"]["median"]
+        for line in lines
+        if line["form"] == "gzip" and not line["sync"] and "wall" in line
+    }
+
+    def times(corpus: str, medium: str, peer: str) -> float:
+        return float(walls[corpus, medium, STACKER.name] / walls[corpus, medium, peer])
+
+    for corpus, medium, aim in OF_FLOOR:
+        if (corpus, medium, FLOOR) in walls:
+            what = f"`{corpus}` on {medium}, seconds, of those of `{FLOOR}`".replace("|", "\\|")
+            yield [what, aim, f"{times(corpus, medium, FLOOR):.2f}"]
+    for corpus, medium, aim in FASTER:
+        rivals = [peer for peer in RIVALS if (corpus, medium, peer) in walls]
+        found = ", ".join(f"{1 / times(corpus, medium, peer):.1f}" for peer in rivals)
+        yield [f"`{corpus}` on {medium}, times as fast as {', '.join(rivals)}", aim, found]
+
+
+def _growing(lines: Sequence[Figures]) -> Iterator[list[str]]:
+    for kind, one in (("entries", "an entry"), ("layers", "a layer")):
+        each = {
+            line["n"]: line["wall"]["median"] / line["n"]
+            for line in lines
+            if line["corpus"] == kind and line["peer"] == STACKER.name
+        }
+        if each:
+            least, most = min(each), max(each)
+            what = f"seconds {one} at {most:,}, of those at {least:,}"
+            yield [what, GROWTH, f"{each[most] / each[least]:.2f}"]
+
+
+def _memory(lines: Sequence[Figures]) -> Iterator[list[str]]:
+    peaks = [line["peak_rss"]["max"] for line in lines if line["peer"] == STACKER.name]
+    yield ["memory of all processes together, MB at most", MEMORY, f"{max(peaks) / 1e6:.0f}"]
+
+
+def _starting(lines: Sequence[Figures]) -> Iterator[list[str]]:
+    for line in lines:
+        if line["command"] != BARE:
+            what = f"`{line['command']}`, ms above `{BARE}`"
+            yield [what, ABOVE_BARE, f"{line['above_bare'] * 1e3:.0f}"]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Give rows below a head, as Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))

@@ -1,0 +1,32 @@
+"""Where the time of a pull goes, stage by stage, as ``stacker bench`` tells it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import corpora
+from benchmarks.figures import Figures
+from benchmarks.layout import TAG
+from benchmarks.peers import ROOT, environment, stacker_command
+
+CORPORA = ("mix", "node", "python-ml")
+
+
+def measured(cache: Path, scratch: Path, *, size: str, repetitions: int) -> Iterator[Figures]:
+    """Give a line of results for each corpus: its name, and the document's item."""
+    for name in CORPORA:
+        image = corpora.image(name, "gzip", size=size, cache=cache)
+        corpora.warm(image)
+        source = f"oci:{image.layout}:{TAG}"
+        words = ("--json", "bench", "--runs", str(repetitions), source)
+        done = subprocess.run(
+            stacker_command(scratch / "store", *words),
+            env=environment(scratch),
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+        yield {"corpus": name, **json.loads(done.stdout)["item"]}
