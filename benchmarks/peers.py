@@ -123,10 +123,18 @@ def _own_storage(scratch: Path) -> tuple[str, ...]:
     )
 
 
+def _beside(image: Image) -> tuple[str, ...]:
+    """Run what follows beside the layout: podman and buildah name an image by its path.
+
+    What is no name in a registry (capitals, two separators in a row) they refuse.
+    """
+    return ("env", "-C", str(image.layout.parent))
+
+
 @contextmanager
 def _podman(image: Image, scratch: Path) -> Iterator[Task]:
-    arguments = ("pull", "--quiet", f"oci:{image.layout}:{TAG}")
-    yield Task(("podman", *_own_storage(scratch), *arguments), scratch)
+    arguments = ("pull", "--quiet", f"oci:{image.layout.name}:{TAG}")
+    yield Task((*_beside(image), "podman", *_own_storage(scratch), *arguments), scratch)
 
 
 @contextmanager
@@ -134,8 +142,8 @@ def _buildah(image: Image, scratch: Path) -> Iterator[Task]:
     policy = scratch / "policy.json"
     policy.write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
     arguments = ("pull", "--quiet", "--signature-policy", str(policy))
-    source = f"oci:{image.layout}:{TAG}"
-    yield Task(("buildah", *_own_storage(scratch), *arguments, source), scratch)
+    source = f"oci:{image.layout.name}:{TAG}"
+    yield Task((*_beside(image), "buildah", *_own_storage(scratch), *arguments, source), scratch)
 
 
 @contextmanager

@@ -29,7 +29,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    """Give a directory whose path is no image's name: podman and buildah once made one of it."""
+    return tmp_path_factory.mktemp("Corpora__")
 
 
 def results(suite: str, cache: Path, *arguments: str) -> dict[str, Any]:
