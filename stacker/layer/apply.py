@@ -132,8 +132,10 @@ class _Applier:
         self._tree = tree
         self._form = form
         self._idmap = idmap
-        self._limits = limits
+        self._most = limits.unpacked_bytes
         self._metadata = MetadataWriter(form, idmap)
+        self._settle = self._metadata.settle
+        self._write_payload = entries.write_payload
         self._marks = Marks(form)
         self._placed: dict[int, bytes] = {}
         self._revisited: set[bytes] = {b""}
@@ -188,43 +190,44 @@ class _Applier:
     def _file(self, entry: File) -> None:
         path, meta, size, stored, segments = entry
         above, _, name = path.rpartition(b"/")
-        parent, physical = self._tree.parent(above)
         if not name:
             raise self._not_the_root(entry)
+        tree = self._tree
+        parent, physical = tree.parent(above)
         self._count(size)
-        mode = meta.mode
+        mode = meta[0]
         try:
             fd = os.open(name, _CREATE, mode, dir_fd=parent)
         except FileExistsError:
-            self._tree.displace(parent, name, joined(physical, name))
+            tree.displace(parent, name, joined(physical, name))
             fd = os.open(name, _CREATE, mode, dir_fd=parent)
         try:
             if segments is not None:
                 self._write_sparse(fd, entry)
             elif stored:
-                self._entries.write_payload(fd, stored)
-            self._metadata.settle(fd, meta, created_mode=mode)
+                self._write_payload(fd, stored)
+            self._settle(fd, meta, created_mode=mode)
         finally:
             os.close(fd)
         if physical != above:
-            self._placed[self._tree.now] = joined(physical, name)
-        if self._tree.pending:
-            self._tree.pending.pop(joined(physical, name), None)
+            self._placed[tree.now] = joined(physical, name)
+        if tree.pending:
+            tree.pending.pop(joined(physical, name), None)
 
     def _count(self, size: int) -> None:
         self._files += 1
         self._bytes += size
-        if self._bytes > self._limits.unpacked_bytes:
+        if self._bytes > self._most:
             raise LayerError(
                 f"over a limit: {self._entries.what}: got files of more than "
-                f"{self._limits.unpacked_bytes} bytes in all",
+                f"{self._most} bytes in all",
                 hint="raise the limit with --max-bytes if you trust the image",
             )
 
     def _write_sparse(self, fd: int, entry: File) -> None:
         for offset, length in entry.segments or ():
             os.lseek(fd, offset, os.SEEK_SET)
-            self._entries.write_payload(fd, length)
+            self._write_payload(fd, length)
         os.ftruncate(fd, entry.size)
 
     def _directory(self, entry: Directory) -> None:
@@ -309,11 +312,12 @@ class _Applier:
 
     def _finish_directories(self) -> None:
         """Set what creating children would have changed; each is looked up again."""
-        settle, directories = self._metadata.settle, self._tree.directories
+        directories = self._tree.directories
         with closing(self._tree.innermost_first()) as opened:
             for path, fd in opened:
                 meta = directories[path] or IMPLIED
-                settle(fd, meta, created_mode=-1 if path in self._revisited else meta.mode | 0o700)
+                made = -1 if path in self._revisited else meta.mode | 0o700
+                self._settle(fd, meta, created_mode=made)
 
     def _not_the_root(self, entry: Entry) -> LayerError:
         return LayerError(

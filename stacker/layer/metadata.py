@@ -31,12 +31,13 @@ class MetadataWriter:
         self.warnings: dict[str, str] = {}
         self.escaped = False
         self._form = form
-        self._owner = None if idmap.squash else (os.geteuid(), os.getegid())
+        self._keeps_owners = not idmap.squash
+        self._uid, self._gid = os.geteuid(), os.getegid()
 
     def settle(self, fd: int, meta: Meta, *, created_mode: int) -> None:
         """Finish the file or directory open as ``fd``, made with ``created_mode``."""
         mode, uid, gid, mtime, atime, xattrs = meta
-        if (uid, gid) != self._owner and self._owner is not None:
+        if (uid != self._uid or gid != self._gid) and self._keeps_owners:
             os.fchown(fd, uid, gid)
         if xattrs is not None:
             if not created_mode & 0o200:
@@ -49,7 +50,7 @@ class MetadataWriter:
     def settle_name(self, parent: int, name: bytes, meta: Meta, *, is_symlink: bool) -> None:
         """Finish what cannot be opened: a symbolic link, a device, a FIFO."""
         mode, uid, gid, mtime, atime, xattrs = meta
-        if (uid, gid) != self._owner and self._owner is not None:
+        if (uid != self._uid or gid != self._gid) and self._keeps_owners:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
         if xattrs is not None:
             # user.* exists only on files and directories (xattr(7)).

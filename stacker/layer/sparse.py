@@ -93,7 +93,7 @@ def from_payload(
 
 
 def from_old_header(
-    header: bytes,
+    rest: bytes,
     take: Callable[[int], bytes],
     number: Callable[[bytes], int],
     limits: Limits,
@@ -101,12 +101,13 @@ def from_old_header(
 ) -> tuple[list[Segment], int]:
     """Read GNU's old form: four segments in the header, the others in blocks behind it.
 
+    :param rest: the header from byte 257 on.
     :param take: gives the next bytes of the stream.
     :param number: decodes a 12-byte numeric field.
     :returns: the segments and the file's real size.
     """
-    segments = _old_segments(header[386:482], _OLD_IN_HEADER, number)
-    size, more, used = number(header[483:495]), header[482], 0
+    segments = _old_segments(rest[129:225], _OLD_IN_HEADER, number)
+    size, more, used = number(rest[226:238]), rest[225], 0
     while more:
         used += BLOCK
         if used > limits.pax_bytes:

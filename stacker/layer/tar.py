@@ -33,19 +33,18 @@ from stacker.layer.entry import (
     shown,
     whiteout_of,
 )
-from stacker.layer.header import HeaderFields
+from stacker.layer.header import Header, HeaderFields, Tail
 from stacker.layer.limits import Limits
 
 _ZERO: Final = bytes(BLOCK)
 _FILE_FLAGS: Final = frozenset(b"0 \0 7 S".split(b" "))
 _HEADER_ONLY: Final = frozenset(b"\0 1 2 3 4 5 6".split(b" "))
-_OLD_SPARSE: Final = ord("S")
+_OLD_SPARSE: Final = b"S"
 _SPECIAL: Final = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
 _LONG: Final = {b"L": b"path", b"K": b"linkpath"}
 _EXTENDED: Final = frozenset(b"x g X L K".split(b" "))
 _LAST_ID: Final = 0xFFFF_FFFE  # chown(2) reads 0xFFFFFFFF as "leave it"
 _READ: Final = 256 * 1024
-_REMEMBERED: Final = 1 << 16
 _ODD: Final = frozenset((b"", b"."))
 """How a component begins that may be none (``..``) or a whiteout."""
 
@@ -79,23 +78,29 @@ class TarReader(BlockReader):
         self._elided = elided
         self._padding = 0
         self._fields = HeaderFields()
-        self._prefix = b""
-        self._directories: dict[bytes, bytes] = {}
+        self._meta: Meta | None = None
+        self._plain: Tail | None = None
+        self._above = self._directory = b"\0"
         self._globals: dict[bytes, bytes] = {}
         self._local: dict[bytes, bytes] = {}
         self._long: dict[bytes, bytes] = {}
         self._sparse: list[tuple[bytes, bytes]] = []
+        self._is_extended = False
 
     def __iter__(self) -> Iterator[Entry]:
+        most = self.limits.entries
         while (header := self._header()) is not None:
-            flag = header[156:157]
-            if flag in _EXTENDED:
-                self._extended(header, flag)
+            name, size, meta, tail = header
+            if tail.flag in _EXTENDED:
+                self._extended(tail.flag, size)
                 continue
             self.count += 1
-            if self.count > self.limits.entries:
-                self._over("entries", self.limits.entries, "--max-entries")
-            yield self._entry(header, flag)
+            if self.count > most:
+                self._over("entries", most, "--max-entries")
+            if tail is self._plain and not self._is_extended and meta is self._meta:
+                yield self._file(name, size, size, meta, None)
+            else:
+                yield self._entry(name, size, meta, tail)
             if self._left:
                 self._skip(self._left)
                 self._left = 0
@@ -103,26 +108,43 @@ class TarReader(BlockReader):
             self._malformed("got an extended header and then the end, want the entry it is for")
         self._rest()
 
-    def _header(self) -> bytes | None:
-        padding, self._padding = self._padding, 0
-        if self._at + padding + BLOCK > len(self._buffer):
-            if padding:
-                self._kept(padding)
-                padding = 0
-            if self._at_end():
+    def _header(self) -> Header | None:
+        """Take the next header; what is kept begins with the padding before it."""
+        start = self._at
+        at = start + self._padding
+        block, self._at = self._buffer, at + BLOCK
+        if self._at <= len(block):
+            if self._keep is not None:
+                self._keep(block[start : self._at])
+        else:
+            self._at = start
+            if self._is_at_end():
                 return None  # no end marker: accepted by every reader there is
-        header = self._kept(padding + BLOCK)[padding:]
-        if header[0] == 0 and header == _ZERO:
-            self._end_marker()
-            return None
-        prefix = self._fields.prefix(header)
-        if prefix is None:
+            block, at = self._kept(BLOCK), 0
+        self._padding = 0
+        try:
+            header = self._fields.decoded(block, at)
+        except ValueError as error:
+            self._malformed(str(error), error)
+        if header is None:
+            self._no_header(block[at : at + BLOCK])
+        return header
+
+    def _is_at_end(self) -> bool:
+        """Say whether nothing comes after a payload that may need its padding."""
+        padding, self._padding = self._padding, 0
+        if padding:
+            self._kept(padding)
+        return self._at_end()
+
+    def _no_header(self, block: bytes) -> None:
+        """Find the end where a header would be, and nothing else."""
+        if block != _ZERO:
             raise LayerError(
                 f"malformed tar: {self.what}: got a header at byte {self.offset - BLOCK} with "
-                f"checksum {header[148:156]!r}, want the sum of its bytes"
+                f"checksum {block[148:156]!r}, want the sum of its bytes"
             )
-        self._prefix = prefix
-        return header
+        self._end_marker()
 
     def _end_marker(self) -> None:
         if self._at_end():
@@ -134,14 +156,13 @@ class TarReader(BlockReader):
                 f"{self.offset - BLOCK}, want two zero blocks"
             )
 
-    def _field(self, field: bytes, name: str) -> int:
+    def _number(self, field: bytes) -> int:
         try:
             return self._fields.number(field)
         except ValueError as error:
-            self._malformed(f"got {field!r} as {name}, want an octal or base-256 number", error)
+            self._malformed(str(error), error)
 
-    def _extended(self, header: bytes, flag: bytes) -> None:
-        size = self._field(header[124:136], "size")
+    def _extended(self, flag: bytes, size: int) -> None:
         if not 0 <= size <= self.limits.pax_bytes:
             self._over("bytes in an extended header", self.limits.pax_bytes, "--max-pax-bytes")
         block = self._kept(size)
@@ -151,6 +172,7 @@ class TarReader(BlockReader):
             self._long[_LONG[flag]] = block.partition(b"\0")[0]
         else:
             self._read_records(block, flag)
+        self._is_extended = bool(self._local or self._long or self._globals)
 
     def _read_records(self, block: bytes, flag: bytes) -> None:
         if flag != b"g":
@@ -163,30 +185,31 @@ class TarReader(BlockReader):
                 self._sparse.append((key, value))
             target[key] = value
 
-    def _entry(self, header: bytes, flag: bytes) -> Entry:
-        name = header[:100].partition(b"\0")[0]
-        if self._prefix:
-            name = self._prefix + name
-        size = self._field(header[124:136], "size")
-        try:
-            meta = self._fields.meta(header)
-        except ValueError as error:
-            self._malformed(f"entry {shown(name)}: got {error}, want a number", error)
-        extended = None
-        if self._local or self._long or self._globals:
+    def _entry(self, name: bytes, size: int, meta: Meta, tail: Tail) -> Entry:
+        flag, extended = tail.flag, None
+        if self._is_extended:
             extended = self._take_extended()
             name, size, meta = self._overridden(name, size, meta, extended)
-        if not (0 <= meta.uid <= _LAST_ID and 0 <= meta.gid <= _LAST_ID):
-            self._malformed(f"entry {shown(name)}: got owner {meta.uid}:{meta.gid}, want ids")
+        if meta is not self._meta:
+            self._check_owner(name, meta)
         if flag in _FILE_FLAGS and (flag != b"\0" or name[-1:] != b"/"):
-            return self._file(header, name, size, meta, extended)
+            if self._sparse or flag == _OLD_SPARSE:
+                return self._file(*self._sparse_file(tail, name, size, meta, extended))
+            self._plain = tail if flag == b"0" else self._plain
+            return self._file(name, size, size, meta, None)
         self._payload_ahead(0 if flag in _HEADER_ONLY else size)
         path, self._sparse = normalised(name), []
-        return self._hidden(path) or self._other(header, path, meta, extended)
+        return self._hidden(path) or self._other(tail, path, meta, extended)
+
+    def _check_owner(self, name: bytes, meta: Meta) -> None:
+        if not (0 <= meta.uid <= _LAST_ID and 0 <= meta.gid <= _LAST_ID):
+            self._malformed(f"entry {shown(name)}: got owner {meta.uid}:{meta.gid}, want ids")
+        self._meta = meta
 
     def _take_extended(self) -> Mapping[bytes, bytes]:
         extended = {**self._globals, **self._local, **self._long}
         self._local, self._long = {}, {}
+        self._is_extended = bool(self._globals)
         return extended
 
     def _overridden(
@@ -210,41 +233,35 @@ class TarReader(BlockReader):
 
     def _file(
         self,
-        header: bytes,
         name: bytes,
         size: int,
+        stored: int,
         meta: Meta,
-        extended: Mapping[bytes, bytes] | None,
+        segments: tuple[Segment, ...] | None,
     ) -> Entry:
-        stored, segments = size, None
-        if self._sparse or header[156] == _OLD_SPARSE:
-            name, size, stored, segments = self._sparse_file(header, name, size, extended)
-        self._payload_ahead(stored)
+        if stored < 0:
+            self._malformed(f"got a size of {stored}, want 0 or more")
+        self._left, self._padding = stored, -stored % BLOCK
         above, _, base = name.rpartition(b"/")
-        directory = self._directories.get(above)
-        if directory is None or base[:1] in _ODD:
+        if above == self._above and base[:1] not in _ODD:
+            path = self._directory + base  # what could be wrong with it was looked for before
+        else:
             path = normalised(name)
             if (hidden := self._hidden(path)) is not None:
                 return hidden
-            self._remember(above, base, path)
-        else:  # what could be wrong with the path was looked for when the directory was met
-            path = directory + base
+            if base[:1] not in _ODD:
+                self._above, self._directory = above, path[: len(path) - len(base)]
         if self._elided:
             self._left = 0
         # What File() does, without a call in between: most entries come by here.
         return tuple.__new__(File, (path, meta, size, stored, segments))
 
-    def _remember(self, above: bytes, base: bytes, path: bytes) -> None:
-        """Remember what ``above``, the name of a file's directory, comes to as a path."""
-        if base[:1] not in _ODD and len(self._directories) < _REMEMBERED:
-            self._directories[above] = path[: len(path) - len(base)]
-
     def _other(
-        self, header: bytes, path: bytes, meta: Meta, extended: Mapping[bytes, bytes] | None
+        self, tail: Tail, path: bytes, meta: Meta, extended: Mapping[bytes, bytes] | None
     ) -> Entry:
         self._keep_payload()
-        target = ((extended or {}).get(b"linkpath") or header[157:257]).partition(b"\0")[0]
-        flag = header[156:157]
+        target = ((extended or {}).get(b"linkpath") or tail.link).partition(b"\0")[0]
+        flag = tail.flag
         if flag in (b"5", b"\0", b"D"):
             return Directory(path, meta)
         if flag == b"2":
@@ -252,7 +269,7 @@ class TarReader(BlockReader):
         if flag == b"1":
             return HardLink(path, normalised(target))
         if flag in _SPECIAL:
-            return self._special(header, path, meta)
+            return self._special(tail, path, meta)
         raise LayerError(
             f"unknown entry type: {self.what}: {shown(path)}: got {flag!r}, want a file, "
             "directory, link, device or FIFO"
@@ -270,8 +287,7 @@ class TarReader(BlockReader):
     def _payload_ahead(self, stored: int) -> None:
         if stored < 0:
             self._malformed(f"got a size of {stored}, want 0 or more")
-        self._left = stored
-        self._padding = -stored % BLOCK
+        self._left, self._padding = stored, -stored % BLOCK
 
     def _keep_payload(self) -> None:
         """Put a payload that has no place in a tree into the skeleton."""
@@ -280,31 +296,32 @@ class TarReader(BlockReader):
             self._left -= length
             self._kept(length)
 
-    def _special(self, header: bytes, path: bytes, meta: Meta) -> Special:
-        flag = header[156:157]
-        if flag == b"6":
-            return Special(path, meta, _SPECIAL[flag], 0)
-        major, minor = self._field(header[329:337], "major"), self._field(header[337:345], "minor")
+    def _special(self, tail: Tail, path: bytes, meta: Meta) -> Special:
+        if tail.flag == b"6":
+            return Special(path, meta, _SPECIAL[tail.flag], 0)
+        device = tail.rest[72:88]
+        major, minor = self._number(device[:8]), self._number(device[8:])
         # What dev_t holds in the kernel; mknod(2) would cut the rest off, and 0:0 means something.
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
             self._malformed(f"{shown(path)}: got device {major}:{minor}, want at most 4095:1048575")
-        return Special(path, meta, _SPECIAL[flag], os.makedev(major, minor))
+        return Special(path, meta, _SPECIAL[tail.flag], os.makedev(major, minor))
 
     def _sparse_file(
         self,
-        header: bytes,
+        tail: Tail,
         path: bytes,
         size: int,
+        meta: Meta,
         extended: Mapping[bytes, bytes] | None,
-    ) -> tuple[bytes, int, int, tuple[Segment, ...] | None]:
-        """Give path, real size, stored bytes and segments; the map itself is consumed."""
+    ) -> tuple[bytes, int, int, Meta, tuple[Segment, ...] | None]:
+        """Give what :meth:`_file` takes; the map itself is consumed."""
         repeated, self._sparse = self._sparse, []
         values, what = extended or {}, f"{self.what}: {shown(path)}"
         stored = size
         segments: list[Segment] | None
-        if header[156] == _OLD_SPARSE:
+        if tail.flag == _OLD_SPARSE:
             segments, size = sparse.from_old_header(
-                header, self._kept, lambda f: self._field(f, "sparse map"), self.limits, what
+                tail.rest, self._kept, self._number, self.limits, what
             )
         else:
             if given := values.get(b"GNU.sparse.name"):
@@ -320,9 +337,10 @@ class TarReader(BlockReader):
             if real is None or segments is None:
                 if stored != size:
                     self._malformed(f"{shown(path)}: got a sparse map, want a size with it")
-                return path, size, size, None
+                return path, size, size, meta, None
             size = pax.decimal(real, "sparse size", what)
-        return path, size, stored, sparse.checked(segments, size=size, stored=stored, what=what)
+        whole = sparse.checked(segments, size=size, stored=stored, what=what)
+        return path, size, stored, meta, whole
 
     def _malformed(self, got: str, cause: Exception | None = None) -> NoReturn:
         raise LayerError(

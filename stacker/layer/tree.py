@@ -80,6 +80,8 @@ class Tree:
         self._lower = lower
         self._root = os.open(root, _DIRECTORY)
         self._open: dict[bytes, tuple[int, bytes]] = {}
+        self._latest_path: bytes | None = None
+        self._latest = self._root, b""
         self._retired: list[int] = []
 
     def __enter__(self) -> Tree:
@@ -101,6 +103,8 @@ class Tree:
         It is made when it is missing.  The descriptor stays valid over one further call that
         makes nothing.
         """
+        if path == self._latest_path:
+            return self._latest
         cached = self._open.pop(path, None)
         if cached is None:
             physical = path if path in self.directories else self._resolve(path)
@@ -112,6 +116,7 @@ class Tree:
             if len(self._open) >= _OPEN_AT_ONCE:
                 os.close(self._open.pop(next(iter(self._open)))[0])
         self._open[path] = cached
+        self._latest_path, self._latest = path, cached
         return cached
 
     def existing(self, path: bytes) -> tuple[int, bytes] | None:
@@ -205,6 +210,7 @@ class Tree:
     def _retire(self, paths: set[bytes]) -> None:
         """Forget descriptors.  The caller may hold one of them, so they are closed a step later."""
         self._close_retired()
+        self._latest_path = None
         self._retired = [self._open.pop(path)[0] for path in paths]
 
     def _close_retired(self) -> None:
