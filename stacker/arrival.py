@@ -27,7 +27,7 @@ from stacker.stages import HASH_BLOB, READ, Watch
 from stacker.store.partials import Partial
 from stacker.store.store import Store
 from stacker.stream.decompress import chunks_of
-from stacker.stream.verify import metered, verified
+from stacker.stream.verify import Hash, metered, verified
 
 _WORTH_RESUMING: Final = 1 << 20  # bytes; what is smaller comes again as fast
 _REPORT_EVERY: Final = 1 << 20  # bytes
@@ -67,12 +67,17 @@ class Incoming:
     copy: Path
     keep: bool
 
-    def chunks(self, stages: ExitStack, report: Report, watch: Watch) -> Iterator[bytes]:
-        """Give the blob's bytes, checked against its descriptor, kept and reported as wished."""
-        blob = self.blob
+    def chunks(
+        self, stages: ExitStack, report: Report, watch: Watch, moved: Callable[[Hash], Hash]
+    ) -> Iterator[bytes]:
+        """Give the blob's bytes, checked against its descriptor, kept and reported as wished.
+
+        :param moved: moves the blob's hash to where it is to run.
+        """
+        blob, what = self.blob, f"blob {self.blob.digest}"
         file = stages.enter_context(closing(self._opened()))
         chunks = metered(watch.passing(READ, chunks_of(file)), report.count)
-        chunks = verified(chunks, digest=blob.digest, size=blob.size, what=f"blob {blob.digest}")
+        chunks = verified(chunks, digest=blob.digest, size=blob.size, what=what, moved=moved)
         chunks = watch.passing(HASH_BLOB, chunks)
         if self.partial is not None:
             return self.partial.filled(chunks, is_needed=self.keep)

@@ -27,8 +27,8 @@ from stacker.store.store import Store
 from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
 
 THREADS: Final = (
-    (stages.READ, stages.HASH_BLOB, stages.INFLATE),
-    (stages.HASH_LAYER,),
+    (stages.READ, stages.INFLATE),
+    (stages.HASH_BLOB, stages.HASH_LAYER),
     (stages.PARSE, stages.APPLY, stages.COMMIT),
 )
 """The stages that follow each other in one thread when a layer is unpacked."""

@@ -34,8 +34,9 @@ from stacker.stages import APPLY, COMMIT, HASH_LAYER, INFLATE, PARSE, UNWATCHED,
 from stacker.store.layers import LayerPlace
 from stacker.store.store import Store
 from stacker.stream.decompress import decompressed
+from stacker.stream.hashing import hashing_beside
 from stacker.stream.pipe import threaded
-from stacker.stream.verify import bounded, hashed, metered, verified
+from stacker.stream.verify import Hash, bounded, hashed, in_place, metered, verified
 
 _WORTH_THREADS: Final = 64 * 1024
 
@@ -178,14 +179,17 @@ def _unpack(
         length += size
 
     with ExitStack() as stages:
-        blob = arrival.chunks(stages, report, watch)
+        in_threads = not watch.one_thread and task.blob.size >= _WORTH_THREADS
+        moved = stages.enter_context(hashing_beside()) if in_threads else in_place
+        blob = arrival.chunks(stages, report, watch, moved)
         chunks = _blaming(blob, watch.passing(INFLATE, decompressed(blob, what=what)))
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)
-        chunks = _in_a_thread(chunks, task, stages, watch)
-        chunks, identity = _identified(metered(chunks, measure), task)
-        chunks = _in_a_thread(watch.passing(HASH_LAYER, chunks), task, stages, watch)
+        chunks, identity = _identified(metered(chunks, measure), task, moved)
+        chunks = watch.passing(HASH_LAYER, chunks)
+        if in_threads:
+            chunks = stages.enter_context(threaded(chunks))
         chunks = report.passing(chunks)
         skeleton = SkeletonWriter(stages.enter_context(place.skeleton.open("wb")))
         entries = _Entries(chunks, what=what, limits=limits, keep=skeleton.keep)
@@ -208,24 +212,15 @@ def _unpack(
 
 
 def _identified(
-    chunks: Iterator[bytes], task: LayerTask
+    chunks: Iterator[bytes], task: LayerTask, moved: Callable[[Hash], Hash]
 ) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
     """Check ``chunks`` against the diff_id; where no document says it, compute it."""
     if (known := task.diff_id) is not None:
-        return verified(chunks, digest=known, what=task.what), lambda: known
+        return verified(chunks, digest=known, what=task.what, moved=moved), lambda: known
     from hashlib import sha256  # loads OpenSSL
 
-    running = sha256()
+    running = moved(sha256())
     return hashed(chunks, running), lambda: DiffID("sha256", running.hexdigest())
-
-
-def _in_a_thread(
-    chunks: Iterator[bytes], task: LayerTask, stages: ExitStack, watch: Watch
-) -> Iterator[bytes]:
-    """Let a stage run beside the others, unless the layer is too small to gain by it."""
-    if watch.one_thread or task.blob.size < _WORTH_THREADS:
-        return chunks
-    return stages.enter_context(threaded(chunks))
 
 
 def _blaming(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import IO, Protocol, cast
 
 from stacker.errors import IntegrityError
 
-CHUNK = 256 * 1024
+CHUNK = 512 * 1024
 """Bytes per plain chunk: large enough to amortise a hand-over, small enough for the L2 cache."""
 
 _HEADER_LIMIT = 1 << 20

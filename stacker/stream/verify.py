@@ -34,16 +34,27 @@ class Named(Protocol):
         """Start a hash of this digest's algorithm."""
 
 
+def in_place(running: Hash) -> Hash:
+    """Let a hash run where its bytes pass."""
+    return running
+
+
 def verified(
-    chunks: Iterator[bytes], *, digest: Named, what: str, size: int | None = None
+    chunks: Iterator[bytes],
+    *,
+    digest: Named,
+    what: str,
+    size: int | None = None,
+    moved: Callable[[Hash], Hash] = in_place,
 ) -> Iterator[bytes]:
     """Pass ``chunks`` on; fail unless together they are ``size`` bytes with ``digest``.
 
     :param size: bytes, or ``None`` where no document says (the uncompressed side of a layer).
     :param what: how an error names the object, e.g. ``blob sha256:...``.
+    :param moved: moves the hash to where it is to run.
     :raises IntegrityError: at the first byte too many, or at the end.
     """
-    running, seen = digest.new_hash(), 0
+    running, seen = moved(digest.new_hash()), 0
     for chunk in chunks:
         seen += len(chunk)
         if size is not None and seen > size:
@@ -52,8 +63,9 @@ def verified(
         yield chunk
     if size is not None and seen < size:
         raise IntegrityError(f"truncated: {what}: got {seen} bytes, want {size}")
-    if running.hexdigest() != digest.hex:
-        raise IntegrityError(f"wrong digest: {what}: got {running.hexdigest()}, want {digest.hex}")
+    got = running.hexdigest()
+    if got != digest.hex:
+        raise IntegrityError(f"wrong digest: {what}: got {got}, want {digest.hex}")
 
 
 def hashed(chunks: Iterator[bytes], running: Hash) -> Iterator[bytes]:
