@@ -142,6 +142,30 @@ def test_a_layer_that_comes_twice_still_leads_what_lies_between(room: Path) -> N
     shows(room, again, (F("lib/x"),), again)
 
 
+def test_a_link_to_a_link_that_comes_later_is_not_what_lower_layers_have_there(
+    room: Path,
+) -> None:
+    shows(room, (F("a", b"old"), F("f", b"new")), (L("b", "a"), L("a", "f")))
+
+
+def test_a_link_to_a_link_that_comes_later_needs_nothing_lower_there(room: Path) -> None:
+    shows(room, (F("f"),), (L("c", "b"), L("b", "a"), L("a", "f")))
+
+
+def test_a_link_leads_through_a_link_to_a_lower_symlink(room: Path) -> None:
+    shows(room, (D("d"), F("d/f"), S("s", "d")), (L("x", "l/f"), L("l", "s")))
+
+
+def test_links_that_wait_for_each_other_are_refused(room: Path) -> None:
+    with pytest.raises(LayerError, match="waits for this link itself"):
+        stack(room, (F("a"), F("b")), (L("a", "b"), L("b", "a")))
+
+
+def test_a_link_hides_what_a_lower_directory_of_its_name_has(room: Path) -> None:
+    with pytest.raises(LayerError, match="nowhere"):
+        stack(room, (D("a"), F("a/x"), F("f")), (L("a", "f"), L("b", "a/x")))
+
+
 def test_links_do_not_join_the_files_of_a_layer_that_comes_twice(room: Path) -> None:
     again = (F("a"),)
     chain = shows(room, again, (L("b", "a"),), again)
