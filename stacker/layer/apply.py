@@ -134,7 +134,7 @@ class _Applier:
         self._idmap = idmap
         self._limits = limits
         self._metadata = MetadataWriter(form, idmap)
-        self._marks = Marks(form)
+        self._marks = Marks(form, tree.budget)
         self._placed: dict[int, bytes] = {}
         self._revisited: set[bytes] = {b""}
         self._files = self._bytes = 0
@@ -207,7 +207,8 @@ class _Applier:
         finally:
             os.close(fd)
         if physical != above:
-            self._placed[self._tree.now] = joined(physical, name)
+            self._placed[self._tree.now] = place = joined(physical, name)
+            self._tree.budget.spend(len(place), place)
         if self._tree.pending:
             self._tree.pending.pop(joined(physical, name), None)
 
@@ -236,6 +237,8 @@ class _Applier:
             if not self._tree.make_directory(parent, name, path, meta.mode):
                 self._revisited.add(path)
                 self._tree.assumed.discard(path)
+        if meta.xattrs:
+            self._tree.budget.spend(sum(map(len, meta.xattrs.values())), path)
         self._tree.directories[path] = meta
 
     def _symlink(self, entry: Symlink) -> None:

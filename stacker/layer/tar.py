@@ -46,6 +46,7 @@ _EXTENDED: Final = frozenset(b"x g X L K".split(b" "))
 _LAST_ID: Final = 0xFFFF_FFFE  # chown(2) reads 0xFFFFFFFF as "leave it"
 _READ: Final = 256 * 1024
 _REMEMBERED: Final = 1 << 16
+_SHORT: Final = 512  # longer names would take more memory than they spare time
 _ODD: Final = frozenset((b"", b"."))
 """How a component begins that may be none (``..``) or a whiteout."""
 
@@ -236,7 +237,9 @@ class TarReader(BlockReader):
 
     def _remember(self, above: bytes, base: bytes, path: bytes) -> None:
         """Remember what ``above``, the name of a file's directory, comes to as a path."""
-        if base[:1] not in _ODD and len(self._directories) < _REMEMBERED:
+        if base[:1] in _ODD or len(above) > _SHORT:
+            return
+        if len(self._directories) < _REMEMBERED:
             self._directories[above] = path[: len(path) - len(base)]
 
     def _other(

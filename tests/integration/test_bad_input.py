@@ -260,6 +260,7 @@ def test_a_layer_cannot_leave_the_store(stacker: Stacker, tmp_path: Path) -> Non
         ("--max-entries", "1", LAYER),
         ("--max-depth", "3", tar(file("a/b/c/d"))),
         ("--max-pax-bytes", "1K", tar(pax(comment="x" * 2000), file("a"))),
+        ("--max-names", "20", tar(file("n" * 21 + "/x"))),
         ("--max-ratio", "2", tar(file("zeros", bytes(80 << 20)))),
     ],
 )
