@@ -43,7 +43,7 @@ from stacker.layer.record import LayerRecord
 from stacker.layer.tree import IMPLIED, Lower, Tree
 from stacker.layer.walk import joined
 from stacker.layer.whiteout import WhiteoutFormat
-from stacker.linux import xattr
+from stacker.linux.filesystem import make_neutral
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _THE_LAYERS_FAULT: Final = {
@@ -100,23 +100,9 @@ def apply(
     :raises StackerError: the machine cannot do it (a full disk, missing privileges).
     """
     limits = limits or Limits()
-    _make_neutral(root)
+    make_neutral(os.fsencode(root))
     with exact_modes(), Tree(root, aside=aside, lower=lower, limits=limits) as tree:
         return _Applier(entries, tree, form, idmap, limits).run()
-
-
-def _make_neutral(root: Path) -> None:
-    """Undo what the directory above handed down: it would be handed on to every file.
-
-    A default ACL takes the place of the umask and changes modes, a set-group-ID bit changes
-    groups (acl(5), inode(7)).
-    """
-    name = os.fsencode(root)
-    xattr.remove(name, b"system.posix_acl_default")
-    xattr.remove(name, b"system.posix_acl_access")
-    if root.stat().st_gid != os.getegid():
-        os.chown(root, -1, os.getegid())
-    os.chmod(root, 0o700)
 
 
 class _Applier:

@@ -10,6 +10,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from stacker.linux import xattr
 from stacker.linux.removal import remove_contents, remove_tree
 from stacker.linux.syscall import checked, libc
 
@@ -22,6 +23,7 @@ __all__ = [
     "is_overlay",
     "is_tmpfs",
     "magic",
+    "make_neutral",
     "reflink",
     "remove_contents",
     "remove_tree",
@@ -126,6 +128,23 @@ def reflink(source: int, destination: int) -> bool:
             return False
         raise
     return True
+
+
+def make_neutral(directory: int | bytes) -> None:
+    """Make a directory ours alone, and undo what the one above handed down.
+
+    It would be handed on to every file: a default ACL takes the place of the umask and changes
+    modes, a set-group-ID bit changes groups (acl(5), inode(7)).
+
+    :param directory: a descriptor (not ``O_PATH``), or a path.
+    :raises OSError: as the kernel refuses it.
+    """
+    xattr.remove(directory, b"system.posix_acl_default")
+    xattr.remove(directory, b"system.posix_acl_access")
+    status, ours = os.stat(directory), (os.geteuid(), os.getegid())
+    if (status.st_uid, status.st_gid) != ours:
+        os.chown(directory, *ours)
+    os.chmod(directory, 0o700)
 
 
 def copy_range(source: int, destination: int, size: int) -> None:

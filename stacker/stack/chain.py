@@ -17,6 +17,7 @@ from typing import Final
 from stacker.errors import UnsupportedError
 from stacker.layer.tree import IMPLIED_MODE
 from stacker.layer.whiteout import WhiteoutFormat
+from stacker.linux.filesystem import make_neutral
 from stacker.stack.directories import MergedDirectories
 from stacker.stack.flatten import copy_layer, merge_layers
 from stacker.stack.rebase import Unpacked, must_rebase, rebase
@@ -136,6 +137,7 @@ class _Builder:
     def _new(self, name: str) -> Path:
         directory = self._room / name
         directory.mkdir()
+        make_neutral(os.fsencode(directory))
         os.chmod(directory, IMPLIED_MODE)
         os.utime(directory, ns=(0, 0))
         return directory

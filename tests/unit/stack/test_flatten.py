@@ -1,0 +1,69 @@
+"""The flat copy, where the directory it goes into has a past."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.stack.flatten import flatten
+from tests.sequential import Sequential
+from tests.snapshot import snapshot
+from tests.stacks import D, F, L, S, archive, mounted, scratch, stacked
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away: needs root")
+FORM = WhiteoutFormat.TRUSTED
+LAYERS = (
+    (D("d"), F("d/f"), D("usr"), S("lib", "usr")),
+    (F("d/g"), L("h", "d/f"), F("lib/x")),
+)
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, permissions, who % (1 << 32))
+    for tag, permissions, who in (
+        (1, 7, -1),
+        (2, 7, 4711),
+        (4, 5, -1),
+        (0x10, 7, -1),
+        (0x20, 5, -1),
+    )
+)
+"""The kernel's form (linux/posix_acl_xattr.h): version, then tag, permissions, id."""
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    with scratch() as directory:
+        yield directory
+
+
+def meaning() -> object:
+    reference = Sequential()
+    for layer in LAYERS:
+        reference.apply(layer)
+    return reference.snapshot()
+
+
+def hands_down(directory: Path) -> Path:
+    directory.mkdir()
+    os.chown(directory, 1000, 4711)
+    directory.chmod(0o2777)
+    os.setxattr(directory, "system.posix_acl_default", ACL)
+    return directory
+
+
+def test_a_target_that_hands_down_a_group_and_an_acl_changes_nothing(room: Path) -> None:
+    chain = stacked([archive(layer) for layer in LAYERS], room, FORM)
+    target = hands_down(room / "flat")
+    flatten(chain.directories, target, xattr_namespace=FORM.value)
+    assert snapshot(target) == meaning()
+
+
+def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(room: Path) -> None:
+    chain = stacked([archive(layer) for layer in LAYERS], hands_down(room / "store"), FORM)
+    assert {"fixup", "links-1"} < set(os.listdir(room / "store" / "chain"))
+    with mounted(chain, room) as target:
+        assert snapshot(target) == meaning()
