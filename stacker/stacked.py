@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from stacker.image.chain import chain_ids
 from stacker.image.digest import ChainID
+from stacker.store.chains import ChainRecord
 
 if TYPE_CHECKING:
     from stacker.image.config import ImageConfig
+    from stacker.layer.limits import Limits
     from stacker.layer.whiteout import WhiteoutFormat
     from stacker.stack.rebase import Unpacked
-    from stacker.store.chains import ChainRecord
     from stacker.store.store import Store
 
 NO_LAYERS = ChainID("sha256", "0" * 64)
@@ -33,12 +34,21 @@ def is_complete(store: Store, config: ImageConfig) -> bool:
     return store.chains.has(chain_of(config)) and all(map(store.layers.has, config.diff_ids))
 
 
-def stacked(store: Store, config: ImageConfig, whiteouts: WhiteoutFormat) -> ChainRecord:
+def stacked(
+    store: Store,
+    config: ImageConfig,
+    whiteouts: WhiteoutFormat,
+    *,
+    limits: Limits | None = None,
+    sync: bool = False,
+) -> ChainRecord:
     """Give the stack of an image whose layers are in the store; make it if need be.
 
     Whoever calls it keeps the layers from being removed (``store.layers.reading``).
 
     :param whiteouts: what an image without layers is said to be written in.
+    :param limits: those that the layers were unpacked with, if they are not the usual ones.
+    :param sync: have what is made on disk before it gets its name.
     :raises NotFoundError: a layer is not in the store.
     :raises LayerError: the layers do not fit together.
     """
@@ -48,10 +58,10 @@ def stacked(store: Store, config: ImageConfig, whiteouts: WhiteoutFormat) -> Cha
 
         with store.chains.building(chain_id) as room:
             if room is not None:
-                chain = chained(_unpacked(store, config), room=room, form=whiteouts)
-                store.chains.commit(
-                    chain_id, room, chain.directories, chain.form, plain=chain.plain
-                )
+                layers = _unpacked(store, config)
+                chain = chained(layers, room=room, form=whiteouts, limits=limits)
+                record = ChainRecord(chain.directories, chain.form, chain.plain)
+                store.chains.commit(chain_id, room, record, sync=sync)
     return store.chains.read(chain_id)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "reflink",
     "remove_contents",
     "remove_tree",
+    "sync_filesystem",
     "syncfs",
     "write_stream",
     "write_whole",
@@ -112,6 +113,18 @@ def syncfs(descriptor: int) -> None:
     :raises OSError: when something could not be written.
     """
     checked(libc().syncfs(descriptor))
+
+
+def sync_filesystem(directory: Path) -> None:
+    """Write everything to disk that is dirty in the filesystem a directory lies on.
+
+    :raises OSError: when that fails.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def reflink(source: int, destination: int) -> bool:

@@ -273,6 +273,14 @@ def test_a_layer_over_a_limit_is_refused_with_the_limits_flag(
     assert stacker("pull", app.source).last == app.image.config
 
 
+def test_a_raised_limit_holds_when_a_layer_is_applied_anew(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    deep = "lib/" + "/".join("d" * 600)
+    app = images.layout(tmp_path / "app", [tar(symlink("lib", "usr")), tar(file(deep))])
+    assert stacker("pull", app.source, "--max-depth", "700").last == app.image.config
+
+
 def test_layers_that_were_good_stay_when_another_is_bad(
     stacker: Stacker, app: images.Layout
 ) -> None:

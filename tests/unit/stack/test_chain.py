@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import LayerError, UnsupportedError
+from stacker.layer.limits import Limits
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.stack.chain import DIRECTORIES_AT_MOST, Chain, chained
 from tests.sequential import Item, Sequential
@@ -212,6 +213,17 @@ def test_one_layer_without_any_is_plain(room: Path) -> None:
 def test_300_layers_mount(room: Path) -> None:
     layers = [(F(f"f{n}"), *((W(f"f{n - 1}"),) if n % 3 == 0 else ())) for n in range(300)]
     assert len(shows(room, *layers).directories) == 300
+
+
+def test_a_layer_is_applied_anew_within_the_limits_it_was_unpacked_with(room: Path) -> None:
+    parts = (archive([S("lib", "usr")]), archive([F("lib/a/b/x")]))
+    layers = [unpacked(number, tar, room, FORM) for number, tar in enumerate(parts)]
+    for name, limits in (("default", None), ("three", Limits(depth=3))):
+        (room / name).mkdir()
+        chained(layers, room=room / name, form=FORM, limits=limits)
+    (room / "two").mkdir()
+    with pytest.raises(LayerError, match="directories in each other"):
+        chained(layers, room=room / "two", form=FORM, limits=Limits(depth=2))
 
 
 def test_past_500_layers_the_lowest_are_merged(room: Path) -> None:
