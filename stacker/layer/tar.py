@@ -303,27 +303,26 @@ class TarReader(BlockReader):
         """Give path, real size, stored bytes and segments; the map itself is consumed."""
         repeated, self._sparse = self._sparse, []
         values, what = extended or {}, f"{self.what}: {shown(path)}"
-        stored = size
-        segments: list[Segment] | None
+        stored, version = size, sparse.version(values)
         if header[156] == _OLD_SPARSE:
             segments, size = sparse.from_old_header(
                 header, self._kept, lambda f: self._field(f, "sparse map"), self.limits, what
             )
+        elif version is None:
+            return path, size, size, None
         else:
             if given := values.get(b"GNU.sparse.name"):
                 path = given.partition(b"\0")[0]
-            real = values.get(b"GNU.sparse.realsize") or values.get(b"GNU.sparse.size")
-            if sparse.is_version_1(values):
+            real = values.get(b"GNU.sparse.size") or values.get(b"GNU.sparse.realsize")
+            if version == 1:
                 segments, used = sparse.from_payload(self._kept, size, self.limits, what)
                 stored -= used
             else:
                 segments = sparse.from_records(
                     repeated, lambda v: pax.decimal(v, "sparse map", what)
                 )
-            if real is None or segments is None:
-                if stored != size:
-                    self._malformed(f"{shown(path)}: got a sparse map, want a size with it")
-                return path, size, size, None
+            if not real:
+                self._malformed(f"{shown(path)}: got a sparse map, want a size with it")
             size = pax.decimal(real, "sparse size", what)
         return path, size, stored, sparse.checked(segments, size=size, stored=stored, what=what)
 
