@@ -156,6 +156,8 @@ class TarReader(BlockReader):
     def _read_records(self, block: bytes, flag: bytes) -> None:
         if flag != b"g":
             self._local, self._sparse = {}, []  # of two headers in a row Go obeys the last
+        elif self._local or self._long:  # for some readers these are lost now, for others not
+            self._malformed("got a global header after an extended one, want the entry it is for")
         target = self._globals if flag == b"g" else self._local
         for key, value in pax.records(block, self.what):
             if flag == b"g" and key not in pax.GLOBAL:
