@@ -273,6 +273,16 @@ def test_a_layer_over_a_limit_is_refused_with_the_limits_flag(
     assert stacker("pull", app.source).last == app.image.config
 
 
+def test_a_path_that_no_program_can_name_is_refused_in_few_words(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    deep = "/".join(["d" * 200] * 30)
+    app = images.layout(tmp_path / "app", [tar(file(f"{deep}/x"))])
+    said = stacker.refused(6, "pull", app.source)
+    assert "want at most 4095" in said
+    assert len(said) < 1000
+
+
 def test_a_raised_limit_holds_when_a_layer_is_applied_anew(
     stacker: Stacker, tmp_path: Path
 ) -> None:
