@@ -123,6 +123,7 @@ class _Applier:
         self._marks = Marks(form, tree.budget)
         self._placed: dict[int, bytes] = {}
         self._revisited: set[bytes] = {b""}
+        self._finishing: bytes | None = None
         self._files = self._bytes = 0
         self._steps: dict[type[Entry], Callable[[Any], None]] = {
             File: self._file,
@@ -301,6 +302,7 @@ class _Applier:
         settle, directories = self._metadata.settle, self._tree.directories
         with closing(self._tree.innermost_first()) as opened:
             for path, fd in opened:
+                self._finishing = path
                 meta = directories[path] or IMPLIED
                 settle(fd, meta, created_mode=-1 if path in self._revisited else meta.mode | 0o700)
 
@@ -311,7 +313,8 @@ class _Applier:
         )
 
     def _explained(self, error: OSError, entry: Entry | None) -> StackerError:
-        place = shown(entry.path) if entry is not None else "the final pass"
+        path = self._finishing if entry is None else entry.path
+        place = "the final pass" if path is None else shown(path or b"/")
         fault = _THE_LAYERS_FAULT.get(error.errno or 0)
         if fault is not None:
             return LayerError(f"cannot unpack: {self._entries.what}: {place}: {fault}")

@@ -11,6 +11,7 @@ import pytest
 
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.stack.flatten import flatten
+from tests.nobody import acting_as
 from tests.sequential import Sequential
 from tests.snapshot import snapshot
 from tests.stacks import D, F, L, S, archive, mounted, scratch, stacked
@@ -67,3 +68,31 @@ def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(room: Pat
     assert {"fixup", "links-1"} < set(os.listdir(room / "store" / "chain"))
     with mounted(chain, room) as target:
         assert snapshot(target) == meaning()
+
+
+def test_whoever_the_target_belongs_to_exchanges_nothing_while_it_is_filled(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second name of a file is a link to the first: behind a symbolic link it would be root's.
+    chain = stacked([archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], room, FORM)
+    target, secret = room / "flat", room / "secret"
+    for directory in (target, secret):
+        directory.mkdir()
+    (secret / "f").write_bytes(b"not yours")
+    room.chmod(0o755)
+    os.chown(target, 65534, 65534)
+    refused, linked = [], os.link
+
+    def exchanging(*names: bytes, **options: int) -> None:
+        try:
+            with acting_as():
+                (target / "a").rename(target / "old")
+                (target / "a").symlink_to(secret)
+        except PermissionError as error:
+            refused.append(error)
+        linked(*names, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", exchanging)
+    flatten(chain.directories, target, xattr_namespace=FORM.value)
+    assert len(refused) == 1
+    assert (target / "b/f").read_bytes() == b"mine"
