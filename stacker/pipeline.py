@@ -21,6 +21,7 @@ from stacker.image.manifest import Manifest, parse_document
 from stacker.image.pairing import pair_layers
 from stacker.image.platform import Platform, fits
 from stacker.legacy import converted, layers_of, manifest_of
+from stacker.linux.filesystem import sync_filesystem
 from stacker.source.protocol import Source
 from stacker.source.resolve import resolved
 from stacker.stacked import is_complete, stacked
@@ -103,7 +104,11 @@ def pull(
                 continue
             store.blobs.write(image_id, source.document(manifest.config))
             store.blobs.write(descriptor.digest, source.document(descriptor))
+            if form.sync:  # first what the list refers to, then the list
+                sync_filesystem(store.root)
             store.images.add(descriptor, source.names, origin)
+            if form.sync:
+                sync_filesystem(store.root)
         mine = [layer.record for layer in unpacked if layer.record is not None]
         return Pulled(
             image_id,
@@ -231,5 +236,5 @@ def _stack(store: Store, config: ImageConfig, form: LayerForm) -> bool:
             held.enter_context(store.layers.reading(config.diff_ids))
         except NotFoundError:
             return False
-        stacked(store, config, form.whiteouts)
+        stacked(store, config, form.whiteouts, limits=form.limits, sync=form.sync)
         return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, StackerError, UsageError
@@ -173,10 +174,11 @@ def _filling(path: Path) -> Iterator[None]:
         try:
             with _only_user(path):
                 _require_empty(path)
+                before = path.stat()
                 try:
                     yield
                 except BaseException:
-                    _empty(path)
+                    _empty(path, before)
                     raise
         except BaseException:
             if made:
@@ -222,7 +224,10 @@ def _require_empty(path: Path) -> None:
         )
 
 
-def _empty(path: Path) -> None:
+def _empty(path: Path, before: os.stat_result) -> None:
     from stacker.linux.filesystem import remove_contents
 
     remove_contents(path)
+    if (path.stat().st_uid, path.stat().st_gid) != (before.st_uid, before.st_gid):
+        os.chown(path, before.st_uid, before.st_gid)
+    path.chmod(S_IMODE(before.st_mode))

@@ -43,7 +43,7 @@ from stacker.layer.record import LayerRecord
 from stacker.layer.tree import IMPLIED, Lower, Tree
 from stacker.layer.walk import joined
 from stacker.layer.whiteout import WhiteoutFormat
-from stacker.linux import xattr
+from stacker.linux.filesystem import make_neutral
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _THE_LAYERS_FAULT: Final = {
@@ -100,23 +100,9 @@ def apply(
     :raises StackerError: the machine cannot do it (a full disk, missing privileges).
     """
     limits = limits or Limits()
-    _make_neutral(root)
+    make_neutral(os.fsencode(root))
     with exact_modes(), Tree(root, aside=aside, lower=lower, limits=limits) as tree:
         return _Applier(entries, tree, form, idmap, limits).run()
-
-
-def _make_neutral(root: Path) -> None:
-    """Undo what the directory above handed down: it would be handed on to every file.
-
-    A default ACL takes the place of the umask and changes modes, a set-group-ID bit changes
-    groups (acl(5), inode(7)).
-    """
-    name = os.fsencode(root)
-    xattr.remove(name, b"system.posix_acl_default")
-    xattr.remove(name, b"system.posix_acl_access")
-    if root.stat().st_gid != os.getegid():
-        os.chown(root, -1, os.getegid())
-    os.chmod(root, 0o700)
 
 
 class _Applier:
@@ -136,9 +122,10 @@ class _Applier:
         self._metadata = MetadataWriter(form, idmap)
         self._settle = self._metadata.settle
         self._write_payload = entries.write_payload
-        self._marks = Marks(form)
+        self._marks = Marks(form, tree.budget)
         self._placed: dict[int, bytes] = {}
         self._revisited: set[bytes] = {b""}
+        self._finishing: bytes | None = None
         self._files = self._bytes = 0
         self._steps: dict[type[Entry], Callable[[Any], None]] = {
             File: self._file,
@@ -210,7 +197,8 @@ class _Applier:
         finally:
             os.close(fd)
         if physical != above:
-            self._placed[tree.now] = joined(physical, name)
+            self._placed[tree.now] = place = joined(physical, name)
+            tree.budget.spend(len(place), place)
         if tree.pending:
             tree.pending.pop(joined(physical, name), None)
 
@@ -239,6 +227,8 @@ class _Applier:
             if not self._tree.make_directory(parent, name, path, meta.mode):
                 self._revisited.add(path)
                 self._tree.assumed.discard(path)
+        if meta.xattrs:
+            self._tree.budget.spend(sum(map(len, meta.xattrs.values())), path)
         self._tree.directories[path] = meta
 
     def _symlink(self, entry: Symlink) -> None:
@@ -315,6 +305,7 @@ class _Applier:
         directories = self._tree.directories
         with closing(self._tree.innermost_first()) as opened:
             for path, fd in opened:
+                self._finishing = path
                 meta = directories[path] or IMPLIED
                 made = -1 if path in self._revisited else meta.mode | 0o700
                 self._settle(fd, meta, created_mode=made)
@@ -326,7 +317,8 @@ class _Applier:
         )
 
     def _explained(self, error: OSError, entry: Entry | None) -> StackerError:
-        place = shown(entry.path) if entry is not None else "the final pass"
+        path = self._finishing if entry is None else entry.path
+        place = "the final pass" if path is None else shown(path or b"/")
         fault = _THE_LAYERS_FAULT.get(error.errno or 0)
         if fault is not None:
             return LayerError(f"cannot unpack: {self._entries.what}: {place}: {fault}")

@@ -17,6 +17,8 @@ class Limits:
     :param entries: entries of the tar stream.
     :param depth: components of a path.
     :param pax_bytes: bytes of one extended header, long name or sparse map.
+    :param names: bytes of names, of directories' attributes, and of where links lead, that have to
+        be remembered until the layer's end.
     :param ratio: uncompressed bytes per compressed byte, beyond :data:`RATIO_GRACE`.
     """
 
@@ -24,6 +26,7 @@ class Limits:
     entries: int = 20_000_000
     depth: int = 512
     pax_bytes: int = _MIB
+    names: int = 128 * _MIB
     ratio: int = 20_000
 
     def expanded(self, compressed: int) -> int:

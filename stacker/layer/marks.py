@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from stacker.layer.budget import Budget
 from stacker.layer.entry import OpaqueWhiteout, Whiteout
 from stacker.layer.tree import IMPLIED, IMPLIED_MODE, Tree
 from stacker.layer.walk import joined
@@ -25,22 +26,25 @@ class Marks:
     ``stranded`` and ``stranded_opaque`` are those below a non-directory of this layer.
     """
 
-    def __init__(self, form: WhiteoutFormat) -> None:
+    def __init__(self, form: WhiteoutFormat, budget: Budget) -> None:
         self.opaque: set[bytes] = set()
         self.written = 0
         self.holders: set[bytes] = set()
         self.stranded: list[bytes] = []
         self.stranded_opaque: list[bytes] = []
         self._form = form
+        self._budget = budget
         self._hidden: dict[bytes, None] = {}
         self._emptied: dict[bytes, None] = {}
 
     def whiteout(self, entry: Whiteout) -> None:
         """Take note of a path to hide."""
+        self._budget.spend(len(entry.path), entry.path)
         self._hidden[entry.path] = None
 
     def opaque_whiteout(self, entry: OpaqueWhiteout) -> None:
         """Take note of a directory whose lower contents are to be hidden."""
+        self._budget.spend(len(entry.path), entry.path)
         self._emptied[entry.path] = None
 
     def write(self, tree: Tree) -> None:
@@ -109,6 +113,7 @@ def _is_directory(tree: Tree, path: bytes) -> bool:
             return False
         inner = joined(made, name)
         if inner not in tree.directories:
+            tree.budget.spend(len(inner), inner)
             parent, _ = tree.parent(made)
             try:
                 os.mkdir(name, IMPLIED_MODE, dir_fd=parent)

@@ -21,13 +21,13 @@ from stacker.layer.limits import Limits
 from stacker.layer.record import LayerRecord
 from stacker.layer.tar import TarReader
 from stacker.layer.tree import Displacement
+from stacker.linux.pinned import opened_to_read
 from stacker.stream.decompress import CHUNK, chunks_of, decompressed
 
 _LEVEL: Final = 1
 _PARTS: Final = 1024
 _PATH_MAX: Final = 4096
 _SEARCH: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ANY: Final = Limits(
     unpacked_bytes=1 << 62, entries=1 << 62, depth=1 << 30, pax_bytes=1 << 40, ratio=1 << 40
 )
@@ -169,7 +169,7 @@ def _payload(
 def _opened(root: bytes, inside: bytes) -> int:
     """Open a file.  A path may be longer than the kernel takes at once (path_resolution(7))."""
     if len(root) + len(inside) < _PATH_MAX:
-        return os.open(root + b"/" + inside if inside else root, _READ)
+        return opened_to_read(root + b"/" + inside if inside else root, os.O_NONBLOCK)
     fd = os.open(root, _SEARCH)
     try:
         while len(inside) >= _PATH_MAX:
@@ -177,7 +177,7 @@ def _opened(root: bytes, inside: bytes) -> int:
             above, fd = fd, os.open(inside[:cut], _SEARCH, dir_fd=fd)
             os.close(above)
             inside = inside[cut + 1 :]
-        return os.open(inside, _READ, dir_fd=fd)
+        return opened_to_read(inside, os.O_NONBLOCK, directory=fd)
     finally:
         os.close(fd)
 

@@ -16,6 +16,13 @@ from stacker.layer.limits import Limits
 BLOCK = 512
 _OLD_IN_HEADER = 4
 _OLD_IN_EXTENSION = 21
+_VERSIONS = {(b"0", b"0"): 0, (b"0", b"1"): 0, (b"1", b"0"): 1}
+_SIZE_OR_MAP = (
+    b"GNU.sparse.size",
+    b"GNU.sparse.realsize",
+    b"GNU.sparse.map",
+    b"GNU.sparse.offset",
+)
 
 
 def checked(
@@ -44,7 +51,7 @@ def checked(
 
 def from_records(
     repeated: Sequence[tuple[bytes, bytes]], number: Callable[[bytes], int]
-) -> list[Segment] | None:
+) -> list[Segment]:
     """Read versions 0.0 (repeated offset and numbytes) and 0.1 (one comma separated map)."""
     listed: list[int] = []
     for key, value in repeated:
@@ -52,14 +59,22 @@ def from_records(
             listed = [number(part) for part in value.split(b",")] if value else []
         elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             listed.append(number(value))
-    if not listed and not any(key.startswith(b"GNU.sparse.") for key, _ in repeated):
-        return None
     return [Segment(*pair) for pair in zip(listed[::2], listed[1::2], strict=False)]
 
 
-def is_version_1(values: Mapping[bytes, bytes]) -> bool:
-    """Say whether the map stands at the start of the payload."""
-    return values.get(b"GNU.sparse.major") == b"1" and values.get(b"GNU.sparse.minor") == b"0"
+def version(values: Mapping[bytes, bytes]) -> int | None:
+    """Say which PAX form records are of.
+
+    Of an unknown version, or with neither version, size nor map, they make no sparse file: other
+    readers then take the header's name and the payload as it is (Go's archive/tar), and a name
+    that only some of them see could hide a file.
+
+    :returns: 0: the map is in the records; 1: it stands at the start of the payload; or ``None``.
+    """
+    given = values.get(b"GNU.sparse.major", b""), values.get(b"GNU.sparse.minor", b"")
+    if given == (b"", b""):
+        return 0 if any(values.get(key) for key in _SIZE_OR_MAP) else None
+    return _VERSIONS.get(given)
 
 
 def from_payload(

@@ -177,6 +177,8 @@ class TarReader(BlockReader):
     def _read_records(self, block: bytes, flag: bytes) -> None:
         if flag != b"g":
             self._local, self._sparse = {}, []  # of two headers in a row Go obeys the last
+        elif self._local or self._long:  # for some readers these are lost now, for others not
+            self._malformed("got a global header after an extended one, want the entry it is for")
         target = self._globals if flag == b"g" else self._local
         for key, value in pax.records(block, self.what):
             if flag == b"g" and key not in pax.GLOBAL:
@@ -317,27 +319,26 @@ class TarReader(BlockReader):
         """Give what :meth:`_file` takes; the map itself is consumed."""
         repeated, self._sparse = self._sparse, []
         values, what = extended or {}, f"{self.what}: {shown(path)}"
-        stored = size
-        segments: list[Segment] | None
+        stored, version = size, sparse.version(values)
         if tail.flag == _OLD_SPARSE:
             segments, size = sparse.from_old_header(
                 tail.rest, self._kept, self._number, self.limits, what
             )
+        elif version is None:
+            return path, size, size, meta, None
         else:
             if given := values.get(b"GNU.sparse.name"):
                 path = given.partition(b"\0")[0]
-            real = values.get(b"GNU.sparse.realsize") or values.get(b"GNU.sparse.size")
-            if sparse.is_version_1(values):
+            real = values.get(b"GNU.sparse.size") or values.get(b"GNU.sparse.realsize")
+            if version == 1:
                 segments, used = sparse.from_payload(self._kept, size, self.limits, what)
                 stored -= used
             else:
                 segments = sparse.from_records(
                     repeated, lambda v: pax.decimal(v, "sparse map", what)
                 )
-            if real is None or segments is None:
-                if stored != size:
-                    self._malformed(f"{shown(path)}: got a sparse map, want a size with it")
-                return path, size, size, meta, None
+            if not real:
+                self._malformed(f"{shown(path)}: got a sparse map, want a size with it")
             size = pax.decimal(real, "sparse size", what)
         whole = sparse.checked(segments, size=size, stored=stored, what=what)
         return path, size, stored, meta, whole

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Protocol
 
 from stacker.errors import LayerError
+from stacker.layer.budget import Budget
 from stacker.layer.entry import Meta, shown
 from stacker.layer.limits import Limits
 from stacker.layer.walk import followed, joined
@@ -62,7 +63,7 @@ class Tree:
     only implied by what lies in it; ``assumed`` are those that something was put into without
     their having an entry.  ``severed`` are those that took the place of
     something of this layer that was no directory, so that nothing from below is left in them.
-    ``now`` is the number of the entry being applied.
+    ``now`` is the number of the entry being applied.  ``budget`` counts what is remembered.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Tree:
         self.displaced: list[Displacement] = []
         self.pending: dict[bytes, bytes] = {}
         self.now = 0
+        self.budget = Budget(limits or Limits())
         self._depth = (limits or Limits()).depth
         self._inside: dict[bytes, list[bytes]] = {}
         self._aside = aside
@@ -134,6 +136,7 @@ class Tree:
             return False
         if physical.count(b"/") >= self._depth:
             raise self._too_deep(physical)
+        self.budget.spend(len(physical), physical)
         try:
             os.mkdir(name, mode | 0o700, dir_fd=parent)
         except FileExistsError:
@@ -148,6 +151,7 @@ class Tree:
 
     def wait(self, path: bytes, target: bytes) -> None:
         """Leave the hard link ``path``, physical, until the stream has ended."""
+        self.budget.spend(len(path) + len(target), path)
         self.pending[path] = target
         self._inside.setdefault(path.rpartition(b"/")[0], []).append(path)
 
@@ -157,6 +161,7 @@ class Tree:
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             self._aside.mkdir(mode=0o700, exist_ok=True)
             number = len(self.displaced)
+            self.budget.spend(len(physical), physical)
             os.rename(name, self._aside / str(number), src_dir_fd=parent)
             self.displaced.append(Displacement(self.now, physical, number))
         else:
@@ -245,7 +250,8 @@ class Tree:
         return followed(path, self._target, want="a directory", left=self._left, check=check)
 
     def _left(self, physical: bytes) -> None:
-        if physical not in self.directories:
+        if physical not in self.directories and physical not in self.assumed:
+            self.budget.spend(len(physical), physical)
             self.assumed.add(physical)
 
     def _target(self, candidate: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from stacker.linux import xattr
 from stacker.linux.removal import remove_contents, remove_tree
 from stacker.linux.syscall import checked, libc
 
@@ -22,9 +23,11 @@ __all__ = [
     "is_overlay",
     "is_tmpfs",
     "magic",
+    "make_neutral",
     "reflink",
     "remove_contents",
     "remove_tree",
+    "sync_filesystem",
     "syncfs",
     "write_stream",
     "write_whole",
@@ -112,6 +115,18 @@ def syncfs(descriptor: int) -> None:
     checked(libc().syncfs(descriptor))
 
 
+def sync_filesystem(directory: Path) -> None:
+    """Write everything to disk that is dirty in the filesystem a directory lies on.
+
+    :raises OSError: when that fails.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
 def reflink(source: int, destination: int) -> bool:
     """Let a file share all blocks of another; ``False`` where the filesystem cannot.
 
@@ -126,6 +141,23 @@ def reflink(source: int, destination: int) -> bool:
             return False
         raise
     return True
+
+
+def make_neutral(directory: int | bytes) -> None:
+    """Make a directory ours alone, and undo what the one above handed down.
+
+    It would be handed on to every file: a default ACL takes the place of the umask and changes
+    modes, a set-group-ID bit changes groups (acl(5), inode(7)).
+
+    :param directory: a descriptor (not ``O_PATH``), or a path.
+    :raises OSError: as the kernel refuses it.
+    """
+    xattr.remove(directory, b"system.posix_acl_default")
+    xattr.remove(directory, b"system.posix_acl_access")
+    status, ours = os.stat(directory), (os.geteuid(), os.getegid())
+    if (status.st_uid, status.st_gid) != ours:
+        os.chown(directory, *ours)
+    os.chmod(directory, 0o700)
 
 
 def copy_range(source: int, destination: int, size: int) -> None:

@@ -8,6 +8,7 @@ same object, a symbolic link included (open(2), *O_PATH*; proc_pid_fd(5)).  Know
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # include/uapi/linux/fs.h
 
 
@@ -48,6 +50,34 @@ def reopened(descriptor: int, flags: int) -> int:
         raise OSError(errno.EINVAL, "neither a file nor a directory")
     flags |= os.O_CLOEXEC | os.O_NOCTTY
     return unlocked(descriptor, lambda: os.open(path_of(descriptor), flags))
+
+
+def opened_to_read(path: bytes, flags: int, *, directory: int | None = None) -> int:
+    """Open a file of ours for reading, even where its mode denies it to its owner.
+
+    Images have such files (``/etc/gshadow`` is 0000, sudo is 4111), and only root reads them as
+    they are.
+
+    :param flags: besides ``O_RDONLY``; a symbolic link is not followed.
+    :raises OSError: as the kernel says.
+    """
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=directory)
+    except PermissionError:
+        above = os.open(os.path.dirname(path) or b".", _LIST, dir_fd=directory)
+        try:
+            fcntl.flock(above, fcntl.LOCK_EX)  # two at once could take the other's mode for its own
+            return _reopened_at(os.path.basename(path), above, flags)
+        finally:
+            os.close(above)
+
+
+def _reopened_at(name: bytes, directory: int, flags: int) -> int:
+    held = pin(name, directory)
+    try:
+        return reopened(held, os.O_RDONLY | flags)
+    finally:
+        os.close(held)
 
 
 def unlocked(descriptor: int, action: Callable[[], _Result]) -> _Result:

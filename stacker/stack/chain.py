@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from stacker.errors import UnsupportedError
+from stacker.layer.limits import Limits
 from stacker.layer.tree import IMPLIED_MODE
 from stacker.layer.whiteout import WhiteoutFormat
+from stacker.linux.filesystem import make_neutral
 from stacker.stack.directories import MergedDirectories
 from stacker.stack.flatten import copy_layer, merge_layers
 from stacker.stack.rebase import Unpacked, must_rebase, rebase
@@ -38,16 +40,23 @@ class Chain:
     plain: bool
 
 
-def chained(layers: Sequence[Unpacked], *, room: Path, form: WhiteoutFormat) -> Chain:
+def chained(
+    layers: Sequence[Unpacked],
+    *,
+    room: Path,
+    form: WhiteoutFormat,
+    limits: Limits | None = None,
+) -> Chain:
     """Stack ``layers``, the base first.
 
     :param room: an empty directory on the layers' filesystem for repairs; it may stay empty.
     :param form: what an image without layers is said to be written in.
+    :param limits: for a layer that is applied anew.
     :raises LayerError: a hard link's target exists nowhere.
     :raises UnsupportedError: the layers write deletions in different ways.
     """
     form = _common_form(layers, form)
-    builder = _Builder(room, form, layers)
+    builder = _Builder(room, form, layers, limits)
     for number, layer in enumerate(layers):
         builder.add(number, layer)
     return builder.finished()
@@ -66,8 +75,11 @@ def _common_form(layers: Sequence[Unpacked], form: WhiteoutFormat) -> WhiteoutFo
 class _Builder:
     """The stack while it grows; ``_stack`` has the base first."""
 
-    def __init__(self, room: Path, form: WhiteoutFormat, layers: Sequence[Unpacked]) -> None:
+    def __init__(
+        self, room: Path, form: WhiteoutFormat, layers: Sequence[Unpacked], limits: Limits | None
+    ) -> None:
         self._room = room
+        self._limits = limits
         self._places = Counter(layer.diff for layer in layers)
         self._links = any(layer.record.deferred_links for layer in layers)
         self._form = form
@@ -79,7 +91,8 @@ class _Builder:
     def add(self, number: int, layer: Unpacked) -> None:
         below = MergedDirectories(self._topmost_first(), self._form)
         if self._stack and must_rebase(layer, below):
-            layer = rebase(self._own(number, layer), below, self._new(f"rebased-{number}"))
+            place = self._new(f"rebased-{number}")
+            layer = rebase(self._own(number, layer), below, place, limits=self._limits)
         elif self._links:
             layer = self._own(number, layer)
         if b"" in layer.record.opaque:
@@ -136,6 +149,7 @@ class _Builder:
     def _new(self, name: str) -> Path:
         directory = self._room / name
         directory.mkdir()
+        make_neutral(os.fsencode(directory))
         os.chmod(directory, IMPLIED_MODE)
         os.utime(directory, ns=(0, 0))
         return directory

@@ -75,16 +75,18 @@ class Contents:
 
     def make(self, path: bytes) -> dict[bytes, Item] | None:
         """Give what is in a directory, making it if need be; ``None`` if a file is in the way."""
-        known = self.directories.get(path)
-        if known is not None:
-            return known
-        above, _, name = path.rpartition(b"/")
-        outer = self.make(above)
-        if outer is None or name in outer:
-            return None
-        outer[name] = Directory(path, IMPLIED)
-        self.directories[path] = {}
-        return self.directories[path]
+        made, names = path, list[bytes]()
+        while made not in self.directories:
+            made, _, name = made.rpartition(b"/")
+            names.append(name)
+        inside = self.directories[made]
+        while names:  # and no recursion: a tree may be deeper than Python's stack
+            if (name := names.pop()) in inside:
+                return None
+            made = joined(made, name)
+            inside[name] = Directory(made, IMPLIED)
+            inside = self.directories[made] = {}
+        return inside
 
 
 def read(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
@@ -217,13 +219,15 @@ class _FromSkeleton:
         return self._found
 
     def _late_links(self) -> None:
-        waiting = self._waiting
-        while waiting:
-            left = [link for link in waiting if not self._linked(link)]
-            if len(left) == len(waiting):
-                break
-            waiting = left
-        if {link.path for link in waiting} != {link.path for link in self._record.deferred_links}:
+        """Make the links whose targets came later; each one made wakes those that wait for it."""
+        ready, waiting = self._waiting, dict[bytes, list[HardLink]]()
+        for link in ready:
+            if self._linked(link):
+                ready.extend(waiting.pop(link.path, ()))
+            else:
+                waiting.setdefault(link.target, []).append(link)
+        left = {link.path for links in waiting.values() for link in links}
+        if left != {link.path for link in self._record.deferred_links}:
             raise _UnusualError
 
     def _is_moot(self, path: bytes) -> bool:

@@ -53,12 +53,15 @@ class MergedDirectories:
 
         Empty when there is no such directory in the merged tree.
         """
-        known = self._sources.get(directory)
-        if known is None:
-            above, _, name = directory.rpartition(b"/")
-            known = self.below(self.sources(above), name)
-            self._sources[directory] = known
-        return known
+        known, names = directory, list[bytes]()
+        while known not in self._sources:
+            known, _, name = known.rpartition(b"/")
+            names.append(name)
+        while names:  # and no recursion: a tree may be deeper than Python's stack
+            name, sources = names.pop(), self._sources[known]
+            known = joined(known, name)
+            self._sources[known] = self.below(sources, name)
+        return self._sources[known]
 
     def below(self, sources: Sequence[bytes], name: bytes) -> tuple[bytes, ...]:
         """Give what makes up the directory ``name`` in the directory that ``sources`` make up."""

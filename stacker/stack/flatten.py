@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stacker.layer.apply import exact_modes
 from stacker.layer.whiteout import WhiteoutFormat, is_whiteout
-from stacker.linux.filesystem import copy_range, reflink
+from stacker.linux import pinned
+from stacker.linux.filesystem import copy_range, make_neutral, reflink
 from stacker.stack.attributes import Rename, carry, without_marks
 from stacker.stack.directories import MergedDirectories
 
@@ -32,7 +33,8 @@ _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLO
 def flatten(layers: Sequence[Path], target: Path, *, xattr_namespace: str) -> None:
     """Fill the empty directory ``target`` with the merged tree of ``layers``.
 
-    An image's own ``overlay.*`` xattrs get their plain names, as a mount would show them.
+    An image's own ``overlay.*`` xattrs get their plain names, as a mount would show them.  What
+    the target would hand down to its files (an ACL, a group) it loses.
 
     :param xattr_namespace: ``trusted`` or ``user``: how deletions are written in the layers.
     :raises OSError: as the filesystem says, e.g. a full disk.
@@ -62,6 +64,7 @@ class _Manner:
 
 def _fill(layers: Sequence[Path], target: Path, form: WhiteoutFormat, manner: _Manner) -> None:
     with exact_modes(), _opened(target) as fd:
+        make_neutral(fd)  # so that whoever it belonged to exchanges nothing in it meanwhile
         _Flattener(MergedDirectories(layers, form), manner).fill(fd)
 
 
@@ -143,7 +146,7 @@ class _Flattener:
     def _copy(self, parent: int, name: bytes, place: bytes, status: os.stat_result) -> None:
         target = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
-            source = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            source = pinned.opened_to_read(place, 0)
             try:
                 if status.st_size and not reflink(source, target):
                     copy_range(source, target, status.st_size)

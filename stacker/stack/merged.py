@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from stacker.layer.entry import Directory, File, Meta, Special, Symlink, Whiteout
 from stacker.layer.walk import joined
+from stacker.linux.pinned import opened_to_read
 from stacker.stack.contents import Contents, Inodes, Item, has_outside_names, read, scanned
 from stacker.stack.foreign import ForeignFormat
 
@@ -309,7 +310,7 @@ def _opened(root: bytes, path: bytes, *, walking: bool) -> int:
     :param walking: follow no link on the way either.
     """
     if not walking and len(root) + len(path) + 1 < _PATH_MAX:
-        return os.open(root + b"/" + path, _READ)
+        return opened_to_read(root + b"/" + path, os.O_NONBLOCK)
     fd = os.open(root + b"/", _SEARCH)
     try:
         *above, name = path.split(b"/")

@@ -25,6 +25,7 @@ from stacker.layer.entry import (
     Whiteout,
 )
 from stacker.layer.idmap import IDENTITY, SQUASH
+from stacker.layer.limits import Limits
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import Places, skeleton_entries
 from stacker.stack.directories import MergedDirectories
@@ -69,8 +70,13 @@ def _above(path: bytes) -> Iterator[bytes]:
         yield path
 
 
-def rebase(layer: Unpacked, below: MergedDirectories, room: Path) -> Unpacked:
-    """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``room``."""
+def rebase(
+    layer: Unpacked, below: MergedDirectories, room: Path, *, limits: Limits | None = None
+) -> Unpacked:
+    """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``room``.
+
+    :param limits: those that it was unpacked with.
+    """
     whiteouts = _whiteouts(layer, below)
     diff, aside = room / "diff", room / "replaced"
     diff.mkdir()
@@ -81,6 +87,7 @@ def rebase(layer: Unpacked, below: MergedDirectories, room: Path) -> Unpacked:
             aside=aside,
             form=layer.record.whiteout_format,
             idmap=SQUASH if layer.record.squashed else IDENTITY,
+            limits=limits,
             lower=_Masked(below, whiteouts),
         )
     return Unpacked(layer.name, diff, layer.skeleton, aside, record)

@@ -8,17 +8,17 @@ far, and what a layer's record says.  Knows no store and no skeleton.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from stacker.errors import LayerError
 from stacker.layer.entry import shown
 from stacker.layer.record import DeferredLink
 from stacker.layer.tree import IMPLIED_MODE
-from stacker.layer.walk import joined
+from stacker.layer.walk import followed, joined
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.stack.attributes import copy_attributes
-from stacker.stack.directories import MergedDirectories
+from stacker.stack.directories import Found, MergedDirectories
 
 
 def write_links(
@@ -36,21 +36,75 @@ def write_links(
     :raises LayerError: a target exists nowhere, or is a directory.
     """
     tree, made = MergedDirectories(layers, form), {b""}
-    linked: dict[bytes, bytes] = {}
-    for link in links:
-        target = tree.physical_name(link.target)
-        place = linked.get(target) or _linkable(tree, target, link, what)
-        above = link.path.rpartition(b"/")[0]
-        _make_directories(room, above, made)
-        linked[link.path] = os.fsencode(room) + b"/" + link.path
-        os.link(place, linked[link.path], follow_symlinks=False)
+    for link, place in _Places(links, tree, os.fsencode(room), what):
+        _make_directories(room, link.path.rpartition(b"/")[0], made)
+        os.link(place, os.fsencode(room) + b"/" + link.path, follow_symlinks=False)
     for path in sorted(made, reverse=True):
         os.utime(os.fsencode(room) + b"/" + path, ns=(0, 0))
     return frozenset(made)
 
 
-def _linkable(tree: MergedDirectories, target: bytes, link: DeferredLink, what: str) -> bytes:
-    found = tree.entry(target)
+class _NotYetError(Exception):
+    """A target is, or lies behind, another link that is still to be made: the argument."""
+
+
+class _Places:
+    """Iterate over links and where their targets lie on disk, each link after those it needs.
+
+    What a layer has at a link's name hides what lower layers have there, even while the link
+    waits.  So a target that is a link of the same layer is never looked up below it.
+    """
+
+    def __init__(
+        self, links: Iterable[DeferredLink], tree: MergedDirectories, room: bytes, what: str
+    ) -> None:
+        self._left = {link.path: link for link in links}
+        self._made: dict[bytes, bytes] = {}
+        self._tree, self._room, self._what = tree, room, what
+
+    def __iter__(self) -> Iterator[tuple[DeferredLink, bytes]]:
+        ready, waiting = list(self._left.values()), dict[bytes, list[DeferredLink]]()
+        for link in ready:
+            try:
+                place = self._place(link)
+            except _NotYetError as error:
+                waiting.setdefault(error.args[0], []).append(link)
+                continue
+            yield link, place
+            self._made[link.path] = self._room + b"/" + link.path
+            del self._left[link.path]
+            ready.extend(waiting.pop(link.path, ()))
+        for link in self._left.values():
+            raise LayerError(
+                f"malformed hard link: {self._what}: {shown(link.path)}: got the target "
+                f"{shown(link.target)}, which waits for this link itself, want a file"
+            )
+
+    def _place(self, link: DeferredLink) -> bytes:
+        above, _, name = link.target.rpartition(b"/")
+        path = joined(followed(above, self._symlink, want="a file"), name)
+        if path in self._left and path != link.path:  # a link to itself keeps what is there
+            raise _NotYetError(path)
+        return self._made.get(path) or _linkable(self._found(path), link, self._what)
+
+    def _found(self, path: bytes) -> Found | None:
+        """Look a target up; what lower layers have below a link is hidden."""
+        above = path
+        while above := above.rpartition(b"/")[0]:
+            if above in self._made:
+                return None
+        return self._tree.entry(path)
+
+    def _symlink(self, path: bytes) -> bytes | None:
+        if path in self._left:
+            raise _NotYetError(path)
+        made = self._made.get(path)
+        if made is None:
+            return self._tree.symlink(path)
+        return os.readlink(made) if os.path.islink(made) else None
+
+
+def _linkable(found: Found | None, link: DeferredLink, what: str) -> bytes:
     if found is None or found.is_directory:
         raise LayerError(
             f"malformed hard link: {what}: {shown(link.path)}: got the target "

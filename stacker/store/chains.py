@@ -7,7 +7,7 @@ record: what stacking had to repair.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import ChainID
 from stacker.layer.whiteout import WhiteoutFormat
+from stacker.linux.filesystem import sync_filesystem
 from stacker.store.staging import Staging
 
 VERSION = 1
@@ -69,7 +70,10 @@ class ChainStore:
                 f"no such chain in the store: {chain_id}", hint="pull the image again"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"damaged chain record: {path}: {error}") from error
+            raise IntegrityError(
+                f"damaged chain record: {path}: {error}",
+                hint="remove the images that have these layers (`stacker rm`), and pull them again",
+            ) from error
 
     @contextmanager
     def building(self, chain_id: ChainID) -> Iterator[Path | None]:
@@ -82,26 +86,25 @@ class ChainStore:
             yield path
 
     def commit(
-        self,
-        chain_id: ChainID,
-        room: Path,
-        directories: Sequence[Path],
-        form: WhiteoutFormat,
-        *,
-        plain: bool,
+        self, chain_id: ChainID, room: Path, chain: ChainRecord, *, sync: bool = False
     ) -> None:
-        """Give a finished chain its name; directories inside ``room`` move with it."""
+        """Give a finished chain its name; directories inside ``room`` move with it.
+
+        :param sync: have the filesystem on disk first.
+        """
         final = self.place(chain_id)
         moved = [
             final / directory.relative_to(room) if directory.is_relative_to(room) else directory
-            for directory in directories
+            for directory in chain.directories
         ]
         record = {
             "version": VERSION,
             "directories": [str(directory.relative_to(self.root)) for directory in moved],
-            "whiteoutFormat": form.value,
-            "plain": plain,
+            "whiteoutFormat": chain.form.value,
+            "plain": chain.plain,
         }
         (room / _RECORD).write_text(json.dumps(record))
+        if sync:
+            sync_filesystem(room)
         final.parent.mkdir(mode=0o700, exist_ok=True)
         room.rename(final)

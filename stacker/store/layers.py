@@ -7,7 +7,6 @@ so that nobody removes what is being read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.record import LayerRecord
 from stacker.linux import lock
-from stacker.linux.filesystem import syncfs
+from stacker.linux.filesystem import sync_filesystem
 from stacker.store.staging import Staging
 
 
@@ -111,12 +110,12 @@ class LayerStore:
         place.record.write_bytes(record.to_json())
         place.root.chmod(0o700)
         if sync:
-            _sync(place.root)
+            sync_filesystem(place.root)
         final = self.place(diff_id).root
         final.parent.mkdir(mode=0o700, exist_ok=True)
         place.root.rename(final)
         if sync:
-            _sync(final.parent)
+            sync_filesystem(final.parent)
 
     @contextmanager
     def reading(self, diff_ids: Iterable[DiffID]) -> Iterator[None]:
@@ -162,11 +161,3 @@ class LayerStore:
     def _lock(self, diff_id: DiffID) -> Path:
         root = self.place(diff_id).root
         return root.with_name(root.name + ".lock")
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)

@@ -260,6 +260,7 @@ def test_a_layer_cannot_leave_the_store(stacker: Stacker, tmp_path: Path) -> Non
         ("--max-entries", "1", LAYER),
         ("--max-depth", "3", tar(file("a/b/c/d"))),
         ("--max-pax-bytes", "1K", tar(pax(comment="x" * 2000), file("a"))),
+        ("--max-names", "20", tar(file("n" * 21 + "/x"))),
         ("--max-ratio", "2", tar(file("zeros", bytes(80 << 20)))),
     ],
 )
@@ -270,6 +271,24 @@ def test_a_layer_over_a_limit_is_refused_with_the_limits_flag(
     assert f"raise the limit with {flag} " in stacker.refused(6, "pull", app.source, flag, value)
     stacker.assert_clean(layers=0)
     assert stacker("pull", app.source).last == app.image.config
+
+
+def test_a_path_that_no_program_can_name_is_refused_in_few_words(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    deep = "/".join(["d" * 200] * 30)
+    app = images.layout(tmp_path / "app", [tar(file(f"{deep}/x"))])
+    said = stacker.refused(6, "pull", app.source)
+    assert "want at most 4095" in said
+    assert len(said) < 1000
+
+
+def test_a_raised_limit_holds_when_a_layer_is_applied_anew(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    deep = "lib/" + "/".join("d" * 600)
+    app = images.layout(tmp_path / "app", [tar(symlink("lib", "usr")), tar(file(deep))])
+    assert stacker("pull", app.source, "--max-depth", "700").last == app.image.config
 
 
 def test_layers_that_were_good_stay_when_another_is_bad(

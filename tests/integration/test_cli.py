@@ -243,6 +243,27 @@ def test_an_unprivileged_user_pulls_unpacks_and_mounts_a_copy(
     nobody.assert_clean(layers=0)
 
 
+def test_an_unprivileged_user_has_files_that_deny_their_owner_to_read_them(
+    nobody: Stacker, tmp_path: Path
+) -> None:
+    place = nobody.store.parent
+    closed = tar(dir("etc/"), file("etc/gshadow", b"secret", mode=0), symlink("lib", "usr"))
+    app = images.layout(place / "app", [closed, tar(file("lib/sudo", b"s", mode=0o111))])
+    (place / "target").mkdir()
+    os.chown(place / "target", 65534, 65534)
+    nobody("pull", app.source, cwd=place)
+    nobody("mount", "--driver", "copy", "app:1.0", "target", cwd=place)
+    nobody("unpack", "app:1.0", place / "tree", cwd=place)
+    for tree in (place / "target", place / "tree"):
+        assert (tree / "etc/gshadow").read_bytes() == b"secret"
+        assert (tree / "etc/gshadow").stat().st_mode & 0o7777 == 0
+        assert (tree / "usr/sudo").stat().st_mode & 0o7777 == 0o111
+    nobody("push", "app:1.0", f"oci:{place}/again:1.0", cwd=place)
+    diffs = nobody.store.glob("layers/sha256/*/diff")
+    modes = [path.stat().st_mode & 0o7777 for diff in diffs for path in diff.glob("*/gshadow")]
+    assert modes == [0]
+
+
 def test_a_plan_is_printed_and_nothing_is_mounted(
     stacker: Stacker, app: images.Layout, tmp_path: Path
 ) -> None:

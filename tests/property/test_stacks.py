@@ -134,6 +134,7 @@ def meaning(layers: Sequence[Sequence[Item]]) -> dict[bytes, Node] | None:
 @example(((D("usr"), D("usr/lib"), S("lib", "usr/lib")), (F("lib/x"),)))
 @example(((D("a", mtime=5_000_000_000), F("a/b")), (F("a/x"),), (W("a/x"),)))
 @example(((F("a", b"old"),), (L("b", "a"),)))
+@example(((F("a", b"old"), F("x", b"new")), (L("b", "a"), L("a", "x"))))
 @example(((D("a"), F("a/b")), (F("a/x"), W("a"))))
 @example(((D("a"), F("a/b")), (O("a"), F("a/x"))))
 @example(((D("a"), F("a/b")), (D("a"), W("a/b")), (D("a"), F("a/b"))))

@@ -103,6 +103,13 @@ def _add_limits(parser: ArgumentParser) -> None:
         ("--max-depth", "N", count, _LIMITS.depth, "components of a path (default: %(default)s)"),
         ("--max-pax-bytes", "SIZE", size, _LIMITS.pax_bytes, "one extended header (default: 1M)"),
         (
+            "--max-names",
+            "SIZE",
+            size,
+            _LIMITS.names,
+            "names and attributes that must be remembered until a layer's end (default: 128M)",
+        ),
+        (
             "--max-ratio",
             "N",
             count,
@@ -171,6 +178,7 @@ def _form(args: Namespace) -> LayerForm:
         entries=args.max_entries,
         depth=args.max_depth,
         pax_bytes=args.max_pax_bytes,
+        names=args.max_names,
         ratio=args.max_ratio,
     )
     return LayerForm(

@@ -95,3 +95,8 @@ def test_a_full_disk_is_no_layer_error_and_says_so(room: Room) -> None:
         subprocess.run(["umount", disk], check=True)
     assert type(caught.value) is StackerError
     assert caught.value.hint is not None
+
+
+def test_a_directory_that_cannot_have_its_attributes_is_named(room: Room) -> None:
+    with pytest.raises(LayerError, match="outer/inner: an extended attribute is too large"):
+        room.unpack(dir("outer/inner/", xattrs={"user.big": bytes(70_000)}))

@@ -56,6 +56,37 @@ def test_pax_bytes() -> None:
         assert "--max-pax-bytes" in (caught.value.hint or "")
 
 
+DEEP = "/".join("abcdefghij")  # 1 + 3 + … + 19 bytes of names
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (tars.dir(f"{DEEP}/"),),
+        (file(f"{DEEP}/x"),),
+        (whiteout("w" * 100),),
+        (tars.opaque("o" * 100),),
+        (whiteout(f"{DEEP}/x"),),
+        (hardlink("l" * 50, "t" * 50),),
+        (tars.dir("d/", xattrs={"user.x": b"v" * 100}),),
+        (tars.dir("d/"), tars.symlink("l", "d"), *(file(f"l/{n:020}") for n in range(5))),
+        (*(file("r" * 20) for _ in range(6)),),
+        (tars.symlink("l", "/".join(f"{n:020}/.." for n in range(5))), file("l/x")),
+    ],
+)
+def test_what_must_be_remembered_until_the_end(room: Room, parts: tuple[bytes, ...]) -> None:
+    room.unpack(*parts, limits=Limits(names=1000))
+    with pytest.raises(LayerError, match="more than 99 bytes of names") as caught:
+        room.unpack(*parts, limits=Limits(names=99))
+    assert "--max-names" in (caught.value.hint or "")
+
+
+def test_a_short_tar_cannot_make_a_thousand_times_its_size_of_paths(room: Room) -> None:
+    deep = "/".join(["n" * 250] * 500)
+    with pytest.raises(LayerError, match="bytes of names"):
+        room.unpack(*(file(f"{n}/{deep}/x") for n in range(2)), limits=Limits(names=1 << 24))
+
+
 def test_an_extended_header_is_refused_by_its_size_and_not_by_reading_it() -> None:
     for size in (1 << 33, 1 << 62, -1):
         with pytest.raises(LayerError, match=r"extended header"):

@@ -17,6 +17,7 @@ from stacker.layer.entry import (
     Symlink,
 )
 from stacker.layer.tar import TarReader
+from tests import tars
 from tests.tars import (
     dir,  # noqa: A004 - the word for it
     file,
@@ -179,3 +180,13 @@ def test_global_headers_take_no_memory_that_grows_with_their_number() -> None:
     reader = TarReader(chunked(stream), what="test")
     assert not list(reader)
     assert not reader._globals
+
+
+@pytest.mark.parametrize("extended", [pax(path="other"), tars.gnu_name("other")])
+def test_a_global_header_between_an_extended_one_and_its_entry_is_malformed(
+    extended: bytes,
+) -> None:
+    # Go forgets the extended header, libarchive does not: two readers would see two names.
+    with pytest.raises(LayerError, match="global header after an extended one"):
+        entries_of(tar(extended, tars.pax_global(comment="x"), file("name")))
+    assert entries_of(tar(tars.pax_global(comment="x"), extended, file("name")))[0].path == b"other"

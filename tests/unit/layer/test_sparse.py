@@ -144,6 +144,30 @@ def test_a_map_in_the_payload_without_a_real_size_is_malformed() -> None:
         entries_of(tar(header, file("s", padded(b"1\n0\n5\n") + b"12345"), file("evil")))
 
 
+@pytest.mark.parametrize(
+    "version",
+    [
+        (),
+        (("GNU.sparse.major", "2"), ("GNU.sparse.minor", "0"), ("GNU.sparse.map", "0,5")),
+        (("GNU.sparse.minor", "1"), ("GNU.sparse.map", "0,5"), ("GNU.sparse.size", "10")),
+    ],
+)
+def test_a_name_of_a_sparse_file_that_others_take_for_a_plain_one_is_not_obeyed(
+    version: tuple[tuple[str, str], ...],
+) -> None:
+    header = pax(*version, ("GNU.sparse.name", "other"))
+    (found,) = entries_of(tar(header, file("name", b"12345")))
+    assert isinstance(found, File)
+    assert (found.path, found.size, found.segments) == (b"name", 5, None)
+
+
+def test_of_two_sizes_of_a_sparse_file_the_one_that_others_take_counts() -> None:
+    sizes = ("GNU.sparse.realsize", "20"), ("GNU.sparse.size", "10")
+    (found,) = entries_of(tar(pax(*sizes, ("GNU.sparse.map", "0,1")), file("s", b"x")))
+    assert isinstance(found, File)
+    assert found.size == 10
+
+
 def test_what_a_sparse_header_says_is_for_its_own_entry() -> None:
     leftover = pax(("GNU.sparse.size", "100"), ("GNU.sparse.map", "10,2"))
     (_, plain) = entries_of(tar(leftover, dir("d"), file("f", b"12345")))

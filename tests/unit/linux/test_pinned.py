@@ -8,10 +8,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from stacker.linux import pinned
+from tests.nobody import acting_as
 
 
 @contextmanager
@@ -48,6 +50,25 @@ def test_what_is_held_is_reached_when_its_name_is_gone(tmp_path: Path) -> None:
         again = pinned.reopened(fd, os.O_RDWR)
         assert os.read(again, 9) == b"data"
         os.close(again)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_a_file_that_denies_its_owner_to_read_it_is_read_and_stays_so() -> None:
+    with TemporaryDirectory() as name, acting_as_owner_of(Path(name)):
+        path = Path(name) / "file"
+        path.write_bytes(b"data")
+        path.chmod(0o4111)
+        fd = pinned.opened_to_read(os.fsencode(path), 0)
+        assert os.read(fd, 9) == b"data"
+        os.close(fd)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o4111
+
+
+@contextmanager
+def acting_as_owner_of(place: Path) -> Iterator[None]:
+    os.chown(place, 65534, 65534)
+    with acting_as():
+        yield
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])

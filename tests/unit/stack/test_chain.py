@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import LayerError, UnsupportedError
+from stacker.layer.limits import Limits
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.stack.chain import DIRECTORIES_AT_MOST, Chain, chained
 from tests.sequential import Item, Sequential
@@ -142,6 +143,30 @@ def test_a_layer_that_comes_twice_still_leads_what_lies_between(room: Path) -> N
     shows(room, again, (F("lib/x"),), again)
 
 
+def test_a_link_to_a_link_that_comes_later_is_not_what_lower_layers_have_there(
+    room: Path,
+) -> None:
+    shows(room, (F("a", b"old"), F("f", b"new")), (L("b", "a"), L("a", "f")))
+
+
+def test_a_link_to_a_link_that_comes_later_needs_nothing_lower_there(room: Path) -> None:
+    shows(room, (F("f"),), (L("c", "b"), L("b", "a"), L("a", "f")))
+
+
+def test_a_link_leads_through_a_link_to_a_lower_symlink(room: Path) -> None:
+    shows(room, (D("d"), F("d/f"), S("s", "d")), (L("x", "l/f"), L("l", "s")))
+
+
+def test_links_that_wait_for_each_other_are_refused(room: Path) -> None:
+    with pytest.raises(LayerError, match="waits for this link itself"):
+        stack(room, (F("a"), F("b")), (L("a", "b"), L("b", "a")))
+
+
+def test_a_link_hides_what_a_lower_directory_of_its_name_has(room: Path) -> None:
+    with pytest.raises(LayerError, match="nowhere"):
+        stack(room, (D("a"), F("a/x"), F("f")), (L("a", "f"), L("b", "a/x")))
+
+
 def test_links_do_not_join_the_files_of_a_layer_that_comes_twice(room: Path) -> None:
     again = (F("a"),)
     chain = shows(room, again, (L("b", "a"),), again)
@@ -188,6 +213,17 @@ def test_one_layer_without_any_is_plain(room: Path) -> None:
 def test_300_layers_mount(room: Path) -> None:
     layers = [(F(f"f{n}"), *((W(f"f{n - 1}"),) if n % 3 == 0 else ())) for n in range(300)]
     assert len(shows(room, *layers).directories) == 300
+
+
+def test_a_layer_is_applied_anew_within_the_limits_it_was_unpacked_with(room: Path) -> None:
+    parts = (archive([S("lib", "usr")]), archive([F("lib/a/b/x")]))
+    layers = [unpacked(number, tar, room, FORM) for number, tar in enumerate(parts)]
+    for name, limits in (("default", None), ("three", Limits(depth=3))):
+        (room / name).mkdir()
+        chained(layers, room=room / name, form=FORM, limits=limits)
+    (room / "two").mkdir()
+    with pytest.raises(LayerError, match="directories in each other"):
+        chained(layers, room=room / "two", form=FORM, limits=Limits(depth=2))
 
 
 def test_past_500_layers_the_lowest_are_merged(room: Path) -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import IntegrityError
+from stacker.layer.entry import HardLink
 from stacker.layer.whiteout import WhiteoutFormat
+from stacker.stack import contents
+from stacker.stack.contents import Contents
+from stacker.stack.directories import MergedDirectories
 from stacker.stack.merged import ROOT, MergedTree, Node, merge
 from stacker.stack.source import LayerSource
 from tests.merged import merged_snapshot
@@ -152,6 +156,28 @@ def test_a_path_longer_than_the_kernel_takes_is_read(room: Path) -> None:
     parts = LayerSource(diff, diff.parent / "skeleton", diff.parent / "layer.json")
     tree = merge([parts], FORM)
     assert tree.read(at(tree, f"{path}/file".encode()), 0, 10) == b"deep"
+
+
+def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, linked = [0], contents._FromSkeleton._linked
+
+    def counting(self: contents._FromSkeleton, link: HardLink) -> bool:
+        calls[0] += 1
+        return linked(self, link)
+
+    monkeypatch.setattr(contents._FromSkeleton, "_linked", counting)
+    row = [L(f"l{n}", f"l{n + 1}") for n in range(100)]
+    tree = merge(layered(room, (*row, F("l100"))), FORM)
+    assert tree.attributes(tree.inode(at(tree, b"l0"))).nlink == 101
+    assert calls[0] < 3 * 100
+
+
+def test_a_tree_deeper_than_python_s_stack_is_no_problem(room: Path) -> None:
+    deep = b"/".join([b"d"] * 1500)
+    assert Contents(b"").make(deep) == {}
+    assert MergedDirectories([room], FORM).sources(deep) == ()
 
 
 def test_times_out_of_range_are_held_at_its_ends(room: Path) -> None:

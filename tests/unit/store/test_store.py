@@ -23,6 +23,8 @@ from stacker.image.digest import ChainID, DiffID, Digest, ImageID
 from stacker.layer.record import LayerRecord
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.linux import lock
+from stacker.store import chains
+from stacker.store.chains import ChainRecord
 from stacker.store.images import NAME
 from stacker.store.store import Store
 
@@ -255,7 +257,8 @@ def test_a_chain_is_read_back_with_its_repairs_in_their_final_place(store: Store
     with store.chains.building(CHAIN) as room:
         assert room is not None
         (room / "fixup").mkdir()
-        store.chains.commit(CHAIN, room, [room / "fixup", layer], FORM, plain=False)
+        record = ChainRecord((room / "fixup", layer), FORM, plain=False)
+        store.chains.commit(CHAIN, room, record)
     chain = store.chains.read(CHAIN)
     assert chain.directories == (store.chains.place(CHAIN) / "fixup", layer)
     assert all(directory.is_dir() for directory in chain.directories)
@@ -268,14 +271,31 @@ def test_a_chain_that_is_missing_or_damaged_is_an_error_in_words(store: Store) -
         store.chains.read(CHAIN)
     with store.chains.building(CHAIN) as room:
         assert room is not None
-        store.chains.commit(CHAIN, room, [], FORM, plain=True)
+        store.chains.commit(CHAIN, room, ChainRecord((), FORM, plain=True))
     record = store.chains.place(CHAIN) / "chain.json"
     record.write_text('{"version": 1}')
-    with pytest.raises(IntegrityError, match="damaged chain record"):
+    with pytest.raises(IntegrityError, match="damaged chain record") as caught:
         store.chains.read(CHAIN)
+    assert "stacker rm" in (caught.value.hint or "")
     record.write_text('{"version": 9}')
     with pytest.raises(UnsupportedError, match="version 9"):
         store.chains.read(CHAIN)
+
+
+def test_a_chain_is_on_disk_before_it_has_its_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+
+    def syncing(room: Path) -> None:
+        assert not store.chains.has(CHAIN)
+        seen.append((room / "chain.json").read_bytes())
+
+    monkeypatch.setattr(chains, "sync_filesystem", syncing)
+    with store.chains.building(CHAIN) as room:
+        assert room is not None
+        store.chains.commit(CHAIN, room, ChainRecord((), FORM, plain=True), sync=True)
+    assert seen == [(store.chains.place(CHAIN) / "chain.json").read_bytes()]
 
 
 # -- images ---------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""The flat copy, where the directory it goes into has a past."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stacker.layer.whiteout import WhiteoutFormat
+from stacker.stack.flatten import flatten
+from tests.nobody import acting_as
+from tests.sequential import Sequential
+from tests.snapshot import snapshot
+from tests.stacks import D, F, L, S, archive, mounted, scratch, stacked
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away: needs root")
+FORM = WhiteoutFormat.TRUSTED
+LAYERS = (
+    (D("d"), F("d/f"), D("usr"), S("lib", "usr")),
+    (F("d/g"), L("h", "d/f"), F("lib/x")),
+)
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, permissions, who % (1 << 32))
+    for tag, permissions, who in (
+        (1, 7, -1),
+        (2, 7, 4711),
+        (4, 5, -1),
+        (0x10, 7, -1),
+        (0x20, 5, -1),
+    )
+)
+"""The kernel's form (linux/posix_acl_xattr.h): version, then tag, permissions, id."""
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    with scratch() as directory:
+        yield directory
+
+
+def meaning() -> object:
+    reference = Sequential()
+    for layer in LAYERS:
+        reference.apply(layer)
+    return reference.snapshot()
+
+
+def hands_down(directory: Path) -> Path:
+    directory.mkdir()
+    os.chown(directory, 1000, 4711)
+    directory.chmod(0o2777)
+    os.setxattr(directory, "system.posix_acl_default", ACL)
+    return directory
+
+
+def test_a_target_that_hands_down_a_group_and_an_acl_changes_nothing(room: Path) -> None:
+    chain = stacked([archive(layer) for layer in LAYERS], room, FORM)
+    target = hands_down(room / "flat")
+    flatten(chain.directories, target, xattr_namespace=FORM.value)
+    assert snapshot(target) == meaning()
+
+
+def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(room: Path) -> None:
+    chain = stacked([archive(layer) for layer in LAYERS], hands_down(room / "store"), FORM)
+    assert {"fixup", "links-1"} < set(os.listdir(room / "store" / "chain"))
+    with mounted(chain, room) as target:
+        assert snapshot(target) == meaning()
+
+
+def test_whoever_the_target_belongs_to_exchanges_nothing_while_it_is_filled(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second name of a file is a link to the first: behind a symbolic link it would be root's.
+    chain = stacked([archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], room, FORM)
+    target, secret = room / "flat", room / "secret"
+    for directory in (target, secret):
+        directory.mkdir()
+    (secret / "f").write_bytes(b"not yours")
+    room.chmod(0o755)
+    os.chown(target, 65534, 65534)
+    refused, linked = [], os.link
+
+    def exchanging(*names: bytes, **options: int) -> None:
+        try:
+            with acting_as():
+                (target / "a").rename(target / "old")
+                (target / "a").symlink_to(secret)
+        except PermissionError as error:
+            refused.append(error)
+        linked(*names, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", exchanging)
+    flatten(chain.directories, target, xattr_namespace=FORM.value)
+    assert len(refused) == 1
+    assert (target / "b/f").read_bytes() == b"mine"
