@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 from stacker.errors import NetworkError, StackerError
 from stacker.image.wording import quoted
-from stacker.source.answer import BrokenOffError
+from stacker.source.answer import BrokenOffError, number
 from stacker.source.client import refusal
 from stacker.source.endpoint import check_plain, is_loopback, origin_of
 
@@ -217,8 +217,7 @@ def _shortest(begun: Answer, what: str) -> int:
 
     Source: distribution-spec, "Pushing a blob in chunks", OCI-Chunk-Min-Length.
     """
-    text = begun.header("OCI-Chunk-Min-Length")
-    shortest = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+    shortest = number(begun.header("OCI-Chunk-Min-Length")) or 0
     if shortest > _LARGEST_PIECE:
         raise NetworkError(
             f"pieces too large: {what}: got a minimum of {shortest} bytes, "
