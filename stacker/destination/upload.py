@@ -35,7 +35,14 @@ _OCTETS = "application/octet-stream"
 
 
 class _LostError(StackerError):
-    """The registry knows nothing of this upload any more, or not what we know."""
+    """The registry knows nothing of this upload any more, or not what we know.
+
+    :param busy: the answer that may say how long to wait.
+    """
+
+    def __init__(self, message: str, busy: Answer | None = None) -> None:
+        super().__init__(message)
+        self.busy = busy
 
 
 class Upload:
@@ -66,7 +73,7 @@ class Upload:
             try:
                 self._send(feed, answer, report)
             except _LostError as error:
-                self._count(error.message)
+                self._count(error.message, error.busy)
                 if exists(self._client, self._blob):
                     return
             else:
@@ -150,9 +157,13 @@ class Upload:
             answer = self._client.ask("PUT", url, headers, data, once=True)
         except BrokenOffError as error:
             raise _LostError(error.message) from error
-        if answer.status in _PASSING or answer.status == 416:
-            raise _LostError(self._busy(answer))
-        self._check(answer, 201)
+        if answer.status in _PASSING and not data:
+            self._count(self._busy(answer), answer)
+            self._close(place, data)  # the registry has it all; what it has not, it says
+        elif answer.status in _PASSING or answer.status == 416:
+            raise _LostError(self._busy(answer), answer)
+        else:
+            self._check(answer, 201)
 
     def _check(self, answer: Answer, want: int) -> None:
         if answer.status in _LOST:
