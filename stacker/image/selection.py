@@ -43,7 +43,7 @@ def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Des
     if len(nameless) == 1:
         return nameless[0]
     there = ", ".join(dict.fromkeys(_shown(entry) for entry in images)) or "none"
-    raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted}")
+    raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted.whole}")
 
 
 def is_image(entry: Descriptor) -> bool:
@@ -58,4 +58,4 @@ def is_image(entry: Descriptor) -> bool:
 
 
 def _shown(entry: Descriptor) -> str:
-    return "no platform" if entry.platform is None else quoted(str(entry.platform))[1:-1]
+    return "no platform" if entry.platform is None else quoted(entry.platform.whole)[1:-1]

@@ -165,6 +165,39 @@ def test_a_member_is_annotated_by_what_it_is_called(stacker: Stacker, tmp_path: 
     assert layout.image.manifest in shown
 
 
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (["--variant", "v6"], "linux/arm/v6"),
+        (["--arch", "arm64"], "linux/arm64"),
+        (
+            ["--os", "windows", "--arch", "amd64", "--os-version", "10.0.1.2"],
+            "windows/amd64:10.0.1",
+        ),
+    ],
+)
+def test_what_an_index_says_of_a_member_counts_more_than_its_config(
+    stacker: Stacker, tmp_path: Path, changes: list[str], wanted: str
+) -> None:
+    layout = images.layout(
+        tmp_path / "arm",
+        [tar(file("a", b"1"))],
+        platform=("linux", "arm"),
+        config=lambda config: config.update(variant="v7"),
+    )
+    with fake_registry() as server:
+        server.put("app", "arm", layout.path)
+        place = f"docker://{server.host}/app"
+        stacker.refused(3, "pull", "--platform", wanted, f"{place}:arm")
+        stacker("index", "create", "app", f"{place}:arm")
+        stacker("index", "annotate", "app", "linux/arm/v7", *changes)
+        stacker("index", "push", "app", f"{place}:1.0")
+        assert stacker("pull", "--platform", wanted, f"{place}:1.0").last == layout.image.config
+        copied = stacker("copy", "--platform", wanted, f"{place}:1.0", f"oci:{tmp_path}/copy").last
+        assert copied == layout.image.manifest
+        stacker.refused(3, "pull", "--platform", "linux/arm/v5", f"{place}:1.0")
+
+
 def test_only_the_last_document_of_an_index_is_kept(stacker: Stacker, tmp_path: Path) -> None:
     stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
     before = {path.name for path in (stacker.store / "blobs").rglob("*")}

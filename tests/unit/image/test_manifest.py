@@ -126,7 +126,7 @@ def test_a_document_must_be_of_the_type_it_was_announced_as(
         manifest(manifests=[blob(mediatype.OCI_MANIFEST)]),
         manifest(manifests=[]),
         manifest(Manifests=[]),
-        manifest(**{"manife\u017ft\u017f": []}),  # each an s, by Unicode's folding and Go's
+        {**manifest(), "manife\u017ft\u017f": []},  # each an s, by Unicode's folding and Go's
         index(layers=[]),
         index(config=blob(mediatype.OCI_CONFIG)),
         index(mediaType=..., layers=[blob(mediatype.OCI_LAYER)]),

@@ -409,9 +409,7 @@ def test_who_asks_to_wait_is_waited_for(
     assert waits == [waited]
 
 
-def test_a_date_is_waited_for(
-    server: FakeRegistry, patience: Patience, waits: list[float]
-) -> None:
+def test_a_date_is_waited_for(server: FakeRegistry, patience: Patience, waits: list[float]) -> None:
     date = formatdate(time.time() + 60, usegmt=True)
     server.quirk = times(1, lambda request: request.answer(503, b"", {"Retry-After": date}))
     assert fetch(server, patience) == CONTENT
