@@ -178,7 +178,8 @@ def _parse_manifest(members: dict[str, object], kind: str, what: str) -> Manifes
     if "layers" not in members:
         raise IntegrityError(f"{what}: layers: got nothing, want a list")
     config = Descriptor.from_json(required(members, "config", dict, what), f"{what}: config")
-    if config.media_type not in mediatype.CONFIGS:
+    misnamed = mediatype.MISNAMED_CONFIGS if kind == mediatype.DOCKER_MANIFEST else frozenset()
+    if config.media_type not in mediatype.CONFIGS | misnamed:
         raise UnsupportedError(
             f"{what}: config: media type: got {quoted(config.media_type)}, want an image's config"
         )

@@ -65,9 +65,7 @@ class Platform:
                 hint="for example linux/amd64, linux/arm/v7 or windows/amd64:10.0.17763",
             )
         architecture, implied = _ALIASES.get(words[1], (words[1], ""))
-        variant = words[2] if len(words) == _MOST_WORDS else implied
-        if variant.isdigit():
-            variant = "v" + variant
+        variant = _spelled(words[2]) if len(words) == _MOST_WORDS else implied
         return cls(words[0], architecture, variant, version)
 
     @classmethod
@@ -124,7 +122,7 @@ def rank(offered: Platform | None, wanted: Platform) -> int | None:
     architecture, implied = _ALIASES.get(offered.architecture, (offered.architecture, ""))
     if architecture != wanted.architecture:
         return None
-    return _ranks(wanted).get(offered.variant or implied)
+    return _ranks(wanted).get(_spelled(offered.variant) or implied)
 
 
 def _ranks(wanted: Platform) -> dict[str, int]:
@@ -139,6 +137,11 @@ def _ranks(wanted: Platform) -> dict[str, int]:
     # Unstated is the lowest, except that nobody says which arm it is: after all the others.
     unstated = len(runnable) if wanted.architecture == "arm" else len(runnable) - 1
     return {"": unstated} | {variant: rank for rank, variant in enumerate(runnable)}
+
+
+def _spelled(variant: str) -> str:
+    """Return a variant as everybody should write it: some leave the ``v`` of ``v7`` out."""
+    return f"v{variant}" if variant.isdecimal() else variant
 
 
 def _is_word(text: str) -> bool:

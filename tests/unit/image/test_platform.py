@@ -119,6 +119,7 @@ def test_a_machine_is_a_linux_platform(machine: str, platform: str) -> None:
         ("linux/ppc64le/power9", ["linux/ppc64le"], "linux/ppc64le"),
         # what old tools wrote
         ("linux/arm64", ["linux/x86_64", "linux/aarch64"], "linux/aarch64"),
+        ("linux/arm/v7", ["linux/arm/5", "linux/arm/7"], "linux/arm/7"),
     ],
 )
 def test_the_best_variant_a_machine_can_run_is_taken(
