@@ -367,6 +367,33 @@ def test_a_slow_drip_is_left_and_asked_again(server: FakeRegistry, patience: Pat
     assert len(server.asked) == 2
 
 
+SLOW_HEADS = {
+    "headers": b"HTTP/1.1 200 OK\r\nX: ",
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=",
+}
+
+
+@pytest.mark.parametrize("head", SLOW_HEADS.values(), ids=SLOW_HEADS)
+def test_headers_that_never_end_are_left_and_asked_for_again(
+    server: FakeRegistry, patience: Patience, head: bytes
+) -> None:
+    done = threading.Event()
+
+    def drip(request: Handler) -> None:
+        request.wfile.write(head)
+        while not done.wait(0.005):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+        request.close_connection = True
+
+    server.quirk = times(1, drip)
+    try:
+        assert fetch(server, replace(patience, window=0.2)) == CONTENT
+    finally:
+        done.set()
+    assert len(server.asked) == 2
+
+
 def test_a_server_that_stays_slow_is_an_error(server: FakeRegistry, patience: Patience) -> None:
     done = threading.Event()
 
