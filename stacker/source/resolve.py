@@ -40,8 +40,7 @@ def resolved(source: Source, platform: Platform, *, must_match: bool = False) ->
             if must_match and not is_vouched_for(source, descriptor):
                 _check(source, descriptor, platform)
             return descriptor
-        entries = _spread(source, document, iter(range(_INDEXES_IN_ALL)))
-        descriptor = choose(list(entries), platform, f"index {descriptor.digest}")
+        descriptor = _chosen(source, document, platform, f"index {descriptor.digest}")
     raise _too_deep(source)
 
 
@@ -51,6 +50,15 @@ def is_vouched_for(source: Source, descriptor: Descriptor) -> bool:
     The index has the last word: it is where a platform can be put right that a config has wrong.
     """
     return descriptor.platform is not None and descriptor != source.root()
+
+
+def _chosen(source: Source, index: Index, platform: Platform, what: str) -> Descriptor:
+    """Return the entry that suits best; indexes that say no platform are read if none does."""
+    try:
+        return choose(index.manifests, platform, what)
+    except NotFoundError:
+        entries = list(_spread(source, index, iter(range(_INDEXES_IN_ALL))))
+        return choose(entries, platform, what)
 
 
 def _spread(
