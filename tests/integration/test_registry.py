@@ -295,6 +295,11 @@ def circles(request: Handler) -> bool:
     return bool(large_layer(request)) and request.answer(302, b"", {"Location": request.path})
 
 
+def hanging_up(request: Handler) -> bool:
+    data = request.registry.content.get(request.path, ("", b""))[1]
+    return len(data) > 1_000_000 and request.broken(data, 1000)
+
+
 def patient(request: Handler) -> bool:
     return request.path != "/v2/" and request.answer(429, b"", {"Retry-After": "3600"})
 
@@ -311,6 +316,7 @@ def huge(request: Handler) -> bool:
         (always_401, 4),
         (gone, 3),
         (circles, 10),
+        (hanging_up, 10),
         (patient, 10),
         (huge, 5),
     ],
