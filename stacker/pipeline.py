@@ -137,8 +137,8 @@ def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
 def _check_platform(config: ImageConfig, platform: Platform, image_id: ImageID) -> None:
     if not fits(config.platform, platform):
         raise NotFoundError(
-            f"no matching platform: image {image_id}: got {config.platform.whole}, "
-            f"want {platform.whole}"
+            f"no matching platform: image {image_id}: got {config.platform.shown}, "
+            f"want {platform.shown}"
         )
 
 
@@ -163,8 +163,8 @@ def _modern(
     root = source.root()
     if wanted and not fits(manifest.platform, wanted):
         raise NotFoundError(
-            f"no matching platform: image {root.digest}: got {manifest.platform.whole}, "
-            f"want {wanted.whole}"
+            f"no matching platform: image {root.digest}: got {manifest.platform.shown}, "
+            f"want {wanted.shown}"
         )
     limit = means.form.limits.unpacked_bytes
     found, missing = layers_of(means.store, source, manifest, limit=limit)

@@ -102,6 +102,11 @@ class Platform:
         """The platform with its os.version, as `parse` reads it."""
         return f"{self}:{self.os_version}" if self.os_version else str(self)
 
+    @property
+    def shown(self) -> str:
+        """The same for messages: printable, whatever a document says."""
+        return quoted(self.whole)[1:-1]
+
     def __str__(self) -> str:
         words = (self.os, self.architecture, self.variant)
         return "/".join(word for word in words if word)

@@ -114,6 +114,6 @@ def _check(source: Source, descriptor: Descriptor, platform: Platform) -> None:
     config = parse_config(source.document(found.config), f"config {found.image_id}")
     if not fits(config.platform, platform):
         raise NotFoundError(
-            f"no matching platform: image {found.image_id}: got {config.platform.whole}, "
-            f"want {platform.whole}"
+            f"no matching platform: image {found.image_id}: got {config.platform.shown}, "
+            f"want {platform.shown}"
         )
