@@ -285,15 +285,15 @@ def _changed(platform: Platform | None, change: Change) -> Platform | None:
     if not change.has_platform:
         return platform
     before = platform or Platform("", "")
-    words = [
-        change.os or before.os,
-        change.architecture or before.architecture,
-        change.variant or before.variant,
-    ]
-    if not (words[0] and words[1]):
+    system = change.os or before.os
+    architecture = change.architecture or before.architecture
+    if not (system and architecture):
         raise UsageError("no platform: want both --os and --arch of a member that has neither")
-    said = Platform.parse("/".join(filter(None, words)))
-    return replace(said, os_version=change.os_version or before.os_version)
+    # A variant is one of its architecture, and a version one of its system.
+    variant = change.variant or (before.variant if architecture == before.architecture else "")
+    version = change.os_version or (before.os_version if system == before.os else "")
+    said = Platform.parse("/".join(filter(None, (system, architecture, variant))))
+    return replace(said, os_version=version)
 
 
 def _annotated(before: Mapping[str, str], change: Change) -> dict[str, str]:

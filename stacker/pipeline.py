@@ -23,7 +23,7 @@ from stacker.image.platform import Platform, fits
 from stacker.legacy import converted, layers_of, manifest_of
 from stacker.linux.filesystem import sync_filesystem
 from stacker.source.protocol import Source
-from stacker.source.resolve import resolved
+from stacker.source.resolve import is_vouched_for, resolved
 from stacker.stacked import is_complete, stacked
 from stacker.store.store import Store
 from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
@@ -79,7 +79,7 @@ def pull(
 ) -> Pulled:
     """Bring an image into ``store`` and list it there.
 
-    :param platform: which image of an index; ``must_match`` demands it of a single one, too.
+    :param platform: which image of an index; ``must_match`` demands it of a lone one, too.
     :param jobs: layers unpacked at the same time.
     :param origin: the source as the caller named it, remembered beside the image's names.
     :param on_event: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
@@ -93,7 +93,7 @@ def pull(
     image_id = manifest.image_id
     for _ in range(_ATTEMPTS):
         config = _config(store, source, manifest)
-        if must_match:
+        if must_match and not is_vouched_for(source, descriptor):
             _check_platform(config, platform, image_id)
         pairs = pair_layers(manifest, config)
         unpacked += _unpack_missing(source, pairs, means, is_first=not unpacked)
@@ -142,7 +142,8 @@ def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
 def _check_platform(config: ImageConfig, platform: Platform, image_id: ImageID) -> None:
     if not fits(config.platform, platform):
         raise NotFoundError(
-            f"no matching platform: image {image_id}: got {config.platform}, want {platform}"
+            f"no matching platform: image {image_id}: got {config.platform.shown}, "
+            f"want {platform.shown}"
         )
 
 
@@ -167,7 +168,8 @@ def _modern(
     root = source.root()
     if wanted and not fits(manifest.platform, wanted):
         raise NotFoundError(
-            f"no matching platform: image {root.digest}: got {manifest.platform}, want {wanted}"
+            f"no matching platform: image {root.digest}: got {manifest.platform.shown}, "
+            f"want {wanted.shown}"
         )
     limit = means.form.limits.unpacked_bytes
     found, missing = layers_of(means.store, source, manifest, limit=limit)

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 from stacker.errors import NetworkError, StackerError
 from stacker.image.wording import quoted
-from stacker.source.answer import BrokenOffError
+from stacker.source.answer import BrokenOffError, number
 from stacker.source.client import refusal
 from stacker.source.endpoint import check_plain, is_loopback, origin_of
 
@@ -35,7 +35,14 @@ _OCTETS = "application/octet-stream"
 
 
 class _LostError(StackerError):
-    """The registry knows nothing of this upload any more, or not what we know."""
+    """The registry knows nothing of this upload any more, or not what we know.
+
+    :param busy: the answer that may say how long to wait.
+    """
+
+    def __init__(self, message: str, busy: Answer | None = None) -> None:
+        super().__init__(message)
+        self.busy = busy
 
 
 class Upload:
@@ -66,7 +73,7 @@ class Upload:
             try:
                 self._send(feed, answer, report)
             except _LostError as error:
-                self._count(error.message)
+                self._count(error.message, error.busy)
                 if exists(self._client, self._blob):
                     return
             else:
@@ -150,9 +157,13 @@ class Upload:
             answer = self._client.ask("PUT", url, headers, data, once=True)
         except BrokenOffError as error:
             raise _LostError(error.message) from error
-        if answer.status in _PASSING or answer.status == 416:
-            raise _LostError(self._busy(answer))
-        self._check(answer, 201)
+        if answer.status in _PASSING and not data:
+            self._count(self._busy(answer), answer)
+            self._close(place, data)  # the registry has it all; what it has not, it says
+        elif answer.status in _PASSING or answer.status == 416:
+            raise _LostError(self._busy(answer), answer)
+        else:
+            self._check(answer, 201)
 
     def _check(self, answer: Answer, want: int) -> None:
         if answer.status in _LOST:
@@ -217,8 +228,7 @@ def _shortest(begun: Answer, what: str) -> int:
 
     Source: distribution-spec, "Pushing a blob in chunks", OCI-Chunk-Min-Length.
     """
-    text = begun.header("OCI-Chunk-Min-Length")
-    shortest = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+    shortest = number(begun.header("OCI-Chunk-Min-Length")) or 0
     if shortest > _LARGEST_PIECE:
         raise NetworkError(
             f"pieces too large: {what}: got a minimum of {shortest} bytes, "

@@ -123,7 +123,7 @@ def parse_legacy(raw: bytes, what: str) -> LegacyManifest:
     :raises IntegrityError: malformed.
     """
     members = parse_object(raw, what)
-    names = {name.lower() for name in members}
+    names = {name.casefold() for name in members}
     if len(names) != len(members) or not names.isdisjoint({"config", "layers", "manifests"}):
         raise IntegrityError(f"{what}: got fields of two schemas, want those of schema 1")
     blobs = [

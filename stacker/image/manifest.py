@@ -92,15 +92,32 @@ def parse_document(raw: bytes, *, media_type: str | None, what: str) -> Manifest
         document's own, its config's or a layer's.
     Source: image-spec manifest.md, image-index.md; Docker's Image Manifest V2, Schema 2.
     """
+    members, kind = _opened(raw, media_type, what)
+    if kind in mediatype.INDEXES:
+        return _parse_index(members, kind, what)
+    return _parse_manifest(members, kind, what)
+
+
+def type_of(raw: bytes, *, media_type: str | None, what: str) -> str:
+    """Return the media type of the manifest or index that `raw` holds.
+
+    What it is a manifest of is not judged: who copies an attestation need not understand it.
+
+    :param media_type: as for `parse_document`.
+    :raises IntegrityError: as `parse_document`, as far as it need be read to know its type.
+    :raises UnsupportedError: schema 1, or it is neither a manifest nor an index.
+    """
+    return _opened(raw, media_type, what)[1]
+
+
+def _opened(raw: bytes, announced: str | None, what: str) -> tuple[dict[str, object], str]:
     members = parse_object(raw, what)
     _check_version(members, what)
     refuse_ambiguity(members, what)
-    kind = _media_type(members, media_type, what)
-    if kind in mediatype.INDEXES:
-        return _parse_index(members, kind, what)
-    if kind in mediatype.MANIFESTS:
-        return _parse_manifest(members, kind, what)
-    raise UnsupportedError(f"{what}: media type: got {quoted(kind)}, want an image or an index")
+    kind = _media_type(members, announced, what)
+    if kind not in mediatype.INDEXES | mediatype.MANIFESTS:
+        raise UnsupportedError(f"{what}: media type: got {quoted(kind)}, want an image or an index")
+    return members, kind
 
 
 def refuse_schema_1(members: dict[str, object], what: str) -> None:
@@ -127,9 +144,10 @@ def _check_version(members: dict[str, object], what: str) -> None:
 def refuse_ambiguity(members: dict[str, object], what: str) -> None:
     """Refuse what one reader takes for a manifest and another for an index (CVE-2021-41190).
 
-    Readers written in Go match field names without regard to case, so neither does this.
+    Readers written in Go match field names without regard to case, so neither does this; to them
+    the long s is an s (encoding/json, "foldName"), as it is to `casefold`.
     """
-    names = {name.lower() for name in members}
+    names = {name.casefold() for name in members}
     if len(names) != len(members):
         raise IntegrityError(f"{what}: got fields that differ in case only, want each once")
     if "manifests" in names and not names.isdisjoint({"config", "layers", "fslayers"}):
@@ -160,7 +178,8 @@ def _parse_manifest(members: dict[str, object], kind: str, what: str) -> Manifes
     if "layers" not in members:
         raise IntegrityError(f"{what}: layers: got nothing, want a list")
     config = Descriptor.from_json(required(members, "config", dict, what), f"{what}: config")
-    if config.media_type not in mediatype.CONFIGS:
+    misnamed = mediatype.MISNAMED_CONFIGS if kind == mediatype.DOCKER_MANIFEST else frozenset()
+    if config.media_type not in mediatype.CONFIGS | misnamed:
         raise UnsupportedError(
             f"{what}: config: media type: got {quoted(config.media_type)}, want an image's config"
         )

@@ -24,6 +24,9 @@ LEGACY_SIGNED_MANIFEST = "application/vnd.docker.distribution.manifest.v1+pretty
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+# What a registry once made of the type of some configs in schema 2 (distribution's issue 1621);
+# Docker pulls such images.
+MISNAMED_CONFIGS = frozenset({"application/octet-stream", "application/json"})
 
 # Deprecated, and still in Windows images: the layer may be missing where the image is, and is
 # then to be had from the descriptor's `urls`.

@@ -49,21 +49,24 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the platform a person wrote as ``OS/ARCH[/VARIANT]``; aliases are understood.
+        """Return the platform a person wrote as ``OS/ARCH[/VARIANT][:OSVERSION]``.
 
-        :raises UsageError: not two or three words of letters, digits, ``_``, ``.`` and ``-``.
+        Aliases are understood.
+
+        :raises UsageError: not that many words of letters, digits, ``_``, ``.`` and ``-``.
         """
-        words = text.lower().split("/")
-        if not 1 < len(words) <= _MOST_WORDS or not all(_is_word(word) for word in words):
+        name, colon, version = text.lower().partition(":")
+        words = name.split("/")
+        if not 1 < len(words) <= _MOST_WORDS or not all(
+            _is_word(word) for word in (*words, *([version] if colon else []))
+        ):
             raise UsageError(
-                f"platform: got {quoted(text)}, want OS/ARCH[/VARIANT]",
-                hint="for example linux/amd64 or linux/arm/v7",
+                f"platform: got {quoted(text)}, want OS/ARCH[/VARIANT][:OSVERSION]",
+                hint="for example linux/amd64, linux/arm/v7 or windows/amd64:10.0.17763",
             )
         architecture, implied = _ALIASES.get(words[1], (words[1], ""))
-        variant = words[2] if len(words) == _MOST_WORDS else implied
-        if variant.isdigit():
-            variant = "v" + variant
-        return cls(words[0], architecture, variant)
+        variant = _spelled(words[2]) if len(words) == _MOST_WORDS else implied
+        return cls(words[0], architecture, variant, version)
 
     @classmethod
     def host(cls, machine: str) -> Self:
@@ -94,6 +97,16 @@ class Platform:
             members["variant"] = self.variant
         return members
 
+    @property
+    def whole(self) -> str:
+        """The platform with its os.version, as `parse` reads it."""
+        return f"{self}:{self.os_version}" if self.os_version else str(self)
+
+    @property
+    def shown(self) -> str:
+        """The same for messages: printable, whatever a document says."""
+        return quoted(self.whole)[1:-1]
+
     def __str__(self) -> str:
         words = (self.os, self.architecture, self.variant)
         return "/".join(word for word in words if word)
@@ -108,12 +121,13 @@ def rank(offered: Platform | None, wanted: Platform) -> int | None:
     """Return how far an offer is from what is wanted, 0 being best; None when it cannot run."""
     if offered is None or offered.os != wanted.os:
         return None
-    if wanted.os_version and offered.os_version != wanted.os_version:
-        return None
+    version = wanted.os_version
+    if version and not f"{offered.os_version}.".startswith(f"{version}."):
+        return None  # 10.0.17763 is also asked for to have any of its revisions
     architecture, implied = _ALIASES.get(offered.architecture, (offered.architecture, ""))
     if architecture != wanted.architecture:
         return None
-    return _ranks(wanted).get(offered.variant or implied)
+    return _ranks(wanted).get(_spelled(offered.variant) or implied)
 
 
 def _ranks(wanted: Platform) -> dict[str, int]:
@@ -128,6 +142,11 @@ def _ranks(wanted: Platform) -> dict[str, int]:
     # Unstated is the lowest, except that nobody says which arm it is: after all the others.
     unstated = len(runnable) if wanted.architecture == "arm" else len(runnable) - 1
     return {"": unstated} | {variant: rank for rank, variant in enumerate(runnable)}
+
+
+def _spelled(variant: str) -> str:
+    """Return a variant as everybody should write it: some leave the ``v`` of ``v7`` out."""
+    return f"v{variant}" if variant.isdecimal() else variant
 
 
 def _is_word(text: str) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from stacker.errors import NotFoundError
 from stacker.image import mediatype
 from stacker.image.platform import rank
-from stacker.image.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +42,7 @@ def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Des
     if len(nameless) == 1:
         return nameless[0]
     there = ", ".join(dict.fromkeys(_shown(entry) for entry in images)) or "none"
-    raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted}")
+    raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted.shown}")
 
 
 def is_image(entry: Descriptor) -> bool:
@@ -58,4 +57,4 @@ def is_image(entry: Descriptor) -> bool:
 
 
 def _shown(entry: Descriptor) -> str:
-    return "no platform" if entry.platform is None else quoted(str(entry.platform))[1:-1]
+    return "no platform" if entry.platform is None else entry.platform.shown

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _SMALL = 64 * 1024  # bytes of a refusal that are read: its body may say why
 _CHUNK = 256 * 1024
+_LONGEST_NUMBER = (
+    19  # digits: sizes are of 64 bits, and longer ones take Python ever longer to read
+)
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's word for it
 
 
@@ -55,8 +58,7 @@ class Answer:
     @property
     def length(self) -> int | None:
         """The body's length in bytes, where the server says it."""
-        text = self.header("Content-Length")
-        return int(text) if text.isascii() and text.isdecimal() else None
+        return number(self.header("Content-Length"))
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes as they come, b"" at the end.
@@ -102,6 +104,12 @@ class Answer:
     def close(self) -> None:
         """Give up the rest; the connection is used again if nothing is left on it."""
         self._response.close()
+
+
+def number(text: str) -> int | None:
+    """Return the number that a header's value is, None when it is none or beyond all sizes."""
+    is_one = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
+    return int(text) if is_one else None
 
 
 class _Pace:

@@ -16,6 +16,7 @@ from urllib3 import exceptions
 from urllib3.util.ssl_ import create_urllib3_context
 
 from stacker.errors import UsageError
+from stacker.source.pace import pools
 from stacker.source.trust import Material
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class Connections:
         }
         if material != Material():
             options["ssl_context"] = _context(material, insecure=self._access.insecure)
+        manager = self._manager(proxy, options)
+        manager.pool_classes_by_scheme = pools(self._access.patience.window)
+        return manager
+
+    def _manager(self, proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
         if not proxy:
             return urllib3.PoolManager(**options)
         parts = urlsplit(proxy)

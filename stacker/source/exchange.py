@@ -144,7 +144,7 @@ class Exchange:
         asked = answer.header("Retry-After") if answer.status in _BUSY else ""
         try:
             pause = urllib3.Retry().parse_retry_after(asked) if asked else None
-        except exceptions.InvalidHeader:
+        except (exceptions.InvalidHeader, ValueError, OverflowError):  # such as the year 99999
             pause = None
         if pause is None:
             return self._patience.pause(attempt)

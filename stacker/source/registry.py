@@ -17,7 +17,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT
 from stacker.image.legacy import is_legacy, payload
-from stacker.image.manifest import parse_document
+from stacker.image.manifest import type_of
 from stacker.image.wording import quoted
 from stacker.source.answer import BrokenOffError
 from stacker.source.connection import client_at
@@ -145,7 +145,7 @@ def open_registry(reference: Reference, access: Access) -> Iterator[Registry]:
     :raises NotFoundError: no such image.
     :raises AuthenticationError: the registry wants credentials, or better ones.
     :raises NetworkError: it cannot be reached.
-    :raises IntegrityError: the manifest is not what the reference's digest says, or malformed.
+    :raises IntegrityError: the manifest is not what the reference's digest says, or is no manifest.
     :raises UnsupportedError: the manifest has a form this program does not read.
     :raises UsageError: `Access.conf` forbids it, or has a malformed location.
     """
@@ -179,8 +179,7 @@ def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
     digest = reference.digest or Digest.of(raw)
     if is_old:
         return Descriptor(mediatype.LEGACY_MANIFEST, digest, len(raw), data=raw)
-    document = parse_document(raw, media_type=announced, what=what)
-    return Descriptor(document.media_type, digest, len(raw), data=raw)
+    return Descriptor(type_of(raw, media_type=announced, what=what), digest, len(raw), data=raw)
 
 
 def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, str | None]:

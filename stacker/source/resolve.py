@@ -16,17 +16,20 @@ from stacker.image.platform import fits
 from stacker.image.selection import choose
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stacker.image.descriptor import Descriptor
     from stacker.image.platform import Platform
     from stacker.source.protocol import Source
 
 _INDEXES_IN_INDEXES = 8
+_INDEXES_IN_ALL = 100
 
 
 def resolved(source: Source, platform: Platform, *, must_match: bool = False) -> Descriptor:
     """Return the manifest of the image in `source` that suits `platform` best.
 
-    :param must_match: demand the platform of a single image, too, whose config says it.
+    :param must_match: demand the platform of an image, too, of which no index says it.
     :raises NotFoundError: none suits.
     :raises IntegrityError: indexes in one another without an end.
     """
@@ -34,13 +37,55 @@ def resolved(source: Source, platform: Platform, *, must_match: bool = False) ->
     for _ in range(_INDEXES_IN_INDEXES):
         document = _index(source, descriptor)
         if document is None:
-            if must_match and descriptor == source.root():
+            if must_match and not is_vouched_for(source, descriptor):
                 _check(source, descriptor, platform)
             return descriptor
-        descriptor = choose(document.manifests, platform, f"index {descriptor.digest}")
-    raise IntegrityError(
+        descriptor = _chosen(source, document, platform, f"index {descriptor.digest}")
+    raise _too_deep(source)
+
+
+def is_vouched_for(source: Source, descriptor: Descriptor) -> bool:
+    """Return whether an index says what platform `descriptor` is for; else its config does.
+
+    The index has the last word: it is where a platform can be put right that a config has wrong.
+    """
+    return descriptor.platform is not None and descriptor != source.root()
+
+
+def _chosen(source: Source, index: Index, platform: Platform, what: str) -> Descriptor:
+    """Return the entry that suits best; indexes that say no platform are read if none does."""
+    try:
+        return choose(index.manifests, platform, what)
+    except NotFoundError:
+        entries = list(_spread(source, index, iter(range(_INDEXES_IN_ALL))))
+        return choose(entries, platform, what)
+
+
+def _spread(
+    source: Source, index: Index, budget: Iterator[int], depth: int = 0
+) -> Iterator[Descriptor]:
+    """Give an index's entries, those of each index in it that says no platform in its place.
+
+    :param budget: ends after as many items as indexes may be read.
+    :raises IntegrityError: too many, or too many in one another.
+    """
+    if depth == _INDEXES_IN_INDEXES:
+        raise _too_deep(source)
+    for entry in index.manifests:
+        is_open = entry.platform is None and entry.media_type in mediatype.INDEXES
+        inner = _index(source, entry) if is_open and next(budget, None) is not None else None
+        if inner is not None:
+            yield from _spread(source, inner, budget, depth + 1)
+        elif is_open:
+            raise _too_deep(source)
+        else:
+            yield entry
+
+
+def _too_deep(source: Source) -> IntegrityError:
+    return IntegrityError(
         f"indexes too deep: {source.root().digest}: got more than {_INDEXES_IN_INDEXES} indexes "
-        "in one another, want a manifest"
+        f"in one another, or {_INDEXES_IN_ALL} in all, want a manifest"
     )
 
 
@@ -69,5 +114,6 @@ def _check(source: Source, descriptor: Descriptor, platform: Platform) -> None:
     config = parse_config(source.document(found.config), f"config {found.image_id}")
     if not fits(config.platform, platform):
         raise NotFoundError(
-            f"no matching platform: image {found.image_id}: got {config.platform}, want {platform}"
+            f"no matching platform: image {found.image_id}: got {config.platform.shown}, "
+            f"want {platform.shown}"
         )

@@ -15,6 +15,7 @@ from tests.command import REPOSITORY, Stacker, at_home
 from tests.registries import Handler, fake_registry, needs_registry, push
 from tests.tars import file, tar
 
+INDEX = "application/vnd.oci.image.index.v1+json"
 SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
 
 
@@ -33,6 +34,12 @@ def made(tmp_path: Path, architecture: str) -> images.Layout:
         name=f"app-{architecture}",
         platform=("linux", architecture),
     )
+
+
+def entry(layout: images.Layout) -> dict[str, Any]:
+    """Give the descriptor of a layout's only manifest, as other indexes list it."""
+    (found,) = json.loads((layout.path / "index.json").read_bytes())["manifests"]
+    return {name: found[name] for name in ("mediaType", "digest", "size")}
 
 
 def fitting(document: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +114,32 @@ def test_an_index_elsewhere_is_taken_apart(stacker: Stacker, registry: str, tmp_
         assert "/v2/apart/manifests/1.0" in other.content
 
 
+def test_attestations_go_with_the_images_they_are_about(stacker: Stacker, tmp_path: Path) -> None:
+    def attested(manifest: dict[str, Any]) -> None:
+        manifest["layers"][0]["mediaType"] = "application/vnd.in-toto+json"
+
+    image = made(tmp_path, "amd64")
+    words = images.layout(tmp_path / "words", [b"{}"], compression="none", manifest=attested)
+    with fake_registry() as server, fake_registry() as other:
+        server.put("app", "amd64", image.path)
+        server.put("app", "words", words.path)
+        sources = [f"docker://{server.host}/app:{tag}" for tag in ("amd64", "words")]
+        entries = [
+            {**entry(image), "platform": {"os": "linux", "architecture": "amd64"}},
+            {**entry(words), "platform": {"os": "unknown", "architecture": "unknown"}},
+        ]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
+        server.content["/v2/app/manifests/1.0"] = (INDEX, json.dumps(index).encode())
+        assert "want a tar layer" in stacker.refused(7, "pull", sources[1])
+        stacker("index", "create", "app", f"docker://{server.host}/app:1.0")
+        stacker("index", "push", "app", f"docker://{other.host}/app:1.0")
+        assert json.loads(other.content["/v2/app/manifests/1.0"][1])["manifests"] == entries
+        assert f"/v2/app/blobs/{words.image.layers[0]}" in other.content
+        stacker("copy", sources[1], f"docker://{other.host}/app:words")
+        place = f"docker://{other.host}/app:1.0"
+        assert stacker("pull", "--platform", "linux/amd64", place).last == image.image.config
+
+
 def test_a_member_is_annotated_by_what_it_is_called(stacker: Stacker, tmp_path: Path) -> None:
     layout = made(tmp_path, "arm")
     stacker("pull", "--platform", "linux/arm", layout.source)
@@ -130,6 +163,39 @@ def test_a_member_is_annotated_by_what_it_is_called(stacker: Stacker, tmp_path: 
     shown = stacker("index", "inspect", "app").out
     assert "linux/arm/v6 6.1" in shown
     assert layout.image.manifest in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (["--variant", "v6"], "linux/arm/v6"),
+        (["--arch", "arm64"], "linux/arm64"),
+        (
+            ["--os", "windows", "--arch", "amd64", "--os-version", "10.0.1.2"],
+            "windows/amd64:10.0.1",
+        ),
+    ],
+)
+def test_what_an_index_says_of_a_member_counts_more_than_its_config(
+    stacker: Stacker, tmp_path: Path, changes: list[str], wanted: str
+) -> None:
+    layout = images.layout(
+        tmp_path / "arm",
+        [tar(file("a", b"1"))],
+        platform=("linux", "arm"),
+        config=lambda config: config.update(variant="v7"),
+    )
+    with fake_registry() as server:
+        server.put("app", "arm", layout.path)
+        place = f"docker://{server.host}/app"
+        stacker.refused(3, "pull", "--platform", wanted, f"{place}:arm")
+        stacker("index", "create", "app", f"{place}:arm")
+        stacker("index", "annotate", "app", "linux/arm/v7", *changes)
+        stacker("index", "push", "app", f"{place}:1.0")
+        assert stacker("pull", "--platform", wanted, f"{place}:1.0").last == layout.image.config
+        copied = stacker("copy", "--platform", wanted, f"{place}:1.0", f"oci:{tmp_path}/copy").last
+        assert copied == layout.image.manifest
+        stacker.refused(3, "pull", "--platform", "linux/arm/v5", f"{place}:1.0")
 
 
 def test_only_the_last_document_of_an_index_is_kept(stacker: Stacker, tmp_path: Path) -> None:

@@ -207,7 +207,34 @@ def busy(request: Handler) -> bool:
     return len(request.registry.asked) % 2 == 0 and request.answer(503, b"", {"Retry-After": "0"})
 
 
-@pytest.mark.parametrize("quirk", [dropped, without_ranges, busy])
+def limited(request: Handler) -> bool:
+    return len(request.registry.asked) % 2 == 0 and request.answer(429, b"", {"Retry-After": "0"})
+
+
+def cut_short(request: Handler) -> bool:
+    """Answer a range with less than was asked for."""
+    data = request.registry.content.get(request.path, ("", b""))[1]
+    span = request.wanted(len(data))
+    if span is None:
+        return dropped(request)
+    end = min(span[0] + 300_000, span[1])
+    return request.part(span[0], end, data[span[0] : end], len(data))
+
+
+def without_length(request: Handler) -> bool:
+    """Say nothing of the length, and hang up at the end as much as in the middle."""
+    if not (data := large_layer(request)):
+        return False
+    request.send_response(200)
+    request.end_headers()
+    request.wfile.write(data[:700_000])
+    request.close_connection = True
+    return True
+
+
+@pytest.mark.parametrize(
+    "quirk", [dropped, without_ranges, busy, limited, cut_short, without_length]
+)
 def test_a_pull_recovers(
     stacker: Stacker,
     server: FakeRegistry,
@@ -219,6 +246,31 @@ def test_a_pull_recovers(
     assert stacker("pull", f"docker://{server.host}/app:1.0").last == layout.image.config
     check_image(stacker, layout.image.config, tmp_path)
     stacker.assert_clean(images=1, layers=2)
+
+
+def test_blobs_on_another_host_are_asked_for_without_the_password(
+    stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
+) -> None:
+    wanted = "Basic " + base64.b64encode(CREDENTIALS.encode()).decode()
+    auth = {"auth": wanted.removeprefix("Basic ")}
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": {server.host: auth}}))
+    with fake_registry() as other:
+        other.content = dict(server.content)
+        other.quirk = dropped
+
+        def quirk(request: Handler) -> bool:
+            if request.headers.get("Authorization") != wanted:
+                return always_401(request)
+            there = {"Location": f"http://{other.host}{request.path}"}
+            return "/blobs/" in request.path and request.answer(307, b"", there)
+
+        server.quirk = quirk
+        place = f"docker://{server.host}/app:1.0"
+        words = ("--authfile", tmp_path / "auth.json")
+        assert stacker("pull", place, *words).last == layout.image.config
+        assert other.count("/blobs/") == 4  # the config, two layers, and the rest of one
+        assert not any("authorization" in asked.headers for asked in other.asked)
+    check_image(stacker, layout.image.config, tmp_path)
 
 
 def wrong_digest(request: Handler) -> bool:
@@ -243,6 +295,11 @@ def circles(request: Handler) -> bool:
     return bool(large_layer(request)) and request.answer(302, b"", {"Location": request.path})
 
 
+def hanging_up(request: Handler) -> bool:
+    data = request.registry.content.get(request.path, ("", b""))[1]
+    return len(data) > 1_000_000 and request.broken(data, 1000)
+
+
 def patient(request: Handler) -> bool:
     return request.path != "/v2/" and request.answer(429, b"", {"Retry-After": "3600"})
 
@@ -259,6 +316,7 @@ def huge(request: Handler) -> bool:
         (always_401, 4),
         (gone, 3),
         (circles, 10),
+        (hanging_up, 10),
         (patient, 10),
         (huge, 5),
     ],

@@ -180,3 +180,32 @@ def test_the_platform_chooses_through_indexes() -> None:
     for entry in entries:
         wanted = Platform("linux", entry["platform"]["architecture"])
         assert str(resolved(source, wanted).digest) == entry["digest"]
+    # Each in an index of its own, of which nobody says what it is for.
+    source.index(*(source.index(source.index(entry)) for entry in entries))
+    for entry in entries:
+        wanted = Platform("linux", entry["platform"]["architecture"])
+        assert str(resolved(source, wanted).digest) == entry["digest"]
+
+
+def test_what_need_not_be_read_to_choose_need_not_be_there() -> None:
+    source = Memory()
+    gone = {"mediaType": mediatype.OCI_INDEX, "digest": str(Digest.of(b"gone")), "size": 4}
+    here = source.manifest(b"1", platform={"os": "linux", "architecture": "amd64"})
+    source.index(gone, gone, here)
+    assert str(resolved(source, Platform("linux", "amd64")).digest) == here["digest"]
+    with pytest.raises(NotFoundError, match="gone"):
+        resolved(source, Platform("linux", "arm64"))
+
+
+@pytest.mark.parametrize("shape", ["deep", "wide"])
+def test_looking_for_a_platform_ends(shape: str) -> None:
+    source = Memory()
+    entry = source.manifest(b"1")
+    if shape == "deep":
+        for _ in range(20):
+            entry = source.index(entry)
+    else:
+        many = [source.index(entry, source.manifest(str(n).encode())) for n in range(200)]
+        source.index(*many)
+    with pytest.raises(IntegrityError, match="indexes too deep"):
+        resolved(source, Platform("linux", "amd64"))

@@ -52,7 +52,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add("source", metavar="SOURCE", help="where the image is")
-    add("--platform", metavar="OS/ARCH[/VARIANT]", help="the image of that platform")
+    add("--platform", metavar="OS/ARCH[/VARIANT][:OSVERSION]", help="the image of that platform")
     count = checked(parse_count)
     add("--runs", metavar="N", type=count, default=3, help="figures are medians of N runs (3)")
     add(

@@ -46,7 +46,7 @@ def configure(parser: ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="of an index, everything")
     which.add_argument(
         "--platform",
-        metavar="OS/ARCH[/VARIANT]",
+        metavar="OS/ARCH[/VARIANT][:OSVERSION]",
         help="the image of that platform, and no other (default: what suits this machine)",
     )
     add_jobs(parser)

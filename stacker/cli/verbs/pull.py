@@ -52,7 +52,7 @@ def configure(parser: ArgumentParser) -> None:
     add("source", metavar="SOURCE", help="where the image is")
     add(
         "--platform",
-        metavar="OS/ARCH[/VARIANT]",
+        metavar="OS/ARCH[/VARIANT][:OSVERSION]",
         help="the image of that platform, and no other (default: what suits this machine)",
     )
     add(

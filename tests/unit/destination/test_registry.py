@@ -265,6 +265,26 @@ def test_a_server_that_is_busy_is_given_the_time_it_asks_for(server: FakeRegistr
     assert WAITED == [7]
 
 
+@pytest.mark.parametrize("piece", [PIECE, len(DATA)])
+def test_who_is_busy_at_the_end_is_asked_again_and_sent_nothing_twice(
+    server: FakeRegistry, piece: int
+) -> None:
+    done = False
+
+    def busy(request: Handler) -> bool:
+        nonlocal done
+        if done or request.command != "PUT":
+            return False
+        done = True
+        return request.answer(503, b"", {"Retry-After": "7"})
+
+    server.quirk = busy
+    sent(server, piece=piece)
+    assert WAITED == [7]
+    # One request of the whole blob may have been taken in part: that upload is not gone on with.
+    assert methods(server).count("POST") == (1 if piece < len(DATA) else 2)
+
+
 def test_what_is_not_the_blob_is_not_finished(server: FakeRegistry) -> None:
     wrong = DATA[:-1] + bytes([DATA[-1] ^ 1])
     for piece in (PIECE, len(DATA)):

@@ -88,6 +88,15 @@ def test_every_layer_type_of_the_two_specifications_is_read(layer: str) -> None:
     assert read.layers[0].is_foreign is (layer in mediatype.FOREIGN_LAYERS)
 
 
+@pytest.mark.parametrize("kind", ["application/octet-stream", "application/json"])
+def test_a_config_that_lost_its_type_is_one_in_schema_2_only(kind: str) -> None:
+    read = parse(manifest(mediaType=mediatype.DOCKER_MANIFEST, config=blob(kind)))
+    assert isinstance(read, Manifest)
+    assert read.config.media_type == kind
+    with pytest.raises(UnsupportedError, match=kind):
+        parse(manifest(config=blob(kind)))
+
+
 @pytest.mark.parametrize("layers", [[], None])
 def test_an_image_without_layers_is_legal(layers: object) -> None:
     read = parse(manifest(layers=layers))
@@ -126,6 +135,7 @@ def test_a_document_must_be_of_the_type_it_was_announced_as(
         manifest(manifests=[blob(mediatype.OCI_MANIFEST)]),
         manifest(manifests=[]),
         manifest(Manifests=[]),
+        {**manifest(), "manife\u017ft\u017f": []},  # each an s, by Unicode's folding and Go's
         index(layers=[]),
         index(config=blob(mediatype.OCI_CONFIG)),
         index(mediaType=..., layers=[blob(mediatype.OCI_LAYER)]),

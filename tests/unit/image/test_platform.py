@@ -36,6 +36,8 @@ def entry(platform: str | None, media_type: str = mediatype.OCI_MANIFEST) -> Des
         ("linux/i386", Platform("linux", "386")),
         ("linux/riscv64", Platform("linux", "riscv64")),
         ("windows/amd64", Platform("windows", "amd64")),
+        ("windows/amd64:10.0.17763", Platform("windows", "amd64", "", "10.0.17763")),
+        ("windows/arm64/v8:10.0.1", Platform("windows", "arm64", "v8", "10.0.1")),
     ],
 )
 def test_a_platform_is_read_with_the_usual_aliases(text: str, platform: Platform) -> None:
@@ -57,6 +59,10 @@ def test_a_platform_is_read_with_the_usual_aliases(text: str, platform: Platform
         "l\n/a",
         "linux/ämd64",
         "linux/arm/",
+        "windows/amd64:",
+        "windows/amd64:10 0",
+        "windows/amd64:1:2",
+        "windows/amd64:1/v2",
         "../../x",
     ],
 )
@@ -113,6 +119,7 @@ def test_a_machine_is_a_linux_platform(machine: str, platform: str) -> None:
         ("linux/ppc64le/power9", ["linux/ppc64le"], "linux/ppc64le"),
         # what old tools wrote
         ("linux/arm64", ["linux/x86_64", "linux/aarch64"], "linux/aarch64"),
+        ("linux/arm/v7", ["linux/arm/5", "linux/arm/7"], "linux/arm/7"),
     ],
 )
 def test_the_best_variant_a_machine_can_run_is_taken(
@@ -155,6 +162,17 @@ def test_an_os_version_is_heeded_only_when_asked_for() -> None:
     )
     assert choose([old, new], Platform("windows", "amd64"), "index") is old
     assert choose([old, new], Platform("windows", "amd64", "", "10.0.2"), "index") is new
+
+
+def test_an_os_version_without_its_revision_is_any_of_its_revisions() -> None:
+    one, other = (
+        Descriptor(mediatype.OCI_MANIFEST, Digest.of(v.encode()), 1, Platform("w", "a", "", v))
+        for v in ("10.0.20348.2700", "10.0.2034.1")
+    )
+    for wanted in ("10.0.2034", "10.0.2034.1"):
+        assert choose([one, other], Platform("w", "a", "", wanted), "index") is other
+    with pytest.raises(NotFoundError, match=r"got w/a:10.0.20348.2700, w/a.*, want w/a:10.0.1$"):
+        choose([one, other], Platform("w", "a", "", "10.0.1"), "index")
 
 
 def test_a_lone_entry_without_platform_is_the_last_resort() -> None:

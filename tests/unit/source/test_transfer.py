@@ -7,9 +7,11 @@ import io
 import pickle
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -292,6 +294,15 @@ def test_a_length_need_not_be_said(server: FakeRegistry, patience: Patience) -> 
     assert fetch(server, patience) == CONTENT
 
 
+def test_a_length_that_no_blob_has_says_nothing(server: FakeRegistry, patience: Patience) -> None:
+    def boasting(request: Handler) -> None:
+        request.answer(200, CONTENT, {"Content-Length": "9" * 5000})
+        request.close_connection = True
+
+    server.quirk = always(boasting)
+    assert fetch(server, patience) == CONTENT
+
+
 def test_nothing_is_read_beyond_the_end(server: FakeRegistry, patience: Patience) -> None:
     server.quirk = always(lambda request: chunked(request, CONTENT + b"more"))
     assert fetch(server, patience) == CONTENT
@@ -356,6 +367,33 @@ def test_a_slow_drip_is_left_and_asked_again(server: FakeRegistry, patience: Pat
     assert len(server.asked) == 2
 
 
+SLOW_HEADS = {
+    "headers": b"HTTP/1.1 200 OK\r\nX: ",
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=",
+}
+
+
+@pytest.mark.parametrize("head", SLOW_HEADS.values(), ids=SLOW_HEADS)
+def test_headers_that_never_end_are_left_and_asked_for_again(
+    server: FakeRegistry, patience: Patience, head: bytes
+) -> None:
+    done = threading.Event()
+
+    def drip(request: Handler) -> None:
+        request.wfile.write(head)
+        while not done.wait(0.005):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+        request.close_connection = True
+
+    server.quirk = times(1, drip)
+    try:
+        assert fetch(server, replace(patience, window=0.2)) == CONTENT
+    finally:
+        done.set()
+    assert len(server.asked) == 2
+
+
 def test_a_server_that_stays_slow_is_an_error(server: FakeRegistry, patience: Patience) -> None:
     done = threading.Event()
 
@@ -376,7 +414,15 @@ LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("asked", [("7", 7), ("0", 0), (LONG_AGO, 0), ("soon", 0.5)], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *(("7", 7), ("0", 0), (LONG_AGO, 0), ("soon", 0.5)),
+        # What cannot be is as good as nothing, and no reason to fail in another way.
+        *(("-7", 0.5), ("9" * 5000, 0.5), ("Fri, 31 Dec 99999999999 23:59:59 GMT", 0.5)),
+    ],
+    ids=lambda asked: asked[0][:40],
+)
 def test_who_asks_to_wait_is_waited_for(
     server: FakeRegistry,
     patience: Patience,
@@ -388,6 +434,13 @@ def test_who_asks_to_wait_is_waited_for(
     server.quirk = times(1, lambda request: request.answer(status, b"", {"Retry-After": after}))
     assert fetch(server, patience) == CONTENT
     assert waits == [waited]
+
+
+def test_a_date_is_waited_for(server: FakeRegistry, patience: Patience, waits: list[float]) -> None:
+    date = formatdate(time.time() + 60, usegmt=True)
+    server.quirk = times(1, lambda request: request.answer(503, b"", {"Retry-After": date}))
+    assert fetch(server, patience) == CONTENT
+    assert 50 < waits[0] <= 60
 
 
 def test_nobody_is_waited_for_too_long(
