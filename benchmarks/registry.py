@@ -24,7 +24,8 @@ from pathlib import Path
 from benchmarks.layout import TAG, Image
 from benchmarks.peers import ROOT, STACKER, Peer, Task, environment, stacker_command
 
-LAYOUT, PULL, DOWNLOAD, SKOPEO = "stacker, layout", "stacker", "download", "skopeo"
+LAYOUT, PULL, ONCE = "stacker, layout", "stacker", "stacker --no-resume"
+DOWNLOAD, SKOPEO = "download", "skopeo"
 _REPOSITORY = "bench"
 _LISTENING = re.compile(r"listening on (127\.0\.0\.1:\d+)")
 _STEP, _PATIENCE = 0.05, 20
@@ -79,6 +80,7 @@ def peers(host: str) -> tuple[Peer, ...]:
     return (
         replace(STACKER, name=LAYOUT),
         Peer(PULL, (), _at(host, _pull)),
+        Peer(ONCE, (), _at(host, _pull_once)),
         Peer(DOWNLOAD, (("curl", "--version"),), _at(host, _download)),
         Peer(SKOPEO, (("skopeo", "--version"),), _at(host, _skopeo)),
     )
@@ -102,6 +104,12 @@ def _at(
 
 def _pull(host: str, _: Image, scratch: Path) -> Task:
     return Task(stacker_command(scratch / "store", "pull", "--quiet", _name(host)), scratch)
+
+
+def _pull_once(host: str, image: Image, scratch: Path) -> Task:
+    """Pull without a file of what has come: what that costs is the difference."""
+    task = _pull(host, image, scratch)
+    return replace(task, command=(*task.command, "--no-resume"))
 
 
 def _download(host: str, image: Image, scratch: Path) -> Task:
