@@ -41,7 +41,7 @@ def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
     """
     with medium.room() as scratch, peer.prepared(image, scratch) as task:
         corpora.warm(image)
-        medium.prepare(image.plain_bytes)
+        medium.prepare(image.plain_bytes + image.blob_bytes)  # some keep blobs for a while
         command = synced(peer, task) if sync else task.command
         return measured(command, environment=environment(scratch), daemons=task.daemons, cwd=ROOT)
 
