@@ -5,10 +5,11 @@ In: results of all suites.  Out: Markdown; what there are no results for is left
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.figures import Figures, of_suite
 from benchmarks.peers import FLOOR, STACKER
+from benchmarks.registry import DOWNLOAD, LAYOUT, PULL, SKOPEO
 from benchmarks.startup import BARE
 
 OWN, PEER, KERNEL, OTHER = "stacker fuse", "fuse-overlayfs", "overlay", "stacker pyfuse3"
@@ -20,6 +21,9 @@ OF_FLOOR = (
     ("mix", "ext4", "1.0"),
 )
 FASTER = (("mix", "tmpfs", "6"), ("mix", "ext4", "3"))
+OF_LAYOUT, OF_DOWNLOAD = 1.1, 0.15
+"""What a pull from a registry may take: so much of one from a layout, and of a bare download."""
+AS_ALLOWED, AS_SKOPEO = "1.0", "4"
 GROWTH, MEMORY, ABOVE_BARE = "1.2", "250", "60"
 LOOKED_AT = {
     "find, cold": "0.3",
@@ -44,6 +48,15 @@ def reached(documents: Sequence[Figures]) -> str:
         *_starting(suites["startup"]),
     ]
     return table(["two cores, gzip, page cache warm", "aimed at", "reached"], rows)
+
+
+def pulled(documents: Sequence[Figures]) -> str:
+    """Give the table of what pulling from a registry was to reach, and of what that is made."""
+    lines = [line for line in of_suite(documents, "registry") if "wall" in line]
+    walls = {line["peer"]: line["wall"]["median"] for line in lines}
+    rows = [*_pulling(walls)]
+    rows += [[f"{peer}, seconds", "", f"{wall:.2f}"] for peer, wall in walls.items()]
+    return table(["`mix`, gzip, by a registry on loopback", "aimed at", "reached"], rows)
 
 
 def mounted(documents: Sequence[Figures]) -> str:
@@ -96,6 +109,15 @@ def _unpacking(lines: Sequence[Figures]) -> Iterator[list[str]]:
         rivals = [peer for peer in RIVALS if (corpus, medium, peer) in walls]
         found = ", ".join(f"{1 / times(corpus, medium, peer):.1f}" for peer in rivals)
         yield [f"`{corpus}` on {medium}, times as fast as {', '.join(rivals)}", aim, found]
+
+
+def _pulling(walls: Mapping[str, float]) -> Iterator[list[str]]:
+    if {PULL, LAYOUT, DOWNLOAD} <= walls.keys():
+        allowed = OF_LAYOUT * walls[LAYOUT] + OF_DOWNLOAD * walls[DOWNLOAD]
+        what = f"a pull, of {OF_LAYOUT} x one from the layout + {OF_DOWNLOAD} x a bare download"
+        yield [what, AS_ALLOWED, f"{walls[PULL] / allowed:.2f}"]
+    if {PULL, SKOPEO} <= walls.keys():
+        yield [f"times as fast as {SKOPEO}", AS_SKOPEO, f"{walls[SKOPEO] / walls[PULL]:.1f}"]
 
 
 def _growing(lines: Sequence[Figures]) -> Iterator[list[str]]:

@@ -38,7 +38,7 @@ def rates(image: Image, summed: Figures) -> Figures:
     return {
         "layers": len(image.layers),
         "bytes": image.plain_bytes,
-        "blob_bytes": sum(layer.size for layer in image.layers),
+        "blob_bytes": image.blob_bytes,
         "entries": image.entries,
         "mb_per_s": _rounded(image.plain_bytes / 1e6 / seconds),
         "entries_per_s": _rounded(image.entries / seconds),

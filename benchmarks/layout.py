@@ -42,6 +42,11 @@ class Image:
         return sum(layer.plain_bytes for layer in self.layers)
 
     @property
+    def blob_bytes(self) -> int:
+        """Say how many bytes its layers have compressed."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
     def entries(self) -> int:
         """Say how many tar entries its layers have."""
         return sum(layer.entries for layer in self.layers)

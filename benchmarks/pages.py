@@ -53,6 +53,7 @@ TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...
     "docs/performance.md": (
         ("aims", "throughput", aims.reached),
         ("stages", "stages", aims.stages),
+        ("registry", "registry", aims.pulled),
         ("mounts", "fuse", aims.mounted),
     ),
 }

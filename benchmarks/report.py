@@ -40,6 +40,7 @@ def tables(documents: Sequence[Figures]) -> str:
         ("throughput", "Unpacking", _throughput_table),
         ("growth", "Growth", _growth_table),
         ("startup", "Start-up", _startup_table),
+        ("registry", "From a registry", _registry_table),
         ("fuse", "Mounted trees", _fuse_table),
     ):
         lines = figures.of_suite(documents, suite)
@@ -112,6 +113,23 @@ def _startup_table(lines: Sequence[Figures]) -> str:
         for line in lines
     ]
     return _markdown(["command", "median ms", "min", "max", "above bare Python"], rows)
+
+
+def _registry_table(lines: Sequence[Figures]) -> str:
+    head = ["corpus", "form", "medium", "by", "wall s", "CPU s", "peak RSS MB", "MB/s compressed"]
+    rows = [
+        [line["corpus"], line["form"], _medium(line), line["peer"], *_fetching(line)]
+        for line in lines
+    ]
+    return _markdown(head, rows)
+
+
+def _fetching(line: Figures) -> list[str]:
+    if "failed" in line:
+        return ["cannot", *[""] * 3]
+    wall, cpu, memory = line["wall"], line["cpu"]["median"], line["peak_rss"]["median"]
+    pace = line["blob_bytes"] / 1e6 / wall["median"]
+    return [_spread(wall), f"{cpu:.2f}", f"{memory / 1e6:.0f}", f"{pace:.0f}"]
 
 
 def _fuse_table(lines: Sequence[Figures]) -> str:

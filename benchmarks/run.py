@@ -3,10 +3,10 @@
     python -m benchmarks.run SUITE [OPTION...]
 
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
-layers), ``stages`` (where the time goes), ``startup`` (verbs that have next to nothing to do) or
-``fuse`` (looking at mounted trees).  Out: JSON, for :mod:`benchmarks.report`.  Peers alternate:
-each has one run in every round, each round begins with another, so that what the machine does
-meanwhile falls on all of them.
+layers), ``stages`` (where the time goes), ``startup`` (verbs that have next to nothing to do),
+``registry`` (what comes over a network) or ``fuse`` (looking at mounted trees).  Out: JSON, for
+:mod:`benchmarks.report`.  Peers alternate: each has one run in every round, each round begins with
+another, so that what the machine does meanwhile falls on all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import corpora, figures, fuse, machine, stages, startup, synthetic
+from benchmarks import corpora, figures, fuse, machine, registry, stages, startup, synthetic
 from benchmarks.compress import FORMS
 from benchmarks.figures import Figures
 from benchmarks.layout import Image
@@ -41,7 +41,7 @@ def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
     """
     with medium.room() as scratch, peer.prepared(image, scratch) as task:
         corpora.warm(image)
-        medium.prepare(image.plain_bytes)
+        medium.prepare(image.plain_bytes + image.blob_bytes)  # some keep blobs for a while
         command = synced(peer, task) if sync else task.command
         return measured(command, environment=environment(scratch), daemons=task.daemons, cwd=ROOT)
 
@@ -67,16 +67,19 @@ def alternating(
 
 
 def compared(
-    image: Image, what: Figures, medium: Medium, arguments: argparse.Namespace, *, sync: bool
+    peers: Sequence[Peer],
+    image: Image,
+    what: Figures,
+    medium: Medium,
+    *,
+    repetitions: int,
+    sync: bool = False,
 ) -> Iterator[Figures]:
     """Give a line of results for every peer on one image."""
     what = {**what, "medium": medium.name, "filesystem": medium.filesystem, "sync": sync}
     print("  ".join(map(str, what.values())), file=sys.stderr)
-    runs = alternating(
-        arguments.peers,
-        functools.partial(_once, image=image, medium=medium, sync=sync),
-        arguments.repetitions,
-    )
+    once = functools.partial(_once, image=image, medium=medium, sync=sync)
+    runs = alternating(peers, once, repetitions)
     for peer, mine in runs.items():
         line = {**what, "peer": peer}
         if isinstance(mine, str):
@@ -92,18 +95,20 @@ def _once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
 
 def throughput(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Unpack every corpus in every form on every medium."""
+    line = functools.partial(compared, arguments.peers, repetitions=arguments.repetitions)
     for medium in arguments.media:
         for name in arguments.corpora:
             for form in arguments.forms:
                 image = corpora.image(name, form, size=arguments.size, cache=arguments.cache)
                 for sync in arguments.sync if medium.is_disk else [False]:
                     what = {"corpus": name, "form": form}
-                    yield from compared(image, what, medium, arguments, sync=sync)
+                    yield from line(image, what, medium, sync=sync)
 
 
 def growth(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Unpack one layer of more and more entries, then more and more layers."""
     small = arguments.size == "small"
+    line = functools.partial(compared, arguments.peers, repetitions=arguments.repetitions)
     kinds: dict[str, tuple[Callable[[Path, int], Iterator[LayerTar]], Sequence[int]]] = {
         "entries": (synthetic.growing_entries, SMALL_ENTRIES if small else ENTRIES),
         "layers": (synthetic.growing_layers, SMALL_LAYERS if small else LAYERS),
@@ -115,7 +120,7 @@ def growth(arguments: argparse.Namespace) -> Iterator[Figures]:
                     make = functools.partial(_made, recipe=recipe, count=count)
                     image = corpora.grown(make, place / "corpus")
                     what = {"corpus": kind, "n": count, "form": "gzip"}
-                    yield from compared(image, what, medium, arguments, sync=False)
+                    yield from line(image, what, medium)
 
 
 def _made(
@@ -140,6 +145,15 @@ def staged(arguments: argparse.Namespace) -> Iterator[Figures]:
         )
 
 
+def fetched(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Bring ``mix`` from a registry on loopback, and from its layout."""
+    image = corpora.image("mix", "gzip", size=arguments.size, cache=arguments.cache)
+    medium, what = arguments.media[0], {"corpus": "mix", "form": "gzip"}
+    with medium.room() as place, registry.serving(image, place) as host:
+        peers = [peer for peer in registry.peers(host) if peer.is_installed()]
+        yield from compared(peers, image, what, medium, repetitions=arguments.repetitions)
+
+
 def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Look at, read and write trees that are mounted in different ways."""
     with arguments.media[0].room() as scratch:
@@ -153,6 +167,7 @@ SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "growth": growth,
     "stages": staged,
     "startup": start_up,
+    "registry": fetched,
     "fuse": mounted,
 }
 
@@ -169,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for peer in arguments.peers:
         document["versions"] |= peer.versions()
+    if arguments.suite == "registry":
+        document["versions"] |= registry.versions()
     out = arguments.out or RESULTS / f"{arguments.suite}.json"
     for line in SUITES[arguments.suite](arguments):
         document["results"].append(line)

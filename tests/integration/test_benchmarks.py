@@ -5,15 +5,18 @@ No time is asserted: what is slow here may be fast elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
-from benchmarks import compress, corpora, figures, pages, report, run, synthetic
+from benchmarks import aims, compress, corpora, figures, pages, registry, report, run, synthetic
 from benchmarks.peers import FLOOR, PEERS
 from benchmarks.process import FailedError, measured
 
@@ -91,6 +94,38 @@ def test_start_up_has_every_verb(documents: list[dict[str, Any]]) -> None:
     ]
     for line in lines:
         assert_figures(line)
+
+
+def test_what_a_registry_adds_is_measured_and_set_against_its_aims(cache: Path) -> None:
+    missing = [tool for tool in ("docker-registry", "curl", "skopeo") if not shutil.which(tool)]
+    if missing:
+        pytest.skip(f"not installed: {missing}")
+    document = results("registry", cache, "--media", "tmpfs")
+    assert {"docker-registry", "curl", "skopeo", "stacker"} <= document["versions"].keys()
+    ways = [peer.name for peer in registry.peers("")]
+    assert [line["peer"] for line in document["results"]] == ways
+    for line in document["results"]:
+        assert "failed" not in line, line
+        assert (line["corpus"], line["medium"], line["filesystem"]) == ("mix", "tmpfs", "tmpfs")
+        assert_figures(line)
+        assert f"| mix | gzip | tmpfs | {line['peer']} | " in report.tables([document])
+    table = aims.pulled([document])
+    assert "| a pull, of 1.1 x one from the layout + 0.15 x a bare download | 1.0 | " in table
+    assert "| times as fast as skopeo | 4 | " in table
+
+
+def test_the_registry_of_a_benchmark_has_the_blobs_as_they_are_and_ends(
+    cache: Path, tmp_path: Path
+) -> None:
+    if not shutil.which("docker-registry"):
+        pytest.skip("not installed: docker-registry")
+    image = corpora.image("whiteouts", "gzip", size="small", cache=cache)
+    with registry.serving(image, tmp_path) as host:
+        for layer in image.layers:
+            with urlopen(f"http://{host}/v2/bench/blobs/{layer.digest}") as answer:
+                assert f"sha256:{hashlib.sha256(answer.read()).hexdigest()}" == layer.digest
+    with pytest.raises(URLError):
+        urlopen(f"http://{host}/v2/")
 
 
 def assert_figures(line: dict[str, Any]) -> None:
