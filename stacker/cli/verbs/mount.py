@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stacker.mount.driver import Mounted
     from stacker.mount.record import MountRecord
 
-DRIVERS = ("auto", "overlay", "fuse", "copy")
+DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
 ADAPTERS = ("kernel", "pyfuse3")
 DESCRIPTION = """\
 Show an image's merged root filesystem at TARGET, an existing directory outside the store.  It is
@@ -31,7 +31,11 @@ read-only unless --rw or --upper is given.  The last line on stdout is the drive
   copy      TARGET, which must be empty, is filled with a copy; wants no privilege, but time
             and space.
 
-`auto` takes the first that can, and says on stderr why it is not `overlay`.
+`auto` takes the first of these that can, and says on stderr why it is not `overlay`.  Only by its
+name:
+
+  fuse-overlayfs
+            that program serves the tree, if it is installed; --rw, but no --upper.
 """
 EXAMPLES = """\
   stacker mount app:1.0 /mnt
