@@ -26,7 +26,8 @@ class KernelService:
 
     :param adapter: makes what answers in one process; always the same where there is one process.
     :param passthrough: what the adapters share to let the kernel read large files by itself.
-    :param note: what `begin` returns unless it has something to say itself.
+    :param note: what `begin` returns.
+    :param without: what it returns where the kernel has no passthrough.
     """
 
     def __init__(
@@ -35,20 +36,22 @@ class KernelService:
         passthrough: Passthrough | None = None,
         *,
         note: str | None = None,
+        without: str | None = None,
     ) -> None:
         self._adapter = adapter
         self._passthrough = passthrough
         self._note = note
+        self._without = without
 
     def begin(self, connection: int) -> str | None:
         """Agree with the kernel on a version and on flags.
 
-        :returns: that passthrough was wanted and is not to be had.
+        :returns: what a person should know.
         :raises OSError: it speaks another version, or the mount is gone.
         """
         _begin(connection, self._adapter())
         if self._passthrough is not None and not self._passthrough.agreed:
-            return "no passthrough: this kernel has none (Linux 6.9)"
+            return self._without
         return self._note
 
     def serve(self, channel: int) -> None:

@@ -58,7 +58,8 @@ def configure(parser: ArgumentParser) -> None:
         "--fuse-passthrough",
         action="store_true",
         help="with --driver fuse: the kernel reads files of 1 MiB and more by itself (root, Linux"
-        " 6.9); opening any file then costs more",
+        " 6.9); opening any file then costs more.  Where nearly all is in such files it does so"
+        " anyway",
     )
     add("--rw", action="store_true", help="take writes; they go with the unmount")
     add("--upper", metavar="DIR", help="take writes and keep them in DIR, which may be missing")
