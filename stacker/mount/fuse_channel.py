@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stacker.mount.fuse_passthrough import Passthrough
     from stacker.mount.fuse_requests import Requests
 
+_NOT_WAITED_FOR: Final = {errno.ENOENT, errno.ENODEV}
 _TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
 
@@ -102,6 +103,24 @@ def serve(channel: int, adapter: Requests) -> None:
             try:
                 write(channel, reply)
             except OSError as error:
-                if error.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits any more
-                    raise
+                _answer_otherwise(channel, reply, error)
         adapter.afterwards()
+
+
+def _answer_otherwise(channel: int, reply: bytes | memoryview, error: OSError) -> None:
+    """Say EIO where the kernel takes no reply of ours for one: a mistake must not end the mount.
+
+    Some such requests it has ended itself by then (fs/fuse/dev.c, fuse_dev_do_write).
+
+    :raises OSError: anything else is wrong, but that nobody waits for it any more.
+    """
+    if error.errno == errno.EINVAL:
+        _, _, unique = fuse.OUT_HEADER.unpack_from(reply)
+        try:
+            os.write(channel, fuse.failure(unique, errno.EIO))
+        except OSError as second:
+            error = second
+        else:
+            return
+    if error.errno not in _NOT_WAITED_FOR:
+        raise error

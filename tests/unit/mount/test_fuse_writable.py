@@ -106,6 +106,13 @@ def test_it_asks_for_large_writes_and_no_writeback(adapter: WritableAdapter) -> 
     assert adapter.request_size >= largest + fuse.IN_HEADER.size + fuse.WRITE_IN.size
 
 
+def test_linux_5_4_has_no_say_in_privileges(adapter: WritableAdapter) -> None:
+    offered = (1 << 26) - 1
+    reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
+    _, minor, _, flags, *_ = fuse.INIT_OUT.unpack(reply)
+    assert (minor, flags) == (31, fuse.WANTED_TO_WRITE & ~fuse.INIT_HANDLE_KILLPRIV_V2)
+
+
 def test_a_file_is_made_written_and_read(adapter: WritableAdapter, tree: Writable) -> None:
     reply = asked(adapter, fuse.CREATE, create(b"new"))
     assert len(reply) == 128 + 16
