@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from stacker.mount import fuse_protocol as fuse
 from stacker.mount.fuse_outlet import Outlet
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from stacker.mount.fuse_passthrough import Passthrough
     from stacker.mount.fuse_requests import Requests
 
+_LONG: Final = 128 << 10
+"""Bytes that only the request for a write has; and what is written can be any buffer."""
 _NOT_WAITED_FOR: Final = {errno.ENOENT, errno.ENODEV}
 _TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
@@ -88,17 +90,19 @@ def serve(channel: int, adapter: Requests) -> None:
     :param channel: where requests are read from and replies go to.
     :raises OSError: anything but the mount's end.
     """
-    read, write, answer, size = os.read, os.write, adapter.answer, adapter.request_size
+    read, write, answer = os.readv, os.write, adapter.answer
+    # Memory for each request, of what the longest may have, would be got from the kernel each time.
+    room = memoryview(bytearray(adapter.request_size))
     while True:
         try:
-            request = read(channel, size)
+            length = read(channel, [room])
         except OSError as error:
             if error.errno in _TRY_AGAIN:  # ENOENT: it was taken back
                 continue
             if error.errno == errno.ENODEV:
                 return
             raise
-        reply = answer(request)
+        reply = answer(bytes(room[:length]) if length < _LONG else cast("bytes", room[:length]))
         if reply is not None:
             try:
                 write(channel, reply)

@@ -98,8 +98,8 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
 def test_it_asks_for_large_writes_and_no_writeback(adapter: WritableAdapter) -> None:
     everything = 0xFFFFFFFF
     reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 40, 1 << 17, everything))
-    _, _, _, flags, _, _, largest, *_ = fuse.INIT_OUT.unpack(reply)
-    assert largest == 1 << 20
+    _, _, _, flags, _, _, largest, _, pages, *_ = fuse.INIT_OUT.unpack(reply)
+    assert (largest, pages) == (1 << 20, 256)
     writeback_cache, posix_acl, no_open = 1 << 16, 1 << 20, 1 << 17
     assert flags & (writeback_cache | posix_acl) == 0
     assert flags & no_open
