@@ -1,8 +1,9 @@
 """What a mounted tree costs to look at: stacker's FUSE, fuse-overlayfs, the kernel's overlay.
 
-In: the corpora ``app`` (90 thousand files in two layers) and ``large`` (one file), in a store of
-stacker's.  Out: for each contender and action its :class:`Usage`.  *Cold* is the first time
-after the mount, when the kernel has asked nothing yet; the files below are in the page cache.
+In: the corpora ``app`` (90 thousand files in two layers), ``debian`` (9 thousand in one) and
+``large`` (one file), in a store of stacker's.  Out: for each contender and action its
+:class:`Usage`.  *Cold* is the first time after the mount, when the kernel has asked nothing yet;
+the files below are in the page cache.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ CONTENDERS = (
     ),
 )
 
+MOUNT, FEWER = "mount", "mount of debian"
 LOOKING = (
     ("find, cold", "find {} -printf '%s\\n'"),
     ("find, again", "find {} -printf '%s\\n'"),
@@ -114,27 +116,35 @@ def compared(
 ) -> Iterator[Figures]:
     """Give a line of results for every contender and action."""
     contenders = [c for c in CONTENDERS if c.is_here() and (not chosen or c.name in chosen)]
-    app = corpora.image("app", "zstd", size=size, cache=cache)
-    large = corpora.image("large", "zstd", size=size, cache=cache)
+    names = ("app", "debian", "large")
+    images = {name: corpora.image(name, "zstd", size=size, cache=cache) for name in names}
+    entries = {FEWER: images["debian"].entries}
     environ, store = environment(scratch), scratch / "store"
-    trees = [_pulled(image, store, environ, scratch) for image in (app, large)]
-    _prepare_sources(scratch, trees[1])
+    trees = {name: _pulled(image, store, environ, scratch) for name, image in images.items()}
+    _prepare_sources(scratch, trees["large"])
     runs: Runs = {}
     for turn in range(repetitions):
         first = turn % len(contenders)
         for contender in [*contenders[first:], *contenders[:first]]:
-            for name, usage in _round(contender, *trees, scratch=scratch, environ=environ):
+            for name, usage in _round(contender, trees, scratch=scratch, environ=environ):
                 runs.setdefault((contender.name, name), []).append(usage)
     for (contender_name, action), mine in runs.items():
-        line = {"contender": contender_name, "action": action, "entries": app.entries}
+        count = entries.get(action, images["app"].entries)
+        line = {"contender": contender_name, "action": action, "entries": count}
         yield {**line, **figures.figures(mine)}
 
 
 def _round(
-    contender: Contender, app: Mount, large: Mount, *, scratch: Path, environ: dict[str, str]
+    contender: Contender, trees: dict[str, Mount], *, scratch: Path, environ: dict[str, str]
 ) -> Iterator[tuple[str, Usage]]:
     """Give the usage of everything done once; memory is that of the servers at the end."""
-    plan = [("mount", app, LOOKING), ("", app, READING), ("", large, LARGE)]
+    app = trees["app"]
+    plan = [
+        (MOUNT, app, LOOKING),
+        ("", app, READING),
+        (FEWER, trees["debian"], ()),
+        ("", trees["large"], LARGE),
+    ]
     for label, mount, actions in plan:
         with _mounted(contender, mount, environ) as usage:
             if label:

@@ -67,7 +67,7 @@ _shtab_stacker_bench___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_bench___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker___store_COMPGEN=_shtab_compgen_dirs
 
-_shtab_stacker_mount___driver_choices=(auto overlay fuse copy)
+_shtab_stacker_mount___driver_choices=(auto overlay fuse copy fuse-overlayfs)
 _shtab_stacker_mount___fuse_adapter_choices=(kernel pyfuse3)
 _shtab_stacker_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_push___compression_choices=(gzip zstd)

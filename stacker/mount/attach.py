@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import MountError, StackerError
 from stacker.linux import process
 from stacker.mount.choose import driver_named, execute
+from stacker.mount.fuse import SERVED
 from stacker.mount.record import MountRecord
 from stacker.mount.release import release
 from stacker.mount.state import KernelView
@@ -100,9 +101,8 @@ class _Tries:
 
     def announce(self, driver: Driver) -> None:
         # FUSE serves one directory as it does many, where overlay would bind it.
-        is_fuse = driver.name == "fuse"
-        bound = None if is_fuse else self.record.bound
-        adapter = self._adapter if is_fuse else None
+        bound = None if driver.name in SERVED else self.record.bound
+        adapter = self._adapter if driver.name == "fuse" else None
         self.record = replace(self.record, driver=driver.name, bound=bound, fuse_adapter=adapter)
         self._table.write(self.record)
 

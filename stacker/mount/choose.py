@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
 
 DRIVERS: tuple[Driver, ...] = (OverlayDriver(), FuseDriver(), CopyDriver())
-"""Every driver, in the order in which ``auto`` tries them."""
+"""What ``auto`` tries, in this order."""
 
 
 def driver_named(name: str) -> Driver:
@@ -31,8 +31,12 @@ def driver_named(name: str) -> Driver:
     for driver in DRIVERS:
         if driver.name == name:
             return driver
+    if name == "fuse-overlayfs":
+        from stacker.mount.fuse_overlayfs import FuseOverlayfsDriver  # by its name only
+
+        return FuseOverlayfsDriver()
     known = ", ".join(driver.name for driver in DRIVERS)
-    raise UsageError(f"no such mount driver: {name}: want auto, {known}")
+    raise UsageError(f"no such mount driver: {name}: want auto, {known}, fuse-overlayfs")
 
 
 def choose(name: str, plan: Plan) -> tuple[Driver, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """What every mount driver offers, and what comes of using one.
 
-Types only: the drivers are `overlay`, `fuse` and `copy`, the choice among them is `choose`.
+Types only: the drivers are `overlay`, `fuse`, `fuse_overlayfs` and `copy`, the choice among them is
+`choose`.
 """
 
 from __future__ import annotations

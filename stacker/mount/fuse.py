@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
+SERVED = frozenset({"fuse", "fuse-overlayfs"})
+"""Drivers whose mounts are a process's to answer for."""
 _DEVICE = "/dev/fuse"
 _ATTEMPTS = 3
 _PAUSES = (0.001, 0.005, 0.02, 0.1, 0.4, 1.5)
@@ -77,7 +79,7 @@ class FuseDriver:
         except OSError as error:
             if isinstance(error, StackerError):
                 raise
-            raise _explain(plan, error) from error
+            raise explain(plan, error) from error
         note = f"process {number} serves it"
         return Mounted(self.name, note=f"{note}; {more}" if more else note)
 
@@ -86,14 +88,22 @@ class FuseDriver:
 
         :raises MountError: it is in use, or the kernel refuses.
         """
-        if process.has_capability(process.CAP_SYS_ADMIN):
-            release(record.target, lazy=lazy)
-        else:
-            from stacker.mount.fuse_attach import disconnect
-
-            disconnect(record.target, lazy=lazy)
+        take_away(record.target, lazy=lazy)
         if record.upper is not None and not lazy:
             _await_end(record.upper)
+
+
+def take_away(target: Path, *, lazy: bool = False) -> None:
+    """Unmount what a FUSE driver mounted, in the way in which it could be mounted.
+
+    :raises MountError: it is in use, or the kernel refuses.
+    """
+    if process.has_capability(process.CAP_SYS_ADMIN):
+        release(target, lazy=lazy)
+    else:
+        from stacker.mount.fuse_attach import disconnect
+
+        disconnect(target, lazy=lazy)
 
 
 def _await_end(upper: Path) -> None:
@@ -114,7 +124,7 @@ def _await_end(upper: Path) -> None:
 
 def is_dead(record: MountRecord) -> bool:
     """Say whether a mount is there and nobody answers for it any more."""
-    return record.driver == FuseDriver.name and not _answers(record.target)
+    return record.driver in SERVED and not _answers(record.target)
 
 
 def _answers(target: Path) -> bool:
@@ -173,7 +183,8 @@ def _no_helper() -> MountError | None:
     )
 
 
-def _explain(plan: Plan, error: OSError) -> MountError:
+def explain(plan: Plan, error: OSError) -> MountError:
+    """Give what a person hears of an error at mounting, and whether another driver may do it."""
     about = error.filename
     where = "" if about in {None, str(plan.target)} else f" {os.fsdecode(about)}:"
     message = f"cannot mount by FUSE: {plan.target}:{where} {error.strerror}"

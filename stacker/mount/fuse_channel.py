@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from stacker.mount import fuse_protocol as fuse
 from stacker.mount.fuse_outlet import Outlet
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from stacker.mount.fuse_passthrough import Passthrough
     from stacker.mount.fuse_requests import Requests
 
+_LONG: Final = 128 << 10
+"""Bytes that only the request for a write has; and what is written can be any buffer."""
+_NOT_WAITED_FOR: Final = {errno.ENOENT, errno.ENODEV}
 _TRY_AGAIN: Final = {errno.EINTR, errno.EAGAIN, errno.ENOENT}
 
 
@@ -26,7 +29,8 @@ class KernelService:
 
     :param adapter: makes what answers in one process; always the same where there is one process.
     :param passthrough: what the adapters share to let the kernel read large files by itself.
-    :param note: what `begin` returns unless it has something to say itself.
+    :param note: what `begin` returns.
+    :param without: what it returns where the kernel has no passthrough.
     """
 
     def __init__(
@@ -35,20 +39,22 @@ class KernelService:
         passthrough: Passthrough | None = None,
         *,
         note: str | None = None,
+        without: str | None = None,
     ) -> None:
         self._adapter = adapter
         self._passthrough = passthrough
         self._note = note
+        self._without = without
 
     def begin(self, connection: int) -> str | None:
         """Agree with the kernel on a version and on flags.
 
-        :returns: that passthrough was wanted and is not to be had.
+        :returns: what a person should know.
         :raises OSError: it speaks another version, or the mount is gone.
         """
         _begin(connection, self._adapter())
         if self._passthrough is not None and not self._passthrough.agreed:
-            return "no passthrough: this kernel has none (Linux 6.9)"
+            return self._without
         return self._note
 
     def serve(self, channel: int) -> None:
@@ -84,21 +90,41 @@ def serve(channel: int, adapter: Requests) -> None:
     :param channel: where requests are read from and replies go to.
     :raises OSError: anything but the mount's end.
     """
-    read, write, answer, size = os.read, os.write, adapter.answer, adapter.request_size
+    read, write, answer = os.readv, os.write, adapter.answer
+    # Memory for each request, of what the longest may have, would be got from the kernel each time.
+    room = memoryview(bytearray(adapter.request_size))
     while True:
         try:
-            request = read(channel, size)
+            length = read(channel, [room])
         except OSError as error:
             if error.errno in _TRY_AGAIN:  # ENOENT: it was taken back
                 continue
             if error.errno == errno.ENODEV:
                 return
             raise
-        reply = answer(request)
+        reply = answer(bytes(room[:length]) if length < _LONG else cast("bytes", room[:length]))
         if reply is not None:
             try:
                 write(channel, reply)
             except OSError as error:
-                if error.errno not in {errno.ENOENT, errno.ENODEV}:  # nobody waits any more
-                    raise
+                _answer_otherwise(channel, reply, error)
         adapter.afterwards()
+
+
+def _answer_otherwise(channel: int, reply: bytes | memoryview, error: OSError) -> None:
+    """Say EIO where the kernel takes no reply of ours for one: a mistake must not end the mount.
+
+    Some such requests it has ended itself by then (fs/fuse/dev.c, fuse_dev_do_write).
+
+    :raises OSError: anything else is wrong, but that nobody waits for it any more.
+    """
+    if error.errno == errno.EINVAL:
+        _, _, unique = fuse.OUT_HEADER.unpack_from(reply)
+        try:
+            os.write(channel, fuse.failure(unique, errno.EIO))
+        except OSError as second:
+            error = second
+        else:
+            return
+    if error.errno not in _NOT_WAITED_FOR:
+        raise error

@@ -79,7 +79,7 @@ IOC_BACKING_OPEN: Final = 0x4010E501
 ROOT_ID: Final = 1
 LARGEST_READ: Final = 512 << 10
 """Bytes of a reply: a pipe that anybody may have has room for 1 MiB, with the header less."""
-PAGES: Final = LARGEST_READ // 4096
+PAGE: Final = 4096
 READ_AHEAD: Final = 4 << 20
 LEAST_WRITE: Final = 4096
 """The least that the kernel takes for the size of writes, where nothing is ever written."""

@@ -39,13 +39,15 @@ class Requests:
     wanted: ClassVar[int] = fuse.WANTED
     """The flags of INIT that are asked for."""
     largest_write: ClassVar[int] = fuse.LEAST_WRITE
+    largest_read: ClassVar[int] = fuse.LARGEST_READ
+    """Bytes of a reply's contents; as many pages are the most of a request for a write, too."""
     request_size: ClassVar[int] = fuse.REQUEST
     """Bytes to read for one request."""
 
     def __init__(self) -> None:
         self.outlet: Outlet | None = None
         """Ways past the reply, once there is a channel to answer on."""
-        self._buffer = bytearray(fuse.OUT_HEADER.size + fuse.LARGEST_READ)
+        self._buffer = bytearray(fuse.OUT_HEADER.size + self.largest_read)
         self._body = memoryview(self._buffer)[fuse.OUT_HEADER.size :]
         self._steps: dict[int, Step] = {
             fuse.INIT: self._init,
@@ -105,7 +107,7 @@ class Requests:
         return fuse.INIT_OUT.pack(
             *(fuse.MAJOR, fuse.MINOR, ahead, agreed),
             *(64, 48),  # requests in the background, and when that is called congested
-            *(self.largest_write, 1, fuse.PAGES, 0),
+            *(self.largest_write, 1, self.largest_read // fuse.PAGE, 0),
             *(more, depth),
         )
 
@@ -119,7 +121,7 @@ class Requests:
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
         if offset >= 1 << 63:
             raise OSError(errno.EINVAL, "offset out of range")
-        length = self._read_into(node, self._body[: min(size, fuse.LARGEST_READ)], offset)
+        length = self._read_into(node, self._body[: min(size, self.largest_read)], offset)
         whole = fuse.OUT_HEADER.size + length
         fuse.OUT_HEADER.pack_into(self._buffer, 0, whole, 0, unique)
         return memoryview(self._buffer)[:whole]

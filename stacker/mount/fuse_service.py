@@ -16,6 +16,7 @@ from stacker.stack.foreign import ForeignFormat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stacker.mount.fuse_passthrough import Passthrough
     from stacker.mount.plan import FuseAdapter, Plan
     from stacker.stack.foreign import Form
     from stacker.stack.merged import MergedTree
@@ -79,9 +80,19 @@ def _reading(plan: Plan, note: str | None = None) -> Callable[[MergedTree], Serv
     def serve(tree: MergedTree) -> Service:
         # Whoever stores ahead may have to wait for what somebody else answers.
         ahead = Ahead(tree) if workers(plan) > 1 else None
-        return KernelService(lambda: Adapter(tree, ahead=ahead), note=note)
+        passthrough = None if note else _unasked(plan, tree)
+        return KernelService(lambda: Adapter(tree, passthrough, ahead), passthrough, note=note)
 
     return serve
+
+
+def _unasked(plan: Plan, tree: MergedTree) -> Passthrough | None:
+    """Give a tree of large files to the kernel, unless that keeps overlays from lying on top."""
+    from stacker.mount.fuse_passthrough import Passthrough, depth_over, is_permitted, is_worth_it
+
+    if not (is_permitted() and is_worth_it(tree)) or depth_over(plan.layers) > 1:
+        return None
+    return Passthrough(tree, 1)
 
 
 def _passing(plan: Plan) -> Callable[[MergedTree], Service]:
@@ -95,7 +106,8 @@ def _passing(plan: Plan) -> Callable[[MergedTree], Service]:
 
     def serve(tree: MergedTree) -> Service:
         passthrough = Passthrough(tree, depth)
-        return KernelService(lambda: Adapter(tree, passthrough), passthrough)
+        without = "no passthrough: this kernel has none (Linux 6.9)"
+        return KernelService(lambda: Adapter(tree, passthrough), passthrough, without=without)
 
     return serve
 

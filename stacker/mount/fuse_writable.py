@@ -60,6 +60,7 @@ class WritableAdapter(Requests):
 
     wanted: ClassVar[int] = fuse.WANTED_TO_WRITE
     largest_write: ClassVar[int] = fuse.LARGEST_WRITE
+    largest_read: ClassVar[int] = fuse.LARGEST_WRITE
     request_size: ClassVar[int] = fuse.LARGEST_WRITE + _ROOM_FOR_HEADERS
 
     def __init__(self, tree: WritableTree) -> None:

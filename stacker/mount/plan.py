@@ -111,6 +111,9 @@ class Plan:
         }
 
     def _mount(self, driver: str) -> dict[str, object]:
+        if driver == "fuse-overlayfs":
+            kind = "fuse.fuse-overlayfs"
+            return {"type": kind, "source": self.source, "options": self._directories()}
         if driver == "fuse":
             options = [*self._directories(), "default_permissions"]
             return {"type": "fuse.stacker", "source": self.source, "options": options}

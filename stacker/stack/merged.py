@@ -83,6 +83,11 @@ class MergedTree:
     def __len__(self) -> int:
         return len(self._mode)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(self._size)
+
     def name(self, node: Node) -> bytes:
         """Give a node's name; the root's is empty."""
         at = self._name_at

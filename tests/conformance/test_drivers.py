@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from stacker.linux import mountinfo
 from stacker.mount.copy import CopyDriver
 from stacker.mount.driver import Driver
 from stacker.mount.fuse import FuseDriver
+from stacker.mount.fuse_overlayfs import PROGRAM, FuseOverlayfsDriver
 from stacker.mount.overlay import OverlayDriver
 from stacker.mount.plan import FuseAdapter, Plan, Request
 from stacker.mount.record import MountRecord
@@ -40,6 +42,7 @@ WAYS = {
     "overlay by mount(2)": Way(OverlayDriver(api="mount2")),
     **{f"fuse by {adapter}": Way(FuseDriver(), adapter) for adapter in ADAPTERS},
     "copy": Way(CopyDriver()),
+    "fuse-overlayfs": Way(FuseOverlayfsDriver()),
 }
 WRITING = [name for name in WAYS if "pyfuse3" not in name]
 STACK = (
@@ -72,20 +75,23 @@ def chain(request: pytest.FixtureRequest, room: Path) -> Chain:
     return stacked([archive(layer) for layer in STACK], room, request.param)
 
 
-@pytest.fixture(params=WAYS, ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    way = WAYS[request.param]
+def installed(way: Way) -> Way:
+    """Skip what cannot be had here."""
     if way.driver.name == "fuse":
         skip_without(way.fuse_adapter)
+    if way.driver.name == PROGRAM and shutil.which(PROGRAM) is None:
+        pytest.skip(f"no {PROGRAM}")
     return way
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    return installed(WAYS[request.param])
 
 
 @pytest.fixture(params=WRITING, ids=str)
 def writer(request: pytest.FixtureRequest) -> Way:
-    way = WAYS[request.param]
-    if way.driver.name == "fuse":
-        skip_without(way.fuse_adapter)
-    return way
+    return installed(WAYS[request.param])
 
 
 class Mount:
@@ -184,7 +190,7 @@ def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
 ) -> None:
     upper = room / "upper"
     mount = Mount(writer, chain, room, read_only=False, upper=upper)
-    if writer.driver.name == "copy":
+    if writer.driver.name in {"copy", PROGRAM}:
         refusal = writer.driver.refusal(mount.plan)
         assert isinstance(refusal, UnsupportedError)
         return

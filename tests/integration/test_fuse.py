@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from stacker.errors import IntegrityError
 from stacker.linux import lock, mountapi, mountinfo
+from stacker.mount import fuse_protocol
 from stacker.mount.fuse import FuseDriver
+from stacker.mount.fuse_kernel import Adapter
+from stacker.mount.fuse_requests import Requests
+from stacker.mount.fuse_writable import WritableAdapter
 from stacker.mount.plan import FuseAdapter, Plan
 from stacker.stack.source import LayerSource
 from tests import images
 from tests.adapters import ADAPTERS, skip_without
 from tests.command import Stacker
+from tests.snapshot import snapshot
 from tests.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
 pytestmark = [
@@ -121,6 +129,113 @@ def test_an_image_is_shown_and_taken_away(
     stacker("umount", target)
     eventually(lambda: not servers(target))
     is_clean(stacker, layers=2)
+
+
+def test_root_reads_further_ahead_than_the_kernel_by_itself(stacker: Stacker, target: Path) -> None:
+    mount(stacker, target, "kernel")
+    found = mountinfo.at(target)
+    assert found is not None
+    assert not {"nosuid", "nodev"} & found.options
+    knob = Path(f"/sys/class/bdi/{found.device[0]}:{found.device[1]}/read_ahead_kb")
+    if not os.access(knob, os.W_OK):
+        pytest.skip("no writable /sys here")
+    assert int(knob.read_text()) == fuse_protocol.READ_AHEAD >> 10
+    stacker("umount", target)
+
+
+def test_every_worker_has_a_channel_of_its_own(stacker: Stacker, target: Path) -> None:
+    _, *workers = mount(stacker, target, "kernel")
+    channels = [(worker, _channel(worker)) for worker in workers]
+    for (one, first), (other, second) in combinations(channels, 2):
+        assert not is_one_file(one, first, other, second)
+    stacker("umount", target)
+
+
+def _channel(process: int) -> int:
+    """Give the number of a process's only descriptor of /dev/fuse."""
+    place = Path(f"/proc/{process}/fd")
+    eventually(lambda: len(_fuse_descriptors(place)) == 1)
+    return _fuse_descriptors(place)[0]
+
+
+def _fuse_descriptors(place: Path) -> list[int]:
+    return [int(link.name) for link in place.iterdir() if os.readlink(link) == "/dev/fuse"]
+
+
+def is_one_file(one: int, first: int, other: int, second: int) -> bool:
+    """Say whether descriptors of two processes are of one open file (kcmp(2))."""
+    number = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
+    if number is None:
+        pytest.skip("no number of kcmp(2) known for this machine")
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = libc.syscall(number, one, other, 0, ctypes.c_ulong(first), ctypes.c_ulong(second))
+    if found < 0:
+        pytest.skip(f"kcmp: {os.strerror(ctypes.get_errno())}")
+    return bool(found == 0)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_kernel_that_offers_nothing_gets_the_same_tree(
+    stacker: Stacker,
+    target: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    read_only: bool,
+) -> None:
+    skip_without("kernel")
+    (layer,) = (path.parent for path in (stacker.store / "layers").rglob("diff/big"))
+    for adapter in (Adapter, WritableAdapter):
+        monkeypatch.setattr(adapter, "wanted", 0)
+    plan = Plan("0e", target, (layer,), "trusted", read_only=read_only)
+    if not read_only:
+        plan = replace(plan, upper=tmp_path / "upper", work=tmp_path / "work", volatile=True)
+        for path in plan.directories:
+            path.mkdir()
+    FuseDriver().mount(plan)
+    for _ in range(2):
+        assert below_root(target) == below_root(layer)
+    if not read_only:
+        (target / "new").write_bytes(LAYERS[0])
+        assert (tmp_path / "upper/new").read_bytes() == LAYERS[0]
+
+
+def below_root(directory: Path) -> dict[bytes, object]:
+    return {path: node for path, node in snapshot(directory).items() if path}
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("reply", [b"\xff" * 3, bytes(200), struct.pack("=IiQ", 16, -9999, 0)])
+def test_a_reply_that_the_kernel_does_not_take_is_an_error_and_not_the_end(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: bytes, *, read_only: bool
+) -> None:
+    skip_without("kernel")
+    kind = Adapter if read_only else WritableAdapter
+    answer = kind.answer
+
+    def wrong(adapter: Requests, request: bytes) -> bytes | memoryview | None:
+        _, opcode, unique, *_ = fuse_protocol.IN_HEADER.unpack_from(request)
+        if opcode != fuse_protocol.STATFS:
+            return answer(adapter, request)
+        if len(reply) == fuse_protocol.OUT_HEADER.size:
+            return reply[:8] + struct.pack("=Q", unique)
+        return fuse_protocol.reply(unique, reply)
+
+    monkeypatch.setattr(kind, "answer", wrong)
+    for name in ("layer", "upper", "work", "target"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    plan = Plan("0d", target, (tmp_path / "layer",), "user", read_only=read_only)
+    if not read_only:
+        plan = replace(plan, upper=tmp_path / "upper", work=tmp_path / "work", volatile=True)
+    first = int((FuseDriver().mount(plan).note or "").split()[1])
+    before = Path(f"/proc/{first}/task/{first}/children").read_text()
+    try:
+        for _ in range(3):
+            assert _error_of(lambda: os.statvfs(target)) == errno.EIO
+        assert os.listdir(target) == []
+        assert Path(f"/proc/{first}/task/{first}/children").read_text() == before
+    finally:
+        mountapi.umount2(target)
 
 
 def test_the_adapter_is_the_kernels_unless_another_is_named(stacker: Stacker, target: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +31,8 @@ FEW = 10
 
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Path]:
-    (tmp_path / "target").mkdir()
+    for name in ("target", "other"):
+        (tmp_path / name).mkdir()
     yield tmp_path
     while inside := mountinfo.read().below(tmp_path):
         mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
@@ -51,10 +54,10 @@ def overlaid(lower: Path, place: Path) -> Path:
     return place / "shown"
 
 
-def mount(layer: Path, target: Path) -> list[int]:
+def mount(layer: Path, target: Path, *, asked: bool = True) -> list[int]:
     """Mount, and give the processes that answer."""
     skip_without("kernel")
-    note = FuseDriver().mount(Plan("0a", target, (layer,), "user", fuse_passthrough=True)).note
+    note = FuseDriver().mount(Plan("0a", target, (layer,), "user", fuse_passthrough=asked)).note
     assert note is not None
     if "no passthrough" in note:
         pytest.skip(note)
@@ -89,6 +92,39 @@ def _reads(process: int) -> int:
 def test_a_large_file_is_read_by_the_kernel(room: Path) -> None:
     processes = mount(filled(room / "layer"), room / "target")
     assert asked_of_the_server(processes, room / "target/large") < FEW
+
+
+def test_where_nearly_all_is_large_nobody_has_to_ask(room: Path) -> None:
+    layer = filled(room / "layer")
+    with (layer / "larger").open("wb") as file:
+        file.truncate(2 * LEAST)
+    mount(layer, room / "other")  # or skip: the kernel has none
+    processes = mount(layer, room / "target", asked=False)
+    assert asked_of_the_server(processes, room / "target/large") < FEW
+    assert asked_of_the_server(processes, room / "target/small") >= len(PLACES)
+    assert (overlaid(room / "target", room / "above") / "large").read_bytes() == LARGE
+
+
+def test_where_there_are_small_files_nothing_is_asked_of_the_server_at_opening(room: Path) -> None:
+    processes = mount(filled(room / "layer"), room / "target", asked=False)
+    assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
+
+
+def test_a_store_on_an_overlay_is_not_passed_through_unasked(room: Path) -> None:
+    layer = filled(room / "layer")
+    (layer / "small").unlink()
+    os.truncate(layer / "large", 3 * LEAST)
+    processes = mount(overlaid(layer, room / "first"), room / "target", asked=False)
+    assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
+
+
+def test_a_program_can_be_run_by_the_kernel_alone(room: Path) -> None:
+    program = room / "layer/program"
+    program.parent.mkdir()
+    shutil.copy("/bin/true", program)
+    os.truncate(program, 3 * LEAST)
+    mount(program.parent, room / "target", asked=False)
+    assert subprocess.run([room / "target/program"], check=False).returncode == 0
 
 
 def test_a_small_file_is_not(room: Path) -> None:

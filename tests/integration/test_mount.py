@@ -368,6 +368,17 @@ def test_nobody_gets_each_adapter_by_fusermount3(
     assert (told["left"], told["rooms"]) == ([], [])
 
 
+@pytest.mark.skipif(shutil.which("fuse-overlayfs") is None, reason="no fuse-overlayfs")
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_nobody_gets_fuse_overlayfs_by_fusermount3(
+    caller: Caller, everybodys_fuse: tuple[str, ...], mode: str
+) -> None:
+    told = caller.run("fuse-overlayfs", "user", mode, as_who=(*everybodys_fuse, *NOBODY))
+    assert told.get("driver") == "fuse-overlayfs", told
+    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (told["left"], told["rooms"]) == ([], [])
+
+
 # What a user does in a mount of theirs, told as errors or nothing.
 WRITES = """
 import errno, json, os, sys

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stacker.mount.driver import Mounted
     from stacker.mount.record import MountRecord
 
-DRIVERS = ("auto", "overlay", "fuse", "copy")
+DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
 ADAPTERS = ("kernel", "pyfuse3")
 DESCRIPTION = """\
 Show an image's merged root filesystem at TARGET, an existing directory outside the store.  It is
@@ -31,7 +31,11 @@ read-only unless --rw or --upper is given.  The last line on stdout is the drive
   copy      TARGET, which must be empty, is filled with a copy; wants no privilege, but time
             and space.
 
-`auto` takes the first that can, and says on stderr why it is not `overlay`.
+`auto` takes the first of these that can, and says on stderr why it is not `overlay`.  Only by its
+name:
+
+  fuse-overlayfs
+            that program serves the tree, if it is installed; --rw, but no --upper.
 """
 EXAMPLES = """\
   stacker mount app:1.0 /mnt
@@ -54,7 +58,8 @@ def configure(parser: ArgumentParser) -> None:
         "--fuse-passthrough",
         action="store_true",
         help="with --driver fuse: the kernel reads files of 1 MiB and more by itself (root, Linux"
-        " 6.9); opening any file then costs more",
+        " 6.9); opening any file then costs more.  Where nearly all is in such files it does so"
+        " anyway",
     )
     add("--rw", action="store_true", help="take writes; they go with the unmount")
     add("--upper", metavar="DIR", help="take writes and keep them in DIR, which may be missing")

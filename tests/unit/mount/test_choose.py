@@ -112,12 +112,17 @@ def test_choosing_without_trying_gives_the_first_that_does_not_refuse(order: lis
 
 
 def test_an_unknown_driver_is_the_callers_mistake() -> None:
-    with pytest.raises(UsageError, match="zfs: want auto, overlay, fuse, copy"):
+    with pytest.raises(UsageError, match="zfs: want auto, overlay, fuse, copy, fuse-overlayfs"):
         choose.choose("zfs", PLAN)
 
 
 def test_the_order_is_overlay_then_fuse_then_copy() -> None:
     assert [driver.name for driver in choose.DRIVERS] == ["overlay", "fuse", "copy"]
+
+
+def test_fuse_overlayfs_is_taken_only_if_asked_for() -> None:
+    assert choose.driver_named("fuse-overlayfs").name == "fuse-overlayfs"
+    assert "fuse-overlayfs" not in {driver.name for driver in choose.DRIVERS}
 
 
 def test_a_copy_cannot_keep_writes_apart(tmp_path: Path) -> None:

@@ -105,6 +105,16 @@ def test_no_more_is_agreed_on_than_the_kernel_offers(adapter: Adapter) -> None:
         assert agreed == flags & fuse.WANTED
 
 
+def test_linux_5_4_is_answered_in_its_own_words(adapter: Adapter) -> None:
+    offered = (1 << 26) - 1  # up to FUSE_EXPLICIT_INVAL_DATA; struct fuse_init_in ends after them
+    reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
+    major, minor, ahead, agreed, _, _, write, _, pages, *rest = fuse.INIT_OUT.unpack(reply)
+    assert (major, minor, agreed) == (7, 31, fuse.WANTED)
+    assert (ahead, pages) == (fuse.READ_AHEAD, fuse.LARGEST_READ // 4096)
+    assert write >= 4096
+    assert set(rest) == {0}
+
+
 def test_a_kernel_of_a_later_major_version_is_told_ours(adapter: Adapter) -> None:
     assert asked(adapter, fuse.INIT, init(major=8))[:4] == b"\7\0\0\0"
 

@@ -98,12 +98,19 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
 def test_it_asks_for_large_writes_and_no_writeback(adapter: WritableAdapter) -> None:
     everything = 0xFFFFFFFF
     reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 40, 1 << 17, everything))
-    _, _, _, flags, _, _, largest, *_ = fuse.INIT_OUT.unpack(reply)
-    assert largest == 1 << 20
+    _, _, _, flags, _, _, largest, _, pages, *_ = fuse.INIT_OUT.unpack(reply)
+    assert (largest, pages) == (1 << 20, 256)
     writeback_cache, posix_acl, no_open = 1 << 16, 1 << 20, 1 << 17
     assert flags & (writeback_cache | posix_acl) == 0
     assert flags & no_open
     assert adapter.request_size >= largest + fuse.IN_HEADER.size + fuse.WRITE_IN.size
+
+
+def test_linux_5_4_has_no_say_in_privileges(adapter: WritableAdapter) -> None:
+    offered = (1 << 26) - 1
+    reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
+    _, minor, _, flags, *_ = fuse.INIT_OUT.unpack(reply)
+    assert (minor, flags) == (31, fuse.WANTED_TO_WRITE & ~fuse.INIT_HANDLE_KILLPRIV_V2)
 
 
 def test_a_file_is_made_written_and_read(adapter: WritableAdapter, tree: Writable) -> None:

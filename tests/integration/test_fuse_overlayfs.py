@@ -1,0 +1,143 @@
+"""The driver that leaves serving to fuse-overlayfs: by its name only, and cleared as ours are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stacker.linux import mountapi, mountinfo
+from stacker.mount.fuse_overlayfs import PROGRAM
+from tests import images
+from tests.command import Stacker
+from tests.tars import file, tar, whiteout
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse"),
+    pytest.mark.usefixtures("alone_among_mounts"),
+]
+needs_program = pytest.mark.skipif(shutil.which(PROGRAM) is None, reason=f"no {PROGRAM}")
+LAYERS = [tar(file("kept", b"lower"), file("gone", b"x")), tar(whiteout("gone"), file("new", b""))]
+WORDS = ("--driver", PROGRAM)
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Iterator[Stacker]:
+    stacker = Stacker(tmp_path / "store, with signs")
+    stacker("pull", images.layout(tmp_path / "app", LAYERS).source)
+    (tmp_path / "target").mkdir()
+    yield stacker
+    while inside := mountinfo.read().below(tmp_path):
+        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+def servers() -> set[int]:
+    names = (name for name in os.listdir("/proc") if name.isdigit())
+    return {int(name) for name in names if _name(name) == f"{PROGRAM}\n"}
+
+
+def _name(process: str) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text()
+    except OSError:
+        return ""
+
+
+@needs_program
+def test_a_mount_is_made_listed_and_undone(stacker: Stacker, target: Path) -> None:
+    assert stacker("mount", *WORDS, "app:1.0", target).last == PROGRAM
+    assert sorted(os.listdir(target)) == ["kept", "new"]
+    found = mountinfo.at(target)
+    assert found is not None
+    assert (found.fstype, found.source[:8]) == ("fuse.stacker", "stacker:")
+    (item,) = stacker("mounts", "--json").items
+    assert (item["driver"], item["state"], item["fuse_adapter"]) == (PROGRAM, "mounted", None)
+    stacker("umount", target)
+    assert os.listdir(target) == []
+    stacker.assert_clean(images=1)
+
+
+@needs_program
+def test_writes_go_with_the_mount(stacker: Stacker, target: Path) -> None:
+    for _ in range(2):
+        stacker("mount", *WORDS, "--rw", "app:1.0", target)
+        assert (target / "kept").read_bytes() == b"lower"
+        (target / "kept").write_bytes(b"written")
+        (target / "new").unlink()
+        stacker("umount", target)
+    stacker.assert_clean(images=1)
+
+
+@needs_program
+def test_a_store_with_a_colon_is_shown_but_takes_no_writes(
+    stacker: Stacker, target: Path, tmp_path: Path
+) -> None:
+    there = replace(stacker, store=tmp_path / "a:b")
+    stacker.store.rename(there.store)
+    there("mount", *WORDS, "app:1.0", target)
+    assert (target / "kept").read_bytes() == b"lower"
+    there("umount", target)
+    said = there.refused(7, "mount", *WORDS, "--rw", "app:1.0", target)
+    assert "got a colon in the path, want none" in said
+    there.assert_clean(images=1)
+
+
+@needs_program
+def test_it_keeps_no_writes(stacker: Stacker, target: Path, tmp_path: Path) -> None:
+    said = stacker.refused(7, "mount", *WORDS, "--upper", tmp_path / "kept", "app:1.0", target)
+    assert f"no --upper with {PROGRAM}" in said
+    stacker.assert_clean(images=1)
+
+
+@needs_program
+def test_a_mount_whose_server_was_killed_is_named_and_cleared(
+    stacker: Stacker, target: Path
+) -> None:
+    before = servers()
+    stacker("mount", *WORDS, "app:1.0", target)
+    (server,) = servers() - before
+    os.kill(server, signal.SIGKILL)
+    while not stacker("mounts", "--json").document["cleared"]:
+        pass
+    assert os.listdir(target) == []
+    stacker.assert_clean(images=1)
+
+
+@needs_program
+def test_what_it_says_when_it_ends_is_the_reason(stacker: Stacker, target: Path) -> None:
+    place = target.parent / "bin"
+    place.mkdir()
+    (place / PROGRAM).write_text("#!/bin/sh\necho 'no such luck' >&2\nexit 1\n")
+    (place / PROGRAM).chmod(0o755)
+    unlucky = replace(stacker, environ={"PATH": f"{place}:{os.environ['PATH']}"})
+    said = unlucky.refused(9, "mount", *WORDS, "app:1.0", target)
+    assert f"cannot mount by {PROGRAM}: {target}: no such luck" in said
+    assert mountinfo.at(target) is None
+    stacker.assert_clean(images=1)
+
+
+def test_where_it_is_missing_a_person_is_told(stacker: Stacker, target: Path) -> None:
+    without = replace(stacker, environ={"PATH": "/nowhere"})
+    said = without.refused(9, "mount", *WORDS, "app:1.0", target)
+    assert "it is not installed" in said
+    assert f"install the package {PROGRAM}" in said
+    stacker.assert_clean(images=1)
+
+
+@needs_program
+def test_the_plan_is_what_mount_8_takes(stacker: Stacker, target: Path) -> None:
+    plan = stacker("mount", *WORDS, "--rw", "--print-plan", "app:1.0", target).item["plan"]
+    (only,) = plan["mounts"]
+    assert only["type"] == f"fuse.{PROGRAM}"
+    assert f"upperdir={plan['upper']}".replace(",", "\\,") in only["options"]
