@@ -10,13 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from stacker.errors import IntegrityError, UnsupportedError
-from stacker.layer.tree import Displacement
 from stacker.layer.whiteout import WhiteoutFormat
 
 VERSION = 1
+
+
+class Displacement(NamedTuple):
+    """Entry number ``at`` replaced ``path``; what stood there is now in ``replaced/<aside>``."""
+
+    at: int
+    path: bytes
+    aside: int
 
 
 @dataclass(frozen=True, slots=True)

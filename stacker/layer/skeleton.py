@@ -18,9 +18,8 @@ from typing import BinaryIO, Final
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.layer.entry import File, shown
 from stacker.layer.limits import Limits
-from stacker.layer.record import LayerRecord
+from stacker.layer.record import Displacement, LayerRecord
 from stacker.layer.tar import TarReader
-from stacker.layer.tree import Displacement
 from stacker.linux.pinned import opened_to_read
 from stacker.stream.decompress import CHUNK, chunks_of, decompressed
 

@@ -16,12 +16,13 @@ import stat
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from stacker.errors import LayerError
 from stacker.layer.budget import Budget
 from stacker.layer.entry import Meta, shown
 from stacker.layer.limits import Limits
+from stacker.layer.record import Displacement
 from stacker.layer.walk import followed, joined
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,14 +38,6 @@ class Lower(Protocol):
 
     def symlink(self, path: bytes) -> bytes | None:
         """Give the target when ``path``, its parents being directories, is a symbolic link."""
-
-
-class Displacement(NamedTuple):
-    """Entry number ``at`` replaced ``path``; what stood there is now in ``replaced/<aside>``."""
-
-    at: int
-    path: bytes
-    aside: int
 
 
 def _components(path: bytes) -> list[bytes]:

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacker.errors import IntegrityError, UnsupportedError
-from stacker.layer.record import DeferredLink, LayerRecord
-from stacker.layer.tree import Displacement
+from stacker.layer.record import DeferredLink, Displacement, LayerRecord
 from stacker.layer.whiteout import WhiteoutFormat
 
 PATHS = st.one_of(

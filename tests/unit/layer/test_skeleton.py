@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from stacker.errors import IntegrityError
+from stacker.layer.record import Displacement
 from stacker.layer.skeleton import Places, SkeletonWriter, reassembled, skeleton_entries
-from stacker.layer.tree import Displacement
 from stacker.stream.decompress import CHUNK
 from tests import tars
 from tests.tars import dir, entry, file, hardlink, pax, symlink, tar, whiteout  # noqa: A004
