@@ -106,7 +106,7 @@ def pull(
             store.blobs.write(descriptor.digest, source.document(descriptor))
             if form.sync:  # first what the list refers to, then the list
                 sync_filesystem(store.root)
-            store.images.add(descriptor, source.names, origin)
+            store.images.add(descriptor, source.names, origin, sync=form.sync)
             if form.sync:
                 sync_filesystem(store.root)
         mine = [layer.record for layer in unpacked if layer.record is not None]

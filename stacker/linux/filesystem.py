@@ -81,26 +81,31 @@ def is_tmpfs(target: int | Path) -> bool:
     return magic(target) == TMPFS_MAGIC
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, sync: bool = False) -> None:
     """Write a file so that it is there whole or, if that fails, as it was before.
 
+    :param sync: hold that through a power cut, too: the content is on disk before the name.
     :raises OSError: when it cannot be written, with its path.
     """
     try:
-        write_stream(path, (content,))
+        write_stream(path, (content,), sync=sync)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_stream(path: Path, chunks: Iterable[bytes]) -> None:
+def write_stream(path: Path, chunks: Iterable[bytes], *, sync: bool = False) -> None:
     """Write a file in pieces that has its name when it is whole, and not before.
 
+    :param sync: have it on disk before that.
     :raises OSError: it cannot be written; what else `chunks` raises comes through.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
             file.writelines(chunks)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

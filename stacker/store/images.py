@@ -140,15 +140,20 @@ class ImageStore:
         with held:
             yield
 
-    def add(self, manifest: Descriptor, names: tuple[str, ...], source: str) -> None:
-        """List an image; its names move to it.  Call it inside :meth:`changing`."""
+    def add(
+        self, manifest: Descriptor, names: tuple[str, ...], source: str, *, sync: bool = False
+    ) -> None:
+        """List an image; its names move to it.  Call it inside :meth:`changing`.
+
+        :param sync: have the new list on disk before it takes the place of the old one.
+        """
         kept = [_without(entry, names) for entry in self._entries()]
         fresh = [
             replace(manifest, annotations={NAME: name, SOURCE: source}, platform=None, data=None)
             for name in names
         ] or [replace(manifest, annotations={SOURCE: source}, platform=None, data=None)]
         entries = [entry for entry in kept if not _is_covered(entry, manifest, fresh)]
-        self._write([*entries, *fresh])
+        self._write([*entries, *fresh], sync=sync)
 
     def remove(self, image_id: ImageID) -> None:
         """Take an image off the list.  Call it inside :meth:`changing`."""
@@ -167,14 +172,14 @@ class ImageStore:
         ):
             yield Descriptor.from_json(entry, f"{path}: manifests[{number}]")
 
-    def _write(self, entries: list[Descriptor]) -> None:
+    def _write(self, entries: list[Descriptor], *, sync: bool = False) -> None:
         path = self.root / "index.json"
         content = {
             "schemaVersion": 2,
             "mediaType": _INDEX_TYPE,
             "manifests": [entry.to_json() for entry in entries],
         }
-        write_whole(path, json.dumps(content, indent=1).encode())
+        write_whole(path, json.dumps(content, indent=1).encode(), sync=sync)
 
 
 def _hint(images: list[StoredImage], digits: str) -> str:

@@ -148,3 +148,24 @@ def test_a_filesystem_can_be_synced(tmp_path: Path) -> None:
     os.close(descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         filesystem.syncfs(descriptor)
+
+
+def test_a_file_is_on_disk_before_it_takes_another_s_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "list", []
+    path.write_bytes(b"old")
+
+    def syncing(descriptor: int) -> None:
+        seen.append((path.read_bytes(), content_of(descriptor)))
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    filesystem.write_whole(path, b"not waited for")
+    assert seen == []
+    filesystem.write_whole(path, b"new", sync=True)
+    assert seen == [(b"not waited for", b"new")]
+    assert path.read_bytes() == b"new"
+
+
+def content_of(descriptor: int) -> bytes:
+    return Path(f"/proc/self/fd/{descriptor}").read_bytes()
