@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import NotFoundError
+from stacker.errors import IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ class ImageUsage:
     """One image, and the bytes of its layers' files.
 
     :param shared: in layers that another image has, too; ``own`` in the others.
-    :param missing: layers that should be here and are not.
+    :param missing: layers that should be here and are not, or are damaged.
     """
 
     image: StoredImage
@@ -97,10 +97,13 @@ def store_usage(store: Store) -> StoreUsage:
 
 
 def layer_bytes(store: Store, diff_id: DiffID) -> int | None:
-    """Give the bytes of a layer's files; ``None`` when it is not here."""
+    """Give the bytes of a layer's files; ``None`` when it is not here, or nothing to use.
+
+    Whoever wants to know which images have a damaged layer must be able to list them.
+    """
     try:
         return store.layers.record(diff_id).file_bytes
-    except NotFoundError:
+    except (NotFoundError, IntegrityError):
         return None
 
 

@@ -138,7 +138,10 @@ class LayerRecord:
                 )
             return cls._from_data(data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"damaged layer record: {what}: {error}") from error
+            raise IntegrityError(
+                f"damaged layer record: {what}: {error}",
+                hint="remove the images that have this layer (`stacker rm`), and pull them again",
+            ) from error
 
     @classmethod
     def _from_data(cls, data: dict[str, Any]) -> LayerRecord:

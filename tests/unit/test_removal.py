@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stacker.errors import LockedError, NotFoundError
+from stacker.errors import IntegrityError, LockedError, NotFoundError
 from stacker.image.digest import ImageID
 from stacker.image.platform import Platform
 from stacker.layer.idmap import SQUASH
@@ -129,6 +129,19 @@ def test_a_layer_that_is_missing_is_counted_and_not_measured(store: Store, bring
     assert (usage.own, usage.missing) == (10, 1)
     remove_image(store, image)
     assert list(store.layers.all()) == []
+
+
+def test_a_damaged_record_hides_no_image_and_can_be_got_rid_of(store: Store, bring: Bring) -> None:
+    image = bring("app", A, B)
+    store.layers.place(store.images.config(image).diff_ids[1]).record.write_bytes(b"")
+    (usage,) = images_in(store)
+    assert (usage.own, usage.missing) == (10, 1)
+    with pytest.raises(IntegrityError, match="damaged layer record") as caught:
+        store.layers.record(store.images.config(image).diff_ids[1])
+    assert "stacker rm" in (caught.value.hint or "")
+    remove_image(store, image)
+    assert bring("app", A, B) == image
+    assert images_in(store)[0].missing == 0
 
 
 def test_what_no_image_lists_is_told_apart(store: Store, bring: Bring) -> None:
