@@ -21,32 +21,19 @@ from stacker.errors import (
     NotFoundError,
 )
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID, Digest
+from stacker.image.digest import DiffID
 from stacker.source.protocol import Resumable, Source
 from stacker.stages import HASH_BLOB, READ, Watch
 from stacker.store.partials import Partial
 from stacker.store.store import Store
 from stacker.stream.decompress import chunks_of
 from stacker.stream.verify import Hash, metered, verified
+from stacker.task import LayerProgress
 
 _WORTH_RESUMING: Final = 1 << 20  # bytes; what is smaller comes again as fast
 _REPORT_EVERY: Final = 1 << 20  # bytes
 _REPORT_ENTRIES: Final = 1000
 _BROKEN_OFF = (NetworkError, AuthenticationError, NotFoundError)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerProgress:
-    """``done`` of a layer's ``total`` compressed bytes were read, and ``entries`` unpacked.
-
-    :param diff_id: ``None`` while nobody knows it.
-    """
-
-    diff_id: DiffID | None
-    blob: Digest
-    done: int
-    total: int
-    entries: int
 
 
 class DamagedPartialError(Exception):

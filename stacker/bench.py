@@ -24,7 +24,8 @@ from stacker.pipeline import pull
 from stacker.source.protocol import Source
 from stacker.stages import StageClock
 from stacker.store.store import Store
-from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
+from stacker.task import LayerForm, LayerTask, LayerUnpacked
+from stacker.unpack import unpack_layer
 
 THREADS: Final = (
     (stages.READ, stages.INFLATE),

@@ -26,7 +26,7 @@ from stacker.source.protocol import Source
 from stacker.source.resolve import is_vouched_for, resolved
 from stacker.stacked import is_complete, stacked
 from stacker.store.store import Store
-from stacker.unpack import LayerForm, LayerTask, LayerUnpacked, unpack_layer
+from stacker.task import LayerForm, LayerTask, LayerUnpacked
 
 Emit: TypeAlias = Callable[[object], None]
 """Sends an event to whoever called for the work."""
@@ -75,7 +75,7 @@ def pull(
     origin: str,
     on_event: Callable[[object], None],
     must_match: bool = False,
-    work: Callable[[LayerTask, Emit], LayerUnpacked] = unpack_layer,
+    work: Callable[[LayerTask, Emit], LayerUnpacked] | None = None,
 ) -> Pulled:
     """Bring an image into ``store`` and list it there.
 
@@ -83,7 +83,7 @@ def pull(
     :param jobs: layers unpacked at the same time.
     :param origin: the source as the caller named it, remembered beside the image's names.
     :param on_event: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
-    :param work: what workers do with a layer; it may emit events of its own.
+    :param work: what workers do with a layer in place of unpacking it; it may emit events.
     """
     means = _Means(store, form, jobs, on_event, work)
     wanted = platform if must_match else None
@@ -155,7 +155,7 @@ class _Means:
     form: LayerForm
     jobs: int
     on_event: Callable[[object], None]
-    work: Callable[[LayerTask, Emit], LayerUnpacked]
+    work: Callable[[LayerTask, Emit], LayerUnpacked] | None
 
 
 def _modern(
@@ -203,7 +203,8 @@ def _unpack(
     means.on_event(LayersFound(tuple(listed), present))
     if not missing:
         return []
-    from stacker.workers import worked  # an image that is all there needs none
+    from stacker.unpack import unpack_layer  # an image that is all there needs neither
+    from stacker.workers import worked
 
     store = means.store
     store.staging.sweep()
@@ -215,7 +216,9 @@ def _unpack(
     ]
     done = []
     try:
-        for result in worked(tasks, means.work, jobs=means.jobs, on_event=means.on_event):
+        for result in worked(
+            tasks, means.work or unpack_layer, jobs=means.jobs, on_event=means.on_event
+        ):
             means.on_event(result)
             done.append(result)
     finally:

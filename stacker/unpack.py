@@ -10,26 +10,18 @@ where a blob comes from: ``arrival`` does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, cast
 
 from stacker.arrival import DamagedPartialError, Incoming, Report, blamed, incoming
 from stacker.errors import IntegrityError, LayerError, StackerError
-from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID, Digest
+from stacker.image.digest import DiffID
 from stacker.layer.apply import apply
 from stacker.layer.entry import Entry
-from stacker.layer.idmap import IdMap
-from stacker.layer.limits import Limits
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import SkeletonWriter
 from stacker.layer.tar import TarReader
-from stacker.layer.whiteout import WhiteoutFormat
-from stacker.source.protocol import Source
 from stacker.stages import APPLY, COMMIT, HASH_LAYER, INFLATE, PARSE, UNWATCHED, Watch
 from stacker.store.layers import LayerPlace
 from stacker.store.store import Store
@@ -37,51 +29,9 @@ from stacker.stream.decompress import decompressed
 from stacker.stream.hashing import hashing_beside
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import Hash, bounded, hashed, in_place, metered, verified
+from stacker.task import LayerTask, LayerUnpacked
 
 _WORTH_THREADS: Final = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class LayerForm:
-    """How layers are written: deletions, owners, bounds, and whether to wait for the disk.
-
-    :param resume: keep what comes of a blob until its layer is there, for a later pull to go on.
-    """
-
-    whiteouts: WhiteoutFormat
-    idmap: IdMap
-    limits: Limits = field(default_factory=Limits)
-    sync: bool = False
-    keep_blobs: bool = False
-    resume: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTask:
-    """One layer to unpack from ``source`` into the store at ``store``.
-
-    :param diff_id: what must come out; ``None`` where no document says (schema 1).
-    """
-
-    source: Source
-    store: Path
-    blob: Descriptor
-    diff_id: DiffID | None
-    form: LayerForm
-
-    @property
-    def what(self) -> str:
-        """The layer's name for messages."""
-        return f"layer {self.diff_id or f'of blob {self.blob.digest}'}"
-
-
-@dataclass(frozen=True, slots=True)
-class LayerUnpacked:
-    """A layer is in the store; ``record`` is ``None`` when somebody else put it there."""
-
-    diff_id: DiffID
-    blob: Digest
-    record: LayerRecord | None
 
 
 def unpack_layer(
@@ -236,8 +186,3 @@ def _drain(chunks: Iterator[bytes]) -> None:
     """Read on after a malformed entry: if a digest differs, that is the error to report."""
     for _ in chunks:
         pass
-
-
-def usable_processors() -> int:
-    """Say how many processors this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.arrival import LayerProgress
 from stacker.cli.bars import Bars, reported
 from stacker.cli.output import print_event
 from stacker.pipeline import LayersFound
-from stacker.unpack import LayerUnpacked
+from stacker.task import LayerProgress, LayerUnpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

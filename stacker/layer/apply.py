@@ -120,7 +120,7 @@ class _Applier:
         self._idmap = idmap
         self._most = limits.unpacked_bytes
         self._metadata = MetadataWriter(form, idmap)
-        self._settle = self._metadata.settle
+        self._settle = self._metadata.settle  # looked up once: every file wants these two
         self._write_payload = entries.write_payload
         self._marks = Marks(form, tree.budget)
         self._placed: dict[int, bytes] = {}

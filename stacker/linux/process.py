@@ -101,3 +101,8 @@ def gid_map(process: int | str = "self") -> tuple[IdRange, ...]:
 def _id_map(path: Path) -> tuple[IdRange, ...]:
     lines = path.read_bytes().splitlines()
     return tuple(IdRange(*map(int, line.split())) for line in lines)
+
+
+def usable_processors() -> int:
+    """Say how many processors this process may use."""
+    return len(os.sched_getaffinity(0))

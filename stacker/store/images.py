@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, LockedError, NotFoundError, UnsupportedError, UsageError
 from stacker.image.config import ImageConfig, parse_config
-from stacker.image.descriptor import Descriptor
 from stacker.image.digest import ImageID
-from stacker.image.document import objects, parse_object
-from stacker.image.manifest import Manifest, parse_document
 from stacker.linux import lock
 from stacker.linux.filesystem import write_whole
 from stacker.store.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from stacker.image.descriptor import Descriptor
+    from stacker.image.manifest import Manifest
 
 NAME = "org.opencontainers.image.ref.name"
 SOURCE = "dev.stacker.source"
@@ -96,6 +98,8 @@ class ImageStore:
 
     def manifest(self, descriptor: Descriptor) -> Manifest:
         """Read a manifest that the index lists."""
+        from stacker.image.manifest import Manifest, parse_document  # whoever has an ID needs none
+
         what = f"manifest {descriptor.digest}"
         document = parse_document(
             self.blobs.read(descriptor.digest), media_type=descriptor.media_type, what=what
@@ -162,6 +166,9 @@ class ImageStore:
         )
 
     def _entries(self) -> Iterator[Descriptor]:
+        from stacker.image.descriptor import Descriptor
+        from stacker.image.document import objects, parse_object
+
         path = self.root / "index.json"
         try:
             raw = path.read_bytes()

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
-from stacker.layer.record import LayerRecord
 from stacker.linux import lock
 from stacker.linux.filesystem import sync_filesystem
 from stacker.store.staging import Staging
+
+if TYPE_CHECKING:
+    from stacker.layer.record import LayerRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class LayerStore:
 
         :raises NotFoundError: it is not here.
         """
+        from stacker.layer.record import LayerRecord  # most mounts read none
+
         path = self.place(diff_id).record
         try:
             return LayerRecord.from_json(path.read_bytes(), f"{path}")

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 from stacker.errors import StackerError, UnsupportedError, UsageError
 from stacker.linux import lock
 from stacker.linux.filesystem import write_whole
-from stacker.store.blobs import BlobStore
-from stacker.store.chains import ChainStore
-from stacker.store.images import ImageStore
-from stacker.store.layers import LayerStore
-from stacker.store.staging import Staging
 
 if TYPE_CHECKING:
+    from stacker.store.blobs import BlobStore
+    from stacker.store.chains import ChainStore
+    from stacker.store.images import ImageStore
+    from stacker.store.layers import LayerStore
     from stacker.store.partials import PartialStore
+    from stacker.store.staging import Staging
 
 VERSION = 1
 _MARK = "stacker.json"
@@ -38,19 +38,52 @@ _MARK = "stacker.json"
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store's parts; :meth:`opened` is how to get one."""
+    """The store at ``root``; :meth:`opened` is how to get one.
+
+    Its parts are loaded by whoever uses them: unmounting wants none, mounting a few.
+    """
 
     root: Path
-    blobs: BlobStore
-    images: ImageStore
-    layers: LayerStore
-    chains: ChainStore
-    staging: Staging
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Blobs by digest."""
+        from stacker.store.blobs import BlobStore
+
+        return BlobStore(self.root / "blobs")
+
+    @property
+    def images(self) -> ImageStore:
+        """Images by ID and by name."""
+        from stacker.store.images import ImageStore
+
+        return ImageStore(self.root, self.blobs)
+
+    @property
+    def layers(self) -> LayerStore:
+        """Unpacked layers by diff_id."""
+        from stacker.store.layers import LayerStore
+
+        return LayerStore(self.root / "layers", self.staging)
+
+    @property
+    def chains(self) -> ChainStore:
+        """What is to be stacked, by chain ID."""
+        from stacker.store.chains import ChainStore
+
+        return ChainStore(self.root, self.staging)
+
+    @property
+    def staging(self) -> Staging:
+        """What is on its way."""
+        from stacker.store.staging import Staging
+
+        return Staging(self.root / "staging")
 
     @property
     def partials(self) -> PartialStore:
         """What there is of blobs whose transfer broke off."""
-        from stacker.store.partials import PartialStore  # a mount has no use for it
+        from stacker.store.partials import PartialStore
 
         return PartialStore(self.root / "partial")
 
@@ -75,15 +108,7 @@ class Store:
                 f"cannot open the store: {root}: {error.strerror}",
                 hint="name a directory you may write to with --store or STACKER_STORE",
             ) from error
-        staging, blobs = Staging(root / "staging"), BlobStore(root / "blobs")
-        return cls(
-            root=root,
-            blobs=blobs,
-            images=ImageStore(root, blobs),
-            layers=LayerStore(root / "layers", staging),
-            chains=ChainStore(root, staging),
-            staging=staging,
-        )
+        return cls(root)
 
 
 def _ensure(root: Path) -> None:

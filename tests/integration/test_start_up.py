@@ -21,7 +21,6 @@ stacker.cli.session stacker.cli.verbs stacker.cli.verbs.mount stacker.cli.wordin
 stacker.image stacker.image.chain stacker.image.config stacker.image.descriptor
 stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
 stacker.image.platform stacker.image.wording stacker.layer stacker.layer.entry stacker.layer.idmap
-stacker.layer.record
 stacker.layer.whiteout stacker.linux
 stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo
 stacker.linux.process stacker.linux.removal stacker.linux.syscall stacker.linux.xattr
@@ -37,7 +36,7 @@ stacker.store.images stacker.store.layers stacker.store.staging stacker.store.st
 # comes with dataclasses, another with argparse.  Underscored modules are those modules' business.
 STANDARD = """
 argparse ast collections contextlib copy copyreg ctypes dataclasses dis encodings enum errno fcntl
-fnmatch functools genericpath gettext glob grp hashlib importlib inspect ipaddress itertools json
+fnmatch functools gc genericpath gettext glob grp hashlib importlib inspect ipaddress itertools json
 keyword linecache locale math ntpath opcode operator os pathlib posixpath pwd re reprlib signal
 stat struct time token tokenize types typing urllib warnings weakref
 """
@@ -109,3 +108,19 @@ def test_a_verb_loads_no_other_verb(stacker: Stacker) -> None:
         found = {name for name in loaded(stacker, verb) if name.startswith("stacker.cli.verbs.")}
         assert found == {f"stacker.cli.verbs.{verb}"}
     assert not {f"stacker.cli.verbs.{verb}" for verb in SUMMARIES} & loaded(stacker, "--help")
+
+
+def test_an_unmount_loads_no_part_of_the_store(stacker: Stacker, tmp_path: Path) -> None:
+    stacker("mount", "app:1.0", tmp_path / "target")
+    modules = loaded(stacker, "umount", tmp_path / "target")
+    assert {name for name in modules if name.startswith("stacker.store.")} == {
+        "stacker.store.store"
+    }
+
+
+def test_an_image_that_is_all_here_is_pulled_without_what_unpacks(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    modules = loaded(stacker, "pull", "--quiet", f"oci:{tmp_path / 'app'}")
+    assert not modules & {"stacker.unpack", "stacker.arrival", "stacker.workers"}
+    assert not {name for name in modules if name.startswith("stacker.stream.")}

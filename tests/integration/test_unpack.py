@@ -21,7 +21,8 @@ from stacker.layer.limits import Limits
 from stacker.layer.whiteout import WhiteoutFormat
 from stacker.store.store import Store
 from stacker.stream.decompress import CHUNK
-from stacker.unpack import LayerForm, LayerTask, unpack_layer
+from stacker.task import LayerForm, LayerTask
+from stacker.unpack import unpack_layer
 from tests.tars import END, char, file, symlink, tar
 
 IGNORED: list[object] = []

@@ -18,7 +18,7 @@ from stacker.removal import parts_of, remove_image
 from stacker.source.transport import open_source
 from stacker.stacked import chain_of, stacked
 from stacker.store.store import Store
-from stacker.unpack import LayerForm
+from stacker.task import LayerForm
 from stacker.usage import images_in, store_usage
 from tests import images
 from tests.tars import dir, file, tar  # noqa: A004 - the word for it

@@ -11,7 +11,6 @@ from typing import BinaryIO, TypeVar
 
 import pytest
 
-from stacker.arrival import LayerProgress
 from stacker.cli.form import id_map, whiteout_format
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
@@ -21,7 +20,8 @@ from stacker.source.transport import open_source
 from stacker.stages import STAGES, Watch
 from stacker.store.store import Store
 from stacker.stream.decompress import Readable
-from stacker.unpack import LayerForm, LayerTask, unpack_layer
+from stacker.task import LayerForm, LayerProgress, LayerTask
+from stacker.unpack import unpack_layer
 from tests import images
 from tests.tars import file, tar
 

@@ -125,8 +125,9 @@ def _measured(args: Namespace, session: Session) -> Report:
     from stacker.cli.form import id_map, whiteout_format
     from stacker.cli.registries import reaching
     from stacker.image.platform import Platform
+    from stacker.linux.process import usable_processors
     from stacker.source.transport import open_source
-    from stacker.unpack import LayerForm, usable_processors
+    from stacker.task import LayerForm
 
     wanted = Platform.parse(args.platform) if args.platform else None
     store = session.store()

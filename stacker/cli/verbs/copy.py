@@ -70,9 +70,9 @@ def _copy(args: Namespace, session: Session) -> Delivered:
     from stacker.cli.outgoing import reporting
     from stacker.delivery import deliver, near
     from stacker.destination.transport import open_destination
+    from stacker.linux.process import usable_processors
     from stacker.push import place_of
     from stacker.source.transport import open_source
-    from stacker.unpack import usable_processors
 
     access = reaching(args, os.environ, args.source, args.destination)
     store = session.store()  # its filesystem has room for a compressed archive

@@ -215,7 +215,7 @@ def _push(args: Namespace, session: Session) -> None:
     from stacker.cli.outgoing import delivered_document, reporting, tell_left
     from stacker.destination.transport import open_destination
     from stacker.gather import Means, indexes_of, push_index
-    from stacker.unpack import usable_processors
+    from stacker.linux.process import usable_processors
 
     packing = packing_of(args)
     store = session.store()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stacker.image.platform import Platform
     from stacker.pipeline import Pulled
     from stacker.source.access import Access
-    from stacker.unpack import LayerForm
+    from stacker.task import LayerForm
 
 DESCRIPTION = """\
 Bring an image into the store.  Each layer is checked against the digest of its blob and against
@@ -147,9 +147,9 @@ def _access(args: Namespace) -> Access | None:
 
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
     from stacker.cli.progress import reporting
+    from stacker.linux.process import usable_processors
     from stacker.pipeline import pull
     from stacker.source.transport import open_source
-    from stacker.unpack import usable_processors
 
     store = session.store()
     with (
@@ -171,7 +171,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
 
 def _form(args: Namespace) -> LayerForm:
     from stacker.cli.form import id_map, whiteout_format
-    from stacker.unpack import LayerForm
+    from stacker.task import LayerForm
 
     limits = Limits(
         unpacked_bytes=args.max_bytes,

@@ -105,8 +105,8 @@ def run(args: Namespace, session: Session) -> None:
 def _push(args: Namespace, session: Session) -> Pushed:
     from stacker.cli.outgoing import reporting
     from stacker.destination.transport import open_destination
+    from stacker.linux.process import usable_processors
     from stacker.push import push
-    from stacker.unpack import usable_processors
 
     packing = packing_of(args)
     access = reaching(args, os.environ, args.destination)
