@@ -8,7 +8,7 @@ from stacker.cli.options import main_parser, parse, whole_parser
 from stacker.cli.verbs import SUMMARIES, load
 from stacker.cli.verbs.mount import DRIVERS as OFFERED
 from stacker.errors import UsageError
-from stacker.mount.choose import DRIVERS
+from stacker.mount.choose import DRIVERS, driver_named
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,5 @@ def test_the_whole_parser_knows_what_the_two_steps_know() -> None:
 
 
 def test_the_drivers_offered_are_those_there_are() -> None:
-    assert list(OFFERED) == ["auto", *(driver.name for driver in DRIVERS)]
+    assert list(OFFERED[:-1]) == ["auto", *(driver.name for driver in DRIVERS)]
+    assert [driver_named(name).name for name in OFFERED[1:]] == list(OFFERED[1:])
