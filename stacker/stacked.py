@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import LayerError
 from stacker.image.chain import chain_ids
 from stacker.image.digest import ChainID
-from stacker.layer.entry import shown
 from stacker.store.chains import ChainRecord
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ def _explaining(chain_id: ChainID) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
+        from stacker.layer.entry import shown  # no mount comes by here
+
         name = os.fsencode(error.filename or "")
         raise LayerError(
             f"cannot stack layers: chain {chain_id}: got a path of {len(name)} bytes with the "

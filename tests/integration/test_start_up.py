@@ -20,7 +20,7 @@ stacker stacker.cli stacker.cli.ending stacker.cli.form stacker.cli.options stac
 stacker.cli.session stacker.cli.verbs stacker.cli.verbs.mount stacker.cli.wording stacker.errors
 stacker.image stacker.image.chain stacker.image.config stacker.image.descriptor
 stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
-stacker.image.platform stacker.image.wording stacker.layer stacker.layer.entry stacker.layer.idmap
+stacker.image.platform stacker.image.wording stacker.layer stacker.layer.idmap
 stacker.layer.whiteout stacker.linux
 stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo
 stacker.linux.process stacker.linux.removal stacker.linux.syscall stacker.linux.xattr
