@@ -31,8 +31,8 @@ def filesystem(path: Path) -> str:
 
 
 def mounts_below(path: Path) -> list[str]:
-    """List mount points below ``path``, the innermost first."""
-    top = f"{path}/"
+    """List mount points below ``path``, by whichever name it is called, the innermost first."""
+    top = f"{path.resolve()}/"
     points = [
         line.split()[4].encode().decode("unicode_escape")
         for line in Path("/proc/self/mountinfo").read_text().splitlines()

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,6 +20,7 @@ import pytest
 from benchmarks import aims, compress, corpora, figures, pages, registry, report, run, synthetic
 from benchmarks.peers import FLOOR, PEERS
 from benchmarks.process import FailedError, measured
+from benchmarks.scratch import Medium
 
 CORPORA = ["mix", "whiteouts", "links"]
 CANNOT = {("umoci", "zstd")}
@@ -195,6 +197,16 @@ def test_an_own_filesystem_is_there_for_one_run_and_gone_after_it(cache: Path) -
     for line in lines:
         assert_figures(line)
     assert Path("/proc/self/mountinfo").read_text().count("/dev/loop") == before.count("/dev/loop")
+
+
+def test_a_room_behind_a_symbolic_link_leaves_no_mount(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with Medium("tmpfs", tmp_path / "link").room() as room:
+        (room / "a").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(room / "a")], check=True)
+    assert list((tmp_path / "real").iterdir()) == []
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_all_forms_of_a_corpus_hold_the_same_layers(cache: Path) -> None:
