@@ -159,7 +159,7 @@ def _actions(lines: Sequence[Figures]) -> list[str]:
 def fuse_plot(lines: Sequence[Figures]) -> Figure:
     """Draw wall time of every action, a bar for each way to mount; seconds are logarithmic."""
     contenders = list(dict.fromkeys(line["contender"] for line in lines))
-    figure, (panel,) = _panels(1, width=9)
+    figure, (panel,) = _panels([9.0])
     _bars(panel, lines, "action", "contender", dict(zip(contenders, _SHADES, strict=False)))
     panel.set(yscale="log", ylabel=_SECONDS)
     panel.legend(frameon=False, fontsize="small")
@@ -175,7 +175,8 @@ def peers_plot(lines: Sequence[Figures]) -> Figure:
     lines = [line for line in lines if line["form"] == form and "failed" not in line]
     media = list(dict.fromkeys(_medium(line) for line in lines))
     present = {line["peer"] for line in lines}
-    figure, panels = _panels(len(media), width=1.6 + 1.1 * len({line["corpus"] for line in lines}))
+    groups = [len({line["corpus"] for line in lines if _medium(line) == each}) for each in media]
+    figure, panels = _panels([0.9 + 1.1 * count for count in groups])
     for panel, medium in zip(panels, media, strict=True):
         mine = [line for line in lines if _medium(line) == medium]
         colours = {peer: colour for peer, colour in _COLOURS.items() if peer in present}
@@ -204,14 +205,14 @@ def _bars(
             label=each,
             color=colour,
         )
-    panel.set_xticks(range(len(groups)), [text.replace(", ", ",\n") for text in groups])
+    panel.set_xticks(range(len(groups)), [text.replace(" ", "\n") for text in groups])
 
 
 def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
     """Draw wall time against ``entries`` or ``layers``, both axes logarithmic."""
     lines = [line for line in lines if line["corpus"] == kind and "failed" not in line]
     media = list(dict.fromkeys(line["medium"] for line in lines))
-    figure, panels = _panels(len(media), width=5)
+    figure, panels = _panels([5.0] * len(media))
     for panel, medium in zip(panels, media, strict=True):
         for peer in dict.fromkeys(line["peer"] for line in lines):
             mine = [line for line in lines if (line["peer"], line["medium"]) == (peer, medium)]
@@ -230,7 +231,8 @@ def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
     return figure
 
 
-def _panels(count: int, *, width: float) -> tuple[Figure, list[Axes]]:
+def _panels(widths: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Give panels beside each other, of ``widths`` in inches."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -238,7 +240,12 @@ def _panels(count: int, *, width: float) -> tuple[Figure, list[Axes]]:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, count, figsize=(width * count, 3.6), squeeze=False, layout="constrained"
+        1,
+        len(widths),
+        figsize=(sum(widths), 3.6),
+        width_ratios=widths,
+        squeeze=False,
+        layout="constrained",
     )
     panels = list(axes[0])
     for panel in panels:
