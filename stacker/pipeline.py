@@ -19,7 +19,8 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest, ImageID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.image.pairing import pair_layers
-from stacker.image.platform import Platform, fits
+from stacker.image.platform import Platform
+from stacker.image.selection import demand
 from stacker.legacy import converted, layers_of, manifest_of
 from stacker.linux.filesystem import sync_filesystem
 from stacker.source.protocol import Source
@@ -94,7 +95,7 @@ def pull(
     for _ in range(_ATTEMPTS):
         config = _config(store, source, manifest)
         if must_match and not is_vouched_for(source, descriptor):
-            _check_platform(config, platform, image_id)
+            demand(config.platform, platform, str(image_id))
         pairs = pair_layers(manifest, config)
         unpacked += _unpack_missing(source, pairs, means, is_first=not unpacked)
         if not _stack(store, config, form):
@@ -139,14 +140,6 @@ def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
     return parse_config(source.document(manifest.config), f"config {image_id}")
 
 
-def _check_platform(config: ImageConfig, platform: Platform, image_id: ImageID) -> None:
-    if not fits(config.platform, platform):
-        raise NotFoundError(
-            f"no matching platform: image {image_id}: got {config.platform.shown}, "
-            f"want {platform.shown}"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class _Means:
     """Where layers are unpacked to, how, how many at once, who is told, and who does it."""
@@ -166,11 +159,8 @@ def _modern(
     if manifest is None:
         return source, []
     root = source.root()
-    if wanted and not fits(manifest.platform, wanted):
-        raise NotFoundError(
-            f"no matching platform: image {root.digest}: got {manifest.platform.shown}, "
-            f"want {wanted.shown}"
-        )
+    if wanted:
+        demand(manifest.platform, wanted, str(root.digest))
     limit = means.form.limits.unpacked_bytes
     found, missing = layers_of(means.store, source, manifest, limit=limit)
     here = tuple(dict.fromkeys(diff_id for _, diff_id in found.values()))

@@ -112,11 +112,6 @@ class Platform:
         return "/".join(word for word in words if word)
 
 
-def fits(offered: Platform, wanted: Platform) -> bool:
-    """Return whether an image made for `offered` runs where `wanted` was asked for."""
-    return rank(offered, wanted) is not None
-
-
 def rank(offered: Platform | None, wanted: Platform) -> int | None:
     """Return how far an offer is from what is wanted, 0 being best; None when it cannot run."""
     if offered is None or offered.os != wanted.os:

@@ -45,6 +45,18 @@ def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Des
     raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted.shown}")
 
 
+def demand(offered: Platform, wanted: Platform, what: str) -> None:
+    """See that an image for which no index speaks is of the platform that was asked for.
+
+    :param what: names the image in a message, by its digest or ID.
+    :raises NotFoundError: it is for another platform.
+    """
+    if rank(offered, wanted) is None:
+        raise NotFoundError(
+            f"no matching platform: image {what}: got {offered.shown}, want {wanted.shown}"
+        )
+
+
 def is_image(entry: Descriptor) -> bool:
     """Return whether an index entry is an image or an index, and no attestation about one."""
     if entry.media_type not in mediatype.MANIFESTS | mediatype.INDEXES:

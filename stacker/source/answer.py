@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 _SMALL = 64 * 1024  # bytes of a refusal that are read: its body may say why
 _CHUNK = 256 * 1024
-_LONGEST_NUMBER = (
-    19  # digits: sizes are of 64 bits, and longer ones take Python ever longer to read
-)
+_LONGEST_NUMBER = 19  # digits: sizes are of 64 bits, and Python takes ever longer for longer ones
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's word for it
 
 

@@ -12,8 +12,7 @@ from stacker.errors import IntegrityError, NotFoundError
 from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.manifest import Index, Manifest, parse_document
-from stacker.image.platform import fits
-from stacker.image.selection import choose
+from stacker.image.selection import choose, demand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,8 +111,4 @@ def _check(source: Source, descriptor: Descriptor, platform: Platform) -> None:
     if not isinstance(found, Manifest):
         raise IntegrityError(f"{what}: got an index, want a manifest")
     config = parse_config(source.document(found.config), f"config {found.image_id}")
-    if not fits(config.platform, platform):
-        raise NotFoundError(
-            f"no matching platform: image {found.image_id}: got {config.platform.shown}, "
-            f"want {platform.shown}"
-        )
+    demand(config.platform, platform, str(found.image_id))

@@ -250,17 +250,21 @@ def test_a_registry_that_takes_nothing_more_is_given_up(server: FakeRegistry) ->
     assert methods(server).count("PATCH") == 6
 
 
-def test_a_server_that_is_busy_is_given_the_time_it_asks_for(server: FakeRegistry) -> None:
-    done = False
+def busy_once(method: str, status: int) -> Callable[[Handler], bool]:
+    """Be busy for seven seconds, at the first request of a method."""
+    waiting = [method]
 
     def busy(request: Handler) -> bool:
-        nonlocal done
-        if done or request.command != "PATCH":
+        if request.command not in waiting:
             return False
-        done = True
-        return request.answer(429, b"", {"Retry-After": "7"})
+        waiting.clear()
+        return request.answer(status, b"", {"Retry-After": "7"})
 
-    server.quirk = busy
+    return busy
+
+
+def test_a_server_that_is_busy_is_given_the_time_it_asks_for(server: FakeRegistry) -> None:
+    server.quirk = busy_once("PATCH", 429)
     sent(server)
     assert WAITED == [7]
 
@@ -269,16 +273,7 @@ def test_a_server_that_is_busy_is_given_the_time_it_asks_for(server: FakeRegistr
 def test_who_is_busy_at_the_end_is_asked_again_and_sent_nothing_twice(
     server: FakeRegistry, piece: int
 ) -> None:
-    done = False
-
-    def busy(request: Handler) -> bool:
-        nonlocal done
-        if done or request.command != "PUT":
-            return False
-        done = True
-        return request.answer(503, b"", {"Retry-After": "7"})
-
-    server.quirk = busy
+    server.quirk = busy_once("PUT", 503)
     sent(server, piece=piece)
     assert WAITED == [7]
     # One request of the whole blob may have been taken in part: that upload is not gone on with.
