@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from stacker.linux import mountapi, mountinfo
+from stacker.linux import mountapi
 from tests import images
 from tests.command import Stacker
+from tests.mounts import unmount_below
 from tests.tars import char, entry, file, hardlink, pax, pax_header, symlink, tar, whiteout
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
@@ -27,8 +28,7 @@ UPPER = tar(whiteout("small"), file("top", b"2"))
 def unmounted(tmp_path: Path) -> Iterator[None]:
     """Nothing stays mounted, whatever failed."""
     yield
-    while inside := mountinfo.read().below(tmp_path):
-        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    unmount_below(tmp_path)
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from stacker.linux import mountapi, mountinfo
 from stacker.linux.filesystem import remove_tree
 from tests import images
 from tests.command import REPOSITORY, Stacker
+from tests.mounts import unmount_below
 from tests.nobody import NOBODY
 from tests.snapshot import Node, snapshot
 from tests.tars import MTIME, dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
@@ -48,8 +48,7 @@ TOP = tar(file("top", bytes(70_000)))
 @pytest.fixture
 def stacker(tmp_path: Path) -> Iterator[Stacker]:
     yield Stacker(tmp_path / "store")
-    while inside := mountinfo.read().below(tmp_path):
-        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    unmount_below(tmp_path)
 
 
 @pytest.fixture

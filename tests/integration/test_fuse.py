@@ -31,6 +31,7 @@ from stacker.stack.source import LayerSource
 from tests import images
 from tests.adapters import ADAPTERS, skip_without
 from tests.command import Stacker
+from tests.mounts import unmount_below
 from tests.snapshot import snapshot
 from tests.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
@@ -63,8 +64,7 @@ def stacker(tmp_path: Path) -> Iterator[Stacker]:
     stacker("pull", images.layout(tmp_path / "app", LAYERS).source)
     (tmp_path / "target").mkdir()
     yield stacker
-    while inside := mountinfo.read().below(tmp_path):
-        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    unmount_below(tmp_path)
 
 
 @pytest.fixture

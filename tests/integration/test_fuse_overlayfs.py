@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from stacker.linux import mountapi, mountinfo
+from stacker.linux import mountinfo
 from stacker.mount.fuse_overlayfs import PROGRAM
 from tests import images
 from tests.command import Stacker
+from tests.mounts import unmount_below
 from tests.tars import file, tar, whiteout
 
 pytestmark = [
@@ -33,8 +34,7 @@ def stacker(tmp_path: Path) -> Iterator[Stacker]:
     stacker("pull", images.layout(tmp_path / "app", LAYERS).source)
     (tmp_path / "target").mkdir()
     yield stacker
-    while inside := mountinfo.read().below(tmp_path):
-        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    unmount_below(tmp_path)
 
 
 @pytest.fixture

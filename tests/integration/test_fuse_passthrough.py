@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from stacker.linux import mountapi, mountinfo
+from stacker.linux import mountapi
 from stacker.mount.fuse import FuseDriver
 from stacker.mount.fuse_passthrough import LEAST, depth_over
 from stacker.mount.plan import Plan
 from tests.adapters import skip_without
+from tests.mounts import unmount_below
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="passthrough is for root"),
@@ -34,8 +35,7 @@ def room(tmp_path: Path) -> Iterator[Path]:
     for name in ("target", "other"):
         (tmp_path / name).mkdir()
     yield tmp_path
-    while inside := mountinfo.read().below(tmp_path):
-        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    unmount_below(tmp_path)
 
 
 def filled(layer: Path) -> Path:

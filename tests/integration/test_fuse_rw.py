@@ -27,6 +27,7 @@ from stacker.mount.driver import Driver
 from stacker.mount.fuse import FuseDriver
 from stacker.mount.overlay import OverlayDriver
 from stacker.mount.plan import Plan, XattrNamespace
+from tests.mounts import unmount_below
 from tests.snapshot import snapshot
 from tests.stacks import scratch
 
@@ -96,8 +97,7 @@ class Stack:
 def stack() -> Iterator[Stack]:
     with scratch() as room:
         yield Stack(room)
-        while inside := mountinfo.read().below(room):
-            mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+        unmount_below(room)
 
 
 @pytest.fixture(params=DRIVERS, ids=str)

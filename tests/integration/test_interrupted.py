@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stacker.linux import mountapi, mountinfo
 from tests import images
 from tests.command import Stacker
+from tests.mounts import unmount_below
 from tests.tars import file, tar
 
 PATIENCE = 60  # seconds until a test that waits for a process gives up
@@ -22,8 +22,7 @@ PATIENCE = 60  # seconds until a test that waits for a process gives up
 @pytest.fixture(autouse=True)
 def unmounted(tmp_path: Path) -> Iterator[None]:
     yield
-    while inside := mountinfo.read().below(tmp_path):
-        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    unmount_below(tmp_path)
 
 
 @pytest.fixture

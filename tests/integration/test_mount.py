@@ -28,6 +28,7 @@ from stacker.mount.plan import FuseAdapter, Plan, Request, XattrNamespace
 from stacker.mount.record import MountRecord
 from stacker.mount.table import Table
 from tests.adapters import ADAPTERS, skip_without
+from tests.mounts import unmount_below
 from tests.nobody import IMPORT_PATH, NOBODY
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def place() -> Iterator[Path]:
     (path / "layers/lower/kept").write_text("lower")
     (path / "layers/upper/both").write_text("upper")
     yield path
-    while inside := mountinfo.read().below(path):
-        mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+    unmount_below(path)
     remove_tree(path)
 
 
