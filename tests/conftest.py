@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from stacker.linux import lock
-from tests.nobody import startable_python
+from tests.support.nobody import startable_python
 
 # Laws look at new examples wherever a person runs them; builds are judged by the same ones.
 settings.register_profile("ci", derandomize=True)

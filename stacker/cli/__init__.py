@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from stacker.cli.ending import ended
+from stacker.cli.exit import ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

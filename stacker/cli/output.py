@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from stacker.cli.wording import printable
+from stacker.cli.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.wording import printable
+from stacker.cli.text import printable
 from stacker.errors import UsageError
 from stacker.linux import process
 

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from stacker.destination.feed import Feed
 from stacker.destination.protocol import Arrival
-from stacker.destination.upload import PIECE, Upload, exists
 from stacker.errors import (
     AuthenticationError,
     IntegrityError,
@@ -21,19 +19,20 @@ from stacker.errors import (
     NotFoundError,
     UsageError,
 )
+from stacker.image.quoting import quoted
 from stacker.image.reference import Reference
-from stacker.image.wording import quoted
-from stacker.source.client import refusal
-from stacker.source.connection import connected
+from stacker.registry.client import connected, refusal
+from stacker.registry.rewind import Feed
+from stacker.registry.upload import PIECE, Upload, exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stacker.destination.protocol import Opener, Report
     from stacker.image.descriptor import Descriptor
-    from stacker.source.access import Access
-    from stacker.source.answer import Answer
-    from stacker.source.client import Client
+    from stacker.registry.client import Client
+    from stacker.registry.http.response import Answer
+    from stacker.registry.settings import Access
 
 _STORED = (200, 201, 202)
 
@@ -42,7 +41,7 @@ _STORED = (200, 201, 202)
 class Repository:
     """A repository to push into, and the tag for what is pushed; see `Destination`.
 
-    :param piece: bytes of one request; see `stacker.destination.upload.PIECE`.
+    :param piece: bytes of one request; see `stacker.registry.upload.PIECE`.
     """
 
     client: Client

@@ -13,7 +13,7 @@ from stacker.errors import IntegrityError, UnsupportedError
 from stacker.image.digest import DiffID
 from stacker.image.document import objects, optional, parse_object, required, string_map, strings
 from stacker.image.platform import Platform
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

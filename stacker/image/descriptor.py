@@ -14,7 +14,7 @@ from stacker.image import mediatype
 from stacker.image.digest import Digest
 from stacker.image.document import as_object, optional, required, string_map, strings
 from stacker.image.platform import Platform
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from stacker.errors import IntegrityError
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -14,7 +14,7 @@ import json
 from typing import TypeVar
 
 from stacker.errors import IntegrityError
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 DOCUMENT_LIMIT = 4 * 1024 * 1024
 """Bytes a manifest, index or config may have; registries hold manifests to the same limit."""

@@ -15,7 +15,7 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import ImageID
 from stacker.image.document import objects, optional, parse_object, required, string_map, to_bytes
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

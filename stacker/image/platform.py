@@ -11,7 +11,7 @@ from typing import Self
 
 from stacker.errors import UsageError
 from stacker.image.document import as_object, optional, required
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 _MOST_WORDS = 3

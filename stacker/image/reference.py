@@ -13,7 +13,7 @@ from typing import Self
 
 from stacker.errors import IntegrityError, UsageError
 from stacker.image.digest import Digest
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 DEFAULT_TAG = "latest"
 

@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from stacker.errors import LayerError, StackerError
-from stacker.layer.entry import (
+from stacker.layer.idmap import IDENTITY, IdMap
+from stacker.layer.links import attach, resolve_pending
+from stacker.layer.metadata import MetadataWriter
+from stacker.layer.record import LayerRecord
+from stacker.layer.root import IMPLIED, Lower, Tree
+from stacker.layer.symlinks import joined
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.layer.whiteouts import Marks
+from stacker.linux.filesystem import make_neutral
+from stacker.tar.entry import (
     Bookkeeping,
     Directory,
     Entry,
@@ -34,16 +43,7 @@ from stacker.layer.entry import (
     Whiteout,
     shown,
 )
-from stacker.layer.idmap import IDENTITY, IdMap
-from stacker.layer.limits import Limits
-from stacker.layer.links import attach, resolve_pending
-from stacker.layer.marks import Marks
-from stacker.layer.metadata import MetadataWriter
-from stacker.layer.record import LayerRecord
-from stacker.layer.tree import IMPLIED, Lower, Tree
-from stacker.layer.walk import joined
-from stacker.layer.whiteout import WhiteoutFormat
-from stacker.linux.filesystem import make_neutral
+from stacker.tar.limits import Limits
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _THE_LAYERS_FAULT: Final = {
@@ -58,7 +58,7 @@ _THE_LAYERS_FAULT: Final = {
 
 
 class EntryStream(Protocol):
-    """What applying needs of a :class:`stacker.layer.tar.TarReader`."""
+    """What applying needs of a :class:`stacker.tar.reader.TarReader`."""
 
     what: str
     count: int

@@ -8,8 +8,8 @@ a path of 512 components implies as many directories, each with a path of its ow
 from __future__ import annotations
 
 from stacker.errors import LayerError
-from stacker.layer.entry import shown
-from stacker.layer.limits import Limits
+from stacker.tar.entry import shown
+from stacker.tar.limits import Limits
 
 _SHOWN = 80
 

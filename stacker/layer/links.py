@@ -11,10 +11,10 @@ import os
 import stat
 
 from stacker.errors import LayerError
-from stacker.layer.entry import HardLink, shown
 from stacker.layer.record import DeferredLink
-from stacker.layer.tree import Tree
-from stacker.layer.walk import joined
+from stacker.layer.root import Tree
+from stacker.layer.symlinks import joined
+from stacker.tar.entry import HardLink, shown
 
 
 def attach(tree: Tree, entry: HardLink, what: str) -> None:

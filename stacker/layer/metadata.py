@@ -11,10 +11,10 @@ import errno
 import os
 from typing import Final
 
-from stacker.layer.entry import Meta, Xattrs, shown
 from stacker.layer.idmap import IdMap
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import xattr
+from stacker.tar.entry import Meta, Xattrs, shown
 
 _SET_ID: Final = 0o6000
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL)

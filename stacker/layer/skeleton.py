@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from stacker.errors import IntegrityError, LayerError, StackerError
-from stacker.layer.entry import File, shown
-from stacker.layer.limits import Limits
 from stacker.layer.record import Displacement, LayerRecord
-from stacker.layer.tar import TarReader
-from stacker.linux.pinned import opened_to_read
+from stacker.linux.opath import opened_to_read
 from stacker.stream.decompress import CHUNK, chunks_of, decompressed
+from stacker.tar.entry import File, shown
+from stacker.tar.limits import Limits
+from stacker.tar.reader import TarReader
 
 _LEVEL: Final = 1
 _PARTS: Final = 1024

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, StackerError
 from stacker.linux import process
-from stacker.mount.choose import driver_named, execute
-from stacker.mount.fuse import SERVED
+from stacker.mount.drivers.choose import driver_named, execute
+from stacker.mount.drivers.fuse import SERVED
 from stacker.mount.record import MountRecord
-from stacker.mount.release import release
 from stacker.mount.state import KernelView
 from stacker.mount.target import claimed, resolve
-from stacker.mount.upper import prepared, resolve_upper
+from stacker.mount.unmount import release
+from stacker.mount.upper_directory import prepared, resolve_upper
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stacker.mount.driver import Driver, Mounted
+    from stacker.mount.drivers.protocol import Driver, Mounted
     from stacker.mount.plan import Plan, Request
     from stacker.mount.table import Table
 

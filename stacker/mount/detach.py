@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError, NotFoundError
 from stacker.linux import mountinfo, process
-from stacker.mount.choose import driver_named
-from stacker.mount.fuse import is_dead
+from stacker.mount.drivers.choose import driver_named
+from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
 from stacker.mount.state import KernelView
 from stacker.mount.table import Entry, Table
-from stacker.mount.upper import release_work
+from stacker.mount.upper_directory import release_work
 
 if TYPE_CHECKING:
     from stacker.mount.record import MountRecord

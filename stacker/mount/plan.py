@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from stacker.mount.guise import Guise
-    from stacker.stack.source import LayerSource
+    from stacker.fuse.options import Guise
+    from stacker.layer.paths import LayerSource
 
 XattrNamespace = Literal["trusted", "user"]
 FuseAdapter = Literal["kernel", "pyfuse3"]

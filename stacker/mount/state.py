@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stacker.linux import mountinfo, process
 from stacker.linux.filesystem import is_tmpfs
-from stacker.mount.fuse import is_dead
+from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
 
 if TYPE_CHECKING:

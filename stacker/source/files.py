@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from stacker.errors import IntegrityError, NotFoundError, StackerError
 from stacker.image.document import DOCUMENT_LIMIT
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from typing import BinaryIO

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from stacker.errors import UnsupportedError
-from stacker.layer.limits import Limits
-from stacker.layer.tree import IMPLIED_MODE
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.root import IMPLIED_MODE
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.filesystem import make_neutral
-from stacker.stack.directories import MergedDirectories
+from stacker.stack.fixups import write_attributes, write_links
 from stacker.stack.flatten import copy_layer, merge_layers
+from stacker.stack.overlay_rules import MergedDirectories
 from stacker.stack.rebase import Unpacked, must_rebase, rebase
-from stacker.stack.repairs import write_attributes, write_links
+from stacker.tar.limits import Limits
 
 DIRECTORIES_AT_MOST: Final = 500
 """Lower layers that overlayfs takes (fs/overlayfs, OVL_MAX_STACK)."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stacker.layer.apply import exact_modes
-from stacker.layer.whiteout import WhiteoutFormat, is_whiteout
-from stacker.linux import pinned
+from stacker.layer.attributes import Rename, carry, without_marks
+from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
+from stacker.linux import opath
 from stacker.linux.filesystem import copy_range, make_neutral, reflink
-from stacker.stack.attributes import Rename, carry, without_marks
-from stacker.stack.directories import MergedDirectories
+from stacker.stack.overlay_rules import MergedDirectories
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +146,7 @@ class _Flattener:
     def _copy(self, parent: int, name: bytes, place: bytes, status: os.stat_result) -> None:
         target = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
-            source = pinned.opened_to_read(place, 0)
+            source = opath.opened_to_read(place, 0)
             try:
                 if status.st_size and not reflink(source, target):
                     copy_range(source, target, status.st_size)

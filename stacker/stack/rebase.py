@@ -15,7 +15,11 @@ from pathlib import Path
 
 from stacker.errors import IntegrityError
 from stacker.layer.apply import apply
-from stacker.layer.entry import (
+from stacker.layer.idmap import IDENTITY, SQUASH
+from stacker.layer.record import LayerRecord
+from stacker.layer.skeleton import Places, skeleton_entries
+from stacker.stack.overlay_rules import MergedDirectories
+from stacker.tar.entry import (
     Bookkeeping,
     Directory,
     Entry,
@@ -24,11 +28,7 @@ from stacker.layer.entry import (
     OpaqueWhiteout,
     Whiteout,
 )
-from stacker.layer.idmap import IDENTITY, SQUASH
-from stacker.layer.limits import Limits
-from stacker.layer.record import LayerRecord
-from stacker.layer.skeleton import Places, skeleton_entries
-from stacker.stack.directories import MergedDirectories
+from stacker.tar.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import ChainID
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.filesystem import sync_filesystem
 from stacker.store.staging import Staging
 

@@ -19,7 +19,7 @@ from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, Usag
 from stacker.image.digest import Digest
 from stacker.image.document import parse_object, required, string_map, to_bytes
 from stacker.image.manifest import Index, parse_document
-from stacker.image.wording import quoted
+from stacker.image.quoting import quoted
 from stacker.linux import lock
 from stacker.linux.filesystem import write_whole
 from stacker.store.blobs import BlobStore

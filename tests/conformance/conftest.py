@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from stacker.linux.filesystem import remove_tree
-from tests.stacks import ROOM
-from tests.subjects import KINDS, WRITING, Mounted, Place, Subject, stock, unmount_by_force
+from tests.support.stacks import ROOM
+from tests.support.subjects import KINDS, WRITING, Mounted, Place, Subject, stock, unmount_by_force
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

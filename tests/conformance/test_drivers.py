@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import StackerError, UnsupportedError
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountinfo
-from stacker.mount.copy import CopyDriver
-from stacker.mount.driver import Driver
-from stacker.mount.fuse import FuseDriver
-from stacker.mount.fuse_overlayfs import PROGRAM, FuseOverlayfsDriver
-from stacker.mount.overlay import OverlayDriver
+from stacker.mount.drivers.copy import CopyDriver
+from stacker.mount.drivers.fuse import FuseDriver
+from stacker.mount.drivers.fuse_overlayfs import PROGRAM, FuseOverlayfsDriver
+from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import FuseAdapter, Plan, Request
 from stacker.mount.record import MountRecord
 from stacker.stack.chain import Chain
-from tests.adapters import ADAPTERS, skip_without
-from tests.sequential import Item, Sequential
-from tests.snapshot import snapshot
-from tests.stacks import D, F, L, O, S, W, archive, scratch, sources, stacked
+from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.sequential import Item, Sequential
+from tests.support.snapshot import snapshot
+from tests.support.stacks import D, F, L, O, S, W, archive, scratch, sources, stacked
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
 

@@ -19,10 +19,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.deviations import Deviation
-from tests.stock import RANDOM
-from tests.subjects import LOWER, Mounted, Place
-from tests.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from tests.support.deviations import Deviation
+from tests.support.stock import RANDOM
+from tests.support.subjects import LOWER, Mounted, Place
+from tests.support.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 
 REFUSALS = {errno.ENOSYS, errno.EOPNOTSUPP}
 DATA = RANDOM[0].data

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.registries import FakeRegistry, debian_registry, fake_registry
+from tests.support.registries import FakeRegistry, debian_registry, fake_registry
 
 
 @pytest.fixture

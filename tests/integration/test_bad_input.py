@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from stacker.linux import mountapi
-from tests import images
-from tests.command import Stacker
-from tests.mounts import unmount_below
-from tests.tars import char, entry, file, hardlink, pax, pax_header, symlink, tar, whiteout
+from tests.support import images
+from tests.support.command import Stacker
+from tests.support.mounts import unmount_below
+from tests.support.tars import char, entry, file, hardlink, pax, pax_header, symlink, tar, whiteout
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 LAYER = tar(file("small", b"1"), file("large", os.urandom(200_000)))

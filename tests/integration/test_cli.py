@@ -21,12 +21,12 @@ import jsonschema
 import pytest
 
 from stacker.linux.filesystem import remove_tree
-from tests import images
-from tests.command import REPOSITORY, Stacker
-from tests.mounts import unmount_below
-from tests.nobody import NOBODY
-from tests.snapshot import Node, snapshot
-from tests.tars import MTIME, dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
+from tests.support import images
+from tests.support.command import REPOSITORY, Stacker
+from tests.support.mounts import unmount_below
+from tests.support.nobody import NOBODY
+from tests.support.snapshot import Node, snapshot
+from tests.support.tars import MTIME, dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
 CORPORA = Path(os.environ.get("STACKER_CORPORA", REPOSITORY / "../shared/corpora")).resolve()
 SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())

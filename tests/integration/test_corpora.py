@@ -23,12 +23,12 @@ import pytest
 
 from stacker.errors import LayerError
 from stacker.layer.apply import apply
-from stacker.layer.entry import Entry, File
 from stacker.layer.skeleton import SkeletonWriter, reassembled
-from stacker.layer.tar import TarReader
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.removal import remove_tree
 from stacker.stream.decompress import decompressed
+from stacker.tar.entry import Entry, File
+from stacker.tar.reader import TarReader
 
 CORPORA = Path(os.environ.get("STACKER_CORPORA", Path(__file__).parents[3] / "shared/corpora"))
 TAR = CORPORA / "tar"

@@ -20,20 +20,20 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import IntegrityError
+from stacker.fuse import protocol
+from stacker.fuse.dispatch import Requests
+from stacker.fuse.read_only import Adapter
+from stacker.fuse.read_write import WritableAdapter
+from stacker.layer.paths import LayerSource
 from stacker.linux import lock, mountapi, mountinfo
-from stacker.mount import fuse_protocol
-from stacker.mount.fuse import FuseDriver
-from stacker.mount.fuse_kernel import Adapter
-from stacker.mount.fuse_requests import Requests
-from stacker.mount.fuse_writable import WritableAdapter
+from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import FuseAdapter, Plan
-from stacker.stack.source import LayerSource
-from tests import images
-from tests.adapters import ADAPTERS, skip_without
-from tests.command import Stacker
-from tests.mounts import unmount_below
-from tests.snapshot import snapshot
-from tests.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
+from tests.support import images
+from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.command import Stacker
+from tests.support.mounts import unmount_below
+from tests.support.snapshot import snapshot
+from tests.support.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),
@@ -139,7 +139,7 @@ def test_root_reads_further_ahead_than_the_kernel_by_itself(stacker: Stacker, ta
     knob = Path(f"/sys/class/bdi/{found.device[0]}:{found.device[1]}/read_ahead_kb")
     if not os.access(knob, os.W_OK):
         pytest.skip("no writable /sys here")
-    assert int(knob.read_text()) == fuse_protocol.READ_AHEAD >> 10
+    assert int(knob.read_text()) == protocol.READ_AHEAD >> 10
     stacker("umount", target)
 
 
@@ -214,12 +214,12 @@ def test_a_reply_that_the_kernel_does_not_take_is_an_error_and_not_the_end(
     answer = kind.answer
 
     def wrong(adapter: Requests, request: bytes) -> bytes | memoryview | None:
-        _, opcode, unique, *_ = fuse_protocol.IN_HEADER.unpack_from(request)
-        if opcode != fuse_protocol.STATFS:
+        _, opcode, unique, *_ = protocol.IN_HEADER.unpack_from(request)
+        if opcode != protocol.STATFS:
             return answer(adapter, request)
-        if len(reply) == fuse_protocol.OUT_HEADER.size:
+        if len(reply) == protocol.OUT_HEADER.size:
             return reply[:8] + struct.pack("=Q", unique)
-        return fuse_protocol.reply(unique, reply)
+        return protocol.reply(unique, reply)
 
     monkeypatch.setattr(kind, "answer", wrong)
     for name in ("layer", "upper", "work", "target"):

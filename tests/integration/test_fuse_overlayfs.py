@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountinfo
-from stacker.mount.fuse_overlayfs import PROGRAM
-from tests import images
-from tests.command import Stacker
-from tests.mounts import unmount_below
-from tests.tars import file, tar, whiteout
+from stacker.mount.drivers.fuse_overlayfs import PROGRAM
+from tests.support import images
+from tests.support.command import Stacker
+from tests.support.mounts import unmount_below
+from tests.support.tars import file, tar, whiteout
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from stacker.fuse.passthrough import LEAST, depth_over
 from stacker.linux import mountapi
-from stacker.mount.fuse import FuseDriver
-from stacker.mount.fuse_passthrough import LEAST, depth_over
+from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
-from tests.adapters import skip_without
-from tests.mounts import unmount_below
+from tests.support.adapters import skip_without
+from tests.support.mounts import unmount_below
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="passthrough is for root"),

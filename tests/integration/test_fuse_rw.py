@@ -22,14 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from stacker.linux import mountapi, mountinfo, pinned
-from stacker.mount.driver import Driver
-from stacker.mount.fuse import FuseDriver
-from stacker.mount.overlay import OverlayDriver
+from stacker.linux import mountapi, mountinfo, opath
+from stacker.mount.drivers.fuse import FuseDriver
+from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import Plan, XattrNamespace
-from tests.mounts import unmount_below
-from tests.snapshot import snapshot
-from tests.stacks import scratch
+from tests.support.mounts import unmount_below
+from tests.support.snapshot import snapshot
+from tests.support.stacks import scratch
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),
@@ -288,14 +288,14 @@ def test_a_new_directory_in_the_place_of_a_lower_one_is_empty(root: Path) -> Non
 def test_rename_without_replacing_and_exchange(root: Path) -> None:
     (root / "n").write_bytes(b"new")
     old, new = bytes(root / "n"), bytes(root / "a")
-    flag = pinned.RENAME_NOREPLACE
-    assert error_of(lambda: pinned.rename(old, HERE, new, HERE, flag)) == errno.EEXIST
-    pinned.rename(old, HERE, new, HERE, pinned.RENAME_EXCHANGE)
+    flag = opath.RENAME_NOREPLACE
+    assert error_of(lambda: opath.rename(old, HERE, new, HERE, flag)) == errno.EEXIST
+    opath.rename(old, HERE, new, HERE, opath.RENAME_EXCHANGE)
     assert (root / "a").read_bytes() == b"new"
     assert (root / "n").read_bytes() == b"lower a"
     (root / "directory").mkdir()
     directory = bytes(root / "directory")
-    pinned.rename(directory, HERE, new, HERE, pinned.RENAME_EXCHANGE)
+    opath.rename(directory, HERE, new, HERE, opath.RENAME_EXCHANGE)
     assert (root / "a").is_dir()
     assert (root / "directory").read_bytes() == b"new"
 
@@ -382,12 +382,12 @@ def test_large_writes_arrive_whole(root: Path) -> None:
 
 def test_space_is_reserved_and_freed(root: Path) -> None:
     with (root / "d/e/deep").open("r+b") as file:
-        pinned.allocate(file.fileno(), 0, 0, 20000)
+        opath.allocate(file.fileno(), 0, 0, 20000)
         assert os.fstat(file.fileno()).st_size == 20000
         keep_size, punch_hole = 1, 2
-        pinned.allocate(file.fileno(), keep_size, 0, 1 << 20)
+        opath.allocate(file.fileno(), keep_size, 0, 1 << 20)
         assert os.fstat(file.fileno()).st_size == 20000
-        pinned.allocate(file.fileno(), keep_size | punch_hole, 0, 8)
+        opath.allocate(file.fileno(), keep_size | punch_hole, 0, 8)
         assert file.read(12) == bytes(8) + b"deep"
 
 

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from stacker.cli.verbs import SUMMARIES
-from tests.command import REPOSITORY
+from tests.support.command import REPOSITORY
 
 PAGES = [REPOSITORY / "man" / name for name in ("stacker.1", "stacker-fuse.1")]
 PAGES += [REPOSITORY / "man" / f"stacker-{verb}.1" for verb in SUMMARIES]

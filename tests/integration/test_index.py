@@ -10,10 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests import images
-from tests.command import REPOSITORY, Stacker, at_home
-from tests.registries import Handler, fake_registry, needs_registry, push
-from tests.tars import file, tar
+from tests.support import images
+from tests.support.command import REPOSITORY, Stacker, at_home
+from tests.support.registries import Handler, fake_registry, needs_registry, push
+from tests.support.tars import file, tar
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())

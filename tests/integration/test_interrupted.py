@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import images
-from tests.command import Stacker
-from tests.mounts import unmount_below
-from tests.tars import file, tar
+from tests.support import images
+from tests.support.command import Stacker
+from tests.support.mounts import unmount_below
+from tests.support.tars import file, tar
 
 PATIENCE = 60  # seconds until a test that waits for a process gives up
 

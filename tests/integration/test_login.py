@@ -14,9 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests import images
-from tests.command import REPOSITORY, Result, Stacker
-from tests.registries import (
+from tests.support import images
+from tests.support.command import REPOSITORY, Result, Stacker
+from tests.support.registries import (
     PASSWORD,
     USER,
     FakeRegistry,
@@ -24,7 +24,7 @@ from tests.registries import (
     needs_registry,
     with_passwords,
 )
-from tests.tars import file, tar
+from tests.support.tars import file, tar
 
 SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
 

@@ -19,17 +19,17 @@ import pytest
 from stacker.errors import LockedError, MountError, NotFoundError, StackerError, UsageError
 from stacker.linux import mountapi, mountinfo
 from stacker.linux.filesystem import remove_tree
-from stacker.mount import choose
 from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
-from stacker.mount.driver import Mounted
-from stacker.mount.overlay import OverlayDriver
+from stacker.mount.drivers import choose
+from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import FuseAdapter, Plan, Request, XattrNamespace
 from stacker.mount.record import MountRecord
 from stacker.mount.table import Table
-from tests.adapters import ADAPTERS, skip_without
-from tests.mounts import unmount_below
-from tests.nobody import IMPORT_PATH, NOBODY
+from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.mounts import unmount_below
+from tests.support.nobody import IMPORT_PATH, NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -562,7 +562,8 @@ def test_a_full_disk_leaves_no_mount_and_no_room(place: Path) -> None:
 KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
-from stacker.mount import choose, table
+from stacker.mount import table
+from stacker.mount.drivers import choose
 from stacker.mount.attach import attach
 from stacker.mount.plan import Request
 place, moment = Path(sys.argv[1]), sys.argv[2]

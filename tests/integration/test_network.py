@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import images
-from tests.certificates import Authority, needs_openssl
-from tests.command import Stacker
-from tests.registries import FakeRegistry, fake_proxy, fake_registry
-from tests.tars import file, tar
+from tests.support import images
+from tests.support.certificates import Authority, needs_openssl
+from tests.support.command import Stacker
+from tests.support.registries import FakeRegistry, fake_proxy, fake_registry
+from tests.support.tars import file, tar
 
 pytestmark = needs_openssl
 

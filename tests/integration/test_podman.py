@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountapi, mountinfo
-from tests.stacker_fuse import StackerFuse
+from tests.support.stacker_fuse import StackerFuse
 
 BUSYBOX = shutil.which("busybox")
 RUNTIMES = [name for name in ("crun", "runc") if shutil.which(name)]

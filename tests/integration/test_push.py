@@ -23,10 +23,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests import images
-from tests.command import REPOSITORY, Stacker, at_home
-from tests.nobody import NOBODY, startable_python
-from tests.registries import (
+from tests.support import images
+from tests.support.command import REPOSITORY, Stacker, at_home
+from tests.support.nobody import NOBODY, startable_python
+from tests.support.registries import (
     PASSWORD,
     USER,
     FakeRegistry,
@@ -38,8 +38,8 @@ from tests.registries import (
     push,
     with_passwords,
 )
-from tests.tars import dir as folder
-from tests.tars import file, symlink, tar, whiteout
+from tests.support.tars import dir as folder
+from tests.support.tars import file, symlink, tar, whiteout
 
 LARGE = random.Random(1).randbytes(20_000_000)  # more than two pieces of an upload
 LAYERS = [

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import tars
-from tests.command import Stacker
-from tests.images import layout
-from tests.snapshot import snapshot
+from tests.support import tars
+from tests.support.command import Stacker
+from tests.support.images import layout
+from tests.support.snapshot import snapshot
 
 SIZE = 24 << 20
 

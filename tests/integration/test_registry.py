@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests import images
-from tests.command import Stacker, at_home
-from tests.registries import (
+from tests.support import images
+from tests.support.command import Stacker, at_home
+from tests.support.registries import (
     PASSWORD,
     USER,
     FakeRegistry,
@@ -28,7 +28,7 @@ from tests.registries import (
     push,
     with_passwords,
 )
-from tests.tars import file, tar
+from tests.support.tars import file, tar
 
 LARGE = random.Random(0).randbytes(1_500_000)
 LAYERS = [tar(file("a", b"1"), file("large", LARGE)), tar(file("b", b"2"))]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import images
-from tests.command import Stacker
-from tests.registries import (
+from tests.support import images
+from tests.support.command import Stacker
+from tests.support.registries import (
     FakeRegistry,
     Handler,
     debian_registry,
@@ -23,7 +23,7 @@ from tests.registries import (
     needs_registry,
     push,
 )
-from tests.tars import file, tar
+from tests.support.tars import file, tar
 
 LARGE = random.Random(1).randbytes(3_000_000)
 LAYERS = [tar(file("a", b"1"), file("large", LARGE)), tar(file("b", b"2"))]

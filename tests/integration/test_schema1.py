@@ -12,11 +12,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests import images
-from tests.command import REPOSITORY, Stacker
-from tests.registries import FakeRegistry, Handler
-from tests.schema1 import EMPTY, PLAIN, SIGNED, Step, manifest, signed, step
-from tests.tars import file, tar, whiteout
+from tests.support import images
+from tests.support.command import REPOSITORY, Stacker
+from tests.support.registries import FakeRegistry, Handler
+from tests.support.schema1 import EMPTY, PLAIN, SIGNED, Step, manifest, signed, step
+from tests.support.tars import file, tar, whiteout
 
 LOWER = tar(file("a", b"1"), file("b", b"2"), file("large", bytes(2_000_000)))
 UPPER = tar(whiteout("b"), file("c", b"3"))

@@ -16,10 +16,10 @@ from stacker.errors import NotFoundError, UsageError
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.digest import DiffID
 from stacker.image.manifest import Manifest, parse_document
-from stacker.image.pairing import pair_layers
 from stacker.image.platform import Platform
+from stacker.image.rootfs import pair_layers
+from stacker.source.open import open_source
 from stacker.source.protocol import Source
-from stacker.source.transport import open_source
 from stacker.stream.decompress import chunks_of, decompressed
 from stacker.stream.verify import verified
 

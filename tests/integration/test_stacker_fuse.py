@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountapi, mountinfo
-from tests.nobody import NOBODY
-from tests.snapshot import Node, snapshot
-from tests.stacker_fuse import StackerFuse, joined, lowerdir
-from tests.stacks import scratch
+from tests.support.nobody import NOBODY
+from tests.support.snapshot import Node, snapshot
+from tests.support.stacker_fuse import StackerFuse, joined, lowerdir
+from tests.support.stacks import scratch
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),

@@ -10,26 +10,27 @@ from pathlib import Path
 import pytest
 
 from stacker.cli.verbs import SUMMARIES
-from tests import images
-from tests.command import Stacker
-from tests.tars import file, tar
+from tests.support import images
+from tests.support.command import Stacker
+from tests.support.tars import file, tar
 
 # What `mount` needs of us: a new name here is a decision, since each costs start-up time.
 OURS = """
-stacker stacker.cli stacker.cli.ending stacker.cli.form stacker.cli.options stacker.cli.output
-stacker.cli.session stacker.cli.verbs stacker.cli.verbs.mount stacker.cli.wording stacker.errors
-stacker.image stacker.image.chain stacker.image.config stacker.image.descriptor
-stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
-stacker.image.platform stacker.image.wording stacker.layer stacker.layer.idmap
-stacker.layer.whiteout stacker.linux
-stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo
-stacker.linux.process stacker.linux.removal stacker.linux.syscall stacker.linux.xattr
-stacker.mount stacker.mount.attach stacker.mount.bind stacker.mount.choose stacker.mount.copy
-stacker.mount.descriptor stacker.mount.driver stacker.mount.fuse stacker.mount.overlay
-stacker.mount.plan stacker.mount.record stacker.mount.release stacker.mount.state
-stacker.mount.table stacker.mount.target stacker.mount.upper stacker.present stacker.stack
-stacker.stack.source stacker.stacked stacker.store stacker.store.blobs stacker.store.chains
-stacker.store.images stacker.store.layers stacker.store.staging stacker.store.store
+stacker stacker.cli stacker.cli.exit stacker.cli.options stacker.cli.output stacker.cli.privileges
+stacker.cli.session stacker.cli.text stacker.cli.verbs stacker.cli.verbs.mount stacker.errors
+stacker.image stacker.image.config stacker.image.descriptor stacker.image.digest
+stacker.image.document stacker.image.manifest stacker.image.mediatype stacker.image.platform
+stacker.image.quoting stacker.image.rootfs stacker.layer stacker.layer.idmap stacker.layer.paths
+stacker.layer.whiteout_format stacker.linux stacker.linux.descriptor stacker.linux.filesystem
+stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo stacker.linux.process
+stacker.linux.removal stacker.linux.syscall stacker.linux.xattr stacker.mount stacker.mount.attach
+stacker.mount.drivers stacker.mount.drivers.bind stacker.mount.drivers.choose
+stacker.mount.drivers.copy stacker.mount.drivers.fuse stacker.mount.drivers.overlay
+stacker.mount.drivers.protocol stacker.mount.plan stacker.mount.record stacker.mount.state
+stacker.mount.table stacker.mount.target stacker.mount.unmount stacker.mount.upper_directory
+stacker.operations.chain stacker.operations.mount stacker.stack stacker.store stacker.store.blobs
+stacker.store.chains stacker.store.images stacker.store.layers stacker.store.staging
+stacker.store.store
 """
 
 # What `mount` takes from the standard library, on any Python version from 3.11 on; half of it
@@ -122,5 +123,9 @@ def test_an_image_that_is_all_here_is_pulled_without_what_unpacks(
     stacker: Stacker, tmp_path: Path
 ) -> None:
     modules = loaded(stacker, "pull", "--quiet", f"oci:{tmp_path / 'app'}")
-    assert not modules & {"stacker.unpack", "stacker.arrival", "stacker.workers"}
+    assert not modules & {
+        "stacker.jobs.unpack_layer",
+        "stacker.jobs.fetch_blob",
+        "stacker.jobs.tasks",
+    }
     assert not {name for name in modules if name.startswith("stacker.stream.")}

@@ -16,14 +16,14 @@ import zstandard
 from stacker.errors import IntegrityError, LayerError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
+from stacker.jobs.tasks import LayerForm, LayerTask
+from stacker.jobs.unpack_layer import unpack_layer
 from stacker.layer.idmap import SQUASH
-from stacker.layer.limits import Limits
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.store.store import Store
 from stacker.stream.decompress import CHUNK
-from stacker.task import LayerForm, LayerTask
-from stacker.unpack import unpack_layer
-from tests.tars import END, char, file, symlink, tar
+from stacker.tar.limits import Limits
+from tests.support.tars import END, char, file, symlink, tar
 
 IGNORED: list[object] = []
 BIG = os.urandom(300_000)

@@ -12,11 +12,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests import images, schema1
-from tests.certificates import Authority, needs_openssl
-from tests.command import REPOSITORY, Result, Stacker
-from tests.registries import PASSWORD, USER, FakeRegistry, fake_proxy, fake_registry
-from tests.tars import file, tar
+from tests.support import images, schema1
+from tests.support.certificates import Authority, needs_openssl
+from tests.support.command import REPOSITORY, Result, Stacker
+from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_proxy, fake_registry
+from tests.support.tars import file, tar
 
 SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
 NAME = "docker://registry.example/team/app:1.0"

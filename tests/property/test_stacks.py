@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from stacker.errors import LayerError
-from stacker.layer.whiteout import WhiteoutFormat
-from stacker.mount.fuse import FuseDriver
+from stacker.layer.paths import LayerSource
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import FuseAdapter
 from stacker.stack.flatten import flatten
-from stacker.stack.merged import merge
-from stacker.stack.source import LayerSource
-from tests.adapters import ADAPTERS, skip_without
-from tests.merged import merged_snapshot
-from tests.sequential import ImpossibleError, Item, Sequential
-from tests.snapshot import Node, snapshot
-from tests.stacks import D, F, L, O, S, W, archive, mounted, scratch, sources, stacked
+from stacker.tree.merged import merge
+from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.merged import merged_snapshot
+from tests.support.sequential import ImpossibleError, Item, Sequential
+from tests.support.snapshot import Node, snapshot
+from tests.support.stacks import D, F, L, O, S, W, archive, mounted, scratch, sources, stacked
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts an overlay: needs root")
 

@@ -18,16 +18,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stacker.layer.whiteout import WhiteoutFormat
-from stacker.linux import mountapi, pinned
-from stacker.mount.fuse import FuseDriver
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux import mountapi, opath
+from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
 from stacker.stack.flatten import flatten
-from stacker.stack.merged import Node
-from tests.snapshot import Node as Seen
-from tests.snapshot import snapshot
-from tests.stacks import scratch
-from tests.writable import ROOT_USER, Writable
+from stacker.tree.merged import Node
+from tests.support.snapshot import Node as Seen
+from tests.support.snapshot import snapshot
+from tests.support.stacks import scratch
+from tests.support.writable import ROOT_USER, Writable
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and gives files away")
 
@@ -35,7 +35,7 @@ LONG_AGO = 1_000_000_000
 PATHS = ("a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "d/e/b", "n", "n/a", "n/b", "l", "m", "o/a")
 paths = st.sampled_from(PATHS)
 contents = st.sampled_from((b"", b"1", b"content", b"x" * 5000))
-flags = st.sampled_from((0, 0, pinned.RENAME_NOREPLACE, pinned.RENAME_EXCHANGE))
+flags = st.sampled_from((0, 0, opath.RENAME_NOREPLACE, opath.RENAME_EXCHANGE))
 # Where several reasons apply, the first that is looked at counts: that order is not the law.
 UNORDERED = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), -2)
 UNORDERED |= dict.fromkeys((errno.EPERM, errno.ENODATA), -3)
@@ -139,7 +139,7 @@ class Plain:
 
     def rename(self, old: str, new: str, how: int) -> None:
         here = -100  # AT_FDCWD
-        pinned.rename(bytes(self.root / old), here, bytes(self.root / new), here, how)
+        opath.rename(bytes(self.root / old), here, bytes(self.root / new), here, how)
 
     def chmod(self, path: str, mode: int) -> None:
         if (self.root / path).is_symlink():

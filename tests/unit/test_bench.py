@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stacker import stages
-from stacker.bench import LayerFigures, Report
 from stacker.image.digest import DiffID
+from stacker.operations.bench import LayerFigures, Report
+from stacker.stream import stages
 
 
 def layer(name: str, **seconds: float) -> LayerFigures:

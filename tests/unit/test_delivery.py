@@ -9,13 +9,13 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from stacker.delivery import BlobArrived, BlobsFound, deliver, near
 from stacker.destination.protocol import Arrival, Opener, Report
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.platform import Platform
+from stacker.operations.copy import BlobArrived, BlobsFound, deliver, near
 from stacker.source.protocol import read_document
 from stacker.source.resolve import resolved
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stacker.present import _filling
+from stacker.operations.mount import _filling
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away: needs root")
 

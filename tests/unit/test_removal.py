@@ -11,17 +11,17 @@ import pytest
 from stacker.errors import IntegrityError, LockedError, NotFoundError
 from stacker.image.digest import ImageID
 from stacker.image.platform import Platform
+from stacker.jobs.tasks import LayerForm
 from stacker.layer.idmap import SQUASH
-from stacker.layer.whiteout import WhiteoutFormat
-from stacker.pipeline import pull
-from stacker.removal import parts_of, remove_image
-from stacker.source.transport import open_source
-from stacker.stacked import chain_of, stacked
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.operations.chain import chain_of, stacked
+from stacker.operations.pull import pull
+from stacker.operations.remove import parts_of, remove_image
+from stacker.operations.usage import images_in, store_usage
+from stacker.source.open import open_source
 from stacker.store.store import Store
-from stacker.task import LayerForm
-from stacker.usage import images_in, store_usage
-from tests import images
-from tests.tars import dir, file, tar  # noqa: A004 - the word for it
+from tests.support import images
+from tests.support.tars import dir, file, tar  # noqa: A004 - the word for it
 
 FORM = LayerForm(WhiteoutFormat.USER, SQUASH)
 A, B = tar(dir("d/"), file("d/a", b"1" * 10)), tar(file("d/b", b"2" * 100))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from stacker import stages
-from stacker.stages import APPLY, COMMIT, INFLATE, PARSE, READ, UNWATCHED, StageClock
+from stacker.stream import stages
+from stacker.stream.stages import APPLY, COMMIT, INFLATE, PARSE, READ, UNWATCHED, StageClock
 
 
 class Time:

@@ -11,19 +11,19 @@ from typing import BinaryIO, TypeVar
 
 import pytest
 
-from stacker.cli.form import id_map, whiteout_format
+from stacker.cli.privileges import id_map, whiteout_format
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
 from stacker.image.manifest import Manifest, parse_document
+from stacker.jobs.tasks import LayerForm, LayerProgress, LayerTask
+from stacker.jobs.unpack_layer import unpack_layer
+from stacker.source.open import open_source
 from stacker.source.protocol import Source
-from stacker.source.transport import open_source
-from stacker.stages import STAGES, Watch
 from stacker.store.store import Store
 from stacker.stream.decompress import Readable
-from stacker.task import LayerForm, LayerProgress, LayerTask
-from stacker.unpack import unpack_layer
-from tests import images
-from tests.tars import file, tar
+from stacker.stream.stages import STAGES, Watch
+from tests.support import images
+from tests.support.tars import file, tar
 
 Item = TypeVar("Item")
 TAR = tar(file("a", random.Random(1).randbytes(3 << 20)), file("b", b"2"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import IntegrityError, StackerError
-from stacker.workers import WorkerDiedError, worked
+from stacker.jobs.tasks import WorkerDiedError, worked
 
 Emit = Callable[[object], None]
 

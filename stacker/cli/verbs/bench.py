@@ -6,18 +6,18 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stacker import stages
 from stacker.cli.options import checked
 from stacker.cli.output import print_item, print_table, print_text
-from stacker.cli.registries import add_registries
-from stacker.cli.wording import parse_count, shortened
+from stacker.cli.registry_options import add_registries
+from stacker.cli.text import parse_count, shortened
+from stacker.stream import stages
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
 
-    from stacker.bench import LayerFigures, Report
     from stacker.cli.session import Session
+    from stacker.operations.bench import LayerFigures, Report
     from stacker.store.store import Store
 
 DESCRIPTION = """\
@@ -121,13 +121,13 @@ def _rate(report: Report, stage: str) -> str:
 
 
 def _measured(args: Namespace, session: Session) -> Report:
-    from stacker.bench import bench
-    from stacker.cli.form import id_map, whiteout_format
-    from stacker.cli.registries import reaching
+    from stacker.cli.privileges import id_map, whiteout_format
+    from stacker.cli.registry_options import reaching
     from stacker.image.platform import Platform
+    from stacker.jobs.tasks import LayerForm
     from stacker.linux.process import usable_processors
-    from stacker.source.transport import open_source
-    from stacker.task import LayerForm
+    from stacker.operations.bench import bench
+    from stacker.source.open import open_source
 
     wanted = Platform.parse(args.platform) if args.platform else None
     store = session.store()

@@ -6,15 +6,15 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registries import add_registries, reaching
+from stacker.cli.registry_options import add_registries, reaching
 from stacker.cli.verbs.push import add_jobs
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.delivery import Delivered
     from stacker.image.descriptor import Descriptor
+    from stacker.operations.copy import Delivered
     from stacker.source.protocol import Source
 
 DESCRIPTION = """\
@@ -55,7 +55,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Copy, and print the digest."""
-    from stacker.cli.outgoing import delivered_document, tell_left
+    from stacker.cli.push_progress import delivered_document, tell_left
 
     delivered = _copy(args, session)
     tell_left(delivered, session)
@@ -67,12 +67,12 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _copy(args: Namespace, session: Session) -> Delivered:
-    from stacker.cli.outgoing import reporting
-    from stacker.delivery import deliver, near
-    from stacker.destination.transport import open_destination
+    from stacker.cli.push_progress import reporting
+    from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
-    from stacker.push import place_of
-    from stacker.source.transport import open_source
+    from stacker.operations.copy import deliver, near
+    from stacker.operations.push import place_of
+    from stacker.source.open import open_source
 
     access = reaching(args, os.environ, args.source, args.destination)
     store = session.store()  # its filesystem has room for a compressed archive

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item, print_table, print_text
-from stacker.cli.wording import shortened, size
-from stacker.usage import store_usage
+from stacker.cli.text import shortened, size
+from stacker.operations.usage import store_usage
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.usage import ImageUsage, StoreUsage
+    from stacker.operations.usage import ImageUsage, StoreUsage
 
 DESCRIPTION = """\
 Show what images take on disk: SHARED is in layers that several images have, OWN goes when the

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stacker.cli.output import print_items, print_table
-from stacker.cli.wording import shortened, size
+from stacker.cli.text import shortened, size
 from stacker.image.config import History
-from stacker.usage import layer_bytes
+from stacker.operations.usage import layer_bytes
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

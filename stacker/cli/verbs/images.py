@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_line, print_table
-from stacker.cli.wording import shortened, size
-from stacker.usage import images_in
+from stacker.cli.text import shortened, size
+from stacker.operations.usage import images_in
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.usage import ImageUsage
+    from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
 List the images in the store, in the order they were first pulled.  SIZE is that of the files in

@@ -15,9 +15,9 @@ from stacker.cli.output import (
     print_table,
     print_text,
 )
-from stacker.cli.registries import add_registries, reaching
+from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.text import size
 from stacker.cli.verbs.push import add_jobs, add_packing, packing_of
-from stacker.cli.wording import size
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from stacker.cli.session import Session
-    from stacker.gather import Open
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
     from stacker.image.manifest import Index
+    from stacker.operations.index import Open
     from stacker.store.indexes import StoredIndex
     from stacker.store.store import Store
 
@@ -167,7 +167,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _create(args: Namespace, session: Session) -> None:
-    from stacker.gather import create
+    from stacker.operations.index import create
 
     store = session.store()
     with _sources(args, store) as opened:
@@ -176,7 +176,7 @@ def _create(args: Namespace, session: Session) -> None:
 
 
 def _annotate(args: Namespace, session: Session) -> None:
-    from stacker.gather import Change, annotate
+    from stacker.operations.index import Change, annotate
 
     change = Change(
         args.os,
@@ -201,7 +201,7 @@ def _inspect(args: Namespace, session: Session) -> None:
         digest, index = _remote(args, store)
         origins: Mapping[str, str] = {}
     else:
-        from stacker.gather import indexes_of
+        from stacker.operations.index import indexes_of
 
         stored = indexes_of(store).find(args.name)
         digest, index, origins = stored.digest, stored.index, stored.origins
@@ -212,10 +212,10 @@ def _inspect(args: Namespace, session: Session) -> None:
 
 
 def _push(args: Namespace, session: Session) -> None:
-    from stacker.cli.outgoing import delivered_document, reporting, tell_left
-    from stacker.destination.transport import open_destination
-    from stacker.gather import Means, indexes_of, push_index
+    from stacker.cli.push_progress import delivered_document, reporting, tell_left
+    from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
+    from stacker.operations.index import Means, indexes_of, push_index
 
     packing = packing_of(args)
     store = session.store()
@@ -237,7 +237,7 @@ def _push(args: Namespace, session: Session) -> None:
 
 
 def _remove(args: Namespace, session: Session) -> None:
-    from stacker.gather import indexes_of
+    from stacker.operations.index import indexes_of
 
     indexes = indexes_of(session.store())
     with indexes.changing():
@@ -250,7 +250,7 @@ def _remove(args: Namespace, session: Session) -> None:
 
 
 def _list(args: Namespace, session: Session) -> None:
-    from stacker.gather import indexes_of
+    from stacker.operations.index import indexes_of
 
     del args
     stored = list(indexes_of(session.store()).all())
@@ -267,7 +267,7 @@ def _list(args: Namespace, session: Session) -> None:
 @contextmanager
 def _sources(args: Namespace, store: Store) -> Iterator[Open]:
     """Give what opens an image in a registry."""
-    from stacker.source.transport import open_source
+    from stacker.source.open import open_source
 
     access = reaching(args, os.environ)
     with store.staging.room("spool") as room:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item, print_text
-from stacker.cli.wording import size
+from stacker.cli.text import size
 from stacker.errors import NotFoundError
-from stacker.stacked import chain_of
-from stacker.usage import images_in
+from stacker.operations.chain import chain_of
+from stacker.operations.usage import images_in
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.config import Execution
-    from stacker.usage import ImageUsage
+    from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
 Show what an image is called, what it is made of and what it runs, in the words of its author.

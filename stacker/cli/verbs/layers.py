@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_table
-from stacker.cli.wording import size
-from stacker.image.chain import chain_ids
-from stacker.usage import users_of
+from stacker.cli.text import size
+from stacker.image.rootfs import chain_ids
+from stacker.operations.usage import users_of
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item
-from stacker.cli.registries import add_registries, anonymous
+from stacker.cli.registry_options import add_registries, anonymous
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,10 +43,9 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Ask, check, keep."""
-    from stacker.cli.credentials import auth_files
-    from stacker.destination.keyring import keep
-    from stacker.destination.login import log_in
-    from stacker.source.credentials import Credentials
+    from stacker.cli.registry_options import auth_files
+    from stacker.registry.credentials import Credentials
+    from stacker.registry.login import keep, log_in
 
     host = host_named(args.host)
     user, password = _user(args), _password(args)

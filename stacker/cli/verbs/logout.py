@@ -32,8 +32,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Forget."""
-    from stacker.cli.credentials import auth_files
-    from stacker.destination.keyring import forget
+    from stacker.cli.registry_options import auth_files
+    from stacker.registry.login import forget
 
     host = host_named(args.host)
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]

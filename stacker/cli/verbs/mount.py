@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.form import whiteout_format
 from stacker.cli.output import print_item, print_line
-from stacker.present import Presentation, mount_image, plan_image
+from stacker.cli.privileges import whiteout_format
+from stacker.operations.mount import Presentation, mount_image, plan_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.mount.driver import Mounted
+    from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.record import MountRecord
 
 DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import checked
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registries import add_registries, reaching
-from stacker.cli.wording import parse_count, parse_size
-from stacker.layer.limits import Limits
+from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.text import parse_count, parse_size
+from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
     from stacker.cli.session import Session
     from stacker.image.platform import Platform
-    from stacker.pipeline import Pulled
-    from stacker.source.access import Access
-    from stacker.task import LayerForm
+    from stacker.jobs.tasks import LayerForm
+    from stacker.operations.pull import Pulled
+    from stacker.registry.settings import Access
 
 DESCRIPTION = """\
 Bring an image into the store.  Each layer is checked against the digest of its blob and against
@@ -146,10 +146,10 @@ def _access(args: Namespace) -> Access | None:
 
 
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
-    from stacker.cli.progress import reporting
+    from stacker.cli.pull_progress import reporting
     from stacker.linux.process import usable_processors
-    from stacker.pipeline import pull
-    from stacker.source.transport import open_source
+    from stacker.operations.pull import pull
+    from stacker.source.open import open_source
 
     store = session.store()
     with (
@@ -170,8 +170,8 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
 
 
 def _form(args: Namespace) -> LayerForm:
-    from stacker.cli.form import id_map, whiteout_format
-    from stacker.task import LayerForm
+    from stacker.cli.privileges import id_map, whiteout_format
+    from stacker.jobs.tasks import LayerForm
 
     limits = Limits(
         unpacked_bytes=args.max_bytes,

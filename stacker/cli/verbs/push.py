@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import checked
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registries import add_registries, reaching
-from stacker.cli.wording import parse_count
+from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.text import parse_count
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.push import Packing, Pushed
+    from stacker.operations.push import Packing, Pushed
 
 DESCRIPTION = """\
 Send an image of the store away.  Its config is sent byte for byte, so the image ID stays what it
@@ -82,7 +82,7 @@ def packing_of(args: Namespace) -> Packing:
 
     :raises UsageError: there is no such level.
     """
-    from stacker.push import Packing
+    from stacker.operations.push import Packing
     from stacker.stream.compress import checked_level
 
     return Packing(args.compression, checked_level(args.compression, args.level))
@@ -90,7 +90,7 @@ def packing_of(args: Namespace) -> Packing:
 
 def run(args: Namespace, session: Session) -> None:
     """Push, and print the manifest's digest."""
-    from stacker.cli.outgoing import tell_left
+    from stacker.cli.push_progress import tell_left
 
     pushed = _push(args, session)
     tell_left(pushed.delivered, session)
@@ -103,10 +103,10 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _push(args: Namespace, session: Session) -> Pushed:
-    from stacker.cli.outgoing import reporting
-    from stacker.destination.transport import open_destination
+    from stacker.cli.push_progress import reporting
+    from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
-    from stacker.push import push
+    from stacker.operations.push import push
 
     packing = packing_of(args)
     access = reaching(args, os.environ, args.destination)
@@ -127,7 +127,7 @@ def _push(args: Namespace, session: Session) -> Pushed:
 
 
 def _document(pushed: Pushed, destination: str) -> dict[str, object]:
-    from stacker.cli.outgoing import delivered_document
+    from stacker.cli.push_progress import delivered_document
 
     return {
         "image_id": str(pushed.image_id),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_line
-from stacker.removal import remove_image
+from stacker.operations.remove import remove_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
     from stacker.image.digest import ImageID
-    from stacker.removal import Parts
+    from stacker.operations.remove import Parts
 
 DESCRIPTION = """\
 Remove images with all their names, and the layers that no other image has.  An image that is

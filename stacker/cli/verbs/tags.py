@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_text
-from stacker.cli.registries import add_registries, reaching
+from stacker.cli.registry_options import add_registries, reaching
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.reference import Reference
-    from stacker.source.access import Access
+    from stacker.registry.settings import Access
 
 DESCRIPTION = """\
 List the tags of a repository in a registry, in the order in which the registry gives them, which
@@ -55,8 +55,8 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _tags(reference: Reference, access: Access) -> list[str]:
-    from stacker.source.connection import connected
-    from stacker.source.tags import list_tags
+    from stacker.registry.client import connected
+    from stacker.registry.tags import list_tags
 
     with connected(access.conf.home(reference), access) as client:
         return list(list_tags(client))

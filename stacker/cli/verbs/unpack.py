@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.form import whiteout_format
 from stacker.cli.output import print_item, print_line
-from stacker.present import unpack_image
+from stacker.cli.privileges import whiteout_format
+from stacker.operations.mount import unpack_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

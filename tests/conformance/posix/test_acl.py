@@ -10,9 +10,9 @@ import struct
 import pytest
 
 from tests.conformance.posix.cases import changing, fails
-from tests.deviations import Deviation
-from tests.nobody import acting_as
-from tests.subjects import Place
+from tests.support.deviations import Deviation
+from tests.support.nobody import acting_as
+from tests.support.subjects import Place
 
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"

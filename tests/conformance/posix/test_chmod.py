@@ -9,9 +9,9 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
-from tests.nobody import acting_as
-from tests.stock import DATA
-from tests.subjects import Place
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA
+from tests.support.subjects import Place
 
 
 def mode(path: os.PathLike[str]) -> int:

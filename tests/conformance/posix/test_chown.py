@@ -10,9 +10,9 @@ import struct
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
-from tests.nobody import acting_as
-from tests.stock import DATA, NOBODY
-from tests.subjects import Place
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA, NOBODY
+from tests.support.subjects import Place
 
 
 def owner(path: os.PathLike[str]) -> tuple[int, int]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deviations import Deviation
-from tests.subjects import SUBJECTS
+from tests.support.deviations import Deviation
+from tests.support.subjects import SUBJECTS
 
 HERE = Path(__file__)
 CASES = "\n".join(

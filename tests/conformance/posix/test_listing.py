@@ -9,9 +9,9 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import fails, names, opened, touch
-from tests.stock import CROWD, LONG, NAMES
-from tests.subjects import LOWER, MERGED, Mounted, Place
-from tests.syscalls import Dirent, getdents
+from tests.support.stock import CROWD, LONG, NAMES
+from tests.support.subjects import LOWER, MERGED, Mounted, Place
+from tests.support.syscalls import Dirent, getdents
 
 ALL = {thing.path for thing in CROWD}
 SMALL = 256

@@ -9,10 +9,10 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names
-from tests.deviations import Deviation
-from tests.nobody import acting_as
-from tests.stock import NOBODY
-from tests.subjects import Place
+from tests.support.deviations import Deviation
+from tests.support.nobody import acting_as
+from tests.support.stock import NOBODY
+from tests.support.subjects import Place
 
 EVERYTHING = ("file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo")
 

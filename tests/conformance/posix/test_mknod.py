@@ -11,9 +11,9 @@ import threading
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
-from tests.deviations import Deviation
-from tests.nobody import acting_as
-from tests.subjects import Place
+from tests.support.deviations import Deviation
+from tests.support.nobody import acting_as
+from tests.support.subjects import Place
 
 KINDS = {
     "fifo": (stat.S_IFIFO, 0),

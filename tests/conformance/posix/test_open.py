@@ -9,10 +9,10 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
-from tests.deviations import Deviation
-from tests.nobody import acting_as
-from tests.stock import DATA
-from tests.subjects import LOWER, Place
+from tests.support.deviations import Deviation
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA
+from tests.support.subjects import LOWER, Place
 
 NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
 

@@ -18,15 +18,15 @@ import pytest
 
 from stacker.linux import lock
 from stacker.linux.filesystem import remove_tree
-from tests import tars
-from tests.command import Stacker
 from tests.conformance.posix.cases import fails, names
-from tests.nobody import acting_as
-from tests.snapshot import snapshot
-from tests.stacks import ROOM
-from tests.stock import DATA, USUAL, build, members
-from tests.subjects import SUBJECTS, Subject, stock, unmount_by_force
-from tests.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.support import tars
+from tests.support.command import Stacker
+from tests.support.nobody import acting_as
+from tests.support.snapshot import snapshot
+from tests.support.stacks import ROOM
+from tests.support.stock import DATA, USUAL, build, members
+from tests.support.subjects import SUBJECTS, Subject, stock, unmount_by_force
+from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
 LAYERS = {
     "one layer": [tars.tar(*members(USUAL, b"usual"))],

@@ -9,11 +9,11 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
-from tests.deviations import Deviation
-from tests.nobody import acting_as
-from tests.stock import DATA
-from tests.subjects import Place
-from tests.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.support.deviations import Deviation
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA
+from tests.support.subjects import Place
+from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
 
 def is_bound(place: Place, name: str) -> bool:

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
-from tests.deviations import Deviation
-from tests.nobody import acting_as
-from tests.subjects import Mounted, Place
+from tests.support.deviations import Deviation
+from tests.support.nobody import acting_as
+from tests.support.subjects import Mounted, Place
 
 
 def test_an_empty_directory_goes(place: Place) -> None:

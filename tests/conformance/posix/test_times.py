@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.conformance.posix.cases import changing, touch
-from tests.deviations import Deviation
-from tests.subjects import LOWER, MERGED, Place
+from tests.support.deviations import Deviation
+from tests.support.subjects import LOWER, MERGED, Place
 
 Operation = Callable[[Place], object]
 BOTH = "mtime ctime"

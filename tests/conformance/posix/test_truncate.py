@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, opened
-from tests.nobody import acting_as
-from tests.stock import DATA
-from tests.subjects import Mounted, Place
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA
+from tests.support.subjects import Mounted, Place
 
 SIZES = [0, 1, 4095, 4096, 4097, len(DATA), len(DATA) + 1, 1 << 20, (1 << 32) + 3]
 

@@ -8,10 +8,10 @@ import os
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
-from tests.deviations import Deviation
-from tests.nobody import acting_as
-from tests.stock import DATA
-from tests.subjects import Place
+from tests.support.deviations import Deviation
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA
+from tests.support.subjects import Place
 
 
 @pytest.mark.parametrize(

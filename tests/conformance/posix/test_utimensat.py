@@ -9,10 +9,10 @@ import time
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, next_tick, opened
-from tests.nobody import acting_as
-from tests.stock import DATA, MTIME
-from tests.subjects import Place
-from tests.syscalls import UTIME_NOW, UTIME_OMIT, utimensat
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA, MTIME
+from tests.support.subjects import Place
+from tests.support.syscalls import UTIME_NOW, UTIME_OMIT, utimensat
 
 NOW = (0, UTIME_NOW)
 OMIT = (0, UTIME_OMIT)

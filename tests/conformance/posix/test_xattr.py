@@ -8,10 +8,10 @@ import os
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
-from tests.nobody import acting_as
-from tests.stock import DATA
-from tests.subjects import Place
-from tests.syscalls import getxattr
+from tests.support.nobody import acting_as
+from tests.support.stock import DATA
+from tests.support.subjects import Place
+from tests.support.syscalls import getxattr
 
 VALUES = [b"", b"1", b"a\0b\xff", bytes(range(256)), b"v" * 2000]
 

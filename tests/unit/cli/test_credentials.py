@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stacker.cli.credentials import access, auth_files
+from stacker.cli.registry_options import access, auth_files
 from stacker.errors import NotFoundError
 
 

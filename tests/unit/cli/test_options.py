@@ -8,7 +8,7 @@ from stacker.cli.options import main_parser, parse, whole_parser
 from stacker.cli.verbs import SUMMARIES, load
 from stacker.cli.verbs.mount import DRIVERS as OFFERED
 from stacker.errors import UsageError
-from stacker.mount.choose import DRIVERS, driver_named
+from stacker.mount.drivers.choose import DRIVERS, driver_named
 
 
 @pytest.mark.parametrize(

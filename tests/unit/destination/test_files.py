@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from stacker.destination.archive import LayoutArchive, _header, _pax_record
+from stacker.destination.open import open_destination
 from stacker.destination.protocol import Arrival, Destination
-from stacker.destination.transport import open_destination
 from stacker.errors import IntegrityError, UsageError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.layer.members import read_index
-from stacker.source.access import Access
+from stacker.registry.settings import Access
+from stacker.tar.index import read_index
 
 BLOB = Descriptor("application/octet-stream", Digest.of(b"blob"), 4)
 ROOT = Descriptor(mediatype.OCI_INDEX, Digest.of(b"root"), 4)

@@ -17,8 +17,8 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.reference import Reference
-from stacker.source.access import Access, Patience
-from tests.registries import FakeRegistry, Handler, fake_registry
+from stacker.registry.settings import Access, Patience
+from tests.support.registries import FakeRegistry, Handler, fake_registry
 
 DATA = os.urandom(10_000)
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))

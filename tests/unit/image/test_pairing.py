@@ -10,8 +10,8 @@ from stacker.image.config import ImageConfig
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.image.manifest import Manifest
-from stacker.image.pairing import pair_layers
 from stacker.image.platform import Platform
+from stacker.image.rootfs import pair_layers
 
 CONFIG = Descriptor(mediatype.OCI_CONFIG, Digest.of(b"{}"), 2)
 

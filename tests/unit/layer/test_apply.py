@@ -8,8 +8,9 @@ import stat
 import pytest
 
 from stacker.errors import LayerError
-from stacker.layer.whiteout import WhiteoutFormat
-from tests.tars import (
+from stacker.layer.whiteout_format import WhiteoutFormat
+from tests.support.layer_room import IS_ROOT, Room, needs_root
+from tests.support.tars import (
     MTIME,
     Text,
     block,
@@ -20,7 +21,6 @@ from tests.tars import (
     hardlink,
     symlink,
 )
-from tests.unit.layer.room import IS_ROOT, Room, needs_root
 
 
 # -- containment ------------------------------------------------------------------------------

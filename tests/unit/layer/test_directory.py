@@ -10,9 +10,10 @@ import pytest
 
 from stacker.errors import LayerError, StackerError
 from stacker.layer.apply import apply
-from stacker.layer.tar import TarReader
 from stacker.linux.xattr import set_value
-from tests.tars import (
+from stacker.tar.reader import TarReader
+from tests.support.layer_room import FORM, IDMAP, Room, chunked, needs_root
+from tests.support.tars import (
     char,
     dir,  # noqa: A004 - the word for it
     fifo,
@@ -20,7 +21,6 @@ from tests.tars import (
     symlink,
     tar,
 )
-from tests.unit.layer.room import FORM, IDMAP, Room, chunked, needs_root
 
 
 # -- the directory that is unpacked into ------------------------------------------------------

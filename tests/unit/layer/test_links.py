@@ -8,7 +8,8 @@ import pytest
 
 from stacker.errors import LayerError
 from stacker.layer.record import DeferredLink
-from tests.tars import (
+from tests.support.layer_room import Room, Unpacked
+from tests.support.tars import (
     dir,  # noqa: A004 - the word for it
     fifo,
     file,
@@ -17,7 +18,6 @@ from tests.tars import (
     pax,
     symlink,
 )
-from tests.unit.layer.room import Room, Unpacked
 
 
 def same(layer: Unpacked, *paths: str) -> bool:

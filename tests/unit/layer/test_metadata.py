@@ -8,7 +8,8 @@ import pytest
 
 from stacker.errors import LayerError
 from stacker.layer.idmap import SQUASH
-from tests.tars import (
+from tests.support.layer_room import IS_ROOT, Room, needs_root
+from tests.support.tars import (
     MTIME,
     base256,
     char,
@@ -21,7 +22,6 @@ from tests.tars import (
     symlink,
     whiteout,
 )
-from tests.unit.layer.room import IS_ROOT, Room, needs_root
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep
 LAST_ON_EXT4 = 0x3_7FFF_FFFF  # in the year 2446

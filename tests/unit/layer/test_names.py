@@ -7,7 +7,8 @@ import os
 import pytest
 
 from stacker.errors import LayerError
-from tests.tars import (
+from tests.support.layer_room import Room
+from tests.support.tars import (
     dir,  # noqa: A004 - the word for it
     fifo,
     file,
@@ -15,7 +16,6 @@ from tests.tars import (
     symlink,
     whiteout,
 )
-from tests.unit.layer.room import Room
 
 
 @pytest.mark.parametrize(

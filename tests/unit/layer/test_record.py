@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stacker.errors import IntegrityError, UnsupportedError
 from stacker.layer.record import DeferredLink, Displacement, LayerRecord
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 
 PATHS = st.one_of(
     st.binary(max_size=20),

@@ -16,9 +16,9 @@ from stacker.errors import IntegrityError
 from stacker.layer.record import Displacement
 from stacker.layer.skeleton import Places, SkeletonWriter, reassembled, skeleton_entries
 from stacker.stream.decompress import CHUNK
-from tests import tars
-from tests.tars import dir, entry, file, hardlink, pax, symlink, tar, whiteout  # noqa: A004
-from tests.unit.layer.room import FORM, Room, Unpacked, entries_of
+from tests.support import tars
+from tests.support.layer_room import FORM, Room, Unpacked, entries_of
+from tests.support.tars import dir, entry, file, hardlink, pax, symlink, tar, whiteout  # noqa: A004
 
 
 def test_a_skeleton_holds_no_file_contents(room: Room) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 import stacker
 from stacker.layer.idmap import IDENTITY, SQUASH
-from tests.tars import (
+from tests.support.layer_room import Room
+from tests.support.tars import (
     block,
     char,
     dir,  # noqa: A004 - the word for it
@@ -26,7 +27,6 @@ from tests.tars import (
     tar,
     whiteout,
 )
-from tests.unit.layer.room import Room
 
 UNPRIVILEGED = """
 import sys
@@ -34,8 +34,8 @@ from pathlib import Path
 from stacker.layer.apply import apply
 from stacker.layer.idmap import {idmap}
 from stacker.layer.skeleton import SkeletonWriter, reassembled
-from stacker.layer.tar import TarReader
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.tar.reader import TarReader
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.errors import StackerError
 
 room, stream = Path(sys.argv[1]), sys.stdin.buffer.read()

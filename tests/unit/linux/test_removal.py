@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stacker.linux.filesystem import remove_contents, remove_tree
-from tests.nobody import NOBODY
+from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

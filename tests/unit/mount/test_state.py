@@ -17,7 +17,7 @@ from stacker.mount.state import KernelView, State
 
 if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
-    from tests.unit.mount.conftest import Bench
+    from tests.support.bench import Bench
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount"),

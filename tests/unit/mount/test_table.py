@@ -14,7 +14,7 @@ from stacker.linux import lock, process
 from stacker.mount.record import MountRecord
 
 if TYPE_CHECKING:
-    from tests.unit.mount.conftest import Bench
+    from tests.support.bench import Bench
 
 
 def record(bench: Bench, identifier: str) -> MountRecord:

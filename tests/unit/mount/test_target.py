@@ -14,7 +14,7 @@ from stacker.linux import lock, mountapi
 from stacker.mount.target import claimed, resolve
 
 if TYPE_CHECKING:
-    from tests.unit.mount.conftest import Bench
+    from tests.support.bench import Bench
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 

@@ -20,9 +20,9 @@ from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT
 from stacker.image.manifest import Index, Manifest, parse_document
 from stacker.image.platform import Platform
-from stacker.source.archive import open_archive
 from stacker.source.files import Directory, Files
 from stacker.source.layout import Layout, open_layout
+from stacker.source.tar_files import open_archive
 
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import LayerError, UnsupportedError
-from stacker.layer.limits import Limits
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.chain import DIRECTORIES_AT_MOST, Chain, chained
-from tests.sequential import Item, Sequential
-from tests.snapshot import snapshot
-from tests.stacks import D, F, L, O, S, W, archive, mounted, scratch, stacked, unpacked
+from stacker.tar.limits import Limits
+from tests.support.sequential import Item, Sequential
+from tests.support.snapshot import snapshot
+from tests.support.stacks import D, F, L, O, S, W, archive, mounted, scratch, stacked, unpacked
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts overlays: needs root")
 FORM = WhiteoutFormat.TRUSTED

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.flatten import flatten
-from tests.nobody import acting_as
-from tests.sequential import Sequential
-from tests.snapshot import snapshot
-from tests.stacks import D, F, L, S, archive, mounted, scratch, stacked
+from tests.support.nobody import acting_as
+from tests.support.sequential import Sequential
+from tests.support.snapshot import snapshot
+from tests.support.stacks import D, F, L, S, archive, mounted, scratch, stacked
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away: needs root")
 FORM = WhiteoutFormat.TRUSTED

@@ -21,7 +21,7 @@ from stacker.errors import (
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import ChainID, DiffID, Digest, ImageID
 from stacker.layer.record import LayerRecord
-from stacker.layer.whiteout import WhiteoutFormat
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock
 from stacker.store import chains
 from stacker.store.chains import ChainRecord

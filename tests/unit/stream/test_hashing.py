@@ -8,7 +8,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacker.stream.hashing import hashing_beside
+from stacker.stream.verify import hashing_beside
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=100)), max_size=60))

@@ -1,0 +1,77 @@
+"""What a person writes to say where an image goes: ``docker://…``, ``oci:DIR`` and their like.
+
+In comes that text, out comes an open destination.  The words are those of `source.transport`.
+Source: containers-transports(5).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stacker.errors import UsageError
+from stacker.image.quoting import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from stacker.destination.protocol import Destination
+    from stacker.registry.settings import Access
+
+_EXAMPLES = (
+    "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0, "
+    "oci:DIR[:NAME] as in oci:./layout:1.0, "
+    "oci-archive:FILE[:NAME] as in oci-archive:image.tar:1.0"
+)
+
+
+def open_destination(text: str, *, access: Access) -> AbstractContextManager[Destination]:
+    """Open the destination that `text` names; it can be written to until the context ends.
+
+    The path ends at the first colon; what follows is the name, colons included.
+
+    :raises UsageError: no such transport, no path, a digest, or a file that exists.
+    :raises NetworkError: a registry cannot be reached.
+    :raises StackerError: something cannot be written.
+    """
+    transport, colon, rest = text.partition(":")
+    if transport == "docker" and rest.startswith("//"):
+        return _repository(rest.removeprefix("//"), access)
+    if transport not in ("oci", "oci-archive") or not colon:
+        raise UsageError(f"unknown destination: {quoted(text)}", hint=f"write {_EXAMPLES}")
+    path, _, name = rest.partition(":")
+    if not path or "\0" in path:
+        raise UsageError(f"no path: {quoted(text)}", hint=f"write {_EXAMPLES}")
+    what = f"{transport}:{quoted(path)[1:-1]}"
+    return _files(transport, os.path.abspath(path), name, what)
+
+
+@contextmanager
+def _repository(text: str, access: Access) -> Iterator[Destination]:
+    from stacker.image.reference import Reference
+
+    reference = Reference.parse(text)  # before the HTTP library, which takes its time to load
+    if reference.digest is not None:
+        raise UsageError(
+            f"destination with a digest: {quoted(text)}",
+            hint="the digest follows from what is sent; name a tag",
+        )
+    from stacker.destination.registry import open_repository
+
+    with open_repository(reference, access) as repository:
+        yield repository
+
+
+@contextmanager
+def _files(transport: str, path: str, name: str, what: str) -> Iterator[Destination]:
+    if transport == "oci":
+        from stacker.destination.layout import open_layout_directory
+
+        yield open_layout_directory(path, name, what)
+        return
+    from stacker.destination.archive import open_layout_archive
+
+    with open_layout_archive(path, name, what) as archive:
+        yield archive

@@ -1,0 +1,62 @@
+"""A tree that takes writes and whose owners show as others than those on disk.
+
+In come requests with ids as they show, out go replies with such; to `WritableAdapter`'s tree go
+those on disk.  Which id is which, `guise` knows.
+
+Where all files have one owner, nobody can be given a file, and whatever the disk says to such a
+wish it is granted, as fuse-overlayfs grants it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from stacker.fuse.read_write import WritableAdapter
+from stacker.linux import process
+from stacker.tree.writable import Caller
+
+if TYPE_CHECKING:
+    from stacker.fuse.options import Guise
+    from stacker.tree.file_operations import Status
+    from stacker.tree.merged import Node
+    from stacker.tree.writable import WritableTree
+
+
+class MappedAdapter(WritableAdapter):
+    """Answers requests about one tree.
+
+    :param tree: nobody else uses it.
+    :param guise: the owners.
+    """
+
+    def __init__(self, tree: WritableTree, guise: Guise) -> None:
+        super().__init__(tree)
+        self._users, self._groups = guise.users, guise.groups
+        self._squashed = guise.is_squashed
+        self._status = self._mapped_status
+        self._creator: Caller | None = None
+        if self._squashed and (os.geteuid() or not process.in_initial_user_namespace()):
+            self._creator = Caller(os.geteuid(), os.getegid())  # nobody else's can be made here
+
+    def _mapped_status(self, node: Node) -> Status:
+        status = self._files.status(node)
+        return status._replace(
+            uid=self._users.shown(status.uid), gid=self._groups.shown(status.gid)
+        )
+
+    def _change_owner(self, node: Node, uid: int, gid: int) -> None:
+        user = uid if uid < 0 else self._users.kept(uid)
+        group = gid if gid < 0 else self._groups.kept(gid)
+        if not self._squashed:
+            self._files.change_owner(node, user, group)
+            return
+        with suppress(OSError):
+            self._files.change_owner(node, user, group)
+
+    def _caller(self, request: bytes) -> Caller:
+        if self._creator is not None:
+            return self._creator
+        uid, gid = super()._caller(request)
+        return Caller(self._users.kept(uid), self._groups.kept(gid))

@@ -1,0 +1,356 @@
+"""A tree that takes writes in the kernel's own FUSE protocol.
+
+What a write does, `stack/upper` knows; here a request becomes a call, and what comes of it a reply.
+
+One process answers, since there is one tree, and it is the only one that changes anything.  So the
+kernel may keep what it has learnt, and for ever: each change comes through the kernel, which drops
+what that change makes untrue: names and missing names when it makes, moves or removes one, a
+directory's attributes and listing with it, an inode's attributes when it is written or linked.
+For this to be right an inode keeps its number when it is copied up, and all names of it have one
+number.  Pages are kept when a file is opened again, for the same reason.
+
+* Nothing is opened here either (ENOSYS to OPEN and OPENDIR): an inode lives until the kernel
+  forgets it, with or without names, so a handle would add nothing, and listings have offsets that
+  stay.
+* Writes come as they are made (no FUSE_WRITEBACK_CACHE): with it the kernel alone knows sizes and
+  times until it writes back, and what is written to the upper behind a crash is anybody's guess.
+  Shared mappings can be written to without it.
+* The kernel checks permissions (default_permissions) and takes the umask off modes
+  (no FUSE_DONT_MASK); POSIX ACLs are neither enforced nor inherited, setting one is EOPNOTSUPP.
+* O_TMPFILE is answered with ENOSYS, which the kernel makes EOPNOTSUPP of.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from stacker.fuse import protocol as fuse
+from stacker.fuse.dispatch import (
+    ABSENT,
+    HEADER,
+    NO_ENTRY,
+    VALID,
+    Requests,
+    dirent,
+    listed,
+    name_at,
+    sized,
+)
+from stacker.fuse.replies import BLOCK, PATH_MAX
+from stacker.tree.writable import Caller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stacker.tree.merged import Node
+    from stacker.tree.writable import WritableTree
+
+_SECOND: Final = 1_000_000_000
+_ROOM_FOR_HEADERS: Final = 4096  # as libfuse has it; the kernel wants 80 bytes beside the data
+
+
+class WritableAdapter(Requests):
+    """Answers requests about one tree.
+
+    :param tree: nobody else uses it.
+    """
+
+    wanted: ClassVar[int] = fuse.WANTED_TO_WRITE
+    largest_write: ClassVar[int] = fuse.LARGEST_WRITE
+    largest_read: ClassVar[int] = fuse.LARGEST_WRITE
+    request_size: ClassVar[int] = fuse.LARGEST_WRITE + _ROOM_FOR_HEADERS
+
+    def __init__(self, tree: WritableTree) -> None:
+        super().__init__()
+        self._tree = tree
+        self._files = tree.files
+        self._status = tree.files.status
+        self._steps |= {
+            fuse.LOOKUP: self._lookup,
+            fuse.GETATTR: self._getattr,
+            fuse.SETATTR: self._setattr,
+            fuse.READLINK: self._readlink,
+            fuse.READDIR: self._readdir,
+            fuse.READDIRPLUS: self._readdirplus,
+            fuse.STATFS: self._statfs,
+            fuse.LSEEK: self._lseek,
+            fuse.GETXATTR: self._getxattr,
+            fuse.LISTXATTR: self._listxattr,
+            fuse.SETXATTR: self._setxattr,
+            fuse.REMOVEXATTR: self._removexattr,
+            fuse.CREATE: self._create,
+            fuse.MKNOD: self._mknod,
+            fuse.MKDIR: self._mkdir,
+            fuse.SYMLINK: self._symlink,
+            fuse.LINK: self._link,
+            fuse.UNLINK: self._unlink,
+            fuse.RMDIR: self._rmdir,
+            fuse.RENAME: self._rename,
+            fuse.RENAME2: self._rename2,
+            fuse.WRITE: self._write,
+            fuse.FSYNC: self._fsync,
+            fuse.FSYNCDIR: self._fsync,
+            fuse.FALLOCATE: self._fallocate,
+            fuse.COPY_FILE_RANGE: self._copy_file_range,
+        }
+
+    def close(self) -> None:
+        """Close the tree."""
+        self._tree.close()
+
+    def _take_note(self, opcode: int, node: Node, request: bytes) -> None:
+        """Forget inodes as often as the kernel was told of them."""
+        if opcode == fuse.FORGET:
+            self._tree.forget(node, *fuse.FORGET_IN.unpack_from(request, HEADER))
+        elif opcode == fuse.BATCH_FORGET:
+            count, _ = fuse.BATCH_FORGET_IN.unpack_from(request, HEADER)
+            start = HEADER + fuse.BATCH_FORGET_IN.size
+            for each in range(count):
+                at = start + each * fuse.FORGET_ONE.size
+                number, times = fuse.FORGET_ONE.unpack_from(request, at)
+                self._tree.forget(number - fuse.ROOT_ID, times)
+
+    # What is there
+
+    def _attr(self, node: Node) -> bytes:
+        status = self._status(node)
+        atime, atime_rest = divmod(status.atime, _SECOND)
+        mtime, mtime_rest = divmod(status.mtime, _SECOND)
+        ctime, ctime_rest = divmod(status.ctime, _SECOND)
+        device = fuse.device_number(status.device) if status.device else 0
+        return fuse.ATTR.pack(
+            *(node + fuse.ROOT_ID, status.size, status.blocks),
+            *(atime, mtime, ctime, atime_rest, mtime_rest, ctime_rest),
+            *(status.mode, status.nlink, status.uid, status.gid, device, BLOCK, 0),
+        )
+
+    def _entry(self, node: Node) -> bytes:
+        """Tell the kernel of an inode; it will say when it forgets it."""
+        head = fuse.ENTRY_HEAD.pack(node + fuse.ROOT_ID, 0, fuse.FOREVER, fuse.FOREVER, 0, 0)
+        entry = head + self._attr(node)
+        self._tree.remember(node)
+        return entry
+
+    def _lookup(self, node: Node, request: bytes) -> bytes:
+        found = self._tree.lookup(node, name_at(request, HEADER))
+        return ABSENT if found is None else self._entry(found)
+
+    def _getattr(self, node: Node, request: bytes) -> bytes:
+        del request
+        return VALID + self._attr(node)
+
+    def _readlink(self, node: Node, request: bytes) -> bytes:
+        del request
+        return self._files.readlink(node)
+
+    def _readdir(self, node: Node, request: bytes) -> bytes:
+        return self._listed(node, request, b"", lambda _: b"")
+
+    def _readdirplus(self, node: Node, request: bytes) -> bytes:
+        return self._listed(node, request, NO_ENTRY, self._entry_if_any)
+
+    def _entry_if_any(self, node: Node) -> bytes:
+        try:
+            return self._entry(node)
+        except OSError:  # the name is listed all the same
+            return NO_ENTRY
+
+    def _listed(
+        self, node: Node, request: bytes, dot: bytes, entry: Callable[[Node], bytes]
+    ) -> bytes:
+        """Give as much of a listing as there is room for.
+
+        :param dot: what stands before the first two names; `entry` gives it for the others.
+        """
+        _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
+        left, parts = min(size, fuse.LARGEST_READ), list[bytes]()
+        for at, name, inode in self._names(node, offset):
+            shown = dirent(inode, at, name, self._tree.kind(inode))
+            left -= len(dot) + len(shown)
+            if left < 0:
+                break
+            parts += (entry(inode) if at > 2 else dot, shown)
+        return b"".join(parts)
+
+    def _names(self, node: Node, offset: int) -> Iterator[tuple[int, bytes, Node]]:
+        """Give offsets, names and inodes behind an offset; the first two are the dots'.
+
+        The kernel links no node to these.
+        """
+        if offset < 1:
+            yield 1, b".", node
+        if offset < 2:
+            yield 2, b"..", self._tree.parent(node)
+        for place, name, inode in self._tree.listed(node, max(offset - 2, 0)):
+            yield place + 2, name, inode
+
+    def _getxattr(self, node: Node, request: bytes) -> bytes:
+        size, _ = fuse.XATTR.unpack_from(request, HEADER)
+        return sized(self._files.xattr(node, name_at(request, HEADER + fuse.XATTR.size)), size)
+
+    def _listxattr(self, node: Node, request: bytes) -> bytes:
+        return listed(self._files.xattr_names(node), request)
+
+    def _statfs(self, node: Node, request: bytes) -> bytes:
+        del node, request
+        space = self._tree.space()
+        return fuse.STATFS_OUT.pack(
+            *(space.f_blocks, space.f_bfree, space.f_bavail, space.f_files, space.f_ffree),
+            *(space.f_bsize, space.f_namemax, space.f_frsize),
+        )
+
+    def _lseek(self, node: Node, request: bytes) -> bytes:
+        _, offset, whence, _ = fuse.LSEEK_IN.unpack_from(request, HEADER)
+        return fuse.LSEEK_OUT.pack(self._files.seek(node, offset, whence))
+
+    def _read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
+        return self._files.read_into(node, buffer, offset)
+
+    # New names
+
+    def _create(self, node: Node, request: bytes) -> bytes:
+        _, mode, _, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
+        name = name_at(request, HEADER + fuse.CREATE_IN.size)
+        made = self._tree.create(node, name, stat.S_IMODE(mode), self._caller(request))
+        return self._entry(made) + fuse.OPEN_OUT.pack(0, fuse.OPEN_KEEP_CACHE, 0)
+
+    def _mknod(self, node: Node, request: bytes) -> bytes:
+        mode, device, _, _ = fuse.MKNOD_IN.unpack_from(request, HEADER)
+        name = name_at(request, HEADER + fuse.MKNOD_IN.size)
+        number = fuse.device_of(device)
+        return self._entry(self._tree.make_node(node, name, mode, number, self._caller(request)))
+
+    def _mkdir(self, node: Node, request: bytes) -> bytes:
+        mode, _ = fuse.MKDIR_IN.unpack_from(request, HEADER)
+        name = name_at(request, HEADER + fuse.MKDIR_IN.size)
+        made = self._tree.make_directory(node, name, stat.S_IMODE(mode), self._caller(request))
+        return self._entry(made)
+
+    def _symlink(self, node: Node, request: bytes) -> bytes:
+        name = name_at(request, HEADER)
+        target = name_at(request, HEADER + len(name) + 1, most=PATH_MAX)
+        return self._entry(self._tree.symlink(node, name, target, self._caller(request)))
+
+    def _link(self, node: Node, request: bytes) -> bytes:
+        (old,) = fuse.NODE_IN.unpack_from(request, HEADER)
+        name = name_at(request, HEADER + fuse.NODE_IN.size)
+        self._tree.link(old - fuse.ROOT_ID, node, name)
+        return self._entry(old - fuse.ROOT_ID)
+
+    # Names that go or move
+
+    def _unlink(self, node: Node, request: bytes) -> bytes:
+        self._tree.unlink(node, name_at(request, HEADER))
+        return b""
+
+    def _rmdir(self, node: Node, request: bytes) -> bytes:
+        self._tree.remove_directory(node, name_at(request, HEADER))
+        return b""
+
+    def _rename(self, node: Node, request: bytes) -> bytes:
+        (target,) = fuse.NODE_IN.unpack_from(request, HEADER)
+        old, new = _two_names(request, HEADER + fuse.NODE_IN.size)
+        self._tree.rename(node, old, target - fuse.ROOT_ID, new)
+        return b""
+
+    def _rename2(self, node: Node, request: bytes) -> bytes:
+        target, flags, _ = fuse.RENAME2_IN.unpack_from(request, HEADER)
+        old, new = _two_names(request, HEADER + fuse.RENAME2_IN.size)
+        self._tree.rename(node, old, target - fuse.ROOT_ID, new, flags)
+        return b""
+
+    # What is in an inode
+
+    def _setattr(self, node: Node, request: bytes) -> bytes:
+        """Change attributes, the owner before the mode, since that takes bits away."""
+        valid, _, _, size, _, atime, mtime, _, atime_rest, mtime_rest, _, mode, _, uid, gid, _ = (
+            fuse.SETATTR_IN.unpack_from(request, HEADER)
+        )
+        if valid & fuse.FATTR_SIZE:
+            self._files.truncate(node, size, drop_ids=bool(valid & fuse.FATTR_KILL_SUIDGID))
+        if valid & (fuse.FATTR_UID | fuse.FATTR_GID):
+            owner = uid if valid & fuse.FATTR_UID else -1
+            group = gid if valid & fuse.FATTR_GID else -1
+            self._change_owner(node, owner, group)
+        if valid & fuse.FATTR_MODE:
+            self._files.change_mode(node, mode)
+        if valid & (fuse.FATTR_ATIME | fuse.FATTR_MTIME):
+            now = time.time_ns()
+            access = now if valid & fuse.FATTR_ATIME_NOW else atime * _SECOND + atime_rest
+            change = now if valid & fuse.FATTR_MTIME_NOW else mtime * _SECOND + mtime_rest
+            self._files.change_times(
+                node,
+                access if valid & fuse.FATTR_ATIME else None,
+                change if valid & fuse.FATTR_MTIME else None,
+            )
+        return VALID + self._attr(node)
+
+    def _change_owner(self, node: Node, uid: int, gid: int) -> None:
+        """Set owner and group; -1 leaves them."""
+        self._files.change_owner(node, uid, gid)
+
+    def _caller(self, request: bytes) -> Caller:
+        """Say who makes a request, as the kernel does in its header."""
+        _, _, _, _, uid, gid, _, _, _ = fuse.IN_HEADER.unpack_from(request)
+        return Caller(uid, gid)
+
+    def _setxattr(self, node: Node, request: bytes) -> bytes:
+        size, flags = fuse.SETXATTR_IN.unpack_from(request, HEADER)
+        at = HEADER + fuse.SETXATTR_IN.size
+        name = name_at(request, at)
+        value = _piece(request, at + len(name) + 1, size)
+        self._files.set_xattr(node, name, bytes(value), flags)
+        return b""
+
+    def _removexattr(self, node: Node, request: bytes) -> bytes:
+        self._files.remove_xattr(node, name_at(request, HEADER))
+        return b""
+
+    def _write(self, node: Node, request: bytes) -> bytes:
+        _, offset, size, flags, _, _, _ = fuse.WRITE_IN.unpack_from(request, HEADER)
+        data = _piece(request, HEADER + fuse.WRITE_IN.size, size)
+        drop_ids, done = bool(flags & fuse.WRITE_KILL_SUIDGID), 0
+        while done < size:
+            try:
+                done += self._files.write(node, data[done:], offset + done, drop_ids=drop_ids)
+            except OSError:
+                if not done:
+                    raise
+                break  # the disk became full: what has been written counts
+        return fuse.WRITE_OUT.pack(done, 0)
+
+    def _fsync(self, node: Node, request: bytes) -> bytes:
+        _, flags, _ = fuse.FSYNC_IN.unpack_from(request, HEADER)
+        self._files.sync(node, data_only=bool(flags & fuse.FSYNC_DATA_ONLY))
+        return b""
+
+    def _fallocate(self, node: Node, request: bytes) -> bytes:
+        _, offset, length, mode, _ = fuse.FALLOCATE_IN.unpack_from(request, HEADER)
+        if max(offset, length) >= 1 << 63:
+            raise OSError(errno.EFBIG, "behind the end of all files")
+        self._files.allocate(node, mode, offset, length)
+        return b""
+
+    def _copy_file_range(self, node: Node, request: bytes) -> bytes:
+        _, start, target, _, offset, length, _ = fuse.COPY_IN.unpack_from(request, HEADER)
+        count = self._files.copy(node, start, target - fuse.ROOT_ID, offset, length)
+        return fuse.WRITE_OUT.pack(count, 0)
+
+
+def _two_names(request: bytes, start: int) -> tuple[bytes, bytes]:
+    first = name_at(request, start)
+    return first, name_at(request, start + len(first) + 1)
+
+
+def _piece(request: bytes, start: int, size: int) -> memoryview:
+    """Give the data at a place in a request.
+
+    :raises ValueError: there is less.
+    """
+    piece = memoryview(request)[start : start + size]
+    if len(piece) != size:
+        raise ValueError(size)
+    return piece

@@ -1,0 +1,201 @@
+"""Manifests of schema 1: a history of images as Docker knew them before 1.10, and their layers.
+
+In comes a document, out come its layers and, once their diff_ids are known, the config and the
+manifest that say the same today.  A signed one is reduced to what was signed; by whom is not asked,
+since nobody publishes those keys.  Where layers come from is not known here.
+Source: distribution's "Image Manifest Version 2, Schema 1"; RFC 7515 for the signatures' form.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stacker.errors import IntegrityError
+from stacker.image import mediatype
+from stacker.image.config import parse_config
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import DiffID, Digest
+from stacker.image.document import objects, optional, parse_object, required, strings
+from stacker.image.manifest import Manifest
+from stacker.image.quoting import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stacker.image.platform import Platform
+
+# What was about one layer's image, or about how it was stored.
+_NOT_CONFIG = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
+_BEFORE_TIME = "0001-01-01T00:00:00Z"  # what Go writes for no time
+# As Docker's own JSON has them, so that the image ID is what other programs make of it.
+_ESCAPED = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyManifest:
+    """An image of schema 1.
+
+    :param layers: the blobs of its layers, lowest first; steps that made none are left out.
+    :param steps: the image after each step, oldest first.
+    """
+
+    layers: tuple[Digest, ...]
+    steps: tuple[Mapping[str, object], ...]
+    what: str
+
+    @property
+    def platform(self) -> Platform:
+        """What it runs on.
+
+        :raises IntegrityError: its last step makes no valid config.
+        """
+        return parse_config(self.config(()), self.what).platform
+
+    def config(self, diff_ids: Sequence[DiffID]) -> bytes:
+        """Return the config that says what the last step says, and lists `diff_ids`."""
+        members = {key: value for key, value in self.steps[-1].items() if key not in _NOT_CONFIG}
+        members["rootfs"] = {"type": "layers", "diff_ids": [str(d) for d in diff_ids]}
+        members["history"] = [_history(step, self.what) for step in self.steps]
+        ordered = {key: members[key] for key in sorted(members)}
+        text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
+        return text.translate(_ESCAPED).encode()
+
+    def manifest(self, config: bytes, layers: Sequence[Descriptor]) -> Manifest:
+        """Return the manifest of schema 2 that lists a config and the layers' blobs."""
+        return Manifest(
+            mediatype.DOCKER_MANIFEST,
+            Descriptor.embedding(mediatype.DOCKER_CONFIG, config),
+            tuple(layers),
+        )
+
+
+def is_legacy(raw: bytes, what: str) -> bool:
+    """Return whether a document is of schema 1, by what it says of itself.
+
+    :raises IntegrityError: it is no JSON object.
+    """
+    return parse_object(raw, what).get("schemaVersion") == 1
+
+
+def payload(raw: bytes, what: str) -> bytes:
+    """Return what a digest of a document of schema 1 is over: all but the signatures.
+
+    :raises IntegrityError: malformed, or its signatures are of different payloads.
+    """
+    members = parse_object(raw, what)
+    if "signatures" not in members:
+        return raw
+    signatures = objects(members, "signatures", what)
+    found = {_signed(raw, one, f"{what}: signatures[{i}]") for i, one in enumerate(signatures)}
+    if len(found) != 1:
+        raise IntegrityError(f"{what}: signatures: got {len(found)} payloads, want one")
+    return found.pop()
+
+
+def _signed(raw: bytes, signature: dict[str, object], where: str) -> bytes:
+    protected = _decoded(required(signature, "protected", str, where), f"{where}: protected")
+    members = parse_object(protected, f"{where}: protected")
+    length = required(members, "formatLength", int, where)
+    tail = _decoded(required(members, "formatTail", str, where), f"{where}: formatTail")
+    if not 0 <= length <= len(raw):
+        raise IntegrityError(f"{where}: formatLength: got {quoted(length)}, want 0 to {len(raw)}")
+    return raw[:length] + tail
+
+
+def _decoded(text: str, where: str) -> bytes:
+    from base64 import b64decode
+
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raise IntegrityError(f"{where}: got {quoted(text)}, want base64url") from None
+
+
+def parse_legacy(raw: bytes, what: str) -> LegacyManifest:
+    """Return the image that a payload of schema 1 states.
+
+    A layer that is listed twice in a row is one; otherwise each step's image must be the parent
+    of the next, and the last in the list have none.
+
+    :param what: the document's name for messages.
+    :raises IntegrityError: malformed.
+    """
+    members = parse_object(raw, what)
+    names = {name.casefold() for name in members}
+    if len(names) != len(members) or not names.isdisjoint({"config", "layers", "manifests"}):
+        raise IntegrityError(f"{what}: got fields of two schemas, want those of schema 1")
+    blobs = [
+        _digest(required(layer, "blobSum", str, f"{what}: fsLayers[{i}]"), f"{what}: fsLayers[{i}]")
+        for i, layer in enumerate(objects(members, "fsLayers", what))
+    ]
+    steps = [
+        _step(required(step, "v1Compatibility", str, f"{what}: history[{i}]"), members, i, what)
+        for i, step in enumerate(objects(members, "history", what))
+    ]
+    if not steps or len(steps) != len(blobs):
+        raise IntegrityError(
+            f"{what}: got {len(blobs)} fsLayers and {len(steps)} steps of history, "
+            "want as many of both, and one at least"
+        )
+    pairs = _chained(list(zip(blobs, steps, strict=True))[::-1], what)
+    made = tuple(blob for blob, step in pairs if not _is_empty(step, what))
+    return LegacyManifest(made, tuple(step for _, step in pairs), what)
+
+
+def _step(text: str, manifest: dict[str, object], number: int, what: str) -> Mapping[str, object]:
+    where = f"{what}: history[{number}]"
+    step = parse_object(text.encode(), where)
+    required(step, "id", str, where)
+    if number == 0:
+        # Very old images leave to the manifest, or to the reader, what they are for.
+        architecture = optional(manifest, "architecture", str, what) or "amd64"
+        step.setdefault("architecture", architecture)
+        step.setdefault("os", "linux")
+    return step
+
+
+def _chained(
+    pairs: list[tuple[Digest, Mapping[str, object]]], what: str
+) -> list[tuple[Digest, Mapping[str, object]]]:
+    """Check that each step has the one before it for a parent; drop immediate repeats."""
+    kept: list[tuple[Digest, Mapping[str, object]]] = []
+    seen: set[object] = set()
+    for blob, step in pairs:
+        before = kept[-1][1].get("id") if kept else ""
+        name, parent = step.get("id"), step.get("parent") or ""
+        if kept and name == before:
+            kept.pop()  # the later one, which stands above, says what the config is
+        elif parent != before or name in seen:
+            raise IntegrityError(
+                f"{what}: history: parent of {quoted(name)}: got {quoted(parent)}, "
+                f"want {quoted(before)}"
+            )
+        seen.add(name)
+        kept.append((blob, step))
+    return kept
+
+
+def _is_empty(step: Mapping[str, object], what: str) -> bool:
+    return optional(dict(step), "throwaway", bool, f"{what}: history") or False
+
+
+def _history(step: Mapping[str, object], what: str) -> dict[str, object]:
+    members, where = dict(step), f"{what}: history"
+    container = optional(members, "container_config", dict, where) or {}
+    entry: dict[str, object] = {
+        "created": optional(members, "created", str, where) or _BEFORE_TIME,
+        "author": optional(members, "author", str, where),
+        "created_by": " ".join(strings(container, "Cmd", where)),
+        "comment": optional(members, "comment", str, where),
+        "empty_layer": _is_empty(step, what),
+    }
+    return {key: value for key, value in entry.items() if value}
+
+
+def _digest(text: str, where: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except IntegrityError as error:
+        raise IntegrityError(f"{where}: blobSum: {error.message}") from None

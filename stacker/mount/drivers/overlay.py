@@ -1,0 +1,228 @@
+"""The overlay driver: the kernel stacks the layers (Documentation/filesystems/overlayfs.rst).
+
+In comes a plan, out goes a mount.  The same code serves the machine's root and the root of a
+user namespace; what differs is the form of the layers, and `OverlayDriver.refusal` holds the two
+together.  A single plain layer is bound, which costs no filesystem at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from stacker.errors import MountError, StackerError, UnsupportedError
+from stacker.linux import mountapi, process
+from stacker.linux.descriptor import Descriptor
+from stacker.mount.drivers.bind import Api, bind_read_only
+from stacker.mount.drivers.protocol import Mounted, RefusedError
+from stacker.mount.plan import MAX_LAYERS, Plan
+from stacker.mount.unmount import release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stacker.mount.record import MountRecord
+
+_PAGE_LIMIT = 4095
+# Before Linux 6.5 `lowerdir+` is unknown, before 5.2 the calls are; seccomp filters say EPERM.
+_OLD_KERNEL = {errno.ENOSYS, errno.EINVAL, errno.EPERM}
+_ANOTHER_DRIVER_MAY = {
+    errno.EPERM,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+}
+_PRIVILEGE_HINT = (
+    "run as root, or inside `unshare --user --map-root-user --mount`, or use --driver copy"
+)
+_HINTS = {
+    errno.EPERM: _PRIVILEGE_HINT,
+    errno.EACCES: _PRIVILEGE_HINT,
+    errno.ENODEV: "the kernel has no overlayfs: try `modprobe overlay`, or use --driver copy",
+    errno.ELOOP: "a layer is listed twice, or lies inside another or inside the upper directory",
+    errno.E2BIG: "Linux 6.8 and later have no such limit; or use --driver copy",
+}
+_UPPER_HINT = (
+    "the upper directory must lie on a filesystem with extended attributes and d_type, such as"
+    " ext4, xfs, btrfs or tmpfs, not on an overlay or NFS; the kernel log may say more"
+)
+
+
+class OverlayDriver:
+    """The kernel's overlayfs, or a bind mount where one directory is the whole tree.
+
+    :param api: which of the kernel's interfaces to use.
+    """
+
+    name = "overlay"
+
+    def __init__(self, api: Api = "auto") -> None:
+        self._api = api
+
+    def refusal(self, plan: Plan) -> StackerError | None:
+        """Say why the kernel would refuse, or would show a wrong tree."""
+        if len(plan.layers) > MAX_LAYERS:
+            return UnsupportedError(
+                f"too many layers for overlayfs: {plan.target}: got {len(plan.layers)},"
+                f" want at most {MAX_LAYERS}"
+            )
+        if not process.has_capability(process.CAP_SYS_ADMIN):
+            return MountError(
+                f"no permission to mount: {plan.target}: this process lacks CAP_SYS_ADMIN",
+                hint=_PRIVILEGE_HINT,
+            )
+        if plan.xattr_namespace == "trusted" and not (plan.is_bind or _is_machine_root()):
+            return MountError(
+                f"cannot mount in a user namespace: {plan.target}: the layers keep their marks in"
+                " trusted.overlay.*, which cannot be read here",
+                hint="use a store that was filled inside a user namespace, or --driver copy",
+            )
+        return None
+
+    def mount(self, plan: Plan) -> Mounted:
+        """Mount the overlay, or bind its only layer.
+
+        :raises RefusedError: the kernel refuses; the message has its reason.
+        :raises MountError: a layer or the target is at fault.
+        """
+        try:
+            if plan.is_bind:
+                bind_read_only(plan.layers[0], plan.target, api=self._api)
+                return Mounted(self.name, note="a bind mount of the only layer")
+            self._mount_overlay(plan)
+        except OSError as error:
+            raise _explain(plan, error) from error
+        return Mounted(self.name, note=None if _is_machine_root() else "in a user namespace")
+
+    def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
+        """Unmount the record's target.
+
+        :raises MountError: it is in use, or the kernel refuses.
+        """
+        release(record.target, lazy=lazy)
+
+    def _mount_overlay(self, plan: Plan) -> None:
+        with Descriptor.of_directory(plan.target) as place:
+            if self._api == "mount2":
+                _mount_by_mount2(plan, place)
+                return
+            try:
+                _mount_by_context(plan, place)
+            except OSError as error:
+                if self._api == "context" or error.errno not in _OLD_KERNEL:
+                    raise
+                _second_attempt(plan, place, error)
+
+
+def _second_attempt(plan: Plan, place: Descriptor, first: OSError) -> None:
+    """Try the old call, and if it fails too, tell of both."""
+    try:
+        _mount_by_mount2(plan, place)
+    except OSError as second:
+        if second.errno == first.errno:
+            raise first from None
+        text = f"{first.strerror}; by mount(2): {second.strerror}"
+        raise OSError(first.errno, text, first.filename) from None
+
+
+def _mount_by_context(plan: Plan, place: Descriptor) -> None:
+    with Descriptor(mountapi.fsopen("overlay")) as context:
+        _configure(plan, context.number)
+        mountapi.fsconfig_create(context.number)
+        attributes = mountapi.MOUNT_ATTR_RDONLY if plan.read_only else 0
+        with Descriptor(mountapi.fsmount(context.number, attributes=attributes)) as mount:
+            _check_writable(plan, os.fstatvfs(mount.number).f_flag)
+            mountapi.move_mount(mount.number, place.number, path=plan.target)
+
+
+def _configure(plan: Plan, context: int) -> None:
+    mountapi.fsconfig_string(context, "source", plan.source)
+    for key, value in plan.parameters():
+        if value is None:
+            mountapi.fsconfig_flag(context, key)
+        else:
+            mountapi.fsconfig_string(context, key, value)
+    for layer in plan.layers:
+        _set_directory(context, "lowerdir+", layer)
+    if plan.upper is not None and plan.work is not None:
+        _set_directory(context, "upperdir", plan.upper)
+        _set_directory(context, "workdir", plan.work)
+
+
+def _set_directory(context: int, key: str, path: Path) -> None:
+    """Name a directory by its path where that is safe, else by a descriptor.
+
+    A string has `FSCONFIG_STRING_LIMIT` bytes; and whether colons and backslashes are escapes
+    has changed between kernels and differs between the keys.
+    """
+    name = os.fsencode(path)
+    if len(name) <= mountapi.FSCONFIG_STRING_LIMIT and not (b":" in name or b"\\" in name):
+        mountapi.fsconfig_string(context, key, path)
+        return
+    with Descriptor.of_directory(path) as directory:
+        try:
+            mountapi.fsconfig_fd(context, key, directory.number)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.EBADF}:  # Linux 6.13 was the first to do it
+                raise
+            mountapi.fsconfig_string(context, key, directory.path)
+
+
+def _mount_by_mount2(plan: Plan, place: Descriptor) -> None:
+    with ExitStack() as opened:
+        options = os.fsencode(",".join(_mount2_options(plan, opened)))
+        if len(options) > _PAGE_LIMIT:
+            raise OSError(
+                errno.E2BIG,
+                f"{len(plan.layers)} layers take {len(options)} bytes of mount options,"
+                f" mount(2) takes {_PAGE_LIMIT}",
+            )
+        flags = mountapi.MS_RDONLY if plan.read_only else 0
+        mountapi.mount(plan.source, place.path, "overlay", flags, options)
+    try:
+        _check_writable(plan, os.statvfs(plan.target).f_flag)
+    except OSError:
+        mountapi.umount2(plan.target)
+        raise
+
+
+def _mount2_options(plan: Plan, opened: ExitStack) -> list[str]:
+    """Name every directory by a descriptor: short, and nothing in it needs an escape."""
+
+    def name(path: Path) -> str:
+        return str(opened.enter_context(Descriptor.of_directory(path)).path)
+
+    options = ["lowerdir=" + ":".join(name(layer) for layer in plan.layers)]
+    if plan.upper is not None and plan.work is not None:
+        options += [f"upperdir={name(plan.upper)}", f"workdir={name(plan.work)}"]
+    for key, value in plan.parameters():
+        if key != "volatile":  # Linux 5.10; it saves time, and is not worth a failure
+            options.append(key if value is None else f"{key}={value}")
+    return options
+
+
+def _check_writable(plan: Plan, flags: int) -> None:
+    # Where overlayfs cannot use the work directory it warns in the log and goes read-only.
+    if flags & os.ST_RDONLY and not plan.read_only:
+        text = "the kernel made the overlay read-only, since it cannot use the work directory"
+        raise OSError(errno.EINVAL, text, str(plan.work))
+
+
+def _explain(plan: Plan, error: OSError) -> MountError:
+    number = error.errno or 0
+    about = error.filename
+    where = "" if about in {None, str(plan.target)} else f" {os.fsdecode(about)}:"
+    message = f"cannot mount an overlay: {plan.target}:{where} {error.strerror}"
+    hint = _HINTS.get(number)
+    if number == errno.EINVAL and plan.upper is not None:
+        hint = _UPPER_HINT
+    kind = RefusedError if number in _ANOTHER_DRIVER_MAY else MountError
+    return kind(message, hint=hint)
+
+
+def _is_machine_root() -> bool:
+    return process.in_initial_user_namespace()

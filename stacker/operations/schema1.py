@@ -1,0 +1,139 @@
+"""An image of schema 1 as one of today: its layers in the store, its config and manifest made.
+
+In: a source whose manifest is of schema 1, a store.  Out: a source that says the same in schema 2.
+The diff_ids that a config must list show when the layers are unpacked, so that happens first;
+and the image ID, which is the config's digest, is known last.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from stacker.errors import (
+    IntegrityError,
+    LayerError,
+    NotFoundError,
+    UnsupportedError,
+)
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.rootfs import pair_layers
+from stacker.image.schema1 import LegacyManifest, parse_legacy
+from stacker.source.protocol import Measuring, Resumable, Source, read_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
+
+    from stacker.image.digest import DiffID, Digest
+    from stacker.store.store import Store
+    from stacker.stream.decompress import Readable
+
+_LAYER = mediatype.DOCKER_LAYER + ".gzip"
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A source with a manifest and a config made here; blobs come from where they always did."""
+
+    source: Source
+    chosen: Descriptor
+    config: Descriptor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the image is called there."""
+        return self.source.names
+
+    def root(self) -> Descriptor:
+        """Return the manifest of schema 2."""
+        return self.chosen
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """Return a document, checked; see `Source`."""
+        if descriptor.digest == self.config.digest:
+            return read_document(self, self.config, "config")
+        return read_document(self, descriptor, "manifest")
+
+    def open_blob(self, descriptor: Descriptor) -> BinaryIO:
+        """Open a blob; see `Source`."""
+        return self.source.open_blob(descriptor)
+
+    def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
+        """Open a blob of which `have` has the first bytes; see `Resumable`."""
+        if isinstance(self.source, Resumable):
+            return self.source.resume_blob(descriptor, have)
+        return self.source.open_blob(descriptor)
+
+
+def manifest_of(source: Source) -> LegacyManifest | None:
+    """Return a source's manifest if it is one of schema 1.
+
+    :raises IntegrityError: it is malformed.
+    """
+    root = source.root()
+    if root.media_type != mediatype.LEGACY_MANIFEST:
+        return None
+    return parse_legacy(source.document(root), f"{root.digest}")
+
+
+def layers_of(
+    store: Store, source: Source, manifest: LegacyManifest, *, limit: int
+) -> tuple[dict[Digest, tuple[Descriptor, DiffID]], list[Descriptor]]:
+    """Return each layer that is here with its diff_id, and the others.
+
+    :param limit: bytes that a blob may have, whose size no document states.
+    :raises LayerError: one has more.
+    :raises NotFoundError: the source has not all of them.
+    """
+    here = dict(_unpacked(store))
+    found = {digest: here[digest] for digest in manifest.layers if digest in here}
+    missing = [digest for digest in dict.fromkeys(manifest.layers) if digest not in found]
+    return found, [_described(source, digest, limit) for digest in missing]
+
+
+def _unpacked(store: Store) -> Iterator[tuple[Digest, tuple[Descriptor, DiffID]]]:
+    """Give the blobs that layers of listed images were unpacked from.
+
+    A manifest may claim what it likes of a layer that was here before it; what the blob
+    really unpacks to, the layer's record says.
+    """
+    with store.images.listing():
+        for image in store.images.all():
+            for entry in image.manifests:
+                with suppress(NotFoundError, IntegrityError, UnsupportedError):
+                    config = store.images.config(image.id)
+                    for blob, diff_id in pair_layers(store.images.manifest(entry), config):
+                        if str(blob.digest) in store.layers.record(diff_id).blobs:
+                            yield blob.digest, (blob, diff_id)
+
+
+def _described(source: Source, digest: Digest, limit: int) -> Descriptor:
+    if not isinstance(source, Measuring):
+        raise UnsupportedError(f"schema 1: layer {digest}: got a source that states no sizes")
+    size = source.size_of(digest)
+    if size > limit:
+        raise LayerError(
+            f"too large: blob {digest}: got {size} bytes, want at most {limit}",
+            hint="raise the limit with --max-bytes if you trust the image",
+        )
+    return Descriptor(_LAYER, digest, size)
+
+
+def converted(
+    source: Source,
+    manifest: LegacyManifest,
+    layers: Mapping[Digest, tuple[Descriptor, DiffID]],
+) -> Converted:
+    """Return the source as one of schema 2.
+
+    :param layers: each blob's descriptor and what it unpacked to.
+    """
+    config = manifest.config([layers[digest][1] for digest in manifest.layers])
+    blobs = [replace(layers[digest][0], media_type=_LAYER) for digest in manifest.layers]
+    plain = [replace(blob, platform=None, annotations={}, urls=(), data=None) for blob in blobs]
+    made = manifest.manifest(config, plain)
+    listed = replace(made, config=replace(made.config, data=None))
+    return Converted(source, listed.embedded(), made.config)

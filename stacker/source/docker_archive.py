@@ -1,0 +1,203 @@
+"""What ``docker save`` writes, by old engines and new ones, and what other tools write alike.
+
+In comes an archive and the name that somebody wrote, out comes a source.  Such an archive has
+no manifest that says how large its layers are, so one is written here, and everything
+downstream sees the one form.  How the archive is stored is not known here.
+Source: moby's image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
+from stacker.image import mediatype
+from stacker.image.config import parse_config
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest, ImageID
+from stacker.image.document import as_object, parse_json, required, strings
+from stacker.image.manifest import Manifest
+from stacker.image.quoting import quoted
+from stacker.source.files import open_sized, read_small
+from stacker.source.names import not_found, numbered, several
+from stacker.source.protocol import read_document
+from stacker.stream.decompress import chunks_of, compression_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import BinaryIO
+
+    from stacker.image.digest import DiffID
+    from stacker.source.tar_files import Archive
+
+_LIST = "manifest.json"
+_MAGIC = 4  # bytes that tell gzip, zstd and tar apart
+_SUFFIX = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
+
+
+@dataclass(frozen=True, slots=True)
+class DockerArchive:
+    """An image in a ``docker save`` archive; see `Source`.
+
+    `blobs` has the archive's name of each blob; the manifest is embedded in `chosen`.
+    """
+
+    archive: Archive
+    chosen: Descriptor
+    names: tuple[str, ...]
+    blobs: Mapping[Digest, str] = field(hash=False, repr=False)
+
+    def root(self) -> Descriptor:
+        """Return the descriptor of the manifest that was written for the image."""
+        return self.chosen
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """Return a document, checked; see `Source`."""
+        return read_document(self, descriptor, self.archive.what)
+
+    def open_blob(self, descriptor: Descriptor) -> BinaryIO:
+        """Open a blob; see `Source`."""
+        name = self.blobs.get(descriptor.digest)
+        if name is None:
+            raise NotFoundError(f"blob not found: {self.archive.what}: {descriptor.digest}")
+        return open_sized(self.archive, name, descriptor)
+
+
+class _Saved(NamedTuple):
+    """One image of manifest.json."""
+
+    config: str
+    layers: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def open_docker(archive: Archive, name: str) -> DockerArchive:
+    """Return the image that is called `name` in `archive`.
+
+    A layer that is a plain tar has its diff_id for a digest.  A compressed one that is filed
+    under its digest is believed, and checked when it is read; any other is hashed here.
+
+    :param name: one of the archive's names, whole, without the leading components that one
+        image alone has, or without its tag where that is ``latest``; ``@N`` is image number N
+        of manifest.json, from 0; empty where there is but one image.
+    :raises NotFoundError: no such image.
+    :raises UsageError: several images, and no name to tell them apart.
+    :raises IntegrityError: no such archive, or a malformed one.
+    :raises UnsupportedError: older than Docker 1.10.
+    """
+    saved = _called(_read_list(archive), name, archive.what)
+    raw = read_small(archive, saved.config)
+    config = Descriptor(mediatype.OCI_CONFIG, Digest.of(raw), len(raw))
+    where = f"{archive.what}: {quoted(saved.config)}"
+    _check_name(saved.config, config.digest, where)
+    diff_ids = parse_config(raw, where).diff_ids
+    if len(diff_ids) != len(saved.layers):
+        raise IntegrityError(
+            f"image {ImageID.recast(config.digest)}: {_LIST} lists {len(saved.layers)} layers, "
+            f"config lists {len(diff_ids)} diff_ids"
+        )
+    layers = [_layer(archive, *pair) for pair in zip(saved.layers, diff_ids, strict=True)]
+    manifest = Manifest(mediatype.OCI_MANIFEST, config, tuple(layers))
+    blobs = {layer.digest: name for layer, name in zip(layers, saved.layers, strict=True)}
+    blobs[config.digest] = saved.config
+    return DockerArchive(archive, manifest.embedded(), saved.names, blobs)
+
+
+def _read_list(archive: Archive) -> list[_Saved]:
+    """Return the images of manifest.json; one that is listed again only adds its names."""
+    if not archive.has(_LIST):
+        if archive.has("repositories"):
+            raise UnsupportedError(
+                f"{archive.what}: got an archive without {_LIST}, want one of Docker 1.10 or later"
+            )
+        hint = "is it an oci-archive?" if archive.has("oci-layout") else None
+        raise IntegrityError(f"not a docker archive: {archive.what}: no {_LIST}", hint=hint)
+    what = f"{archive.what}: {_LIST}"
+    listed = parse_json(read_small(archive, _LIST), what)
+    if not isinstance(listed, list):
+        raise IntegrityError(f"{what}: got {quoted(listed)}, want a list")
+    images: dict[tuple[object, ...], _Saved] = {}
+    for number, obj in enumerate(listed):
+        saved = _saved(as_object(obj, f"{what}: [{number}]"), f"{what}: [{number}]")
+        key = (saved.config, saved.layers)
+        known = images.get(key, saved)
+        images[key] = known._replace(names=tuple(dict.fromkeys(known.names + saved.names)))
+    return list(images.values())
+
+
+def _saved(members: dict[str, object], where: str) -> _Saved:
+    return _Saved(
+        required(members, "Config", str, where),
+        strings(members, "Layers", where),
+        strings(members, "RepoTags", where),
+    )
+
+
+def _called(images: Sequence[_Saved], name: str, what: str) -> _Saved:
+    """Return the one image called `name`, that name first among its names."""
+    if name.startswith("@"):
+        found: dict[int, tuple[str, ...]] = dict.fromkeys(numbered(name, len(images)), ())
+    else:
+        found = _matches(images, name)
+    if not found:
+        raise not_found([image.names for image in images], name, what)
+    if len(found) > 1:
+        raise several([images[number].names for number in found], what)
+    ((number, names),) = found.items()
+    return images[number]._replace(names=tuple(dict.fromkeys(names + images[number].names)))
+
+
+def _matches(images: Sequence[_Saved], name: str) -> dict[int, tuple[str, ...]]:
+    """Return the images called `name` by number, with the names that match.
+
+    What is written whole goes before what is abbreviated: `registry.example/team/app:latest`
+    may be called `team/app`, and is not taken where another is called so in full.
+    """
+    if not name:
+        return dict.fromkeys(range(len(images)), ())
+    tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    for full, abbreviated in ((name, False), (tagged, False), (tagged, True)):
+        found = {}
+        for number, image in enumerate(images):
+            names = [
+                n for n in image.names if n == full or (abbreviated and n.endswith(f"/{full}"))
+            ]
+            if names:
+                found[number] = tuple(names)
+        if found:
+            return found
+    return {}
+
+
+def _check_name(name: str, digest: Digest, where: str) -> None:
+    """Refuse a config that is filed under the digest of something else."""
+    claimed = name.rpartition("/")[2].removesuffix(".json")
+    if _is_hex(claimed) and claimed != digest.hex:
+        raise IntegrityError(f"wrong digest: {where}: got {digest}, want sha256:{claimed}")
+
+
+def _layer(archive: Archive, name: str, diff_id: DiffID) -> Descriptor:
+    with archive.open(name) as window:
+        compression = compression_of(window.read(_MAGIC))
+    layer = Descriptor(
+        mediatype.OCI_LAYER + _SUFFIX[compression], Digest.recast(diff_id), window.size
+    )
+    if compression == "none":
+        return layer
+    folder, _, leaf = name.rpartition("/")
+    if folder.endswith("blobs/sha256") and _is_hex(leaf):
+        return replace(layer, digest=Digest("sha256", leaf))
+    return replace(layer, digest=_hashed(archive, name, layer.digest))
+
+
+def _hashed(archive: Archive, name: str, like: Digest) -> Digest:
+    hasher = like.new_hash()
+    with archive.open(name) as window:
+        for chunk in chunks_of(window):
+            hasher.update(chunk)
+    return Digest(like.algorithm, hasher.hexdigest())
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) == len(Digest.of(b"").hex) and not text.strip("0123456789abcdef")

@@ -1,0 +1,97 @@
+"""What a person writes to say where an image is: ``oci:DIR[:TAG]``, ``docker://…`` and siblings.
+
+In comes that text, out comes an open source.  The words are those of skopeo and podman.
+Source: containers-transports(5).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stacker.errors import NotFoundError, UsageError
+from stacker.image.quoting import quoted
+from stacker.source.files import Directory
+from stacker.source.layout import open_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from stacker.registry.settings import Access
+    from stacker.source.protocol import Source
+
+_EXAMPLES = (
+    "oci:DIR[:TAG] as in oci:./layout:1.0, "
+    "oci-archive:FILE[:TAG] as in oci-archive:image.tar, "
+    "docker-archive:FILE[:NAME] as in docker-archive:saved.tar.gz:app:1.0, "
+    "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0"
+)
+
+
+def open_source(
+    text: str, *, spool: Path, access: Access | None = None
+) -> AbstractContextManager[Source]:
+    """Open the source that `text` names; it can be read until the context ends.
+
+    The path ends at the first colon; what follows is the tag or the name, colons included.
+
+    :param spool: a directory with room for an archive that must be decompressed first.
+    :param access: how registries may be reached; without credentials when left out.
+    :raises UsageError: no such transport, no path, or several images and no name.
+    :raises UnsupportedError: a form this program does not read.
+    :raises NotFoundError: no such file, directory or image.
+    :raises IntegrityError: something there is malformed.
+    :raises AuthenticationError: a registry wants credentials, or better ones.
+    :raises NetworkError: a registry cannot be reached.
+    """
+    transport, colon, rest = text.partition(":")
+    if transport == "docker" and rest.startswith("//"):
+        return _registry(rest.removeprefix("//"), access)
+    if transport not in ("oci", "oci-archive", "docker-archive") or not colon:
+        raise UsageError(f"unknown transport: {quoted(text)}", hint=f"write {_EXAMPLES}")
+    path, _, name = rest.partition(":")
+    if not path or "\0" in path:
+        raise UsageError(f"no path: {quoted(text)}", hint=f"write {_EXAMPLES}")
+    what = f"{transport}:{quoted(path)[1:-1]}"
+    # Workers may have another working directory.
+    path = os.path.abspath(path)
+    if transport == "oci":
+        return _directory(path, name, what)
+    return _archive(path, name, what, is_layout=transport == "oci-archive", spool=spool)
+
+
+@contextmanager
+def _registry(text: str, access: Access | None) -> Iterator[Source]:
+    from stacker.image.reference import Reference
+
+    if access is not None:
+        text = access.conf.qualified(text)
+    reference = Reference.parse(text)  # before the HTTP library, which takes its time to load
+    from stacker.registry.settings import Access
+    from stacker.source.registry_image import open_registry
+
+    with open_registry(reference, access or Access()) as source:
+        yield source
+
+
+@contextmanager
+def _directory(path: str, tag: str, what: str) -> Iterator[Source]:
+    if not os.path.isdir(path):
+        raise NotFoundError(f"no such directory: {what}")
+    yield open_layout(Directory(path, what), tag)
+
+
+@contextmanager
+def _archive(path: str, name: str, what: str, *, is_layout: bool, spool: Path) -> Iterator[Source]:
+    from stacker.source.docker_archive import open_docker
+    from stacker.source.seekable import seekable
+    from stacker.source.tar_files import (
+        open_archive,  # the tar parser, which a layout can do without
+    )
+
+    with seekable(path, what, spool=spool) as plain:
+        archive = open_archive(plain, what)
+        yield open_layout(archive, name) if is_layout else open_docker(archive, name)

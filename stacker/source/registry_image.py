@@ -1,0 +1,217 @@
+"""An image in a registry: OCI distribution 1.1, and Docker's registry HTTP API V2.
+
+In comes a reference, out comes a source whose blobs are fetched while they are read.  How the
+registry is talked to, and what an image unpacks to, is not known here.
+Sources: OCI distribution-spec, "Pulling manifests" and "Pulling blobs".
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from stacker.errors import IntegrityError, NetworkError, UnsupportedError
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
+from stacker.image.document import DOCUMENT_LIMIT
+from stacker.image.manifest import type_of
+from stacker.image.quoting import quoted
+from stacker.image.schema1 import is_legacy, payload
+from stacker.registry.client import client_at
+from stacker.registry.download import Transfer, size_said
+from stacker.registry.foreign_layers import ForeignLayer
+from stacker.registry.http.response import BrokenOffError
+from stacker.registry.mirrors import Mirrors
+from stacker.registry.ranges import open_parts
+from stacker.source.protocol import read_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from stacker.image.reference import Reference
+    from stacker.registry.client import Client
+    from stacker.registry.http.response import Answer
+    from stacker.registry.ranges import FetchRange, Parts
+    from stacker.registry.settings import Access
+    from stacker.stream.decompress import Readable
+
+_DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
+# An index first, for registries that take the first they can serve.
+_ACCEPT = ", ".join(
+    (
+        *(mediatype.OCI_INDEX, mediatype.DOCKER_LIST),
+        *(mediatype.OCI_MANIFEST, mediatype.DOCKER_MANIFEST),
+        *(mediatype.LEGACY_SIGNED_MANIFEST, mediatype.LEGACY_MANIFEST),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """An image, or an index of images, in a registry; see `Source`.
+
+    The manifest that was asked for is embedded in `chosen`; `read` has the other documents that
+    came meanwhile, which are asked for more than once.
+    """
+
+    client: Client | Mirrors
+    chosen: Descriptor
+    names: tuple[str, ...]
+    read: dict[Digest, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
+
+    def root(self) -> Descriptor:
+        """Return the manifest or index that was asked for."""
+        return self.chosen
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """Return a document, checked; see `Source`."""
+        if descriptor.data is None and descriptor.digest in self.read:
+            content = self.read[descriptor.digest]
+            descriptor.verify(content, f"{self.client.what}: {descriptor.digest}")
+            return content
+        content = read_document(self, descriptor, self.client.what)
+        self.read[descriptor.digest] = content
+        return content
+
+    def open_blob(self, descriptor: Descriptor) -> BinaryIO:
+        """Open a blob; see `Source`.  It goes on where it broke off, within `Patience`.
+
+        :raises NetworkError: the registry cannot be reached, or breaks off too often.
+        :raises AuthenticationError: it wants credentials, or better ones.
+        """
+        return self._opened(descriptor, None)
+
+    def size_of(self, digest: Digest) -> int:
+        """Return how many bytes the registry says a blob has; see `Measuring`."""
+        what = f"{self.client.what}@{digest}"
+        answer = self.client.get(f"blobs/{digest}", {"Range": "bytes=0-0"}, what)
+        size = size_said(answer)
+        answer.close()
+        if size is None:
+            raise UnsupportedError(f"unknown size: {what}: got an answer that does not say it")
+        return size
+
+    def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
+        """Open a blob of which `have` has the first bytes; see `Resumable`."""
+        return self._opened(descriptor, have)
+
+    def _opened(self, descriptor: Descriptor, have: Readable | None) -> BinaryIO:
+        is_document = descriptor.media_type in _DOCUMENTS
+        path = f"{'manifests' if is_document else 'blobs'}/{descriptor.digest}"
+        accept = descriptor.media_type if is_document else "*/*"
+        what = f"{self.client.what}@{descriptor.digest}"
+
+        foreign = None
+        if descriptor.is_foreign and descriptor.urls:
+            allowed = self.client.access.foreign
+            foreign = ForeignLayer(self.client, descriptor, is_allowed=allowed, what=what)
+
+        def ask(start: int, end: int) -> Answer:
+            headers = {"Accept": accept}
+            if start or end < descriptor.size:
+                headers["Range"] = f"bytes={start}-{end - 1}"
+            if foreign:
+                return foreign.get(path, headers)
+            answer = self.client.get(path, headers, what)
+            if is_document:
+                _check_type(answer, descriptor.media_type, what)
+            return answer
+
+        transfer = Transfer(
+            lambda offset: ask(offset, descriptor.size),
+            descriptor.size,
+            what=what,
+            patience=self.client.access.patience,
+            have=have,
+            move_on=self.client.move_on if isinstance(self.client, Mirrors) else None,
+            split=None if foreign else lambda start: self._parts(ask, start, descriptor.size),
+        )
+        return cast("BinaryIO", transfer)
+
+    def _parts(self, ask: FetchRange, start: int, size: int) -> Parts | None:
+        access = self.client.access
+        return open_parts(
+            ask, start, size, part=access.part, count=access.ranges, patience=access.patience
+        )
+
+
+@contextmanager
+def open_registry(reference: Reference, access: Access) -> Iterator[Registry]:
+    """Give the image that `reference` names; its connections are closed at the end.
+
+    :raises NotFoundError: no such image.
+    :raises AuthenticationError: the registry wants credentials, or better ones.
+    :raises NetworkError: it cannot be reached.
+    :raises IntegrityError: the manifest is not what the reference's digest says, or is no manifest.
+    :raises UnsupportedError: the manifest has a form this program does not read.
+    :raises UsageError: `Access.conf` forbids it, or has a malformed location.
+    """
+    client = _client(reference, access)
+    try:
+        yield Registry(client, _root(client, reference), (str(reference),))
+    finally:
+        client.close()
+
+
+def _client(reference: Reference, access: Access) -> Client | Mirrors:
+    places = access.conf.places(reference)
+    if len(places) > 1:
+        return Mirrors(places, access, reference.place)
+    return client_at(places[0], access)
+
+
+def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
+    """Return the manifest, embedded in its own descriptor.
+
+    Its digest is computed: what the registry says of it (Docker-Content-Digest) proves nothing.
+    That of a signed one of schema 1 is over what was signed, and nothing else is embedded.
+    """
+    what = str(reference)
+    raw, announced = _manifest(client, f"manifests/{reference.target}", what)
+    is_old = announced is None and is_legacy(raw, what)
+    if is_old:
+        raw = payload(raw, what)
+    if reference.digest is not None:
+        Descriptor("", reference.digest, len(raw)).verify(raw, what)
+    digest = reference.digest or Digest.of(raw)
+    if is_old:
+        return Descriptor(mediatype.LEGACY_MANIFEST, digest, len(raw), data=raw)
+    return Descriptor(type_of(raw, media_type=announced, what=what), digest, len(raw), data=raw)
+
+
+def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, str | None]:
+    """Return a manifest of unknown size, and the type it is announced with if that is one."""
+    patience = client.access.patience
+    attempt = 0
+    while True:
+        attempt += 1
+        answer = client.get(path, {"Accept": _ACCEPT}, what)
+        try:
+            raw = answer.whole(DOCUMENT_LIMIT)
+        except BrokenOffError as error:
+            if attempt < patience.attempts:
+                patience.wait(patience.pause(attempt))
+            elif isinstance(client, Mirrors) and client.move_on():
+                attempt = 0
+            else:
+                raise NetworkError(error.message) from error
+            continue
+        announced = _type(answer)
+        return raw, announced if announced in _DOCUMENTS else None
+
+
+def _check_type(answer: Answer, media_type: str, what: str) -> None:
+    """Check that a registry announces a document as what its descriptor says it is."""
+    announced = _type(answer)
+    if announced in _DOCUMENTS and announced != media_type:
+        answer.close()
+        raise IntegrityError(
+            f"wrong media type: {what}: got {quoted(announced)}, want {quoted(media_type)}"
+        )
+
+
+def _type(answer: Answer) -> str:
+    return answer.header("Content-Type").partition(";")[0].strip().lower()

@@ -1,0 +1,166 @@
+"""A tar archive as a tree of files, without unpacking it.
+
+In comes the path of an uncompressed tar, out comes an index of its members: each file is a
+window of the archive.  What the files mean is not known here.  Links among the members are
+followed; nothing a member says can lead out of the archive, for the kernel is never given a
+path that stands in it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stacker.errors import IntegrityError, LayerError, NotFoundError
+from stacker.image.quoting import quoted
+from stacker.source.files import Window, open_regular
+from stacker.tar.index import read_index
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stacker.tar.index import Member
+
+MEMBERS_LIMIT = 200_000
+"""Members an archive may have.  Each costs memory, and real ones have a few dozen."""
+
+_MOST_HOPS = 40  # as many symlinks as Linux follows in one path, path_resolution(7)
+_COMPARED = 1 << 20  # bytes at a time
+_FILE, _HARD_LINK, _SYMLINK = b"0", b"1", b"2"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The files in the tar at the absolute `path`.
+
+    `members` has the offset and size in bytes of each file, `links` the target of each link;
+    `ambiguous` has the names that stand for different files, so that readers may differ about
+    which one counts.
+    """
+
+    path: str
+    what: str
+    members: Mapping[str, tuple[int, int]] = field(hash=False, repr=False)
+    links: Mapping[str, str] = field(hash=False, repr=False)
+    ambiguous: frozenset[str] = field(hash=False, repr=False)
+
+    def open(self, name: str) -> Window:
+        """Open a member of the archive; see `Files`."""
+        offset, size = self.members[self.find(name)]
+        fd, _ = open_regular(self.path, self.what)
+        return Window(fd, offset, size)
+
+    def find(self, name: str) -> str:
+        """Return the name of the file that `name` leads to, through links.
+
+        :raises NotFoundError: it leads nowhere.
+        :raises IntegrityError: it leads out of the archive, round in circles, or to a name that
+            is ambiguous.
+        """
+        found = self._inside(name)
+        for _ in range(_MOST_HOPS):
+            if found in self.ambiguous:
+                raise IntegrityError(
+                    f"ambiguous archive: {self.what}: {quoted(found)}: "
+                    "got several different members, want one"
+                )
+            if found not in self.links:
+                break
+            found = self._inside(self.links[found])
+        else:
+            raise IntegrityError(f"link loop: {self.what}: {quoted(name)}")
+        if found not in self.members:
+            raise NotFoundError(f"not found: {self.what}: {quoted(name)}")
+        return found
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file or a link of that name."""
+        return name in self.members or name in self.links
+
+    def _inside(self, name: str) -> str:
+        found = _normalised(name)
+        if found is None:
+            raise IntegrityError(f"unsafe name: {self.what}: {quoted(name)} leads outside")
+        return found
+
+
+def open_archive(path: str, what: str, *, limit: int = MEMBERS_LIMIT) -> Archive:
+    """Return the archive at `path`: one pass over the headers, none over the payloads.
+
+    :param path: an absolute path to a regular file that is not compressed.
+    :param what: the archive's name for messages.
+    :param limit: members it may have.
+    :raises NotFoundError: there is no such file.
+    :raises IntegrityError: it is no tar, is cut short, or is over the limit.
+    """
+    fd, _ = open_regular(path, what)
+    with os.fdopen(fd, "rb") as file:
+        table = _Table(fd)
+        try:
+            for count, member in enumerate(read_index(file, what), 1):
+                if count > limit:
+                    raise IntegrityError(f"too many members: {what}: want at most {limit}")
+                table.add(member)
+        except LayerError as error:
+            # The parser is the layers' own; what is malformed here is no layer.
+            raise IntegrityError(error.message, hint=error.hint) from error
+    return Archive(path, what, table.members, table.links, frozenset(table.ambiguous))
+
+
+class _Table:
+    """What an archive's headers say, gathered member by member."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.members: dict[str, tuple[int, int]] = {}
+        self.links: dict[str, str] = {}
+        self.ambiguous: set[str] = set()
+
+    def add(self, member: Member) -> None:
+        if member.kind not in (_FILE, _HARD_LINK, _SYMLINK):
+            return
+        # The parser has cleaned the name: it stays inside.  One that is not UTF-8 cannot be
+        # asked for by any document, and stays distinct.
+        name = member.name.decode("utf-8", "surrogateescape")
+        if member.kind == _FILE:
+            self._add_file(name, member)
+        else:
+            self._add_link(name, member)
+
+    def _add_file(self, name: str, member: Member) -> None:
+        window = (member.offset, member.size)
+        if name in self.links or not self._same(self.members.get(name, window), window):
+            self.ambiguous.add(name)
+        self.members[name] = window
+
+    def _add_link(self, name: str, member: Member) -> None:
+        target = member.linkname.decode("utf-8", "surrogateescape")
+        if member.kind == _SYMLINK and not target.startswith("/"):
+            target = f"{name.rpartition('/')[0]}/{target}"
+        if name in self.members or self.links.get(name, target) != target:
+            self.ambiguous.add(name)
+        self.links[name] = target
+
+    def _same(self, one: tuple[int, int], other: tuple[int, int]) -> bool:
+        """Return whether two members have equal bytes; some writers repeat equal layers."""
+        if one[1] != other[1]:
+            return False
+        return one == other or all(
+            os.pread(self._fd, min(_COMPARED, one[1] - at), one[0] + at)
+            == os.pread(self._fd, min(_COMPARED, one[1] - at), other[0] + at)
+            for at in range(0, one[1], _COMPARED)
+        )
+
+
+def _normalised(name: str) -> str | None:
+    """Return `name` without empty, ``.`` and ``..`` components; None when it leads outside."""
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)

@@ -1,0 +1,262 @@
+"""What is behind the names of a tree that takes writes: contents, attributes, xattrs.
+
+In come an inode's number and what is wanted; a change copies the inode up first.  Errors are
+`OSError` with an errno, as the system call of the same purpose gives them.  Knows no names.
+
+Nothing is opened by whoever uses this: an inode can be read and written as long as it exists, and
+it is copied up by the first change, not by the wish to make one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stacker.linux import opath
+
+if TYPE_CHECKING:
+    from stacker.tree.copy_up import CopyUp
+    from stacker.tree.inodes import Inode, Inodes
+    from stacker.tree.merged import Node
+
+_ACL: Final = b"system.posix_acl_"
+_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+_COPIED_AT_ONCE: Final = 64 << 20
+"""Bytes after which a copy lets others have their turn."""
+
+
+class Status(NamedTuple):
+    """What ``stat`` tells of an inode.
+
+    Times are nanoseconds since the epoch, blocks have 512 bytes.
+    """
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    blocks: int
+    device: int
+    atime: int
+    mtime: int
+    ctime: int
+
+
+class Files:
+    """The inodes of a tree.
+
+    :param durable: whether `sync` does something.
+    """
+
+    def __init__(self, inodes: Inodes, copy_up: CopyUp, *, durable: bool) -> None:
+        self._inodes = inodes
+        self._copy_up = copy_up
+        self._durable = durable
+
+    # Attributes
+
+    def status(self, node: Node) -> Status:
+        """Give an inode's attributes.
+
+        Directories have one link, as in overlayfs where it merges them: nobody counts what is in
+        them.  Lower inodes have the time of their last modification; a lost name is a change.
+        """
+        inode = self._inodes.raised(node)
+        if inode is None:
+            return self._lower_status(node)
+        seen = os.fstat(self._inodes.pin(inode))
+        nlink = 1 if inode.kind == stat.S_IFDIR and seen.st_nlink else seen.st_nlink
+        return Status(
+            *(seen.st_mode, nlink, seen.st_uid, seen.st_gid, seen.st_size, seen.st_blocks),
+            *(seen.st_rdev, seen.st_atime_ns, seen.st_mtime_ns, seen.st_ctime_ns),
+        )
+
+    def _lower_status(self, node: Node) -> Status:
+        mode, _, uid, gid, size, mtime, device = self._inodes.lower.attributes(node)
+        nlink, blocks = self._inodes.lower_links(node), (size + 511) >> 9
+        changed = self._inodes.lower_changed(node)
+        return Status(mode, nlink, uid, gid, size, blocks, device, mtime, mtime, changed)
+
+    def change_mode(self, node: Node, mode: int) -> None:
+        """Set the permissions; the type in `mode` is not looked at."""
+        os.chmod(self._path(node), stat.S_IMODE(mode))
+
+    def change_owner(self, node: Node, uid: int = -1, gid: int = -1) -> None:
+        """Set owner and group; -1 leaves them.
+
+        :raises OSError: ``EPERM`` where this process may not give files away.
+        """
+        os.chown(self._path(node), uid, gid)
+
+    def change_times(self, node: Node, atime: int | None, mtime: int | None) -> None:
+        """Set the times in nanoseconds since the epoch; ``None`` leaves them."""
+        path, now = self._path(node), self.status(node)
+        times = (now.atime if atime is None else atime, now.mtime if mtime is None else mtime)
+        os.utime(path, ns=times)
+
+    def _path(self, node: Node) -> bytes:
+        """Copy an inode up, and give a path to it."""
+        return self._path_of(self._copy_up.raised(node))
+
+    def _path_of(self, inode: Inode) -> bytes:
+        return opath.path_of(self._inodes.pin(inode))
+
+    # Symbolic links and extended attributes
+
+    def readlink(self, node: Node) -> bytes:
+        """Give the target of a symbolic link.
+
+        :raises OSError: ``EINVAL`` for anything else.
+        """
+        inode = self._inodes.raised(node)
+        if inode is not None:
+            if inode.kind != stat.S_IFLNK:
+                raise OSError(errno.EINVAL, "not a symbolic link")
+            return os.readlink(b"", dir_fd=self._inodes.pin(inode))
+        target = self._inodes.lower.readlink(node)
+        if target is None:
+            raise OSError(errno.EINVAL, "not a symbolic link")
+        return target
+
+    def xattr(self, node: Node, name: bytes) -> bytes:
+        """Give the value of an extended attribute; overlayfs's own are not to be seen.
+
+        :raises OSError: ``ENODATA``; ``EOPNOTSUPP`` for POSIX ACLs.
+        """
+        _refuse_acl(name)
+        inode = self._inodes.raised(node)
+        if inode is not None:
+            return os.getxattr(self._path_of(inode), self._inodes.form.escaped(name))
+        value = self._inodes.lower.xattrs(node).get(name)
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return value
+
+    def xattr_names(self, node: Node) -> list[bytes]:
+        """Give the names of all extended attributes but overlayfs's own and POSIX ACLs."""
+        inode, names = self._inodes.raised(node), list[bytes | None]()
+        if inode is None:
+            names += self._inodes.lower.xattrs(node)
+        else:
+            listed = map(os.fsencode, os.listxattr(self._path_of(inode)))
+            names += map(self._inodes.form.unescaped, listed)
+        return [name for name in names if name is not None and not name.startswith(_ACL)]
+
+    def set_xattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; a name of overlayfs's is escaped, and means nothing to it.
+
+        :param flags: ``XATTR_CREATE`` or ``XATTR_REPLACE``.
+        :raises OSError: as setxattr(2) says; ``EOPNOTSUPP`` for POSIX ACLs.
+        """
+        _refuse_acl(name)
+        if flags:  # before it is copied up for nothing
+            self._check_presence(node, name, flags)
+        os.setxattr(self._path(node), self._inodes.form.escaped(name), value, flags)
+
+    def _check_presence(self, node: Node, name: bytes, flags: int) -> None:
+        present = name in self.xattr_names(node)
+        if flags & os.XATTR_CREATE and present:
+            raise OSError(errno.EEXIST, "there is such an attribute")
+        if flags & os.XATTR_REPLACE and not present:
+            raise OSError(errno.ENODATA, "no such attribute")
+
+    def remove_xattr(self, node: Node, name: bytes) -> None:
+        """Remove an extended attribute.
+
+        :raises OSError: ``ENODATA``; otherwise as removexattr(2) says.
+        """
+        _refuse_acl(name)
+        if self._inodes.raised(node) is None and name not in self._inodes.lower.xattrs(node):
+            raise OSError(errno.ENODATA, "no such attribute")
+        os.removexattr(self._path(node), self._inodes.form.escaped(name))
+
+    # Contents of regular files
+
+    def read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
+        """Read into a buffer; give the number of bytes, fewer than its length only at the end."""
+        file, length = self._inodes.file(node), 0
+        while length < len(buffer):
+            count = os.preadv(file, [buffer[length:]], offset + length)
+            if not count:
+                break
+            length += count
+        return length
+
+    def write(
+        self, node: Node, data: bytes | memoryview, offset: int, *, drop_ids: bool = False
+    ) -> int:
+        """Write, and give the number of bytes written.
+
+        :param drop_ids: whoever writes is not entitled to keep set-user-ID and set-group-ID bits.
+        """
+        file = self._writable(node)
+        if drop_ids:
+            self._drop_ids(file)
+        return os.pwrite(file, data, offset)
+
+    def truncate(self, node: Node, size: int, *, drop_ids: bool = False) -> None:
+        """Cut a file off, or lengthen it by a hole; what is cut off is not copied up first."""
+        if self._inodes.raised(node) is None and self._inodes.kind(node) == stat.S_IFREG:
+            self._copy_up.raised(node, length=size)
+        file = self._writable(node)
+        if drop_ids:
+            self._drop_ids(file)
+        os.ftruncate(file, size)
+
+    def allocate(self, node: Node, mode: int, offset: int, length: int) -> None:
+        """Reserve, free or zero a piece, as fallocate(2) does."""
+        opath.allocate(self._writable(node), mode, offset, length)
+
+    def copy(self, source: Node, start: int, target: Node, offset: int, length: int) -> int:
+        """Copy a piece of a file to a file, and give the number of bytes, which may be fewer.
+
+        :raises OSError: ``EXDEV`` among others, where whoever asks copies by reading and writing.
+        """
+        writable = self._writable(target)
+        length = min(length, _COPIED_AT_ONCE)
+        return os.copy_file_range(self._inodes.file(source), writable, length, start, offset)
+
+    def seek(self, node: Node, offset: int, whence: int) -> int:
+        """Find data or a hole.
+
+        :param whence: ``SEEK_DATA`` or ``SEEK_HOLE``.
+        :raises OSError: ``ENXIO`` behind the end.
+        """
+        if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
+            raise OSError(errno.EINVAL, "the kernel knows the other ones itself")
+        return os.lseek(self._inodes.file(node), offset, whence)
+
+    def sync(self, node: Node, *, data_only: bool = False) -> None:
+        """Wait until an inode is on the disk; a mount whose writes go with it has no need to."""
+        inode = self._inodes.raised(node)
+        if inode is None or not self._durable:
+            return
+        if inode.kind == stat.S_IFREG:
+            (os.fdatasync if data_only else os.fsync)(self._inodes.file(node))
+        elif inode.kind == stat.S_IFDIR:
+            fd = opath.reopened(self._inodes.pin(inode), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _writable(self, node: Node) -> int:
+        if self._inodes.kind(node) == stat.S_IFREG:
+            self._copy_up.raised(node)
+        return self._inodes.file(node)
+
+    @staticmethod
+    def _drop_ids(file: int) -> None:
+        mode = stat.S_IMODE(os.fstat(file).st_mode)
+        # Without permission for the group to execute it the bit once meant mandatory locking.
+        dropped = _SET_ID if mode & stat.S_IXGRP else stat.S_ISUID
+        if mode & dropped:
+            os.fchmod(file, mode & ~dropped)
+
+
+def _refuse_acl(name: bytes) -> None:
+    if name.startswith(_ACL):
+        raise OSError(errno.EOPNOTSUPP, "POSIX ACLs are not kept")

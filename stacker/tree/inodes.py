@@ -1,0 +1,396 @@
+"""What exists in a tree that takes writes: the inodes of the lower tree and those of the upper.
+
+In come a merged tree (lower) and an upper directory in overlayfs's format; out goes which inode a
+name leads to, and a descriptor that holds it.  An inode of the lower tree keeps its number when it
+is copied up, so that whoever has it open, and all its other names, see the copy.  Nothing on disk
+is changed here.
+
+Nothing is read before it is asked for: a directory of the upper when it is entered first, a lower
+one that has no counterpart there never, since the merged tree knows it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from stacker.layer.whiteout_format import is_whiteout
+from stacker.linux import opath
+from stacker.tree.listing import Listing
+from stacker.tree.merged import ROOT
+from stacker.tree.upper_marks import Marks
+from stacker.tree.whiteout_dialects import hidden_by, is_reserved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stacker.tree.merged import MergedTree, Node
+    from stacker.tree.whiteout_dialects import Form
+
+_HELD: Final = 256
+_OPEN: Final = 128
+_LIST: Final = os.O_RDONLY | os.O_DIRECTORY
+
+
+class Inode:
+    """An inode of the upper directory.
+
+    :param number: its number in the tree.
+    :param kind: its type, as in ``st_mode``.
+    :param lower: for a directory, the lower one that it merges with.
+    """
+
+    __slots__ = ("held", "key", "kind", "listing", "lower", "number", "places")
+
+    def __init__(self, number: Node, kind: int, lower: Node | None = None) -> None:
+        self.number = number
+        self.kind = kind
+        self.lower = lower
+        self.places: dict[tuple[Node, bytes], None] = {}
+        """The names it is known by: directory and name."""
+        self.listing: Listing | None = None
+        self.held = -1
+        """A descriptor that stays open: the root's, and those of inodes without a name."""
+        self.key: tuple[int, int] | None = None
+
+
+class Inodes:
+    """All inodes of a tree; numbers from ``len(lower)`` on are new ones and never used again.
+
+    :param upper: a descriptor of the upper directory, owned from now on.
+    :param form: how deletions are written in it.
+    """
+
+    def __init__(self, lower: MergedTree, form: Form, upper: int) -> None:
+        self.lower = lower
+        self.form = form
+        self._marks = Marks(form)
+        # Xattrs are not asked: overlayfs merges roots whatever theirs say.
+        root = Inode(ROOT, stat.S_IFDIR, None if self._marks.is_opaque_by_name(upper) else ROOT)
+        root.held = upper
+        self._upper = {ROOT: root}
+        self._next = len(lower)
+        self._keys: dict[tuple[int, int], Inode] = {}
+        self._asked: dict[Node, int] = {}
+        self._pins: OrderedDict[Node, int] = OrderedDict()
+        self._files: OrderedDict[Node, int] = OrderedDict()
+        self._groups: dict[Node, list[Node]] | None = None
+        self._unlinked: dict[Node, int] = {}
+        self._all_known = True  # what hides something: nothing was there before
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for inode in self._upper.values():
+            if inode.held >= 0:
+                os.close(inode.held)
+        for fd in (*self._pins.values(), *self._files.values()):
+            os.close(fd)
+        self._upper.clear()
+        self._pins.clear()
+        self._files.clear()
+
+    # What there is
+
+    def raised(self, node: Node) -> Inode | None:
+        """Give an inode of the upper directory; ``None`` for one that is not copied up.
+
+        :raises OSError: ``ESTALE`` for a number that is not, or no longer, an inode's.
+        """
+        inode = self._upper.get(node)
+        if inode is None and not 0 <= node < len(self.lower):
+            raise OSError(errno.ESTALE, "no such inode")
+        return inode
+
+    def kind(self, node: Node) -> int:
+        """Give an inode's type, as in ``st_mode``."""
+        inode = self.raised(node)
+        return stat.S_IFMT(self.lower.mode(node)) if inode is None else inode.kind
+
+    def lookup(self, directory: Node, name: bytes) -> Node | None:
+        """Give the inode of a name in a directory."""
+        inode = self.raised(directory)
+        if inode is not None:
+            return self.listing(inode).get(name)
+        found = self.lower.lookup(directory, name)
+        return None if found is None else self.lower.inode(found)
+
+    def listed(self, directory: Node, place: int) -> Iterator[tuple[int, bytes, Node]]:
+        """Give places, names and inodes in a directory, from behind a place on.
+
+        :raises OSError: ``ENOTDIR``.
+        """
+        if self.kind(directory) != stat.S_IFDIR:
+            raise OSError(errno.ENOTDIR, "not a directory")
+        inode = self.raised(directory)
+        if inode is not None:
+            yield from self.listing(inode).after(place)
+            return
+        lower = self.lower
+        for at, child in enumerate(lower.children(directory)[place:], place + 1):
+            yield at, lower.name(child), lower.inode(child)
+
+    def is_empty(self, directory: Node) -> bool:
+        """Say whether a directory shows nothing; whiteouts do not count."""
+        return next(self.listed(directory, 0), None) is None
+
+    def parent(self, directory: Node) -> Node:
+        """Give the directory that a directory lies in; the root's and a removed one's is itself."""
+        inode = self.raised(directory)
+        if inode is None:
+            return self.lower.parent(directory)
+        return next((parent for parent, _ in inode.places), directory)
+
+    def lower_names(self, node: Node) -> list[Node]:
+        """Give the names of a lower inode that the tree still shows."""
+        if self._groups is None:
+            self._groups = {}
+            for name in self.lower:
+                if self.lower.inode(name) != name:
+                    inode = self.lower.inode(name)
+                    self._groups.setdefault(inode, [inode]).append(name)
+        return [name for name in self._groups.get(node, [node]) if self._is_shown(name)]
+
+    def lower_links(self, node: Node) -> int:
+        """Give the number of names that the tree still shows of a lower inode."""
+        count = self.lower.attributes(node).nlink
+        if node not in self._unlinked and (count == 1 or self._all_known):
+            return count
+        return len(self.lower_names(node))
+
+    def lower_changed(self, node: Node) -> int:
+        """Give the time when a lower inode last changed: lost a name here, or was written there."""
+        return self._unlinked.get(node) or self.lower.attributes(node).mtime
+
+    def _is_shown(self, name: Node) -> bool:
+        lower, trail = self.lower, [name]
+        while (above := lower.parent(trail[-1])) != ROOT:
+            trail.append(above)
+        return all(
+            self.lookup(lower.parent(step), lower.name(step)) == lower.inode(step)
+            for step in reversed(trail)
+        )
+
+    # How it changes
+
+    def add(self, kind: int, lower: Node | None = None, *, number: Node | None = None) -> Inode:
+        """Take an inode of the upper directory in; without a number it is new."""
+        if number is None:
+            number, self._next = self._next, self._next + 1
+        inode = self._upper[number] = Inode(number, kind, lower)
+        fd = self._files.pop(number, None)
+        if fd is not None:  # that of the lower file, from before it was copied up
+            os.close(fd)
+        return inode
+
+    def link(self, directory: Inode, name: bytes, inode: Inode) -> None:
+        """Let a name lead to an inode."""
+        listing = self.listing(directory)
+        before = listing.get(name)
+        listing.put(name, inode.number)
+        if before != inode.number:  # which it is when a lower one was copied up
+            self._lose(before, directory, name)
+        inode.places[directory.number, name] = None
+
+    def unlink(self, directory: Inode, name: bytes) -> None:
+        """Forget a name; an inode without names stays as long as somebody has it.
+
+        Whoever removes the last name on disk calls `hold` before.
+        """
+        listing = self.listing(directory)
+        before = listing.get(name)
+        listing.remove(name)
+        self._lose(before, directory, name)
+
+    def _lose(self, node: Node | None, directory: Inode, name: bytes) -> None:
+        if node is None:
+            return
+        inode = self._upper.get(node)
+        if inode is None:
+            self._unlinked[node] = time.time_ns()
+        else:
+            inode.places.pop((directory.number, name), None)
+            self._drop_unused(inode)
+
+    def hold(self, inode: Inode) -> None:
+        """Keep a descriptor of an inode that is about to lose its last name."""
+        if inode.held < 0 and len(inode.places) <= 1 and self._asked.get(inode.number):
+            inode.held = os.dup(self.pin(inode))
+
+    def remember(self, node: Node) -> None:
+        """Note that somebody has been told of an inode, once more."""
+        self._asked[node] = self._asked.get(node, 0) + 1
+
+    def forget(self, node: Node, count: int) -> None:
+        """Note that somebody has no use any more for an inode, so many times."""
+        left = self._asked.get(node, 0) - count
+        if left > 0:
+            self._asked[node] = left
+            return
+        self._asked.pop(node, None)
+        inode = self._upper.get(node)
+        if inode is not None:
+            self._drop_unused(inode)
+
+    def _drop_unused(self, inode: Inode) -> None:
+        if inode.places or inode.number == ROOT or self._asked.get(inode.number):
+            return
+        del self._upper[inode.number]
+        if inode.key is not None:
+            self._keys.pop(inode.key, None)
+        found = (self._pins.pop(inode.number, -1), self._files.pop(inode.number, -1), inode.held)
+        for fd in found:
+            if fd >= 0:
+                os.close(fd)
+
+    # Descriptors
+
+    def pin(self, inode: Inode) -> int:
+        """Give a descriptor of an inode, mostly O_PATH; it is valid until many others were given.
+
+        :raises OSError: as the kernel says; ``ESTALE`` for one without a name that is not held.
+        """
+        trail: list[tuple[Node, bytes]] = []
+        fd = self._pinned(inode)
+        while fd < 0:
+            place = next(iter(inode.places), None)
+            if place is None:
+                raise OSError(errno.ESTALE, "no such inode")
+            trail.append((inode.number, place[1]))
+            inode = self._upper[place[0]]
+            fd = self._pinned(inode)
+        for number, name in reversed(trail):
+            fd = opath.pin(name, fd)
+            self._keep(self._pins, number, fd, _HELD)
+        return fd
+
+    def _pinned(self, inode: Inode) -> int:
+        for known in (self._pins, self._files):
+            fd = known.get(inode.number)
+            if fd is not None:
+                known.move_to_end(inode.number)
+                return fd
+        return inode.held
+
+    def file(self, node: Node) -> int:
+        """Give a regular file, open for reading, and for writing too where it is in the upper.
+
+        :raises OSError: ``EISDIR`` or ``EINVAL`` for anything else.
+        """
+        fd = self._files.get(node)
+        if fd is not None:
+            self._files.move_to_end(node)
+            return fd
+        inode, kind = self.raised(node), self.kind(node)
+        if kind != stat.S_IFREG:
+            number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
+            raise OSError(number, "not a regular file")
+        if inode is None:
+            return self.keep_open(node, self.lower.open(node))
+        return self.keep_open(node, opath.reopened(self.pin(inode), os.O_RDWR))
+
+    def keep_open(self, node: Node, fd: int) -> int:
+        """Take over the descriptor of a file, for `file` to give."""
+        return self._keep(self._files, node, fd, _OPEN)
+
+    @staticmethod
+    def _keep(known: OrderedDict[Node, int], node: Node, fd: int, limit: int) -> int:
+        known[node] = fd
+        if len(known) > limit:
+            os.close(known.popitem(last=False)[1])
+        return fd
+
+    # Directories of the upper
+
+    def listing(self, inode: Inode) -> Listing:
+        """Give the names in a directory of the upper.
+
+        :raises OSError: ``ENOTDIR``, or as the kernel says.
+        """
+        if inode.listing is None:
+            if inode.kind != stat.S_IFDIR:
+                raise OSError(errno.ENOTDIR, "not a directory")
+            listing = self.lower_listing(inode.lower)
+            fd = opath.reopened(self.pin(inode), _LIST)
+            try:
+                self._read(inode, fd, listing)
+            finally:
+                os.close(fd)
+            inode.listing = listing
+        return inode.listing
+
+    def lower_listing(self, directory: Node | None) -> Listing:
+        """Give the names in a lower directory, for one of the upper that is still empty."""
+        if directory is None:
+            return Listing()
+        lower = self.lower
+        return Listing((lower.name(at), lower.inode(at)) for at in lower.children(directory))
+
+    def _read(self, directory: Inode, fd: int, listing: Listing) -> None:
+        files = self._marks.has_file_whiteouts(fd)
+        with os.scandir(fd) as found:
+            entries = [(os.fsencode(each.name), each.stat(follow_symlinks=False)) for each in found]
+        hidden = set[bytes]()
+        if self.form.has_names:
+            hidden.update(*(hidden_by(name) for name, _ in entries if is_reserved(name)))
+            entries = [entry for entry in entries if not is_reserved(entry[0])]
+            self._all_known = self._all_known and not hidden
+        for name in hidden:
+            listing.remove(name)
+        for name, status in entries:
+            self._all_known = False
+            if is_whiteout(status) or (files and self._marks.is_file_whiteout(name, status, fd)):
+                listing.remove(name)
+                listing.whiteouts.add(name)
+                continue
+            inode = self._found(directory, name, status, fd, opaque=name in hidden)
+            inode.places[directory.number, name] = None
+            listing.put(name, inode.number)
+
+    def _found(
+        self, directory: Inode, name: bytes, status: os.stat_result, fd: int, *, opaque: bool
+    ) -> Inode:
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            lower = self._merged_with(directory, name, fd, opaque=opaque)
+            return self.add(kind, lower, number=lower)
+        if status.st_size and not status.st_blocks and kind == stat.S_IFREG:
+            held = opath.pin(name, fd)
+            try:
+                self._refuse(b"metacopy", name, held)
+            finally:
+                os.close(held)
+        key = status.st_dev, status.st_ino
+        known = self._keys.get(key)
+        if known is None:
+            known = self.add(kind)
+            if status.st_nlink > 1:  # its other names may be met later
+                self._keys[key], known.key = known, key
+        return known
+
+    def _merged_with(self, directory: Inode, name: bytes, fd: int, *, opaque: bool) -> Node | None:
+        """Give the lower directory that shows in one of the upper."""
+        held = opath.pin(name, fd)
+        try:
+            self._refuse(b"redirect", name, held)
+            lower = self.lower_directory(directory, name)
+            return None if lower is None or opaque or self._marks.is_opaque(held) else lower
+        finally:
+            os.close(held)
+
+    def _refuse(self, mark: bytes, name: bytes, held: int) -> None:
+        """Refuse what only makes sense with features that are off here, as the kernel does then."""
+        if self._marks.has(mark, held):
+            raise OSError(errno.EPERM, f"has the mark {os.fsdecode(mark)}", os.fsdecode(name))
+
+    def lower_name(self, directory: Inode, name: bytes) -> Node | None:
+        """Give what a name would show if the upper directory had nothing there."""
+        return None if directory.lower is None else self.lower.lookup(directory.lower, name)
+
+    def lower_directory(self, directory: Inode, name: bytes) -> Node | None:
+        """Give the directory that a name would show if the upper had nothing there."""
+        found = self.lower_name(directory, name)
+        return found if found is not None and stat.S_ISDIR(self.lower.mode(found)) else None

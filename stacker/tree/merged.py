@@ -1,0 +1,327 @@
+"""The merged tree as a value: what a stack shows, with nothing mounted.
+
+In: the directories of a stack, the topmost first.  Out: a :class:`MergedTree` that answers what a
+filesystem is asked: names, attributes, links, xattrs, and where the contents of a file lie.  All
+rules of stacking were applied when it was made; it never changes.  Knows no FUSE.
+
+A node is a number, the root's is 0.  Nodes of one directory follow each other, sorted by name, and
+every attribute is a column: an array costs a few bytes a node where an object costs hundreds, and
+processes that were forked from each other go on sharing it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from array import array
+from bisect import bisect_left
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from stacker.layer.symlinks import joined
+from stacker.linux.opath import opened_to_read
+from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout
+from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, read, scanned
+from stacker.tree.whiteout_dialects import ForeignFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from stacker.layer.paths import LayerSource
+    from stacker.tree.whiteout_dialects import Form
+
+Node: TypeAlias = int
+
+ROOT: Final = 0
+_PATH_MAX: Final = 4096
+_FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds: the years 1677 and 2262
+_SEARCH: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Attributes(NamedTuple):
+    """What ``stat`` tells of a node; sizes in bytes, ``mtime`` in nanoseconds since the epoch."""
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    device: int
+
+
+class MergedTree:
+    """A tree that does not change.
+
+    Names that are hard links to each other have one inode: the number of the first such node.
+    What the methods take as `inode` is that number; a directory's is its own.
+    """
+
+    def __init__(self) -> None:
+        self._roots: tuple[bytes, ...] = ()
+        self._walks = False
+        """Whether directories may have been exchanged for links since they were read."""
+        self._names = b""
+        self._name_at = array("Q", [0])
+        self._parent = array("I")
+        self._inode = array("I")
+        self._layer = array("H")
+        self._mode = array("I")
+        self._uid = array("I")
+        self._gid = array("I")
+        self._nlink = array("I")
+        self._size = array("Q")
+        self._mtime = array("q")
+        self._first = array("I")
+        self._last = array("I")
+        self._targets: dict[Node, bytes] = {}
+        self._devices: dict[Node, int] = {}
+        self._xattrs: dict[Node, Mapping[bytes, bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._mode)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(self._size)
+
+    def name(self, node: Node) -> bytes:
+        """Give a node's name; the root's is empty."""
+        at = self._name_at
+        return self._names[at[node] : at[node + 1]]
+
+    def inode(self, node: Node) -> Node:
+        """Give the number that all names of one file share."""
+        return self._inode[node]
+
+    def parent(self, node: Node) -> Node:
+        """Give the directory that a node lies in; the root lies in itself."""
+        return self._parent[node]
+
+    def lookup(self, directory: Node, name: bytes) -> Node | None:
+        """Give the node of a name in a directory, or ``None``."""
+        first, last = self._first[directory], self._last[directory]
+        at = bisect_left(range(first, last), name, key=self.name) + first
+        return at if at < last and self.name(at) == name else None
+
+    def children(self, directory: Node) -> range:
+        """Give the nodes in a directory, sorted by name; none in anything else."""
+        return range(self._first[directory], self._last[directory])
+
+    def mode(self, inode: Node) -> int:
+        """Give an inode's type and permissions."""
+        return self._mode[inode]
+
+    def attributes(self, inode: Node) -> Attributes:
+        """Give an inode's attributes."""
+        return Attributes(
+            self._mode[inode],
+            self._nlink[inode],
+            self._uid[inode],
+            self._gid[inode],
+            self._size[inode],
+            self._mtime[inode],
+            self._devices.get(inode, 0),
+        )
+
+    def readlink(self, inode: Node) -> bytes | None:
+        """Give the target of a symbolic link; ``None`` for anything else."""
+        return self._targets.get(inode)
+
+    def xattrs(self, inode: Node) -> Mapping[bytes, bytes]:
+        """Give all extended attributes of an inode, as the image names them."""
+        return self._xattrs.get(inode, {})
+
+    def path(self, node: Node) -> bytes:
+        """Give the path from the root, without a slash in front."""
+        names = []
+        while node != ROOT:
+            names.append(self.name(node))
+            node = self._parent[node]
+        return b"/".join(reversed(names))
+
+    def open(self, inode: Node) -> int:
+        """Open a regular file for reading; the caller closes it.
+
+        :raises OSError: as the kernel says; ``EINVAL`` for anything but a file.
+        """
+        if not stat.S_ISREG(self._mode[inode]):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return _opened(self._roots[self._layer[inode]], self.path(inode), walking=self._walks)
+
+    def read(self, inode: Node, offset: int, length: int) -> bytes:
+        """Read a piece of a file; shorter than asked only at its end.
+
+        :raises OSError: as for `open`.
+        """
+        fd = self.open(inode)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    def owned(self, users: Callable[[int], int], groups: Callable[[int], int]) -> MergedTree:
+        """Give the same tree with other owners: each by a function of the one on disk."""
+        tree = MergedTree()
+        uid, gid = array("I", map(users, self._uid)), array("I", map(groups, self._gid))
+        vars(tree).update(vars(self), _uid=uid, _gid=gid)
+        return tree
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(range(len(self)))
+
+
+def merge(sources: Sequence[LayerSource], form: Form) -> MergedTree:
+    """Merge the directories of a stack.
+
+    :param sources: the topmost first, as `stacker.stack.chain` gives them.
+    :param form: how deletions are written in them.
+    :raises IntegrityError: a skeleton or a record is damaged.
+    :raises OSError: something cannot be read.
+    """
+    inodes: Inodes = {}
+    layers = [read(source, form, inodes) for source in sources]
+    if has_outside_names(inodes) and any(source.skeleton for source in sources):
+        # A skeleton does not say which inode a file has, so links across layers are not seen.
+        inodes = {}
+        layers = [scanned(source, form, inodes) for source in sources]
+    return _Merger(layers, walks=isinstance(form, ForeignFormat)).merged()
+
+
+class _Merger(MergedTree):
+    """Fills the columns, level by level, so that nodes of one directory follow each other."""
+
+    def __init__(self, layers: list[Contents], *, walks: bool) -> None:
+        super().__init__()
+        self._walks = walks
+        self._layers = layers
+        self._text = bytearray()
+        self._shared = frozenset().union(*(layer.shared for layer in layers))
+        self._seen: dict[int, Node] = {}
+
+    def merged(self) -> MergedTree:
+        layers = self._layers
+        self._roots = tuple(layer.root for layer in layers)
+        self._append(b"", ROOT, 0, Directory(b"", layers[0].top))
+        todo = deque([(ROOT, b"", self._top())])
+        while todo:
+            node, path, sources = todo.popleft()
+            self._first[node] = len(self)
+            for name, (number, item) in sorted(self._shown(path, sources).items()):
+                child = self._append(name, node, number, item)
+                if type(item) is Directory:
+                    inner = joined(path, name)
+                    todo.append((child, inner, self._below(path, name, inner, sources)))
+            self._last[node] = len(self)
+        self._names = bytes(self._text)
+        tree = MergedTree()
+        for column in vars(tree):
+            setattr(tree, column, getattr(self, column))
+        return tree
+
+    def _top(self) -> tuple[int, ...]:
+        """Say which layers make up the root."""
+        opaque = [number for number, layer in enumerate(self._layers) if b"" in layer.opaque]
+        return tuple(range(min(opaque, default=len(self._layers) - 1) + 1))
+
+    def _shown(self, path: bytes, sources: tuple[int, ...]) -> dict[bytes, tuple[int, Item]]:
+        """Give what a directory shows: of each name the topmost."""
+        found: dict[bytes, tuple[int, Item]] = {}
+        for number in reversed(sources):
+            found.update(
+                (name, (number, item))
+                for name, item in self._layers[number].directories[path].items()
+            )
+        if any(type(item) is Whiteout for _, item in found.values()):
+            return {name: at for name, at in found.items() if type(at[1]) is not Whiteout}
+        return found
+
+    def _below(
+        self, path: bytes, name: bytes, inner: bytes, sources: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Say which layers make up a directory, down to the first that hides what is below."""
+        found = []
+        for number in sources:
+            layer = self._layers[number]
+            item = layer.directories[path].get(name)
+            if item is None:
+                continue
+            if type(item) is not Directory:
+                break
+            found.append(number)
+            if inner in layer.opaque:
+                break
+        return tuple(found)
+
+    def _append(self, name: bytes, parent: Node, number: int, item: Item) -> Node:
+        node = len(self._mode)
+        self._text += name
+        self._name_at.append(len(self._text))
+        self._parent.append(parent)
+        self._layer.append(number)
+        self._first.append(0)
+        self._last.append(0)
+        self._nlink.append(1)
+        self._inode.append(self._inode_of(node, item))
+        if isinstance(item, Whiteout):  # not shown
+            raise TypeError(item)
+        meta = item.meta
+        self._mtime.append(max(_FIRST, min(meta.mtime, _LAST)))
+        uid, gid = self._layers[number].owner or (meta.uid, meta.gid)
+        self._uid.append(uid)
+        self._gid.append(gid)
+        self._describe(node, item, meta)
+        return node
+
+    def _inode_of(self, node: Node, item: Item) -> Node:
+        if id(item) not in self._shared:
+            return node
+        first = self._seen.setdefault(id(item), node)
+        if first != node:
+            self._nlink[first] += 1
+        return first
+
+    def _describe(self, node: Node, item: Item, meta: Meta) -> None:
+        kind, size, xattrs = stat.S_IFREG, 0, meta.xattrs
+        if type(item) is File:
+            size = item.size
+        elif type(item) is Directory:
+            kind = stat.S_IFDIR
+        else:
+            kind, size = self._describe_other(node, item)
+            if xattrs:  # user.* exists only on files and directories (xattr(7))
+                xattrs = {k: v for k, v in xattrs.items() if not k.startswith(b"user.")}
+        self._mode.append(kind | (0o777 if kind == stat.S_IFLNK else meta.mode))
+        self._size.append(size)
+        if xattrs:
+            self._xattrs[node] = xattrs
+
+    def _describe_other(self, node: Node, item: Item) -> tuple[int, int]:
+        if isinstance(item, Symlink):
+            self._targets[node] = item.target
+            return stat.S_IFLNK, len(item.target)
+        if isinstance(item, Special):
+            self._devices[node] = item.device
+            return item.kind, 0
+        raise TypeError(item)
+
+
+def _opened(root: bytes, path: bytes, *, walking: bool) -> int:
+    """Open a file; its path may be longer than the kernel takes at once (path_resolution(7)).
+
+    :param walking: follow no link on the way either.
+    """
+    if not walking and len(root) + len(path) + 1 < _PATH_MAX:
+        return opened_to_read(root + b"/" + path, os.O_NONBLOCK)
+    fd = os.open(root + b"/", _SEARCH)
+    try:
+        *above, name = path.split(b"/")
+        for step in above:
+            outer, fd = fd, os.open(step, _SEARCH, dir_fd=fd)
+            os.close(outer)
+        return os.open(name, _READ, dir_fd=fd)
+    finally:
+        os.close(fd)

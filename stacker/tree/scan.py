@@ -1,0 +1,370 @@
+"""What one directory of a stack has, as entries by path.
+
+In: a :class:`LayerSource`.  Out: :class:`Contents`, the same whichever way they were read: from
+the layer's skeleton, without touching the tree, or from the tree itself.  A skeleton is enough
+where names mean what they say; where entries of one layer replaced or led each other, or the
+filesystem kept less than the tar has, the tree is what counts.  Merges nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from stacker.errors import IntegrityError, LayerError
+from stacker.layer.record import LayerRecord
+from stacker.layer.root import IMPLIED
+from stacker.layer.skeleton import skeleton_entries
+from stacker.layer.symlinks import joined
+from stacker.layer.whiteout_format import is_whiteout
+from stacker.tar.entry import (
+    OPAQUE_NAME,
+    Bookkeeping,
+    Directory,
+    Entry,
+    File,
+    HardLink,
+    Meta,
+    OpaqueWhiteout,
+    Special,
+    Symlink,
+    Whiteout,
+)
+from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved, refuse_unread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stacker.layer.paths import LayerSource
+    from stacker.tree.whiteout_dialects import Form
+
+Item: TypeAlias = Directory | File | Symlink | Special | Whiteout
+"""What a name can be; two names with the same object are hard links to one inode."""
+
+_Listed: TypeAlias = tuple[bytes, os.stat_result]
+
+Inodes: TypeAlias = dict[tuple[int, int], tuple[Item, int]]
+"""What was read from disk, by device and inode, with the number of names still to be met."""
+
+
+@dataclass(slots=True)
+class Contents:
+    """The entries of one directory of a stack.
+
+    :param root: the directory on disk.
+    :param directories: for each directory's path, what is in it.
+    :param top: the attributes of the root.
+    :param owner: who owns everything, where not each entry says so for itself.
+    :param opaque: directories below which nothing lower shows.
+    :param shared: identities of the items that have several names.
+    """
+
+    root: bytes
+    directories: dict[bytes, dict[bytes, Item]] = field(default_factory=lambda: {b"": {}})
+    top: Meta = IMPLIED
+    owner: tuple[int, int] | None = None
+    opaque: frozenset[bytes] | set[bytes] = frozenset()
+    shared: set[int] = field(default_factory=set)
+
+    def find(self, path: bytes) -> Item | None:
+        """Look an item up; the root is none."""
+        above, _, name = path.rpartition(b"/")
+        return self.directories.get(above, {}).get(name)
+
+    def make(self, path: bytes) -> dict[bytes, Item] | None:
+        """Give what is in a directory, making it if need be; ``None`` if a file is in the way."""
+        made, names = path, list[bytes]()
+        while made not in self.directories:
+            made, _, name = made.rpartition(b"/")
+            names.append(name)
+        inside = self.directories[made]
+        while names:  # and no recursion: a tree may be deeper than Python's stack
+            if (name := names.pop()) in inside:
+                return None
+            made = joined(made, name)
+            inside[name] = Directory(made, IMPLIED)
+            inside = self.directories[made] = {}
+        return inside
+
+
+def read(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
+    """Read a directory of a stack, from its skeleton where that tells all.
+
+    :param form: how deletions are written on disk.
+    :param inodes: what was met so far; it grows when the tree itself is read.
+    :raises IntegrityError: the skeleton or the record is damaged.
+    :raises OSError: something cannot be read.
+    """
+    if source.skeleton is None or source.record is None:
+        return scanned(source, form, inodes)
+    record = LayerRecord.from_json(source.record.read_bytes(), str(source.record))
+    if not (record.placed or record.displaced or record.warnings):
+        found = _FromSkeleton(source, record).read()
+        if found is not None:
+            return found
+    return scanned(source, form, inodes)
+
+
+class _UnusualError(Exception):
+    """Names in the layer replace or lead each other."""
+
+
+class _FromSkeleton:
+    def __init__(self, source: LayerSource, record: LayerRecord) -> None:
+        self._source = source
+        self._record = record
+        self._found = Contents(os.fsencode(source.diff), opaque=record.opaque)
+        self._hidden: set[bytes] = set()
+        self._emptied: set[bytes] = set()
+        self._waiting: list[HardLink] = []
+        if record.squashed:
+            status = os.lstat(self._found.root)
+            self._found.owner = status.st_uid, status.st_gid
+
+    def read(self) -> Contents | None:
+        """Give the contents, or ``None`` where only the tree can tell them."""
+        what = str(self._source.skeleton)
+        if self._source.skeleton is None:  # the caller has looked
+            return None
+        try:
+            with skeleton_entries(self._source.skeleton, what=what) as reader:
+                self._take(reader)
+                count = reader.count
+        except LayerError as error:
+            raise IntegrityError(f"damaged skeleton: {error}") from error
+        except _UnusualError:
+            return None
+        if count != self._record.entries:  # a zstd frame that is cut short says nothing
+            raise IntegrityError(
+                f"damaged skeleton: {what}: got {count} entries, want {self._record.entries}"
+            )
+        return self._finished()
+
+    def _take(self, entries: Iterable[Entry]) -> None:
+        directories = self._found.directories
+        for entry in entries:
+            kind = type(entry)
+            if kind is File or kind is Symlink or kind is Special:
+                above, _, name = entry.path.rpartition(b"/")
+                inside = directories.get(above)
+                if inside is None:
+                    inside = self._made(above)
+                if name in inside or not name:
+                    raise _UnusualError
+                inside[name] = entry  # type: ignore[assignment] # a union, told apart by type()
+            else:
+                self._take_other(entry)
+
+    def _take_other(self, entry: Entry) -> None:
+        match entry:
+            case Directory():
+                self._directory(entry)
+            case HardLink():
+                self._made(entry.path.rpartition(b"/")[0])
+                if not self._linked(entry):
+                    self._waiting.append(entry)
+            case Whiteout():
+                self._hidden.add(entry.path)
+            case OpaqueWhiteout():
+                self._emptied.add(entry.path)
+            case Bookkeeping():
+                pass
+            case _:
+                raise _UnusualError
+
+    def _made(self, path: bytes) -> dict[bytes, Item]:
+        made = self._found.make(path)
+        if made is None:
+            raise _UnusualError
+        return made
+
+    def _directory(self, entry: Directory) -> None:
+        if not entry.path:
+            self._found.top = entry.meta
+            return
+        above, _, name = entry.path.rpartition(b"/")
+        inside = self._made(above)
+        if name in inside and not isinstance(inside[name], Directory):
+            raise _UnusualError
+        inside[name] = entry
+        self._found.directories.setdefault(entry.path, {})
+
+    def _linked(self, link: HardLink) -> bool:
+        """Make a link if its target is here; one to itself keeps what is there."""
+        target = self._found.find(link.target)
+        above, _, name = link.path.rpartition(b"/")
+        inside = self._found.directories[above]
+        if link.path == link.target:
+            return True
+        if name in inside:
+            raise _UnusualError
+        if target is None or isinstance(target, Directory):
+            return False
+        inside[name] = target
+        self._found.shared.add(id(target))
+        return True
+
+    def _finished(self) -> Contents | None:
+        try:
+            self._late_links()
+        except _UnusualError:
+            return None
+        for path in self._record.opaque:  # before whiteouts: such a directory hides by itself
+            self._found.make(path)
+        for path in sorted(self._hidden):
+            if not self._is_moot(path):
+                self._hide(path)
+        return self._found
+
+    def _late_links(self) -> None:
+        """Make the links whose targets came later; each one made wakes those that wait for it."""
+        ready, waiting = self._waiting, dict[bytes, list[HardLink]]()
+        for link in ready:
+            if self._linked(link):
+                ready.extend(waiting.pop(link.path, ()))
+            else:
+                waiting.setdefault(link.target, []).append(link)
+        left = {link.path for links in waiting.values() for link in links}
+        if left != {link.path for link in self._record.deferred_links}:
+            raise _UnusualError
+
+    def _is_moot(self, path: bytes) -> bool:
+        while path:
+            path = path.rpartition(b"/")[0]
+            if path in self._emptied or (path and path in self._hidden):
+                return True
+        return False
+
+    def _hide(self, path: bytes) -> None:
+        above, _, name = path.rpartition(b"/")
+        inside = self._found.make(above)
+        if inside is not None and name not in inside:  # else the layer's own hides the lower one
+            inside[name] = Whiteout(path)
+
+
+def scanned(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
+    """Read a directory of a stack from disk; arguments and errors as for `read`."""
+    root = os.fsencode(source.diff)
+    found = Contents(root, opaque=set())
+    found.top = _meta(root + b"/", os.lstat(root + b"/"), form)
+    todo = [b""]
+    while todo:
+        path = todo.pop()
+        place = root + b"/" + path if path else root
+        inside = found.directories.setdefault(path, {})
+        if path and _mark(place, form) == b"y":
+            found.opaque |= {path}
+        entries = _listed(place)
+        if isinstance(form, ForeignFormat):
+            entries = iter(_without_deletions(found, path, place, entries, form))
+        for name, status in entries:
+            inner = joined(path, name)
+            inside[name] = item = _item(inner, place + b"/" + name, status, form, inodes)
+            if isinstance(item, Directory):
+                todo.append(inner)
+            elif status.st_nlink > 1:
+                found.shared.add(id(item))
+    return found
+
+
+def _without_deletions(
+    found: Contents, path: bytes, place: bytes, entries: Iterable[_Listed], form: ForeignFormat
+) -> list[_Listed]:
+    """Take out what other programs' deletions are, other than devices; note what they hide.
+
+    A directory beside its own deletion hides what is below it: deletions are about lower layers.
+    """
+    by_files = _mark(place + b"/", form) == b"x"  # the root may be a link
+    kept, hidden = [], set[bytes]()
+    for name, status in entries:
+        if name == OPAQUE_NAME:
+            found.opaque |= {path}
+        elif is_reserved(name):
+            hidden |= hidden_by(name)
+        elif by_files and _is_file_whiteout(place + b"/" + name, status, form):
+            hidden.add(name)
+        else:
+            kept.append((name, status))
+    found.directories[path].update((name, Whiteout(joined(path, name))) for name in hidden)
+    found.opaque |= {joined(path, name) for name, _ in kept if name in hidden}
+    return kept
+
+
+def _is_file_whiteout(place: bytes, status: os.stat_result, form: ForeignFormat) -> bool:
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        return False
+    return not set(form.whiteout_marks).isdisjoint(_xattr_names(place))
+
+
+def has_outside_names(inodes: Inodes) -> bool:
+    """Say whether something read from disk has names in a place that was not."""
+    return any(left for _, left in inodes.values())
+
+
+def _listed(place: bytes) -> Iterator[_Listed]:
+    with os.scandir(place) as entries:
+        for entry in entries:
+            yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def _item(path: bytes, place: bytes, status: os.stat_result, form: Form, inodes: Inodes) -> Item:
+    if stat.S_ISDIR(status.st_mode):
+        return Directory(path, _meta(place, status, form))
+    if is_whiteout(status):
+        return Whiteout(path)
+    key = status.st_dev, status.st_ino
+    known = inodes.get(key)
+    if known is not None:
+        item, left = known
+        inodes[key] = item, left - 1
+        return item
+    made = _made_item(path, place, status, _meta(place, status, form))
+    if status.st_nlink > 1:
+        inodes[key] = made, status.st_nlink - 1
+    return made
+
+
+def _made_item(path: bytes, place: bytes, status: os.stat_result, meta: Meta) -> Item:
+    if stat.S_ISREG(status.st_mode):
+        return File(path, meta, status.st_size, status.st_size)
+    if stat.S_ISLNK(status.st_mode):
+        return Symlink(path, meta, os.readlink(place))
+    return Special(path, meta, stat.S_IFMT(status.st_mode), status.st_rdev)
+
+
+def _meta(place: bytes, status: os.stat_result, form: Form) -> Meta:
+    xattrs, names = {}, _xattr_names(place)
+    if isinstance(form, ForeignFormat):
+        refuse_unread(names, place)
+    for listed in names:
+        name = form.unescaped(listed)
+        if name is not None:
+            xattrs[name] = os.getxattr(place, listed, follow_symlinks=False)
+    return Meta(
+        stat.S_IMODE(status.st_mode),
+        status.st_uid,
+        status.st_gid,
+        status.st_mtime_ns,
+        status.st_atime_ns,
+        xattrs or None,
+    )
+
+
+def _mark(place: bytes, form: Form) -> bytes | None:
+    """Say what a directory is marked as: ``y`` is opaque."""
+    names = _xattr_names(place)
+    values = {
+        os.getxattr(place, mark, follow_symlinks=False)
+        for mark in form.opaque_marks
+        if mark in names
+    }
+    return next((value for value in (b"y", b"x") if value in values), None)
+
+
+def _xattr_names(place: bytes) -> list[bytes]:
+    try:
+        return [os.fsencode(name) for name in os.listxattr(place, follow_symlinks=False)]
+    except OSError:  # no xattrs here, or none for this user to see
+        return []

@@ -1,0 +1,20 @@
+"""The FUSE adapters, for tests over all of them; what is not installed skips with the reason."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from stacker.fuse.adapters import is_installed
+from stacker.mount.plan import FuseAdapter
+
+ADAPTERS: tuple[FuseAdapter, ...] = ("kernel", "pyfuse3")
+
+
+def skip_without(adapter: FuseAdapter) -> None:
+    """Skip a test where an adapter cannot be used."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    if not is_installed(adapter):
+        pytest.skip(f"{adapter} is not installed: the extra `fuse`")

@@ -1,0 +1,63 @@
+"""A store-like directory, an empty target and a mount table for tests of mounts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.linux import mountinfo
+from stacker.mount.plan import Request, XattrNamespace
+from stacker.mount.table import Table
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A store-like directory, an empty target, and everything mounted below is taken away."""
+
+    path: Path
+
+    @property
+    def store(self) -> Path:
+        return self.path / "store"
+
+    @property
+    def target(self) -> Path:
+        return self.path / "target"
+
+    @property
+    def table(self) -> Table:
+        return Table(self.store / "mounts")
+
+    def layer(self, name: str, **files: str) -> Path:
+        """Make a layer of files; `__` in a key stands for `/`."""
+        path = self.store / "layers" / name
+        path.mkdir(parents=True)
+        for key, text in files.items():
+            file = path / key.replace("__", "/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        return path
+
+    def request(
+        self,
+        *layers: Path,
+        namespace: XattrNamespace = "trusted",
+        plain: bool = False,
+        read_only: bool = True,
+        upper: Path | None = None,
+    ) -> Request:
+        return Request(self.target, layers, namespace, plain, read_only, upper)
+
+    def left(self) -> list[str]:
+        """Everything that a failed mount could have left, outside the layers."""
+        rooms = self.store / "mounts"
+        found = sorted(os.listdir(rooms)) if rooms.exists() else []
+        found += sorted(os.listdir(self.target)) if self.target.is_dir() else []
+        mounts = mountinfo.read().mounts
+        found += [str(m.mount_point) for m in mounts if m.mount_point.is_relative_to(self.path)]
+        return found

@@ -1,0 +1,163 @@
+"""The real command in a process of its own, with what every call of it must keep to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(REPOSITORY), sysconfig.get_path("platlib")])
+"""Where Python finds the package and what it needs, whichever interpreter it is."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line of stdout."""
+        return self.out.splitlines()[-1]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Stdout as one JSON document."""
+        document = json.loads(self.out)
+        assert isinstance(document, dict)
+        return document
+
+    @property
+    def last_document(self) -> dict[str, Any]:
+        """The last of several JSON documents, one a line."""
+        document = json.loads(self.last)
+        assert isinstance(document, dict)
+        return document
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """What a document is about."""
+        item = self.document["item"]
+        assert isinstance(item, dict)
+        return item
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """What a document lists."""
+        items = self.document["items"]
+        assert isinstance(items, list)
+        return items
+
+
+@dataclass(frozen=True)
+class Stacker:
+    """The command on one store.
+
+    :param wrap: words before it, such as those of unshare(1).
+    :param python: the interpreter.
+    """
+
+    store: Path
+    wrap: tuple[str, ...] = ()
+    python: str = sys.executable
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """An environment in which only what a test says counts."""
+        mine = ("STACKER_", "XDG_", "NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(mine)}
+        return {**kept, "PYTHONPATH": PATH, "TERM": "xterm", **self.environ}
+
+    def words(self, *words: str | Path) -> list[str]:
+        """Give the whole command line."""
+        place = ("--store", str(self.store))
+        return [*self.wrap, self.python, "-m", "stacker", *place, *map(str, words)]
+
+    def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
+        """Run it, whatever comes of it."""
+        done = subprocess.run(
+            self.words(*words),
+            check=False,
+            capture_output=True,
+            env=self.environment,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="surrogateescape",
+        )
+        result = Result(done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in result.err, result.err
+        return result
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        """Start it, at the head of a process group of its own."""
+        return subprocess.Popen(
+            self.words(*words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+            text=True,
+            process_group=0,
+        )
+
+    def __call__(self, *words: str | Path, cwd: Path | None = None) -> Result:
+        """Run what must succeed."""
+        result = self.run(*words, cwd=cwd)
+        assert result.code == 0, result.err
+        return result
+
+    def refused(self, code: int, *words: str | Path) -> str:
+        """Run what must fail: one line that says why, perhaps a hint, no data.
+
+        :returns: what it said.
+        """
+        result = self.run(*words)
+        assert result.code == code, (result.code, result.err)
+        assert result.out == ""
+        first, *hint = result.err.splitlines()
+        assert first.startswith("stacker: error: ")
+        assert len(hint) <= 1
+        assert all(line.startswith("hint: ") for line in hint)
+        assert (first + "".join(hint)).isprintable()
+        return result.err
+
+    def assert_clean(self, *, images: int = 0, layers: int | None = None) -> None:
+        """Check that nothing half-done is in the store.
+
+        :param images: how many it lists; ``layers`` how many it holds.
+        """
+        assert os.listdir(self.store / "staging") == []
+        assert os.listdir(self.store / "mounts") == []
+        assert not [name for name in os.listdir(self.store) if name.startswith(".")]
+        listed = self.store / "index.json"
+        assert (
+            len(json.loads(listed.read_bytes())["manifests"] if listed.exists() else []) == images
+        )
+        held = self.layers()
+        for layer in held:
+            assert {"diff", "layer.json", "skeleton.tar.zst"} <= set(os.listdir(layer))
+        if layers is not None:
+            assert len(held) == layers
+        if not images:
+            assert not [path for path in (self.store / "blobs").rglob("*") if path.is_file()]
+
+    def layers(self) -> list[Path]:
+        """Give the directories of the layers in the store."""
+        return [path for path in (self.store / "layers").glob("sha256/*") if path.is_dir()]
+
+
+def at_home(tmp_path: Path, store: str = "store") -> Stacker:
+    """Give the command, in a home below `tmp_path` where nobody has logged in."""
+    (tmp_path / "home").mkdir(exist_ok=True)
+    environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
+    return Stacker(tmp_path / store, environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})

@@ -1,0 +1,170 @@
+"""Where the tests of this room unpack, and the laws that every unpack must keep.
+
+For each layer: the skeleton and the tree together are the tar again, bit for bit; the skeleton
+alone gives the same entries; the record survives its JSON; no descriptor stays open; nothing
+outside the layer's directory changes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stacker.layer.apply import apply
+from stacker.layer.idmap import IDENTITY, SQUASH, IdMap
+from stacker.layer.record import LayerRecord
+from stacker.layer.skeleton import SkeletonWriter, reassembled, skeleton_entries
+from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
+from stacker.tar.entry import Entry
+from stacker.tar.limits import Limits
+from stacker.tar.reader import TarReader
+from tests.support.tars import tar
+
+IS_ROOT = os.geteuid() == 0
+FORM = WhiteoutFormat.TRUSTED if IS_ROOT else WhiteoutFormat.USER
+IDMAP = IDENTITY if IS_ROOT else SQUASH
+SECRET = b"not yours"
+
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root: owners, devices, trusted.*")
+
+
+def chunked(stream: bytes, size: int | None = None) -> Iterator[bytes]:
+    """Give a stream in pieces."""
+    size = size or max(1, len(stream))
+    return (stream[at : at + size] for at in range(0, len(stream), size))
+
+
+def entries_of(
+    stream: bytes, *, limits: Limits | None = None, chunk: int | None = None
+) -> list[Entry]:
+    """Parse a stream."""
+    return list(TarReader(chunked(stream, chunk), what="test", limits=limits))
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A layer on disk."""
+
+    root: Path
+    record: LayerRecord
+
+    @property
+    def diff(self) -> Path:
+        return self.root / "diff"
+
+    @property
+    def aside(self) -> Path:
+        return self.root / "replaced"
+
+    @property
+    def skeleton(self) -> Path:
+        return self.root / "skeleton.tar.zst"
+
+    def place(self, path: str | bytes) -> bytes:
+        return os.fsencode(self.diff) + b"/" + os.fsencode(path)
+
+    def stat(self, path: str | bytes) -> os.stat_result:
+        return os.lstat(self.place(path))
+
+    def mode(self, path: str | bytes) -> int:
+        return stat.S_IMODE(self.stat(path).st_mode)
+
+    def read(self, path: str | bytes) -> bytes:
+        with open(self.place(path), "rb") as file:
+            return file.read()
+
+    def target(self, path: str | bytes) -> bytes:
+        return os.readlink(self.place(path))
+
+    def xattr(self, path: str | bytes, name: str) -> bytes:
+        return os.getxattr(self.place(path), name, follow_symlinks=False)
+
+    def xattrs(self, path: str | bytes) -> set[str]:
+        return set(os.listxattr(self.place(path), follow_symlinks=False))
+
+    def exists(self, path: str | bytes) -> bool:
+        return os.path.lexists(self.place(path))
+
+    def is_directory(self, path: str | bytes) -> bool:
+        return stat.S_ISDIR(self.stat(path).st_mode)
+
+    def is_whiteout(self, path: str | bytes) -> bool:
+        return self.exists(path) and is_whiteout(self.stat(path))
+
+    def is_opaque(self, path: str | bytes = b"") -> bool:
+        return self.record.whiteout_format.is_opaque(self.place(path))
+
+    def names(self) -> set[bytes]:
+        """Every path of the tree, deletions among them."""
+        top = os.fsencode(self.diff)
+        return {
+            os.path.join(above, name)[len(top) + 1 :]
+            for above, directories, files in os.walk(top)
+            for name in (*directories, *files)
+        }
+
+    def reassembled(self) -> bytes:
+        return b"".join(reassembled(self.skeleton, self.record, self.diff, self.aside, what="test"))
+
+
+class Room:
+    """A directory with rooms for layers, and something beside them that is not the layer's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.secret = path / "secret"
+        self.secret.write_bytes(SECRET)
+        self._count = 0
+
+    def unpack(
+        self,
+        *parts: bytes,
+        form: WhiteoutFormat = FORM,
+        idmap: IdMap = IDMAP,
+        limits: Limits | None = None,
+        chunk: int | None = None,
+        end: bool = True,
+    ) -> Unpacked:
+        """Unpack a layer made of ``parts``, and hold it to the laws."""
+        stream = tar(*parts, end=end)
+        self._count += 1
+        root = self.path / f"layer{self._count}"
+        (root / "diff").mkdir(parents=True, mode=0o700)
+        before = self._outside()
+        try:
+            with (root / "skeleton.tar.zst").open("wb") as file:
+                skeleton = SkeletonWriter(file)
+                reader = TarReader(
+                    chunked(stream, chunk), what="test", limits=limits, keep=skeleton.keep
+                )
+                record = apply(
+                    reader,
+                    root / "diff",
+                    aside=root / "replaced",
+                    form=form,
+                    idmap=idmap,
+                    limits=limits,
+                )
+                skeleton.finish()
+        finally:
+            assert self._outside() == before, "something outside of the layer has changed"
+        unpacked = Unpacked(root, record)
+        assert unpacked.reassembled() == stream
+        with skeleton_entries(unpacked.skeleton, what="test") as again:
+            assert list(again) == entries_of(stream, limits=limits)
+        assert LayerRecord.from_json(record.to_json(), "test") == record
+        return unpacked
+
+    def _outside(self) -> object:
+        return (
+            sorted(os.listdir(self.path)),
+            self.secret.read_bytes(),
+            os.lstat(self.secret).st_nlink,
+            os.lstat(self.secret).st_mtime_ns,
+            len(os.listdir("/proc/self/fd")),
+        )

@@ -1,0 +1,90 @@
+"""The program `stacker-fuse` as others find it: an executable file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stacker.linux import mountapi, mountinfo
+from tests.support.command import PATH, Result
+
+
+@dataclass(frozen=True)
+class StackerFuse:
+    """The program in a directory of its own, which takes what it mounts away again.
+
+    :param room: everything is below it.
+    :param wrap: words before the program's, such as those of setpriv(1).
+    """
+
+    room: Path
+    wrap: tuple[str, ...] = ()
+    python: str = sys.executable
+
+    @property
+    def program(self) -> Path:
+        """The executable, as an installation has it."""
+        path = self.room / "bin/stacker-fuse"
+        if not path.exists():
+            path.parent.mkdir(mode=0o755, exist_ok=True)
+            path.write_text(
+                f"#!/bin/sh\nPYTHONPATH={PATH} "
+                f'exec {self.python} -m stacker.cli.stacker_fuse "$@"\n'
+            )
+            path.chmod(0o755)
+        return path
+
+    def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
+        """Run it, whatever comes of it."""
+        command = [*self.wrap, str(self.program), *map(str, words)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=100, cwd=cwd
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def __call__(self, *words: str | Path) -> Result:
+        """Run it; it must end well."""
+        done = self.run(*words)
+        assert done.code == 0, done
+        return done
+
+    def servers(self) -> list[int]:
+        """Give the processes that serve what is mounted below the room."""
+        return sorted(int(name) for name in os.listdir("/proc") if self._is_ours(name))
+
+    def _is_ours(self, name: str) -> bool:
+        if not name.isdigit():
+            return False
+        try:
+            comm = Path("/proc", name, "comm").read_bytes()
+            words = Path("/proc", name, "cmdline").read_bytes()
+        except OSError:
+            return False
+        return comm == b"stacker-fuse\n" and os.fsencode(self.room) in words
+
+    def end(self) -> None:
+        """Take away what is mounted, and wait until nobody serves it."""
+        while inside := mountinfo.read().below(self.room):
+            mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+        while servers := self.servers():  # one may serve a mount in another namespace
+            for number in servers:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGTERM)
+            time.sleep(0.01)
+
+
+def lowerdir(*layers: Path) -> str:
+    """Give the option for directories, topmost first."""
+    return "lowerdir=" + ":".join(map(str, layers))
+
+
+def joined(*options: str) -> Sequence[str]:
+    """Give options as words."""
+    return "-o", ",".join(options)

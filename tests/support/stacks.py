@@ -1,0 +1,156 @@
+"""Stacks for tests: layers in the test's own words, unpacked and stacked as the pipeline does."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stacker.layer.apply import apply
+from stacker.layer.paths import LayerSource
+from stacker.layer.skeleton import SkeletonWriter, reassembled
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux.mountapi import umount2
+from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.drivers.protocol import Driver
+from stacker.mount.plan import FuseAdapter, Request
+from stacker.stack.chain import Chain, chained
+from stacker.stack.rebase import Unpacked
+from stacker.tar.reader import TarReader
+from tests.support import tars
+from tests.support.sequential import Item
+
+ROOM = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+def D(path: str, **more: object) -> Item:
+    return Item("directory", path, mode=0o755, **more)  # type: ignore[arg-type]
+
+
+def F(path: str, data: bytes = b"x") -> Item:
+    return Item("file", path, data)
+
+
+def S(path: str, target: str) -> Item:
+    return Item("symlink", path, target.encode())
+
+
+def L(path: str, target: str) -> Item:
+    return Item("link", path, target.encode())
+
+
+def W(path: str) -> Item:
+    return Item("whiteout", path)
+
+
+def O(path: str) -> Item:  # noqa: E743
+    return Item("opaque", path)
+
+
+def archive(layer: Sequence[Item]) -> bytes:
+    """Write a layer as a tar."""
+    return tars.tar(*(_member(item) for item in layer))
+
+
+def _member(item: Item) -> bytes:
+    options: tars.Options = {
+        "mode": item.mode,
+        "uid": item.uid,
+        "gid": item.gid,
+        "mtime": item.mtime // 1_000_000_000,
+    }
+    if item.xattrs:
+        options["xattrs"] = dict(item.xattrs)
+    match item.kind:
+        case "file":
+            return tars.file(item.path, item.data, **options)
+        case "directory":
+            return tars.dir((item.path or ".") + "/", **options)
+        case "symlink":
+            return tars.symlink(item.path, item.data, **options)
+        case "link":
+            return tars.hardlink(item.path, item.data, **options)
+        case "fifo":
+            return tars.fifo(item.path, **options)
+        case "whiteout":
+            return tars.whiteout(item.path)
+        case _:
+            return tars.opaque(item.path)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a directory that is gone afterwards."""
+    directory = tempfile.mkdtemp(dir=ROOM, prefix="stacker-law-")
+    try:
+        yield Path(directory)
+    finally:
+        shutil.rmtree(directory)
+
+
+def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> Unpacked:
+    """Unpack a layer the way the pipeline does, and check its skeleton."""
+    place = room / f"layer-{number}"
+    (place / "diff").mkdir(parents=True)
+    skeleton, aside = place / "skeleton", place / "replaced"
+    with skeleton.open("wb") as file:
+        writer = SkeletonWriter(file)
+        reader = TarReader(iter([tar]), what=f"layer {number}", keep=writer.keep)
+        record = apply(reader, place / "diff", aside=aside, form=form)
+        writer.finish()
+    (place / "layer.json").write_bytes(record.to_json())
+    again = io.BytesIO()
+    for chunk in reassembled(skeleton, record, place / "diff", aside, what="layer"):
+        again.write(chunk)
+    assert again.getvalue() == tar
+    return Unpacked(f"layer {number}", place / "diff", skeleton, aside, record)
+
+
+def stacked(layers: Sequence[bytes], room: Path, form: WhiteoutFormat) -> Chain:
+    """Unpack and stack; equal layers are one directory, as in a store."""
+    by_tar = {tar: unpacked(n, tar, room, form) for n, tar in enumerate(dict.fromkeys(layers))}
+    repairs = room / "chain"
+    repairs.mkdir()
+    return chained([by_tar[tar] for tar in layers], room=repairs, form=form)
+
+
+def sources(chain: Chain) -> tuple[LayerSource, ...]:
+    """Say where the skeletons of a chain's layers lie; repairs have none."""
+    return tuple(
+        LayerSource(directory, directory.parent / "skeleton", directory.parent / "layer.json")
+        for directory in chain.directories
+        if (directory.parent / "layer.json").exists()
+    )
+
+
+@contextmanager
+def mounted(
+    chain: Chain,
+    room: Path,
+    driver: Driver | None = None,
+    *,
+    fuse_adapter: FuseAdapter = "kernel",
+) -> Iterator[Path]:
+    """Mount a chain read-only."""
+    target = room / "target"
+    target.mkdir(exist_ok=True)
+    request = Request(
+        target,
+        chain.directories,
+        chain.form.value,
+        plain=chain.plain,
+        sources=sources(chain),
+        fuse_adapter=fuse_adapter,
+    )
+    plan = request.plan("law", room)
+    for directory in plan.directories:
+        directory.mkdir(exist_ok=True)
+    (driver or OverlayDriver()).mount(plan)
+    try:
+        yield target
+    finally:
+        umount2(target, 0)

@@ -1,0 +1,237 @@
+"""What the conformance suites hold to POSIX: `SUBJECTS`, one line a driver.
+
+A subject is mounted once, by the user's own command, from an image that has each template many
+times over; a case takes one that nobody has used.  When none is left the mount is made again,
+which throws away all writes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from stacker.linux import lock
+from tests.support import images, tars
+from tests.support.command import Stacker
+from tests.support.deviations import DOES_NOT_WRITE, FUSE, OVERLAYFS, Deviation
+from tests.support.stock import (
+    CROWD,
+    NAMES,
+    PROGRAM,
+    RANDOM,
+    USUAL,
+    Template,
+    build,
+    clear,
+    half,
+    members,
+)
+
+LOWER: Final = "lower"
+UPPER: Final = "upper"
+MERGED: Final = "merged"
+REMADE: Final = "remade"
+KINDS: Final = (LOWER, UPPER, MERGED, REMADE)
+"""Everything from layers; everything made in the mount; half and half, in directories that both
+have; and everything deleted that was in layers, and made again under the same names."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way to have a tree that can be written to.
+
+    :param words: what `stacker mount` is told; ``None`` for a plain directory, the control: a case
+        that fails there is a wrong case.
+    :param writes: whether it takes ``--rw``; one that does not is in the read-only suite alone.
+    :param deviations: where it is allowed, and bound, to differ from the control.
+    :param refuses: operations of the random I/O suite that it does not have (ENOSYS, EOPNOTSUPP).
+    :param device: a device that it needs; ``module`` likewise.
+    :param kinds: those that are not all the same to it.
+    """
+
+    name: str
+    words: tuple[str, ...] | None
+    writes: bool = True
+    deviations: frozenset[Deviation] = frozenset()
+    refuses: frozenset[str] = frozenset()
+    device: str | None = None
+    module: str | None = None
+    kinds: tuple[str, ...] = KINDS
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_mount(self) -> bool:
+        """Say whether there is something to unmount; a copy is a plain directory."""
+        return self.words is not None and self.name != "copy"
+
+    @property
+    def missing(self) -> str | None:
+        """Say what keeps it from being tested here."""
+        if self.device is not None and not os.path.exists(self.device):
+            return f"no {self.device}"
+        if self.module is not None and find_spec(self.module) is None:
+            return f"{self.module} is not installed"
+        return None
+
+
+PLAIN: Final = Subject("plain", None, kinds=(UPPER,))
+# The one list.  A driver that learns to write loses `DOES_NOT_WRITE`, and gets the deviations that
+# its documentation owns up to (tests/deviations.py), none at best; a further adapter is a line.
+SUBJECTS: Final = (
+    PLAIN,
+    Subject("overlay", ("--driver", "overlay"), deviations=OVERLAYFS),
+    Subject("fuse", ("--driver", "fuse"), deviations=FUSE, device="/dev/fuse"),
+    Subject(
+        "fuse by pyfuse3",
+        ("--driver", "fuse", "--fuse-adapter", "pyfuse3"),
+        DOES_NOT_WRITE,
+        device="/dev/fuse",
+        module="pyfuse3",
+    ),
+    Subject("copy", ("--driver", "copy"), kinds=(LOWER, MERGED)),
+)
+WRITING: Final = tuple(subject for subject in SUBJECTS if subject.writes)
+
+TEMPLATES: Final[dict[str, tuple[Template, int]]] = {
+    "usual": (USUAL, 150),
+    "crowd": (CROWD, 8),
+    "names": (NAMES, 6),
+    "program": (PROGRAM, 6),
+    "random": (RANDOM, 100),
+}
+"""Each with how often it is in the image, whole and half."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory with a template's things that one case has for itself."""
+
+    path: Path
+    kind: str
+    subject: Subject
+    template: Template
+
+    def __truediv__(self, name: str | bytes) -> Path:
+        return self.path / os.fsdecode(name)
+
+    def is_lower(self, name: str) -> bool:
+        """Whether a thing of the template still lies in a layer alone, or a directory in both."""
+        if self.kind == MERGED:
+            return any(thing.path == name.encode() for thing in half(self.template))
+        return self.kind == LOWER
+
+    def deviates(self, deviation: Deviation, name: str | None = None) -> bool:
+        """Whether the case is to expect what the table of deviations says.
+
+        :param name: the thing that must lie in a layer for it.
+        """
+        return deviation in self.subject.deviations and (name is None or self.is_lower(name))
+
+
+@dataclass
+class Mounted:
+    """A subject, mounted; `place` gives fresh directories in it."""
+
+    subject: Subject
+    room: Path
+    lockfile: Path
+    _used: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.room / "target"
+
+    @property
+    def stacker(self) -> Stacker:
+        return Stacker(self.room / "store")
+
+    def place(self, kind: str, template: str = "usual") -> Place:
+        """Give a directory of a kind, with a template's things."""
+        things, amount = TEMPLATES[template]
+        group = f"{template}-{'half' if kind == MERGED else 'new' if kind == UPPER else 'whole'}"
+        number = self._used.get(group, 0)
+        if self.subject.words is not None and kind != UPPER and number >= amount:
+            self.renew()
+            number = 0
+        self._used[group] = number + 1
+        path = self.root / group / str(number)
+        if self.subject.words is None or kind == UPPER:
+            path.mkdir(parents=True)
+            build(things, path)
+        elif kind == REMADE:
+            clear(path)
+            build(things, path)
+        elif kind == MERGED:
+            kept = half(things)
+            build([thing for thing in things if thing not in kept], path)
+        return Place(path, kind, self.subject, things)
+
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Give the state of every file in the store's layers; a ctime tells of any change."""
+        found: dict[str, tuple[int, ...]] = {}
+        for layer in (self.room / "store/layers").glob("*/*/diff"):
+            for top, directories, files in os.walk(layer):
+                for name in (".", *directories, *files):
+                    path = os.path.join(top, name)
+                    status = os.lstat(path)
+                    found[path] = (status.st_ctime_ns, status.st_nlink, status.st_size)
+        return found
+
+    def renew(self) -> None:
+        """Throw all writes away."""
+        self.unmount()
+        self.mount()
+
+    def mount(self) -> None:
+        self._used.clear()
+        if self.subject.words is not None:
+            with lock.exclusive(self.lockfile):
+                self.stacker("mount", "--rw", *self.subject.words, "app:1.0", self.root)
+
+    def unmount(self) -> None:
+        if self.subject.words is not None:
+            with lock.exclusive(self.lockfile):
+                self.stacker("umount", self.root)
+
+
+def stocked_layers() -> list[bytes]:
+    """Write two layers that have every template many times, its things by turns in either."""
+    layers: tuple[list[bytes], list[bytes]] = ([], [])
+    for name, (template, amount) in TEMPLATES.items():
+        for group, things in (("whole", template), ("half", half(template))):
+            for number in range(amount):
+                for turn, layer in enumerate(layers):
+                    parent = f"{name}-{group}/{number}".encode()
+                    layer.extend(members(_turn(things, turn), parent))
+    return [tars.tar(tars.dir("./"), *layer) for layer in layers]
+
+
+def _turn(things: Template, turn: int) -> Template:
+    """Give every second thing; directories come in both layers, and links where their target is."""
+    at = {thing.path: number % 2 for number, thing in enumerate(things)}
+    return tuple(
+        thing
+        for thing in things
+        if thing.kind == "directory"
+        or at[thing.data if thing.kind == "link" else thing.path] == turn
+    )
+
+
+def stock(room: Path, layers: list[bytes] | None = None) -> None:
+    """Fill a store below a room, with what `stocked_layers` gives or other layers."""
+    layout = images.layout(room / "app", layers or stocked_layers(), compression="none")
+    Stacker(room / "store")("pull", layout.source)
+    shutil.rmtree(layout.path)
+
+
+def unmount_by_force(path: Path) -> None:
+    """Make sure nothing stays mounted at a place after a failure."""
+    while subprocess.run(["umount", "-l", path], check=False, capture_output=True).returncode == 0:
+        pass

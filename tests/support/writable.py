@@ -1,0 +1,156 @@
+"""A tree that takes writes, on directories of its own, by paths as tests like to have them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stacker.layer.paths import LayerSource
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux import mountapi
+from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.plan import Plan
+from stacker.tree.merged import ROOT, Node, merge
+from stacker.tree.writable import Caller, WritableTree
+from tests.support.snapshot import KINDS
+from tests.support.snapshot import Node as Seen
+
+ROOT_USER = Caller(0, 0)
+
+
+class Writable:
+    """Lower directories, an upper one and a work directory in a room.
+
+    :param lowers: names of directories in the room, the topmost first.
+    """
+
+    def __init__(
+        self, room: Path, lowers: Sequence[str] = ("lower",), form: str = "trusted"
+    ) -> None:
+        self.room = room
+        self.form = WhiteoutFormat(form)
+        self.lowers = [room / name for name in lowers]
+        self.upper, self.work = room / "upper", room / "work"
+        for directory in (*self.lowers, self.upper, self.work):
+            directory.mkdir(exist_ok=True)
+        self.tree = self._open()
+
+    def _open(self) -> WritableTree:
+        lower = merge([LayerSource(path) for path in self.lowers], self.form)
+        return WritableTree(lower, self.form, self.upper, self.work, durable=True)
+
+    def reopen(self) -> None:
+        """Close the tree and open it again, as another mount would."""
+        self.tree.close()
+        self.tree = self._open()
+
+    def close(self) -> None:
+        self.tree.close()
+
+    def at(self, path: str | bytes) -> Node:
+        """Give the inode of a path."""
+        node = ROOT
+        for name in filter(None, os.fsencode(path).split(b"/")):
+            found = self.tree.lookup(node, name)
+            if found is None:
+                raise FileNotFoundError(2, "no such name", path)
+            node = found
+        return node
+
+    def place(self, path: str | bytes) -> tuple[Node, bytes]:
+        """Give the directory of a path, and its last name."""
+        above, _, name = os.fsencode(path).rpartition(b"/")
+        return self.at(above), name
+
+    def names(self, path: str = "") -> list[str]:
+        return sorted(os.fsdecode(name) for _, name, _ in self.tree.listed(self.at(path), 0))
+
+    def read(self, path: str | bytes) -> bytes:
+        return self.content(self.at(path))
+
+    def content(self, node: Node) -> bytes:
+        buffer = bytearray(self.tree.files.status(node).size + 1)
+        return bytes(buffer[: self.tree.files.read_into(node, memoryview(buffer), 0)])
+
+    def write(self, path: str, data: bytes, offset: int = 0) -> None:
+        self.tree.files.write(self.at(path), data, offset)
+
+    def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> Node:
+        node = self.tree.create(*self.place(path), mode, ROOT_USER)
+        if data:
+            self.tree.files.write(node, data, 0)
+        return node
+
+    def mkdir(self, path: str, mode: int = 0o755) -> Node:
+        return self.tree.make_directory(*self.place(path), mode, ROOT_USER)
+
+    def unlink(self, path: str) -> None:
+        self.tree.unlink(*self.place(path))
+
+    def rmdir(self, path: str) -> None:
+        self.tree.remove_directory(*self.place(path))
+
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        self.tree.rename(*self.place(old), *self.place(new), flags)
+
+    def link(self, old: str, new: str) -> None:
+        self.tree.link(self.at(old), *self.place(new))
+
+    def snapshot(self) -> dict[bytes, Seen]:
+        """Give what a process would see."""
+        paths: dict[bytes, Node] = {}
+        todo: list[tuple[bytes, Node]] = [(b"", ROOT)]
+        while todo:
+            path, node = todo.pop()
+            paths[path] = node
+            if self.tree.kind(node) == stat.S_IFDIR:
+                inside = path + b"/" if path else b""
+                todo += [(inside + name, child) for _, name, child in self.tree.listed(node, 0)]
+        groups: dict[Node, list[bytes]] = {}
+        for path, node in paths.items():
+            groups.setdefault(node, []).append(path)
+        return {path: self._seen(paths[path], groups[paths[path]]) for path in sorted(paths)}
+
+    def _seen(self, node: Node, group: list[bytes]) -> Seen:
+        files = self.tree.files
+        status = files.status(node)
+        kind = KINDS[stat.S_IFMT(status.mode)]
+        assert status.nlink == len(group)
+        content = b""
+        if kind == "file":
+            content = self.content(node)
+        elif kind == "symlink":
+            content = files.readlink(node)
+        return Seen(
+            kind=kind,
+            mode=stat.S_IMODE(status.mode),
+            owner=(status.uid, status.gid),
+            mtime=status.mtime,
+            size=0 if kind == "directory" else status.size,
+            content=content,
+            device=status.device if kind in ("char", "block") else 0,
+            xattrs=tuple(
+                (os.fsdecode(name), files.xattr(node, name))
+                for name in sorted(files.xattr_names(node))
+            ),
+            group=tuple(sorted(group)),
+        )
+
+    @contextmanager
+    def by_kernel(self, work: str = "kernel") -> Iterator[Path]:
+        """Let the kernel's overlayfs show the same directories, and take writes."""
+        target, scratch = self.room / "target", self.room / work
+        target.mkdir(exist_ok=True)
+        scratch.mkdir(exist_ok=True)
+        layers = tuple(self.lowers)
+        plan = Plan(
+            "kernel", target, layers, self.form.value, False, self.upper, scratch, volatile=False
+        )
+        OverlayDriver().mount(plan)
+        try:
+            yield target
+        finally:
+            mountapi.umount2(target)

@@ -1,0 +1,134 @@
+"""Whatever a command raises is one line and a number."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+
+from stacker import errors
+from stacker.cli import main
+from stacker.cli.exit import SignalledError, ended
+from stacker.errors import StackerError
+
+
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    def command() -> NoReturn:
+        raise error
+
+    return command
+
+
+CODES: dict[type[StackerError], int] = {
+    errors.StackerError: 1,
+    errors.UsageError: 2,
+    errors.NotFoundError: 3,
+    errors.AuthenticationError: 4,
+    errors.IntegrityError: 5,
+    errors.LayerError: 6,
+    errors.UnsupportedError: 7,
+    errors.LockedError: 8,
+    errors.MountError: 9,
+    errors.NetworkError: 10,
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), CODES.items())
+def test_each_error_ends_with_its_own_code(
+    kind: type[StackerError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(raising(kind("a: b: got \x1b, want \n", hint="c"))) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "stacker: error: a: b: got \\x1b, want \\n\nhint: c\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file", "/a"), 1, "/a: No such file"),
+        (OSError(errno.EIO, "I/O error"), 1, "I/O error"),
+        (OSError("odd"), 1, "odd"),
+        (MemoryError(), 1, "out of memory"),
+        (KeyError("x\ny"), 1, "internal error: KeyError: 'x\\ny'"),
+        (RecursionError("deep\nand deeper"), 1, "internal error: RecursionError: deep and deeper"),
+    ],
+)
+def test_what_slips_through_is_one_line_too(
+    error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(raising(error)) == code
+    assert (
+        capsys.readouterr().err.splitlines()[0].replace("\\\\", "\\") == f"stacker: error: {line}"
+    )
+
+
+def test_a_full_disk_comes_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    ended(raising(OSError(errno.ENOSPC, "No space left on device", "/a")))
+    assert "hint: make room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (SignalledError(15), 143), (SystemExit(0), 0), (SystemExit(2), 2)],
+)
+def test_who_is_told_to_end_says_so(error: BaseException, code: int) -> None:
+    assert ended(raising(error)) == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_clean_up_run(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, cleaned = signal.getsignal(number), []
+
+    def command() -> int:
+        try:
+            os.kill(os.getpid(), number)
+            signal.sigtimedwait([], 1)
+        finally:
+            cleaned.append(number)
+        return 0
+
+    assert ended(command) == 128 + number
+    assert cleaned == [number]
+    assert signal.getsignal(number) is before
+    assert capsys.readouterr().err == f"stacker: ended by {number.name}\n"
+
+
+def test_a_traceback_is_for_who_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    ended(raising(ValueError("x")))
+    assert "Traceback" not in capsys.readouterr().err
+    ended(raising(ValueError("x")), debug=True)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_a_worker_did_not_expect_is_shown_on_request(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = StackerError("internal error: KeyError: 1", hint="Traceback\n  line 1\n")
+    monkeypatch.setattr("sys.argv", ["stacker", "pull"])
+    ended(raising(error))
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "hint: this is a bug; --debug shows where it happened"
+    ]
+    monkeypatch.setattr("sys.argv", ["stacker", "pull", "--debug"])
+    ended(raising(error))
+    assert capsys.readouterr().err.splitlines()[1:] == ["hint: Traceback", "hint:   line 1"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["mount", "--help"], ["-h"], ["images", "-h"]])
+def test_help_goes_to_stdout(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: stacker")
+    assert err == ""
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "stacker 0.1.0\n"

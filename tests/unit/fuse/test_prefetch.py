@@ -1,0 +1,185 @@
+"""Small files that are given to the kernel before it asks, and pieces of files that pass by."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from stacker.fuse import prefetch
+from stacker.fuse import protocol as fuse
+from stacker.fuse.prefetch import Ahead
+from stacker.fuse.splice import LEAST, Outlet
+from stacker.layer.paths import LayerSource
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.tree.merged import ROOT, MergedTree, merge
+
+FILES = 100
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MergedTree:
+    """Make a directory of small files, with one that is large, one that is empty, and one link."""
+    top = tmp_path / "layer" / "many"
+    top.mkdir(parents=True)
+    for number in range(FILES):
+        (top / f"{number:03}").write_bytes(b"contents of %d" % number)
+    (top / "020").write_bytes(bytes(prefetch.SMALL + 1))
+    (top / "021").write_bytes(b"")
+    (top / "022").unlink()
+    (top / "022").symlink_to("023")
+    return merge([LayerSource(tmp_path / "layer")], WhiteoutFormat.USER)
+
+
+class Pipe:
+    """An outlet over a pipe in the place of /dev/fuse."""
+
+    def __init__(self) -> None:
+        self.reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+        self.outlet = Outlet(writer)
+
+    def sent(self, size: int = 1 << 20) -> bytes:
+        os.set_blocking(self.reader, False)
+        try:
+            return os.read(self.reader, size)
+        except BlockingIOError:
+            return b""
+
+    def stored(self) -> list[tuple[int, bytes]]:
+        """Give what was stored: node and contents."""
+        found, data = [], self.sent()
+        while data:
+            size, code, unique = fuse.OUT_HEADER.unpack_from(data)
+            assert (code, unique) == (fuse.NOTIFY_STORE, 0)
+            node, offset, length, _ = fuse.STORE_OUT.unpack_from(data, fuse.OUT_HEADER.size)
+            start = fuse.OUT_HEADER.size + fuse.STORE_OUT.size
+            assert (offset, start + length) == (0, size)
+            found.append((node - fuse.ROOT_ID, data[start:size]))
+            data = data[size:]
+        return found
+
+
+@pytest.fixture
+def pipe() -> Pipe:
+    return Pipe()
+
+
+def node(tree: MergedTree, number: int) -> int:
+    many = tree.lookup(ROOT, b"many")
+    assert many is not None
+    found = tree.lookup(many, b"%03d" % number)
+    assert found is not None
+    return found
+
+
+def test_what_follows_files_that_were_read_in_order_is_stored(tree: MergedTree, pipe: Pipe) -> None:
+    ahead = Ahead(tree)
+    for number in range(2):
+        ahead.follow(node(tree, number), pipe.outlet)
+    assert pipe.stored() == [], "two may be chance"
+    ahead.follow(node(tree, 2), pipe.outlet)
+    stored = pipe.stored()
+    assert len(stored) > 10
+    first = stored[0][0]
+    assert node(tree, 2) < first <= node(tree, 6)
+    contents = dict(stored)
+    for number in range(first - node(tree, 0), 20):
+        assert contents[node(tree, number)] == b"contents of %d" % number
+
+
+def test_only_files_that_are_small_and_have_contents_are_stored(
+    tree: MergedTree, pipe: Pipe
+) -> None:
+    ahead = Ahead(tree)
+    for number in range(10, 14):
+        ahead.follow(node(tree, number), pipe.outlet)
+    stored = dict(pipe.stored())
+    assert node(tree, 19) in stored
+    assert node(tree, 23) in stored
+    assert not {node(tree, number) for number in (20, 21, 22)} & stored.keys()
+
+
+def test_nothing_is_stored_twice_and_nothing_beyond_the_directory(
+    tree: MergedTree, pipe: Pipe
+) -> None:
+    ahead, seen = Ahead(tree), []
+    for number in range(FILES):
+        ahead.follow(node(tree, number), pipe.outlet)
+        seen += [stored for stored, _ in pipe.stored()]
+    assert len(seen) == len(set(seen))
+    assert max(seen) == node(tree, FILES - 1)
+    assert len(seen) > FILES // 2
+
+
+@pytest.mark.parametrize("order", [[50, 3, 70, 20, 90, 1], [90, 80, 70, 60, 50], [1, 40, 41, 80]])
+def test_files_that_are_read_here_and_there_store_nothing(
+    tree: MergedTree, pipe: Pipe, order: list[int]
+) -> None:
+    ahead = Ahead(tree)
+    for number in order:
+        ahead.follow(node(tree, number), pipe.outlet)
+    assert pipe.stored() == []
+
+
+def test_while_one_process_stores_the_others_do_not_wait(tree: MergedTree, pipe: Pipe) -> None:
+    ahead = Ahead(tree)
+    locked, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        fcntl.lockf(ahead._lock, fcntl.LOCK_EX)
+        os.write(locked[1], b"x")
+        os.close(done[1])
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(locked[0], 1)
+    for number in range(5):
+        ahead.follow(node(tree, number), pipe.outlet)
+    assert pipe.stored() == []
+    os.close(done[1])
+    os.waitpid(child, 0)
+    ahead.follow(node(tree, 5), pipe.outlet)
+    assert pipe.stored() != []
+
+
+def test_a_file_that_has_changed_its_size_is_left_out(
+    tree: MergedTree, pipe: Pipe, tmp_path: Path
+) -> None:
+    (tmp_path / "layer/many/010").write_bytes(b"less")
+    (tmp_path / "layer/many/011").unlink()
+    ahead = Ahead(tree)
+    for number in range(4):
+        ahead.follow(node(tree, number), pipe.outlet)
+    stored = dict(pipe.stored())
+    assert node(tree, 12) in stored
+    assert not {node(tree, 10), node(tree, 11)} & stored.keys()
+
+
+@pytest.mark.parametrize("length", [LEAST, 3 * LEAST + 1])
+def test_a_piece_of_a_file_is_sent_whole(pipe: Pipe, tmp_path: Path, length: int) -> None:
+    data = os.urandom(length + 200)
+    (tmp_path / "file").write_bytes(data)
+    with (tmp_path / "file").open("rb") as file:
+        assert pipe.outlet.send(7, file.fileno(), 100, length)
+    head = fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + length, 0, 7)
+    assert pipe.sent() == head + data[100 : 100 + length]
+
+
+def test_a_short_piece_is_left_to_who_copies_it(pipe: Pipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(LEAST))
+    with (tmp_path / "file").open("rb") as file:
+        assert not pipe.outlet.send(7, file.fileno(), 0, LEAST - 1)
+    assert pipe.sent() == b""
+
+
+def test_a_file_that_is_shorter_than_believed_sends_nothing_and_spoils_nothing(
+    pipe: Pipe, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(LEAST + 10))
+    with (tmp_path / "file").open("rb") as file:
+        assert not pipe.outlet.send(7, file.fileno(), 0, LEAST + 11)
+        assert pipe.sent() == b""
+        assert pipe.outlet.send(8, file.fileno(), 10, LEAST)
+    assert pipe.sent()[:16] == fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + LEAST, 0, 8)

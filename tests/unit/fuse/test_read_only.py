@@ -1,0 +1,282 @@
+"""The kernel's protocol, request by request, with no kernel in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacker.fuse import protocol as fuse
+from stacker.fuse.passthrough import Passthrough
+from stacker.fuse.read_only import Adapter
+from stacker.layer.paths import LayerSource
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.tree.merged import MergedTree, merge
+
+ROOT = fuse.ROOT_ID
+NAMES = sorted([b"file", b"link", b"dir", *(b"n%d" % number for number in range(50))])
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> MergedTree:
+    room = tmp_path_factory.mktemp("tree")
+    (room / "dir").mkdir()
+    (room / "file").write_bytes(b"contents" * 1000)
+    (room / "link").symlink_to("file")
+    os.setxattr(room / "file", "user.kind", b"plain")
+    for number in range(50):
+        (room / f"n{number}").touch()
+    return merge([LayerSource(room)], WhiteoutFormat.USER)
+
+
+@pytest.fixture
+def adapter(tree: MergedTree) -> Iterator[Adapter]:
+    adapter = Adapter(tree)
+    yield adapter
+    adapter.close()
+
+
+def request(opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
+    size = fuse.IN_HEADER.size + len(body)
+    return fuse.IN_HEADER.pack(size, opcode, 7, node, 0, 0, 1, 0, 0) + body
+
+
+def asked(adapter: Adapter, opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
+    """Give what comes after the header of a reply that is none of an error."""
+    reply = adapter.answer(request(opcode, body, node))
+    assert reply is not None
+    size, error, unique = fuse.OUT_HEADER.unpack_from(reply)
+    assert (size, error, unique) == (len(reply), 0, 7), os.strerror(-error)
+    return bytes(reply[fuse.OUT_HEADER.size :])
+
+
+def refused(adapter: Adapter, opcode: int, body: bytes = b"", node: int = ROOT) -> int:
+    """Give the errno of a reply that is an error."""
+    reply = adapter.answer(request(opcode, body, node))
+    assert reply is not None
+    size, error, unique = fuse.OUT_HEADER.unpack(reply)
+    assert (size, unique) == (fuse.OUT_HEADER.size, 7)
+    return -int(error)
+
+
+def found(adapter: Adapter, name: bytes) -> int:
+    node = int(fuse.ENTRY_HEAD.unpack_from(asked(adapter, fuse.LOOKUP, name + b"\0"))[0])
+    assert node
+    return node
+
+
+def init(major: int = 7, minor: int = 40, flags: int = 0xFFFFFFFF) -> bytes:
+    return fuse.INIT_IN.pack(major, minor, 1 << 17, flags) + bytes(48)
+
+
+def test_structures_have_the_sizes_of_the_header_file() -> None:
+    sizes = {
+        fuse.IN_HEADER: 40,
+        fuse.OUT_HEADER: 16,
+        fuse.INIT_OUT: 64,
+        fuse.OPEN_IN: 8,
+        fuse.OPEN_OUT: 16,
+        fuse.BACKING_MAP: 16,
+        fuse.ENTRY_HEAD: 40,
+        fuse.ATTR: 88,
+        fuse.ATTR_HEAD: 16,
+        fuse.READ_IN: 40,
+        fuse.XATTR: 8,
+        fuse.LSEEK_IN: 24,
+        fuse.STATFS_OUT: 80,
+        fuse.DIRENT: 24,
+    }
+    assert {layout.format: layout.size for layout in sizes} == {
+        layout.format: size for layout, size in sizes.items()
+    }
+
+
+def test_no_more_is_agreed_on_than_the_kernel_offers(adapter: Adapter) -> None:
+    for flags in (0, fuse.INIT_DO_READDIRPLUS, 0xFFFFFFFF):
+        major, minor, _, agreed, *_ = fuse.INIT_OUT.unpack(
+            asked(adapter, fuse.INIT, init(flags=flags))
+        )
+        assert (major, minor) == (7, 31)
+        assert agreed == flags & fuse.WANTED
+
+
+def test_linux_5_4_is_answered_in_its_own_words(adapter: Adapter) -> None:
+    offered = (1 << 26) - 1  # up to FUSE_EXPLICIT_INVAL_DATA; struct fuse_init_in ends after them
+    reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
+    major, minor, ahead, agreed, _, _, write, _, pages, *rest = fuse.INIT_OUT.unpack(reply)
+    assert (major, minor, agreed) == (7, 31, fuse.WANTED)
+    assert (ahead, pages) == (fuse.READ_AHEAD, fuse.LARGEST_READ // 4096)
+    assert write >= 4096
+    assert set(rest) == {0}
+
+
+def test_a_kernel_of_a_later_major_version_is_told_ours(adapter: Adapter) -> None:
+    assert asked(adapter, fuse.INIT, init(major=8))[:4] == b"\7\0\0\0"
+
+
+@pytest.mark.parametrize(("major", "minor"), [(6, 99), (7, 30)])
+def test_a_kernel_that_is_too_old_is_refused(adapter: Adapter, major: int, minor: int) -> None:
+    assert refused(adapter, fuse.INIT, init(major, minor)) == errno.EPROTO
+
+
+@pytest.mark.parametrize("offered", [False, True])
+def test_passthrough_is_agreed_on_where_it_is_wanted_and_offered(
+    tree: MergedTree, *, offered: bool
+) -> None:
+    passthrough = Passthrough(tree, 2)
+    body = fuse.INIT_IN.pack(7, 40, 1 << 17, 0xFFFFFFFF)
+    more = fuse.INIT_IN_FLAGS2.pack(fuse.INIT2_PASSTHROUGH if offered else 0)
+    reply = asked(Adapter(tree, passthrough), fuse.INIT, body + more + bytes(44))
+    _, _, _, flags, *_, flags2, depth = fuse.INIT_OUT.unpack(reply)
+    assert passthrough.agreed == offered
+    assert bool(flags & fuse.INIT_EXT) == offered
+    assert (flags2, depth) == ((fuse.INIT2_PASSTHROUGH, 2) if offered else (0, 0))
+    later = Adapter(tree, passthrough)
+    if not offered:
+        assert refused(later, fuse.OPEN, bytes(8)) == errno.ENOSYS
+        return
+    node = found(later, b"file")
+    reply = asked(later, fuse.OPEN, bytes(8), node)
+    assert fuse.OPEN_OUT.unpack(reply) == (0, fuse.OPEN_KEEP_CACHE | fuse.OPEN_NO_FLUSH, 0)
+    writing = fuse.OPEN_IN.pack(os.O_RDWR, 0)
+    assert refused(later, fuse.OPEN, writing, node) == errno.EROFS
+    later.close()
+
+
+def test_a_missing_name_is_remembered_as_missing(adapter: Adapter) -> None:
+    entry = asked(adapter, fuse.LOOKUP, b"nothing\0")
+    node, _, valid, *_ = fuse.ENTRY_HEAD.unpack_from(entry)
+    assert (node, valid, len(entry)) == (0, fuse.FOREVER, 128)
+
+
+def test_nothing_is_opened(adapter: Adapter) -> None:
+    for opcode in (fuse.OPEN, fuse.OPENDIR):
+        assert refused(adapter, opcode, bytes(8)) == errno.ENOSYS
+
+
+@pytest.mark.parametrize("opcode", sorted(fuse.WRITING))
+def test_writes_are_refused(adapter: Adapter, opcode: int) -> None:
+    assert refused(adapter, opcode, bytes(64)) == errno.EROFS
+
+
+@pytest.mark.parametrize("opcode", [34, 39, 50, 52, 4711])
+def test_an_operation_that_is_not_known_is_not_implemented(adapter: Adapter, opcode: int) -> None:
+    assert refused(adapter, opcode, bytes(64)) == errno.ENOSYS
+
+
+@pytest.mark.parametrize("opcode", [fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT])
+def test_some_requests_get_no_reply(adapter: Adapter, opcode: int) -> None:
+    assert adapter.answer(request(opcode, bytes(16))) is None
+
+
+def test_a_node_that_never_was_is_stale(adapter: Adapter) -> None:
+    for node in (0, 1000, (1 << 64) - 1):
+        assert refused(adapter, fuse.GETATTR, bytes(16), node) == errno.ESTALE
+
+
+def test_a_request_that_is_cut_short_is_invalid(adapter: Adapter) -> None:
+    assert refused(adapter, fuse.LOOKUP, b"no end") == errno.EINVAL
+    assert refused(adapter, fuse.LOOKUP, b"\0") == errno.EINVAL
+    assert refused(adapter, fuse.READ, bytes(10), found(adapter, b"file")) == errno.EINVAL
+    assert refused(adapter, fuse.INIT, b"") == errno.EINVAL
+    assert adapter.answer(b"short") is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 70), st.binary(max_size=80))
+def test_no_request_makes_it_fail(tree: MergedTree, opcode: int, node: int, body: bytes) -> None:
+    adapter = Adapter(tree)
+    reply = adapter.answer(request(opcode, body, node))
+    assert reply is None or fuse.OUT_HEADER.unpack_from(reply)[::2] == (len(reply), 7)
+    adapter.close()
+
+
+def read_in(offset: int, size: int) -> bytes:
+    return fuse.READ_IN.pack(0, offset, size, 0, 0, 0, 0)
+
+
+def test_a_file_is_read_in_pieces_and_ends(adapter: Adapter) -> None:
+    node, whole = found(adapter, b"file"), b"contents" * 1000
+    assert asked(adapter, fuse.READ, read_in(0, 1 << 30), node) == whole
+    assert asked(adapter, fuse.READ, read_in(7990, 4096), node) == whole[7990:]
+    assert asked(adapter, fuse.READ, read_in(8000, 4096), node) == b""
+    assert refused(adapter, fuse.READ, read_in(1 << 63, 4096), node) == errno.EINVAL
+    assert refused(adapter, fuse.READ, read_in(0, 4096), ROOT) == errno.EINVAL
+
+
+@pytest.mark.parametrize("plus", [False, True])
+@pytest.mark.parametrize("size", [256, 4096, 1 << 20])
+def test_a_listing_in_pieces_has_every_name_once(
+    adapter: Adapter, size: int, *, plus: bool
+) -> None:
+    head = 128 if plus else 0
+    opcode = fuse.READDIRPLUS if plus else fuse.READDIR
+    names, offset = [], 0
+    while part := asked(adapter, opcode, read_in(offset, size)):
+        assert len(part) <= size
+        at = 0
+        while at < len(part):
+            inode, offset, length, _ = fuse.DIRENT.unpack_from(part, at + head)
+            name = part[at + head + 24 :][:length]
+            if plus and name not in (b".", b".."):
+                assert fuse.ENTRY_HEAD.unpack_from(part, at)[0] == inode == found(adapter, name)
+            names.append(name)
+            at += head + (24 + length + 7) // 8 * 8
+    assert names == [b".", b"..", *NAMES]
+
+
+def test_only_directories_are_listed(adapter: Adapter) -> None:
+    node = found(adapter, b"file")
+    assert refused(adapter, fuse.READDIR, read_in(0, 4096), node) == errno.ENOTDIR
+
+
+def test_a_link_is_read(adapter: Adapter) -> None:
+    assert asked(adapter, fuse.READLINK, node=found(adapter, b"link")) == b"file"
+    assert refused(adapter, fuse.READLINK) == errno.EINVAL
+
+
+def test_xattrs_have_a_size_and_a_value(adapter: Adapter) -> None:
+    node = found(adapter, b"file")
+
+    def get(size: int) -> bytes:
+        return fuse.XATTR.pack(size, 0) + b"user.kind\0"
+
+    assert fuse.XATTR.unpack(asked(adapter, fuse.GETXATTR, get(0), node))[0] == 5
+    assert asked(adapter, fuse.GETXATTR, get(5), node) == b"plain"
+    assert refused(adapter, fuse.GETXATTR, get(4), node) == errno.ERANGE
+    assert refused(adapter, fuse.GETXATTR, get(5)) == errno.ENODATA
+    assert asked(adapter, fuse.LISTXATTR, fuse.XATTR.pack(99, 0), node) == b"user.kind\0"
+
+
+def test_data_and_holes_are_found(adapter: Adapter) -> None:
+    node = found(adapter, b"file")
+    hole = fuse.LSEEK_IN.pack(0, 1, os.SEEK_HOLE, 0)
+    assert fuse.LSEEK_OUT.unpack(asked(adapter, fuse.LSEEK, hole, node)) == (8000,)
+    beyond = fuse.LSEEK_IN.pack(0, 9000, os.SEEK_DATA, 0)
+    assert refused(adapter, fuse.LSEEK, beyond, node) == errno.ENXIO
+
+
+def test_only_so_many_files_stay_open(tree: MergedTree, tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / str(number)).write_bytes(b"%d" % number)
+    adapter = Adapter(merge([LayerSource(tmp_path)], WhiteoutFormat.USER))
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(200):
+        node = found(adapter, b"%d" % number)
+        assert asked(adapter, fuse.READ, read_in(0, 9), node) == b"%d" % number
+    assert len(os.listdir("/proc/self/fd")) - before <= 128
+    adapter.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("device", "encoded"),
+    [((1, 3), 0x103), ((8, 255), 0x8FF), ((8, 256), 0x100800), ((0xFFF, 0xFFFFF), 0xFFFFFFFF)],
+)
+def test_device_numbers_are_the_kernels(device: tuple[int, int], encoded: int) -> None:
+    assert fuse.device_number(os.makedev(*device)) == encoded

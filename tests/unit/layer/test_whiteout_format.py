@@ -1,0 +1,72 @@
+"""How a deletion is written on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
+from tests.support.layer_room import FORM, needs_root
+
+FORMS = pytest.mark.parametrize("form", list(WhiteoutFormat))
+
+
+@FORMS
+def test_an_image_s_own_overlay_names_are_escaped_and_come_back(form: WhiteoutFormat) -> None:
+    name = form.prefix + b"opaque"
+    assert form.escaped(name) == form.prefix + b"overlay.opaque"
+    assert form.unescaped(form.escaped(name)) == name
+    assert form.unescaped(name) is None
+
+
+@given(
+    st.sampled_from(WhiteoutFormat),
+    st.lists(st.sampled_from([b"trusted", b"user", b"overlay", b"opaque", b"x"]), min_size=2),
+)
+def test_escaping_is_undone_for_every_name(form: WhiteoutFormat, parts: list[bytes]) -> None:
+    name = b".".join(parts)
+    assert form.unescaped(form.escaped(name)) == name
+
+
+@FORMS
+@pytest.mark.parametrize("name", [b"user.overlayfs.x", b"trusted.overlay", b"user.a", b"overlay.x"])
+def test_names_that_only_look_like_overlay_s_are_left_alone(
+    form: WhiteoutFormat, name: bytes
+) -> None:
+    assert form.escaped(name) is name
+
+
+def test_a_whiteout_is_a_char_device_0_0(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        FORM.hide(fd, b"gone")
+        with pytest.raises(FileExistsError):
+            FORM.hide(fd, b"gone")
+    finally:
+        os.close(fd)
+    assert is_whiteout((tmp_path / "gone").lstat())
+    assert not is_whiteout(tmp_path.lstat())
+
+
+@needs_root
+def test_no_other_device_is_a_whiteout(tmp_path: Path) -> None:
+    os.mknod(tmp_path / "null", 0o20644, os.makedev(1, 3))
+    os.mknod(tmp_path / "block", 0o60644, 0)
+    os.mknod(tmp_path / "fifo", 0o10644)
+    assert not any(is_whiteout(path.lstat()) for path in tmp_path.iterdir())
+
+
+def test_an_opaque_mark_is_seen_by_path_and_by_descriptor(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert not FORM.is_opaque(fd)
+        FORM.make_opaque(fd)
+        assert FORM.is_opaque(fd)
+    finally:
+        os.close(fd)
+    assert FORM.is_opaque(os.fsencode(tmp_path))
+    assert os.getxattr(tmp_path, FORM.prefix + b"opaque") == b"y"

@@ -1,0 +1,152 @@
+"""The copy driver: what it fills, protects, and gives back empty."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stacker.errors import MountError, StackerError
+from stacker.linux import mountapi, mountinfo
+from stacker.mount.attach import attach
+from stacker.mount.detach import clear_stale, detach
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stacker.mount.drivers.protocol import Mounted
+    from stacker.mount.record import MountRecord
+    from tests.support.bench import Bench
+
+pytest.importorskip("stacker.stack.flatten")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+def copied(bench: Bench, *layers: Path, read_only: bool = True) -> tuple[MountRecord, Mounted]:
+    request = bench.request(*layers, read_only=read_only)
+    return attach(bench.table, request, image="image", driver="copy")
+
+
+@needs_root
+def test_the_target_holds_the_merged_tree_read_only(bench: Bench) -> None:
+    lower, upper = bench.layer("lower", both="lower", gone="x"), bench.layer("upper", both="upper")
+    os.mknod(upper / "gone", 0o20000, os.makedev(0, 0))
+    record, mounted = copied(bench, upper, lower)
+    assert (record.driver, mounted.note) == ("copy", None)
+    assert os.listdir(bench.target) == ["both"]
+    assert (bench.target / "both").read_text() == "upper"
+    with pytest.raises(OSError, match="Read-only"):
+        (bench.target / "new").write_text("x")
+
+
+@needs_root
+def test_unmounting_gives_back_an_empty_directory_as_it_was(bench: Bench) -> None:
+    layer = bench.layer("a", dir__f="a")
+    layer.chmod(0o711)
+    os.chown(layer, 1, 2)
+    bench.target.chmod(0o2750)
+    os.chown(bench.target, 3, 4)
+    copied(bench, layer)
+    assert bench.target.stat().st_mode & 0o7777 == 0o711
+    detach(bench.table, bench.target)
+    status = bench.target.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o2750, 3, 4)
+    assert bench.left() == []
+
+
+def test_writes_to_a_copy_leave_the_layers_alone_and_go_with_it(bench: Bench) -> None:
+    layer = bench.layer("a", f="a")
+    copied(bench, layer, read_only=False)
+    (bench.target / "f").write_text("changed")
+    (bench.target / "new").write_text("x")
+    assert (layer / "f").read_text() == "a"
+    detach(bench.table, bench.target)
+    assert bench.left() == []
+
+
+def test_a_target_with_files_is_refused_and_keeps_them(bench: Bench) -> None:
+    (bench.target / "precious").write_text("x")
+    with pytest.raises(MountError, match="want nothing"):
+        copied(bench, bench.layer("a", f="a"))
+    assert bench.left() == ["precious"]
+
+
+def test_a_copy_that_fails_half_way_leaves_the_target_empty(bench: Bench) -> None:
+    layer = bench.layer("a", f="a", g="b")
+    missing = bench.path / "missing"
+    bench.target.chmod(0o750)
+    with pytest.raises(MountError, match="missing"):
+        copied(bench, layer, missing)
+    assert bench.left() == []
+    assert bench.target.stat().st_mode & 0o777 == 0o750
+
+
+@needs_root
+def test_a_full_disk_is_a_failure_of_its_own_and_leaves_nothing(bench: Bench) -> None:
+    mountapi.mount("small", bench.path / "target", "tmpfs", 0, b"size=64k")
+    small = bench.target / "target"
+    small.mkdir()
+    layer = bench.layer("a", f="x" * 200_000)
+    request = bench.request(layer)
+    with pytest.raises(StackerError, match=os.strerror(errno.ENOSPC)) as caught:
+        attach(bench.table, replace(request, target=small), image="image", driver="copy")
+    assert caught.value.exit_code == 1
+    assert os.listdir(small) == []
+    assert os.listdir(bench.table.directory) == []
+
+
+@needs_root
+def test_a_copy_that_is_in_use_stays_whole(bench: Bench) -> None:
+    copied(bench, bench.layer("a", f="a"))
+    with (bench.target / "f").open(), pytest.raises(MountError, match="in use"):
+        detach(bench.table, bench.target)
+    assert os.listdir(bench.target) == ["f"]
+    detach(bench.table, bench.target)
+    assert bench.left() == []
+
+
+@needs_root
+def test_what_is_mounted_in_a_copy_is_never_emptied(bench: Bench) -> None:
+    precious = bench.path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    copied(bench, bench.layer("a", dir__f="a"), read_only=False)
+    mountapi.mount(precious, bench.target / "dir", None, mountapi.MS_BIND)
+    for lazy in (False, True):
+        with pytest.raises(MountError, match="mounted here"):
+            detach(bench.table, bench.target, lazy=lazy)
+    assert (precious / "file").exists()
+    assert (bench.target / "dir" / "file").exists()
+
+
+@needs_root
+def test_a_mount_over_a_copy_is_not_taken_for_it(bench: Bench) -> None:
+    copied(bench, bench.layer("a", f="a"))
+    mountapi.mount("over", bench.target, "tmpfs", 0)
+    (bench.target / "precious").write_text("x")
+    with pytest.raises(MountError, match="another directory shows"):
+        detach(bench.table, bench.target)
+    found = mountinfo.at(bench.target)
+    assert found is not None
+    assert found.source == "over"
+    assert os.listdir(bench.target) == ["precious"]
+
+
+def test_a_stale_copy_is_forgotten_and_nothing_is_emptied(bench: Bench) -> None:
+    copied(bench, bench.layer("a", f="a"), read_only=False)
+    bench.target.rename(bench.path / "moved")
+    bench.target.mkdir()
+    (bench.target / "precious").write_text("x")
+    assert len(clear_stale(bench.table)) == 1
+    assert os.listdir(bench.target) == ["precious"]
+    assert os.listdir(bench.path / "moved") == ["f"]
+
+
+def test_a_target_that_holds_a_copy_is_busy_for_every_driver(bench: Bench) -> None:
+    copied(bench, bench.layer("a", f="a"), read_only=False)
+    request = bench.request(bench.layer("b"), bench.layer("c"))
+    with pytest.raises(MountError, match="it holds a copy of image"):
+        attach(bench.table, request, image="other")

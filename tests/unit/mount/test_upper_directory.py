@@ -1,0 +1,229 @@
+"""The directory that keeps writes: its attributes, its one user, and what is left of a failure."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stacker.errors import LockedError, MountError, UnsupportedError
+from stacker.linux import lock, mountapi, mountinfo
+from stacker.mount.attach import attach
+from stacker.mount.detach import clear_stale, detach
+from stacker.mount.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stacker.mount.plan import Request
+    from tests.support.bench import Bench
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+def request(bench: Bench, upper: Path | None, *, read_only: bool = False) -> Request:
+    if not (bench.store / "layers").exists():
+        bench.layer("a", f="a")
+    return bench.request(bench.store / "layers" / "a", read_only=read_only, upper=upper)
+
+
+def mount(bench: Bench, upper: Path | None, *, read_only: bool = False) -> None:
+    wanted = request(bench, upper, read_only=read_only)
+    attach(bench.table, wanted, image="image", driver="overlay", forbidden=bench.store)
+
+
+def siblings(bench: Bench) -> list[str]:
+    return sorted(set(os.listdir(bench.path)) - {"store", "target"})
+
+
+def test_writes_are_kept_and_shown_again(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    mount(bench, upper)
+    (bench.target / "new").write_text("x")
+    (bench.target / "f").unlink()
+    detach(bench.table, bench.target)
+    assert siblings(bench) == ["changes"]
+    mount(bench, upper)
+    assert os.listdir(bench.target) == ["new"]
+
+
+def test_kept_writes_can_be_shown_read_only(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    mount(bench, upper)
+    (bench.target / "new").write_text("x")
+    detach(bench.table, bench.target)
+    mount(bench, upper, read_only=True)
+    assert sorted(os.listdir(bench.target)) == ["f", "new"]
+    with pytest.raises(OSError, match="Read-only"):
+        (bench.target / "newer").write_text("x")
+
+
+def test_thrown_away_writes_go_with_the_mount(bench: Bench) -> None:
+    mount(bench, None)
+    (bench.target / "new").write_text("x")
+    assert os.listdir(bench.table.directory) != []
+    detach(bench.table, bench.target)
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_root_has_the_attributes_of_the_topmost_layer(
+    bench: Bench, *, kept: bool, exists: bool
+) -> None:
+    layer = bench.layer("a", f="a")
+    layer.chmod(0o1751)
+    os.chown(layer, 7, 8)
+    os.setxattr(layer, "user.kind", b"root")
+    os.setxattr(layer, "trusted.overlay.opaque", b"y")
+    os.utime(layer, (1_000_000_000, 1_000_000_001))
+    upper = bench.path / "changes"
+    if exists:
+        upper.mkdir(mode=0o700)
+    mount(bench, upper if kept else None)
+    status = bench.target.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o1751, 7, 8)
+    assert status.st_mtime == 1_000_000_001
+    assert os.getxattr(bench.target, "user.kind") == b"root"
+    assert (bench.target / "f").read_text() == "a"  # the opaque mark was not for the upper
+
+
+def test_an_upper_with_files_keeps_its_own_attributes(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    upper.mkdir(mode=0o750)
+    (upper / "old").write_text("x")
+    mount(bench, upper)
+    assert bench.target.stat().st_mode & 0o7777 == 0o750
+
+
+def test_two_mounts_do_not_share_an_upper(bench: Bench) -> None:
+    upper, second = bench.path / "changes", bench.path / "second"
+    mount(bench, upper)
+    second.mkdir()
+    other = replace(request(bench, upper), target=second)
+    for table in (bench.table, Table(bench.path / "store" / "another")):
+        with pytest.raises(LockedError, match=f"by the mount at {bench.target}") as caught:
+            attach(table, other, image="image")
+        assert caught.value.hint == f"stacker umount {bench.target}"
+    assert mountinfo.at(second) is None
+    assert len(os.listdir(bench.table.directory)) == 1
+    (bench.target / "still").write_text("works")
+
+
+def test_a_symlink_does_not_hide_that_an_upper_is_in_use(bench: Bench) -> None:
+    upper, second = bench.path / "changes", bench.path / "second"
+    mount(bench, upper)
+    second.mkdir()
+    (bench.path / "link").symlink_to(upper)
+    with pytest.raises(LockedError):
+        attach(
+            bench.table,
+            replace(request(bench, bench.path / "link"), target=second),
+            image="image",
+        )
+
+
+def test_an_upper_that_is_just_being_used_is_locked(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    upper.mkdir()
+    with lock.exclusive(upper, create=False), pytest.raises(LockedError, match="is being made"):
+        mount(bench, upper)
+    assert bench.left() == []
+
+
+def test_the_work_directory_of_a_crash_is_no_obstacle(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    mount(bench, upper)
+    (bench.target / "new").write_text("x")
+    mountapi.umount2(bench.target)  # what a reboot does: the record and the work directory stay
+    assert siblings(bench) == [".changes.stacker-work", "changes"]
+    mount(bench, upper)
+    assert sorted(os.listdir(bench.target)) == ["f", "new"]
+
+
+def test_clearing_a_stale_mount_removes_its_work_directory_and_keeps_the_upper(
+    bench: Bench,
+) -> None:
+    upper = bench.path / "changes"
+    mount(bench, upper)
+    (bench.target / "new").write_text("x")
+    mountapi.umount2(bench.target)
+    assert [record.upper for record in clear_stale(bench.table)] == [upper]
+    assert siblings(bench) == ["changes"]
+    assert os.listdir(upper) == ["new"]
+
+
+def test_clearing_a_stale_mount_leaves_the_work_directory_of_the_next(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    mount(bench, upper)
+    mountapi.umount2(bench.target)
+    mount(bench, upper)
+    assert len(clear_stale(bench.table)) == 1
+    (bench.target / "new").write_text("still works")
+    detach(bench.table, bench.target)
+    assert siblings(bench) == ["changes"]
+
+
+def test_a_strangers_work_directory_is_not_removed(bench: Bench) -> None:
+    stranger = bench.path / ".changes.stacker-work"
+    (stranger / "precious").mkdir(parents=True)
+    with pytest.raises(MountError, match="no owner file"):
+        mount(bench, bench.path / "changes")
+    assert os.listdir(stranger) == ["precious"]
+    assert siblings(bench) == [".changes.stacker-work"]
+    assert bench.left() == []
+
+
+def test_an_upper_that_is_a_mount_point_is_refused(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    upper.mkdir()
+    mountapi.mount("tmpfs", upper, "tmpfs", 0)
+    with pytest.raises(MountError, match="is a mount point") as caught:
+        mount(bench, upper)
+    assert caught.value.hint == "choose a directory inside it"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("target", "is inside the mount target"),
+        ("target/below", "is inside the mount target"),
+        ("store/below", "is inside the store"),
+        (".", "is around the mount target"),
+        ("missing/below", "has no parent"),
+        ("file", "is not a directory"),
+    ],
+)
+def test_an_upper_in_a_bad_place_is_refused(bench: Bench, name: str, reason: str) -> None:
+    (bench.path / "file").write_bytes(b"x")
+    with pytest.raises(MountError, match=reason):
+        mount(bench, bench.path / name)
+    assert bench.left() == []
+    assert siblings(bench) == ["file"]
+
+
+def test_an_upper_on_an_overlay_is_refused_and_left_as_it_was(bench: Bench) -> None:
+    mount(bench, None)
+    second = bench.path / "second"
+    second.mkdir()
+    (bench.target / "changes").mkdir(mode=0o701)
+    for name in ("changes", "fresh"):
+        wanted = replace(request(bench, bench.target / name), target=second)
+        with pytest.raises(MountError) as caught:
+            attach(bench.table, wanted, image="image")
+        assert "no --upper with the copy driver" in caught.value.message
+        assert caught.value.hint is not None
+        assert "must lie on a filesystem" in caught.value.hint
+    assert sorted(os.listdir(bench.target)) == ["changes", "f"]
+    assert (bench.target / "changes").stat().st_mode & 0o777 == 0o701
+    assert mountinfo.at(second) is None
+    assert len(os.listdir(bench.table.directory)) == 1
+
+
+def test_a_copy_with_an_upper_leaves_nothing(bench: Bench) -> None:
+    with pytest.raises(UnsupportedError):
+        attach(bench.table, request(bench, bench.path / "changes"), image="image", driver="copy")
+    assert siblings(bench) == []
+    assert bench.left() == []

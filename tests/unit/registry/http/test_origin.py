@@ -1,0 +1,69 @@
+"""Which schemes are spoken to whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from stacker.errors import NetworkError
+from stacker.registry.http.origin import Origin, check_plain, is_loopback, origin_of, schemes
+
+
+@pytest.mark.parametrize(
+    ("host", "insecure", "expected"),
+    [
+        ("registry.example", False, ("https",)),
+        ("registry.example:80", False, ("https",)),
+        ("127.0.0.1.example", False, ("https",)),
+        ("localhost.example", False, ("https",)),
+        ("10.0.0.1:5000", False, ("https",)),
+        ("registry.example", True, ("https", "http")),
+        ("localhost:5000", False, ("http", "https")),
+        ("127.9.9.9", False, ("http", "https")),
+        ("[::1]:5000", False, ("http", "https")),
+        ("[::2]:5000", False, ("https",)),
+    ],
+)
+def test_plain_http_is_for_this_machine_or_who_insists(
+    host: str, insecure: bool, expected: tuple[str, ...]
+) -> None:
+    assert schemes(host, insecure=insecure) == expected
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "", "localhost.", "1270.0.0.1"])
+def test_what_is_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://a/b", "file:///etc/passwd", "//a", "http:///x", "http://a:x/", "http://[a/"]
+)
+def test_an_odd_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(NetworkError, match="malformed URL from the registry: a/b: want") as caught:
+        origin_of(url, "a/b")
+    assert "passwd" not in caught.value.message
+
+
+def test_ports_have_defaults() -> None:
+    assert origin_of("https://A.example/x?y", "") == Origin("https", "a.example", 443)
+    assert origin_of("http://a.example:81", "") == Origin("http", "a.example", 81)
+
+
+TLS = Origin("https", "registry.example", 443)
+PLAIN = Origin("http", "registry.example", 80)
+LOCAL = Origin("http", "127.0.0.1", 5000)
+
+
+@pytest.mark.parametrize("target", [PLAIN, LOCAL])
+@pytest.mark.parametrize("insecure", [True, False])
+def test_nothing_leads_from_https_to_http(target: Origin, insecure: bool) -> None:
+    with pytest.raises(NetworkError, match="refused to follow: x: got 'http://"):
+        check_plain(target, TLS, "x", insecure=insecure)
+
+
+def test_plain_http_does_not_leave_this_machine_unasked() -> None:
+    with pytest.raises(NetworkError, match="refused to follow") as caught:
+        check_plain(PLAIN, LOCAL, "x", insecure=False)
+    assert "--insecure" in (caught.value.hint or "")
+    check_plain(PLAIN, LOCAL, "x", insecure=True)
+    check_plain(LOCAL, PLAIN, "x", insecure=False)
+    check_plain(TLS, PLAIN, "x", insecure=False)

@@ -1,0 +1,224 @@
+"""Through proxies, and with certificates of an authority of one's own."""
+
+from __future__ import annotations
+
+import shutil
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stacker.errors import NetworkError, StackerError, UsageError
+from stacker.registry.http.certificates import Material, Trust, read_directory
+from stacker.registry.http.exchange import Exchange
+from stacker.registry.http.proxies import Proxies
+from stacker.registry.settings import Access, Patience
+from tests.support.certificates import Authority, needs_openssl
+from tests.support.registries import FakeProxy, FakeRegistry, fake_proxy, fake_registry
+
+PATIENCE = Patience(connect=5, read=5, attempts=2, wait=lambda _: None)
+SECURE = "https://registry.example/v2/"
+PLAIN = "http://registry.example/v2/"
+
+pytestmark = needs_openssl
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "authority")
+
+
+@pytest.fixture(scope="module")
+def secure(authority: Authority) -> Iterator[FakeRegistry]:
+    subjects = "IP:127.0.0.1,DNS:registry.example,DNS:proxy.example"
+    with fake_registry(tls=authority.context(subjects)) as server:
+        yield server
+
+
+@pytest.fixture
+def server() -> Iterator[FakeRegistry]:
+    with fake_registry() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: FakeRegistry, secure: FakeRegistry) -> Iterator[FakeProxy]:
+    """Lead registry.example to one server for http, to another for https."""
+    with fake_proxy() as proxy:
+        proxy.routes = {"registry.example:80": server.host, "registry.example:443": secure.host}
+        yield proxy
+
+
+@pytest.fixture
+def trust(authority: Authority, tmp_path: Path) -> Trust:
+    (tmp_path / "certs").mkdir()
+    shutil.copy(authority.certificate, tmp_path / "certs" / "any-name.crt")
+    return Trust(str(tmp_path / "certs"))
+
+
+@contextmanager
+def exchange(
+    trust: Trust | None = None, proxies: Proxies | None = None, *, insecure: bool = False
+) -> Iterator[Exchange]:
+    access = Access(
+        insecure=insecure, patience=PATIENCE, trust=trust or Trust(), proxies=proxies or Proxies()
+    )
+    exchange = Exchange(access, "registry.example/app")
+    try:
+        yield exchange
+    finally:
+        exchange.close()
+
+
+def status(url: str, *words: Trust | Proxies | None, insecure: bool = False) -> int:
+    with exchange(*words, insecure=insecure) as asking:  # type: ignore[arg-type]
+        answer = asking.get(url, {})
+        answer.whole(1000)
+        return answer.status
+
+
+def refused(kind: type[StackerError], url: str, *words: Trust | Proxies | None) -> str:
+    with pytest.raises(kind) as caught:
+        status(url, *words)
+    assert caught.value.message.isprintable()
+    return caught.value.message
+
+
+# Proxies
+
+
+def through(proxy: FakeProxy, no_proxy: str = "", login: str = "") -> Proxies:
+    url = f"http://{login}{proxy.host}"
+    return Proxies.of(url, url, no_proxy)
+
+
+def test_https_goes_through_a_tunnel(proxy: FakeProxy, trust: Trust) -> None:
+    assert status(SECURE, trust, through(proxy)) == 200
+    assert [line.split()[:2] for line in proxy.asked] == [["CONNECT", "registry.example:443"]]
+
+
+def test_the_tunnel_does_not_weaken_what_is_checked(proxy: FakeProxy) -> None:
+    assert "certificate" in refused(NetworkError, SECURE, None, through(proxy)).lower()
+    assert status(SECURE, None, through(proxy), insecure=True) == 200
+
+
+def test_http_is_asked_of_the_proxy(proxy: FakeProxy) -> None:
+    assert status(PLAIN, None, through(proxy), insecure=True) == 200
+    assert proxy.asked == [f"GET {PLAIN} HTTP/1.1"]
+    proxy.asked.clear()
+    refused(NetworkError, PLAIN, None, through(proxy))  # http of another machine
+    assert not proxy.asked
+
+
+def test_who_is_exempt_is_not_asked_through_it(proxy: FakeProxy, server: FakeRegistry) -> None:
+    assert status(f"http://{server.host}/v2/", None, through(proxy)) == 200
+    refused(NetworkError, "https://10.255.255.1.invalid/", None, through(proxy, "*"))
+    assert not proxy.asked
+
+
+def test_a_proxy_may_want_a_password(proxy: FakeProxy, trust: Trust) -> None:
+    proxy.password = "Basic " + b64encode(b"me:pass/word").decode()
+    assert status(SECURE, trust, through(proxy, login="me:pass%2Fword@")) == 200
+    assert status(PLAIN, trust, through(proxy, login="me:pass%2Fword@"), insecure=True) == 200
+    said = refused(NetworkError, SECURE, trust, through(proxy, login="me:wrong@"))
+    assert "the proxy gave status 407" in said
+    assert "wrong@" not in said
+
+
+def test_a_proxy_that_is_not_there_or_leads_nowhere_is_said_to_be_the_one(
+    proxy: FakeProxy, trust: Trust
+) -> None:
+    gone = Proxies.of("", "http://127.0.0.1:1", "")
+    assert "the proxy: " in refused(NetworkError, SECURE, trust, gone)
+    said = refused(NetworkError, "https://other.example/", trust, through(proxy))
+    assert "the proxy gave status 502" in said
+
+
+# Certificates
+
+
+def test_an_authority_of_one_s_own_is_believed(secure: FakeRegistry, trust: Trust) -> None:
+    url = f"https://{secure.host}/v2/"
+    assert "certificate" in refused(NetworkError, url).lower()
+    assert status(url, trust) == 200
+
+
+@pytest.mark.parametrize("name", ["{host}", "other"])
+def test_each_host_has_its_directory(
+    secure: FakeRegistry, authority: Authority, tmp_path: Path, name: str
+) -> None:
+    own = tmp_path / "certs.d" / name.format(host=secure.host)
+    own.mkdir(parents=True)
+    shutil.copy(authority.certificate, own / "ca.crt")
+    trust = Trust(places=(str(tmp_path / "none"), str(tmp_path / "certs.d")))
+    url = f"https://{secure.host}/v2/"
+    if name == "other":
+        refused(NetworkError, url, trust)
+    else:
+        assert status(url, trust) == 200
+
+
+def test_port_443_need_not_be_named(tmp_path: Path) -> None:
+    (tmp_path / "registry.example").mkdir()
+    (tmp_path / "registry.example" / "a.crt").touch()
+    (tmp_path / "[fd00::1]:5000").mkdir()
+    (tmp_path / "[fd00::1]:5000" / "b.crt").touch()
+    trust = Trust(places=(str(tmp_path),))
+    found = trust.material("registry.example", 443, is_home=True)
+    assert found == Material((str(tmp_path / "registry.example" / "a.crt"),))
+    assert trust.material("registry.example", 5000, is_home=True) == Material()
+    assert trust.material("fd00::1", 5000, is_home=True).authorities
+
+
+def test_a_certificate_of_ours_is_shown_to_the_registry_and_nobody_else(
+    authority: Authority, trust: Trust
+) -> None:
+    certificate, key = authority.sign("client", "DNS:client.example")
+    with fake_registry(tls=authority.context("IP:127.0.0.1", wants_ours=True)) as server:
+        url = f"https://{server.host}/v2/"
+        refused(NetworkError, url, trust)
+        shutil.copy(certificate, Path(trust.directory) / "me.cert")
+        shutil.copy(key, Path(trust.directory) / "me.key")
+        assert status(url, trust) == 200
+    assert trust.material("registry.example", 443, is_home=True).pairs
+    assert not trust.material("elsewhere.example", 443, is_home=False).pairs
+
+
+def test_a_redirect_elsewhere_does_not_see_our_certificate(
+    authority: Authority, trust: Trust, tmp_path: Path
+) -> None:
+    for one, name in zip(authority.sign("own", "DNS:c.example"), ("cert", "key"), strict=True):
+        shutil.copy(one, Path(trust.directory) / f"me.{name}")
+    strict = authority.context("DNS:elsewhere.example", wants_ours=True)
+    with (
+        fake_registry(tls=authority.context("DNS:registry.example", wants_ours=True)) as first,
+        fake_registry(tls=strict) as second,
+        fake_proxy() as proxy,
+    ):
+        proxy.routes = {"registry.example:443": first.host, "elsewhere.example:443": second.host}
+        place = {"Location": "https://elsewhere.example/v2/"}
+        first.quirk = lambda request: request.path == "/away" and request.answer(307, b"", place)
+        assert status(SECURE, trust, through(proxy)) == 200
+        refused(NetworkError, "https://registry.example/away", trust, through(proxy))
+        assert not second.asked
+
+
+def test_half_a_certificate_or_a_broken_one_is_an_error(secure: FakeRegistry, trust: Trust) -> None:
+    directory = Path(trust.directory)
+    url = f"https://{secure.host}/v2/"
+    (directory / "bad.crt").write_text("nonsense")
+    assert "bad.crt" in refused(UsageError, url, trust)
+    (directory / "bad.crt").unlink()
+    for name, other in (("x.cert", "x.key"), ("x.key", "x.cert")):
+        (directory / name).write_text("nonsense")
+        assert other in refused(UsageError, url, trust)
+        (directory / name).unlink()
+    for name in ("x.cert", "x.key"):
+        (directory / name).write_text("nonsense")
+    assert "x.cert" in refused(UsageError, url, trust)
+
+
+def test_a_directory_that_is_not_there_has_nothing(tmp_path: Path) -> None:
+    assert read_directory(str(tmp_path / "none")) == Material()

@@ -1,0 +1,571 @@
+"""What registries do to a transfer: each gets a recovery or a clear error, and nothing hangs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from stacker.errors import IntegrityError, NetworkError, NotFoundError
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
+from stacker.image.mediatype import OCI_LAYER
+from stacker.registry.client import Client
+from stacker.registry.settings import Access, Patience
+from stacker.source.registry_image import Registry
+from tests.support.registries import FakeRegistry, Handler, fake_registry
+
+CONTENT = random.Random(0).randbytes(400_000)
+DESCRIPTOR = Descriptor(OCI_LAYER, Digest.of(CONTENT), len(CONTENT))
+PATH = f"/v2/app/blobs/{DESCRIPTOR.digest}"
+Quirk = Callable[[Handler], bool]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeRegistry]:
+    with fake_registry() as server:
+        server.content[PATH] = ("application/octet-stream", CONTENT)
+        yield server
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """Return the seconds that somebody asked to sleep for; nobody sleeps."""
+    return []
+
+
+@pytest.fixture
+def patience(waits: list[float]) -> Patience:
+    return Patience(connect=5, read=5, wait=waits.append)
+
+
+@contextmanager
+def reaching(server: FakeRegistry, patience: Patience) -> Iterator[Registry]:
+    """Give a source with nothing but a connection."""
+    client = Client(
+        f"http://{server.host}", "app", access=Access(patience=patience), credentials=None
+    )
+    try:
+        yield Registry(client, DESCRIPTOR, ())
+    finally:
+        client.close()
+
+
+def fetch(server: FakeRegistry, patience: Patience, descriptor: Descriptor = DESCRIPTOR) -> bytes:
+    with reaching(server, patience) as source, source.open_blob(descriptor) as blob:
+        return b"".join(iter(lambda: blob.read(50_000), b""))
+
+
+def times(count: int, quirk: Callable[[Handler], Any]) -> Quirk:
+    """Do it to the first `count` requests."""
+    left = [count]
+
+    def limited(request: Handler) -> bool:
+        left[0] -= 1
+        if left[0] < 0:
+            return False
+        quirk(request)
+        return True
+
+    return limited
+
+
+def always(quirk: Callable[[Handler], Any]) -> Quirk:
+    return times(1000, quirk)
+
+
+def ranges(server: FakeRegistry) -> list[str]:
+    return [asked.headers.get("range", "") for asked in server.asked]
+
+
+def test_a_blob_comes_whole(server: FakeRegistry, patience: Patience) -> None:
+    assert fetch(server, patience) == CONTENT
+    assert ranges(server) == [""]
+
+
+def test_an_empty_blob_is_not_asked_for(server: FakeRegistry, patience: Patience) -> None:
+    empty = Descriptor(OCI_LAYER, Digest.of(b""), 0)
+    assert fetch(server, patience, empty) == b""
+    assert not server.asked
+
+
+def test_a_blob_can_be_read_like_any_file(server: FakeRegistry, patience: Patience) -> None:
+    with reaching(server, patience) as source, source.open_blob(DESCRIPTOR) as blob:
+        assert blob.readable()
+        start = bytearray(10)
+        count = blob.readinto(start)  # type: ignore[attr-defined]
+        assert bytes(start[:count]) + blob.read() == CONTENT
+        assert blob.read(1) == b""
+
+
+def test_a_copy_makes_connections_of_its_own(server: FakeRegistry, patience: Patience) -> None:
+    with reaching(server, replace(patience, wait=print)) as source:
+        source.client.get(f"blobs/{DESCRIPTOR.digest}", {}, "").close()
+        copy = pickle.loads(pickle.dumps(source))
+        with copy.open_blob(DESCRIPTOR) as blob:
+            assert blob.read() == CONTENT
+        assert copy == source
+        copy.client.close()
+
+
+@pytest.mark.parametrize("at", [0, 1, 70_000, 399_999])
+def test_a_dropped_connection_goes_on_by_range(
+    server: FakeRegistry, patience: Patience, at: int
+) -> None:
+    server.quirk = times(1, lambda request: request.broken(CONTENT, at))
+    assert fetch(server, patience) == CONTENT
+    assert ranges(server) == ["", f"bytes={at}-399999" if at else ""]
+
+
+def test_a_transfer_that_gets_on_may_break_off_often(
+    server: FakeRegistry, patience: Patience, waits: list[float]
+) -> None:
+    def drop(request: Handler) -> bool:
+        start, _ = request.wanted(len(CONTENT)) or (0, 0)
+        request.send_response(206 if start else 200)
+        request.send_header("Content-Length", str(len(CONTENT) - start))
+        request.send_header("Content-Range", f"bytes {start}-399999/400000")
+        request.end_headers()
+        request.wfile.write(CONTENT[start : start + 70_000])
+        request.close_connection = True
+        return True
+
+    server.quirk = drop
+    assert fetch(server, replace(patience, attempts=2)) == CONTENT
+    assert len(server.asked) == 6
+    assert waits == [0.5] * 5
+
+
+def test_a_transfer_that_does_not_get_on_ends(
+    server: FakeRegistry, patience: Patience, waits: list[float]
+) -> None:
+    server.quirk = always(lambda request: request.broken(CONTENT, 10))
+    with pytest.raises(NetworkError, match=f"broken off: .*{DESCRIPTOR.digest}.*; got 10 of 400"):
+        fetch(server, patience)
+    assert waits == [0.5, 1, 2, 4]
+    assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize("at", [1, 300_000])
+def test_a_server_without_ranges_starts_anew_and_what_is_known_is_skipped(
+    server: FakeRegistry, patience: Patience, at: int
+) -> None:
+    first = times(1, lambda request: request.broken(CONTENT, at))
+
+    def ignore(request: Handler) -> bool:
+        if not first(request):
+            request.answer(200, CONTENT)
+        return True
+
+    server.quirk = ignore
+    assert fetch(server, patience) == CONTENT
+    assert len(server.asked) == 2
+
+
+def test_a_start_that_has_changed_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+    first = times(1, lambda request: request.broken(CONTENT, 100))
+
+    def change(request: Handler) -> bool:
+        if not first(request):
+            request.answer(200, b"!" + CONTENT[1:])
+        return True
+
+    server.quirk = change
+    with pytest.raises(
+        IntegrityError, match=r"changed during the transfer: .* the first 100 bytes"
+    ):
+        fetch(server, patience)
+
+
+def test_a_range_that_is_cut_short_is_followed_by_another(
+    server: FakeRegistry, patience: Patience, waits: list[float]
+) -> None:
+    first = times(1, lambda request: request.broken(CONTENT, 1000))
+
+    def shorten(request: Handler) -> bool:
+        if not first(request):
+            start, _ = request.wanted(len(CONTENT)) or (0, 0)
+            end = min(start + 100_000, len(CONTENT))
+            request.part(start, end, CONTENT[start:end], len(CONTENT))
+        return True
+
+    server.quirk = shorten
+    assert fetch(server, patience) == CONTENT
+    assert len(server.asked) == 5
+    assert waits == [0.5]
+
+
+def test_ranges_of_a_byte_each_end(server: FakeRegistry, patience: Patience) -> None:
+    first = times(1, lambda request: request.broken(CONTENT, 1000))
+
+    def shorten(request: Handler) -> bool:
+        if not first(request):
+            start, _ = request.wanted(len(CONTENT)) or (0, 0)
+            request.part(start, start + 1, CONTENT[start : start + 1], len(CONTENT))
+        return True
+
+    server.quirk = shorten
+    with pytest.raises(NetworkError, match="short ranges; got 1004 of 400000 bytes"):
+        fetch(server, patience)
+
+
+WRONG_RANGES = {
+    "another start": lambda r: r.part(5, 400_000, CONTENT[5:], 400_000),
+    "beyond the end": lambda r: r.answer(206, b"x", {"Content-Range": "bytes 1000-400000/*"}),
+    "no range": lambda r: r.answer(206, CONTENT[1000:]),
+    "nonsense": lambda r: r.answer(206, b"x", {"Content-Range": "bytes 1000-x/400000"}),
+    "backwards": lambda r: r.answer(206, b"x", {"Content-Range": "bytes 1000-999/400000"}),
+}
+
+
+@pytest.mark.parametrize("answer", WRONG_RANGES.values(), ids=WRONG_RANGES)
+def test_who_answers_another_range_is_not_asked_for_ranges(
+    server: FakeRegistry, patience: Patience, answer: Callable[[Handler], None]
+) -> None:
+    first = times(1, lambda request: request.broken(CONTENT, 1000))
+    second = times(1, answer)
+    server.quirk = lambda request: first(request) or second(request)
+    assert fetch(server, patience) == CONTENT
+    assert ranges(server) == ["", "bytes=1000-399999", ""]
+
+
+def test_a_part_that_nobody_asked_for_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+    server.quirk = always(lambda request: request.part(0, 10, CONTENT[:10], 400_000))
+    with pytest.raises(NetworkError, match="another range than was asked for"):
+        fetch(server, patience)
+
+
+WRONG_SIZES: dict[str, tuple[Callable[[Handler], Any], str]] = {
+    "longer": (lambda r: r.answer(200, CONTENT + b"x"), "says 400001 bytes, want 400000"),
+    "shorter": (lambda r: r.answer(200, CONTENT[:-1]), "says 399999 bytes, want 400000"),
+    "empty": (lambda r: r.answer(200), "says 0 bytes, want 400000"),
+}
+
+
+@pytest.mark.parametrize(("answer", "words"), WRONG_SIZES.values(), ids=WRONG_SIZES)
+def test_a_wrong_length_is_an_error_before_anything_is_read(
+    server: FakeRegistry, patience: Patience, answer: Callable[[Handler], Any], words: str
+) -> None:
+    server.quirk = always(answer)
+    with pytest.raises(IntegrityError, match=words):
+        fetch(server, patience)
+    assert len(server.asked) == 1
+
+
+def test_a_range_of_another_whole_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+    first = times(1, lambda request: request.broken(CONTENT, 1000))
+    server.quirk = lambda request: (
+        first(request) or (request.part(1000, 400_000, CONTENT[1000:], 400_001))
+    )
+    with pytest.raises(IntegrityError, match="says 400001 bytes, want 400000"):
+        fetch(server, patience)
+
+
+def test_a_blob_that_shrank_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+    first = times(1, lambda request: request.broken(CONTENT, 1000))
+    server.quirk = lambda request: first(request) or request.answer(416)
+    with pytest.raises(IntegrityError, match=r"truncated: .*got status 416"):
+        fetch(server, patience)
+
+
+def chunked(request: Handler, data: bytes) -> None:
+    """Answer without saying how much it will be."""
+    request.send_response(200)
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    for start in range(0, len(data), 100_000):
+        part = data[start : start + 100_000]
+        request.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+    request.wfile.write(b"0\r\n\r\n")
+
+
+def test_a_length_need_not_be_said(server: FakeRegistry, patience: Patience) -> None:
+    server.quirk = always(lambda request: chunked(request, CONTENT))
+    assert fetch(server, patience) == CONTENT
+
+
+def test_a_length_that_no_blob_has_says_nothing(server: FakeRegistry, patience: Patience) -> None:
+    def boasting(request: Handler) -> None:
+        request.answer(200, CONTENT, {"Content-Length": "9" * 5000})
+        request.close_connection = True
+
+    server.quirk = always(boasting)
+    assert fetch(server, patience) == CONTENT
+
+
+def test_nothing_is_read_beyond_the_end(server: FakeRegistry, patience: Patience) -> None:
+    server.quirk = always(lambda request: chunked(request, CONTENT + b"more"))
+    assert fetch(server, patience) == CONTENT
+
+
+def test_an_end_that_comes_early_is_a_broken_transfer(
+    server: FakeRegistry, patience: Patience
+) -> None:
+    server.quirk = times(1, lambda request: chunked(request, CONTENT[:1000]))
+    assert fetch(server, patience) == CONTENT
+    assert ranges(server) == ["", "bytes=1000-399999"]
+
+
+def test_other_bytes_are_for_the_digest_to_find(server: FakeRegistry, patience: Patience) -> None:
+    server.content[PATH] = ("", CONTENT[::-1])
+    got = fetch(server, patience)
+    assert hashlib.sha256(got).hexdigest() != DESCRIPTOR.digest.hex
+
+
+def test_compression_on_the_way_is_not_asked_for(server: FakeRegistry, patience: Patience) -> None:
+    fetch(server, patience)
+    assert server.asked[0].headers["accept-encoding"] == "identity"
+
+
+def test_a_silent_server_is_left_and_asked_again(server: FakeRegistry, patience: Patience) -> None:
+    done = threading.Event()
+
+    def stall(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.end_headers()
+        request.wfile.write(CONTENT[:10])
+        request.wfile.flush()
+        done.wait(30)
+        request.close_connection = True
+
+    server.quirk = times(1, stall)
+    assert fetch(server, replace(patience, read=0.5)) == CONTENT
+    assert ranges(server) == ["", "bytes=10-399999"]
+    done.set()
+
+
+def test_a_slow_drip_is_left_and_asked_again(server: FakeRegistry, patience: Patience) -> None:
+    done = threading.Event()
+
+    def drip(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.end_headers()
+        for byte in CONTENT:
+            request.wfile.write(bytes([byte]))
+            request.wfile.flush()
+            if done.wait(0.005):
+                break
+        request.close_connection = True
+
+    server.quirk = times(1, drip)
+    try:
+        assert fetch(server, replace(patience, window=0.2, slowest=2000)) == CONTENT
+    finally:
+        done.set()
+    assert len(server.asked) == 2
+
+
+SLOW_HEADS = {
+    "headers": b"HTTP/1.1 200 OK\r\nX: ",
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=",
+}
+
+
+@pytest.mark.parametrize("head", SLOW_HEADS.values(), ids=SLOW_HEADS)
+def test_headers_that_never_end_are_left_and_asked_for_again(
+    server: FakeRegistry, patience: Patience, head: bytes
+) -> None:
+    done = threading.Event()
+
+    def drip(request: Handler) -> None:
+        request.wfile.write(head)
+        while not done.wait(0.005):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+        request.close_connection = True
+
+    server.quirk = times(1, drip)
+    try:
+        assert fetch(server, replace(patience, window=0.2)) == CONTENT
+    finally:
+        done.set()
+    assert len(server.asked) == 2
+
+
+def test_a_server_that_stays_slow_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+    done = threading.Event()
+
+    def stall(request: Handler) -> bool:
+        done.wait(30)
+        request.close_connection = True
+        return True
+
+    server.quirk = stall
+    try:
+        with pytest.raises(NetworkError, match="nothing came in time"):
+            fetch(server, replace(patience, read=0.05, attempts=2))
+    finally:
+        done.set()
+
+
+LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *(("7", 7), ("0", 0), (LONG_AGO, 0), ("soon", 0.5)),
+        # What cannot be is as good as nothing, and no reason to fail in another way.
+        *(("-7", 0.5), ("9" * 5000, 0.5), ("Fri, 31 Dec 99999999999 23:59:59 GMT", 0.5)),
+    ],
+    ids=lambda asked: asked[0][:40],
+)
+def test_who_asks_to_wait_is_waited_for(
+    server: FakeRegistry,
+    patience: Patience,
+    waits: list[float],
+    status: int,
+    asked: tuple[str, float],
+) -> None:
+    after, waited = asked
+    server.quirk = times(1, lambda request: request.answer(status, b"", {"Retry-After": after}))
+    assert fetch(server, patience) == CONTENT
+    assert waits == [waited]
+
+
+def test_a_date_is_waited_for(server: FakeRegistry, patience: Patience, waits: list[float]) -> None:
+    date = formatdate(time.time() + 60, usegmt=True)
+    server.quirk = times(1, lambda request: request.answer(503, b"", {"Retry-After": date}))
+    assert fetch(server, patience) == CONTENT
+    assert 50 < waits[0] <= 60
+
+
+def test_nobody_is_waited_for_too_long(
+    server: FakeRegistry, patience: Patience, waits: list[float]
+) -> None:
+    server.quirk = always(lambda request: request.answer(429, b"", {"Retry-After": "3600"}))
+    with pytest.raises(NetworkError, match="got status 429 and the request to wait 3600 s") as it:
+        fetch(server, patience)
+    assert it.value.hint == "try again later"
+    assert waits == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_server_that_stays_busy_is_an_error(
+    server: FakeRegistry, patience: Patience, waits: list[float], status: int
+) -> None:
+    server.quirk = always(lambda request: request.answer(status))
+    with pytest.raises(NetworkError, match=f"registry busy: .*/app: got status {status} 5 times"):
+        fetch(server, patience)
+    assert waits == [0.5, 1, 2, 4]
+
+
+def test_a_blob_that_is_not_there(server: FakeRegistry, patience: Patience) -> None:
+    del server.content[PATH]
+    with pytest.raises(NotFoundError, match=f"{DESCRIPTOR.digest}: got status 404"):
+        fetch(server, patience)
+    foreign = replace(
+        DESCRIPTOR,
+        media_type="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        urls=("https://elsewhere.example/layer",),
+    )
+    with pytest.raises(NotFoundError) as caught:
+        fetch(server, patience, foreign)
+    assert "elsewhere.example" in (caught.value.hint or "")
+
+
+def test_a_redirect_is_followed_for_every_part(server: FakeRegistry, patience: Patience) -> None:
+    with fake_registry() as other:
+        other.content["/there?signature=s"] = ("", CONTENT)
+        other.quirk = times(1, lambda request: request.broken(CONTENT, 1000))
+        there = {"Location": f"http://{other.host}/there?signature=s"}
+        server.quirk = always(lambda request: request.answer(307, b"", there))
+        assert fetch(server, patience) == CONTENT
+        assert ranges(other) == ["", "bytes=1000-399999"]
+        assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_may_be_relative(server: FakeRegistry, patience: Patience, status: int) -> None:
+    server.content["/v2/app/there"] = ("", CONTENT)
+    server.quirk = times(1, lambda r: r.answer(status, b"", {"Location": "../there"}))
+    assert fetch(server, patience) == CONTENT
+
+
+def test_redirects_in_circles_end(server: FakeRegistry, patience: Patience) -> None:
+    server.quirk = always(lambda request: request.answer(302, b"", {"Location": PATH}))
+    with pytest.raises(NetworkError, match=r"redirected in circles: .*/app: got more than 5"):
+        fetch(server, patience)
+    assert len(server.asked) == 6
+
+
+@pytest.mark.parametrize(
+    "place", ["http://registry.example/x", "file:///etc/passwd", "ftp://h/", "http://[x/"]
+)
+def test_a_redirect_that_leads_astray_is_not_followed(
+    server: FakeRegistry, patience: Patience, place: str
+) -> None:
+    server.quirk = always(lambda request: request.answer(302, b"", {"Location": place}))
+    with pytest.raises(NetworkError, match=r"refused to follow|malformed"):
+        fetch(server, patience)
+
+
+def test_what_a_redirect_refuses_is_no_fault_of_the_credentials(
+    server: FakeRegistry, patience: Patience
+) -> None:
+    with fake_registry() as other:
+        other.quirk = always(lambda request: request.answer(403))
+        there = {"Location": f"http://{other.host}/there"}
+        server.quirk = always(lambda request: request.answer(302, b"", there))
+        with pytest.raises(NetworkError, match=r"redirected to a refusal: .*got status 403"):
+            fetch(server, patience)
+
+
+def test_nobody_there_is_said_at_once(patience: Patience, waits: list[float]) -> None:
+    with fake_registry() as gone:
+        pass
+    with pytest.raises(
+        NetworkError, match=r"cannot reach the registry: .*/app: Connection refused"
+    ):
+        fetch(gone, patience)
+    assert waits == []
+
+
+# Going on with what an earlier run had.
+
+
+def resumed(server: FakeRegistry, patience: Patience, have: bytes) -> bytes:
+    with (
+        reaching(server, patience) as source,
+        source.resume_blob(DESCRIPTOR, io.BytesIO(have)) as blob,
+    ):
+        return b"".join(iter(lambda: blob.read(50_000), b""))
+
+
+@pytest.mark.parametrize("had", [0, 1, 70_000, 399_999])
+def test_only_the_rest_is_asked_for(server: FakeRegistry, patience: Patience, had: int) -> None:
+    assert resumed(server, patience, CONTENT[:had]) == CONTENT
+    assert ranges(server) == [f"bytes={had}-399999" if had else ""]
+
+
+def test_nobody_is_asked_for_what_is_all_here(server: FakeRegistry, patience: Patience) -> None:
+    assert resumed(server, patience, CONTENT) == CONTENT
+    assert not server.asked
+
+
+def test_the_rest_may_break_off_as_well(server: FakeRegistry, patience: Patience) -> None:
+    server.quirk = times(1, lambda request: request.part(90_000, 400_000, b"", 400_000))
+    assert resumed(server, patience, CONTENT[:90_000]) == CONTENT
+    assert ranges(server) == ["bytes=90000-399999"] * 2
+
+
+def test_who_knows_no_ranges_sends_the_beginning_again(
+    server: FakeRegistry, patience: Patience
+) -> None:
+    server.quirk = always(lambda request: request.answer(200, CONTENT))
+    assert resumed(server, patience, CONTENT[:90_000]) == CONTENT
+    with pytest.raises(IntegrityError, match="changed during the transfer"):
+        resumed(server, patience, b"?" + CONTENT[1:90_000])

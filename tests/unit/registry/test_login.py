@@ -1,0 +1,70 @@
+"""Files with credentials: changed by a rename, or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stacker.errors import AuthenticationError, IntegrityError, StackerError, UsageError
+from stacker.registry.credentials import find_credentials
+from stacker.registry.login import forget, keep
+
+HOST, SECRET = "registry.example", "open-sesame"
+
+
+def test_what_is_kept_is_found_where_a_reader_looks_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "new" / "first.json", tmp_path / "second.json"
+    paths = [str(first), str(second)]
+    assert keep(paths, HOST, "me", SECRET) == paths[0]
+    second.write_text(json.dumps({"auths": {"other.example": {"auth": "YTpi"}}}))
+    assert keep(paths, "other.example", "me", SECRET) == paths[1]
+    for host in (HOST, "other.example"):
+        found = find_credentials(paths, host, "app")
+        assert found is not None
+        assert (found.user, found.password) == ("me", SECRET)
+
+
+def test_an_entry_for_one_repository_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    mine = {f"{HOST}/team": {"auth": "YTpi"}, f"https://{HOST}/v1/": {"auth": "YTpi"}}
+    path.write_text(json.dumps({"auths": mine}))
+    keep([str(path)], HOST, "me", SECRET)
+    assert forget([str(path)], HOST) == [str(path)]
+    assert list(json.loads(path.read_bytes())["auths"]) == [f"{HOST}/team"]
+    assert forget([str(path)], HOST) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"auths": 1}', '{"credHelpers": {"registry.example": 1}}']
+)
+def test_a_malformed_file_stays_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(IntegrityError) as caught:
+        keep([str(path)], HOST, "me", SECRET)
+    assert SECRET not in str(caught.value)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("helper", ["no-such-helper-here", "../evil"])
+def test_a_helper_that_fails_leaves_the_file(tmp_path: Path, helper: str) -> None:
+    path = tmp_path / "a.json"
+    content = json.dumps({"credsStore": helper, "auths": {HOST: {"auth": "YTpi"}}})
+    path.write_text(content)
+    with pytest.raises((AuthenticationError, IntegrityError)):
+        keep([str(path)], HOST, "me", SECRET)
+    assert path.read_text() == content
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StackerError, match="cannot keep credentials"):
+        keep([str(tmp_path / "file" / "a.json")], HOST, "me", SECRET)
+
+
+def test_a_user_with_a_colon_would_be_another_user(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        keep([str(tmp_path / "a.json")], HOST, "a:b", SECRET)

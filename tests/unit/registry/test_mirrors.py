@@ -1,0 +1,254 @@
+"""Mirrors are asked in turn, and what was asked for by digest may come from any of them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacker.errors import IntegrityError, NetworkError, NotFoundError, UsageError
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
+from stacker.registry.registries_conf import parse_registries_conf
+from stacker.registry.settings import Access, Patience
+from stacker.source.open import open_source
+from stacker.source.protocol import Source
+from tests.support.registries import PASSWORD, USER, FakeRegistry, Handler, fake_registry
+
+PATIENCE = Patience(connect=5, read=5, attempts=2, wait=lambda _: None)
+NAME = "registry.example/team/app:1.0"
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def image(make_image: Any) -> Any:
+    return make_image(b"one" * 100_000)
+
+
+@pytest.fixture
+def server(image: Any) -> Iterator[FakeRegistry]:
+    """Serve the image where it really is."""
+    with fake_registry() as server:
+        fill(server, "real", image)
+        yield server
+
+
+@pytest.fixture
+def mirror(image: Any) -> Iterator[FakeRegistry]:
+    with fake_registry() as server:
+        fill(server, "mirror/app", image)
+        yield server
+
+
+def fill(server: FakeRegistry, repository: str, image: Any) -> None:
+    for name, data in image.blobs.items():
+        server.content[f"/v2/{repository}/blobs/sha256:{name}"] = ("application/x", data)
+    for name in ("1.0", str(Digest.of(image.manifest))):
+        kind = (mediatype.OCI_MANIFEST, image.manifest)
+        server.content[f"/v2/{repository}/manifests/{name}"] = kind
+
+
+def opened(
+    server: FakeRegistry,
+    *mirrors: str,
+    name: str = NAME,
+    more: str = "",
+    auth: Path | None = None,
+    patience: Patience = PATIENCE,
+) -> AbstractContextManager[Source]:
+    conf = f'[[registry]]\nprefix = "registry.example/team/app"\nlocation = "{server.host}/real"\n'
+    conf += "".join(f'[[registry.mirror]]\nlocation = "{m}"\n{more}\n' for m in mirrors)
+    access = Access(
+        auth_files=(str(auth),) if auth else (),
+        patience=patience,
+        conf=parse_registries_conf([("conf", conf.encode())]),
+    )
+    return open_source(f"docker://{name}", spool=Path("/none"), access=access)
+
+
+def read_everything(source: Source) -> list[bytes]:
+    manifest = json.loads(source.document(source.root()))
+    parts = []
+    for entry in (manifest["config"], *manifest["layers"]):
+        descriptor = Descriptor.from_json(entry, "entry")
+        with source.open_blob(descriptor) as blob:
+            parts.append(blob.read())
+            descriptor.verify(parts[-1], "entry")
+    return parts
+
+
+def test_an_image_comes_from_where_it_is_and_keeps_its_name(server: FakeRegistry) -> None:
+    with opened(server) as source:
+        read_everything(source)
+        assert source.names == (NAME,)
+    assert server.count("/v2/real/") == 3
+
+
+def test_the_first_mirror_that_has_it_is_asked_for_all_of_it(
+    server: FakeRegistry, mirror: FakeRegistry
+) -> None:
+    with opened(server, f"{NOBODY}/x", f"{mirror.host}/mirror/app") as source:
+        read_everything(source)
+        assert source.names == (NAME,)
+    assert not server.asked
+    assert mirror.count("/v2/mirror/app/") == 3
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
+def test_a_mirror_that_has_no_answer_is_passed_over(
+    server: FakeRegistry, mirror: FakeRegistry, status: int
+) -> None:
+    mirror.quirk = lambda request: request.path != "/v2/" and request.answer(status)
+    with opened(server, f"{mirror.host}/mirror/app") as source:
+        read_everything(source)
+    assert mirror.count("/blobs/") == 0
+    assert server.count("/v2/real/") == 3
+
+
+def test_a_mirror_that_lacks_a_blob_is_asked_for_the_next(
+    server: FakeRegistry, mirror: FakeRegistry, image: Any
+) -> None:
+    config = f"/v2/mirror/app/blobs/{Digest.of(image.config)}"
+    del mirror.content[config]
+    with opened(server, f"{mirror.host}/mirror/app") as source:
+        read_everything(source)
+    assert server.count("/v2/real/") == 1
+    assert mirror.count("/blobs/") == 2
+
+
+def test_a_tag_is_looked_up_once(server: FakeRegistry, mirror: FakeRegistry) -> None:
+    with opened(
+        server, f"{mirror.host}/mirror/app", patience=replace(PATIENCE, wait=print)
+    ) as source:
+        mirror.quirk = lambda request: request.answer(404)
+        read_everything(source)
+        # A copy that travels goes on where we are.
+        copy = pickle.loads(pickle.dumps(source))
+        read_everything(copy)
+        assert copy == source
+        copy.client.close()
+    assert server.count("/manifests/") == 0
+    assert server.count("/blobs/") == 4
+
+
+def dropping(at: int, data: bytes) -> Callable[[Handler], bool]:
+    def quirk(request: Handler) -> bool:
+        if "blobs" not in request.path or len(request.registry.content[request.path][1]) < 9999:
+            return False
+        if request.headers.get("Range"):
+            return request.answer(500)
+        return request.broken(data, at)
+
+    return quirk
+
+
+def test_a_blob_that_breaks_off_for_good_goes_on_at_the_next_place(
+    server: FakeRegistry, mirror: FakeRegistry, image: Any
+) -> None:
+    (layer,) = image.layers
+    mirror.quirk = dropping(100_000, layer)
+    with opened(server, f"{mirror.host}/mirror/app") as source:
+        read_everything(source)
+    asked = [a.headers.get("range") for a in server.asked if "blobs" in a.path]
+    assert asked == [f"bytes=100000-{len(layer) - 1}"]
+
+
+def test_a_mirror_that_always_breaks_off_is_left_for_the_next_place(
+    server: FakeRegistry, mirror: FakeRegistry, image: Any
+) -> None:
+    (layer,) = image.layers
+
+    mirror.quirk = lambda request: (
+        "blobs" in request.path
+        and mirror.content[request.path][1] == layer
+        and request.broken(layer, 0)
+    )
+    with opened(server, f"{mirror.host}/mirror/app") as source:
+        read_everything(source)
+    assert server.count("/blobs/") == 1
+
+
+def test_a_manifest_that_breaks_off_for_good_comes_from_the_next_place(
+    server: FakeRegistry, mirror: FakeRegistry, image: Any
+) -> None:
+    mirror.quirk = lambda request: (
+        "manifests" in request.path and request.broken(image.manifest, 10)
+    )
+    with opened(server, f"{mirror.host}/mirror/app") as source:
+        read_everything(source)
+    assert (mirror.count("/manifests/"), server.count("/manifests/")) == (2, 1)
+
+
+def test_wrong_bytes_of_a_mirror_are_an_error(
+    server: FakeRegistry, mirror: FakeRegistry, image: Any
+) -> None:
+    config = f"/v2/mirror/app/blobs/{Digest.of(image.config)}"
+    mirror.content[config] = ("x", bytes(len(image.config)))
+    with (
+        opened(server, f"{mirror.host}/mirror/app") as source,
+        pytest.raises(IntegrityError, match="wrong digest"),
+    ):
+        read_everything(source)
+
+
+def test_when_nobody_has_it_the_last_one_is_quoted_and_the_others_hinted_at(
+    server: FakeRegistry, mirror: FakeRegistry
+) -> None:
+    name = "registry.example/team/app:2.0"
+    with (
+        pytest.raises(NotFoundError) as caught,
+        opened(server, f"{NOBODY}/x", f"{mirror.host}/mirror/app", name=name),
+    ):
+        pytest.fail("it was opened")
+    assert caught.value.message.startswith(f"not found: {name} at {server.host}/real: got status")
+    assert f"{mirror.host}/mirror/app" in (caught.value.hint or "")
+    assert NOBODY in (caught.value.hint or "")
+    with pytest.raises(NetworkError), opened(FakeRegistry(host=NOBODY), f"{NOBODY}/x"):
+        pytest.fail("it was opened")
+
+
+def test_a_mirror_for_digests_is_not_asked_for_tags(
+    server: FakeRegistry, mirror: FakeRegistry, image: Any
+) -> None:
+    only = 'pull-from-mirror = "digest-only"'
+    with opened(server, f"{mirror.host}/mirror/app", more=only) as source:
+        read_everything(source)
+    assert not mirror.asked
+    by_digest = f"{NAME}@{image.descriptor.digest}"
+    with opened(server, f"{mirror.host}/mirror/app", more=only, name=by_digest) as source:
+        read_everything(source)
+    assert mirror.count("/v2/mirror/app/") == 3
+
+
+def test_each_place_hears_its_own_password(
+    server: FakeRegistry, mirror: FakeRegistry, tmp_path: Path
+) -> None:
+    def demanding(request: Handler) -> bool:
+        if request.path == "/v2/" or request.headers.get("Authorization"):
+            return False
+        return request.answer(401, b"", {"WWW-Authenticate": 'Basic realm="tests"'})
+
+    server.quirk = mirror.quirk = demanding
+    auth = {"auth": b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"auths": {server.host: auth}}))
+    with opened(server, f"{mirror.host}/mirror/app", auth=path) as source:
+        read_everything(source)
+    assert not any("authorization" in asked.headers for asked in mirror.asked)
+
+
+def test_a_short_name_is_resolved_before_anybody_is_asked(server: FakeRegistry) -> None:
+    conf = f'[aliases]\napp = "{server.host}/real"'
+    access = Access(patience=PATIENCE, conf=parse_registries_conf([("conf", conf.encode())]))
+    with open_source("docker://app:1.0", spool=Path("/none"), access=access) as source:
+        assert source.names == (f"{server.host}/real:1.0",)
+    with pytest.raises(UsageError), open_source("docker://other", spool=Path("/"), access=access):
+        pytest.fail("it was opened")

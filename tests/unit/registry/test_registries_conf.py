@@ -1,0 +1,221 @@
+"""Mirrors, locations and short names, as containers-registries.conf(5) means them."""
+
+from __future__ import annotations
+
+import pytest
+
+from stacker.errors import StackerError, UnsupportedError, UsageError
+from stacker.image.digest import Digest
+from stacker.image.reference import Reference
+from stacker.registry.registries_conf import RegistriesConf, parse_registries_conf
+
+DIGEST = Digest.of(b"")
+
+
+def parsed(*texts: str) -> RegistriesConf:
+    return parse_registries_conf((f"file{n}", text.encode()) for n, text in enumerate(texts))
+
+
+def places(text: str, name: str) -> list[str]:
+    """Give where `name` is to be had; a ``!`` before a place says that it is insecure."""
+    found = parsed(text).places(Reference.parse(name))
+    return [f"{'!' if place.insecure else ''}{place.reference}" for place in found]
+
+
+def refused(kind: type[StackerError], *texts: str) -> StackerError:
+    with pytest.raises(kind) as caught:
+        parsed(*texts)
+    assert type(caught.value) is kind
+    assert caught.value.message.isprintable()
+    return caught.value
+
+
+def test_a_name_nothing_is_said_of_is_its_own_place() -> None:
+    assert places("", "registry.example/app:1.0") == ["registry.example/app:1.0"]
+
+
+def test_a_location_stands_in_the_place_of_the_prefix() -> None:
+    conf = '[[registry]]\nprefix = "a.example/foo/"\nlocation = "b.example:5000/bar"'
+    assert places(conf, "a.example/foo/app:1.0") == ["b.example:5000/bar/app:1.0"]
+    assert places(conf, "a.example/foo:1.0") == ["b.example:5000/bar:1.0"]
+    assert places(conf, f"a.example/foo@{DIGEST}") == [f"b.example:5000/bar@{DIGEST}"]
+    assert places(conf, "a.example/foobar:1.0") == ["a.example/foobar:1.0"]
+    assert places(conf, "a.example/x/foo:1.0") == ["a.example/x/foo:1.0"]
+    assert places(conf, "xa.example/foo:1.0") == ["xa.example/foo:1.0"]
+
+
+def test_a_location_alone_is_its_prefix() -> None:
+    conf = '[[registry]]\nlocation = "a.example/foo"\ninsecure = true'
+    assert places(conf, "a.example/foo:1.0") == ["!a.example/foo:1.0"]
+    assert places(conf, "a.example/bar:1.0") == ["a.example/bar:1.0"]
+
+
+def test_the_longest_prefix_counts_and_no_other() -> None:
+    tables = [("a.example", "x.example"), ("a.example/foo/bar", "z.example")]
+    tables.insert(1, ("a.example/foo", "y.example"))
+    conf = "".join(f'[[registry]]\nprefix = "{p}"\nlocation = "{q}"\n' for p, q in tables)
+    assert places(conf, "a.example/foo/bar/app:1") == ["z.example/app:1"]
+    assert places(conf, "a.example/foo/app:1") == ["y.example/app:1"]
+    assert places(conf, "a.example/app:1") == ["x.example/app:1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("b.a.example/app:1", "x.example/all/app:1"),
+        ("c.b.a.example/team/app:1", "x.example/all/team/app:1"),
+        ("a.example/app:1", "a.example/app:1"),
+        ("ba.example/app:1", "ba.example/app:1"),
+        ("b.a.example.org/app:1", "b.a.example.org/app:1"),
+        ("other.example/b.a.example/app:1", "other.example/b.a.example/app:1"),
+    ],
+)
+def test_a_star_is_for_the_hosts_below_a_domain(name: str, there: str) -> None:
+    conf = '[[registry]]\nprefix = "*.a.example"\nlocation = "x.example/all"'
+    assert places(conf, name) == [there]
+
+
+def test_a_star_without_location_leaves_the_name_as_it_is() -> None:
+    conf = '[[registry]]\nprefix = "*.a.example"\ninsecure = true'
+    assert places(conf, "b.a.example/app:1") == ["!b.a.example/app:1"]
+    exact = conf + '\n[[registry]]\nlocation = "long.b.a.example"'
+    assert places(exact, "long.b.a.example/app:1") == ["long.b.a.example/app:1"]
+
+
+MIRRORS = """
+[[registry]]
+location = "a.example"
+[[registry.mirror]]
+location = "one.example/a"
+insecure = true
+[[registry.mirror]]
+location = "two.example/a"
+pull-from-mirror = "digest-only"
+[[registry.mirror]]
+location = "three.example/a"
+pull-from-mirror = "tag-only"
+"""
+
+
+def test_mirrors_come_in_order_and_the_place_itself_last() -> None:
+    assert places(MIRRORS, "a.example/app:1") == [
+        "!one.example/a/app:1",
+        "three.example/a/app:1",
+        "a.example/app:1",
+    ]
+    assert places(MIRRORS, f"a.example/app:1@{DIGEST}") == [
+        f"!one.example/a/app:1@{DIGEST}",
+        f"two.example/a/app:1@{DIGEST}",
+        f"a.example/app:1@{DIGEST}",
+    ]
+
+
+def test_mirrors_may_be_for_digests_only() -> None:
+    conf = '[[registry]]\nlocation = "a.example"\nmirror-by-digest-only = true\n'
+    conf += '[[registry.mirror]]\nlocation = "one.example"'
+    assert places(conf, "a.example/app:1") == ["a.example/app:1"]
+    assert len(places(conf, f"a.example/app@{DIGEST}")) == 2
+    refused(UsageError, conf + '\npull-from-mirror = "all"')
+
+
+def test_what_is_blocked_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"blocked: a\.example/app:1: ") as caught:
+        places('[[registry]]\nlocation = "a.example"\nblocked = true', "a.example/app:1")
+    assert "'a.example'" in caught.value.message
+
+
+def test_a_location_that_is_none_says_where_it_comes_from() -> None:
+    with pytest.raises(UsageError, match=r"location in registries\.conf"):
+        places('[[registry]]\nprefix = "a.example"\nlocation = "nodots"', "a.example/app:1")
+
+
+def test_a_later_file_has_the_last_word() -> None:
+    first = (
+        'unqualified-search-registries = ["a.example"]\nshort-name-mode = "enforcing"\n'
+        '[aliases]\napp = "a.example/app"\nother = "a.example/other"\n'
+        '[[registry]]\nlocation = "a.example"\nblocked = true\n'
+        '[[registry]]\nlocation = "c.example"\nblocked = true\n'
+    )
+    second = (
+        'unqualified-search-registries = ["b.example"]\n'
+        '[aliases]\napp = "b.example/app"\nother = ""\n'
+        '[[registry]]\nlocation = "a.example"\n'
+    )
+    conf = parsed(first, second)
+    assert conf.search == ("b.example",)
+    assert conf.aliases == {"app": "b.example/app"}
+    assert [(space.prefix, space.blocked) for space in conf.namespaces] == [
+        ("a.example", False),
+        ("c.example", True),
+    ]
+    assert parsed(first, "").search == ("a.example",)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("app", "a.example/team/app"),
+        ("app:1.0", "a.example/team/app:1.0"),
+        (f"app@{DIGEST}", f"a.example/team/app@{DIGEST}"),
+        ("with/slash:1", "a.example/slash:1"),
+        ("registry.example/app", "registry.example/app"),
+        ("localhost/app", "localhost/app"),
+        ("host:5000/app", "host:5000/app"),
+        ("other:1.0", "search.example/other:1.0"),
+        ("team/other", "search.example/team/other"),
+        ("", ""),
+    ],
+)
+def test_a_short_name_is_an_alias_or_searched_for_in_one_place(text: str, meant: str) -> None:
+    conf = parsed(
+        'unqualified-search-registries = ["search.example"]\n'
+        '[aliases]\napp = "a.example/team/app"\n"with/slash" = "a.example/slash"'
+    )
+    assert conf.qualified(text) == meant
+
+
+def test_nobody_guesses_among_several_registries() -> None:
+    conf = parsed('unqualified-search-registries = ["a.example", "b.example"]')
+    with pytest.raises(UsageError, match="ambiguous short name: 'app:1'") as caught:
+        conf.qualified("app:1")
+    assert "docker://a.example/app:1, docker://b.example/app:1" in (caught.value.hint or "")
+    assert parsed("").qualified("app") == "app"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "\udcff",
+        "registry = 1",
+        "[[registry]]",
+        "[[registry]]\nlocation = 1",
+        '[[registry]]\nprefix = "a.example"',
+        '[[registry]]\nprefix = "a.*.example"\nlocation = "x.example"',
+        '[[registry]]\nprefix = "*.*.example"\nlocation = "x.example"',
+        '[[registry]]\nlocation = "*.example"',
+        '[[registry]]\nlocation = "https://a.example"',
+        '[[registry]]\nlocation = "a.example"\nblocked = "yes"',
+        '[[registry]]\nlocation = "a.example"\n[[registry.mirror]]\ninsecure = true',
+        '[[registry]]\nlocation="a.example"\n[[registry.mirror]]\npull-from-mirror="never"',
+        '[[registry]]\nlocation="a.example"\nmirror=[{location="b.example",pull-from-mirror="x"}]',
+        '[[registry]]\nlocation = "a.example"\n[[registry]]\nlocation = "a.example"\nblocked=true',
+        'unqualified-search-registries = "a.example"',
+        "[aliases]\napp = 1",
+        'short-name-mode = "lax"',
+    ],
+)
+def test_a_malformed_file_is_an_error_that_names_it(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_registries_conf([("the-file", text.encode(errors="surrogateescape"))])
+    assert "the-file" in caught.value.message
+
+
+def test_version_1_is_refused_by_name() -> None:
+    error = refused(UnsupportedError, "[registries.search]\nregistries = ['a.example']")
+    assert "version 1" in error.message
+
+
+def test_what_nobody_here_knows_does_no_harm() -> None:
+    conf = parsed('credential-helpers = ["x"]\n[[registry]]\nlocation="a.example"\nnew = 1')
+    assert [space.prefix for space in conf.namespaces] == ["a.example"]

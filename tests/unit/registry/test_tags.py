@@ -1,0 +1,88 @@
+"""Lists of tags, in one page and in many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from stacker.errors import IntegrityError, NetworkError, NotFoundError
+from stacker.image.reference import Reference
+from stacker.registry.client import connected
+from stacker.registry.registries_conf import Place
+from stacker.registry.settings import Access, Patience
+from stacker.registry.tags import list_tags
+from tests.support.registries import FakeRegistry, Handler, fake_registry
+
+TAGS = [f"v{number:02}" for number in range(25)]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeRegistry]:
+    with fake_registry() as server:
+        yield server
+
+
+def tags(server: FakeRegistry, page: int = 10) -> list[str]:
+    access = Access(patience=Patience(connect=5, read=5, wait=lambda _: None))
+    with connected(Place(Reference.parse(f"{server.host}/app")), access) as client:
+        return list(list_tags(client, page=page))
+
+
+def paged(request: Handler, form: str = '<{}>; rel="next"') -> bool:
+    """Answer as distribution-spec has it."""
+    if "/tags/list" not in request.path:
+        return False
+    query = parse_qs(urlsplit(request.path).query)
+    count, last = int(query["n"][0]), query.get("last", [""])[0]
+    following = [tag for tag in TAGS if tag > last]
+    page = following[:count]
+    body = json.dumps({"name": "app", "tags": page}).encode()
+    more = f"/v2/app/tags/list?n={count}&last={page[-1]}"
+    link = {"Link": form.format(more)} if len(following) > count else {}
+    return request.answer(200, body, link)
+
+
+@pytest.mark.parametrize("form", ['<{}>; rel="next"', "<{}>;rel=next", '<{}>; x="1"; rel="NEXT"'])
+def test_all_pages_are_read(server: FakeRegistry, form: str) -> None:
+    server.quirk = lambda request: paged(request, form)
+    assert tags(server) == TAGS
+    assert server.count("last=v09") == server.count("last=v19") == 1
+    assert server.count("/tags/list") == 3
+
+
+def test_a_link_may_be_a_whole_url(server: FakeRegistry) -> None:
+    server.quirk = lambda request: paged(request, f'<http://{server.host}{{}}>; rel="next"')
+    assert tags(server) == TAGS
+
+
+@pytest.mark.parametrize(("body", "want"), [('{"tags": null}', []), ('{"tags": ["a"]}', ["a"])])
+def test_a_list_may_be_short(server: FakeRegistry, body: str, want: list[str]) -> None:
+    server.content["/v2/app/tags/list?n=10"] = ("application/json", body.encode())
+    assert tags(server) == want
+
+
+@pytest.mark.parametrize("place", ["http://registry.example/next", "file:///etc/passwd"])
+def test_a_page_elsewhere_is_not_asked_for(server: FakeRegistry, place: str) -> None:
+    server.quirk = lambda request: paged(request, f'<{place}>; rel="next"')
+    with pytest.raises(NetworkError):
+        tags(server)
+
+
+def test_pages_in_circles_end(server: FakeRegistry) -> None:
+    server.quirk = lambda request: paged(request, '</v2/app/tags/list?n=10>; rel="next"')
+    with pytest.raises(NetworkError, match="circles"):
+        tags(server)
+
+
+def test_no_such_repository_is_said(server: FakeRegistry) -> None:
+    with pytest.raises(NotFoundError, match="NAME_UNKNOWN"):
+        tags(server)
+
+
+def test_rubbish_is_refused(server: FakeRegistry) -> None:
+    server.content["/v2/app/tags/list?n=10"] = ("application/json", b'{"tags": [1]}')
+    with pytest.raises(IntegrityError):
+        tags(server)

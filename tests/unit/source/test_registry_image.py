@@ -1,0 +1,560 @@
+"""Manifests from a registry, and how it lets us in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+import subprocess
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from stacker.errors import (
+    AuthenticationError,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    StackerError,
+    UnsupportedError,
+)
+from stacker.image import mediatype
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
+from stacker.registry.settings import Access, Patience
+from stacker.source.open import open_source
+from stacker.source.protocol import Measuring, Source
+from tests.support import schema1
+from tests.support.registries import PASSWORD, USER, FakeRegistry, Handler, fake_registry
+
+PATIENCE = Patience(connect=5, read=5, wait=lambda _: None)
+BASIC = "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+
+@pytest.fixture
+def server(make_image: Any) -> Iterator[FakeRegistry]:
+    """Serve an image of one layer as app:1.0."""
+    with fake_registry() as server:
+        image = make_image(b"one")
+        for name, data in image.blobs.items():
+            server.content[f"/v2/app/blobs/sha256:{name}"] = ("application/octet-stream", data)
+        announce(server, "1.0", mediatype.OCI_MANIFEST, image.manifest)
+        yield server
+
+
+def announce(server: FakeRegistry, tag: str, kind: str, data: bytes) -> None:
+    for name in (tag, str(Digest.of(data))):
+        server.content[f"/v2/app/manifests/{name}"] = (kind, data)
+
+
+def opened(
+    server: FakeRegistry, rest: str = "app:1.0", *files: Path, insecure: bool = False
+) -> AbstractContextManager[Source]:
+    access = Access(insecure=insecure, auth_files=tuple(map(str, files)), patience=PATIENCE)
+    return open_source(f"docker://{server.host}/{rest}", spool=Path("/none"), access=access)
+
+
+def refused(
+    error: type[StackerError], server: FakeRegistry, *words: Any, insecure: bool = False
+) -> StackerError:
+    """Open what must be refused, in one line that names the registry and the repository."""
+    with pytest.raises(error) as caught, opened(server, *words, insecure=insecure):
+        pytest.fail("it was opened")
+    assert type(caught.value) is error
+    assert f"{server.host}/app" in caught.value.message
+    assert caught.value.message.isprintable()
+    assert PASSWORD not in caught.value.message + str(caught.value.hint)
+    return caught.value
+
+
+def read_everything(source: Source) -> None:
+    manifest = json.loads(source.document(source.root()))
+    config = Descriptor.from_json(manifest["config"], "config")
+    assert source.document(config) == source.document(config)
+    for layer in manifest["layers"]:
+        descriptor = Descriptor.from_json(layer, "layer")
+        with source.open_blob(descriptor) as blob:
+            descriptor.verify(blob.read(), "layer")
+
+
+def test_an_image_is_read_by_tag(server: FakeRegistry) -> None:
+    with opened(server) as source:
+        read_everything(source)
+        assert source.names == (f"{server.host}/app:1.0",)
+        assert source.root().media_type == mediatype.OCI_MANIFEST
+    # The manifest, the config and the layer once each, after the question which scheme it is.
+    assert [asked.path.split("/")[3:4] for asked in server.asked] == [
+        [],
+        ["manifests"],
+        ["blobs"],
+        ["blobs"],
+    ]
+
+
+def test_an_image_is_read_by_digest(server: FakeRegistry, make_image: Any) -> None:
+    digest = make_image(b"one").descriptor.digest
+    for rest in (f"app@{digest}", f"app:other@{digest}"):
+        with opened(server, rest) as source:
+            assert source.root().digest == digest
+            assert source.names == (f"{server.host}/{rest}",)
+    assert server.count(str(digest)) == 2
+
+
+def test_a_manifest_that_its_digest_does_not_name_is_refused(
+    server: FakeRegistry, make_image: Any
+) -> None:
+    other = make_image(b"two")
+    server.content[f"/v2/app/manifests/{other.descriptor.digest}"] = (
+        mediatype.OCI_MANIFEST,
+        make_image(b"one").manifest,
+    )
+    error = refused(IntegrityError, server, f"app@{other.descriptor.digest}")
+    assert "wrong digest" in error.message
+
+
+def test_what_the_registry_says_is_the_digest_is_not_believed(
+    server: FakeRegistry, make_image: Any
+) -> None:
+    image = make_image(b"one")
+    lie = {"Docker-Content-Digest": str(Digest.of(b"lie")), "Content-Type": mediatype.OCI_MANIFEST}
+
+    def quirk(request: Handler) -> bool:
+        if "manifests" not in request.path:
+            return False
+        request.answer(200, image.manifest, lie)
+        return True
+
+    server.quirk = quirk
+    with opened(server) as source:
+        assert source.root().digest == image.descriptor.digest
+
+
+def test_an_index_is_asked_for_and_its_entries_checked(
+    server: FakeRegistry, make_image: Any
+) -> None:
+    image = make_image(b"two")
+    entry = {**image.descriptor.to_json(), "platform": {"os": "linux", "architecture": "arm64"}}
+    index = {"schemaVersion": 2, "mediaType": mediatype.DOCKER_LIST, "manifests": [entry]}
+    announce(server, "1.0", mediatype.DOCKER_LIST + "; charset=utf-8", json.dumps(index).encode())
+    announce(server, "arm", mediatype.OCI_MANIFEST, image.manifest)
+    with opened(server) as source:
+        assert source.root().media_type == mediatype.DOCKER_LIST
+        assert source.document(image.descriptor) == image.manifest
+    accepted = server.asked[1].headers["accept"].split(", ")
+    newest = mediatype.MANIFESTS | mediatype.INDEXES
+    assert set(accepted[:4]) == newest
+    assert set(accepted[4:]) == {schema1.PLAIN, schema1.SIGNED}
+    asked = server.asked[-1]
+    assert asked.path == f"/v2/app/manifests/{image.descriptor.digest}"
+    assert asked.headers["accept"] == mediatype.OCI_MANIFEST
+
+
+def test_an_entry_that_is_announced_as_something_else_is_refused(
+    server: FakeRegistry, make_image: Any
+) -> None:
+    image = make_image(b"two")
+    announce(server, "arm", mediatype.DOCKER_MANIFEST, image.manifest)
+    with opened(server) as source, pytest.raises(IntegrityError, match="wrong media type: "):
+        source.document(image.descriptor)
+
+
+@pytest.mark.parametrize("kind", ["", "application/json", "text/plain", "nonsense"])
+def test_a_type_that_says_nothing_does_no_harm(
+    server: FakeRegistry, make_image: Any, kind: str
+) -> None:
+    announce(server, "1.0", kind, make_image(b"one").manifest)
+    with opened(server) as source:
+        assert source.root().media_type == mediatype.OCI_MANIFEST
+
+
+def test_a_type_that_is_not_the_document_s_own_is_refused(
+    server: FakeRegistry, make_image: Any
+) -> None:
+    announce(server, "1.0", mediatype.OCI_INDEX, make_image(b"one").manifest)
+    assert "mediaType" in refused(IntegrityError, server).message
+
+
+@pytest.mark.parametrize("kind", [schema1.PLAIN, schema1.SIGNED, "application/json", ""])
+def test_schema_1_is_given_without_its_signatures(server: FakeRegistry, kind: str) -> None:
+    plain = schema1.manifest([schema1.step(b"blob", "make")])
+    announce(server, "1.0", kind, schema1.signed(plain))
+    with opened(server) as source:
+        root = source.root()
+        assert (root.media_type, root.digest) == (schema1.PLAIN, Digest.of(plain))
+        assert source.document(root) == plain
+
+
+def test_schema_1_under_the_name_of_schema_2_is_refused(server: FakeRegistry) -> None:
+    announce(server, "1.0", mediatype.DOCKER_MANIFEST, b'{"schemaVersion": 1}')
+    assert "schemaVersion" in refused(UnsupportedError, server).message
+
+
+@pytest.mark.parametrize(
+    ("answer", "size"),
+    [
+        ((200, b"12345", {}), 5),
+        ((206, b"1", {"Content-Range": "bytes 0-0/5"}), 5),
+        ((206, b"1", {"Content-Range": "bytes 0-0/*"}), None),
+        ((206, b"1", {}), None),
+        ((200, b"5\r\n12345\r\n0\r\n\r\n", {"Content-Length": "x", "Connection": "close"}), None),
+    ],
+)
+def test_the_size_of_a_blob_is_what_the_registry_says(
+    server: FakeRegistry, answer: tuple[int, bytes, dict[str, str]], size: int | None
+) -> None:
+    server.quirk = lambda request: "blobs" in request.path and request.answer(*answer)
+    with opened(server) as source:
+        assert isinstance(source, Measuring)
+        if size is None:
+            with pytest.raises(UnsupportedError, match="unknown size"):
+                source.size_of(Digest.of(b"x"))
+        else:
+            assert source.size_of(Digest.of(b"x")) == size
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_huge_manifest_is_not_read_to_its_end(server: FakeRegistry, says: bool) -> None:
+    def quirk(request: Handler) -> bool:
+        if "manifests" not in request.path:
+            return False
+        request.send_response(200)
+        request.send_header("Connection", "close")
+        if says:
+            request.send_header("Content-Length", str(1 << 40))
+        request.end_headers()
+        for _ in range(64):
+            request.wfile.write(b" " * (1 << 20))
+        request.close_connection = True
+        return True
+
+    server.quirk = quirk
+    assert "document too large" in refused(IntegrityError, server).message
+
+
+def test_a_manifest_that_breaks_off_is_asked_for_again(
+    server: FakeRegistry, make_image: Any
+) -> None:
+    manifest = make_image(b"one").manifest
+    left = [2]
+
+    def quirk(request: Handler) -> bool:
+        if "manifests" not in request.path or not left[0]:
+            return False
+        left[0] -= 1
+        request.broken(manifest, 10)
+        return True
+
+    server.quirk = quirk
+    with opened(server) as source:
+        assert source.document(source.root()) == manifest
+    left[0] = 100
+    assert "broken off" in refused(NetworkError, server).message
+
+
+def test_no_such_image_says_so(server: FakeRegistry) -> None:
+    error = refused(NotFoundError, server, "app:none")
+    assert error.message.endswith("/app:none: got status 404 (NAME_UNKNOWN), want 200")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff", b"{", b"[]", b'{"errors": 1}', b'{"errors": [1]}', b'{"errors": [{"code": 1}]}'],
+)
+def test_what_a_registry_says_of_a_failure_may_be_anything(
+    server: FakeRegistry, body: bytes
+) -> None:
+    server.quirk = lambda request: "manifests" in request.path and request.answer(418, body)
+    assert "registry failed: " in refused(NetworkError, server).message
+
+
+# How it lets us in.
+
+
+def credentials(tmp_path: Path, server: FakeRegistry, **entry: str) -> Path:
+    """Write a file with credentials for the registry."""
+    if not entry:
+        entry = {"auth": b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"auths": {server.host: entry}}))
+    return path
+
+
+def demanding(challenge: str, *wanted: str) -> Callable[[Handler], bool]:
+    """Let in who sends one of the `wanted` headers, and nobody else."""
+
+    def quirk(request: Handler) -> bool:
+        if request.path.startswith("/token") or request.headers.get("Authorization") in wanted:
+            return False
+        request.answer(401, b'{"errors": []}', {"WWW-Authenticate": challenge})
+        return True
+
+    return quirk
+
+
+def test_a_password_opens(server: FakeRegistry, tmp_path: Path) -> None:
+    server.quirk = demanding('Basic realm="tests"', BASIC)
+    with opened(server, "app:1.0", credentials(tmp_path, server)) as source:
+        read_everything(source)
+    # Asked for once, at the first question about the repository.
+    assert sum("authorization" not in asked.headers for asked in server.asked) == 2
+
+
+def test_no_password_is_an_error_with_a_hint(server: FakeRegistry) -> None:
+    server.quirk = demanding('Basic realm="tests"', BASIC)
+    error = refused(AuthenticationError, server)
+    assert "credentials wanted" in error.message
+    assert "--authfile" in (error.hint or "")
+
+
+def test_a_wrong_password_ends_at_once(server: FakeRegistry, tmp_path: Path) -> None:
+    server.quirk = demanding('Basic realm="tests"')
+    error = refused(AuthenticationError, server, "app:1.0", credentials(tmp_path, server))
+    assert "credentials refused: " in error.message
+    assert server.count("manifests") == 2
+
+
+@pytest.mark.parametrize("challenge", ["", "Negotiate", 'Digest realm="x"'])
+def test_a_way_in_that_nobody_knows_is_an_error(server: FakeRegistry, challenge: str) -> None:
+    server.quirk = demanding(challenge)
+    assert "no way to log in" in refused(AuthenticationError, server).message
+
+
+def test_who_is_forbidden_is_told(server: FakeRegistry) -> None:
+    server.quirk = lambda request: "manifests" in request.path and request.answer(403)
+    assert "access denied" in refused(AuthenticationError, server).message
+
+
+class Tokens:
+    """A token server: gives out numbered tokens, and lets a registry believe the last ones."""
+
+    def __init__(self, server: FakeRegistry, *, wants: str = "", field: str = "token") -> None:
+        self.server = server
+        self.wants = wants
+        self.field = field
+        self.uses = 1000
+        self.given = 0
+        self.scope = ',scope="repository:app:pull"'
+        server.quirk = self.quirk
+
+    def quirk(self, request: Handler) -> bool:
+        if request.path.startswith("/token"):
+            self.give(request)
+            return True
+        self.uses -= 1
+        if self.uses < 0 or request.headers.get("Authorization") != f"Bearer t{self.given}":
+            self.uses = 1000
+            realm = f"http://{self.server.host}/token"
+            challenge = f'Bearer realm="{realm}",service="tests"{self.scope}'
+            request.answer(401, b"", {"WWW-Authenticate": challenge})
+            return True
+        return False
+
+    def give(self, request: Handler) -> bool:
+        if request.headers.get("Authorization", "") != self.wants:
+            return request.answer(401)
+        self.given += 1
+        return request.answer(200, json.dumps({self.field: f"t{self.given}"}).encode())
+
+    def asked(self) -> list[dict[str, str]]:
+        """Give what each question for a token said."""
+        return [
+            dict(parse_qsl(urlsplit(asked.path).query or asked.body.decode()))
+            for asked in self.server.asked
+            if asked.path.startswith("/token")
+        ]
+
+
+@pytest.mark.parametrize("field", ["token", "access_token"])
+def test_a_token_opens_for_anybody(server: FakeRegistry, field: str) -> None:
+    tokens = Tokens(server, field=field)
+    with opened(server) as source:
+        read_everything(source)
+    assert tokens.asked() == [{"service": "tests", "scope": "repository:app:pull"}]
+
+
+def test_a_token_is_for_pulling_this_repository_when_the_challenge_does_not_say(
+    server: FakeRegistry,
+) -> None:
+    tokens = Tokens(server)
+    tokens.scope = ""
+    with opened(server):
+        assert tokens.asked() == [{"service": "tests", "scope": "repository:app:pull"}]
+
+
+def test_a_token_is_had_for_a_password(server: FakeRegistry, tmp_path: Path) -> None:
+    Tokens(server, wants=BASIC)
+    with opened(server, "app:1.0", credentials(tmp_path, server)) as source:
+        read_everything(source)
+    bearers = [a for a in server.asked if not a.path.startswith("/token")]
+    assert BASIC not in {asked.headers.get("authorization") for asked in bearers}
+
+
+def test_a_token_is_had_for_an_identity_token(server: FakeRegistry, tmp_path: Path) -> None:
+    tokens = Tokens(server, field="access_token")
+    with opened(server, "app:1.0", credentials(tmp_path, server, identitytoken="i")) as source:
+        read_everything(source)
+    assert tokens.asked() == [
+        {
+            "grant_type": "refresh_token",
+            "service": "tests",
+            "client_id": "stacker",
+            "scope": "repository:app:pull",
+            "refresh_token": "i",
+        }
+    ]
+    assert [a.method for a in server.asked if a.path == "/token"] == ["POST"]
+
+
+def test_a_registry_token_is_sent_as_it_is(server: FakeRegistry, tmp_path: Path) -> None:
+    tokens = Tokens(server)
+    with opened(server, "app:1.0", credentials(tmp_path, server, registrytoken="t0")) as source:
+        read_everything(source)
+    assert tokens.given == 0
+
+
+def test_a_token_that_runs_out_is_replaced(server: FakeRegistry) -> None:
+    tokens = Tokens(server)
+    with opened(server) as source:
+        tokens.uses = 1
+        read_everything(source)
+    assert tokens.given == 2
+
+
+def test_a_token_that_opens_nothing_ends_the_attempts(server: FakeRegistry) -> None:
+    tokens = Tokens(server)
+    tokens.uses = 0
+    server.quirk = lambda request: not request.path.startswith("/token") or tokens.quirk(request)
+
+    def loop(request: Handler) -> bool:
+        if request.path.startswith("/token"):
+            return tokens.quirk(request)
+        realm = f'Bearer realm="http://{server.host}/token"'
+        request.answer(401, b"", {"WWW-Authenticate": realm})
+        return True
+
+    server.quirk = loop
+    error = refused(AuthenticationError, server)
+    assert "credentials refused: " in error.message
+    assert (server.count("manifests"), tokens.given) == (2, 1)
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_a_token_server_may_refuse(server: FakeRegistry, tmp_path: Path, identity: bool) -> None:
+    Tokens(server, wants="nobody")
+    entry = {"identitytoken": PASSWORD} if identity else {}
+    error = refused(AuthenticationError, server, "app:1.0", credentials(tmp_path, server, **entry))
+    assert "credentials refused: " in error.message
+    assert "token server gave status 401" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"{}"),
+        (200, b'{"token": 1}'),
+        (200, b'{"token": "a\\r\\nX-Evil: 1"}'),
+        (404, b""),
+        (200, b'{"token": ""}'),
+    ],
+)
+def test_a_token_server_without_tokens_is_an_error(
+    server: FakeRegistry, status: int, body: bytes
+) -> None:
+    tokens = Tokens(server)
+    server.quirk = lambda request: (
+        (request.path.startswith("/token") and request.answer(status, body))
+        or tokens.quirk(request)
+    )
+    assert "no token: " in refused(NetworkError, server).message
+
+
+@pytest.mark.parametrize(
+    "realm", ["http://registry.example/token", "", "/token", "file:///etc/passwd"]
+)
+def test_a_token_server_that_would_hear_secrets_in_the_clear_is_not_asked(
+    server: FakeRegistry, tmp_path: Path, realm: str
+) -> None:
+    server.quirk = demanding(f'Bearer realm="{realm}"')
+    refused(NetworkError, server, "app:1.0", credentials(tmp_path, server))
+
+
+def test_credentials_do_not_go_where_a_redirect_leads(server: FakeRegistry, tmp_path: Path) -> None:
+    with fake_registry() as other:
+        other.content = dict(server.content)
+
+        def quirk(request: Handler) -> bool:
+            if "blobs" in request.path and request.headers.get("Authorization") == BASIC:
+                request.answer(307, b"", {"Location": f"http://{other.host}{request.path}"})
+                return True
+            return demanding('Basic realm="tests"', BASIC)(request)
+
+        server.quirk = quirk
+        with opened(server, "app:1.0", credentials(tmp_path, server)) as source:
+            read_everything(source)
+        assert len(other.asked) == 2
+        assert not any("authorization" in asked.headers for asked in other.asked)
+
+
+def test_a_password_is_not_sent_before_it_is_asked_for(
+    server: FakeRegistry, tmp_path: Path
+) -> None:
+    with opened(server, "app:1.0", credentials(tmp_path, server)) as source:
+        read_everything(source)
+    assert not any("authorization" in asked.headers for asked in server.asked)
+
+
+# https
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a certificate for 127.0.0.1, with its key, that nobody vouches for."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=tests", "-addext"),
+            *("subjectAltName=IP:127.0.0.1", "-keyout", path, "-out", path),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+@pytest.fixture
+def secure(certificate: Path, server: FakeRegistry) -> Iterator[FakeRegistry]:
+    """Serve the same image over https."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with fake_registry(tls=context) as secure:
+        secure.content = server.content
+        yield secure
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(secure: FakeRegistry) -> None:
+    error = refused(NetworkError, secure)
+    assert "certificate" in error.message.lower()
+    assert "--cert-dir" in (error.hint or "")
+    assert not secure.asked
+
+
+def test_a_certificate_nobody_vouches_for_is_good_enough_for_who_says_so(
+    secure: FakeRegistry,
+) -> None:
+    with opened(secure, insecure=True) as source:
+        read_everything(source)
+
+
+def test_nothing_is_followed_from_https_to_http(secure: FakeRegistry, server: FakeRegistry) -> None:
+    place = {"Location": f"http://{server.host}/v2/app/manifests/1.0"}
+    secure.quirk = lambda request: "manifests" in request.path and request.answer(302, b"", place)
+    assert "want https" in refused(NetworkError, secure, insecure=True).message
+    assert not server.asked

@@ -1,0 +1,118 @@
+"""Compressed archives are unpacked beside, and nothing of them stays."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from stacker.errors import IntegrityError, NotFoundError, StackerError
+from stacker.source.seekable import seekable
+
+CONTENT = b"plain bytes of an archive" * 1000
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """Return an empty directory."""
+    path = tmp_path / "spool"
+    path.mkdir()
+    return path
+
+
+def test_a_plain_archive_is_used_where_it_lies(tmp_path: Path, spool: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(CONTENT)
+    with seekable(str(path), "a", spool=spool) as plain:
+        assert plain == str(path)
+        assert not list(spool.iterdir())
+    assert path.exists()
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_a_compressed_archive_is_there_until_the_end(
+    tmp_path: Path, spool: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "misnamed.tar"
+    path.write_bytes(compress(CONTENT))
+    with seekable(str(path), "a", spool=spool) as plain:
+        assert Path(plain).read_bytes() == CONTENT
+        assert Path(plain).parent == spool
+        assert Path(plain).stat().st_mode & 0o077 == 0
+    assert not list(spool.iterdir())
+
+
+def test_an_error_inside_leaves_nothing_behind(tmp_path: Path, spool: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(CONTENT))
+    with pytest.raises(KeyError), seekable(str(path), "a", spool=spool):
+        raise KeyError
+    assert not list(spool.iterdir())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-20],
+        lambda data: data[:20] + b"\xff" * 10 + data[30:],
+        lambda data: data + b"rubbish",
+    ],
+)
+def test_a_corrupt_archive_is_refused_and_leaves_nothing_behind(
+    tmp_path: Path, spool: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(damage(gzip.compress(os.urandom(5000))))
+    with (
+        pytest.raises(IntegrityError, match="archive:a"),
+        seekable(str(path), "archive:a", spool=spool),
+    ):
+        pytest.fail("it was accepted")
+    assert not list(spool.iterdir())
+
+
+def test_an_archive_that_unpacks_beyond_the_limit_is_refused(tmp_path: Path, spool: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(CONTENT))
+    with seekable(str(path), "a", spool=spool, limit=len(CONTENT)):
+        pass
+    with (
+        pytest.raises(IntegrityError, match="too large: archive:a"),
+        seekable(str(path), "archive:a", spool=spool, limit=len(CONTENT) - 1),
+    ):
+        pytest.fail("it was accepted")
+    assert not list(spool.iterdir())
+
+
+def test_a_pipe_is_spooled(tmp_path: Path, spool: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(CONTENT,))
+    writer.start()
+    try:
+        with seekable(str(path), "a", spool=spool) as plain:
+            assert Path(plain).read_bytes() == CONTENT
+    finally:
+        writer.join()
+    assert not list(spool.iterdir())
+
+
+def test_a_missing_archive_is_not_found(tmp_path: Path, spool: Path) -> None:
+    with (
+        pytest.raises(NotFoundError, match="not found: archive:a"),
+        seekable(str(tmp_path / "none"), "archive:a", spool=spool),
+    ):
+        pytest.fail("it was found")
+
+
+def test_a_directory_is_no_archive(tmp_path: Path, spool: Path) -> None:
+    with (
+        pytest.raises(StackerError, match="cannot open: archive:a: "),
+        seekable(str(tmp_path), "archive:a", spool=spool),
+    ):
+        pytest.fail("it was opened")

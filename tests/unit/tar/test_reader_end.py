@@ -1,0 +1,227 @@
+"""Where an archive ends, and that nothing makes the parser do anything but read or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacker.errors import LayerError, StackerError
+from stacker.tar.entry import (
+    Directory,
+    File,
+    HardLink,
+    Special,
+    Symlink,
+)
+from stacker.tar.reader import TarReader
+from tests.support import tars
+from tests.support.layer_room import chunked, entries_of
+from tests.support.tars import (
+    BLOCK,
+    END,
+    base256,
+    dir,  # noqa: A004 - the word for it
+    file,
+    gnu_link,
+    gnu_name,
+    hardlink,
+    pax,
+    resummed,
+    symlink,
+    tar,
+    whiteout,
+)
+
+
+def only(stream: bytes) -> object:
+    (entry,) = entries_of(stream)
+    return entry
+
+
+def payloads(stream: bytes, chunk: int | None = None) -> list[bytes]:
+    reader = TarReader(chunked(stream, chunk), what="test")
+    return [b"".join(bytes(piece) for piece in reader.payload()) for _ in reader]
+
+
+def path_of(stream: bytes) -> bytes:
+    found = only(stream)
+    assert isinstance(found, File | Directory | Symlink | HardLink | Special)
+    return found.path
+
+
+# -- the end ----------------------------------------------------------------------------------
+def test_a_layer_of_0_bytes_is_an_empty_tar() -> None:
+    assert entries_of(b"") == []
+
+
+@pytest.mark.parametrize("end", [b"", bytes(BLOCK), END, bytes(10240), END + bytes(100)])
+def test_the_end_marker_may_be_long_short_or_missing(end: bytes) -> None:
+    assert path_of(tar(file("a", b"1"), end=False) + end) == b"a"
+
+
+def test_rubbish_before_the_end_marker_is_an_error() -> None:
+    for rubbish in (b"x" * BLOCK, bytes(BLOCK) + b"x" * BLOCK, bytes(BLOCK) + file("b")):
+        with pytest.raises(LayerError, match="malformed tar"):
+            entries_of(tar(file("a"), end=False) + rubbish + END)
+
+
+def test_a_zero_block_between_entries_is_an_error() -> None:
+    with pytest.raises(LayerError, match="single zero block"):
+        entries_of(tar(file("a"), bytes(BLOCK), file("b")))
+
+
+def test_bytes_after_the_end_marker_are_read_and_kept_but_mean_nothing() -> None:
+    kept: list[bytes] = []
+    stream = tar(file("a", b"1")) + file("evil") + b"rubbish" * 1000
+    chunks = chunked(stream, 512)
+    reader = TarReader(chunks, what="test", keep=kept.append)
+    assert [each.path for each in reader] == [b"a"]
+    assert next(chunks, None) is None, "the digest covers them"
+    assert b"".join(kept).endswith(b"rubbish" * 1000)
+
+
+@pytest.mark.parametrize(
+    "extended", [pax(path="a"), gnu_name("a"), gnu_link("a"), pax(path="a") * 2]
+)
+@pytest.mark.parametrize("end", [b"", END])
+def test_an_extended_header_without_an_entry_is_an_error(extended: bytes, end: bytes) -> None:
+    with pytest.raises(LayerError, match="extended header and then the end"):
+        entries_of(tar(file("x"), extended, end=False) + end)
+
+
+SMALL = [
+    file("a", b"12345"),
+    pax(path="p" * 150, mtime="1.5") + file("b", b"x" * 513),
+    gnu_name("n" * 120) + symlink("c", "t"),
+    dir("d"),
+    tars.sparse_10("s", 4096, [(0, b"1" * 10), (2000, b"2" * 10)]),
+    tars.sparse_old("o", 9000, [(at * 1000, b"x") for at in range(7)]),
+    whiteout("w", size=3) + b"abc".ljust(BLOCK, b"\0"),
+    hardlink("h", "a"),
+]
+
+
+def test_every_proper_prefix_is_an_error_or_at_an_entry_s_end_the_same_entries() -> None:
+    stream = tar(*SMALL)
+    whole = entries_of(stream)
+    boundaries, at = {0: 0}, 0
+    for count, part in enumerate(SMALL, 1):
+        at += len(part)
+        boundaries[at] = count
+    boundaries[at + BLOCK] = len(SMALL)
+    for cut in range(len(stream)):
+        if cut in boundaries:
+            assert entries_of(stream[:cut]) == whole[: boundaries[cut]]
+            continue
+        with pytest.raises(LayerError, match=r"truncated|extended header and then the end"):
+            entries_of(stream[:cut])
+
+
+@given(st.lists(st.sampled_from(SMALL), max_size=4), st.integers(1, 1500))
+@settings(deadline=None)
+def test_the_size_of_the_chunks_does_not_matter(parts: list[bytes], chunk: int) -> None:
+    stream = tar(*parts)
+    assert entries_of(stream, chunk=chunk) == entries_of(stream)
+    assert payloads(stream, chunk) == payloads(stream)
+
+
+def test_empty_chunks_are_no_end() -> None:
+    stream = tar(file("a", b"x" * 1000), file("b"))
+    chunks = (piece for part in chunked(stream, 100) for piece in (b"", part, b""))
+    assert [each.path for each in TarReader(chunks, what="test")] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("after", [0, BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK, 5 * BLOCK])
+def test_an_error_of_the_stream_is_never_taken_for_its_end(after: int) -> None:
+    # Where a stream may end, reading on and being refused must not look like the end: that
+    # would let a stream that is over a limit, and never checked, pass for a whole one.
+    stream = tar(file("a", b"1"), end=False) + bytes(10 * BLOCK)
+
+    def chunks() -> Iterator[bytes]:
+        yield from chunked(stream[:after], BLOCK)
+        raise LayerError("over a limit")
+
+    with pytest.raises(LayerError, match="over a limit"):
+        list(TarReader(chunks(), what="test"))
+
+
+# -- fuzz -------------------------------------------------------------------------------------
+FIELDS = [(0, 100), (100, 108), (108, 116), (116, 124), (124, 136), (136, 148), (156, 157),
+          (157, 257), (257, 265), (329, 337), (337, 345), (345, 500), (386, 482), (482, 495),
+          (500, 512)]  # fmt: skip
+FLAGS = st.sampled_from([bytes([n]) for n in b"01234567xgLKSDVM\0\xff"])
+VALUES = st.one_of(
+    st.binary(max_size=12),
+    st.integers(-(1 << 70), 1 << 70).map(lambda n: base256(n, 12)),
+    st.sampled_from([b"77777777777\0", b"00000000000\0", b"0000000001\0", b"\xff" * 12, b""]),
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """An archive with fields of its headers replaced, checksums made right again."""
+    parts = [
+        bytearray(part) for part in draw(st.lists(st.sampled_from(SMALL), min_size=1, max_size=5))
+    ]
+    for part in parts:
+        for _ in range(draw(st.integers(0, 3))):
+            at = draw(st.integers(0, len(part) // BLOCK - 1)) * BLOCK
+            if draw(st.booleans()):
+                start, stop = draw(st.sampled_from(FIELDS))
+                value = draw(FLAGS if start == 156 else VALUES)[: stop - start]
+                part[at + start : at + start + len(value)] = value
+                part[at : at + BLOCK] = resummed(bytes(part[at : at + BLOCK]))
+            else:
+                spot = at + draw(st.integers(0, BLOCK - 1))
+                part[spot] = draw(st.integers(0, 255))
+    stream = tar(*(bytes(part) for part in parts), end=draw(st.booleans()))
+    return stream[: draw(st.integers(0, len(stream)))] if draw(st.booleans()) else stream
+
+
+def consumed(stream: bytes) -> tuple[int, int]:
+    """Read a stream to its end or its error; give the entries and the bytes that were kept."""
+    kept = 0
+
+    def keep(data: bytes) -> None:
+        nonlocal kept
+        kept += len(data)
+
+    reader = TarReader(chunked(stream, 700), what="test", keep=keep)
+    try:
+        for _ in reader:
+            for piece in reader.payload():
+                assert len(piece) <= 700
+    except StackerError:
+        pass
+    return reader.count, kept
+
+
+@given(mutated())
+@settings(max_examples=600, deadline=None)
+def test_a_mutated_archive_is_read_or_a_layer_error_and_never_anything_else(stream: bytes) -> None:
+    count, kept = consumed(stream)
+    assert count <= len(stream) // BLOCK
+    assert kept <= len(stream)
+
+
+@given(st.binary(max_size=3000))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_read_or_a_layer_error(stream: bytes) -> None:
+    consumed(stream)
+
+
+@given(mutated())
+@settings(max_examples=200, deadline=None)
+def test_the_kept_bytes_of_any_archive_that_is_read_parse_to_the_same_entries(
+    stream: bytes,
+) -> None:
+    kept: list[bytes] = []
+    try:
+        found = list(TarReader(chunked(stream), what="test", keep=kept.append))
+    except LayerError:
+        return
+    again = TarReader(chunked(b"".join(kept)), what="test", elided=True)
+    assert list(again) == found

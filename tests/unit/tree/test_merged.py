@@ -1,0 +1,207 @@
+"""The merged tree as a value: what it answers, and where it gets it from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from stacker.errors import IntegrityError
+from stacker.layer.paths import LayerSource
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.stack.overlay_rules import MergedDirectories
+from stacker.tar.entry import HardLink
+from stacker.tree import scan
+from stacker.tree.merged import ROOT, MergedTree, Node, merge
+from stacker.tree.scan import Contents
+from tests.support.merged import merged_snapshot
+from tests.support.sequential import Item, Sequential
+from tests.support.stacks import D, F, L, O, S, W, archive, scratch, sources, stacked, unpacked
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="unpacks other people's files: needs root"
+)
+FORM = WhiteoutFormat.TRUSTED
+LOWER = (
+    D("etc", xattrs=(("user.kind", b"\0\xff"),)),
+    F("etc/b", b"bee"),
+    F("etc/a", b"ay"),
+    L("etc/c", "etc/a"),
+    S("link", "etc/a"),
+    D("gone"),
+    F("gone/x"),
+    D("emptied"),
+    F("emptied/old"),
+    F("file"),
+)
+UPPER = (W("gone"), O("emptied"), F("emptied/new"), W("file"), D("file"), F("etc/b", b"changed"))
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    with scratch() as directory:
+        yield directory
+
+
+def layered(room: Path, *layers: Sequence[Item]) -> list[LayerSource]:
+    chain = stacked([archive(layer) for layer in layers], room, FORM)
+    known = {source.diff: source for source in sources(chain)}
+    return [known.get(path, LayerSource(path)) for path in chain.directories]
+
+
+def meaning(*layers: Sequence[Item]) -> dict[bytes, object]:
+    reference = Sequential()
+    for layer in layers:
+        reference.apply(layer)
+    return dict(reference.snapshot())
+
+
+def at(tree: MergedTree, path: bytes) -> Node:
+    node = ROOT
+    for name in path.split(b"/"):
+        found = tree.lookup(node, name)
+        assert found is not None, path
+        node = found
+    return node
+
+
+@pytest.fixture
+def tree(room: Path) -> MergedTree:
+    return merge(layered(room, LOWER, UPPER), FORM)
+
+
+def test_names_are_sorted_and_found(tree: MergedTree) -> None:
+    names = [tree.name(node) for node in tree.children(ROOT)]
+    assert names == [b"emptied", b"etc", b"file", b"link"]
+    assert tree.lookup(ROOT, b"gone") is None
+    assert tree.lookup(ROOT, b"") is None
+    assert tree.lookup(at(tree, b"etc/a"), b"x") is None
+    assert tree.path(at(tree, b"etc/a")) == b"etc/a"
+    assert len(tree) == len(list(tree)) == 1 + 4 + 1 + 3
+
+
+def test_links_share_an_inode_and_are_counted(tree: MergedTree) -> None:
+    a, c = at(tree, b"etc/a"), at(tree, b"etc/c")
+    assert tree.inode(a) == tree.inode(c)
+    assert tree.attributes(tree.inode(c)).nlink == 2
+    assert tree.attributes(at(tree, b"etc/b")).nlink == 1
+
+
+def test_contents_are_read_where_they_lie(tree: MergedTree) -> None:
+    assert tree.read(at(tree, b"etc/b"), 0, 100) == b"changed"
+    assert tree.read(at(tree, b"etc/b"), 2, 3) == b"ang"
+    assert tree.read(at(tree, b"etc/a"), 2, 3) == b""
+    with pytest.raises(OSError, match="not a regular file"):
+        tree.read(at(tree, b"etc"), 0, 1)
+
+
+def test_links_and_xattrs_are_data(tree: MergedTree) -> None:
+    assert tree.readlink(at(tree, b"link")) == b"etc/a"
+    assert tree.readlink(ROOT) is None
+    assert tree.xattrs(at(tree, b"etc")) == {b"user.kind": b"\0\xff"}
+    assert tree.xattrs(ROOT) == {}
+
+
+@pytest.mark.parametrize("layers", [(LOWER,), (LOWER, UPPER), (LOWER, UPPER, LOWER)])
+def test_a_skeleton_is_enough(room: Path, layers: Sequence[Sequence[Item]]) -> None:
+    stack = [source for source in layered(room, *layers) if source.skeleton is not None]
+    whole = merge([LayerSource(source.diff) for source in stack], FORM)
+    seen = merged_snapshot(merge(stack, FORM))
+    assert seen == merged_snapshot(whole)
+    for source in stack:
+        shutil.rmtree(source.diff)
+    again = merge(stack, FORM)
+    assert [again.path(node) for node in again] == [whole.path(node) for node in whole]
+    assert [again.attributes(node) for node in again] == [whole.attributes(node) for node in whole]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        (F("a", b"1"), F("a", b"22")),
+        (D("a"), F("a/x"), F("a")),
+        (F("a"), D("a"), F("a/x")),
+        (S("lib", "usr"), D("usr"), F("lib/x", b"led")),
+        (S("lib", "usr"), D("usr"), D("lib/inner")),
+        (L("b", "a"), F("a", b"later")),
+        (L("c", "b"), L("b", "a"), F("a", b"later")),
+        (S("lib", "usr"), D("usr"), F("usr/a"), L("b", "lib/a")),
+        (F("a"), L("a", "a")),
+        (D("a", mtime=1_000_000_000), D("a", mtime=2_000_000_000)),
+        (W("d/x"), F("e")),
+        (W("d"), W("d/x"), F("d")),
+        (W("d"), O("d")),
+    ],
+    ids=lambda layer: " ".join(f"{item.kind}:{item.path}" for item in layer),
+)
+def test_entries_that_replace_or_lead_each_other_come_out_right(
+    room: Path, layer: Sequence[Item]
+) -> None:
+    assert merged_snapshot(merge(layered(room, layer), FORM)) == meaning(layer)
+
+
+def test_links_across_layers_share_an_inode(room: Path) -> None:
+    layers = (F("a", b"old"), F("kept")), (L("b", "a"),)
+    tree = merge(layered(room, *layers), FORM)
+    assert tree.inode(at(tree, b"a")) == tree.inode(at(tree, b"b"))
+    assert merged_snapshot(tree) == meaning(*layers)
+
+
+def test_a_path_longer_than_the_kernel_takes_is_read(room: Path) -> None:
+    path = "/".join(["d" * 200] * 25)
+    diff = unpacked(0, archive((F(f"{path}/file", b"deep"),)), room, FORM).diff
+    parts = LayerSource(diff, diff.parent / "skeleton", diff.parent / "layer.json")
+    tree = merge([parts], FORM)
+    assert tree.read(at(tree, f"{path}/file".encode()), 0, 10) == b"deep"
+
+
+def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, linked = [0], scan._FromSkeleton._linked
+
+    def counting(self: scan._FromSkeleton, link: HardLink) -> bool:
+        calls[0] += 1
+        return linked(self, link)
+
+    monkeypatch.setattr(scan._FromSkeleton, "_linked", counting)
+    row = [L(f"l{n}", f"l{n + 1}") for n in range(100)]
+    tree = merge(layered(room, (*row, F("l100"))), FORM)
+    assert tree.attributes(tree.inode(at(tree, b"l0"))).nlink == 101
+    assert calls[0] < 3 * 100
+
+
+def test_a_tree_deeper_than_python_s_stack_is_no_problem(room: Path) -> None:
+    deep = b"/".join([b"d"] * 1500)
+    assert Contents(b"").make(deep) == {}
+    assert MergedDirectories([room], FORM).sources(deep) == ()
+
+
+def test_times_out_of_range_are_held_at_its_ends(room: Path) -> None:
+    far = Item("file", "a", mtime=300 * 366 * 24 * 3600 * 1_000_000_000)
+    tree = merge(layered(room, (far,)), FORM)
+    assert tree.attributes(at(tree, b"a")).mtime == (1 << 63) - 1
+
+
+def test_where_a_layer_was_squashed_its_owner_counts(room: Path) -> None:
+    (source,) = layered(room, (D(""), Item("file", "a", uid=7, gid=8)))
+    assert source.record is not None
+    record = source.record.read_bytes()
+    assert b'"identity"' in record
+    source.record.write_bytes(record.replace(b'"identity"', b'"squash"'))
+    os.chown(source.diff, 12, 34)
+    tree = merge([source], FORM)
+    assert tree.attributes(at(tree, b"a"))[2:4] == (12, 34)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda _: b"", lambda raw: b"\0" + raw])
+def test_a_damaged_skeleton_is_an_integrity_error(room: Path, damage: object) -> None:
+    (source,) = layered(room, LOWER)
+    assert source.skeleton is not None
+    assert callable(damage)
+    source.skeleton.write_bytes(damage(source.skeleton.read_bytes()))
+    with pytest.raises(IntegrityError):
+        merge([source], FORM)

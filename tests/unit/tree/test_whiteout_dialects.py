@@ -1,0 +1,278 @@
+"""Directories that other programs made: whose deletions are read, and none of them shown."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stacker.layer.paths import LayerSource
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.tree.merged import merge
+from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved
+from stacker.tree.writable import Caller, WritableTree
+from tests.support.merged import merged_snapshot
+from tests.support.snapshot import Node as Seen
+from tests.support.stacks import scratch
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="writes trusted.*: needs root")
+FORM = ForeignFormat(WhiteoutFormat.TRUSTED)
+OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
+
+
+def device(directory: Path, name: str) -> None:
+    os.mknod(directory / name, stat.S_IFCHR)
+
+
+def aufs(directory: Path, name: str) -> None:
+    (directory / f".wh.{name}").touch()
+
+
+def trusted_file(directory: Path, name: str) -> None:
+    os.setxattr(directory, "trusted.overlay.opaque", b"x")
+    (directory / name).touch()
+    os.setxattr(directory / name, "trusted.overlay.whiteout", b"y")
+
+
+def user_file(directory: Path, name: str) -> None:
+    os.setxattr(directory, "user.overlay.opaque", b"x")
+    (directory / name).touch()
+    os.setxattr(directory / name, "user.overlay.whiteout", b"")
+
+
+WHITEOUTS = [device, aufs, trusted_file, user_file]
+
+
+def aufs_opaque(directory: Path) -> None:
+    (directory / ".wh..wh..opq").touch()
+
+
+def marked(name: str) -> Callable[[Path], None]:
+    return lambda directory: os.setxattr(directory, name, b"y")
+
+
+OPAQUES = [aufs_opaque, *map(marked, OPAQUE)]
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    with scratch() as directory:
+        (directory / "low/d/e").mkdir(parents=True)
+        (directory / "low/d/e/deep").write_bytes(b"deep")
+        (directory / "low/d/f").write_bytes(b"lower")
+        (directory / "low/top").write_bytes(b"top")
+        (directory / "up/d").mkdir(parents=True)
+        (directory / "work").mkdir()
+        yield directory
+
+
+class Both:
+    """The same directories in two ways: all for reading, or the top one for writing."""
+
+    def __init__(self, room: Path, *, writing: bool) -> None:
+        self.room, self.writing = room, writing
+
+    def names(self) -> list[str]:
+        if not self.writing:
+            return shown(snapshot(self.room, "up", "low"))
+        tree = writable(self.room)
+        try:
+            return sorted(walk(tree, 0, ""))
+        finally:
+            tree.close()
+
+
+def snapshot(room: Path, *names: str) -> dict[bytes, Seen]:
+    return merged_snapshot(merge([LayerSource(room / name) for name in names], FORM))
+
+
+def shown(found: dict[bytes, Seen]) -> list[str]:
+    return sorted(path.decode() for path in found if path)
+
+
+def writable(room: Path) -> WritableTree:
+    lower = merge([LayerSource(room / "low")], FORM)
+    return WritableTree(lower, FORM, room / "up", room / "work", durable=False)
+
+
+def walk(tree: WritableTree, node: int, path: str) -> Iterator[str]:
+    for _, name, inode in tree.listed(node, 0):
+        inner = f"{path}{name.decode()}"
+        yield inner
+        if tree.kind(inode) == stat.S_IFDIR:
+            yield from walk(tree, inode, f"{inner}/")
+
+
+@pytest.fixture(params=[False, True], ids=["reading", "writing"])
+def both(request: pytest.FixtureRequest, room: Path) -> Both:
+    return Both(room, writing=request.param)
+
+
+@pytest.mark.parametrize("hide", WHITEOUTS)
+def test_a_whiteout_of_any_form_hides_a_file(both: Both, hide: Callable[[Path, str], None]) -> None:
+    hide(both.room / "up/d", "f")
+    assert both.names() == ["d", "d/e", "d/e/deep", "top"]
+
+
+@pytest.mark.parametrize("hide", WHITEOUTS)
+def test_a_whiteout_of_any_form_hides_a_directory(
+    both: Both, hide: Callable[[Path, str], None]
+) -> None:
+    hide(both.room / "up/d", "e")
+    assert both.names() == ["d", "d/f", "top"]
+
+
+@pytest.mark.parametrize("hide", [device, aufs])
+def test_a_whiteout_hides_in_the_root(both: Both, hide: Callable[[Path, str], None]) -> None:
+    hide(both.room / "up", "top")
+    assert both.names() == ["d", "d/e", "d/e/deep", "d/f"]
+
+
+@pytest.mark.parametrize("empty", OPAQUES)
+def test_an_opaque_directory_of_any_form_hides_what_is_below(
+    both: Both, empty: Callable[[Path], None]
+) -> None:
+    empty(both.room / "up/d")
+    (both.room / "up/d/new").touch()
+    assert both.names() == ["d", "d/new", "top"]
+
+
+def test_an_opaque_root_hides_all_below(both: Both) -> None:
+    aufs_opaque(both.room / "up")
+    assert both.names() == ["d"]
+
+
+def test_a_name_beside_its_own_deletion_is_there(both: Both) -> None:
+    aufs(both.room / "up", "top")
+    (both.room / "up/top").write_bytes(b"new")
+    aufs(both.room / "up", "d")
+    assert both.names() == ["d", "top"]
+
+
+@pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", ".wh..wh.plnk", ".wh..wh.aufs"])
+def test_names_that_hide_nothing_do_not_show_either(both: Both, name: str) -> None:
+    (both.room / "up" / name).touch()
+    assert both.names() == ["d", "d/e", "d/e/deep", "d/f", "top"]
+
+
+def test_a_file_whiteout_counts_only_where_the_directory_says_so(both: Both) -> None:
+    (both.room / "up/d/f").touch()
+    os.setxattr(both.room / "up/d/f", "trusted.overlay.whiteout", b"y")
+    assert "d/f" in both.names()
+
+
+def test_marks_do_not_show_and_what_is_escaped_does(room: Path) -> None:
+    for name in (*OPAQUE, "user.overlay.origin", "user.fuseoverlayfs.origin", "user.kind"):
+        os.setxattr(room / "low/d", name, b"n")
+    os.setxattr(room / "low/d", "trusted.overlay.overlay.opaque", b"y")
+    assert snapshot(room, "low")[b"d"].xattrs == (
+        ("trusted.overlay.opaque", b"y"),
+        ("user.kind", b"n"),
+    )
+    tree = writable(room)
+    node = tree.lookup(0, b"d")
+    assert node is not None
+    settable = {b"user.overlay.opaque", b"user.fuseoverlayfs.opaque", b"user.other"}
+    for own in settable:
+        tree.files.set_xattr(node, own, b"y")
+        assert tree.files.xattr(node, own) == b"y"
+    assert "user.overlay.opaque" not in os.listxattr(room / "up/d")
+    names = tree.files.xattr_names(node)
+    tree.close()
+    assert settable <= set(names)
+    assert "d/f" in Both(room, writing=True).names()
+
+
+@pytest.mark.parametrize("mark", ["trusted.overlay.metacopy", "user.overlay.redirect"])
+def test_what_overlayfs_features_left_is_refused(room: Path, mark: str) -> None:
+    os.setxattr(room / "low/d", mark, b"")
+    with pytest.raises(PermissionError) as caught:
+        snapshot(room, "low")
+    assert (caught.value.errno, caught.value.filename) == (errno.EPERM, os.fsencode(room / "low/d"))
+
+
+def test_nothing_gets_a_reserved_name(room: Path) -> None:
+    tree = writable(room)
+    caller, top = Caller(0, 0), tree.lookup(0, b"top")
+    assert top is not None
+    for attempt in (
+        lambda: tree.create(0, b".wh.x", 0o600, caller),
+        lambda: tree.make_directory(0, b".wh.x", 0o700, caller),
+        lambda: tree.symlink(0, b".wh..wh..opq", b"x", caller),
+        lambda: tree.link(top, 0, b".wh.x"),
+        lambda: tree.rename(0, b"top", 0, b".wh.x"),
+    ):
+        with pytest.raises(OSError) as caught:
+            attempt()
+        assert caught.value.errno == errno.EINVAL
+    tree.close()
+
+
+def test_a_name_that_aufs_hid_can_be_used_again(room: Path) -> None:
+    aufs(room / "up", "top")
+    aufs(room / "up", "d")
+    (room / "up/d").rmdir()
+    tree, caller = writable(room), Caller(0, 0)
+    tree.create(0, b"top", 0o600, caller)
+    tree.make_directory(0, b"d", 0o700, caller)
+    assert sorted(walk(tree, 0, "")) == ["d", "top"]
+    tree.close()
+    assert Both(room, writing=True).names() == Both(room, writing=False).names() == ["d", "top"]
+    tree = writable(room)
+    tree.unlink(0, b"top")
+    tree.remove_directory(0, b"d")
+    tree.close()
+    assert Both(room, writing=True).names() == Both(room, writing=False).names() == []
+
+
+def test_links_between_directories_are_links(room: Path) -> None:
+    os.link(room / "low/top", room / "up/linked")
+    os.link(room / "low/top", room / "outside")
+    found = snapshot(room, "up", "low")
+    assert found[b"top"].group == found[b"linked"].group == (b"linked", b"top")
+
+
+def test_a_directory_that_became_a_link_leads_nowhere(room: Path) -> None:
+    tree = merge([LayerSource(room / "low")], FORM)
+    (node,) = (each for each in tree if tree.path(each) == b"d/e/deep")
+    assert tree.read(node, 0, 9) == b"deep"
+    (room / "secret/e").mkdir(parents=True)
+    (room / "secret/e/deep").write_bytes(b"secret")
+    (room / "low/d").rename(room / "low/old")
+    (room / "low/d").symlink_to(room / "secret")
+    with pytest.raises(OSError) as caught:
+        tree.open(node)
+    assert caught.value.errno in {errno.ELOOP, errno.ENOTDIR}
+
+
+def test_owners_show_as_they_are_told_and_nothing_else_changes(room: Path) -> None:
+    tree = merge([LayerSource(room / "low")], FORM)
+    owned = tree.owned(lambda uid: uid + 7, lambda gid: gid + 8)
+    for node in tree:
+        seen = tree.attributes(node)
+        assert owned.attributes(node) == seen._replace(uid=seen.uid + 7, gid=seen.gid + 8)
+        assert owned.path(node) == tree.path(node)
+
+
+@given(st.binary(min_size=1, max_size=12))
+def test_what_is_hidden_is_a_name(name: bytes) -> None:
+    for hidden in hidden_by(b".wh." + name):
+        assert hidden == name
+        assert hidden not in {b"", b".", b".."}
+    assert is_reserved(b".wh." + name)
+
+
+@given(
+    st.sampled_from(["trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "user.", ""]),
+    st.binary(max_size=12),
+)
+def test_every_name_that_is_kept_is_given_back(prefix: str, rest: bytes) -> None:
+    name = prefix.encode() + rest
+    assert FORM.unescaped(FORM.escaped(name)) == name
+    assert FORM.escaped(name) not in {*FORM.opaque_marks, *FORM.whiteout_marks}

@@ -1,0 +1,491 @@
+"""What a write does to an upper directory, with nothing mounted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stacker.fuse import protocol as fuse
+from stacker.fuse.read_write import WritableAdapter
+from stacker.linux import mountapi, opath
+from stacker.linux.removal import remove_contents
+from stacker.tree.merged import ROOT
+from stacker.tree.writable import Caller
+from tests.support.snapshot import snapshot
+from tests.support.stacks import scratch
+from tests.support.writable import ROOT_USER, Writable
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="writes trusted.*: needs root")
+LONG_AGO = 1_000_000_000
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    lower = tmp_path / "lower"
+    (lower / "d/e").mkdir(parents=True)
+    (lower / "file").write_bytes(b"lower")
+    os.link(lower / "file", lower / "d/second")
+    (lower / "d/e/deep").write_bytes(b"deep" * 1000)
+    (lower / "link").symlink_to("/etc")
+    os.mkfifo(lower / "pipe")
+    os.setxattr(lower / "d", "user.kind", b"d")
+    os.chown(lower / "d/e", 7, 8)
+    (lower / "d/e").chmod(0o2751)
+    for above, directories, files in os.walk(lower):
+        for name in (*directories, *files, "."):
+            os.utime(Path(above, name), (LONG_AGO, LONG_AGO), follow_symlinks=False)
+    return tmp_path
+
+
+@pytest.fixture
+def tree(room: Path) -> Iterator[Writable]:
+    tree = Writable(room)
+    yield tree
+    tree.close()
+
+
+def on_disk(tree: Writable, path: str = "") -> list[str]:
+    return sorted(os.listdir(tree.upper / path))
+
+
+def is_whiteout(path: Path) -> bool:
+    status = path.lstat()
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def is_opaque(path: Path) -> bool:
+    return "trusted.overlay.opaque" in os.listxattr(path)
+
+
+def refusal(do: Callable[..., object], *words: object) -> int:
+    with pytest.raises(OSError) as caught:
+        do(*words)
+    return caught.value.errno or 0
+
+
+def test_looking_writes_nothing(tree: Writable, room: Path) -> None:
+    assert tree.snapshot()[b"d/e/deep"].content == b"deep" * 1000
+    assert on_disk(tree) == []
+    assert snapshot(room / "lower") == {
+        path: node for path, node in tree.snapshot().items() if path
+    } | {b"": snapshot(room / "lower")[b""]}
+
+
+def test_only_what_is_changed_is_copied_up_with_the_directories_above(tree: Writable) -> None:
+    tree.write("d/e/deep", b"DEEP")
+    assert on_disk(tree) == ["d"]
+    assert on_disk(tree, "d") == ["e"]
+    assert on_disk(tree, "d/e") == ["deep"]
+    status = (tree.upper / "d/e").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (7, 8, 0o2751)
+    assert status.st_mtime == LONG_AGO
+    assert os.getxattr(tree.upper / "d", "user.kind") == b"d"
+    assert (tree.upper / "d").stat().st_mtime == LONG_AGO
+    assert not is_opaque(tree.upper / "d")
+
+
+def test_an_inode_keeps_its_number_when_it_is_copied_up(tree: Writable) -> None:
+    before = tree.at("d/e/deep"), tree.at("d"), tree.at("file")
+    tree.write("d/e/deep", b"x")
+    tree.write("file", b"x")
+    assert (tree.at("d/e/deep"), tree.at("d"), tree.at("file")) == before
+    assert tree.at("d/second") == tree.at("file")
+
+
+def test_what_is_truncated_is_not_copied_first(tree: Writable) -> None:
+    tree.tree.files.truncate(tree.at("d/e/deep"), 6)
+    assert (tree.upper / "d/e/deep").read_bytes() == b"deepde"
+    assert tree.read("d/e/deep") == b"deepde"
+
+
+def test_all_names_of_a_lower_file_are_copied_up_as_links(tree: Writable) -> None:
+    tree.write("d/second", b"LOWER")
+    assert (tree.upper / "file").stat().st_ino == (tree.upper / "d/second").stat().st_ino
+    tree.reopen()
+    assert tree.read("file") == tree.read("d/second") == b"LOWER"
+    assert tree.tree.files.status(tree.at("file")).nlink == 2
+
+
+def test_names_that_are_hidden_are_not_copied_up(tree: Writable) -> None:
+    tree.unlink("d/second")
+    assert tree.tree.files.status(tree.at("file")).nlink == 1
+    tree.write("file", b"LOWER")
+    assert is_whiteout(tree.upper / "d/second")
+    assert (tree.upper / "file").stat().st_nlink == 1
+
+
+def test_names_below_a_directory_that_was_removed_are_not_copied_up(tree: Writable) -> None:
+    for path in ("d/second", "d/e/deep"):
+        tree.unlink(path)
+    tree.rmdir("d/e")
+    tree.rmdir("d")
+    tree.mkdir("d")
+    tree.reopen()
+    tree.write("file", b"LOWER")
+    assert on_disk(tree, "d") == []
+    assert tree.names("d") == []
+
+
+def test_a_lower_name_that_goes_leaves_a_whiteout_and_an_upper_one_nothing(tree: Writable) -> None:
+    tree.unlink("pipe")
+    tree.create("new")
+    tree.unlink("new")
+    tree.write("d/e/deep", b"x")
+    tree.unlink("d/e/deep")
+    assert is_whiteout(tree.upper / "pipe")
+    assert is_whiteout(tree.upper / "d/e/deep")
+    assert on_disk(tree) == ["d", "pipe"]
+
+
+def test_a_removed_directory_is_one_whiteout(tree: Writable) -> None:
+    tree.unlink("d/e/deep")
+    assert on_disk(tree, "d/e") == ["deep"]
+    tree.rmdir("d/e")
+    assert is_whiteout(tree.upper / "d/e")
+    assert os.listdir(tree.work / "work") == []
+
+
+def test_a_directory_made_anew_hides_the_lower_one(tree: Writable) -> None:
+    tree.unlink("d/e/deep")
+    tree.rmdir("d/e")
+    tree.mkdir("d/e")
+    assert is_opaque(tree.upper / "d/e")
+    assert tree.names("d/e") == []
+    tree.reopen()
+    assert tree.names("d/e") == []
+    tree.create("d/e/deep")
+    tree.unlink("d/e/deep")
+    assert on_disk(tree, "d/e") == []  # an opaque directory needs no whiteout
+
+
+def test_a_new_directory_has_no_mark(tree: Writable) -> None:
+    tree.mkdir("new")
+    assert not is_opaque(tree.upper / "new")
+
+
+def test_a_file_in_the_place_of_a_whiteout_replaces_it(tree: Writable) -> None:
+    tree.unlink("pipe")
+    tree.create("pipe", b"file")
+    assert tree.read("pipe") == b"file"
+    tree.unlink("pipe")
+    assert is_whiteout(tree.upper / "pipe")
+    tree.mkdir("pipe")
+    assert not is_opaque(tree.upper / "pipe")  # no lower directory would show in it
+    tree.rmdir("pipe")
+    assert is_whiteout(tree.upper / "pipe")
+    tree.link("file", "pipe")
+    assert tree.read("pipe") == b"lower"
+    assert os.listdir(tree.work / "work") == []
+
+
+def test_a_moved_lower_file_leaves_a_whiteout(tree: Writable) -> None:
+    tree.rename("d/e/deep", "moved")
+    assert is_whiteout(tree.upper / "d/e/deep")
+    tree.rename("moved", "d/e/deep")
+    assert on_disk(tree) == ["d"]
+    assert tree.read("d/e/deep") == b"deep" * 1000
+
+
+def test_a_directory_with_lower_parts_stays_where_it_is(tree: Writable) -> None:
+    assert refusal(tree.rename, "d", "D") == errno.EXDEV
+    tree.mkdir("new")
+    exchange = opath.RENAME_EXCHANGE
+    assert refusal(tree.rename, "new", "d", exchange) == errno.EXDEV
+    assert refusal(tree.rename, "d", "new", exchange) == errno.EXDEV
+
+
+def test_a_directory_cannot_go_into_itself(tree: Writable) -> None:
+    tree.mkdir("new")
+    tree.mkdir("new/inner")
+    assert refusal(tree.rename, "new", "new/inner/x") == errno.EINVAL
+    exchange = opath.RENAME_EXCHANGE
+    assert refusal(tree.rename, "new/inner", "new", exchange) == errno.EINVAL
+    assert tree.names("new") == ["inner"]
+
+
+def test_a_directory_that_moves_over_an_empty_one_shows_what_it_had(tree: Writable) -> None:
+    tree.unlink("d/e/deep")
+    tree.mkdir("new")
+    tree.create("new/x")
+    tree.rename("new", "d/e")
+    assert tree.names("d/e") == ["x"]
+    assert is_opaque(tree.upper / "d/e")
+    assert on_disk(tree) == ["d"]
+    tree.reopen()
+    assert tree.names("d/e") == ["x"]
+
+
+def test_directories_of_the_upper_change_places(tree: Writable) -> None:
+    tree.unlink("pipe")
+    tree.mkdir("pipe")
+    tree.mkdir("new")
+    tree.create("new/x")
+    tree.rename("new", "pipe", opath.RENAME_EXCHANGE)
+    assert (tree.names("new"), tree.names("pipe")) == ([], ["x"])
+    tree.rename("pipe", "file", opath.RENAME_EXCHANGE)
+    assert tree.names("file") == ["x"]
+    assert tree.read("pipe") == b"lower"
+
+
+def test_names_are_taken_or_missing(tree: Writable) -> None:
+    files = tree.tree
+    assert refusal(tree.create, "file") == errno.EEXIST
+    assert refusal(tree.mkdir, "d") == errno.EEXIST
+    assert refusal(tree.link, "file", "d/second") == errno.EEXIST
+    assert refusal(tree.link, "d", "new") == errno.EPERM
+    assert refusal(tree.unlink, "new") == errno.ENOENT
+    assert refusal(tree.unlink, "d") == errno.EISDIR
+    assert refusal(tree.rmdir, "d") == errno.ENOTEMPTY
+    assert refusal(tree.rmdir, "file") == errno.ENOTDIR
+    assert refusal(tree.rename, "file", "d/e/deep", opath.RENAME_NOREPLACE) == errno.EEXIST
+    assert refusal(tree.rename, "file", "new", opath.RENAME_EXCHANGE) == errno.ENOENT
+    assert refusal(tree.rename, "file", "new", opath.RENAME_WHITEOUT) == errno.EINVAL
+    assert refusal(files.create, tree.at("file"), b"x", 0o600, ROOT_USER) == errno.ENOTDIR
+    assert on_disk(tree) == []
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"../x", b"a\0b"])
+def test_what_is_no_name_reaches_no_system_call(tree: Writable, name: bytes) -> None:
+    files = tree.tree
+    assert refusal(files.create, ROOT, name, 0o600, ROOT_USER) == errno.EINVAL
+    assert refusal(files.symlink, ROOT, name, b"x", ROOT_USER) == errno.EINVAL
+    assert refusal(files.unlink, ROOT, name) == errno.EINVAL
+    assert refusal(files.remove_directory, ROOT, name) == errno.EINVAL
+    assert refusal(files.rename, ROOT, b"file", ROOT, name) == errno.EINVAL
+    assert refusal(files.rename, ROOT, name, ROOT, b"new") == errno.EINVAL
+    assert refusal(files.link, tree.at("file"), ROOT, name) == errno.EINVAL
+
+
+def test_a_link_in_the_upper_leads_nowhere(tree: Writable, room: Path) -> None:
+    """Somebody puts a link in the place of a directory, behind the tree's back."""
+    outside = room / "outside"
+    outside.mkdir()
+    (outside / "victim").write_bytes(b"victim")
+    tree.mkdir("new")
+    node = tree.create("new/victim")
+    tree.reopen()
+    (tree.upper / "new/victim").unlink()
+    (tree.upper / "new").rmdir()
+    (tree.upper / "new").symlink_to(outside)
+    with pytest.raises(OSError):
+        tree.write("new/victim", b"attack")
+    with pytest.raises(OSError):
+        tree.create("new/other")
+    assert os.listdir(outside) == ["victim"]
+    assert (outside / "victim").read_bytes() == b"victim"
+    assert node > ROOT
+
+
+def test_an_inode_without_names_lives_until_it_is_forgotten(tree: Writable) -> None:
+    node = ROOT
+    for path in ("file", "d/e/deep", "new"):
+        if path == "new":
+            tree.create(path, b"new")
+        node = tree.at(path)
+        content = tree.content(node)
+        tree.tree.remember(node)
+        tree.tree.remember(node)
+        tree.unlink(path)
+        tree.tree.forget(node, 1)
+        assert tree.content(node) == content
+        tree.tree.files.write(node, b"!", 0)
+        tree.tree.files.change_mode(node, 0o604)
+        assert tree.content(node)[:1] == b"!"
+        assert stat.S_IMODE(tree.tree.files.status(node).mode) == 0o604
+        tree.tree.forget(node, 1)
+    assert tree.read("d/second") == b"!ower"
+    assert refusal(tree.tree.files.status, node) == errno.ESTALE
+
+
+def test_a_number_that_never_was_is_stale(tree: Writable) -> None:
+    for node in (-1, 10**6):
+        assert refusal(tree.tree.files.status, node) == errno.ESTALE
+        assert refusal(tree.tree.lookup, node, b"x") == errno.ESTALE
+        assert refusal(tree.tree.unlink, node, b"x") == errno.ESTALE
+        tree.tree.forget(node, 1)
+
+
+def test_nothing_is_made_in_a_directory_that_is_gone(tree: Writable) -> None:
+    tree.unlink("d/e/deep")
+    lower, upper = tree.at("d/e"), tree.mkdir("new")
+    tree.tree.remember(upper)
+    tree.rmdir("d/e")
+    tree.rmdir("new")
+    for node in (lower, upper):
+        assert refusal(tree.tree.create, node, b"x", 0o600, ROOT_USER) == errno.ENOENT
+
+
+def test_more_files_than_are_kept_open_can_be_used(tree: Writable) -> None:
+    tree.mkdir("many")
+    before = len(os.listdir("/proc/self/fd"))
+    nodes = [tree.create(f"many/{number}", b"%d" % number) for number in range(600)]
+    for number, node in enumerate(nodes):
+        assert tree.content(node) == b"%d" % number
+        tree.tree.files.change_mode(node, 0o600)
+    assert len(os.listdir("/proc/self/fd")) - before < 400
+    tree.reopen()
+    assert len(tree.names("many")) == 600
+
+
+def test_deep_directories_need_no_stack(tree: Writable) -> None:
+    node = ROOT
+    for _ in range(1500):
+        node = tree.tree.make_directory(node, b"d" * 3 if node == ROOT else b"d", 0o755, ROOT_USER)
+    tree.tree.create(node, b"file", 0o600, ROOT_USER)
+    assert refusal(tree.tree.rename, ROOT, b"ddd", node, b"x") == errno.EINVAL
+    remove_contents(tree.upper)  # which pytest cannot
+
+
+def test_a_new_inode_is_its_makers(tree: Writable) -> None:
+    node = tree.tree.create(ROOT, b"theirs", 0o4750, Caller(12, 34))
+    status = tree.tree.files.status(node)
+    assert (status.mode, status.uid, status.gid) == (stat.S_IFREG | 0o4750, 12, 34)
+    node = tree.tree.make_directory(tree.at("d/e"), b"sub", 0o700, Caller(12, 34))
+    status = tree.tree.files.status(node)
+    assert (status.mode, status.uid, status.gid) == (stat.S_IFDIR | 0o2700, 12, 8)
+    node = tree.tree.create(tree.at("d/e"), b"program", 0o2775, Caller(12, 34))
+    assert tree.tree.files.status(node).mode == stat.S_IFREG | 0o775
+
+
+def test_overlays_own_marks_are_neither_seen_nor_set(tree: Writable) -> None:
+    files, directory = tree.tree.files, tree.mkdir("pipe2")
+    os.setxattr(tree.upper / "pipe2", "trusted.overlay.origin", b"o")
+    assert files.xattr_names(directory) == []
+    assert refusal(files.xattr, directory, b"trusted.overlay.origin") == errno.ENODATA
+    files.set_xattr(directory, b"trusted.overlay.opaque", b"y")
+    assert files.xattr_names(directory) == [b"trusted.overlay.opaque"]
+    assert not is_opaque(tree.upper / "pipe2")
+
+
+def test_an_attribute_that_is_missing_copies_nothing_up(tree: Writable) -> None:
+    files, node = tree.tree.files, tree.at("d")
+    assert refusal(files.remove_xattr, node, b"user.none") == errno.ENODATA
+    assert refusal(files.set_xattr, node, b"user.none", b"", os.XATTR_REPLACE) == errno.ENODATA
+    assert refusal(files.set_xattr, node, b"user.kind", b"", os.XATTR_CREATE) == errno.EEXIST
+    assert refusal(files.xattr, node, b"system.posix_acl_access") == errno.EOPNOTSUPP
+    assert on_disk(tree) == []
+
+
+@pytest.mark.parametrize("mark", ["redirect", "metacopy"])
+def test_features_that_are_off_are_refused(room: Path, mark: str) -> None:
+    tree = Writable(room)
+    tree.mkdir("new")
+    tree.create("sparse")
+    tree.tree.files.truncate(tree.at("sparse"), 5000)
+    tree.close()
+    path = room / "upper" / ("new" if mark == "redirect" else "sparse")
+    os.setxattr(path, f"trusted.overlay.{mark}", b"/x")
+    with pytest.raises(PermissionError, match=mark):
+        Writable(room)
+
+
+def test_whiteouts_can_be_files(room: Path) -> None:
+    upper = room / "upper"
+    upper.mkdir()
+    os.setxattr(upper, "trusted.overlay.opaque", b"x")
+    for name in ("file", "shown"):
+        (upper / name).touch()
+    os.setxattr(upper / "file", "trusted.overlay.whiteout", b"")
+    tree = Writable(room)
+    assert tree.names() == ["d", "link", "pipe", "shown"]
+    tree.create("file", b"again")
+    tree.unlink("file")
+    assert is_whiteout(upper / "file")
+    tree.close()
+
+
+def test_links_in_an_upper_are_one_inode_wherever_they_are(room: Path) -> None:
+    for directory in ("x", "y"):
+        (room / "upper" / directory).mkdir(parents=True)
+    (room / "upper/x/one").write_bytes(b"both")
+    os.link(room / "upper/x/one", room / "upper/y/two")
+    tree = Writable(room)
+    node = tree.at("x/one")
+    tree.tree.remember(node)
+    tree.unlink("x/one")
+    assert tree.at("y/two") == node
+    assert tree.content(node) == b"both"
+    tree.close()
+
+
+def test_what_a_crash_left_in_the_work_directory_goes(room: Path) -> None:
+    tree = Writable(room)
+    tree.close()
+    (room / "work/work/#1").mkdir()
+    (room / "work/work/#1/x").touch()
+    tree = Writable(room)
+    assert os.listdir(room / "work/work") == []
+    tree.close()
+
+
+def test_what_cannot_be_copied_up_is_as_it_was(tree: Writable, room: Path) -> None:
+    before = tree.snapshot()
+    (room / "lower/d/e/deep").unlink()  # a broken layer
+    assert refusal(tree.write, "d/e/deep", b"x") == errno.ENOENT
+    assert os.listdir(tree.work / "work") == []
+    assert {path: node.mode for path, node in before.items()} == {
+        path: stat.S_IMODE(tree.tree.files.status(tree.at(path)).mode) for path in before
+    }
+
+
+def test_layers_may_lie_on_another_filesystem(tmp_path: Path) -> None:
+    with scratch() as elsewhere:
+        with (elsewhere / "sparse").open("wb") as file:
+            file.seek(4 << 20)
+            file.write(b"end")
+        os.link(elsewhere / "sparse", elsewhere / "second")
+        tree = Writable(tmp_path, [str(elsewhere)])
+        tree.write("sparse", b"begin")
+        assert tree.read("second") == b"begin" + bytes((4 << 20) - 5) + b"end"
+        assert (tmp_path / "upper/second").stat().st_blocks < 100
+        tree.close()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """Give a directory with room for one MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mountapi.mount("tmpfs", path, "tmpfs", 0, b"size=1M")
+    yield path
+    mountapi.umount2(path, mountapi.MNT_DETACH)
+
+
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_a_full_disk_leaves_everything_as_it_was(room: Path, small: Path) -> None:
+    (room / "lower/big").write_bytes(os.urandom(2 << 20))
+    tree = Writable(small, [str(room / "lower")])
+    before = tree.snapshot()
+    assert refusal(tree.write, "big", b"x") == errno.ENOSPC
+    assert tree.snapshot() == before
+    assert on_disk(tree) == []
+    assert os.listdir(tree.work / "work") == []
+    tree.tree.files.truncate(tree.at("big"), 1000)
+    assert tree.read("big") == before[b"big"].content[:1000]
+    adapter = WritableAdapter(tree.tree)
+    data = bytes(2 << 20)
+    head = fuse.WRITE_IN.pack(0, 0, len(data), 0, 0, 0, 0)
+    size = fuse.IN_HEADER.size + len(head) + len(data)
+    request = fuse.IN_HEADER.pack(size, fuse.WRITE, 7, tree.at("big") + 1, 0, 0, 1, 0, 0)
+    reply = bytes(adapter.answer(request + head + data) or b"")
+    (written, _) = fuse.WRITE_OUT.unpack_from(reply, fuse.OUT_HEADER.size)
+    assert 0 < written < len(data)
+    assert tree.tree.files.status(tree.at("big")).size == written
+    tree.close()
+
+
+def test_nothing_stays_open(room: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    tree = Writable(room)
+    tree.write("file", b"x")
+    node = tree.at("file")
+    tree.tree.remember(node)
+    tree.unlink("file")
+    tree.mkdir("new")
+    tree.close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
