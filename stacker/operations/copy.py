@@ -17,7 +17,7 @@ from stacker.errors import IntegrityError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.selection import references
-from stacker.jobs.tasks import worked
+from stacker.jobs.pool import worked
 from stacker.source.protocol import Source
 
 _REPORT_EVERY = 1 << 20

@@ -193,7 +193,7 @@ def _unpack(
     means.on_event(LayersFound(tuple(listed), present))
     if not missing:
         return []
-    from stacker.jobs.tasks import worked
+    from stacker.jobs.pool import worked
     from stacker.jobs.unpack_layer import unpack_layer  # an image that is all there needs neither
 
     store = means.store

@@ -21,7 +21,7 @@ from stacker.image.manifest import Manifest
 from stacker.image.reference import Reference
 from stacker.image.rootfs import pair_layers
 from stacker.jobs.pack_layer import LayerPacked, PackTask, pack_layer
-from stacker.jobs.tasks import worked
+from stacker.jobs.pool import worked
 from stacker.operations.copy import Delivered, deliver, stays
 from stacker.source.files import Directory, open_sized
 from stacker.source.protocol import read_document

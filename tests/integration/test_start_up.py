@@ -28,7 +28,7 @@ stacker.mount.drivers stacker.mount.drivers.bind stacker.mount.drivers.choose
 stacker.mount.drivers.copy stacker.mount.drivers.fuse stacker.mount.drivers.overlay
 stacker.mount.drivers.protocol stacker.mount.plan stacker.mount.record stacker.mount.state
 stacker.mount.table stacker.mount.target stacker.mount.unmount stacker.mount.upper_directory
-stacker.operations.chain stacker.operations.mount stacker.stack stacker.store stacker.store.blobs
+stacker.operations.chain stacker.operations.mount stacker.operations stacker.store stacker.store.blobs
 stacker.store.chains stacker.store.images stacker.store.layers stacker.store.staging
 stacker.store.store
 """
@@ -126,6 +126,6 @@ def test_an_image_that_is_all_here_is_pulled_without_what_unpacks(
     assert not modules & {
         "stacker.jobs.unpack_layer",
         "stacker.jobs.fetch_blob",
-        "stacker.jobs.tasks",
+        "stacker.jobs.pool",
     }
     assert not {name for name in modules if name.startswith("stacker.stream.")}

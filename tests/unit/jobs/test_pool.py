@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import IntegrityError, StackerError
-from stacker.jobs.tasks import WorkerDiedError, worked
+from stacker.jobs.pool import WorkerDiedError, worked
 
 Emit = Callable[[object], None]
 

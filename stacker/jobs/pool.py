@@ -1,0 +1,185 @@
+"""Processes that work through a list of tasks, as many at a time as asked for.
+
+In: tasks and a function, both plain values.  Out: results, and events while they are made.
+A process a layer keeps the parts that hold Python's lock apart; forking keeps what is
+imported.  Whatever ends the conductor ends its workers: they hold no state worth keeping.
+Knows nothing about layers.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Generic, NoReturn, TypeVar
+
+from stacker.errors import StackerError
+from stacker.linux.process import set_parent_death_signal
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Emit = Callable[[object], None]
+"""Sends an event to the conductor."""
+
+_LENGTH = struct.Struct("!I")
+_EVENT, _RESULT, _ERROR = range(3)
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+class WorkerDiedError(StackerError):
+    """A worker ended without an answer: killed, or out of memory."""
+
+
+def worked(
+    tasks: Iterable[Task],
+    work: Callable[[Task, Emit], Result],
+    *,
+    jobs: int,
+    on_event: Emit,
+) -> Iterator[Result]:
+    """Run ``work(task, emit)`` for every task in at most ``jobs`` processes.
+
+    :returns: results as they come.  The first error ends all workers and is raised.
+    """
+    waiting = list(tasks)[::-1]
+    with _processes(min(jobs, len(waiting)), work) as workers:
+        busy = 0
+        for worker in workers.values():
+            worker.give(waiting.pop())
+            busy += 1
+        while busy:
+            readable, _, _ = select.select(list(workers), [], [])
+            for descriptor in readable:
+                worker = workers[descriptor]
+                for kind, value in worker.answers():
+                    if kind == _EVENT:
+                        on_event(value)
+                        continue
+                    busy -= 1
+                    if kind == _ERROR:
+                        raise value
+                    if waiting:
+                        worker.give(waiting.pop())
+                        busy += 1
+                    yield value
+
+
+@contextmanager
+def _processes(
+    count: int, work: Callable[[Any, Emit], Any]
+) -> Iterator[dict[int, _Worker[Any, Any]]]:
+    workers: dict[int, _Worker[Any, Any]] = {}
+    try:
+        for _ in range(count):
+            worker = _Worker(work)
+            workers[worker.answers_from] = worker
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.end()
+
+
+class _Worker(Generic[Task, Result]):
+    """One process, with a pipe each way; messages are pickles with their length before them."""
+
+    def __init__(self, work: Callable[[Task, Emit], Result]) -> None:
+        tasks, self._tasks_to = os.pipe()
+        self.answers_from, answers = os.pipe()
+        parent = os.getpid()
+        with _without_signals() as before:
+            self._pid = os.fork()
+            if self._pid == 0:
+                os.close(self._tasks_to)
+                os.close(self.answers_from)
+                _serve(work, tasks, answers, parent, before)
+        os.close(tasks)
+        os.close(answers)
+        self._received = b""
+
+    def give(self, task: Task) -> None:
+        with suppress(BrokenPipeError):  # that it has died is seen when it is asked
+            _send(self._tasks_to, task)
+
+    def answers(self) -> Iterator[tuple[int, Any]]:
+        data = os.read(self.answers_from, 1 << 16)
+        if not data:
+            raise WorkerDiedError(
+                f"worker ended: process {self._pid}: got no answer, want a result",
+                hint="was it killed, perhaps for want of memory?",
+            )
+        self._received += data
+        while len(self._received) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+            if len(self._received) < end:
+                return
+            message = self._received[_LENGTH.size : end]
+            self._received = self._received[end:]
+            yield pickle.loads(message)  # noqa: S301 - from a process of our own
+
+    def end(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        os.close(self._tasks_to)
+        os.close(self.answers_from)
+        os.waitpid(self._pid, 0)
+
+
+def _send(descriptor: int, value: object) -> None:
+    message = pickle.dumps(value)
+    data = memoryview(_LENGTH.pack(len(message)) + message)
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+@contextmanager
+def _without_signals() -> Iterator[set[int]]:
+    """Hold signals back, so that none makes a newborn worker run the conductor's clean-up."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield {int(number) for number in before}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(
+    work: Callable[[Any, Emit], Any], tasks: int, answers: int, parent: int, mask: set[int]
+) -> NoReturn:
+    """Work until the conductor closes the pipe; never return into the conductor's code."""
+    status = 1
+    try:
+        # The terminal sends Ctrl-C to all of us; the conductor decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # it is under nohup(1)
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() == parent:
+            _work_through(work, tasks, answers)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _work_through(work: Callable[[Any, Emit], Any], tasks: int, answers: int) -> None:
+    with os.fdopen(tasks, "rb") as incoming:
+        while header := incoming.read(_LENGTH.size):
+            task = pickle.loads(incoming.read(_LENGTH.unpack(header)[0]))  # noqa: S301
+            try:
+                answer = _RESULT, work(task, lambda event: _send(answers, (_EVENT, event)))
+            except StackerError as error:
+                answer = _ERROR, error
+            except Exception as error:  # noqa: BLE001 - a bug must not look like a dead worker
+                answer = _ERROR, _unexpected(error)
+            _send(answers, answer)
+
+
+def _unexpected(error: Exception) -> StackerError:
+    import traceback
+
+    where = "".join(traceback.format_exception(error))
+    return StackerError(f"internal error: {type(error).__name__}: {error}", hint=where)
