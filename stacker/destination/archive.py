@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import BinaryIO
 
-    from stacker.destination.protocol import Opener, Report
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
+    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.verify import ByteProgress
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
@@ -45,10 +46,10 @@ class LayoutArchive:
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: Opener | None,
+        opened: BlobOpener | None,
         *,
         near: Sequence[str] = (),
-        report: Report,
+        report: ByteProgress,
     ) -> Arrival | None:
         """Have a blob in the archive; see `Destination`."""
         del near

@@ -25,9 +25,10 @@ from stacker.stream.verify import metered, verified
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from stacker.destination.protocol import Opener, Report
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
+    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.verify import ByteProgress
 
 REF_NAME = "org.opencontainers.image.ref.name"
 MARKER = to_bytes({"imageLayoutVersion": "1.0.0"})
@@ -52,10 +53,10 @@ class LayoutDirectory:
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: Opener | None,
+        opened: BlobOpener | None,
         *,
         near: Sequence[str] = (),
-        report: Report,
+        report: ByteProgress,
     ) -> Arrival | None:
         """Have a blob in the layout; see `Destination`."""
         del near
@@ -133,7 +134,7 @@ def listing(before: Sequence[Descriptor], root: Descriptor, name: str) -> bytes:
     return to_bytes(Index(mediatype.OCI_INDEX, (*kept, fresh)).to_json())
 
 
-def arriving(descriptor: Descriptor, opened: Opener, report: Report) -> Iterator[bytes]:
+def arriving(descriptor: Descriptor, opened: BlobOpener, report: ByteProgress) -> Iterator[bytes]:
     """Give a blob's bytes, verified and reported."""
     with closing(opened()) as file:
         chunks = metered(chunks_of(file), _adding_up(report))
@@ -145,7 +146,7 @@ def arriving(descriptor: Descriptor, opened: Opener, report: Report) -> Iterator
         )
 
 
-def _adding_up(report: Report) -> Callable[[int], None]:
+def _adding_up(report: ByteProgress) -> Callable[[int], None]:
     done = 0
 
     def add(size: int) -> None:

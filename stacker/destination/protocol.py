@@ -7,19 +7,15 @@ that must be written in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stacker.image.descriptor import Descriptor
-
-Opener = Callable[[], BinaryIO]
-"""Opens a blob at its first byte; may be called again, to read it anew."""
-Report = Callable[[int], None]
-"""Is told how many bytes of a blob are there by now."""
+    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.verify import ByteProgress
 
 
 class Arrival(Enum):
@@ -44,10 +40,10 @@ class Destination(Protocol):
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: Opener | None,
+        opened: BlobOpener | None,
         *,
         near: Sequence[str] = (),
-        report: Report,
+        report: ByteProgress,
     ) -> Arrival | None:
         """Have a blob there, verified on the way; what is there is not sent.
 

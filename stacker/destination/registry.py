@@ -28,11 +28,12 @@ from stacker.registry.upload import PIECE, Upload, exists
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stacker.destination.protocol import Opener, Report
     from stacker.image.descriptor import Descriptor
     from stacker.registry.client import Client
     from stacker.registry.http.response import Answer
     from stacker.registry.settings import Access
+    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.verify import ByteProgress
 
 _STORED = (200, 201, 202)
 
@@ -61,10 +62,10 @@ class Repository:
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: Opener | None,
+        opened: BlobOpener | None,
         *,
         near: Sequence[str] = (),
-        report: Report,
+        report: ByteProgress,
     ) -> Arrival | None:
         """Have a blob in the repository; see `Destination`."""
         if exists(self.client, descriptor):

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from stacker.destination.protocol import Arrival, Destination, Opener
+from stacker.destination.protocol import Arrival, Destination
 from stacker.errors import IntegrityError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.selection import references
 from stacker.jobs.pool import worked
 from stacker.source.protocol import Source
+from stacker.stream.decompress import BlobOpener
 
 _REPORT_EVERY = 1 << 20
 _DOCUMENTS_LIMIT = 1_000
@@ -161,7 +162,7 @@ def _sent(
         yield from worked(largest_first, send_blob, jobs=jobs, on_event=on_event)
 
 
-def _opener(source: Source, blob: Descriptor) -> Opener:
+def _opener(source: Source, blob: Descriptor) -> BlobOpener:
     if blob.data is not None:
         content = blob.data
         return lambda: io.BytesIO(content)

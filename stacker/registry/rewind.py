@@ -15,14 +15,14 @@ from stacker.stream.verify import verified
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stacker.destination.protocol import Opener
     from stacker.image.descriptor import Descriptor
+    from stacker.stream.decompress import BlobOpener
 
 
 class Feed:
     """Gives the bytes of the blob that `descriptor` describes; closed by `close`."""
 
-    def __init__(self, descriptor: Descriptor, opened: Opener) -> None:
+    def __init__(self, descriptor: Descriptor, opened: BlobOpener) -> None:
         self._descriptor = descriptor
         self._opened = opened
         self._chunks: Iterator[bytes] | None = None

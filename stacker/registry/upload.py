@@ -19,11 +19,11 @@ from stacker.registry.http.origin import check_plain, is_loopback, origin_of
 from stacker.registry.http.response import BrokenOffError, number
 
 if TYPE_CHECKING:
-    from stacker.destination.protocol import Report
     from stacker.image.descriptor import Descriptor
     from stacker.registry.client import Client
     from stacker.registry.http.response import Answer
     from stacker.registry.rewind import Feed
+    from stacker.stream.verify import ByteProgress
 
 PIECE = 8 << 20
 """Bytes of one request; a blob of no more goes in one.  A piece is held in memory."""
@@ -58,7 +58,7 @@ class Upload:
         self._what = f"{client.what}@{descriptor.digest}"
         self._failures = self._furthest = 0
 
-    def send(self, feed: Feed, begun: Answer | None, report: Report) -> None:
+    def send(self, feed: Feed, begun: Answer | None, report: ByteProgress) -> None:
         """Send the blob.
 
         :param feed: its bytes.
@@ -94,7 +94,7 @@ class Upload:
             answer = self._client.ask("DELETE", self._location(begun), {}, once=True)
             answer.refusal()
 
-    def _send(self, feed: Feed, begun: Answer, report: Report) -> None:
+    def _send(self, feed: Feed, begun: Answer, report: ByteProgress) -> None:
         place = self._location(begun)
         if self._blob.size <= self._piece:
             self._close(place, feed.at(0, self._piece))
@@ -103,7 +103,7 @@ class Upload:
             self._close(self._send_pieces(feed, piece, place, report), b"")
         report(self._blob.size)
 
-    def _send_pieces(self, feed: Feed, piece: int, place: str, report: Report) -> str:
+    def _send_pieces(self, feed: Feed, piece: int, place: str, report: ByteProgress) -> str:
         """Send everything piece by piece, and return where the upload is to be closed."""
         offset = 0
         while offset < self._blob.size:

@@ -9,8 +9,8 @@ cannot make a large allocation.  Knows no digests and no tar.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import IO, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import IO, BinaryIO, Protocol, cast
 
 from stacker.errors import IntegrityError
 
@@ -27,6 +27,10 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Read at most ``size`` bytes."""
+
+
+BlobOpener = Callable[[], BinaryIO]
+"""Opens a blob at its first byte; may be called again to read the blob from the start."""
 
 
 def chunks_of(file: Readable, size: int = CHUNK) -> Iterator[bytes]:

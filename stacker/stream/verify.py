@@ -38,6 +38,10 @@ class Named(Protocol):
         """Start a hash of this digest's algorithm."""
 
 
+ByteProgress = Callable[[int], None]
+"""Reports how many bytes of a blob have been transferred so far."""
+
+
 def in_place(running: Hash) -> Hash:
     """Let a hash run where its bytes pass."""
     return running

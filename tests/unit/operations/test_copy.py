@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from stacker.destination.protocol import Arrival, Opener, Report
+from stacker.destination.protocol import Arrival
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
@@ -18,6 +18,8 @@ from stacker.image.platform import Platform
 from stacker.operations.copy import BlobArrived, BlobsFound, deliver, near
 from stacker.source.protocol import read_document
 from stacker.source.resolve import resolved
+from stacker.stream.decompress import BlobOpener
+from stacker.stream.verify import ByteProgress
 
 
 class Memory:
@@ -70,10 +72,10 @@ class Journal:
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: Opener | None,
+        opened: BlobOpener | None,
         *,
         near: Sequence[str] = (),
-        report: Report,
+        report: ByteProgress,
     ) -> Arrival | None:
         assert opened is not None
         self.near.append(near)
