@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from stacker.linux import lock
-from tests.support.nobody import startable_python
+from tests.support.unprivileged import startable_python
 
 # Laws look at new examples wherever a person runs them; builds are judged by the same ones.
 settings.register_profile("ci", derandomize=True)
@@ -29,9 +29,9 @@ def alone_among_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 @pytest.fixture(scope="session")
-def nobodys_python() -> str:
-    """Give an interpreter that nobody can start."""
+def unprivileged_python() -> str:
+    """Give an interpreter that an unprivileged user can start."""
     python = startable_python()
     if python is None:
-        pytest.skip("no interpreter that nobody can start, or the package is in a closed directory")
+        pytest.skip("no interpreter that an unprivileged user can start")
     return python

@@ -17,7 +17,7 @@ from stacker.linux import mountapi
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import FuseAdapter, Plan
 from tests.support.adapters import ADAPTERS, skip_without
-from tests.support.nobody import acting_as
+from tests.support.unprivileged import acting_as
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and makes devices: needs root"),

@@ -24,9 +24,9 @@ from stacker.linux.filesystem import remove_tree
 from tests.support import images
 from tests.support.command import REPOSITORY, Stacker
 from tests.support.mounts import unmount_below
-from tests.support.nobody import NOBODY
 from tests.support.snapshot import Node, snapshot
 from tests.support.tars import MTIME, dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
+from tests.support.unprivileged import UNPRIVILEGED
 
 CORPORA = Path(os.environ.get("STACKER_CORPORA", REPOSITORY / "../shared/corpora")).resolve()
 SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
@@ -204,61 +204,61 @@ def test_in_a_user_namespace_layers_are_the_users_and_overlay_mounts(
 
 
 @pytest.fixture
-def nobody() -> Iterator[Stacker]:
+def unprivileged() -> Iterator[Stacker]:
     """The command as a user without any privilege, in a directory that is theirs."""
     if os.geteuid() != 0:
-        pytest.skip("only root can become nobody")
+        pytest.skip("only root can change to another user")
     place = Path(tempfile.mkdtemp(prefix="stacker-test-"))
     os.chown(place, 65534, 65534)
     for python in (sys.executable, "/usr/bin/python3"):
-        stacker = Stacker(place / "store", wrap=NOBODY, python=python)
-        words = [*NOBODY, python, "-c", "import stacker, isal.igzip_lib, zstandard, xattr"]
+        stacker = Stacker(place / "store", wrap=UNPRIVILEGED, python=python)
+        words = [*UNPRIVILEGED, python, "-c", "import stacker, isal.igzip_lib, zstandard, xattr"]
         if not subprocess.run(words, check=False, env=stacker.environment, cwd="/").returncode:
             break
     else:
-        pytest.skip("no interpreter that nobody can start, or the package is in a closed place")
+        pytest.skip("no interpreter that an unprivileged user can start")
     yield stacker
     remove_tree(place)
 
 
 def test_an_unprivileged_user_pulls_unpacks_and_mounts_a_copy(
-    nobody: Stacker, app: images.Layout
+    unprivileged: Stacker, app: images.Layout
 ) -> None:
-    place = nobody.store.parent
+    place = unprivileged.store.parent
     shutil.copytree(app.path, place / "app")
     (place / "target").mkdir()
     os.chown(place / "target", 65534, 65534)
-    assert nobody("pull", f"oci:{place}/app", cwd=place).last == app.image.config
-    result = nobody("mount", "app:1.0", "target", cwd=place)
+    assert unprivileged("pull", f"oci:{place}/app", cwd=place).last == app.image.config
+    result = unprivileged("mount", "app:1.0", "target", cwd=place)
     assert result.last == "copy"
     assert "no permission to mount" in result.err
-    nobody("unpack", "app:1.0", place / "tree", cwd=place)
+    unprivileged("unpack", "app:1.0", place / "tree", cwd=place)
     assert (place / "tree/etc/kept").read_bytes() == b"changed"
     assert (place / "tree/etc/kept").stat().st_uid == 65534
     assert sorted(os.listdir(place / "tree/etc")) == ["kept"]
     assert sorted(os.listdir(place / "target")) == sorted(os.listdir(place / "tree"))
-    nobody("umount", place / "target", cwd=place)
-    nobody("rm", "app:1.0", cwd=place)
-    nobody.assert_clean(layers=0)
+    unprivileged("umount", place / "target", cwd=place)
+    unprivileged("rm", "app:1.0", cwd=place)
+    unprivileged.assert_clean(layers=0)
 
 
 def test_an_unprivileged_user_has_files_that_deny_their_owner_to_read_them(
-    nobody: Stacker, tmp_path: Path
+    unprivileged: Stacker, tmp_path: Path
 ) -> None:
-    place = nobody.store.parent
+    place = unprivileged.store.parent
     closed = tar(dir("etc/"), file("etc/gshadow", b"secret", mode=0), symlink("lib", "usr"))
     app = images.layout(place / "app", [closed, tar(file("lib/sudo", b"s", mode=0o111))])
     (place / "target").mkdir()
     os.chown(place / "target", 65534, 65534)
-    nobody("pull", app.source, cwd=place)
-    nobody("mount", "--driver", "copy", "app:1.0", "target", cwd=place)
-    nobody("unpack", "app:1.0", place / "tree", cwd=place)
+    unprivileged("pull", app.source, cwd=place)
+    unprivileged("mount", "--driver", "copy", "app:1.0", "target", cwd=place)
+    unprivileged("unpack", "app:1.0", place / "tree", cwd=place)
     for tree in (place / "target", place / "tree"):
         assert (tree / "etc/gshadow").read_bytes() == b"secret"
         assert (tree / "etc/gshadow").stat().st_mode & 0o7777 == 0
         assert (tree / "usr/sudo").stat().st_mode & 0o7777 == 0o111
-    nobody("push", "app:1.0", f"oci:{place}/again:1.0", cwd=place)
-    diffs = nobody.store.glob("layers/sha256/*/diff")
+    unprivileged("push", "app:1.0", f"oci:{place}/again:1.0", cwd=place)
+    diffs = unprivileged.store.glob("layers/sha256/*/diff")
     modes = [path.stat().st_mode & 0o7777 for diff in diffs for path in diff.glob("*/gshadow")]
     assert modes == [0]
 

@@ -1,4 +1,4 @@
-"""Mounting and unmounting from beginning to end, as root, as nobody and in user namespaces."""
+"""Mount and unmount end to end: as root, as an unprivileged user and in user namespaces."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from stacker.mount.record import MountRecord
 from stacker.mount.table import Table
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.mounts import unmount_below
-from tests.support.nobody import IMPORT_PATH, NOBODY
+from tests.support.unprivileged import IMPORT_PATH, UNPRIVILEGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or become nobody"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or change to another user"),
     pytest.mark.usefixtures("alone_among_mounts"),
 ]
 
@@ -48,7 +48,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that nobody can reach and own, which pytest's own is not."""
+    """A directory that an unprivileged user can reach and own, which pytest's own is not."""
     path = Path(tempfile.mkdtemp(prefix="stacker test "))
     path.chmod(0o755)
     for name in ("layers/lower", "layers/upper", "target"):
@@ -285,19 +285,21 @@ class Caller:
 
 
 @pytest.fixture
-def caller(place: Path, nobodys_python: str) -> Caller:
+def caller(place: Path, unprivileged_python: str) -> Caller:
     for layer, name in (("lower", "old"), ("upper", "new")):
         (place / "layers" / layer / "dir").mkdir()
         (place / "layers" / layer / "dir" / name).write_text("x")
     os.setxattr(place / "layers/upper/dir", "user.overlay.opaque", b"y")
     os.setxattr(place / "layers/upper/dir", "trusted.overlay.opaque", b"y")
-    return Caller(place, nobodys_python)
+    return Caller(place, unprivileged_python)
 
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 @pytest.mark.parametrize("driver", ["auto", "overlay"])
-def test_nobody_gets_an_overlay_in_a_user_namespace(caller: Caller, driver: str, mode: str) -> None:
-    told = caller.run(driver, "user", mode, as_who=(*NOBODY, *USER_NAMESPACE))
+def test_unprivileged_user_gets_an_overlay_in_a_user_namespace(
+    caller: Caller, driver: str, mode: str
+) -> None:
+    told = caller.run(driver, "user", mode, as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
     assert told == {
         "driver": "overlay",
         "note": "in a user namespace",
@@ -310,7 +312,7 @@ def test_nobody_gets_an_overlay_in_a_user_namespace(caller: Caller, driver: str,
 
 
 def test_trusted_layers_are_not_shown_wrongly_in_a_user_namespace(caller: Caller) -> None:
-    told = caller.run("overlay", "trusted", "ro", as_who=(*NOBODY, *USER_NAMESPACE))
+    told = caller.run("overlay", "trusted", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
     assert told["exit"] == 9
     assert "trusted.overlay.*, which cannot be read here" in told["error"]
     assert (told["left"], told["rooms"]) == ([], [])
@@ -332,7 +334,7 @@ def where_dev_fuse_is(device: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def everybodys_fuse(place: Path) -> tuple[str, ...]:
-    """The words before a command that let nobody use /dev/fuse, as most distributions do."""
+    """Return the words before a command that open /dev/fuse to all users."""
     if not os.path.exists("/dev/fuse") or shutil.which("fusermount3") is None:
         pytest.skip("no /dev/fuse, or no fusermount3")
     device = place / "fuse"
@@ -347,10 +349,10 @@ def everybodys_fuse(place: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 @pytest.mark.parametrize("driver", ["auto", "fuse"])
-def test_nobody_gets_fuse_by_fusermount3(
+def test_unprivileged_user_gets_fuse_by_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], driver: str, mode: str
 ) -> None:
-    told = caller.run(driver, "user", mode, as_who=(*everybodys_fuse, *NOBODY))
+    told = caller.run(driver, "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
     assert told.get("driver") == "fuse", told
     assert len(told["reasons"]) == (driver == "auto")
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
@@ -358,11 +360,11 @@ def test_nobody_gets_fuse_by_fusermount3(
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_nobody_gets_each_adapter_by_fusermount3(
+def test_unprivileged_user_gets_each_adapter_by_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], adapter: FuseAdapter
 ) -> None:
     skip_without(adapter)
-    told = caller.run("fuse", "user", "ro", adapter, as_who=(*everybodys_fuse, *NOBODY))
+    told = caller.run("fuse", "user", "ro", adapter, as_who=(*everybodys_fuse, *UNPRIVILEGED))
     assert told.get("driver") == "fuse", told
     assert told["reasons"] == []
     assert (told["left"], told["rooms"]) == ([], [])
@@ -370,10 +372,10 @@ def test_nobody_gets_each_adapter_by_fusermount3(
 
 @pytest.mark.skipif(shutil.which("fuse-overlayfs") is None, reason="no fuse-overlayfs")
 @pytest.mark.parametrize("mode", ["ro", "rw"])
-def test_nobody_gets_fuse_overlayfs_by_fusermount3(
+def test_unprivileged_user_gets_fuse_overlayfs_by_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], mode: str
 ) -> None:
-    told = caller.run("fuse-overlayfs", "user", mode, as_who=(*everybodys_fuse, *NOBODY))
+    told = caller.run("fuse-overlayfs", "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
     assert told.get("driver") == "fuse-overlayfs", told
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])
@@ -424,7 +426,7 @@ print(json.dumps(told))
 """
 
 
-def test_nobody_writes_through_fuse_and_keeps_it(
+def test_unprivileged_user_writes_through_fuse_and_keeps_it(
     caller: Caller, everybodys_fuse: tuple[str, ...]
 ) -> None:
     closed = caller.place / "layers/lower/closed"
@@ -433,7 +435,7 @@ def test_nobody_writes_through_fuse_and_keeps_it(
     (closed / "file").chmod(0o444)
     os.setxattr(closed / "file", "user.kind", b"k")
     closed.chmod(0o555)
-    told = caller.run(script=WRITES, as_who=(*everybodys_fuse, *NOBODY))
+    told = caller.run(script=WRITES, as_who=(*everybodys_fuse, *UNPRIVILEGED))
     assert {name: error for name, error in told.items() if isinstance(error, str)} == {
         "driver": "fuse",
         "make in a closed directory": "EACCES",
@@ -463,7 +465,9 @@ def test_nobody_writes_through_fuse_and_keeps_it(
 def test_root_of_a_user_namespace_gets_fuse(
     caller: Caller, everybodys_fuse: tuple[str, ...], mode: str
 ) -> None:
-    told = caller.run("fuse", "user", mode, as_who=(*everybodys_fuse, *NOBODY, *USER_NAMESPACE))
+    told = caller.run(
+        "fuse", "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED, *USER_NAMESPACE)
+    )
     assert told.get("driver") == "fuse", told
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])
@@ -472,7 +476,7 @@ def test_root_of_a_user_namespace_gets_fuse(
 def test_root_of_a_user_namespace_is_told_that_the_kernel_will_not_read_by_itself(
     caller: Caller, everybodys_fuse: tuple[str, ...]
 ) -> None:
-    who = (*everybodys_fuse, *NOBODY, *USER_NAMESPACE)
+    who = (*everybodys_fuse, *UNPRIVILEGED, *USER_NAMESPACE)
     told = caller.run("fuse", "user", "ro", "kernel", "passthrough", as_who=who)
     assert told.get("driver") == "fuse", told
     assert "no passthrough" in told["note"]
@@ -481,8 +485,12 @@ def test_root_of_a_user_namespace_is_told_that_the_kernel_will_not_read_by_itsel
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse to hide")
 @pytest.mark.parametrize("mode", ["ro", "rw"])
-def test_nobody_without_a_namespace_gets_a_copy_and_is_told_why(caller: Caller, mode: str) -> None:
-    told = caller.run("auto", "user", mode, as_who=(*where_dev_fuse_is(Path("/dev/null")), *NOBODY))
+def test_unprivileged_user_without_a_namespace_gets_a_copy_and_the_reason(
+    caller: Caller, mode: str
+) -> None:
+    told = caller.run(
+        "auto", "user", mode, as_who=(*where_dev_fuse_is(Path("/dev/null")), *UNPRIVILEGED)
+    )
     assert told["driver"] == "copy"
     overlay, fuse = told["reasons"]
     assert overlay == (
@@ -494,8 +502,8 @@ def test_nobody_without_a_namespace_gets_a_copy_and_is_told_why(caller: Caller, 
     assert (told["left"], told["rooms"]) == ([], [])
 
 
-def test_nobody_who_insists_on_an_overlay_is_told_what_it_takes(caller: Caller) -> None:
-    told = caller.run("overlay", "user", "ro", as_who=NOBODY)
+def test_overlay_driver_without_privileges_names_what_it_needs(caller: Caller) -> None:
+    told = caller.run("overlay", "user", "ro", as_who=UNPRIVILEGED)
     assert told["exit"] == 9
     assert "lacks CAP_SYS_ADMIN" in told["error"]
     assert "unshare --user --map-root-user --mount" in told["hint"]
@@ -503,7 +511,7 @@ def test_nobody_who_insists_on_an_overlay_is_told_what_it_takes(caller: Caller) 
 
 
 def test_a_copy_in_a_user_namespace_is_protected_by_a_bind(caller: Caller) -> None:
-    told = caller.run("copy", "user", "ro", as_who=(*NOBODY, *USER_NAMESPACE))
+    told = caller.run("copy", "user", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
     assert (told["driver"], told["note"]) == ("copy", None)
     assert (told["left"], told["rooms"]) == ([], [])
 

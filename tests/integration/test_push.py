@@ -25,7 +25,6 @@ import pytest
 
 from tests.support import images
 from tests.support.command import REPOSITORY, Stacker, at_home
-from tests.support.nobody import NOBODY, startable_python
 from tests.support.registries import (
     PASSWORD,
     USER,
@@ -40,6 +39,7 @@ from tests.support.registries import (
 )
 from tests.support.tars import dir as folder
 from tests.support.tars import file, symlink, tar, whiteout
+from tests.support.unprivileged import UNPRIVILEGED, startable_python
 
 LARGE = random.Random(1).randbytes(20_000_000)  # more than two pieces of an upload
 LAYERS = [
@@ -722,21 +722,21 @@ def test_an_archive_that_is_not_finished_is_not_there(
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 def test_who_has_no_privilege_pushes_the_same(stacker: Stacker) -> None:
     """Owners and modes are those of the image, whoever's files the tree has."""
     place = Path(tempfile.mkdtemp(prefix="stacker-test-"))
     try:
         python = startable_python()
         if python is None:
-            pytest.skip("no interpreter that nobody can start, or the package is in a closed place")
+            pytest.skip("no interpreter that an unprivileged user can start")
         entries = [file("a", b"1", uid=5, gid=6, mode=0o4755), folder("d/", uid=7, mode=0o700)]
         app = images.layout(place / "app", [tar(*entries, file("d/b", b"2"))])
         for path in (place, *place.rglob("*")):
             os.chown(path, 65534, 65534)
-        nobody = Stacker(place / "store", wrap=NOBODY, python=python)
-        nobody("pull", app.source, cwd=place)
-        digest = nobody("push", "app:1.0", f"oci:{place}/out", cwd=place).last
+        unprivileged = Stacker(place / "store", wrap=UNPRIVILEGED, python=python)
+        unprivileged("pull", app.source, cwd=place)
+        digest = unprivileged("push", "app:1.0", f"oci:{place}/out", cwd=place).last
         stacker("pull", app.source)
         assert stacker("push", "app:1.0", f"oci:{stacker.store}-out").last == digest
     finally:

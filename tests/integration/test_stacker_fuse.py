@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountapi, mountinfo
-from tests.support.nobody import NOBODY
 from tests.support.snapshot import Node, snapshot
 from tests.support.stacker_fuse import StackerFuse, joined, lowerdir
 from tests.support.stacks import scratch
+from tests.support.unprivileged import UNPRIVILEGED
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),
@@ -456,8 +456,8 @@ def test_what_a_crash_leaves_can_be_unmounted_and_mounted_again(
 # Without privileges
 
 
-class Nobody:
-    """A shell of nobody's in a mount namespace of its own, in which everybody may use /dev/fuse.
+class UnprivilegedShell:
+    """A shell of an unprivileged user in a mount namespace where all users may use /dev/fuse.
 
     :param fuse: what `$fuse` runs.
     """
@@ -469,7 +469,7 @@ class Nobody:
     def run(self, script: str, *wrap: str, options: str = "") -> subprocess.CompletedProcess[str]:
         """Run a script in the room, and give what it said."""
         words = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev/fuse && exec "$@"']
-        words += [str(self._device), *NOBODY, *wrap, "sh", "-c", script]
+        words += [str(self._device), *UNPRIVILEGED, *wrap, "sh", "-c", script]
         environ = {**os.environ, "fuse": str(self.fuse.program), "options": options}
         return subprocess.run(
             words, capture_output=True, text=True, check=False, cwd=self.fuse.room, env=environ
@@ -477,7 +477,9 @@ class Nobody:
 
 
 @pytest.fixture
-def nobody(fuse: StackerFuse, room: Path, nobodys_python: str, tmp_path: Path) -> Nobody:
+def unprivileged(
+    fuse: StackerFuse, room: Path, unprivileged_python: str, tmp_path: Path
+) -> UnprivilegedShell:
     if not shutil.which("fusermount3"):
         pytest.skip("no fusermount3: package fuse3")
     for name in ("upper", "work", "target"):
@@ -486,10 +488,12 @@ def nobody(fuse: StackerFuse, room: Path, nobodys_python: str, tmp_path: Path) -
     device = tmp_path / "fuse"  # as most distributions have it
     os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
     device.chmod(0o666)
-    return Nobody(replace(fuse, python=nobodys_python), device)
+    return UnprivilegedShell(replace(fuse, python=unprivileged_python), device)
 
 
-def test_nobody_mounts_by_fusermount3(nobody: Nobody, room: Path) -> None:
+def test_unprivileged_user_mounts_by_fusermount3(
+    unprivileged: UnprivilegedShell, room: Path
+) -> None:
     script = """
         set -e
         $fuse "my source" $PWD/target -o $options
@@ -497,7 +501,7 @@ def test_nobody_mounts_by_fusermount3(nobody: Nobody, room: Path) -> None:
         cd target; rm kept; mkdir d2; echo new > d2/file; ls; cd ..
         fusermount3 -u $PWD/target
     """
-    done = nobody.run(script, options=f"{writing(room)},noatime,dev,suid,allow_root")
+    done = unprivileged.run(script, options=f"{writing(room)},noatime,dev,suid,allow_root")
     assert done.returncode == 0, done
     assert done.stderr == "stacker-fuse: warning: ignored: allow_root\n"
     line, *names = done.stdout.splitlines()
@@ -509,9 +513,11 @@ def test_nobody_mounts_by_fusermount3(nobody: Nobody, room: Path) -> None:
     assert owner(room / "upper/d2/file") == (65534, 65534)
 
 
-def test_the_machine_says_whether_nobody_mounts_for_all(nobody: Nobody, room: Path) -> None:
+def test_fuse_conf_decides_whether_an_unprivileged_user_mounts_for_all(
+    unprivileged: UnprivilegedShell, room: Path
+) -> None:
     script = "$fuse $PWD/target -o $options && cat target/d/new && fusermount3 -u target"
-    done = nobody.run(script, options=f"{layers(room)},allow_other")
+    done = unprivileged.run(script, options=f"{layers(room)},allow_other")
     conf = Path("/etc/fuse.conf")
     if conf.exists() and "user_allow_other" in conf.read_text().splitlines():
         assert (done.returncode, done.stdout) == (0, "upper")
@@ -520,14 +526,18 @@ def test_the_machine_says_whether_nobody_mounts_for_all(nobody: Nobody, room: Pa
         assert "user_allow_other" in done.stderr
 
 
-def test_what_nobody_cannot_read_is_named(nobody: Nobody, room: Path) -> None:
+def test_unreadable_layer_is_named_to_an_unprivileged_user(
+    unprivileged: UnprivilegedShell, room: Path
+) -> None:
     (room / "up/d").chmod(0o750)
-    done = nobody.run("$fuse $PWD/target -o $options", options=layers(room))
+    done = unprivileged.run("$fuse $PWD/target -o $options", options=layers(room))
     assert done.returncode == 1
     assert f"{room}/up/d: Permission denied" in done.stderr
 
 
-def test_root_of_a_user_namespace_mounts_by_itself(nobody: Nobody, room: Path) -> None:
+def test_root_of_a_user_namespace_mounts_by_itself(
+    unprivileged: UnprivilegedShell, room: Path
+) -> None:
     script = """
         set -e
         $fuse -o $options $PWD/target
@@ -538,7 +548,7 @@ def test_root_of_a_user_namespace_mounts_by_itself(nobody: Nobody, room: Path) -
     for path in (*room.rglob("*"),):  # what belongs to who has no id there cannot be removed
         os.chown(path, 65534, 65534, follow_symlinks=False)
     wrap = ("unshare", "--user", "--map-root-user", "--mount")
-    done = nobody.run(script, *wrap, options=writing(room))
+    done = unprivileged.run(script, *wrap, options=writing(room))
     if "unshare:" in done.stderr:
         pytest.skip(f"no user namespaces: {done.stderr}")
     assert done.returncode == 0, done

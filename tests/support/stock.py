@@ -16,7 +16,7 @@ from typing import Final
 from tests.support import tars
 
 MTIME: Final = tars.MTIME
-NOBODY: Final = 65534
+UNPRIVILEGED: Final = 65534
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ USUAL: Final[Template] = (
     file("file", DATA),
     file("other", b"other"),
     file("empty", b""),
-    file("setid", b"#!/bin/sh\n", 0o6755, NOBODY),
-    file("mine", b"mine", 0o644, NOBODY),
+    file("setid", b"#!/bin/sh\n", 0o6755, UNPRIVILEGED),
+    file("mine", b"mine", 0o644, UNPRIVILEGED),
     file("secret", b"secret", 0o600),
     file("everybodys", b"everybodys", 0o666),
     Thing("file", b"noted", b"noted", xattrs=(("user.note", b"1"),)),
@@ -118,16 +118,16 @@ USUAL: Final[Template] = (
     file("open/roots", b"roots"),
     directory("open/dir", 0o755),
     directory("sticky", 0o1777),
-    file("sticky/mine", b"mine", 0o644, NOBODY),
+    file("sticky/mine", b"mine", 0o644, UNPRIVILEGED),
     file("sticky/roots", b"roots", 0o666),
     directory("sticky/dir", 0o777),
     directory("closed", 0o700),
     file("closed/inside", b"inside", 0o666),
     directory("unlisted", 0o711),
     file("unlisted/inside", b"inside"),
-    directory("nobodys", 0o755, NOBODY),
-    file("nobodys/roots", b"roots"),
-    directory("setgid", 0o2777, NOBODY),
+    directory("unprivileged", 0o755, UNPRIVILEGED),
+    file("unprivileged/roots", b"roots"),
+    directory("setgid", 0o2777, UNPRIVILEGED),
     symlink("link", "file"),
     symlink("dirlink", "full"),
     symlink("dangling", "missing"),

@@ -20,7 +20,7 @@ from stacker.linux import mountapi, mountinfo
 from stacker.linux.removal import remove_tree
 from tests.support.bench import Bench
 from tests.support.layer_room import Room
-from tests.support.nobody import IMPORT_PATH
+from tests.support.unprivileged import IMPORT_PATH
 
 Members = Sequence[tuple[str, bytes | str]]
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"

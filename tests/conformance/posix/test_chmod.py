@@ -9,9 +9,9 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 
 def mode(path: os.PathLike[str]) -> int:
@@ -76,14 +76,14 @@ def test_only_the_owner_may(place: Place, name: str) -> None:
     assert mode(place / name) == before
 
 
-@pytest.mark.parametrize("name", ["mine", "nobodys", "sticky/mine", "setid"])
+@pytest.mark.parametrize("name", ["mine", "unprivileged", "sticky/mine", "setid"])
 def test_the_owner_may(place: Place, name: str) -> None:
     with acting_as():
         os.chmod(place / name, 0o400)
     assert mode(place / name) == 0o400
 
 
-def test_nobody_changes_nothing_where_it_cannot_search(place: Place) -> None:
+def test_unprivileged_user_changes_nothing_where_it_cannot_search(place: Place) -> None:
     os.chown(place / "closed/inside", 65534, 65534)
     with acting_as(), fails(errno.EACCES):
         os.chmod(place / "closed/inside", 0o777)

@@ -10,9 +10,9 @@ import struct
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
-from tests.support.nobody import acting_as
-from tests.support.stock import DATA, NOBODY
+from tests.support.stock import DATA, UNPRIVILEGED
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 
 def owner(path: os.PathLike[str]) -> tuple[int, int]:
@@ -67,16 +67,16 @@ def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: i
 @pytest.mark.parametrize(
     ("name", "uid", "gid"),
     [
-        ("file", NOBODY, -1),
-        ("file", -1, NOBODY),
+        ("file", UNPRIVILEGED, -1),
+        ("file", -1, UNPRIVILEGED),
         ("mine", 0, -1),
         ("mine", -1, 0),
-        ("full", NOBODY, NOBODY),
-        ("open", NOBODY, NOBODY),
-        ("everybodys", NOBODY, NOBODY),
+        ("full", UNPRIVILEGED, UNPRIVILEGED),
+        ("open", UNPRIVILEGED, UNPRIVILEGED),
+        ("everybodys", UNPRIVILEGED, UNPRIVILEGED),
     ],
 )
-def test_nobody_gives_away_nothing_and_takes_nothing(
+def test_unprivileged_user_gives_away_nothing_and_takes_nothing(
     place: Place, name: str, uid: int, gid: int
 ) -> None:
     before = owner(place / name)
@@ -88,18 +88,18 @@ def test_nobody_gives_away_nothing_and_takes_nothing(
 def test_an_owner_may_choose_among_its_groups(place: Place) -> None:
     with acting_as(groups=[4321]):
         os.chown(place / "mine", -1, 4321)
-    assert owner(place / "mine") == (NOBODY, 4321)
+    assert owner(place / "mine") == (UNPRIVILEGED, 4321)
     with acting_as(groups=[4321]), fails(errno.EPERM):
         os.chown(place / "mine", -1, 4322)
 
 
-def test_nobody_changes_nothing_where_it_cannot_search(place: Place) -> None:
+def test_unprivileged_user_changes_nothing_where_it_cannot_search(place: Place) -> None:
     with acting_as(), fails(errno.EACCES):
-        os.chown(place / "closed/inside", NOBODY, NOBODY)
+        os.chown(place / "closed/inside", UNPRIVILEGED, UNPRIVILEGED)
 
 
 def by_chown(place: Place) -> None:
-    os.chown(place / "setid", NOBODY, NOBODY)
+    os.chown(place / "setid", UNPRIVILEGED, UNPRIVILEGED)
 
 
 def by_write(place: Place) -> None:
@@ -155,7 +155,7 @@ def test_the_new_owner_has_its_rights_at_once(place: Place) -> None:
     os.chmod(place / "secret", 0o600)
     with acting_as(), fails(errno.EACCES):
         (place / "secret").read_bytes()
-    os.chown(place / "secret", NOBODY, 0)
+    os.chown(place / "secret", UNPRIVILEGED, 0)
     with acting_as():
         assert (place / "secret").read_bytes() == b"secret"
     os.chown(place / "secret", 0, 4321)

@@ -10,9 +10,9 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 
 @pytest.mark.parametrize("to", ["new", "full/new", "dirlink/new", "n" * 255])
@@ -125,7 +125,7 @@ def test_the_file_gets_a_new_ctime_and_the_parent_both_times(place: Place) -> No
 
 
 @pytest.mark.parametrize("to", ["full/new", "new", "closed/new"])
-def test_nobody_links_only_where_it_may_write(place: Place, to: str) -> None:
+def test_unprivileged_user_links_only_where_it_may_write(place: Place, to: str) -> None:
     with acting_as(), fails(errno.EACCES):
         os.link(place / "mine", place / to)
     with acting_as():

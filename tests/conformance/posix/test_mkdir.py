@@ -10,9 +10,9 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
-from tests.support.stock import NOBODY
+from tests.support.stock import UNPRIVILEGED
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 EVERYTHING = ("file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo")
 
@@ -75,7 +75,7 @@ def test_a_set_group_id_bit_and_the_group_are_inherited(place: Place) -> None:
     os.mkdir(place / "setgid/new")
     status = os.stat(place / "setgid/new")
     assert status.st_mode & stat.S_ISGID
-    assert (status.st_uid, status.st_gid) == (0, NOBODY)
+    assert (status.st_uid, status.st_gid) == (0, UNPRIVILEGED)
 
 
 def test_who_makes_it_owns_it(place: Place) -> None:
@@ -86,7 +86,7 @@ def test_who_makes_it_owns_it(place: Place) -> None:
 
 
 @pytest.mark.parametrize("path", ["full/new", "closed/new", "new", "unlisted/new", "setgid/../new"])
-def test_nobody_makes_none_where_it_may_not_write(place: Place, path: str) -> None:
+def test_unprivileged_user_makes_none_where_it_may_not_write(place: Place, path: str) -> None:
     with acting_as(), fails(errno.EACCES):
         os.mkdir(place / path)
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 KINDS = {
     "fifo": (stat.S_IFIFO, 0),
@@ -65,7 +65,7 @@ def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: i
 
 
 @pytest.mark.parametrize("node", ["char", "block"])
-def test_nobody_makes_no_device(place: Place, node: str) -> None:
+def test_unprivileged_user_makes_no_device(place: Place, node: str) -> None:
     kind, device = KINDS[node]
     with acting_as(), fails(errno.EPERM):
         os.mknod(place / "open/new", kind | 0o644, device)

@@ -10,9 +10,9 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import LOWER, Place
+from tests.support.unprivileged import acting_as
 
 NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
 
@@ -155,11 +155,11 @@ def test_the_owner_is_held_to_its_own_bits(
         ("full/new", os.O_CREAT | os.O_WRONLY, False),
         ("full/inner", os.O_CREAT | os.O_RDONLY, True),
         ("open/new", os.O_CREAT | os.O_WRONLY, True),
-        ("nobodys/new", os.O_CREAT | os.O_WRONLY, True),
+        ("unprivileged/new", os.O_CREAT | os.O_WRONLY, True),
         ("sticky/new", os.O_CREAT | os.O_WRONLY, True),
     ],
 )
-def test_nobody_opens_what_the_bits_for_it_say(
+def test_unprivileged_user_opens_what_the_bits_for_it_say(
     place: Place, path: str, flags: int, allowed: bool
 ) -> None:
     with acting_as():

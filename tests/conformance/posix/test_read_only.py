@@ -21,12 +21,12 @@ from stacker.linux.filesystem import remove_tree
 from tests.conformance.posix.cases import fails, names
 from tests.support import tars
 from tests.support.command import Stacker
-from tests.support.nobody import acting_as
 from tests.support.snapshot import snapshot
 from tests.support.stacks import ROOM
 from tests.support.stock import DATA, USUAL, build, members
 from tests.support.subjects import SUBJECTS, Subject, stock, unmount_by_force
 from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.support.unprivileged import acting_as
 
 LAYERS = {
     "one layer": [tars.tar(*members(USUAL, b"usual"))],
@@ -133,7 +133,9 @@ def test_a_call_that_would_change_something_is_refused(tree: Path, operation: st
         ("open/new", os.O_CREAT | os.O_WRONLY),
     ],
 )
-def test_nobody_is_refused_what_its_rights_allow(tree: Path, path: str, flags: int) -> None:
+def test_unprivileged_user_is_refused_what_its_rights_allow(
+    tree: Path, path: str, flags: int
+) -> None:
     with acting_as(), fails(errno.EROFS):
         os.open(tree / path, flags)
 

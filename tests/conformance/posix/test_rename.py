@@ -10,10 +10,10 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import Place
 from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.support.unprivileged import acting_as
 
 
 def is_bound(place: Place, name: str) -> bool:
@@ -276,10 +276,12 @@ def test_the_old_name_can_be_made_again_and_is_another(place: Place) -> None:
         ("open/roots", "full/new"),
         ("mine", "open/new"),
         ("open/roots", "closed/new"),
-        ("open/dir", "nobodys/dir"),
+        ("open/dir", "unprivileged/dir"),
     ],
 )
-def test_nobody_renames_only_where_it_may_write(place: Place, old: str, new: str) -> None:
+def test_unprivileged_user_renames_only_where_it_may_write(
+    place: Place, old: str, new: str
+) -> None:
     with acting_as(), fails(errno.EACCES, *([errno.EXDEV] if is_bound(place, "open/dir") else [])):
         os.rename(place / old, place / new)
     assert os.path.lexists(place / old)

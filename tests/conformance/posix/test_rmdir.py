@@ -9,8 +9,8 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
 from tests.support.subjects import Mounted, Place
+from tests.support.unprivileged import acting_as
 
 
 def test_an_empty_directory_goes(place: Place) -> None:
@@ -83,8 +83,10 @@ def test_one_that_is_open_stays_as_an_empty_shell(place: Place) -> None:
             os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor)
 
 
-@pytest.mark.parametrize("path", ["nobodys/../hollow", "full/sub", "open/../hollow", "hollow"])
-def test_nobody_removes_none_from_a_parent_it_may_not_write(place: Place, path: str) -> None:
+@pytest.mark.parametrize("path", ["unprivileged/../hollow", "full/sub", "open/../hollow", "hollow"])
+def test_unprivileged_user_removes_none_from_a_parent_it_may_not_write(
+    place: Place, path: str
+) -> None:
     with acting_as(), fails(errno.EACCES, errno.ENOTEMPTY):
         os.rmdir(place / path)
     assert os.path.isdir(place / path)
@@ -98,7 +100,7 @@ def test_in_a_sticky_directory_only_the_owner_removes(place: Place) -> None:
         os.rmdir(place / "sticky/dir")
 
 
-def test_nobody_removes_from_where_it_may_write(place: Place) -> None:
+def test_unprivileged_user_removes_from_where_it_may_write(place: Place) -> None:
     with acting_as():
         os.rmdir(place / "open/dir")
     assert names(place / "open") == {"roots"}

@@ -9,9 +9,9 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 
 @pytest.mark.parametrize(

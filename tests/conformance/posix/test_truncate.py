@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, opened
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import Mounted, Place
+from tests.support.unprivileged import acting_as
 
 SIZES = [0, 1, 4095, 4096, 4097, len(DATA), len(DATA) + 1, 1 << 20, (1 << 32) + 3]
 
@@ -88,14 +88,14 @@ def test_a_descriptor_for_reading_is_refused(place: Place) -> None:
 
 
 @pytest.mark.parametrize("path", ["file", "secret", "closed/inside", "full/inner", "link"])
-def test_nobody_truncates_nothing_that_it_may_not_write(place: Place, path: str) -> None:
+def test_unprivileged_user_truncates_nothing_that_it_may_not_write(place: Place, path: str) -> None:
     size = os.stat(place / path).st_size
     with acting_as(), fails(errno.EACCES):
         os.truncate(place / path, 0)
     assert os.stat(place / path).st_size == size
 
 
-def test_nobody_truncates_what_it_may_write(place: Place) -> None:
+def test_unprivileged_user_truncates_what_it_may_write(place: Place) -> None:
     with acting_as():
         os.truncate(place / "everybodys", 3)
     assert (place / "everybodys").read_bytes() == b"eve"

@@ -9,9 +9,9 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import Place
+from tests.support.unprivileged import acting_as
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_the_target_of_a_symlink_stays(place: Place) -> None:
     assert names(place / "full") == {"inner", "sub"}
 
 
-@pytest.mark.parametrize("path", ["full/inner", "mine", "nobodys/../mine", "closed/inside"])
-def test_nobody_unlinks_nothing_where_it_may_not_write(place: Place, path: str) -> None:
+@pytest.mark.parametrize("path", ["full/inner", "mine", "unprivileged/../mine", "closed/inside"])
+def test_unprivileged_user_unlinks_nothing_where_it_may_not_write(place: Place, path: str) -> None:
     with acting_as(), fails(errno.EACCES):
         os.unlink(place / path)
     assert os.path.lexists(place / path)
@@ -109,8 +109,8 @@ def test_nobody_unlinks_nothing_where_it_may_not_write(place: Place, path: str) 
 def test_who_may_write_a_directory_unlinks_what_others_own(place: Place) -> None:
     with acting_as():
         os.unlink(place / "open/roots")
-        os.unlink(place / "nobodys/roots")
-    assert names(place / "nobodys") == set()
+        os.unlink(place / "unprivileged/roots")
+    assert names(place / "unprivileged") == set()
 
 
 def test_in_a_sticky_directory_only_the_owner_unlinks(place: Place) -> None:

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, next_tick, opened
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA, MTIME
 from tests.support.subjects import Place
 from tests.support.syscalls import UTIME_NOW, UTIME_OMIT, utimensat
+from tests.support.unprivileged import acting_as
 
 NOW = (0, UTIME_NOW)
 OMIT = (0, UTIME_OMIT)
@@ -121,7 +121,7 @@ def test_who_may_write_may_set_the_time_to_now(place: Place, name: str, allowed:
     assert (os.stat(place / name).st_mtime_ns > OLD) == bool(allowed)
 
 
-@pytest.mark.parametrize("name", ["mine", "nobodys"])
+@pytest.mark.parametrize("name", ["mine", "unprivileged"])
 def test_the_owner_sets_any_time_of_what_it_may_not_write(place: Place, name: str) -> None:
     os.chmod(place / name, 0o500)
     with acting_as():

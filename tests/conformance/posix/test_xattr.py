@@ -8,10 +8,10 @@ import os
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
-from tests.support.nobody import acting_as
 from tests.support.stock import DATA
 from tests.support.subjects import Place
 from tests.support.syscalls import getxattr
+from tests.support.unprivileged import acting_as
 
 VALUES = [b"", b"1", b"a\0b\xff", bytes(range(256)), b"v" * 2000]
 
@@ -139,7 +139,7 @@ def test_what_is_not_there_has_none(place: Place, path: str) -> None:
         os.listxattr(place / path)
 
 
-def test_nobody_reads_and_writes_as_the_mode_says(place: Place) -> None:
+def test_unprivileged_user_reads_and_writes_as_the_mode_says(place: Place) -> None:
     os.setxattr(place / "secret", "user.x", b"1")
     os.setxattr(place / "file", "trusted.x", b"1")
     with acting_as():

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from stacker.linux import opath
-from tests.support.nobody import acting_as
+from tests.support.unprivileged import acting_as
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def test_what_is_held_is_reached_when_its_name_is_gone(tmp_path: Path) -> None:
         os.close(again)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 def test_a_file_that_denies_its_owner_to_read_it_is_read_and_stays_so() -> None:
     with TemporaryDirectory() as name, acting_as_owner_of(Path(name)):
         path = Path(name) / "file"

@@ -74,11 +74,11 @@ def test_the_uid_map_is_the_kernels() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop a capability")
-def test_a_dropped_capability_is_not_effective(nobodys_python: str) -> None:
+def test_a_dropped_capability_is_not_effective(unprivileged_python: str) -> None:
     without = ("setpriv", "--reuid=65534", "--clear-groups")
     question = "process.has_capability(process.CAP_SYS_ADMIN)"
-    assert ask(question, python=nobodys_python) == "True"
-    assert ask(question, *without, python=nobodys_python) == "False"
+    assert ask(question, python=unprivileged_python) == "True"
+    assert ask(question, *without, python=unprivileged_python) == "False"
 
 
 def test_a_child_ends_with_its_parent() -> None:

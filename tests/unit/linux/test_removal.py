@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stacker.linux.filesystem import remove_contents, remove_tree
-from tests.support.nobody import NOBODY
+from tests.support.unprivileged import UNPRIVILEGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or become nobody")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can mount or change to another user"
+)
 REMOVE = "import sys, pathlib; from stacker.linux.filesystem import *; "
 
 
@@ -105,23 +107,25 @@ def test_a_file_is_no_tree(tmp_path: Path) -> None:
 
 @needs_root
 def test_an_owner_who_locked_himself_out_can_still_remove(
-    public: Path, nobodys_python: str
+    public: Path, unprivileged_python: str
 ) -> None:
     make = "import os; os.makedirs('t/a/b'); open('t/a/b/f','w'); os.symlink('x', 't/a/l'); "
     shut = "[os.chmod(d, m) for d, m in (('t/a/b', 0), ('t/a', 0o500), ('t', 0))]; "
     code = REMOVE + make + shut + "remove_tree(pathlib.Path('t'))"
-    subprocess.run([*NOBODY, nobodys_python, "-c", code], cwd=public, check=True)
+    subprocess.run([*UNPRIVILEGED, unprivileged_python, "-c", code], cwd=public, check=True)
     assert list(public.iterdir()) == []
 
 
 @needs_root
-def test_a_stranger_is_refused_with_the_path_in_the_way(public: Path, nobodys_python: str) -> None:
+def test_a_stranger_is_refused_with_the_path_in_the_way(
+    public: Path, unprivileged_python: str
+) -> None:
     (public / "top" / "inner").mkdir(parents=True)
     (public / "top").chmod(0o777)
     (public / "top" / "inner" / "file").write_bytes(b"x")
     code = REMOVE + "remove_tree(pathlib.Path(sys.argv[1]))"
     done = subprocess.run(
-        [*NOBODY, nobodys_python, "-c", code, public / "top"],
+        [*UNPRIVILEGED, unprivileged_python, "-c", code, public / "top"],
         check=False,
         capture_output=True,
         text=True,

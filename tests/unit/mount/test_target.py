@@ -126,11 +126,13 @@ def test_who_comes_after_the_other_mount_finds_the_target_busy(bench: Bench) -> 
 
 
 @needs_root
-def test_a_target_below_a_closed_directory_is_refused(bench: Bench, nobodys_python: str) -> None:
+def test_a_target_below_a_closed_directory_is_refused(
+    bench: Bench, unprivileged_python: str
+) -> None:
     code = "import sys; from pathlib import Path; from stacker.mount.target import resolve\n"
     code += "try: resolve(Path(sys.argv[1]))\nexcept Exception as error: print(repr(error))"
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    command = [*nobody, nobodys_python, "-c", code, str(bench.store / "mounts")]
+    command = [*nobody, unprivileged_python, "-c", code, str(bench.store / "mounts")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "cannot use mount target" in done.stdout
     assert "Permission denied" in done.stdout

@@ -11,10 +11,10 @@ import pytest
 
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.flatten import flatten
-from tests.support.nobody import acting_as
 from tests.support.sequential import Sequential
 from tests.support.snapshot import snapshot
 from tests.support.stacks import D, F, L, S, archive, mounted, scratch, stacked
+from tests.support.unprivileged import acting_as
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away: needs root")
 FORM = WhiteoutFormat.TRUSTED

@@ -1,4 +1,4 @@
-"""Nobody as the one who runs a program that a test starts, or who the test is for a while."""
+"""Run a program, or a part of a test, as an unprivileged user (UID 65534)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ import stacker
 IMPORT_PATH = os.pathsep.join(
     [str(Path(stacker.__file__).parents[1]), sysconfig.get_path("platlib")]
 )
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+UNPRIVILEGED = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 def startable_python() -> str | None:
-    """Give an interpreter that nobody can start, not one in root's home, with the package."""
+    """Return a Python that UID 65534 can start and that imports this package, or ``None``.
+
+    An interpreter in root's home directory does not qualify.
+    """
     environment = {**os.environ, "PYTHONPATH": IMPORT_PATH}
     for python in (sys.executable, "/usr/bin/python3"):
         script = f"exec {python} -c 'import stacker, xattr'"
-        command = [*NOBODY, "sh", "-c", script]
+        command = [*UNPRIVILEGED, "sh", "-c", script]
         if subprocess.run(command, check=False, env=environment, cwd="/").returncode == 0:
             return python
     return None
@@ -31,9 +34,13 @@ def startable_python() -> str | None:
 
 @contextmanager
 def acting_as(uid: int = 65534, gid: int = 65534, groups: Sequence[int] = ()) -> Iterator[None]:
-    """Let this very process be somebody else to filesystems, without root's capabilities.
+    """Switch this process to other effective IDs, which drops root's capabilities.
 
-    It stays root by its real IDs, so access(2) would be answered for root.
+    The real IDs stay 0, so access(2) still answers for root.
+
+    :param uid: effective user ID inside the context.
+    :param gid: effective group ID inside the context.
+    :param groups: supplementary groups inside the context.
     """
     before = os.getgroups()
     os.setgroups(groups)
