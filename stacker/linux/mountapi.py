@@ -35,6 +35,9 @@ MS_SYNCHRONOUS, MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_BIND = 0x10, 0x80, 0x4
 MS_PRIVATE, MS_RELATIME = 1 << 18, 1 << 21
 MNT_DETACH, UMOUNT_NOFOLLOW = 0x02, 0x08
 
+OVERLAY_MAX_LAYERS = 500
+"""Lower layers in one overlay mount (OVL_MAX_STACK, fs/overlayfs/params.h)."""
+
 FSCONFIG_STRING_LIMIT = 255
 """Bytes in one value of `fsconfig_string` (fs/fsopen.c copies 256 with the NUL)."""
 

@@ -20,9 +20,6 @@ XattrNamespace = Literal["trusted", "user"]
 FuseAdapter = Literal["kernel", "pyfuse3"]
 """Who speaks FUSE: the kernel's own protocol in plain Python, or libfuse by pyfuse3."""
 
-MAX_LAYERS = 500
-"""Lower directories that overlayfs takes (OVL_MAX_STACK, fs/overlayfs/params.h)."""
-
 PLAN_VERSION = 1
 
 

@@ -24,10 +24,10 @@ from stacker.image.selection import references
 from stacker.operations.copy import Delivered, deliver, near
 from stacker.operations.push import Packing, manifest_of, place_of, push
 from stacker.source.protocol import Source
-from stacker.store.indexes import IndexStore, StoredIndex
 
 if TYPE_CHECKING:
     from stacker.destination.protocol import Arrival, Destination
+    from stacker.store.indexes import IndexStore, StoredIndex
     from stacker.store.store import Store
 
 Open = Callable[[str], AbstractContextManager[Source]]
@@ -76,11 +76,6 @@ class Means:
     on_event: Callable[[object], None]
 
 
-def indexes_of(store: Store) -> IndexStore:
-    """Return the indexes of a store."""
-    return IndexStore(store.root, store.blobs)
-
-
 def create(store: Store, name: str, members: Sequence[str], opened: Open) -> StoredIndex:
     """Make an index of images in the store and in registries.
 
@@ -90,7 +85,7 @@ def create(store: Store, name: str, members: Sequence[str], opened: Open) -> Sto
     :raises UsageError: there is one of that name.
     :raises NotFoundError: a member is not there.
     """
-    indexes = indexes_of(store)
+    indexes = store.indexes
     _refuse_existing(indexes, name)
     entries: dict[str, Descriptor] = {}
     origins: dict[str, str] = {}
@@ -109,7 +104,7 @@ def annotate(store: Store, name: str, member: str | None, change: Change) -> Sto
     :raises NotFoundError: no such index or member.
     :raises UsageError: several members, or a platform for the index itself.
     """
-    indexes = indexes_of(store)
+    indexes = store.indexes
     with indexes.changing():
         stored = indexes.find(name)
         index = stored.index
@@ -140,7 +135,7 @@ def push_index(store: Store, name: str, destination: Destination, means: Means) 
 
     :raises NotFoundError: no such index, or a member is not where it was.
     """
-    stored = indexes_of(store).find(name)
+    stored = store.indexes.find(name)
     members, deliveries = [], []
     for entry in stored.index.manifests:
         origin = stored.origins.get(str(entry.digest), "")
@@ -173,7 +168,7 @@ def _corrected(
     index = replace(stored.index, manifests=tuple(entry for entry, _ in members))
     if index == stored.index:
         return stored
-    indexes = indexes_of(store)
+    indexes = store.indexes
     with indexes.changing():
         if indexes.find(stored.name).digest != stored.digest:
             raise LockedError(

@@ -12,20 +12,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from stacker.errors import UnsupportedError
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.filesystem import make_neutral
+from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
 from stacker.stack.fixups import write_attributes, write_links
 from stacker.stack.flatten import copy_layer, merge_layers
 from stacker.stack.overlay_rules import MergedDirectories
 from stacker.stack.rebase import Unpacked, must_rebase, rebase
 from stacker.tar.limits import Limits
-
-DIRECTORIES_AT_MOST: Final = 500
-"""Lower layers that overlayfs takes (fs/overlayfs, OVL_MAX_STACK)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +125,9 @@ class _Builder:
             stack.insert(0, fixup)
         else:
             fixup.rmdir()
-        if len(stack) > DIRECTORIES_AT_MOST:
+        if len(stack) > OVERLAY_MAX_LAYERS:
             base = self._new("base")
-            keep = DIRECTORIES_AT_MOST - 1
+            keep = OVERLAY_MAX_LAYERS - 1
             merge_layers(stack[keep:], base, self._form)
             stack = [*stack[:keep], base]
         return Chain(tuple(stack), self._form, plain=len(stack) == 1 and self._plain)

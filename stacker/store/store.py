@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stacker.store.blobs import BlobStore
     from stacker.store.chains import ChainStore
     from stacker.store.images import ImageStore
+    from stacker.store.indexes import IndexStore
     from stacker.store.layers import LayerStore
     from stacker.store.partials import PartialStore
     from stacker.store.staging import Staging
@@ -58,6 +59,13 @@ class Store:
         from stacker.store.images import ImageStore
 
         return ImageStore(self.root, self.blobs)
+
+    @property
+    def indexes(self) -> IndexStore:
+        """Indexes by name."""
+        from stacker.store.indexes import IndexStore
+
+        return IndexStore(self.root, self.blobs)
 
     @property
     def layers(self) -> LayerStore:

@@ -201,9 +201,7 @@ def _inspect(args: Namespace, session: Session) -> None:
         digest, index = _remote(args, store)
         origins: Mapping[str, str] = {}
     else:
-        from stacker.operations.index import indexes_of
-
-        stored = indexes_of(store).find(args.name)
+        stored = store.indexes.find(args.name)
         digest, index, origins = stored.digest, stored.index, stored.origins
     if session.json:
         print_item("index", _described(args.name, digest, index, origins))
@@ -215,11 +213,11 @@ def _push(args: Namespace, session: Session) -> None:
     from stacker.cli.push_progress import delivered_document, reporting, tell_left
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
-    from stacker.operations.index import Means, indexes_of, push_index
+    from stacker.operations.index import Means, push_index
 
     packing = packing_of(args)
     store = session.store()
-    indexes_of(store).find(args.name)  # before anything is written anywhere
+    store.indexes.find(args.name)  # before anything is written anywhere
     with ExitStack() as held:
         opened = held.enter_context(_sources(args, store))
         access = reaching(args, os.environ, args.destination)
@@ -237,9 +235,7 @@ def _push(args: Namespace, session: Session) -> None:
 
 
 def _remove(args: Namespace, session: Session) -> None:
-    from stacker.operations.index import indexes_of
-
-    indexes = indexes_of(session.store())
+    indexes = session.store().indexes
     with indexes.changing():
         for name in args.names:
             indexes.find(name)
@@ -250,10 +246,9 @@ def _remove(args: Namespace, session: Session) -> None:
 
 
 def _list(args: Namespace, session: Session) -> None:
-    from stacker.operations.index import indexes_of
 
     del args
-    stored = list(indexes_of(session.store()).all())
+    stored = list(session.store().indexes.all())
     if session.json:
         print_items("indexes", [_document(one) for one in stored])
         return

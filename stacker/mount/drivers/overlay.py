@@ -17,7 +17,7 @@ from stacker.linux import mountapi, process
 from stacker.linux.descriptor import Descriptor
 from stacker.mount.drivers.bind import Api, bind_read_only
 from stacker.mount.drivers.protocol import Mounted, RefusedError
-from stacker.mount.plan import MAX_LAYERS, Plan
+from stacker.mount.plan import Plan
 from stacker.mount.unmount import release
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class OverlayDriver:
 
     def refusal(self, plan: Plan) -> StackerError | None:
         """Say why the kernel would refuse, or would show a wrong tree."""
-        if len(plan.layers) > MAX_LAYERS:
+        if len(plan.layers) > mountapi.OVERLAY_MAX_LAYERS:
             return UnsupportedError(
                 f"too many layers for overlayfs: {plan.target}: got {len(plan.layers)},"
-                f" want at most {MAX_LAYERS}"
+                f" want at most {mountapi.OVERLAY_MAX_LAYERS}"
             )
         if not process.has_capability(process.CAP_SYS_ADMIN):
             return MountError(

@@ -10,7 +10,8 @@ import pytest
 
 from stacker.errors import LayerError, UnsupportedError
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.stack.chain import DIRECTORIES_AT_MOST, Chain, chained
+from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
+from stacker.stack.chain import Chain, chained
 from stacker.tar.limits import Limits
 from tests.support.sequential import Item, Sequential
 from tests.support.snapshot import snapshot
@@ -229,7 +230,7 @@ def test_a_layer_is_applied_anew_within_the_limits_it_was_unpacked_with(room: Pa
 def test_past_500_layers_the_lowest_are_merged(room: Path) -> None:
     layers = [(F(f"f{n}"), D("d"), F(f"d/{n}"), W(f"d/{n - 1}")) for n in range(520)]
     chain = shows(room, *layers)
-    assert len(chain.directories) == DIRECTORIES_AT_MOST
+    assert len(chain.directories) == OVERLAY_MAX_LAYERS
     assert names(chain)[-1] == "base"
 
 

@@ -23,7 +23,7 @@ ORIGINS = {str(MEMBER.digest): "docker://registry.example/app@sha256:1"}
 @pytest.fixture
 def indexes(tmp_path: Path) -> IndexStore:
     store = Store.opened(tmp_path / "store")
-    return IndexStore(store.root, store.blobs)
+    return store.indexes
 
 
 def documents(indexes: IndexStore) -> set[str]:

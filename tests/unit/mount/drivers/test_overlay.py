@@ -12,10 +12,11 @@ import pytest
 
 from stacker.errors import MountError, UnsupportedError
 from stacker.linux import mountapi, mountinfo
+from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
 from stacker.mount.drivers.bind import Api
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import RefusedError
-from stacker.mount.plan import MAX_LAYERS, Plan
+from stacker.mount.plan import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +171,7 @@ def many(bench: Bench, count: int) -> list[Path]:
     return [bench.layer(f"{number:064}", **{f"f{number}": "x"}) for number in range(count)]
 
 
-@pytest.mark.parametrize("count", [300, MAX_LAYERS])
+@pytest.mark.parametrize("count", [300, OVERLAY_MAX_LAYERS])
 @pytest.mark.parametrize("read_only", [True, False])
 def test_hundreds_of_layers_mount(bench: Bench, count: int, *, read_only: bool) -> None:
     OverlayDriver().mount(planned(bench, *many(bench, count), read_only=read_only))
@@ -178,7 +179,7 @@ def test_hundreds_of_layers_mount(bench: Bench, count: int, *, read_only: bool) 
 
 
 def test_more_layers_than_the_kernel_takes_are_refused_beforehand(bench: Bench) -> None:
-    plan = planned(bench, *many(bench, MAX_LAYERS + 1))
+    plan = planned(bench, *many(bench, OVERLAY_MAX_LAYERS + 1))
     refusal = OverlayDriver().refusal(plan)
     assert isinstance(refusal, UnsupportedError)
     assert "got 501, want at most 500" in refusal.message
@@ -188,7 +189,7 @@ def test_more_layers_than_the_kernel_takes_are_refused_beforehand(bench: Bench) 
 
 
 def test_mount2_takes_what_fits_a_page_and_says_so_beyond(bench: Bench) -> None:
-    layers = many(bench, MAX_LAYERS)
+    layers = many(bench, OVERLAY_MAX_LAYERS)
     OverlayDriver("mount2").mount(planned(bench, *layers[:150]))
     assert len(os.listdir(bench.target)) == 150
     mountapi.umount2(bench.target)
