@@ -55,13 +55,10 @@ class NotFoundError(StackerError, LookupError):
     exit_code = 3
 
 
-class AuthenticationError(StackerError, PermissionError):
+class AuthenticationError(StackerError):
     """A registry refuses the credentials, or wants some."""
 
     exit_code = 4
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class IntegrityError(StackerError, ValueError):
@@ -94,10 +91,7 @@ class MountError(StackerError):
     exit_code = 9
 
 
-class NetworkError(StackerError, ConnectionError):
+class NetworkError(StackerError):
     """A registry cannot be reached, or broke off."""
 
     exit_code = 10
-
-    def __str__(self) -> str:
-        return self.message

@@ -81,8 +81,6 @@ def pack_layer(task: PackTask, emit: Callable[[object], None]) -> LayerPacked:
                 file.write(chunk)
                 size += len(chunk)
     except OSError as error:
-        if isinstance(error, StackerError):
-            raise
         raise StackerError(f"cannot pack: {what}: {error.strerror or error}") from error
     return LayerPacked(task.diff_id, Digest(_ALIKE.algorithm, hashed.hexdigest()), size, path)
 

@@ -51,8 +51,6 @@ def unpack_layer(
         except DamagedPartialError:  # and it is gone now
             return _attempt(task, store, emit, watch, afresh=True)
     except OSError as error:
-        if isinstance(error, StackerError):
-            raise
         raise StackerError(f"cannot unpack: {task.what}: {error.strerror or error}") from error
 
 

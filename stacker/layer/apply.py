@@ -150,8 +150,6 @@ class _Applier:
             self._marks.write(tree)
             self._finish_directories()
         except OSError as error:
-            if isinstance(error, StackerError):
-                raise
             raise self._explained(error, entry) from error
         metadata, marks = self._metadata, self._marks
         return LayerRecord(

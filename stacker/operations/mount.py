@@ -185,8 +185,6 @@ def _filling(path: Path) -> Iterator[None]:
                 path.rmdir()
             raise
     except OSError as error:
-        if isinstance(error, StackerError):
-            raise
         raise StackerError(
             f"cannot unpack into: {_place(error, path)}: {error.strerror}"
         ) from error

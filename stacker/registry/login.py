@@ -187,8 +187,6 @@ def _changed(path: str) -> Iterator[dict[str, object]]:
             yield file
             _write(place, json.dumps(file, indent="\t").encode())
     except OSError as error:
-        if isinstance(error, StackerError):
-            raise
         raise StackerError(
             f"cannot keep credentials: {path}: {error.strerror}",
             hint="name another file with --authfile",

@@ -70,13 +70,14 @@ def _spooled(archive: BinaryIO, what: str, spool: Path, limit: int) -> str:
     try:
         with os.fdopen(fd, "wb") as file:
             _write(decompressed(chunks_of(archive), what=what), file, what, limit)
-    except BaseException as error:
+    except OSError as error:
         os.unlink(name)
-        if isinstance(error, OSError) and not isinstance(error, StackerError):
-            raise StackerError(
-                f"cannot decompress the archive: {what}: {error.strerror}",
-                hint="it is decompressed into the store's filesystem",
-            ) from error
+        raise StackerError(
+            f"cannot decompress the archive: {what}: {error.strerror}",
+            hint="it is decompressed into the store's filesystem",
+        ) from error
+    except BaseException:
+        os.unlink(name)
         raise
     return name
 

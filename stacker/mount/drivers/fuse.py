@@ -77,8 +77,6 @@ class FuseDriver:
         try:
             number, more = start(plan)
         except OSError as error:
-            if isinstance(error, StackerError):
-                raise
             raise explain(plan, error) from error
         note = f"process {number} serves it"
         return Mounted(self.name, note=f"{note}; {more}" if more else note)

@@ -63,8 +63,6 @@ class FuseOverlayfsDriver:
         try:
             connection = connect(plan, mode)
         except OSError as error:
-            if isinstance(error, StackerError):
-                raise
             raise explain(plan, error) from error
         with Descriptor(connection):
             try:

@@ -47,6 +47,11 @@ def test_each_error_ends_with_its_own_code(
     assert err == "stacker: error: a: b: got \\x1b, want \\n\nhint: c\n"
 
 
+@pytest.mark.parametrize("kind", CODES)
+def test_no_error_of_ours_is_caught_as_an_oserror(kind: type[StackerError]) -> None:
+    assert not issubclass(kind, OSError)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
