@@ -53,7 +53,7 @@ class Session:
         """Open the store, or make it."""
         from stacker.store.store import Store
 
-        return Store.opened(self.root)
+        return Store.open(self.root)
 
     @property
     def draws(self) -> bool:

@@ -67,7 +67,7 @@ class Incoming:
         chunks = verified(chunks, digest=blob.digest, size=blob.size, what=what, moved=moved)
         chunks = watch.passing(HASH_BLOB, chunks)
         if self.partial is not None:
-            return self.partial.filled(chunks, is_needed=self.keep)
+            return self.partial.tee(chunks, is_needed=self.keep)
         return _copied(chunks, self.copy) if self.keep else chunks
 
     def settle(self, store: Store) -> None:
@@ -99,7 +99,7 @@ def incoming(
     if not (resume and blob.size >= _WORTH_RESUMING and isinstance(source, Resumable)):
         yield Incoming(source, blob, None, copy, keep)
         return
-    with store.partials.owned(blob.digest) as partial:
+    with store.partials.locked(blob.digest) as partial:
         if partial and partial.size > blob.size:
             partial.clear()
         yield Incoming(source, blob, partial, copy, keep)

@@ -88,7 +88,7 @@ def pack_layer(task: PackTask, emit: Callable[[object], None]) -> LayerPacked:
 def _compressed(
     task: PackTask, stages: ExitStack, what: str, emit: Callable[[object], None]
 ) -> Iterator[bytes]:
-    store = Store.opened(task.store)
+    store = Store.open(task.store)
     record = store.layers.record(task.diff_id)
     place = store.layers.place(task.diff_id)
     chunks = reassembled(place.skeleton, record, place.diff, place.aside, what=what)

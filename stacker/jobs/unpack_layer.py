@@ -45,7 +45,7 @@ def unpack_layer(
     :raises StackerError: the machine cannot do it.
     """
     try:
-        store = Store.opened(task.store)
+        store = Store.open(task.store)
         try:
             return _attempt(task, store, emit, watch)
         except DamagedPartialError:  # and it is gone now
@@ -85,7 +85,7 @@ def _attempt(
 
 def _place(task: LayerTask, store: Store) -> AbstractContextManager[LayerPlace | None]:
     if task.diff_id is None:
-        return store.layers.unpacking_unknown(task.blob.digest)
+        return store.layers.unpacking_blob(task.blob.digest)
     return store.layers.unpacking(task.diff_id)
 
 

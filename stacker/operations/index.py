@@ -93,7 +93,7 @@ def create(store: Store, name: str, members: Sequence[str], opened: Open) -> Sto
         for entry, origin in _members(store, text, opened):
             entries[str(entry.digest)] = entry
             origins[str(entry.digest)] = origin
-    with indexes.changing():
+    with indexes.write_lock():
         _refuse_existing(indexes, name)
         return indexes.put(name, Index(mediatype.OCI_INDEX, tuple(entries.values())), origins)
 
@@ -105,7 +105,7 @@ def annotate(store: Store, name: str, member: str | None, change: Change) -> Sto
     :raises UsageError: several members, or a platform for the index itself.
     """
     indexes = store.indexes
-    with indexes.changing():
+    with indexes.write_lock():
         stored = indexes.find(name)
         index = stored.index
         if member is None:
@@ -169,7 +169,7 @@ def _corrected(
     if index == stored.index:
         return stored
     indexes = store.indexes
-    with indexes.changing():
+    with indexes.write_lock():
         if indexes.find(stored.name).digest != stored.digest:
             raise LockedError(
                 f"changed while it was pushed: index {quoted(stored.name)}", hint="push it again"
@@ -196,7 +196,7 @@ def _members(store: Store, text: str, opened: Open) -> Iterator[tuple[Descriptor
 
 def _local(store: Store, text: str) -> tuple[Descriptor, str]:
     image_id = store.images.find(text)
-    with store.images.listing():
+    with store.images.read_lock():
         descriptor = manifest_of(store, image_id, text)
     platform = store.images.config(image_id).platform
     return replace(descriptor, annotations={}, platform=platform, data=None), str(image_id)

@@ -100,7 +100,7 @@ def pull(
         unpacked += _unpack_missing(source, pairs, means, is_first=not unpacked)
         if not _stack(store, config, form):
             continue  # somebody removed a layer meanwhile
-        with store.images.changing():
+        with store.images.write_lock():
             if not is_complete(store, config):
                 continue
             store.blobs.write(image_id, source.document(manifest.config))

@@ -118,8 +118,8 @@ def push(
     image_id = store.images.find(text)
     with ExitStack() as held:
         config = held.enter_context(store.images.reading(image_id))
-        room = held.enter_context(store.staging.room("push"))
-        with store.images.listing():
+        room = held.enter_context(store.staging.directory("push"))
+        with store.images.read_lock():
             places = _origins(store)
             descriptor = manifest_of(store, image_id, text)
             manifest = store.images.manifest(descriptor)

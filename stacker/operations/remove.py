@@ -47,7 +47,7 @@ def remove_image(store: Store, image_id: ImageID) -> Parts:
     :raises LockedError: it is mounted, or somebody is mounting or unpacking it.
     """
     store.partials.sweep()
-    with store.staging.trash() as discard, store.images.changing():
+    with store.staging.trash() as discard, store.images.write_lock():
         images = {image.id: image for image in store.images.all()}
         mine = images.pop(image_id, None)
         if mine is None:
@@ -79,7 +79,7 @@ def parts_of(store: Store, images: Iterable[StoredImage]) -> Parts:
 
 
 def _places(store: Store, parts: Parts) -> list[Path]:
-    wanted = [*map(store.chains.place, parts.chains), *map(store.blobs.path, parts.blobs)]
+    wanted = [*map(store.chains.path, parts.chains), *map(store.blobs.path, parts.blobs)]
     return [path for path in wanted if path.exists()]
 
 

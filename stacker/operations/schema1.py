@@ -100,7 +100,7 @@ def _unpacked(store: Store) -> Iterator[tuple[Digest, tuple[Descriptor, DiffID]]
     A manifest may claim what it likes of a layer that was here before it; what the blob
     really unpacks to, the layer's record says.
     """
-    with store.images.listing():
+    with store.images.read_lock():
         for image in store.images.all():
             for entry in image.manifests:
                 with suppress(NotFoundError, IntegrityError, UnsupportedError):

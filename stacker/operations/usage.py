@@ -72,7 +72,7 @@ class StoreUsage:
 
 def images_in(store: Store) -> tuple[ImageUsage, ...]:
     """Measure every image, in the order they were first pulled."""
-    with store.images.listing():
+    with store.images.read_lock():
         images = [(image, store.images.config(image.id)) for image in store.images.all()]
     users = Counter(diff_id for _, config in images for diff_id in set(config.diff_ids))
     sizes = {diff_id: layer_bytes(store, diff_id) for diff_id in users}
@@ -109,7 +109,7 @@ def layer_bytes(store: Store, diff_id: DiffID) -> int | None:
 
 def users_of(store: Store) -> Counter[DiffID]:
     """Count the images that have each layer."""
-    with store.images.listing():
+    with store.images.read_lock():
         configs = [store.images.config(image.id) for image in store.images.all()]
     return Counter(diff_id for config in configs for diff_id in set(config.diff_ids))
 

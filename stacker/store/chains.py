@@ -38,13 +38,13 @@ class ChainStore:
     root: Path
     staging: Staging
 
-    def place(self, chain_id: ChainID) -> Path:
+    def path(self, chain_id: ChainID) -> Path:
         """Give the place of a chain, there or not."""
         return self.root / "chains" / chain_id.algorithm / chain_id.hex
 
     def has(self, chain_id: ChainID) -> bool:
         """Say whether a chain is here."""
-        return self.place(chain_id).exists()
+        return self.path(chain_id).exists()
 
     def read(self, chain_id: ChainID) -> ChainRecord:
         """Read a chain.
@@ -52,7 +52,7 @@ class ChainStore:
         :raises NotFoundError: it is not here.
         :raises IntegrityError: its record is damaged.
         """
-        path = self.place(chain_id) / _RECORD
+        path = self.path(chain_id) / _RECORD
         try:
             data = json.loads(path.read_bytes())
             if data["version"] != VERSION:
@@ -78,7 +78,7 @@ class ChainStore:
     @contextmanager
     def building(self, chain_id: ChainID) -> Iterator[Path | None]:
         """Give an empty directory to build in, or ``None`` when the chain is there by now."""
-        with self.staging.owned(f"chain-{chain_id.algorithm}-{chain_id.hex}") as path:
+        with self.staging.locked(f"chain-{chain_id.algorithm}-{chain_id.hex}") as path:
             if self.has(chain_id):
                 yield None
                 return
@@ -92,7 +92,7 @@ class ChainStore:
 
         :param sync: have the filesystem on disk first.
         """
-        final = self.place(chain_id)
+        final = self.path(chain_id)
         moved = [
             final / directory.relative_to(room) if directory.is_relative_to(room) else directory
             for directory in chain.directories

@@ -64,7 +64,7 @@ class ImageStore:
         digits = text.removeprefix("sha256:")
         if self._is_config(digits):
             return ImageID("sha256", digits)
-        with self.listing():
+        with self.read_lock():
             images = self.all()
         for image in images:
             if text in image.names or text in image.sources or text == str(image.id):
@@ -108,11 +108,11 @@ class ImageStore:
             raise IntegrityError(f"damaged store: {what}: got an index, want a manifest")
         return document
 
-    def changing(self) -> AbstractContextManager[object]:
+    def write_lock(self) -> AbstractContextManager[object]:
         """Hold the lock that every change of the list needs."""
         return lock.exclusive(self.root / _LOCK)
 
-    def listing(self) -> AbstractContextManager[object]:
+    def read_lock(self) -> AbstractContextManager[object]:
         """Hold the lock under which nothing goes that the list names."""
         return lock.shared(self.root / _LOCK)
 
@@ -147,7 +147,7 @@ class ImageStore:
     def add(
         self, manifest: Descriptor, names: tuple[str, ...], source: str, *, sync: bool = False
     ) -> None:
-        """List an image; its names move to it.  Call it inside :meth:`changing`.
+        """List an image; its names move to it.  Call it inside :meth:`write_lock`.
 
         :param sync: have the new list on disk before it takes the place of the old one.
         """
@@ -160,7 +160,7 @@ class ImageStore:
         self._write([*entries, *fresh], sync=sync)
 
     def remove(self, image_id: ImageID) -> None:
-        """Take an image off the list.  Call it inside :meth:`changing`."""
+        """Take an image off the list.  Call it inside :meth:`write_lock`."""
         self._write(
             [entry for entry in self._entries() if self.manifest(entry).image_id != image_id]
         )

@@ -55,7 +55,7 @@ class IndexStore:
     root: Path
     blobs: BlobStore
 
-    def changing(self) -> AbstractContextManager[object]:
+    def write_lock(self) -> AbstractContextManager[object]:
         """Hold the lock that every change needs."""
         return lock.exclusive(self.root / "indexes.lock")
 
@@ -88,7 +88,7 @@ class IndexStore:
         return self._path(name).exists()
 
     def put(self, name: str, index: Index, origins: Mapping[str, str]) -> StoredIndex:
-        """Keep an index; one of that name goes.  Call it inside :meth:`changing`.
+        """Keep an index; one of that name goes.  Call it inside :meth:`write_lock`.
 
         :raises UsageError: ``name`` is none.
         """
@@ -109,7 +109,7 @@ class IndexStore:
         return fresh
 
     def remove(self, name: str) -> None:
-        """Take an index away.  Call it inside :meth:`changing`.
+        """Take an index away.  Call it inside :meth:`write_lock`.
 
         :raises NotFoundError: it is not here.
         """

@@ -84,7 +84,7 @@ class LayerStore:
 
         Without a :meth:`commit` everything is removed when the context ends.
         """
-        with self.staging.owned(f"{diff_id.algorithm}-{diff_id.hex}") as path:
+        with self.staging.locked(f"{diff_id.algorithm}-{diff_id.hex}") as path:
             if self.has(diff_id):
                 yield None
                 return
@@ -93,13 +93,13 @@ class LayerStore:
             yield place
 
     @contextmanager
-    def unpacking_unknown(self, blob: Digest) -> Iterator[LayerPlace]:
+    def unpacking_blob(self, blob: Digest) -> Iterator[LayerPlace]:
         """Give a place to unpack a blob into whose diff_id will show in the end.
 
         A :meth:`commit` belongs into :meth:`unpacking` of that diff_id; without one everything
         is removed when the context ends.
         """
-        with self.staging.owned(f"blob-{blob.algorithm}-{blob.hex}") as path:
+        with self.staging.locked(f"blob-{blob.algorithm}-{blob.hex}") as path:
             place = LayerPlace(path)
             place.diff.mkdir(mode=0o700, parents=True)
             yield place

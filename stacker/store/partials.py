@@ -37,13 +37,13 @@ class Partial:
         self.path = path
         self._descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
-        self.is_whole = self._is_gone = False
+        self.is_complete = self._is_gone = False
         self._position = 0
 
     @property
     def is_suspect(self) -> bool:
         """Whether bytes of an earlier run may be at fault for what went wrong."""
-        return self.size > 0 and not self.is_whole
+        return self.size > 0 and not self.is_complete
 
     def read(self, size: int, /) -> bytes:
         """Read on in what was here at the start; b"" at its end."""
@@ -62,7 +62,7 @@ class Partial:
             self.path.unlink(missing_ok=True)
             self._is_gone = True
 
-    def filled(self, chunks: Iterator[bytes], *, is_needed: bool) -> Iterator[bytes]:
+    def tee(self, chunks: Iterator[bytes], *, is_needed: bool) -> Iterator[bytes]:
         """Pass the whole blob's ``chunks`` on, and write what is not here yet.
 
         At their end, which they reach only when they were verified, the blob is whole.
@@ -77,7 +77,7 @@ class Partial:
                 fresh = memoryview(chunk)[max(0, self.size - start) :]
                 is_writing = self._write(fresh, seen - len(fresh), is_needed=is_needed)
             yield chunk
-        self.is_whole = True
+        self.is_complete = True
 
     def _write(self, data: memoryview, offset: int, *, is_needed: bool) -> bool:
         try:
@@ -99,7 +99,7 @@ class PartialStore:
     root: Path
 
     @contextmanager
-    def owned(self, digest: Digest) -> Iterator[Partial | None]:
+    def locked(self, digest: Digest) -> Iterator[Partial | None]:
         """Give what there is of a blob, ``None`` while somebody else goes on with it.
 
         What is there when the context ends stays, unless it is empty.

@@ -26,7 +26,7 @@ class Staging:
     root: Path
 
     @contextmanager
-    def owned(self, name: str) -> Iterator[Path]:
+    def locked(self, name: str) -> Iterator[Path]:
         """Wait until nobody else works on ``name``; give a path there that does not exist.
 
         What is still at that path when the context ends is removed.
@@ -41,9 +41,9 @@ class Staging:
                 beside.unlink(missing_ok=True)
 
     @contextmanager
-    def room(self, purpose: str) -> Iterator[Path]:
+    def directory(self, purpose: str) -> Iterator[Path]:
         """Give an empty directory of the caller's own, removed when the context ends."""
-        with self.owned(f"{purpose}-{os.urandom(6).hex()}") as path:
+        with self.locked(f"{purpose}-{os.urandom(6).hex()}") as path:
             path.mkdir(mode=0o700)
             yield path
 
@@ -54,7 +54,7 @@ class Staging:
         What it took is deleted when the context ends, which may last, so that no lock need be
         held meanwhile.
         """
-        with self.room("trash") as trash:
+        with self.directory("trash") as trash:
             numbers = count()
 
             def discard(paths: Iterable[Path]) -> None:

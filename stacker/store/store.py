@@ -39,7 +39,7 @@ _MARK = "stacker.json"
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The store at ``root``; :meth:`opened` is how to get one.
+    """The store at ``root``; :meth:`open` is how to get one.
 
     Its parts are loaded by whoever uses them: unmounting wants none, mounting a few.
     """
@@ -101,7 +101,7 @@ class Store:
         return self.root / "mounts"
 
     @classmethod
-    def opened(cls, root: Path) -> Store:
+    def open(cls, root: Path) -> Store:
         """Open the store at ``root``; make it if there is nothing or an empty directory.
 
         :raises UsageError: there is something else.

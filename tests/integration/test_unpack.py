@@ -68,7 +68,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(Store.opened(tmp_path / "store"))
+    return Bench(Store.open(tmp_path / "store"))
 
 
 def zstd(data: bytes) -> bytes:

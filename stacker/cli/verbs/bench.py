@@ -132,7 +132,7 @@ def _measured(args: Namespace, session: Session) -> Report:
     wanted = Platform.parse(args.platform) if args.platform else None
     store = session.store()
     with (
-        store.staging.room("spool") as spool,
+        store.staging.directory("spool") as spool,
         open_source(
             args.source, spool=spool, access=reaching(args, os.environ, args.source)
         ) as source,
@@ -153,8 +153,8 @@ def _measured(args: Namespace, session: Session) -> Report:
 def _room(store: Store) -> Iterator[Store]:
     from stacker.store.store import Store
 
-    with store.staging.room("bench") as room:
-        yield Store.opened(room / "store")
+    with store.staging.directory("bench") as room:
+        yield Store.open(room / "store")
 
 
 def _document(report: Report) -> dict[str, object]:

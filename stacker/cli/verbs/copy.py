@@ -77,7 +77,7 @@ def _copy(args: Namespace, session: Session) -> Delivered:
     access = reaching(args, os.environ, args.source, args.destination)
     store = session.store()  # its filesystem has room for a compressed archive
     with (
-        store.staging.room("spool") as room,
+        store.staging.directory("spool") as room,
         open_source(args.source, spool=room, access=access) as source,
     ):
         is_registry = args.source.startswith("docker://")

@@ -236,7 +236,7 @@ def _push(args: Namespace, session: Session) -> None:
 
 def _remove(args: Namespace, session: Session) -> None:
     indexes = session.store().indexes
-    with indexes.changing():
+    with indexes.write_lock():
         for name in args.names:
             indexes.find(name)
         for name in dict.fromkeys(args.names):
@@ -265,7 +265,7 @@ def _sources(args: Namespace, store: Store) -> Iterator[Open]:
     from stacker.source.open import open_source
 
     access = reaching(args, os.environ)
-    with store.staging.room("spool") as room:
+    with store.staging.directory("spool") as room:
         yield lambda text: open_source(text, spool=room, access=access)
 
 

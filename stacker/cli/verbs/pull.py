@@ -153,7 +153,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
 
     store = session.store()
     with (
-        store.staging.room("spool") as room,
+        store.staging.directory("spool") as room,
         open_source(args.source, spool=room, access=_access(args)) as source,
         reporting(session) as report,
     ):

@@ -89,10 +89,10 @@ def test_every_stage_passes_the_watch_once(
 ) -> None:
     diff_id = DiffID.parse(images.digest_of(TAR))
     form = LayerForm(whiteout_format(), id_map(), keep_blobs=keep, resume=resume)
-    store = Store.opened(tmp_path / "store")
+    store = Store.open(tmp_path / "store")
     blob = blob_of(slow)
     if resume:  # an earlier pull left what is right so far
-        with store.partials.owned(blob.digest) as partial, slow.open_blob(blob) as file:
+        with store.partials.locked(blob.digest) as partial, slow.open_blob(blob) as file:
             assert partial is not None
             partial.path.write_bytes(file.read(1 << 20))
     task = LayerTask(slow, store.root, blob, diff_id if is_known else None, form)

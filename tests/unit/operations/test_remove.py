@@ -32,7 +32,7 @@ Bring = Callable[..., ImageID]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store.opened(tmp_path / "store")
+    return Store.open(tmp_path / "store")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_damaged_record_hides_no_image_and_can_be_got_rid_of(store: Store, bri
 
 def test_what_no_image_lists_is_told_apart(store: Store, bring: Bring) -> None:
     image = bring("app", A, B)
-    with store.images.changing():
+    with store.images.write_lock():
         store.images.remove(image)
     usage = store_usage(store)
     assert (usage.layers, usage.unlisted, usage.images) == (110, 110, ())

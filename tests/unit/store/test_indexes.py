@@ -22,7 +22,7 @@ ORIGINS = {str(MEMBER.digest): "docker://registry.example/app@sha256:1"}
 
 @pytest.fixture
 def indexes(tmp_path: Path) -> IndexStore:
-    store = Store.opened(tmp_path / "store")
+    store = Store.open(tmp_path / "store")
     return store.indexes
 
 

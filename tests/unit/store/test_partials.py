@@ -31,10 +31,10 @@ def broken(data: bytes, error: Exception) -> Iterator[bytes]:
 
 def begin(partials: PartialStore, data: bytes) -> None:
     """Leave the first bytes of the blob."""
-    with partials.owned(DIGEST) as partial:
+    with partials.locked(DIGEST) as partial:
         assert partial is not None
         with pytest.raises(ConnectionError):
-            list(partial.filled(broken(data, ConnectionError()), is_needed=False))
+            list(partial.tee(broken(data, ConnectionError()), is_needed=False))
 
 
 def read(partial: Partial) -> bytes:
@@ -43,7 +43,7 @@ def read(partial: Partial) -> bytes:
 
 def test_what_came_is_there_for_the_next(partials: PartialStore) -> None:
     begin(partials, BLOB[:50])
-    with partials.owned(DIGEST) as partial:
+    with partials.locked(DIGEST) as partial:
         assert partial is not None
         assert (partial.size, read(partial)) == (50, BLOB[:50])
         assert partial.is_suspect
@@ -55,38 +55,38 @@ def test_only_what_is_new_is_written(partials: PartialStore, size: int) -> None:
     path = next(partials.root.iterdir())
     path.write_bytes(b"?" * 50)  # so that it shows which bytes are written
     chunks = [BLOB[at : at + size] for at in range(0, len(BLOB), size)]
-    with partials.owned(DIGEST) as partial:
+    with partials.locked(DIGEST) as partial:
         assert partial is not None
-        assert b"".join(partial.filled(iter(chunks), is_needed=False)) == BLOB
-        assert partial.is_whole
+        assert b"".join(partial.tee(iter(chunks), is_needed=False)) == BLOB
+        assert partial.is_complete
         assert not partial.is_suspect
     assert path.read_bytes() == b"?" * 50 + BLOB[50:]
 
 
 def test_a_blob_that_fails_its_check_is_never_whole(partials: PartialStore) -> None:
-    with partials.owned(DIGEST) as partial:
+    with partials.locked(DIGEST) as partial:
         assert partial is not None
         with pytest.raises(IntegrityError):
-            list(partial.filled(broken(BLOB, IntegrityError("x")), is_needed=False))
-        assert not partial.is_whole
+            list(partial.tee(broken(BLOB, IntegrityError("x")), is_needed=False))
+        assert not partial.is_complete
         assert not partial.is_suspect  # nothing of an earlier run was in it
 
 
 def test_two_never_share_one(partials: PartialStore) -> None:
-    with partials.owned(DIGEST) as mine, partials.owned(DIGEST) as theirs:
+    with partials.locked(DIGEST) as mine, partials.locked(DIGEST) as theirs:
         assert mine is not None
         assert theirs is None
-    with partials.owned(DIGEST) as mine:
+    with partials.locked(DIGEST) as mine:
         assert mine is not None
 
 
 def test_nothing_is_left_of_what_is_empty_or_removed(partials: PartialStore) -> None:
-    with partials.owned(DIGEST):
+    with partials.locked(DIGEST):
         pass
     assert not list(partials.root.iterdir())
     for end in (Partial.clear, Partial.remove):
         begin(partials, BLOB[:50])
-        with partials.owned(DIGEST) as partial:
+        with partials.locked(DIGEST) as partial:
             assert partial is not None
             end(partial)
             end(partial)
@@ -94,7 +94,7 @@ def test_nothing_is_left_of_what_is_empty_or_removed(partials: PartialStore) -> 
 
 
 def test_what_has_the_name_after_a_removal_is_somebody_else_s(partials: PartialStore) -> None:
-    with partials.owned(DIGEST) as partial:
+    with partials.locked(DIGEST) as partial:
         assert partial is not None
         partial.remove()
         partial.path.write_bytes(b"theirs")
@@ -103,21 +103,21 @@ def test_what_has_the_name_after_a_removal_is_somebody_else_s(partials: PartialS
 
 def test_a_cleared_one_starts_again(partials: PartialStore) -> None:
     begin(partials, b"?" * 50)
-    with partials.owned(DIGEST) as partial:
+    with partials.locked(DIGEST) as partial:
         assert partial is not None
         partial.clear()
         assert read(partial) == b""
-        list(partial.filled(iter([BLOB]), is_needed=False))
+        list(partial.tee(iter([BLOB]), is_needed=False))
         assert partial.path.read_bytes() == BLOB
 
 
 @pytest.mark.parametrize("is_needed", [True, False])
 def test_the_file_gives_way_to_a_full_disk(partials: PartialStore, is_needed: bool) -> None:
     def fill() -> int:
-        with partials.owned(DIGEST) as partial:
+        with partials.locked(DIGEST) as partial:
             assert partial is not None
             try:
-                assert list(partial.filled(iter([BLOB[:90], BLOB[90:]]), is_needed=is_needed))
+                assert list(partial.tee(iter([BLOB[:90], BLOB[90:]]), is_needed=is_needed))
             except OSError as error:
                 return error.errno or -1
             return 0
@@ -150,7 +150,7 @@ def test_what_nobody_goes_on_with_is_swept(partials: PartialStore) -> None:
     assert partials.sweep() == 0
     (path,) = partials.root.iterdir()
     os.utime(path, (0, 0))
-    with partials.owned(DIGEST):
+    with partials.locked(DIGEST):
         assert partials.sweep() == 0
     assert partials.sweep() == 1
     assert not list(partials.root.iterdir())

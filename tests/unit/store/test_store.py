@@ -35,7 +35,7 @@ FORM = WhiteoutFormat.TRUSTED
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store.opened(tmp_path / "store")
+    return Store.open(tmp_path / "store")
 
 
 def unpacked(store: Store, diff_id: DiffID = DIFF) -> Path:
@@ -69,7 +69,7 @@ def image(store: Store, number: int, *names: str, source: str = "oci:x") -> Imag
     store.blobs.write(Digest.of(config), config)
     store.blobs.write(Digest.of(raw), raw)
     kind = "application/vnd.oci.image.manifest.v1+json"
-    with store.images.changing():
+    with store.images.write_lock():
         store.images.add(Descriptor(kind, Digest.of(raw), len(raw)), names, source)
     return ImageID.of(config)
 
@@ -83,7 +83,7 @@ def test_a_store_is_private(store: Store) -> None:
 
 def test_a_store_that_became_public_is_private_again(store: Store) -> None:
     store.root.chmod(0o755)
-    Store.opened(store.root)
+    Store.open(store.root)
     assert store.root.stat().st_mode & 0o777 == 0o700
 
 
@@ -94,7 +94,7 @@ def test_a_store_is_an_oci_layout(store: Store) -> None:
 def test_a_directory_with_other_things_does_not_become_a_store(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear reader")
     with pytest.raises(UsageError, match="not a store"):
-        Store.opened(tmp_path)
+        Store.open(tmp_path)
     assert os.listdir(tmp_path) == ["letter.txt"]
 
 
@@ -102,25 +102,25 @@ def test_somebody_elses_layout_does_not_become_a_store(tmp_path: Path) -> None:
     (tmp_path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (tmp_path / "blobs").mkdir()
     with pytest.raises(UsageError, match="not a store"):
-        Store.opened(tmp_path)
+        Store.open(tmp_path)
 
 
 def test_a_store_of_a_later_version_is_refused(store: Store) -> None:
     (store.root / "stacker.json").write_text('{"version": 2}')
     with pytest.raises(UnsupportedError, match="got version 2, want version 1"):
-        Store.opened(store.root)
+        Store.open(store.root)
 
 
 def test_a_damaged_mark_is_an_error_in_words(store: Store) -> None:
     (store.root / "stacker.json").write_text("{")
     with pytest.raises(StackerError, match="damaged store"):
-        Store.opened(store.root)
+        Store.open(store.root)
 
 
 def test_a_store_below_a_file_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StackerError, match="cannot open the store"):
-        Store.opened(tmp_path / "file" / "store")
+        Store.open(tmp_path / "file" / "store")
 
 
 # -- blobs ----------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_what_a_crash_left_is_swept_and_work_in_progress_is_not(store: Store) ->
     (store.staging.root / "left" / "f").write_text("x")
     (store.staging.root / "file").write_text("x")
     (store.staging.root / "gone.lock").write_text("")
-    with store.staging.owned("busy") as path:
+    with store.staging.locked("busy") as path:
         path.mkdir()
         assert store.staging.sweep() == 2
         assert sorted(os.listdir(store.staging.root)) == ["busy", "busy.lock"]
@@ -245,7 +245,7 @@ def test_what_a_crash_left_is_swept_and_work_in_progress_is_not(store: Store) ->
 def test_what_lies_where_work_begins_is_removed_first(store: Store) -> None:
     (store.staging.root / "name").mkdir()
     (store.staging.root / "name" / "old").write_text("x")
-    with store.staging.owned("name") as path:
+    with store.staging.locked("name") as path:
         assert not path.exists()
 
 
@@ -260,7 +260,7 @@ def test_a_chain_is_read_back_with_its_repairs_in_their_final_place(store: Store
         record = ChainRecord((room / "fixup", layer), FORM, plain=False)
         store.chains.commit(CHAIN, room, record)
     chain = store.chains.read(CHAIN)
-    assert chain.directories == (store.chains.place(CHAIN) / "fixup", layer)
+    assert chain.directories == (store.chains.path(CHAIN) / "fixup", layer)
     assert all(directory.is_dir() for directory in chain.directories)
     with store.chains.building(CHAIN) as room:
         assert room is None
@@ -272,7 +272,7 @@ def test_a_chain_that_is_missing_or_damaged_is_an_error_in_words(store: Store) -
     with store.chains.building(CHAIN) as room:
         assert room is not None
         store.chains.commit(CHAIN, room, ChainRecord((), FORM, plain=True))
-    record = store.chains.place(CHAIN) / "chain.json"
+    record = store.chains.path(CHAIN) / "chain.json"
     record.write_text('{"version": 1}')
     with pytest.raises(IntegrityError, match="damaged chain record") as caught:
         store.chains.read(CHAIN)
@@ -295,7 +295,7 @@ def test_a_chain_is_on_disk_before_it_has_its_name(
     with store.chains.building(CHAIN) as room:
         assert room is not None
         store.chains.commit(CHAIN, room, ChainRecord((), FORM, plain=True), sync=True)
-    assert seen == [(store.chains.place(CHAIN) / "chain.json").read_bytes()]
+    assert seen == [(store.chains.path(CHAIN) / "chain.json").read_bytes()]
 
 
 # -- images ---------------------------------------------------------------------------------
@@ -356,13 +356,13 @@ def test_an_image_without_a_name_is_listed(store: Store) -> None:
 
 def test_a_removed_image_is_not_listed(store: Store) -> None:
     one, two = image(store, 1, "a"), image(store, 2, "b")
-    with store.images.changing():
+    with store.images.write_lock():
         store.images.remove(one)
     assert [i.id for i in store.images.all()] == [two]
 
 
 def test_the_list_is_changed_by_one_at_a_time(store: Store) -> None:
-    with store.images.changing():
+    with store.images.write_lock():
         assert lock.try_exclusive(store.root / "index.json.lock") is None
 
 
