@@ -40,6 +40,27 @@ _KINDS: dict[int, tuple[str, type[StackerError]]] = {
     404: ("not found", NotFoundError),
     416: ("truncated", IntegrityError),
 }
+# OCI distribution-spec, "Error Codes", and those that only Docker's registry has.
+_CODES = {
+    "BLOB_UNKNOWN": "no such blob",
+    "BLOB_UPLOAD_INVALID": "invalid upload",
+    "BLOB_UPLOAD_UNKNOWN": "no such upload",
+    "DENIED": "access denied",
+    "DIGEST_INVALID": "the content does not match the digest",
+    "MANIFEST_BLOB_UNKNOWN": "the manifest refers to a missing blob",
+    "MANIFEST_INVALID": "invalid manifest",
+    "MANIFEST_UNKNOWN": "no such manifest",
+    "MANIFEST_UNVERIFIED": "the manifest's signature is not valid",
+    "NAME_INVALID": "invalid repository name",
+    "NAME_UNKNOWN": "no such repository",
+    "RANGE_INVALID": "invalid range",
+    "SIZE_INVALID": "the content does not match the size",
+    "TAG_INVALID": "the tag does not match the manifest",
+    "TOOMANYREQUESTS": "too many requests",
+    "UNAUTHORIZED": "authentication required",
+    "UNAVAILABLE": "service unavailable",
+    "UNSUPPORTED": "operation not supported",
+}
 
 
 class Client:
@@ -198,24 +219,29 @@ def base_of(host: str, access: Access, what: str) -> str:
 
 
 def refusal(answer: Answer, what: str, want: int = 200) -> StackerError:
-    """Return the error that a status means, with the registry's own words."""
+    """Return the error for a status, with the registry's error codes in words.
+
+    :param what: the object's name for messages.
+    :param want: the status that was expected.
+    """
     failed, kind = _KINDS.get(answer.status, ("registry failed", NetworkError))
     hint = LOGIN_HINT if kind is AuthenticationError else None
     if answer.redirected and kind is AuthenticationError:
-        # Credentials do not go there, so they cannot be at fault.
+        # The other host does not get our credentials, so they cannot be at fault.
         failed, kind, hint = "redirected to a refusal", NetworkError, None
-    said = _said(answer.refusal())
+    said = _explained(answer.refusal())
     return kind(f"{failed}: {what}: got status {answer.status}{said}, want {want}", hint=hint)
 
 
-def _said(body: bytes) -> str:
-    """Return the codes in a registry's error document, where there are any."""
+def _explained(body: bytes) -> str:
+    """Return what the codes of a registry's error document mean, empty where it has none."""
     try:
         listed = objects(parse_object(body, "errors"), "errors", "errors")
     except IntegrityError:
         return ""
-    codes = [quoted(code)[1:-1] for e in listed[:3] if isinstance(code := e.get("code"), str)]
-    return f" ({', '.join(codes)})" if codes else ""
+    codes = dict.fromkeys(code for e in listed[:3] if isinstance(code := e.get("code"), str))
+    words = [_CODES.get(code) or f"error code {quoted(code)}" for code in codes]
+    return f" ({', '.join(words)})" if words else ""
 
 
 # FOLDED from stacker.registry.client

@@ -15,9 +15,10 @@ from urllib3 import exceptions
 
 import stacker
 from stacker.errors import NetworkError
+from stacker.registry.http.failures import is_certificate, reason
 from stacker.registry.http.origin import check_plain, origin_of
 from stacker.registry.http.pool import Connections
-from stacker.registry.http.response import Answer, BrokenOffError, is_certificate, reason
+from stacker.registry.http.response import Answer, BrokenOffError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -215,5 +216,5 @@ class Exchange:
 
 def _hint(error: Exception) -> str | None:
     if is_certificate(error):
-        return "have the system trust the registry's authority, or name it with --cert-dir"
+        return "install the registry's CA certificate, or name its directory with --cert-dir"
     return None

@@ -106,8 +106,16 @@ def _load(path: str, load: Any, *files: str) -> None:
     try:
         load(*files)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "malformed"
-        raise UsageError(f"cannot use certificate: {path!r}: {reason}") from error
+        raise UsageError(f"cannot use certificate: {path!r}: {_fault(error)}") from error
+
+
+def _fault(error: OSError | ValueError) -> str:
+    """Return why OpenSSL does not take a file; its own texts name its source files."""
+    if not isinstance(error, ssl.SSLError):
+        return getattr(error, "strerror", None) or "got no certificate, want one in PEM"
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key belongs to another certificate"
+    return "got no certificate and key in PEM, want both"
 
 
 # FOLDED from stacker.registry.http.pool

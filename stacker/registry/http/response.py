@@ -6,13 +6,13 @@ What was asked for, and whether it is worth another try, is not known here.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
 from urllib3 import exceptions
 
 from stacker.errors import IntegrityError, NetworkError
+from stacker.registry.http.failures import reason
 
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _SMALL = 64 * 1024  # bytes of a refusal that are read: its body may say why
 _CHUNK = 256 * 1024
 _LONGEST_NUMBER = 19  # digits: sizes are of 64 bits, and Python takes ever longer for longer ones
-_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's word for it
 
 
 class BrokenOffError(NetworkError):
@@ -132,62 +131,3 @@ class _Pace:
             return f"too slow: got {self._got} bytes in {self._waited:.3g} s, {wanted}"
         self._waited, self._got = 0.0, 0
         return ""
-
-
-def reason(error: Exception) -> str:
-    """Return in a few words why a connection failed; never a URL, which may hold a signature."""
-    if refusal := _tunnel(error):
-        return refusal
-    if isinstance(error, exceptions.ProxyError):
-        return f"the proxy: {_reason(error.original_error)}"
-    return _reason(error)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, exceptions.NameResolutionError):
-        return "the host's name has no address"
-    if isinstance(error, exceptions.NewConnectionError):
-        return _innermost(error, "no connection")
-    if isinstance(error, exceptions.ConnectTimeoutError):
-        return "no connection in time"
-    if isinstance(error, (exceptions.ReadTimeoutError, TimeoutError)):
-        return "nothing came in time"
-    if isinstance(error, exceptions.IncompleteRead):
-        return "the body ended early"
-    return _innermost(error, "the connection broke")
-
-
-def _tunnel(error: BaseException | None) -> str:
-    """Return what a proxy said that leads nowhere, empty when that is not it."""
-    while error is not None:
-        found = _TUNNEL.match(str(error.args[0])) if error.args else None
-        if isinstance(error, OSError) and found:
-            return f"the proxy gave status {found[1]}"
-        error = error.__cause__ or error.__context__ or _argument(error)
-    return ""
-
-
-def is_certificate(error: BaseException | None) -> bool:
-    """Return whether nobody vouches for the server: trying again changes nothing."""
-    from ssl import SSLCertVerificationError
-
-    while error is not None:
-        if isinstance(error, SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__ or _argument(error)
-    return False
-
-
-def _innermost(error: BaseException, otherwise: str) -> str:
-    """Return the kernel's or TLS's word for an error that urllib3 has wrapped."""
-    found: BaseException | None = error
-    while found is not None:
-        text = getattr(found, "strerror", None) if isinstance(found, OSError) else None
-        if text:
-            return str(text)
-        found = found.__cause__ or found.__context__ or _argument(found)
-    return otherwise
-
-
-def _argument(error: BaseException) -> BaseException | None:
-    return next((a for a in error.args if isinstance(a, BaseException) and a is not error), None)

@@ -292,7 +292,7 @@ def test_what_is_not_the_blob_is_not_finished(server: FakeRegistry) -> None:
 def test_a_refusal_says_what_the_registry_says(server: FakeRegistry) -> None:
     body = b'{"errors": [{"code": "DENIED"}]}'
     server.quirk = lambda request: request.command == "POST" and request.answer(403, body)
-    with repository(server) as place, pytest.raises(AuthenticationError, match="DENIED"):
+    with repository(server) as place, pytest.raises(AuthenticationError, match="access denied"):
         place.put_blob(BLOB, lambda: io.BytesIO(DATA), report=lambda _: None)
 
 

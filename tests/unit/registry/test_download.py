@@ -404,7 +404,7 @@ def test_a_server_that_stays_slow_is_an_error(server: FakeRegistry, patience: Pa
 
     server.quirk = stall
     try:
-        with pytest.raises(NetworkError, match="nothing came in time"):
+        with pytest.raises(NetworkError, match="no data arrived in time"):
             fetch(server, replace(patience, read=0.05, attempts=2))
     finally:
         done.set()

@@ -78,7 +78,7 @@ def test_pages_in_circles_end(server: FakeRegistry) -> None:
 
 
 def test_no_such_repository_is_said(server: FakeRegistry) -> None:
-    with pytest.raises(NotFoundError, match="NAME_UNKNOWN"):
+    with pytest.raises(NotFoundError, match="no such repository"):
         tags(server)
 
 

@@ -258,7 +258,7 @@ def test_a_manifest_that_breaks_off_is_asked_for_again(
 
 def test_no_such_image_says_so(server: FakeRegistry) -> None:
     error = refused(NotFoundError, server, "app:none")
-    assert error.message.endswith("/app:none: got status 404 (NAME_UNKNOWN), want 200")
+    assert error.message.endswith("/app:none: got status 404 (no such repository), want 200")
 
 
 @pytest.mark.parametrize(
