@@ -18,7 +18,7 @@ from stacker.image import mediatype
 from stacker.image.document import to_bytes
 from stacker.image.manifest import Index, parse_document
 from stacker.linux import lock
-from stacker.linux.filesystem import write_stream, write_whole
+from stacker.linux.filesystem import write_atomically, write_chunks_atomically
 from stacker.stream.decompress import chunks_of
 from stacker.stream.verify import metered, verified
 
@@ -65,7 +65,7 @@ class LayoutDirectory:
             return Arrival.PRESENT
         if opened is None:
             return None
-        write_stream(place, arriving(descriptor, opened, report))
+        write_chunks_atomically(place, arriving(descriptor, opened, report))
         return Arrival.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
@@ -75,7 +75,7 @@ class LayoutDirectory:
 
     def put_document(self, descriptor: Descriptor, content: bytes) -> None:
         """Keep a document; see `Destination`."""
-        write_whole(self._blob(descriptor.digest), content)
+        write_atomically(self._blob(descriptor.digest), content)
 
     def finish(self, root: Descriptor, content: bytes) -> None:
         """List the image; one that had its name before stays, without it."""
@@ -83,8 +83,8 @@ class LayoutDirectory:
         directory = Path(self.path)
         with lock.exclusive(directory, create=False):
             index = self._index()
-            write_whole(directory / "index.json", listing(index.manifests, root, self.name))
-            write_whole(directory / "oci-layout", MARKER)
+            write_atomically(directory / "index.json", listing(index.manifests, root, self.name))
+            write_atomically(directory / "oci-layout", MARKER)
 
     def _blob(self, digest: Digest) -> Path:
         folder = Path(self.path) / "blobs" / digest.algorithm

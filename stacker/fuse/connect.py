@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import MountError
 from stacker.fuse.protocol import IOC_CLONE, READ_AHEAD
 from stacker.linux import mountapi, mountinfo, process
-from stacker.linux.descriptor import Descriptor
+from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.drivers.protocol import RefusedError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _connect_by_mount(plan: Plan, root_mode: int) -> int:
         if plan.guise is None or plan.guise.to_all:
             options += ",allow_other"
         kind = f"fuse.{_subtype(plan)}"
-        with Descriptor.of_directory(plan.target) as place:
+        with FileDescriptor.open_directory(plan.target) as place:
             mountapi.mount(plan.source, place.path, kind, _flags(plan), options.encode())
     except BaseException:
         os.close(device)

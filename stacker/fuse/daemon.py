@@ -261,4 +261,4 @@ def _held(layer: Path, plan: Plan) -> Path:
     if not (plan.foreign or layer.is_relative_to(plan.target)):
         return layer
     held = os.open(layer, os.O_PATH | os.O_DIRECTORY)
-    return Path(os.fsdecode(opath.path_of(held)))
+    return Path(os.fsdecode(opath.proc_path(held)))

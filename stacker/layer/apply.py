@@ -29,7 +29,7 @@ from stacker.layer.root import IMPLIED, Lower, Tree
 from stacker.layer.symlinks import joined
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.layer.whiteouts import Marks
-from stacker.linux.filesystem import make_neutral
+from stacker.linux.filesystem import make_private
 from stacker.tar.entry import (
     Bookkeeping,
     Directory,
@@ -100,7 +100,7 @@ def apply(
     :raises StackerError: the machine cannot do it (a full disk, missing privileges).
     """
     limits = limits or Limits()
-    make_neutral(os.fsencode(root))
+    make_private(os.fsencode(root))
     with exact_modes(), Tree(root, aside=aside, lower=lower, limits=limits) as tree:
         return _Applier(entries, tree, form, idmap, limits).run()
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.layer.record import Displacement, LayerRecord
-from stacker.linux.opath import opened_to_read
+from stacker.linux.opath import open_for_reading
 from stacker.stream.decompress import CHUNK, chunks_of, decompressed
 from stacker.tar.entry import File, shown
 from stacker.tar.limits import Limits
@@ -168,7 +168,7 @@ def _payload(
 def _opened(root: bytes, inside: bytes) -> int:
     """Open a file.  A path may be longer than the kernel takes at once (path_resolution(7))."""
     if len(root) + len(inside) < _PATH_MAX:
-        return opened_to_read(root + b"/" + inside if inside else root, os.O_NONBLOCK)
+        return open_for_reading(root + b"/" + inside if inside else root, os.O_NONBLOCK)
     fd = os.open(root, _SEARCH)
     try:
         while len(inside) >= _PATH_MAX:
@@ -176,7 +176,7 @@ def _opened(root: bytes, inside: bytes) -> int:
             above, fd = fd, os.open(inside[:cut], _SEARCH, dir_fd=fd)
             os.close(above)
             inside = inside[cut + 1 :]
-        return opened_to_read(inside, os.O_NONBLOCK, directory=fd)
+        return open_for_reading(inside, os.O_NONBLOCK, directory=fd)
     finally:
         os.close(fd)
 

@@ -1,7 +1,7 @@
-"""Filesystems and what they do beyond POSIX: their type, clones and holes.
+"""Filesystem types, atomic writes, syncs, reflinks and copies that keep holes.
 
-In come paths and descriptors; errors are `OSError` with the path.  Knows no layer and no store.
-Sources: statfs(2), ioctl_ficlone(2), copy_file_range(2), lseek(2), syncfs(2).
+Functions take paths or descriptors and raise `OSError` with the path.  This module does not use
+layers or stores.  Sources: statfs(2), ioctl_ficlone(2), copy_file_range(2), lseek(2), syncfs(2).
 """
 
 from __future__ import annotations
@@ -11,34 +11,18 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.linux import xattr
-from stacker.linux.removal import remove_contents, remove_tree
 from stacker.linux.syscall import checked, libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = [
-    "copy_range",
-    "is_overlay",
-    "is_tmpfs",
-    "magic",
-    "make_neutral",
-    "reflink",
-    "remove_contents",
-    "remove_tree",
-    "sync_filesystem",
-    "syncfs",
-    "write_stream",
-    "write_whole",
-]
-
 OVERLAY_MAGIC = 0x794C7630  # include/uapi/linux/magic.h, as are the next
 TMPFS_MAGIC = 0x01021994
 _FICLONE = 0x40049409
 _CHUNK = 1 << 20
-# What copy_file_range says when this pair of files is not for it; other errors are real ones.
-_NOT_FOR_THESE = {
+# copy_file_range(2) does not support this pair of files; any other errno is a real failure.
+_UNSUPPORTED_PAIR = {
     errno.EXDEV,
     errno.EINVAL,
     errno.ENOSYS,
@@ -46,13 +30,14 @@ _NOT_FOR_THESE = {
     errno.ETXTBSY,
     errno.EPERM,
 }
-_NO_CLONE = _NOT_FOR_THESE | {errno.ENOTTY, errno.EISDIR}
+_NO_CLONE = _UNSUPPORTED_PAIR | {errno.ENOTTY, errno.EISDIR}
 
 
-def magic(target: int | Path) -> int:
-    """Return the magic number of the filesystem that a descriptor or path lies on.
+def filesystem_type(target: int | Path) -> int:
+    """Return the magic number of the filesystem of a descriptor or path.
 
-    :raises OSError: when it cannot be asked.
+    :returns: `f_type` of statfs(2), as an unsigned 32-bit number.
+    :raises OSError: statfs(2) fails.
     """
     import ctypes
 
@@ -66,64 +51,64 @@ def magic(target: int | Path) -> int:
 
 
 def is_overlay(target: int | Path) -> bool:
-    """Whether a descriptor or path lies on an overlayfs.
+    """Return whether a descriptor or path is on an overlayfs.
 
-    :raises OSError: when it cannot be asked.
+    :raises OSError: statfs(2) fails.
     """
-    return magic(target) == OVERLAY_MAGIC
+    return filesystem_type(target) == OVERLAY_MAGIC
 
 
 def is_tmpfs(target: int | Path) -> bool:
-    """Whether a descriptor or path lies on a tmpfs.
+    """Return whether a descriptor or path is on a tmpfs.
 
-    :raises OSError: when it cannot be asked.
+    :raises OSError: statfs(2) fails.
     """
-    return magic(target) == TMPFS_MAGIC
+    return filesystem_type(target) == TMPFS_MAGIC
 
 
-def write_whole(path: Path, content: bytes, *, sync: bool = False) -> None:
-    """Write a file so that it is there whole or, if that fails, as it was before.
+def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Write a file by a temporary file and rename(2); a failure leaves the old content.
 
-    :param sync: hold that through a power cut, too: the content is on disk before the name.
-    :raises OSError: when it cannot be written, with its path.
+    :param sync: call fsync(2) before the rename, so that the file survives a power cut.
+    :raises OSError: the write fails; the error has the final path.
     """
     try:
-        write_stream(path, (content,), sync=sync)
+        write_chunks_atomically(path, (content,), sync=sync)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_stream(path: Path, chunks: Iterable[bytes], *, sync: bool = False) -> None:
-    """Write a file in pieces that has its name when it is whole, and not before.
+def write_chunks_atomically(path: Path, chunks: Iterable[bytes], *, sync: bool = False) -> None:
+    """Write chunks to a temporary file, and rename it to ``path`` after the last one.
 
-    :param sync: have it on disk before that.
-    :raises OSError: it cannot be written; what else `chunks` raises comes through.
+    :param sync: call fsync(2) before the rename.
+    :raises OSError: the write fails.  Errors of `chunks` pass through unchanged.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("wb") as file:
+        with temporary.open("wb") as file:
             file.writelines(chunks)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        draft.replace(path)
+        temporary.replace(path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def syncfs(descriptor: int) -> None:
-    """Write the whole filesystem that a descriptor lies on to its disk.
+    """Flush the filesystem of a descriptor to disk (syncfs(2)).
 
-    :raises OSError: when something could not be written.
+    :raises OSError: a write to the disk failed.
     """
     checked(libc().syncfs(descriptor))
 
 
 def sync_filesystem(directory: Path) -> None:
-    """Write everything to disk that is dirty in the filesystem a directory lies on.
+    """Flush the filesystem of a directory to disk (syncfs(2)).
 
-    :raises OSError: when that fails.
+    :raises OSError: the directory cannot be opened, or a write to the disk failed.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -133,9 +118,12 @@ def sync_filesystem(directory: Path) -> None:
 
 
 def reflink(source: int, destination: int) -> bool:
-    """Let a file share all blocks of another; ``False`` where the filesystem cannot.
+    """Make a file share all blocks of another (ioctl_ficlone(2)).
 
-    :raises OSError: when it can, and something else is wrong (a full disk, an I/O error).
+    :param source: descriptor to read from.
+    :param destination: descriptor of an empty file, open for writing.
+    :returns: ``False`` if the filesystem has no reflinks for these files.
+    :raises OSError: any other failure, such as a full disk or an I/O error.
     """
     import fcntl
 
@@ -148,28 +136,30 @@ def reflink(source: int, destination: int) -> bool:
     return True
 
 
-def make_neutral(directory: int | bytes) -> None:
-    """Make a directory ours alone, and undo what the one above handed down.
+def make_private(directory: int | bytes) -> None:
+    """Set a directory to mode 0700, this process's owner and group, and no ACL.
 
-    It would be handed on to every file: a default ACL takes the place of the umask and changes
-    modes, a set-group-ID bit changes groups (acl(5), inode(7)).
+    New files would inherit both from the parent: a default ACL replaces the umask, and a
+    set-group-ID bit sets the group (acl(5), inode(7)).
 
     :param directory: a descriptor (not ``O_PATH``), or a path.
-    :raises OSError: as the kernel refuses it.
+    :raises OSError: the kernel denies a change.
     """
     xattr.remove(directory, b"system.posix_acl_default")
     xattr.remove(directory, b"system.posix_acl_access")
-    status, ours = os.stat(directory), (os.geteuid(), os.getegid())
-    if (status.st_uid, status.st_gid) != ours:
-        os.chown(directory, *ours)
+    status, owner = os.stat(directory), (os.geteuid(), os.getegid())
+    if (status.st_uid, status.st_gid) != owner:
+        os.chown(directory, *owner)
     os.chmod(directory, 0o700)
 
 
 def copy_range(source: int, destination: int, size: int) -> None:
-    """Copy a file's first bytes to the same offsets of an empty file, keeping holes as holes.
+    """Copy the first ``size`` bytes of a file into an empty file, and keep its holes.
 
-    :param size: bytes; the destination is this long afterwards.
-    :raises OSError: ENODATA when the source ends before `size`; otherwise as the kernel says.
+    :param source: descriptor to read from.
+    :param destination: descriptor of an empty file, open for writing.
+    :param size: bytes; also the final size of the destination.
+    :raises OSError: ENODATA if the source ends before `size`; otherwise the kernel's error.
     """
     os.ftruncate(destination, size)
     offset = 0
@@ -180,7 +170,7 @@ def copy_range(source: int, destination: int, size: int) -> None:
 
 
 def _next_data(source: int, offset: int, size: int) -> tuple[int, int]:
-    """Return the next stretch of data; empty and at `size` when only a hole is left."""
+    """Return the next data range as (start, end), or (size, size) if only a hole is left."""
     try:
         start = os.lseek(source, offset, os.SEEK_DATA)
     except OSError as error:
@@ -188,7 +178,7 @@ def _next_data(source: int, offset: int, size: int) -> tuple[int, int]:
             if os.fstat(source).st_size < size:
                 raise OSError(errno.ENODATA, f"the file ends before byte {size}") from None
             return size, size
-        if error.errno == errno.EINVAL:  # a filesystem that does not tell holes from data
+        if error.errno == errno.EINVAL:  # the filesystem does not report holes
             return offset, size
         raise
     return min(start, size), min(os.lseek(source, start, os.SEEK_HOLE), size)
@@ -199,11 +189,11 @@ def _copy_data(source: int, destination: int, start: int, end: int) -> None:
         try:
             count = os.copy_file_range(source, destination, end - start, start, start)
         except OSError as error:
-            if error.errno not in _NOT_FOR_THESE:
+            if error.errno not in _UNSUPPORTED_PAIR:
                 raise
             _copy_by_reading(source, destination, start, end)
             return
-        if not count:  # pseudo filesystems answer 0 for files that can be read (Linux 5.3 to 5.18)
+        if not count:  # Linux 5.3 to 5.18 returns 0 for pseudo files that read(2) can read
             _copy_by_reading(source, destination, start, end)
             return
         start += count

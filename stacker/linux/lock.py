@@ -1,10 +1,11 @@
-"""Locks between unrelated processes: flock(2) on a file or directory that both can name.
+"""Locks between unrelated processes: flock(2) on a file or a directory.
 
-In comes a path, out comes a held `Lock`, which is a context manager.  The kernel drops it when
-the process ends, however it ends.  Knows nothing of what is being locked.
+Functions take a path and return a held `Lock`, a context manager.  The kernel releases the lock
+when the process ends, even after SIGKILL.  This module does not depend on the locked object.
 
-A lock file may be removed by its holder.  Whoever waited on the removed file then holds a lock
-that nobody else can meet, so after each wait the path is looked up again.
+The holder may unlink its lock file.  A process that waited for it then locks a file without a
+name, which excludes no other process.  So `_acquire` compares the path and the descriptor after
+each wait, and starts over if they differ.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Lock:
-    """A lock that is held until `release`, or the end of a ``with`` block.
+    """A held lock; `release` or the end of a ``with`` block drops it.
 
-    :param path: what is locked.
-    :param descriptor: the open file that carries the lock; closed by `release`.
+    :param path: the locked file or directory.
+    :param descriptor: the open file that carries the lock; `release` closes it.
     """
 
     __slots__ = ("descriptor", "path")
@@ -32,7 +33,7 @@ class Lock:
         self.descriptor = descriptor
 
     def release(self) -> None:
-        """Let go; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -50,44 +51,46 @@ class Lock:
 
 
 def exclusive(path: Path, *, create: bool = True) -> Lock:
-    """Wait for the only lock on a path.
+    """Wait for an exclusive lock on a path.
 
-    :param create: make the file, with mode 0600, if it is missing; ``False`` to lock what is
-        there, which may be a directory.
-    :raises OSError: when the path cannot be opened.
+    :param create: create a missing file with mode 0600.  With ``False`` the path must exist and
+        may be a directory.
+    :raises OSError: the path cannot be opened.
     """
     return _held(_acquire(path, fcntl.LOCK_EX, create=create))
 
 
 def shared(path: Path, *, create: bool = True) -> Lock:
-    """Wait for a lock that others may share, but not with an exclusive one.
+    """Wait for a shared lock on a path.
 
     :param create: as for `exclusive`.
-    :raises OSError: when the path cannot be opened.
+    :raises OSError: the path cannot be opened.
     """
     return _held(_acquire(path, fcntl.LOCK_SH, create=create))
 
 
 def try_exclusive(path: Path, *, create: bool = True) -> Lock | None:
-    """Take the only lock on a path at once, or return ``None`` when somebody holds one.
+    """Take an exclusive lock on a path without waiting.
 
     :param create: as for `exclusive`.
-    :raises OSError: when the path cannot be opened.
+    :returns: ``None`` if another holder has a lock of either kind.
+    :raises OSError: the path cannot be opened.
     """
     return _acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB, create=create)
 
 
 def try_shared(path: Path, *, create: bool = True) -> Lock | None:
-    """Take a shared lock at once, or return ``None`` when somebody holds the only one.
+    """Take a shared lock on a path without waiting.
 
     :param create: as for `exclusive`.
-    :raises OSError: when the path cannot be opened.
+    :returns: ``None`` if another holder has an exclusive lock.
+    :raises OSError: the path cannot be opened.
     """
     return _acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB, create=create)
 
 
 def _acquire(path: Path, operation: int, *, create: bool) -> Lock | None:
-    # NFS carries flock as a byte-range lock, which wants a file open for writing.
+    # NFS maps flock to a byte-range lock, which needs a file open for writing (flock(2)).
     flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
     while True:
         lock = Lock(path, os.open(path, flags | os.O_CLOEXEC, 0o600))

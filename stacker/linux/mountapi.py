@@ -1,11 +1,11 @@
-"""Mounting, one small function a system call: the calls of Linux 5.2 and after, and mount(2).
+"""Mount system calls: the API of Linux 5.2 and later, and mount(2).
 
-In come descriptors and paths; out go descriptors, or an `OSError` with the path and, from a
-filesystem context, the kernel's own words.  Knows no filesystem in particular.
+Functions take descriptors and paths, and return descriptors.  An `OSError` has the path and, for
+a filesystem context, the kernel's log messages.  No function is specific to one filesystem.
 
 Sources: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), open_tree(2), mount_setattr(2),
-mount(2); include/uapi/linux/mount.h.  The newer calls have one number on every architecture
-but alpha.
+mount(2); include/uapi/linux/mount.h.  The newer calls have the same number on every architecture
+except alpha.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.linux.syscall import checked, libc, syscall
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from stacker.linux.syscall import AnyPath
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
@@ -39,29 +42,68 @@ OVERLAY_MAX_LAYERS = 500
 """Lower layers in one overlay mount (OVL_MAX_STACK, fs/overlayfs/params.h)."""
 
 FSCONFIG_STRING_LIMIT = 255
-"""Bytes in one value of `fsconfig_string` (fs/fsopen.c copies 256 with the NUL)."""
+"""Bytes in one value of `fsconfig_string` (fs/fsopen.c copies 256, including the NUL)."""
+
+
+class FileDescriptor:
+    """A file descriptor that a ``with`` block closes.
+
+    :param number: an open descriptor; this object owns it.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def open_directory(cls, path: Path) -> FileDescriptor:
+        """Open a directory with O_PATH, without following a symlink.
+
+        :raises OSError: the path is missing, or is not a directory.
+        """
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return cls(os.open(path, flags))
+
+    @property
+    def path(self) -> Path:
+        """The path under /proc to this object: short, and without special characters."""
+        return Path(f"/proc/self/fd/{self.number}")
+
+    def __enter__(self) -> FileDescriptor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self.number)
 
 
 def fsopen(kind: str) -> int:
-    """Open a context in which a filesystem of a kind can be configured; the caller closes it.
+    """Open a configuration context for a filesystem type; the caller closes it.
 
-    :raises OSError: ENODEV when the kernel has no such filesystem, EPERM without privilege.
+    :param kind: the type, such as ``overlay``.
+    :raises OSError: ENODEV if the kernel does not have the type, EPERM without CAP_SYS_ADMIN.
     """
     return syscall(_FSOPEN, kind.encode(), _FSOPEN_CLOEXEC, path=kind)
 
 
 def fsconfig_string(context: int, key: str, value: AnyPath) -> None:
-    """Set a parameter to a string of at most `FSCONFIG_STRING_LIMIT` bytes.
+    """Set a parameter to a string.
 
-    :raises OSError: with the kernel's message and the value.
+    :param value: at most `FSCONFIG_STRING_LIMIT` bytes.
+    :raises OSError: the kernel rejects it; the error has the kernel's message and the value.
     """
     _fsconfig(context, _SET_STRING, key, os.fsencode(value), 0, value)
 
 
 def fsconfig_fd(context: int, key: str, value: int) -> None:
-    """Set a parameter to an open descriptor; overlayfs takes its layers so from Linux 6.13 on.
+    """Set a parameter to an open descriptor; overlayfs accepts layers this way since Linux 6.13.
 
-    :raises OSError: with the kernel's message.
+    :raises OSError: the kernel rejects it; the error has the kernel's message.
     """
     _fsconfig(context, _SET_FD, key, None, value, f"/proc/self/fd/{value}")
 
@@ -69,24 +111,24 @@ def fsconfig_fd(context: int, key: str, value: int) -> None:
 def fsconfig_flag(context: int, key: str) -> None:
     """Set a parameter that has no value.
 
-    :raises OSError: with the kernel's message.
+    :raises OSError: the kernel rejects it; the error has the kernel's message.
     """
     _fsconfig(context, _SET_FLAG, key, None, 0, key)
 
 
 def fsconfig_create(context: int) -> None:
-    """Make the filesystem that the context describes.
+    """Create the filesystem that the context describes.
 
-    :raises OSError: with the kernel's message.
+    :raises OSError: the kernel rejects it; the error has the kernel's message.
     """
     _fsconfig(context, _CREATE, None, None, 0, None)
 
 
 def fsmount(context: int, *, attributes: int = 0) -> int:
-    """Turn a created filesystem into a mount without a place; the caller closes it.
+    """Return a detached mount of a created filesystem; the caller closes it.
 
-    :param attributes: ``MOUNT_ATTR_*`` of the mount.
-    :raises OSError: as the kernel refuses it.
+    :param attributes: ``MOUNT_ATTR_*`` flags of the mount.
+    :raises OSError: the kernel refuses; the error has the kernel's message.
     """
     try:
         return syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
@@ -95,32 +137,35 @@ def fsmount(context: int, *, attributes: int = 0) -> int:
 
 
 def open_tree(path: AnyPath) -> int:
-    """Clone the mount that a directory lies on, with that directory as its root.
+    """Return a detached bind mount of a directory; the caller closes it.
 
-    The clone has no place until `move_mount` gives it one; the caller closes it.
+    `move_mount` attaches it.
 
-    :raises OSError: as the kernel refuses it.
+    :raises OSError: the kernel refuses.
     """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
     return syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags, path=path)
 
 
 def move_mount(mount: int, target: int, *, path: AnyPath | None = None) -> None:
-    """Attach a mount object to the directory behind a descriptor.
+    """Attach a detached mount to a directory.
 
-    :param path: the directory's name, for the error.
-    :raises OSError: as the kernel refuses it.
+    :param mount: descriptor from `fsmount` or `open_tree`.
+    :param target: descriptor of the directory.
+    :param path: name of the directory for the error.
+    :raises OSError: the kernel refuses.
     """
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     syscall(_MOVE_MOUNT, mount, b"", target, b"", flags, path=path)
 
 
 def mount_setattr(mount: int, *, set_flags: int, propagation: int = 0) -> None:
-    """Change the attributes of a mount object (Linux 5.12).
+    """Change the attributes of a mount (Linux 5.12).
 
-    :param set_flags: ``MOUNT_ATTR_*`` to set.
-    :param propagation: ``MS_PRIVATE`` or another type; 0 leaves it.
-    :raises OSError: as the kernel refuses it.
+    :param mount: descriptor from `fsmount` or `open_tree`.
+    :param set_flags: ``MOUNT_ATTR_*`` flags to set.
+    :param propagation: ``MS_PRIVATE`` or another type; 0 keeps the current one.
+    :raises OSError: the kernel refuses; ENOSYS before Linux 5.12.
     """
     words = (set_flags, 0, propagation, 0)  # struct mount_attr: set, clear, propagation, userns_fd
     attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
@@ -130,13 +175,13 @@ def mount_setattr(mount: int, *, set_flags: int, propagation: int = 0) -> None:
 def mount(
     source: AnyPath, target: AnyPath, kind: str | None, flags: int, data: bytes = b""
 ) -> None:
-    """Make, change or bind a mount in the way of kernels before 5.2.
+    """Mount, remount or bind-mount by the call that kernels before 5.2 need.
 
-    Source: the manual page in section 2.
+    Source: mount(2).
 
-    :param flags: ``MS_*``.
-    :param data: the filesystem's options, fewer bytes than a page.
-    :raises OSError: with the target.
+    :param flags: ``MS_*`` flags.
+    :param data: options of the filesystem, less than one page.
+    :raises OSError: the kernel refuses; the error has the target.
     """
     name = kind.encode() if kind is not None else None
     arguments = (os.fsencode(source), os.fsencode(target), name, _unsigned(flags), data or None)
@@ -144,14 +189,15 @@ def mount(
 
 
 def umount2(target: AnyPath, flags: int = UMOUNT_NOFOLLOW) -> None:
-    """Take away the topmost mount at a path; a symlink is not followed unless flags say so.
+    """Unmount the topmost mount at a path.
 
-    :raises OSError: with the target.
+    :param flags: ``MNT_*`` and ``UMOUNT_*`` flags; the default does not follow a symlink.
+    :raises OSError: the kernel refuses; the error has the target.
     """
     checked(libc().umount2(os.fsencode(target), flags), target)
 
 
-def _fsconfig(  # noqa: PLR0917 - the system call has that many
+def _fsconfig(  # noqa: PLR0917 - the arguments of the system call
     context: int, command: int, key: str | None, value: bytes | None, aux: int, path: AnyPath | None
 ) -> None:
     name = key.encode() if key is not None else None
@@ -162,18 +208,21 @@ def _fsconfig(  # noqa: PLR0917 - the system call has that many
 
 
 def _with_kernel_message(error: OSError, context: int) -> OSError:
-    """Add to an error what the kernel wrote to the context's log, if it wrote anything."""
-    words = _messages(context)
-    if not words:
+    """Return the error with the messages of the context's log, if there are any."""
+    messages = _messages(context)
+    if not messages:
         return error
-    text = f"{error.strerror} ({'; '.join(words)})"
+    text = f"{error.strerror} ({'; '.join(messages)})"
     if error.filename is None:
         return OSError(error.errno, text)
     return OSError(error.errno, text, error.filename)
 
 
 def _messages(context: int) -> list[str]:
-    """One read gives one message, `e`, `w` or `i` and a blank before it; ENODATA ends them."""
+    """Return the messages of a context's log without their level (fsopen(2)).
+
+    Each read returns one message after `e`, `w` or `i` and a blank; ENODATA ends the log.
+    """
     lines: list[str] = []
     with suppress(OSError):
         while line := os.read(context, 4096):

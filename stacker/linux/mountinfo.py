@@ -1,7 +1,8 @@
-"""What is mounted here: /proc/self/mountinfo as values.
+"""The mounts of a process: /proc/PID/mountinfo as values.
 
-In comes the kernel's table, out go `MountInfo` values in the kernel's order.  Knows no
-mount of ours.  Source: proc_pid_mountinfo(5); Documentation/filesystems/proc.rst, 3.5.
+`read` takes a process and returns a `MountTable` in the kernel's order.  This module does not use
+stacker's own mount records.  Sources: proc_pid_mountinfo(5); Documentation/filesystems/proc.rst,
+section 3.5.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ class MountInfo:
 
     @property
     def read_only(self) -> bool:
-        """Whether the mount itself refuses writes; its filesystem may do so besides."""
+        """Whether the mount is read-only; its filesystem may be read-only as well."""
         return "ro" in self.options
 
 
 class MountTable:
-    """Return the mounts of one namespace, oldest first, as they were when read.
+    """The mounts of one namespace at the time of the read, oldest first.
 
     :param mounts: in the kernel's order.
     """
@@ -43,11 +44,11 @@ class MountTable:
         self.mounts = mounts
 
     def all_at(self, path: Path) -> list[MountInfo]:
-        """Return the mounts at exactly this absolute path, the one that shows last."""
+        """Return the mounts at exactly this absolute path, the visible one last."""
         return [mount for mount in self.mounts if mount.mount_point == path]
 
     def at(self, path: Path) -> MountInfo | None:
-        """Return the mount that shows at exactly this absolute path, or ``None``."""
+        """Return the visible mount at exactly this absolute path, or ``None``."""
         found = self.all_at(path)
         return found[-1] if found else None
 
@@ -59,32 +60,33 @@ class MountTable:
 
 
 def read(process: int | str = "self") -> MountTable:
-    """Read the mounts that a process sees.
+    """Return the mounts in a process's mount namespace.
 
-    :raises OSError: when there is no such process, or it is not ours to ask about.
+    :param process: a process ID, or ``self``.
+    :raises OSError: the process does not exist, or the caller may not inspect it.
     """
     with open(f"/proc/{process}/mountinfo", "rb") as file:
         return parse(file.read())
 
 
 def at(path: Path) -> MountInfo | None:
-    """Return the mount that shows at exactly this absolute path in this process's namespace.
+    """Return the visible mount at exactly this absolute path in this process's namespace.
 
-    :raises OSError: when /proc cannot be read.
+    :raises OSError: /proc cannot be read.
     """
     return read().at(path)
 
 
 def parse(text: bytes) -> MountTable:
-    """Parse a whole mountinfo file.
+    """Parse the content of a mountinfo file.
 
-    :raises ValueError: when a line has not the fields that proc_pid_mountinfo(5) promises.
+    :raises ValueError: a line lacks fields of proc_pid_mountinfo(5).
     """
     return MountTable(tuple(_parse_line(line) for line in text.split(b"\n") if line))
 
 
 def _parse_line(line: bytes) -> MountInfo:
-    # Optional fields, of any number, stand before the lone dash.  A source can be empty.
+    # Any number of optional fields precede the separator " - ".  A source can be empty.
     before, _, after = line.partition(b" - ")
     mount_id, parent_id, device, root, mount_point, options = before.split(b" ")[:6]
     fstype, source, super_options = after.split(b" ", 2)
@@ -107,7 +109,7 @@ def _path(field: bytes) -> Path:
 
 
 def unescape(field: bytes) -> bytes:
-    r"""Undo the kernel's octal escapes of blank, tab, newline, ``#`` and backslash.
+    r"""Decode the kernel's octal escapes of blank, tab, newline, ``#`` and backslash.
 
     >>> unescape(rb"/a\040b")
     b'/a b'

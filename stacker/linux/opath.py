@@ -1,8 +1,9 @@
-"""Files held by a descriptor that only names them (O_PATH), and what is done to them.
+"""Operations on files that an O_PATH descriptor refers to.
 
-In come such a descriptor, or a directory's and a name; symbolic links are never followed.  Most
-calls refuse a descriptor of this kind, so they get the path under /proc that leads to the very
-same object, a symbolic link included (open(2), *O_PATH*; proc_pid_fd(5)).  Knows no tree.
+Functions take such a descriptor, or a directory descriptor and a name, and never follow symlinks.
+Most system calls reject an O_PATH descriptor, so callers pass them its path under /proc instead,
+which also works for a symlink (open(2), *O_PATH*; proc_pid_fd(5)).  This module does not use the
+merged tree.
 """
 
 from __future__ import annotations
@@ -25,65 +26,72 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # include/uapi/lin
 
 
 def pin(name: bytes, directory: int) -> int:
-    """Hold what a name in a directory is, whatever it is; the caller closes it.
+    """Open a name in a directory with O_PATH, whatever its file type; the caller closes it.
 
-    :raises OSError: as the kernel says.
+    :param directory: descriptor of the directory.
+    :raises OSError: the name is missing, or the directory cannot be searched.
     """
     return os.open(name, _PIN, dir_fd=directory)
 
 
-def path_of(descriptor: int) -> bytes:
-    """Give a path that leads to what a descriptor holds."""
+def proc_path(descriptor: int) -> bytes:
+    """Return the path under /proc to the file that a descriptor refers to."""
     return b"/proc/self/fd/%d" % descriptor
 
 
-def reopened(descriptor: int, flags: int) -> int:
-    """Open a regular file or a directory that is held, for reading or writing.
+def reopen(descriptor: int, flags: int) -> int:
+    """Open a pinned regular file or directory for reading or writing.
 
-    What its mode denies to its owner is granted for the moment: whoever asks was let in by the
-    mode it shows elsewhere, or has it open already.
+    If the mode denies access to the owner, it is widened during the call: the FUSE server has
+    checked the caller against the mode already.
 
-    :raises OSError: ``EINVAL`` for anything else; otherwise as the kernel says.
+    :param descriptor: an ``O_PATH`` descriptor.
+    :param flags: ``O_RDONLY`` or another access mode, and more flags of open(2).
+    :raises OSError: ``EINVAL`` for any other file type; otherwise the kernel's error.
     """
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    if kind not in {stat.S_IFREG, stat.S_IFDIR}:  # to open a device or a pipe would do something
+    if kind not in {stat.S_IFREG, stat.S_IFDIR}:  # opening a device or a FIFO has side effects
         raise OSError(errno.EINVAL, "neither a file nor a directory")
     flags |= os.O_CLOEXEC | os.O_NOCTTY
-    return unlocked(descriptor, lambda: os.open(path_of(descriptor), flags))
+    return with_owner_access(descriptor, lambda: os.open(proc_path(descriptor), flags))
 
 
-def opened_to_read(path: bytes, flags: int, *, directory: int | None = None) -> int:
-    """Open a file of ours for reading, even where its mode denies it to its owner.
+def open_for_reading(path: bytes, flags: int, *, directory: int | None = None) -> int:
+    """Open a file of this user for reading, even if its mode denies reading to its owner.
 
-    Images have such files (``/etc/gshadow`` is 0000, sudo is 4111), and only root reads them as
-    they are.
+    Images contain such files (``/etc/gshadow`` is 0000, sudo is 4111).  Only root can read them
+    without a change of the mode.
 
-    :param flags: besides ``O_RDONLY``; a symbolic link is not followed.
-    :raises OSError: as the kernel says.
+    :param flags: flags in addition to ``O_RDONLY``; a symlink is not followed.
+    :param directory: descriptor that a relative ``path`` starts at.
+    :raises OSError: the kernel's error.
     """
     try:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=directory)
     except PermissionError:
         above = os.open(os.path.dirname(path) or b".", _LIST, dir_fd=directory)
         try:
-            fcntl.flock(above, fcntl.LOCK_EX)  # two at once could take the other's mode for its own
-            return _reopened_at(os.path.basename(path), above, flags)
+            fcntl.flock(above, fcntl.LOCK_EX)  # a concurrent call would restore the widened mode
+            return _reopen_at(os.path.basename(path), above, flags)
         finally:
             os.close(above)
 
 
-def _reopened_at(name: bytes, directory: int, flags: int) -> int:
+def _reopen_at(name: bytes, directory: int, flags: int) -> int:
     held = pin(name, directory)
     try:
-        return reopened(held, os.O_RDONLY | flags)
+        return reopen(held, os.O_RDONLY | flags)
     finally:
         os.close(held)
 
 
-def unlocked(descriptor: int, action: Callable[[], _Result]) -> _Result:
-    """Do something to an inode of ours, even where its mode denies it to its owner.
+def with_owner_access(descriptor: int, action: Callable[[], _Result]) -> _Result:
+    """Run an action on an inode of this user; on EACCES, retry with mode bits u+rwx.
 
-    :raises OSError: as the action says.
+    The old mode is restored afterwards.
+
+    :param descriptor: ``O_PATH`` descriptor of the inode.
+    :raises OSError: the error of the action.
     """
     try:
         return action()
@@ -92,18 +100,20 @@ def unlocked(descriptor: int, action: Callable[[], _Result]) -> _Result:
         if error.errno != errno.EACCES or status.st_uid != os.geteuid():
             raise
         mode = stat.S_IMODE(status.st_mode)
-        os.chmod(path_of(descriptor), mode | stat.S_IRWXU)
+        os.chmod(proc_path(descriptor), mode | stat.S_IRWXU)
         try:
             return action()
         finally:
-            os.chmod(path_of(descriptor), mode)
+            os.chmod(proc_path(descriptor), mode)
 
 
 def rename(source: bytes, source_in: int, target: bytes, target_in: int, flags: int) -> None:
-    """Rename, as renameat2(2) does.
+    """Rename with renameat2(2).
 
-    :param flags: ``RENAME_*``, or 0.
-    :raises OSError: ``EINVAL`` too where the filesystem does not know a flag.
+    :param source_in: descriptor of the directory of ``source``.
+    :param target_in: descriptor of the directory of ``target``.
+    :param flags: ``RENAME_*`` flags, or 0.
+    :raises OSError: the kernel's error; ``EINVAL`` if the filesystem does not support a flag.
     """
     if not flags:
         os.rename(source, target, src_dir_fd=source_in, dst_dir_fd=target_in)
@@ -112,10 +122,12 @@ def rename(source: bytes, source_in: int, target: bytes, target_in: int, flags: 
 
 
 def allocate(file: int, mode: int, offset: int, length: int) -> None:
-    """Reserve, free or zero a piece of a file (fallocate(2)).
+    """Allocate, punch or zero a range of a file (fallocate(2)).
 
-    :param mode: ``FALLOC_FL_*``.
-    :raises OSError: as the kernel says.
+    :param mode: ``FALLOC_FL_*`` flags.
+    :param offset: bytes.
+    :param length: bytes.
+    :raises OSError: the kernel's error.
     """
     import ctypes
 

@@ -1,7 +1,8 @@
-"""What this process is, and which others there are: namespaces, capabilities, the boot.
+"""Facts about this process and others: namespaces, capabilities, ID maps, the boot ID.
 
-Numbers and identities come out; nothing but the parent-death signal is changed.  Knows no
-mount.  Sources: namespaces(7), user_namespaces(7), capabilities(7), prctl(2).
+Functions return numbers and identifiers.  Only `set_parent_death_signal` changes the process.
+This module does not use mounts.  Sources: namespaces(7), user_namespaces(7), capabilities(7),
+prctl(2).
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # USER_NS_INIT_INO, include/uapi/linux/nsf
 
 @dataclass(frozen=True, slots=True)
 class IdRange:
-    """One line of a uid_map or gid_map: `count` ids from `inside` on are `outside` on."""
+    """One line of uid_map or gid_map (user_namespaces(7)).
+
+    :param inside: first ID in the user namespace.
+    :param outside: first ID in the parent namespace.
+    :param count: length of the range.
+    """
 
     inside: int
     outside: int
@@ -27,33 +33,35 @@ class IdRange:
 
 
 def set_parent_death_signal(signal: int) -> None:
-    """Ask for a signal when the thread that made this process ends; 0 asks for none.
+    """Make the kernel send a signal to this process when its parent thread ends.
 
-    :raises OSError: when the number is no signal.
+    :param signal: the signal's number; 0 turns this off.
+    :raises OSError: the number is not a signal.
     """
     checked(libc().prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
 
 
 def boot_id() -> str:
-    """Return the random name that the kernel gave to this boot.
+    """Return the random UUID that the kernel generated at boot.
 
-    :raises OSError: when /proc is not mounted.
+    :raises OSError: /proc is not mounted.
     """
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def mount_namespace(process: int | str = "self") -> int:
-    """Return the inode number that names a process's mount namespace, unique among the living ones.
+    """Return the inode number of a process's mount namespace, unique among existing ones.
 
-    :raises OSError: when there is no such process, or it is not ours to ask about.
+    :param process: a process ID, or ``self``.
+    :raises OSError: the process does not exist, or the caller may not inspect it.
     """
     return os.stat(f"/proc/{process}/ns/mnt").st_ino
 
 
 def live_mount_namespaces() -> dict[int, int]:
-    """Return the mount namespaces that processes live in, each with the id of one process in it.
+    """Return the mount namespaces that have processes, each with one of their process IDs.
 
-    Processes that are not ours to ask about are left out: an unprivileged caller sees its own.
+    Processes that the caller may not inspect are omitted: an unprivileged caller sees its own.
     """
     found: dict[int, int] = {}
     for name in os.listdir("/proc"):
@@ -67,12 +75,12 @@ def live_mount_namespaces() -> dict[int, int]:
 
 
 def in_initial_user_namespace() -> bool:
-    """Whether ids and capabilities here are those of the machine."""
+    """Return whether this process is in the initial user namespace."""
     return Path("/proc/self/ns/user").stat().st_ino == _INITIAL_USER_NAMESPACE
 
 
 def has_capability(number: int) -> bool:
-    """Whether a capability is effective in this thread, within its user namespace.
+    """Return whether this thread has an effective capability in its user namespace.
 
     :param number: ``CAP_*`` of include/uapi/linux/capability.h.
     """
@@ -83,17 +91,17 @@ def has_capability(number: int) -> bool:
 
 
 def uid_map(process: int | str = "self") -> tuple[IdRange, ...]:
-    """Return the user ids of a process's user namespace, in the kernel's order.
+    """Return the user ID map of a process's user namespace, in the kernel's order.
 
-    :raises OSError: when there is no such process.
+    :raises OSError: the process does not exist.
     """
     return _id_map(Path(f"/proc/{process}/uid_map"))
 
 
 def gid_map(process: int | str = "self") -> tuple[IdRange, ...]:
-    """Return the group ids of a process's user namespace, in the kernel's order.
+    """Return the group ID map of a process's user namespace, in the kernel's order.
 
-    :raises OSError: when there is no such process.
+    :raises OSError: the process does not exist.
     """
     return _id_map(Path(f"/proc/{process}/gid_map"))
 
@@ -104,5 +112,5 @@ def _id_map(path: Path) -> tuple[IdRange, ...]:
 
 
 def usable_processors() -> int:
-    """Say how many processors this process may use."""
+    """Return the number of processors in this process's CPU affinity mask."""
     return len(os.sched_getaffinity(0))

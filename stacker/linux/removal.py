@@ -1,8 +1,9 @@
-"""Removing trees that somebody else shaped.
+"""Remove directory trees of any shape, including hostile ones.
 
-In comes a directory's path.  Every step is relative to the descriptor of one directory, so that
-no symlink is followed and no path grows too long; the way back up is ``..``, checked against the
-directory that was left, so that depth costs no descriptors.  Knows no layer and no store.
+`remove_tree` takes a path.  Every system call is relative to the descriptor of one directory, so
+that symlinks are not followed and paths stay short.  The walk returns to the parent by ``..`` and
+compares its inode, so one descriptor is enough for any depth.  This module does not use layers or
+stores.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(path: Path, *, missing_ok: bool = False) -> None:
-    """Remove a directory and everything in it, following no symlink and entering no mount.
+    """Remove a directory and its content, without following symlinks or entering mounts.
 
     Depth costs neither descriptors nor stack, and paths inside may be longer than PATH_MAX.  A
-    directory's mode is repaired where it locks out its owner.
+    directory whose mode denies access to its owner gets mode bits u+rwx first.
 
-    :param missing_ok: a path that is not there is as good as removed.
-    :raises OSError: NotADirectoryError for anything but a directory; EBUSY, before anything is
-        removed, when something is mounted in the tree; otherwise as the kernel says.
+    :param missing_ok: accept a path that does not exist.
+    :raises OSError: NotADirectoryError for any other file type.  EBUSY, before any removal, if
+        the tree contains a mount.  Otherwise the kernel's error.
     """
     try:
         remove_contents(path)
@@ -37,7 +38,7 @@ def remove_tree(path: Path, *, missing_ok: bool = False) -> None:
 
 
 def remove_contents(path: Path) -> None:
-    """Empty a directory as `remove_tree` would, and leave the directory itself.
+    """Remove the content of a directory, and keep the directory itself.
 
     :raises OSError: as for `remove_tree`.
     """
@@ -46,14 +47,14 @@ def remove_contents(path: Path) -> None:
     try:
         emptier.run()
     except OSError as error:
-        where = "/".join((str(path), *emptier.trail_names(), str(error.filename or "")))
+        where = "/".join((str(path), *emptier.names_to_current(), str(error.filename or "")))
         raise OSError(error.errno, error.strerror, where) from None
     finally:
         emptier.close()
 
 
 class _Emptier:
-    """A walk that holds one open directory, and what is left to do in those above it."""
+    """A depth-first walk with one open directory, and the pending names of its ancestors."""
 
     __slots__ = ("_above", "_current", "_here", "_pending")
 
@@ -74,11 +75,11 @@ class _Emptier:
     def close(self) -> None:
         os.close(self._current)
 
-    def trail_names(self) -> list[str]:
+    def names_to_current(self) -> list[str]:
         return [name for name, _, _ in self._above]
 
     def _clear(self) -> list[str]:
-        """Unlink all that is no directory in the current one; return the others' names."""
+        """Unlink the non-directories in the current directory; return its subdirectories."""
         with os.scandir(self._current) as entries:
             listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for name, is_directory in listed:
@@ -91,7 +92,7 @@ class _Emptier:
         self._above.append((name, self._here, self._pending))
         self._change_to(child)
         if self._here[0] != self._above[-1][1][0]:
-            raise OSError(errno.EXDEV, "another filesystem begins here")
+            raise OSError(errno.EXDEV, "another filesystem is mounted here")
         self._pending = self._clear()
 
     def _ascend(self) -> None:
@@ -99,7 +100,7 @@ class _Emptier:
         self._change_to(parent)
         name, identity, self._pending = self._above[-1]
         if self._here != identity:
-            raise OSError(errno.ESTALE, "the directory was moved while it was being removed")
+            raise OSError(errno.ESTALE, "the directory was moved during its removal")
         del self._above[-1]
         os.rmdir(name, dir_fd=self._current)
 
@@ -115,20 +116,20 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 
 def _open_directory(name: str, parent: int | None) -> int:
-    """Open a directory and see to it that its owner may list and change it."""
+    """Open a directory, and add mode bits u+rwx if they are missing."""
     try:
         descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
     except PermissionError:
         _unlock(name, parent)
         descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
     if os.fstat(descriptor).st_mode & S_IRWXU != S_IRWXU:
-        with suppress(PermissionError):  # not the owner: the unlinks will tell
+        with suppress(PermissionError):  # not the owner; unlink(2) may work or fail
             os.fchmod(descriptor, S_IRWXU)
     return descriptor
 
 
 def _unlock(name: str, parent: int | None) -> None:
-    # fchmodat(2) knows AT_SYMLINK_NOFOLLOW only from Linux 6.6 on, and fchmod no O_PATH.
+    # fchmodat2(2) with AT_SYMLINK_NOFOLLOW needs Linux 6.6; fchmod(2) rejects O_PATH.
     handle = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
     try:
         os.chmod(f"/proc/self/fd/{handle}", S_IRWXU)

@@ -1,8 +1,8 @@
-"""System calls the standard library has no function for, through the C library's `syscall`.
+"""System calls that the standard library lacks, through syscall(2) and the C library.
 
-In come a call's number and its arguments; out goes a non-negative result or an `OSError` that
-names the path.  Knows no call in particular.  ctypes is loaded at the first call, so that
-importing this costs nothing.
+`syscall` takes a number and arguments, and returns a non-negative result or raises `OSError` with
+the path.  The calls themselves are defined in the modules that need them.  The first call loads
+ctypes, so that importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def syscall(number: int, *arguments: int | bytes | None, path: AnyPath | None = 
     :param number: the call's number on this machine.
     :param arguments: integers, byte strings without NUL (passed as pointers), ``None`` for a
         null pointer.
-    :param path: what the call is about, for the error.
-    :raises OSError: with the call's errno and the path.
+    :param path: path for the error.
+    :returns: the result, 0 or more.
+    :raises OSError: the call fails; the error has its errno and the path.
     """
     import ctypes
 
@@ -33,9 +34,11 @@ def syscall(number: int, *arguments: int | bytes | None, path: AnyPath | None = 
 
 
 def checked(result: int, path: AnyPath | None = None) -> int:
-    """Return a call's result, or raise what errno says.
+    """Return the result of a C function, or raise the error in errno.
 
-    :raises OSError: with the errno and the path, when the result is negative.
+    :param result: negative after a failure.
+    :param path: path for the error.
+    :raises OSError: the result is negative.
     """
     if result >= 0:
         return result
@@ -49,7 +52,7 @@ def checked(result: int, path: AnyPath | None = None) -> int:
 
 @cache
 def libc() -> ctypes.CDLL:
-    """Return the C library this process runs on, with errno kept per thread."""
+    """Return the C library of this process, with a copy of errno for each thread."""
     import ctypes
 
     library = ctypes.CDLL(None, use_errno=True)

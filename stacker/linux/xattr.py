@@ -1,7 +1,8 @@
-"""Extended attributes by descriptor or path, never through a symbolic link (xattr(7)).
+"""Extended attributes by descriptor or path, without following symlinks (xattr(7)).
 
-Names are bytes in full (``user.mime_type``), values are bytes.  What a filesystem cannot hold
-comes out as OSError; what does not exist comes out as ``None`` or an empty list.
+Names are bytes with their namespace (``user.mime_type``), values are bytes.  A missing attribute,
+or a filesystem without attributes, reads as ``None`` or as no items.  This module does not
+interpret names.
 """
 
 from __future__ import annotations
@@ -20,23 +21,26 @@ _ABSENT = (errno.ENODATA, errno.EOPNOTSUPP)
 
 
 def _is_path(target: Target) -> bool:
-    # The xattr package takes "not through a link" on a descriptor for XATTR_REPLACE.
+    # For a descriptor, the xattr package passes symlink=True on as XATTR_REPLACE.
     return not isinstance(target, int)
 
 
 def set_value(target: Target, name: bytes, value: bytes) -> None:
-    """Set ``name`` on ``target``.
+    """Set an attribute.
 
-    :raises OSError: e.g. ``EOPNOTSUPP`` for a filesystem without xattrs, ``EPERM`` for a name
-        that needs privileges.
+    :raises OSError: ``EOPNOTSUPP`` on a filesystem without xattrs, ``EPERM`` for a name that
+        needs privileges, or another error of setxattr(2).
     """
-    import xattr  # pulls in cffi, which a mount does not need
+    import xattr  # loads cffi, which a mount does not need
 
     xattr.setxattr(target, name, value, symlink=_is_path(target))
 
 
 def remove(target: Target, name: bytes) -> None:
-    """Take ``name`` away from ``target``, if it is there."""
+    """Remove an attribute, if it exists.
+
+    :raises OSError: removexattr(2) fails for another reason.
+    """
     try:
         os.removexattr(target, name, follow_symlinks=not _is_path(target))
     except OSError as error:
@@ -45,7 +49,10 @@ def remove(target: Target, name: bytes) -> None:
 
 
 def get_value(target: Target, name: bytes) -> bytes | None:
-    """Give the value of ``name`` on ``target``; ``None`` when there is none."""
+    """Return the value of an attribute, or ``None`` if it does not exist.
+
+    :raises OSError: getxattr(2) fails for another reason.
+    """
     import xattr
 
     try:
@@ -58,7 +65,10 @@ def get_value(target: Target, name: bytes) -> bytes | None:
 
 
 def items(target: Target) -> Iterator[tuple[bytes, bytes]]:
-    """Give every name and value on ``target`` that this process may see."""
+    """Yield the name and value of every attribute that this process may read.
+
+    :raises OSError: listxattr(2) or getxattr(2) fails for another reason.
+    """
     try:
         # The xattr package decodes names as strict UTF-8; a name may be any bytes.
         names = os.listxattr(target, follow_symlinks=not _is_path(target))

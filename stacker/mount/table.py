@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, LockedError
 from stacker.linux import lock
-from stacker.linux.filesystem import remove_tree
+from stacker.linux.removal import remove_tree
 from stacker.mount.plan import new_id, source_of
 from stacker.mount.record import MountRecord, parse
 from stacker.mount.state import KernelView, State

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError
 from stacker.linux import lock, mountinfo, xattr
-from stacker.linux.filesystem import remove_tree
+from stacker.linux.removal import remove_tree
 from stacker.mount.plan import work_beside
 from stacker.mount.table import Table
 from stacker.mount.target import refuse_overlap

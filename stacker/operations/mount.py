@@ -223,7 +223,7 @@ def _require_empty(path: Path) -> None:
 
 
 def _empty(path: Path, before: os.stat_result) -> None:
-    from stacker.linux.filesystem import remove_contents
+    from stacker.linux.removal import remove_contents
 
     remove_contents(path)
     if (path.stat().st_uid, path.stat().st_gid) != (before.st_uid, before.st_gid):

@@ -16,7 +16,7 @@ from pathlib import Path
 from stacker.errors import UnsupportedError
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux.filesystem import make_neutral
+from stacker.linux.filesystem import make_private
 from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
 from stacker.stack.fixups import write_attributes, write_links
 from stacker.stack.flatten import copy_layer, merge_layers
@@ -146,7 +146,7 @@ class _Builder:
     def _new(self, name: str) -> Path:
         directory = self._room / name
         directory.mkdir()
-        make_neutral(os.fsencode(directory))
+        make_private(os.fsencode(directory))
         os.chmod(directory, IMPLIED_MODE)
         os.utime(directory, ns=(0, 0))
         return directory

@@ -20,7 +20,7 @@ from stacker.layer.apply import exact_modes
 from stacker.layer.attributes import Rename, carry, without_marks
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 from stacker.linux import opath
-from stacker.linux.filesystem import copy_range, make_neutral, reflink
+from stacker.linux.filesystem import copy_range, make_private, reflink
 from stacker.stack.overlay_rules import MergedDirectories
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Manner:
 
 def _fill(layers: Sequence[Path], target: Path, form: WhiteoutFormat, manner: _Manner) -> None:
     with exact_modes(), _opened(target) as fd:
-        make_neutral(fd)  # so that whoever it belonged to exchanges nothing in it meanwhile
+        make_private(fd)  # so that whoever it belonged to exchanges nothing in it meanwhile
         _Flattener(MergedDirectories(layers, form), manner).fill(fd)
 
 
@@ -146,7 +146,7 @@ class _Flattener:
     def _copy(self, parent: int, name: bytes, place: bytes, status: os.stat_result) -> None:
         target = os.open(name, _CREATE, 0o600, dir_fd=parent)
         try:
-            source = opath.opened_to_read(place, 0)
+            source = opath.open_for_reading(place, 0)
             try:
                 if status.st_size and not reflink(source, target):
                     copy_range(source, target, status.st_size)

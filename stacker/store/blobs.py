@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.image.digest import Digest, ImageID
-from stacker.linux.filesystem import write_whole
+from stacker.linux.filesystem import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class BlobStore:
         except FileNotFoundError:
             pass
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_whole(path, content)
+        write_atomically(path, content)
 
     def adopt(self, digest: Digest, file: Path) -> None:
         """Take over ``file``, on the same filesystem and verified, as the blob ``digest``."""

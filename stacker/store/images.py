@@ -18,7 +18,7 @@ from stacker.errors import IntegrityError, LockedError, NotFoundError, Unsupport
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.digest import ImageID
 from stacker.linux import lock
-from stacker.linux.filesystem import write_whole
+from stacker.linux.filesystem import write_atomically
 from stacker.store.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class ImageStore:
             "mediaType": _INDEX_TYPE,
             "manifests": [entry.to_json() for entry in entries],
         }
-        write_whole(path, json.dumps(content, indent=1).encode(), sync=sync)
+        write_atomically(path, json.dumps(content, indent=1).encode(), sync=sync)
 
 
 def _hint(images: list[StoredImage], digits: str) -> str:

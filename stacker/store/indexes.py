@@ -21,7 +21,7 @@ from stacker.image.document import parse_object, required, string_map, to_bytes
 from stacker.image.manifest import Index, parse_document
 from stacker.image.quoting import quoted
 from stacker.linux import lock
-from stacker.linux.filesystem import write_whole
+from stacker.linux.filesystem import write_atomically
 from stacker.store.blobs import BlobStore
 
 VERSION = 1
@@ -104,7 +104,7 @@ class IndexStore:
             "document": str(fresh.digest),
             "origins": dict(origins),
         }
-        write_whole(self._path(name), json.dumps(members, indent=1).encode())
+        write_atomically(self._path(name), json.dumps(members, indent=1).encode())
         self._forget(before)
         return fresh
 

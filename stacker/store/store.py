@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError, UnsupportedError, UsageError
 from stacker.linux import lock
-from stacker.linux.filesystem import write_whole
+from stacker.linux.filesystem import write_atomically
 
 if TYPE_CHECKING:
     from stacker.store.blobs import BlobStore
@@ -158,4 +158,4 @@ _PARTS = ("blobs", "layers", "chains", "mounts", "staging")
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
-    write_whole(path, json.dumps(content).encode())
+    write_atomically(path, json.dumps(content).encode())

@@ -138,7 +138,7 @@ class CopyUp:
 
     def _describe(self, node: Node, held: int) -> None:
         """Give a copy what the lower inode has; owner first, since that clears the rest."""
-        lower, path = self._inodes.lower, opath.path_of(held)
+        lower, path = self._inodes.lower, opath.proc_path(held)
         mode, _, uid, gid, _, mtime, _ = lower.attributes(node)
         status = os.fstat(held)
         if (status.st_uid, status.st_gid) != (uid, gid):
@@ -197,12 +197,12 @@ class CopyUp:
             status = os.fstat(held)
             locked = 0 != os.geteuid() == status.st_uid and status.st_mode & 0o300 != 0o300
             if locked:
-                os.chmod(opath.path_of(held), stat.S_IMODE(status.st_mode) | 0o300)
+                os.chmod(opath.proc_path(held), stat.S_IMODE(status.st_mode) | 0o300)
             try:
                 yield held
             finally:
                 if locked:
-                    os.chmod(opath.path_of(held), stat.S_IMODE(status.st_mode))
-                os.utime(opath.path_of(held), ns=(status.st_atime_ns, status.st_mtime_ns))
+                    os.chmod(opath.proc_path(held), stat.S_IMODE(status.st_mode))
+                os.utime(opath.proc_path(held), ns=(status.st_atime_ns, status.st_mtime_ns))
         finally:
             os.close(held)

@@ -102,7 +102,7 @@ class Files:
         return self._path_of(self._copy_up.raised(node))
 
     def _path_of(self, inode: Inode) -> bytes:
-        return opath.path_of(self._inodes.pin(inode))
+        return opath.proc_path(self._inodes.pin(inode))
 
     # Symbolic links and extended attributes
 
@@ -237,7 +237,7 @@ class Files:
         if inode.kind == stat.S_IFREG:
             (os.fdatasync if data_only else os.fsync)(self._inodes.file(node))
         elif inode.kind == stat.S_IFDIR:
-            fd = opath.reopened(self._inodes.pin(inode), os.O_RDONLY | os.O_DIRECTORY)
+            fd = opath.reopen(self._inodes.pin(inode), os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(fd)
             finally:

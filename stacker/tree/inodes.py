@@ -290,7 +290,7 @@ class Inodes:
             raise OSError(number, "not a regular file")
         if inode is None:
             return self.keep_open(node, self.lower.open(node))
-        return self.keep_open(node, opath.reopened(self.pin(inode), os.O_RDWR))
+        return self.keep_open(node, opath.reopen(self.pin(inode), os.O_RDWR))
 
     def keep_open(self, node: Node, fd: int) -> int:
         """Take over the descriptor of a file, for `file` to give."""
@@ -314,7 +314,7 @@ class Inodes:
             if inode.kind != stat.S_IFDIR:
                 raise OSError(errno.ENOTDIR, "not a directory")
             listing = self.lower_listing(inode.lower)
-            fd = opath.reopened(self.pin(inode), _LIST)
+            fd = opath.reopen(self.pin(inode), _LIST)
             try:
                 self._read(inode, fd, listing)
             finally:

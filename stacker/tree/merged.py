@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from stacker.layer.symlinks import joined
-from stacker.linux.opath import opened_to_read
+from stacker.linux.opath import open_for_reading
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, read, scanned
 from stacker.tree.whiteout_dialects import ForeignFormat
@@ -315,7 +315,7 @@ def _opened(root: bytes, path: bytes, *, walking: bool) -> int:
     :param walking: follow no link on the way either.
     """
     if not walking and len(root) + len(path) + 1 < _PATH_MAX:
-        return opened_to_read(root + b"/" + path, os.O_NONBLOCK)
+        return open_for_reading(root + b"/" + path, os.O_NONBLOCK)
     fd = os.open(root + b"/", _SEARCH)
     try:
         *above, name = path.split(b"/")

@@ -75,7 +75,7 @@ class Renaming:
         if inode is None:
             remove()
         else:  # to move a directory one must be allowed to write it
-            opath.unlocked(self._inodes.pin(inode), remove)
+            opath.with_owner_access(self._inodes.pin(inode), remove)
         if hidden:
             self._inodes.listing(above).whiteouts.add(name)
 

@@ -37,7 +37,7 @@ class Marks:
         if not self._form.has_names:
             return False
         try:
-            opath.unlocked(directory, lambda: os.lstat(_inside(directory, OPAQUE_NAME)))
+            opath.with_owner_access(directory, lambda: os.lstat(_inside(directory, OPAQUE_NAME)))
         except FileNotFoundError:
             return False
         return True
@@ -65,13 +65,13 @@ class Marks:
 
 
 def _inside(directory: int, name: bytes) -> bytes:
-    return opath.path_of(directory) + b"/" + name
+    return opath.proc_path(directory) + b"/" + name
 
 
 def _value(held: int, name: bytes) -> bytes | None:
-    path = opath.path_of(held)
+    path = opath.proc_path(held)
     try:
-        return opath.unlocked(held, lambda: os.getxattr(path, name))
+        return opath.with_owner_access(held, lambda: os.getxattr(path, name))
     except OSError as error:
         if error.errno in _UNMARKED:
             return None

@@ -87,7 +87,7 @@ class Staging:
             if held < 0:
                 move()
             else:  # a directory's ".." changes, so that one must be allowed to write it
-                opath.unlocked(held, move)
+                opath.with_owner_access(held, move)
         except OSError:
             self.discard(name)
             raise
@@ -142,4 +142,6 @@ class Staging:
     def mark_opaque(self, directory: int) -> None:
         """Mark a directory that is held, so that nothing lower shows in it."""
         mark = self._form.prefix + b"opaque"
-        opath.unlocked(directory, lambda: os.setxattr(opath.path_of(directory), mark, b"y"))
+        opath.with_owner_access(
+            directory, lambda: os.setxattr(opath.proc_path(directory), mark, b"y")
+        )

@@ -95,7 +95,7 @@ class WritableTree:
     def space(self) -> os.statvfs_result:
         """Say how much room the upper directory's filesystem has."""
         root = self._copy_up.raised(ROOT)
-        return os.statvfs(opath.path_of(self._inodes.pin(root)))
+        return os.statvfs(opath.proc_path(self._inodes.pin(root)))
 
     # New names
 
@@ -179,7 +179,7 @@ class WritableTree:
     @staticmethod
     def _describe(held: int, mode: int, caller: Caller, above: os.stat_result) -> None:
         """Give something new owner and mode, as a kernel does it (inode_init_owner)."""
-        path, gid = opath.path_of(held), caller.gid
+        path, gid = opath.proc_path(held), caller.gid
         if above.st_mode & stat.S_ISGID:
             gid = above.st_gid
             if stat.S_ISDIR(mode):
@@ -202,7 +202,7 @@ class WritableTree:
         if self.kind(node) == stat.S_IFDIR:
             raise OSError(errno.EPERM, "a directory has one name")
         inode = self._copy_up.raised(node)
-        source = opath.path_of(self._inodes.pin(inode))
+        source = opath.proc_path(self._inodes.pin(inode))
         made = self._staging.name()
         os.link(source, made, dst_dir_fd=self._staging.directory, follow_symlinks=True)
         self._staging.place(made, name, self._inodes.pin(above))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stacker.linux.filesystem import remove_tree
+from stacker.linux.removal import remove_tree
 from tests.support.stacks import ROOM
 from tests.support.subjects import KINDS, WRITING, Mounted, Place, Subject, stock, unmount_by_force
 

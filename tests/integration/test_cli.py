@@ -20,7 +20,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from stacker.linux.filesystem import remove_tree
+from stacker.linux.removal import remove_tree
 from tests.support import images
 from tests.support.command import REPOSITORY, Stacker
 from tests.support.mounts import unmount_below

@@ -18,7 +18,7 @@ import pytest
 
 from stacker.errors import LockedError, MountError, NotFoundError, StackerError, UsageError
 from stacker.linux import mountapi, mountinfo
-from stacker.linux.filesystem import remove_tree
+from stacker.linux.removal import remove_tree
 from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
 from stacker.mount.drivers import choose

@@ -21,7 +21,7 @@ stacker.cli.session stacker.cli.text stacker.cli.verbs stacker.cli.verbs.mount s
 stacker.image stacker.image.config stacker.image.descriptor stacker.image.digest
 stacker.image.document stacker.image.manifest stacker.image.mediatype stacker.image.platform
 stacker.image.quoting stacker.image.rootfs stacker.layer stacker.layer.idmap stacker.layer.paths
-stacker.layer.whiteout_format stacker.linux stacker.linux.descriptor stacker.linux.filesystem
+stacker.layer.whiteout_format stacker.linux stacker.linux.filesystem
 stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo stacker.linux.process
 stacker.linux.removal stacker.linux.syscall stacker.linux.xattr stacker.mount stacker.mount.attach
 stacker.mount.drivers stacker.mount.drivers.bind stacker.mount.drivers.choose

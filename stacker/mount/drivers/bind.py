@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from stacker.linux import mountapi
-from stacker.linux.descriptor import Descriptor
+from stacker.linux.mountapi import FileDescriptor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def bind_read_only(source: Path, target: Path, *, api: Api = "auto") -> None:
     :param target: the directory to show it at.
     :raises OSError: with the path that the kernel takes offence at.
     """
-    with Descriptor.of_directory(target) as place:
+    with FileDescriptor.open_directory(target) as place:
         if api != "mount2":
             try:
                 _bind_by_tree(source, target, place.number)
@@ -51,7 +51,7 @@ def bind_read_only(source: Path, target: Path, *, api: Api = "auto") -> None:
 
 
 def _bind_by_tree(source: Path, target: Path, place: int) -> None:
-    with Descriptor(mountapi.open_tree(source)) as tree:
+    with FileDescriptor(mountapi.open_tree(source)) as tree:
         mountapi.mount_setattr(
             tree.number, set_flags=mountapi.MOUNT_ATTR_RDONLY, propagation=mountapi.MS_PRIVATE
         )

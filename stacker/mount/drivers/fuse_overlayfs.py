@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import MountError, StackerError, UnsupportedError
-from stacker.linux.descriptor import Descriptor
+from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.drivers.fuse import FuseDriver, explain, take_away
 from stacker.mount.drivers.protocol import Mounted
 
@@ -64,7 +64,7 @@ class FuseOverlayfsDriver:
             connection = connect(plan, mode)
         except OSError as error:
             raise explain(plan, error) from error
-        with Descriptor(connection):
+        with FileDescriptor(connection):
             try:
                 _serve(plan, connection)
             except BaseException:
@@ -113,6 +113,6 @@ def _directories(plan: Plan, opened: ExitStack) -> dict[str, list[str]]:
     if plan.upper is not None and plan.work is not None:
         named |= {"upperdir": (plan.upper,), "workdir": (plan.work,)}
     return {
-        key: [str(opened.enter_context(Descriptor.of_directory(path)).path) for path in paths]
+        key: [str(opened.enter_context(FileDescriptor.open_directory(path)).path) for path in paths]
         for key, paths in named.items()
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, StackerError, UnsupportedError
 from stacker.linux import mountapi, process
-from stacker.linux.descriptor import Descriptor
+from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.drivers.bind import Api, bind_read_only
 from stacker.mount.drivers.protocol import Mounted, RefusedError
 from stacker.mount.plan import Plan
@@ -106,7 +106,7 @@ class OverlayDriver:
         release(record.target, lazy=lazy)
 
     def _mount_overlay(self, plan: Plan) -> None:
-        with Descriptor.of_directory(plan.target) as place:
+        with FileDescriptor.open_directory(plan.target) as place:
             if self._api == "mount2":
                 _mount_by_mount2(plan, place)
                 return
@@ -118,7 +118,7 @@ class OverlayDriver:
                 _second_attempt(plan, place, error)
 
 
-def _second_attempt(plan: Plan, place: Descriptor, first: OSError) -> None:
+def _second_attempt(plan: Plan, place: FileDescriptor, first: OSError) -> None:
     """Try the old call, and if it fails too, tell of both."""
     try:
         _mount_by_mount2(plan, place)
@@ -129,12 +129,12 @@ def _second_attempt(plan: Plan, place: Descriptor, first: OSError) -> None:
         raise OSError(first.errno, text, first.filename) from None
 
 
-def _mount_by_context(plan: Plan, place: Descriptor) -> None:
-    with Descriptor(mountapi.fsopen("overlay")) as context:
+def _mount_by_context(plan: Plan, place: FileDescriptor) -> None:
+    with FileDescriptor(mountapi.fsopen("overlay")) as context:
         _configure(plan, context.number)
         mountapi.fsconfig_create(context.number)
         attributes = mountapi.MOUNT_ATTR_RDONLY if plan.read_only else 0
-        with Descriptor(mountapi.fsmount(context.number, attributes=attributes)) as mount:
+        with FileDescriptor(mountapi.fsmount(context.number, attributes=attributes)) as mount:
             _check_writable(plan, os.fstatvfs(mount.number).f_flag)
             mountapi.move_mount(mount.number, place.number, path=plan.target)
 
@@ -163,7 +163,7 @@ def _set_directory(context: int, key: str, path: Path) -> None:
     if len(name) <= mountapi.FSCONFIG_STRING_LIMIT and not (b":" in name or b"\\" in name):
         mountapi.fsconfig_string(context, key, path)
         return
-    with Descriptor.of_directory(path) as directory:
+    with FileDescriptor.open_directory(path) as directory:
         try:
             mountapi.fsconfig_fd(context, key, directory.number)
         except OSError as error:
@@ -172,7 +172,7 @@ def _set_directory(context: int, key: str, path: Path) -> None:
             mountapi.fsconfig_string(context, key, directory.path)
 
 
-def _mount_by_mount2(plan: Plan, place: Descriptor) -> None:
+def _mount_by_mount2(plan: Plan, place: FileDescriptor) -> None:
     with ExitStack() as opened:
         options = os.fsencode(",".join(_mount2_options(plan, opened)))
         if len(options) > _PAGE_LIMIT:
@@ -194,7 +194,7 @@ def _mount2_options(plan: Plan, opened: ExitStack) -> list[str]:
     """Name every directory by a descriptor: short, and nothing in it needs an escape."""
 
     def name(path: Path) -> str:
-        return str(opened.enter_context(Descriptor.of_directory(path)).path)
+        return str(opened.enter_context(FileDescriptor.open_directory(path)).path)
 
     options = ["lowerdir=" + ":".join(name(layer) for layer in plan.layers)]
     if plan.upper is not None and plan.work is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import lock
-from stacker.linux.filesystem import remove_tree
+from stacker.linux.removal import remove_tree
 from tests.conformance.posix.cases import fails, names
 from tests.support import tars
 from tests.support.command import Stacker

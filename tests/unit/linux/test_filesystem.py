@@ -129,7 +129,7 @@ def test_a_clone_of_a_closed_descriptor_is_an_error(tmp_path: Path) -> None:
 
 def test_the_type_of_a_filesystem_is_told_by_path_and_descriptor(tmp_path: Path) -> None:
     proc_magic = 0x9FA0
-    assert filesystem.magic(Path("/proc")) == proc_magic
+    assert filesystem.filesystem_type(Path("/proc")) == proc_magic
     memory = os.memfd_create("memory")
     try:
         assert filesystem.is_tmpfs(memory)
@@ -138,7 +138,7 @@ def test_the_type_of_a_filesystem_is_told_by_path_and_descriptor(tmp_path: Path)
         os.close(memory)
     assert not filesystem.is_overlay(Path("/proc"))
     with pytest.raises(FileNotFoundError) as caught:
-        filesystem.magic(tmp_path / "missing")
+        filesystem.filesystem_type(tmp_path / "missing")
     assert caught.value.filename == str(tmp_path / "missing")
 
 
@@ -160,9 +160,9 @@ def test_a_file_is_on_disk_before_it_takes_another_s_place(
         seen.append((path.read_bytes(), content_of(descriptor)))
 
     monkeypatch.setattr(os, "fsync", syncing)
-    filesystem.write_whole(path, b"not waited for")
+    filesystem.write_atomically(path, b"not waited for")
     assert seen == []
-    filesystem.write_whole(path, b"new", sync=True)
+    filesystem.write_atomically(path, b"new", sync=True)
     assert seen == [(b"not waited for", b"new")]
     assert path.read_bytes() == b"new"
 

@@ -33,9 +33,9 @@ def test_a_link_is_held_itself_and_changed_itself(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     with held(tmp_path / "link") as fd:
         assert stat.S_ISLNK(os.fstat(fd).st_mode)
-        os.utime(opath.path_of(fd), (5, 6))
+        os.utime(opath.proc_path(fd), (5, 6))
         directory = os.open(tmp_path, os.O_RDONLY)
-        os.link(opath.path_of(fd), "other", dst_dir_fd=directory, follow_symlinks=True)
+        os.link(opath.proc_path(fd), "other", dst_dir_fd=directory, follow_symlinks=True)
         os.close(directory)
     assert (tmp_path / "link").lstat().st_mtime == 6
     assert (tmp_path / "file").stat().st_mtime == 1
@@ -47,7 +47,7 @@ def test_what_is_held_is_reached_when_its_name_is_gone(tmp_path: Path) -> None:
     with held(tmp_path / "file") as fd:
         (tmp_path / "file").unlink()
         (tmp_path / "file").symlink_to("/etc/passwd")
-        again = opath.reopened(fd, os.O_RDWR)
+        again = opath.reopen(fd, os.O_RDWR)
         assert os.read(again, 9) == b"data"
         os.close(again)
 
@@ -58,7 +58,7 @@ def test_a_file_that_denies_its_owner_to_read_it_is_read_and_stays_so() -> None:
         path = Path(name) / "file"
         path.write_bytes(b"data")
         path.chmod(0o4111)
-        fd = opath.opened_to_read(os.fsencode(path), 0)
+        fd = opath.open_for_reading(os.fsencode(path), 0)
         assert os.read(fd, 9) == b"data"
         os.close(fd)
         assert stat.S_IMODE(path.stat().st_mode) == 0o4111
@@ -76,7 +76,7 @@ def test_only_files_and_directories_are_opened(tmp_path: Path, kind: str) -> Non
     (tmp_path / "link").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "pipe")
     with held(tmp_path / kind) as fd, pytest.raises(OSError, match="neither") as caught:
-        opath.reopened(fd, os.O_RDONLY)
+        opath.reopen(fd, os.O_RDONLY)
     assert caught.value.errno == errno.EINVAL
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stacker.linux.filesystem import remove_contents, remove_tree
+from stacker.linux.removal import remove_contents, remove_tree
 from tests.support.unprivileged import UNPRIVILEGED
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can mount or change to another user"
 )
-REMOVE = "import sys, pathlib; from stacker.linux.filesystem import *; "
+REMOVE = "import sys, pathlib; from stacker.linux.removal import *; "
 
 
 @pytest.fixture
