@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_event
 from stacker.cli.progress import Bars, reported
+from stacker.image.digest import DiffID
 from stacker.jobs.tasks import LayerProgress, LayerUnpacked
 from stacker.operations.pull import LayersFound
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from stacker.cli.session import Session
-    from stacker.image.digest import DiffID, Digest
+    from stacker.image.digest import Digest
 
 
 def reporting(session: Session) -> AbstractContextManager[Callable[[object], None]]:
@@ -41,14 +42,14 @@ def _tell(event: object, session: Session) -> None:
 def _print_event(event: object) -> None:
     if isinstance(event, LayersFound):
         missing = [
-            {"diff_id": _text(layer.diff_id), "blob": str(layer.blob), "size": layer.size}
+            {"diff_id": _diff_id(layer.name), "blob": str(layer.blob), "size": layer.size}
             for layer in event.missing
         ]
         print_event("layers-found", missing=missing, present=[str(d) for d in event.present])
     elif isinstance(event, LayerProgress):
         print_event(
             "layer-progress",
-            diff_id=_text(event.diff_id),
+            diff_id=_diff_id(event.name),
             blob=str(event.blob),
             done=event.done,
             total=event.total,
@@ -61,8 +62,8 @@ def _print_event(event: object) -> None:
         )
 
 
-def _text(diff_id: DiffID | None) -> str | None:
-    return None if diff_id is None else str(diff_id)
+def _diff_id(name: DiffID | Digest) -> str | None:
+    return str(name) if isinstance(name, DiffID) else None
 
 
 class _Bars(Bars):
@@ -96,9 +97,8 @@ class _Bars(Bars):
 
     def _begin(self, event: LayersFound) -> None:
         for layer in event.missing:
-            name = (layer.diff_id or layer.blob).short
             self._layers[layer.blob] = self._progress.add_task(
-                f"  {name}", total=layer.size, visible=False, entries=0
+                f"  {layer.name.short}", total=layer.size, visible=False, entries=0
             )
         total = sum(layer.size for layer in event.missing)
         what = f"{len(event.missing)} layers"

@@ -21,7 +21,7 @@ from stacker.errors import (
     NotFoundError,
 )
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID
+from stacker.image.digest import DiffID, Digest
 from stacker.jobs.tasks import LayerProgress
 from stacker.source.protocol import Resumable, Source
 from stacker.store.partials import Partial
@@ -139,15 +139,15 @@ class _Counter(Protocol):
 class Report:
     """Tells how far a layer has come; speaks from the thread that unpacks, and no other.
 
-    :param diff_id: as in :class:`LayerProgress`, which ``emit`` is called with.
+    :param name: the layer's, as in :class:`LayerProgress`, which ``emit`` is called with.
     :param counter: whoever knows how many entries there were.
     """
 
     def __init__(
-        self, blob: Descriptor, diff_id: DiffID | None, emit: Callable[[object], None]
+        self, blob: Descriptor, name: DiffID | Digest, emit: Callable[[object], None]
     ) -> None:
         self._blob = blob
-        self._diff_id = diff_id
+        self._name = name
         self._emit = emit
         self._done = self._told_done = self._told_entries = 0
         self.counter: _Counter | None = None
@@ -171,4 +171,4 @@ class Report:
     def _tell(self, entries: int) -> None:
         self._told_done, self._told_entries = self._done, entries
         blob = self._blob
-        self._emit(LayerProgress(self._diff_id, blob.digest, self._done, blob.size, entries))
+        self._emit(LayerProgress(self._name, blob.digest, self._done, blob.size, entries))

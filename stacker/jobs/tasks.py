@@ -7,11 +7,13 @@ here needs them, and nothing of what they set going.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from stacker.image.descriptor import Descriptor
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.source.protocol import Source
+    from stacker.store.layers import LayerPlace
+    from stacker.store.store import Store
+    from stacker.stream.verify import Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +42,53 @@ class LayerForm:
     resume: bool = True
 
 
+class LayerIdentity(Protocol):
+    """Which layer a task unpacks; a plain value that can be pickled.
+
+    A config declares the diff_id (`DeclaredDiffID`), except in schema 1, where unpacking
+    computes it.
+    """
+
+    @property
+    def name(self) -> DiffID | Digest:
+        """The diff_id, or the blob's digest where no document declares a diff_id."""
+
+    @property
+    def what(self) -> str:
+        """The layer's name for messages."""
+
+    def reserve(self, store: Store) -> AbstractContextManager[LayerPlace | DiffID]:
+        """Return the staging paths to unpack into, or the diff_id if the layer is in the store."""
+
+    def check(
+        self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
+    ) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
+        """Return the layer's uncompressed bytes, and a function that gives their diff_id.
+
+        :param chunks: the uncompressed bytes; the function may be called after the last one.
+        :param moved: moves a hash to the thread that runs it.
+        """
+
+    def commit(
+        self, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID, *, sync: bool
+    ) -> bool:
+        """Commit the layer; return False if another process has committed it before."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerTask:
-    """One layer to unpack from ``source`` into the store at ``store``.
-
-    :param diff_id: what must come out; ``None`` where no document says (schema 1).
-    """
+    """One layer to unpack from ``source`` into the store at ``store``."""
 
     source: Source
     store: Path
     blob: Descriptor
-    diff_id: DiffID | None
+    identity: LayerIdentity
     form: LayerForm
 
     @property
     def what(self) -> str:
         """The layer's name for messages."""
-        return f"layer {self.diff_id or f'of blob {self.blob.digest}'}"
+        return self.identity.what
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +104,10 @@ class LayerUnpacked:
 class LayerProgress:
     """``done`` of a layer's ``total`` compressed bytes were read, and ``entries`` unpacked.
 
-    :param diff_id: ``None`` while nobody knows it.
+    :param name: see `LayerIdentity.name`.
     """
 
-    diff_id: DiffID | None
+    name: DiffID | Digest
     blob: Digest
     done: int
     total: int

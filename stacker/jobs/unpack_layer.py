@@ -11,8 +11,9 @@ where a blob comes from: ``arrival`` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from typing import Final, cast
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
 
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.image.digest import DiffID
@@ -26,11 +27,48 @@ from stacker.store.store import Store
 from stacker.stream.decompress import decompressed
 from stacker.stream.pipe import threaded
 from stacker.stream.stages import APPLY, COMMIT, HASH_LAYER, INFLATE, PARSE, UNWATCHED, Watch
-from stacker.stream.verify import Hash, bounded, hashed, hashing_beside, in_place, metered, verified
+from stacker.stream.verify import Hash, bounded, hashing_beside, in_place, metered, verified
 from stacker.tar.entry import Entry
 from stacker.tar.reader import TarReader
 
 _WORTH_THREADS: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredDiffID:
+    """A layer whose diff_id a config declares; see `LayerIdentity`."""
+
+    diff_id: DiffID
+
+    @property
+    def name(self) -> DiffID:
+        """The diff_id."""
+        return self.diff_id
+
+    @property
+    def what(self) -> str:
+        """The layer's name for messages."""
+        return f"layer {self.diff_id}"
+
+    @contextmanager
+    def reserve(self, store: Store) -> Iterator[LayerPlace | DiffID]:
+        """Yield the staging paths, or the diff_id if the layer is in the store."""
+        with store.layers.unpacking(self.diff_id) as place:
+            yield self.diff_id if place is None else place
+
+    def check(
+        self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
+    ) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
+        """Check the bytes against the diff_id; see `LayerIdentity`."""
+        checked = verified(chunks, digest=self.diff_id, what=self.what, moved=moved)
+        return checked, lambda: self.diff_id
+
+    def commit(
+        self, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID, *, sync: bool
+    ) -> bool:
+        """Commit the layer, whose lock `reserve` holds; see `LayerIdentity`."""
+        store.layers.commit(diff_id, place, record, sync=sync)
+        return True
 
 
 def unpack_layer(
@@ -64,10 +102,9 @@ def _attempt(
 ) -> LayerUnpacked:
     """Unpack and commit; ``afresh`` makes no use of what an earlier pull left."""
     blob, form = task.blob, task.form
-    with _place(task, store) as place:
-        if place is None:
-            # Nobody can have unpacked a layer meanwhile whose diff_id nobody knows.
-            return LayerUnpacked(cast("DiffID", task.diff_id), blob.digest, None)
+    with task.identity.reserve(store) as place:
+        if isinstance(place, DiffID):
+            return LayerUnpacked(place, blob.digest, None)
         copy = place.root / "blob"
         with incoming(
             task.source, blob, store, copy=copy, keep=form.keep_blobs, resume=form.resume
@@ -78,28 +115,9 @@ def _attempt(
                 record, diff_id = _unpack(task, place, arrival, emit, watch)
             with watch.during(COMMIT):
                 arrival.settle(store)
-                is_mine = _commit(task, store, place, record, diff_id)
+                is_mine = task.identity.commit(store, place, record, diff_id, sync=form.sync)
             arrival.forget()
     return LayerUnpacked(diff_id, blob.digest, record if is_mine else None)
-
-
-def _place(task: LayerTask, store: Store) -> AbstractContextManager[LayerPlace | None]:
-    if task.diff_id is None:
-        return store.layers.unpacking_blob(task.blob.digest)
-    return store.layers.unpacking(task.diff_id)
-
-
-def _commit(
-    task: LayerTask, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID
-) -> bool:
-    """Give the layer its name; say whether nobody else did so meanwhile."""
-    if task.diff_id is not None:
-        store.layers.commit(diff_id, place, record, sync=task.form.sync)
-        return True
-    with store.layers.unpacking(diff_id) as free:
-        if free is not None:
-            store.layers.commit(diff_id, place, record, sync=task.form.sync)
-        return free is not None
 
 
 class _Entries(TarReader):
@@ -119,7 +137,7 @@ def _unpack(
     watch: Watch,
 ) -> tuple[LayerRecord, DiffID]:
     limits, what, length = task.form.limits, task.what, 0
-    report = Report(task.blob, task.diff_id, emit)
+    report = Report(task.blob, task.identity.name, emit)
 
     def measure(size: int) -> None:
         nonlocal length
@@ -133,7 +151,7 @@ def _unpack(
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)
-        chunks, identity = _identified(metered(chunks, measure), task, moved)
+        chunks, diff_id = task.identity.check(metered(chunks, measure), moved)
         chunks = watch.passing(HASH_LAYER, chunks)
         if in_threads:
             chunks = stages.enter_context(threaded(chunks))
@@ -155,19 +173,7 @@ def _unpack(
             _drain(chunks)
             raise
         skeleton.finish()
-    return record.seen_as(str(task.blob.digest), length), identity()
-
-
-def _identified(
-    chunks: Iterator[bytes], task: LayerTask, moved: Callable[[Hash], Hash]
-) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
-    """Check ``chunks`` against the diff_id; where no document says it, compute it."""
-    if (known := task.diff_id) is not None:
-        return verified(chunks, digest=known, what=task.what, moved=moved), lambda: known
-    from hashlib import sha256  # loads OpenSSL
-
-    running = moved(sha256())
-    return hashed(chunks, running), lambda: DiffID("sha256", running.hexdigest())
+    return record.seen_as(str(task.blob.digest), length), diff_id()
 
 
 def _blaming(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -21,10 +21,10 @@ from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
 from stacker.image.rootfs import pair_layers
 from stacker.image.selection import demand
-from stacker.jobs.tasks import LayerForm, LayerTask, LayerUnpacked
+from stacker.jobs.tasks import LayerForm, LayerIdentity, LayerTask, LayerUnpacked
 from stacker.linux.filesystem import sync_filesystem
 from stacker.operations.chain import is_complete, stacked
-from stacker.operations.schema1 import converted, layers_of, manifest_of
+from stacker.operations.schema1 import UndeclaredDiffID, converted, layers_of, manifest_of
 from stacker.source.protocol import Source
 from stacker.source.resolve import is_vouched_for, resolved
 from stacker.store.store import Store
@@ -37,9 +37,9 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class MissingLayer:
-    """A blob of ``size`` bytes; what it unpacks to is ``None`` where no document says."""
+    """A layer whose blob has ``size`` bytes; see `LayerIdentity.name`."""
 
-    diff_id: DiffID | None
+    name: DiffID | Digest
     blob: Digest
     size: int
 
@@ -164,7 +164,8 @@ def _modern(
     limit = means.form.limits.unpacked_bytes
     found, missing = layers_of(means.store, source, manifest, limit=limit)
     here = tuple(dict.fromkeys(diff_id for _, diff_id in found.values()))
-    unpacked = _unpack(source, [(blob, None) for blob in missing], here, means) if missing else []
+    identified = [(blob, UndeclaredDiffID(blob.digest)) for blob in missing]
+    unpacked = _unpack(source, identified, here, means) if missing else []
     diff_ids = {layer.blob: layer.diff_id for layer in unpacked}
     found |= {blob.digest: (blob, diff_ids[blob.digest]) for blob in missing}
     return converted(source, manifest, found), unpacked
@@ -179,17 +180,22 @@ def _unpack_missing(
 ) -> list[LayerUnpacked]:
     blobs = {diff_id: blob for blob, diff_id in pairs}
     present = tuple(diff_id for diff_id in blobs if means.store.layers.has(diff_id))
-    missing = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in present]
+    lacking = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in present]
+    missing: list[tuple[Descriptor, LayerIdentity]] = []
+    if lacking:
+        from stacker.jobs.unpack_layer import DeclaredDiffID  # not for an image without work
+
+        missing = [(blob, DeclaredDiffID(diff_id)) for blob, diff_id in lacking]
     return _unpack(source, missing, present, means) if missing or is_first else []
 
 
 def _unpack(
     source: Source,
-    missing: Sequence[tuple[Descriptor, DiffID | None]],
+    missing: Sequence[tuple[Descriptor, LayerIdentity]],
     present: tuple[DiffID, ...],
     means: _Means,
 ) -> list[LayerUnpacked]:
-    listed = (MissingLayer(diff_id, blob.digest, blob.size) for blob, diff_id in missing)
+    listed = (MissingLayer(identity.name, blob.digest, blob.size) for blob, identity in missing)
     means.on_event(LayersFound(tuple(listed), present))
     if not missing:
         return []
@@ -201,8 +207,8 @@ def _unpack(
     store.partials.sweep()
     _import_what_workers_need()
     tasks = [
-        LayerTask(source, store.root, blob, diff_id, means.form)
-        for blob, diff_id in sorted(missing, key=lambda pair: -pair[0].size)
+        LayerTask(source, store.root, blob, identity, means.form)
+        for blob, identity in sorted(missing, key=lambda pair: -pair[0].size)
     ]
     done = []
     try:

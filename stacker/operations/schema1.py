@@ -7,7 +7,7 @@ and the image ID, which is the config's digest, is known last.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,17 +19,21 @@ from stacker.errors import (
 )
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
+from stacker.image.digest import DiffID
 from stacker.image.rootfs import pair_layers
 from stacker.image.schema1 import LegacyManifest, parse_legacy
 from stacker.source.protocol import Measuring, Resumable, Source, read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO
 
-    from stacker.image.digest import DiffID, Digest
+    from stacker.image.digest import Digest
+    from stacker.layer.record import LayerRecord
+    from stacker.store.layers import LayerPlace
     from stacker.store.store import Store
     from stacker.stream.decompress import Readable
+    from stacker.stream.verify import Hash
 
 _LAYER = mediatype.DOCKER_LAYER + ".gzip"
 
@@ -66,6 +70,52 @@ class Converted:
         if isinstance(self.source, Resumable):
             return self.source.resume_blob(descriptor, have)
         return self.source.open_blob(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class UndeclaredDiffID:
+    """A layer whose diff_id no document declares; see `LayerIdentity`.
+
+    :param blob: the digest of the layer's blob.
+    """
+
+    blob: Digest
+
+    @property
+    def name(self) -> Digest:
+        """The digest of the layer's blob."""
+        return self.blob
+
+    @property
+    def what(self) -> str:
+        """The layer's name for messages."""
+        return f"layer of blob {self.blob}"
+
+    @contextmanager
+    def reserve(self, store: Store) -> Iterator[LayerPlace | DiffID]:
+        """Yield staging paths; whether the layer is in the store shows only at the end."""
+        with store.layers.unpacking_blob(self.blob) as place:
+            yield place
+
+    def check(
+        self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
+    ) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
+        """Compute the diff_id of the bytes; see `LayerIdentity`."""
+        from hashlib import sha256  # loads OpenSSL
+
+        from stacker.stream.verify import hashed
+
+        running = moved(sha256())
+        return hashed(chunks, running), lambda: DiffID("sha256", running.hexdigest())
+
+    def commit(
+        self, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID, *, sync: bool
+    ) -> bool:
+        """Commit the layer unless it is in the store by now; see `LayerIdentity`."""
+        with store.layers.unpacking(diff_id) as free:
+            if free is not None:
+                store.layers.commit(diff_id, place, record, sync=sync)
+            return free is not None
 
 
 def manifest_of(source: Source) -> LegacyManifest | None:

@@ -17,7 +17,7 @@ from stacker.errors import IntegrityError, LayerError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.jobs.tasks import LayerForm, LayerTask
-from stacker.jobs.unpack_layer import unpack_layer
+from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.layer.idmap import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.store.store import Store
@@ -54,7 +54,9 @@ class Bench:
     def task(self, plain: bytes, blob: bytes, **limits: int) -> LayerTask:
         descriptor = Descriptor("application/x", Digest.of(blob), len(blob))
         form = LayerForm(WhiteoutFormat.USER, SQUASH, Limits(**limits))
-        return LayerTask(OneBlob(blob), self.store.root, descriptor, DiffID.of(plain), form)
+        return LayerTask(
+            OneBlob(blob), self.store.root, descriptor, DeclaredDiffID(DiffID.of(plain)), form
+        )
 
     def refuses(self, task: LayerTask, error: type[Exception], match: str) -> None:
         with pytest.raises(error, match=match):
@@ -113,7 +115,9 @@ def test_a_malformed_layer_with_a_wrong_diff_id_is_an_integrity_error(
     bench: Bench, compress: Compress, content: bytes, plain: bytes
 ) -> None:
     plain += file("x", content) + END
-    task = replace(bench.task(plain, compress(plain)), diff_id=DiffID.of(b"another"))
+    task = replace(
+        bench.task(plain, compress(plain)), identity=DeclaredDiffID(DiffID.of(b"another"))
+    )
     bench.refuses(task, IntegrityError, "wrong digest: layer")
 
 
@@ -159,7 +163,7 @@ def test_a_blob_that_is_only_another_s_beginning_is_refused(
 ) -> None:
     # Cut where one entry ends and the next would begin: the tar looks whole.
     plain, part = tar(file("x"), file("y")), tar(file("x"), end=False)
-    task = replace(bench.task(part, compress(part)), diff_id=DiffID.of(plain))
+    task = replace(bench.task(part, compress(part)), identity=DeclaredDiffID(DiffID.of(plain)))
     bench.refuses(task, IntegrityError, "wrong digest: layer")
 
 
@@ -172,7 +176,7 @@ def test_a_stream_over_its_limit_is_never_taken_for_a_whole_one(
     # its end, neither digest would be checked: here both are wrong.
     plain = tar(file("x", b"evil")) + bytes(2 * CHUNK)
     task = bench.task(plain, compress(plain), unpacked_bytes=1536 + room)
-    task = replace(task, diff_id=DiffID.of(b"another"))
+    task = replace(task, identity=DeclaredDiffID(DiffID.of(b"another")))
     bench.refuses(task, LayerError, "too large: layer")
 
 
@@ -189,7 +193,11 @@ def test_a_kept_blob_is_the_blob_and_is_kept_only_when_it_is_right(
     plain = tar(file("x", BIG))
     task = bench.task(plain, compress(plain))
     task = replace(task, form=replace(task.form, keep_blobs=True))
-    bench.refuses(replace(task, diff_id=DiffID.of(b"another")), IntegrityError, "wrong digest")
+    bench.refuses(
+        replace(task, identity=DeclaredDiffID(DiffID.of(b"another"))),
+        IntegrityError,
+        "wrong digest",
+    )
     unpack_layer(task, IGNORED.append)
     path = bench.store.root / "blobs/sha256" / task.blob.digest.hex
     assert path.read_bytes() == compress(plain)

@@ -16,7 +16,8 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.jobs.tasks import LayerForm, LayerProgress, LayerTask
-from stacker.jobs.unpack_layer import unpack_layer
+from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
+from stacker.operations.schema1 import UndeclaredDiffID
 from stacker.source.open import open_source
 from stacker.source.protocol import Source
 from stacker.store.store import Store
@@ -95,7 +96,8 @@ def test_every_stage_passes_the_watch_once(
         with store.partials.locked(blob.digest) as partial, slow.open_blob(blob) as file:
             assert partial is not None
             partial.path.write_bytes(file.read(1 << 20))
-    task = LayerTask(slow, store.root, blob, diff_id if is_known else None, form)
+    identity = DeclaredDiffID(diff_id) if is_known else UndeclaredDiffID(blob.digest)
+    task = LayerTask(slow, store.root, blob, identity, form)
     events: list[object] = []
     seen = Seen()
     unpacked = unpack_layer(task, events.append, seen)
@@ -109,4 +111,4 @@ def test_every_stage_passes_the_watch_once(
     last = events[-1]
     assert isinstance(last, LayerProgress)
     assert (last.done, last.entries) == (blob.size, 2)
-    assert last.diff_id == (diff_id if is_known else None)
+    assert last.name == (diff_id if is_known else blob.digest)
