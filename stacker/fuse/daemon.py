@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import MountError, StackerError
 from stacker.fuse import connect
 from stacker.fuse.adapters import form_of, service_of, workers
-from stacker.layer.paths import LayerSource
 from stacker.linux import mountapi, mountinfo, opath, process
-from stacker.tree.merged import ROOT, merge
+from stacker.tree.merged import ROOT, merge, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,13 +240,13 @@ def _merged(plan: Plan) -> MergedTree:
     shown = plan.layers
     if plan.read_only and plan.upper is not None:  # one more layer, then
         shown = (plan.upper, *shown)
-    sources = [known.get(layer) or LayerSource(_held(layer, plan)) for layer in shown]
+    sources = [known.get(layer) or _held(layer, plan) for layer in shown]
     try:
         return merge(sources, form_of(plan))
     except OSError as error:
         for layer, source in zip(shown, sources, strict=True):
-            inside = os.fsdecode(error.filename or b"").removeprefix(f"{source.diff}/")
-            if layer != source.diff and inside != os.fsdecode(error.filename or b""):
+            inside = os.fsdecode(error.filename or b"").removeprefix(f"{tree_of(source)}/")
+            if layer != tree_of(source) and inside != os.fsdecode(error.filename or b""):
                 raise OSError(error.errno, error.strerror, str(layer / inside)) from error
         raise
 

@@ -90,8 +90,7 @@ def _compressed(
 ) -> Iterator[bytes]:
     store = Store.open(task.store)
     record = store.layers.record(task.diff_id)
-    place = store.layers.place(task.diff_id)
-    chunks = reassembled(place.skeleton, record, place.diff, place.aside, what=what)
+    chunks = reassembled(store.layers.paths(task.diff_id), record, what=what)
     chunks = metered(chunks, _reporter(task, record, emit))
     chunks = _in_a_thread(chunks, record, stages)
     chunks = verified(chunks, digest=task.diff_id, what=what)

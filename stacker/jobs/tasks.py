@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import DiffID, Digest
     from stacker.layer.idmap import IdMap
+    from stacker.layer.paths import LayerPaths
     from stacker.layer.record import LayerRecord
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.source.protocol import Source
-    from stacker.store.layers import LayerPlace
     from stacker.store.store import Store
     from stacker.stream.verify import Hash
 
@@ -57,7 +57,7 @@ class LayerIdentity(Protocol):
     def what(self) -> str:
         """The layer's name for messages."""
 
-    def reserve(self, store: Store) -> AbstractContextManager[LayerPlace | DiffID]:
+    def reserve(self, store: Store) -> AbstractContextManager[LayerPaths | DiffID]:
         """Return the staging paths to unpack into, or the diff_id if the layer is in the store."""
 
     def check(
@@ -70,7 +70,7 @@ class LayerIdentity(Protocol):
         """
 
     def commit(
-        self, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID, *, sync: bool
+        self, store: Store, paths: LayerPaths, record: LayerRecord, diff_id: DiffID, *, sync: bool
     ) -> bool:
         """Commit the layer; return False if another process has committed it before."""
 

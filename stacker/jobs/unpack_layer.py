@@ -20,9 +20,9 @@ from stacker.image.digest import DiffID
 from stacker.jobs.fetch_blob import DamagedPartialError, Incoming, Report, blamed, incoming
 from stacker.jobs.tasks import LayerTask, LayerUnpacked
 from stacker.layer.apply import apply
+from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import SkeletonWriter
-from stacker.store.layers import LayerPlace
 from stacker.store.store import Store
 from stacker.stream.decompress import decompressed
 from stacker.stream.pipe import threaded
@@ -51,10 +51,10 @@ class DeclaredDiffID:
         return f"layer {self.diff_id}"
 
     @contextmanager
-    def reserve(self, store: Store) -> Iterator[LayerPlace | DiffID]:
+    def reserve(self, store: Store) -> Iterator[LayerPaths | DiffID]:
         """Yield the staging paths, or the diff_id if the layer is in the store."""
-        with store.layers.unpacking(self.diff_id) as place:
-            yield self.diff_id if place is None else place
+        with store.layers.unpacking(self.diff_id) as paths:
+            yield self.diff_id if paths is None else paths
 
     def check(
         self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
@@ -64,10 +64,10 @@ class DeclaredDiffID:
         return checked, lambda: self.diff_id
 
     def commit(
-        self, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID, *, sync: bool
+        self, store: Store, paths: LayerPaths, record: LayerRecord, diff_id: DiffID, *, sync: bool
     ) -> bool:
         """Commit the layer, whose lock `reserve` holds; see `LayerIdentity`."""
-        store.layers.commit(diff_id, place, record, sync=sync)
+        store.layers.commit(diff_id, paths, record, sync=sync)
         return True
 
 
@@ -102,20 +102,20 @@ def _attempt(
 ) -> LayerUnpacked:
     """Unpack and commit; ``afresh`` makes no use of what an earlier pull left."""
     blob, form = task.blob, task.form
-    with task.identity.reserve(store) as place:
-        if isinstance(place, DiffID):
-            return LayerUnpacked(place, blob.digest, None)
-        copy = place.root / "blob"
+    with task.identity.reserve(store) as paths:
+        if isinstance(paths, DiffID):
+            return LayerUnpacked(paths, blob.digest, None)
+        copy = paths.root / "blob"
         with incoming(
             task.source, blob, store, copy=copy, keep=form.keep_blobs, resume=form.resume
         ) as arrival:
             if afresh and arrival.partial:
                 arrival.partial.clear()
             with blamed(arrival):
-                record, diff_id = _unpack(task, place, arrival, emit, watch)
+                record, diff_id = _unpack(task, paths, arrival, emit, watch)
             with watch.during(COMMIT):
                 arrival.settle(store)
-                is_mine = task.identity.commit(store, place, record, diff_id, sync=form.sync)
+                is_mine = task.identity.commit(store, paths, record, diff_id, sync=form.sync)
             arrival.forget()
     return LayerUnpacked(diff_id, blob.digest, record if is_mine else None)
 
@@ -131,7 +131,7 @@ class _Entries(TarReader):
 
 def _unpack(
     task: LayerTask,
-    place: LayerPlace,
+    paths: LayerPaths,
     arrival: Incoming,
     emit: Callable[[object], None],
     watch: Watch,
@@ -156,16 +156,16 @@ def _unpack(
         if in_threads:
             chunks = stages.enter_context(threaded(chunks))
         chunks = report.passing(chunks)
-        skeleton = SkeletonWriter(stages.enter_context(place.skeleton.open("wb")))
+        skeleton = SkeletonWriter(stages.enter_context(paths.skeleton.open("wb")))
         entries = _Entries(chunks, what=what, limits=limits, keep=skeleton.keep)
         entries.watch, report.counter = watch, entries
         try:
             with watch.during(APPLY):
                 record = apply(
                     entries,
-                    place.diff,
-                    aside=place.aside,
-                    form=task.form.whiteouts,
+                    paths.diff,
+                    replaced=paths.replaced,
+                    whiteout_format=task.form.whiteouts,
                     idmap=task.form.idmap,
                     limits=limits,
                 )

@@ -84,16 +84,16 @@ def apply(
     entries: EntryStream,
     root: Path,
     *,
-    aside: Path,
-    form: WhiteoutFormat,
+    replaced: Path,
+    whiteout_format: WhiteoutFormat,
     idmap: IdMap = IDENTITY,
     limits: Limits | None = None,
     lower: Lower | None = None,
 ) -> LayerRecord:
     """Apply every entry to the empty directory ``root``.
 
-    :param aside: a directory to be made, when needed, for what later entries replace.
-    :param form: how deletions are written.
+    :param replaced: a directory to be made, when needed, for what later entries replace.
+    :param whiteout_format: how deletions are written.
     :param lower: what lies below, when a layer is applied to a known stack.
     :returns: the record, without blob digest and stream length.
     :raises LayerError: the layer is malformed, or wants out, or is over a limit.
@@ -101,8 +101,8 @@ def apply(
     """
     limits = limits or Limits()
     make_private(os.fsencode(root))
-    with exact_modes(), Tree(root, aside=aside, lower=lower, limits=limits) as tree:
-        return _Applier(entries, tree, form, idmap, limits).run()
+    with exact_modes(), Tree(root, replaced=replaced, lower=lower, limits=limits) as tree:
+        return _Applier(entries, tree, whiteout_format, idmap, limits).run()
 
 
 class _Applier:
@@ -110,19 +110,19 @@ class _Applier:
         self,
         entries: EntryStream,
         tree: Tree,
-        form: WhiteoutFormat,
+        whiteout_format: WhiteoutFormat,
         idmap: IdMap,
         limits: Limits,
     ) -> None:
         self._entries = entries
         self._tree = tree
-        self._form = form
+        self._format = whiteout_format
         self._idmap = idmap
         self._most = limits.unpacked_bytes
-        self._metadata = MetadataWriter(form, idmap)
+        self._metadata = MetadataWriter(whiteout_format, idmap)
         self._settle = self._metadata.settle  # looked up once: every file wants these two
         self._write_payload = entries.write_payload
-        self._marks = Marks(form, tree.budget)
+        self._marks = Marks(whiteout_format, tree.budget)
         self._placed: dict[int, bytes] = {}
         self._revisited: set[bytes] = {b""}
         self._finishing: bytes | None = None
@@ -153,7 +153,7 @@ class _Applier:
             raise self._explained(error, entry) from error
         metadata, marks = self._metadata, self._marks
         return LayerRecord(
-            whiteout_format=self._form,
+            whiteout_format=self._format,
             squashed=self._idmap.squash,
             entries=entries.count,
             files=self._files,

@@ -18,17 +18,17 @@ Rename: TypeAlias = Callable[[bytes], bytes | None]
 """What an xattr is called in the copy; ``None`` leaves it behind."""
 
 
-def copy_attributes(source: bytes, target: int | bytes, *, form: WhiteoutFormat) -> None:
+def copy_attributes(source: bytes, target: int | bytes, *, whiteout_format: WhiteoutFormat) -> None:
     """Copy attributes from layer to layer: all but overlayfs's own marks.
 
     :param target: a descriptor or a path; neither it nor ``source`` is followed.
     """
-    carry(source, os.lstat(source), target, rename=without_marks(form))
+    carry(source, os.lstat(source), target, rename=without_marks(whiteout_format))
 
 
-def without_marks(form: WhiteoutFormat) -> Rename:
+def without_marks(whiteout_format: WhiteoutFormat) -> Rename:
     """Keep names as they are, an image's own ``overlay.*`` ones escaped, but no marks."""
-    return lambda name: None if form.unescaped(name) is None else name
+    return lambda name: None if whiteout_format.unescaped(name) is None else name
 
 
 def carry(source: bytes, status: os.stat_result, target: int | bytes, *, rename: Rename) -> None:

@@ -27,10 +27,10 @@ class MetadataWriter:
     name was one of overlayfs's own.
     """
 
-    def __init__(self, form: WhiteoutFormat, idmap: IdMap) -> None:
+    def __init__(self, whiteout_format: WhiteoutFormat, idmap: IdMap) -> None:
         self.warnings: dict[str, str] = {}
         self.escaped = False
-        self._form = form
+        self._format = whiteout_format
         self._keeps_owners = not idmap.squash
         self._uid, self._gid = os.geteuid(), os.getegid()
 
@@ -66,7 +66,7 @@ class MetadataWriter:
 
     def _set_xattrs(self, target: int | bytes, xattrs: Xattrs) -> None:
         for name, value in xattrs.items():
-            written = self._form.escaped(name)
+            written = self._format.escaped(name)
             if written is not name:
                 self.escaped = True
             try:

@@ -1,6 +1,8 @@
-"""Where a layer's parts lie, for who wants its entries without walking its tree.
+"""Unpacked layers on disk: the paths of one layer, and the directories that a mount stacks.
 
-Paths only, so that a plan can carry them; knows no store.
+A :class:`LayerPaths` comes from the directory of one layer; a :class:`Stack` lists the trees of
+several.  Both are plain values that the store, a mount plan and the merged tree share.  This
+module reads no file, and must not use the store.
 """
 
 from __future__ import annotations
@@ -11,16 +13,49 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stacker.layer.whiteout_format import WhiteoutFormat
+
 
 @dataclass(frozen=True, slots=True)
-class LayerSource:
-    """One directory of a stack.
+class LayerPaths:
+    """The parts of one layer in its directory, in the store or in staging.
 
-    :param diff: the tree as it lies on disk.
-    :param skeleton: the layer's tar without contents; ``None`` for a directory that has none.
-    :param record: the file with the :class:`stacker.layer.record.LayerRecord`, beside a skeleton.
+    :param root: the directory of the layer.
     """
 
-    diff: Path
-    skeleton: Path | None = None
-    record: Path | None = None
+    root: Path
+
+    @property
+    def diff(self) -> Path:
+        """The unpacked tree."""
+        return self.root / "diff"
+
+    @property
+    def skeleton(self) -> Path:
+        """The layer's tar without file contents."""
+        return self.root / "skeleton.tar.zst"
+
+    @property
+    def replaced(self) -> Path:
+        """The files that later entries of the same layer replaced; most layers have none."""
+        return self.root / "replaced"
+
+    @property
+    def record(self) -> Path:
+        """The file with the :class:`stacker.layer.record.LayerRecord`."""
+        return self.root / "layer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The directories that a mount stacks.
+
+    :param directories: the topmost first, as overlayfs's ``lowerdir`` lists them.
+    :param whiteout_format: how deletions are written in all of them.
+    :param plain: the stack is a single directory without whiteouts, opaque marks or escaped
+        names, so a bind mount exposes it correctly.
+    """
+
+    directories: tuple[Path, ...]
+    whiteout_format: WhiteoutFormat
+    plain: bool

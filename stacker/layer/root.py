@@ -48,7 +48,7 @@ class Tree:
     """A growing tree with cached descriptors.
 
     :param root: an existing, private, empty directory.
-    :param aside: where replaced files go; made when needed.
+    :param replaced: where replaced files go; made when needed.
     :param lower: what lies below, when that is known.
     :param limits: how deep it may grow.
 
@@ -60,7 +60,12 @@ class Tree:
     """
 
     def __init__(
-        self, root: Path, *, aside: Path, lower: Lower | None = None, limits: Limits | None = None
+        self,
+        root: Path,
+        *,
+        replaced: Path,
+        lower: Lower | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.directories: dict[bytes, Meta | None] = {b"": None}
         self.assumed: set[bytes] = set()
@@ -71,7 +76,7 @@ class Tree:
         self.budget = Budget(limits or Limits())
         self._depth = (limits or Limits()).depth
         self._inside: dict[bytes, list[bytes]] = {}
-        self._aside = aside
+        self._replaced = replaced
         self._lower = lower
         self._root = os.open(root, _DIRECTORY)
         self._open: dict[bytes, tuple[int, bytes]] = {}
@@ -152,10 +157,10 @@ class Tree:
         """Take what is called ``name`` out of the tree; keep it if it holds file contents."""
         mode = os.lstat(name, dir_fd=parent).st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            self._aside.mkdir(mode=0o700, exist_ok=True)
+            self._replaced.mkdir(mode=0o700, exist_ok=True)
             number = len(self.displaced)
             self.budget.spend(len(physical), physical)
-            os.rename(name, self._aside / str(number), src_dir_fd=parent)
+            os.rename(name, self._replaced / str(number), src_dir_fd=parent)
             self.displaced.append(Displacement(self.now, physical, number))
         else:
             os.unlink(name, dir_fd=parent)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from stacker.errors import IntegrityError, LayerError, StackerError
+from stacker.layer.paths import LayerPaths
 from stacker.layer.record import Displacement, LayerRecord
 from stacker.linux.opath import open_for_reading
 from stacker.stream.decompress import CHUNK, chunks_of, decompressed
@@ -66,28 +67,22 @@ def skeleton_entries(path: Path, *, what: str) -> Iterator[TarReader]:
         )
 
 
-def reassembled(
-    skeleton: Path, record: LayerRecord, diff: Path, aside: Path, *, what: str
-) -> Iterator[bytes]:
+def reassembled(paths: LayerPaths, record: LayerRecord, *, what: str) -> Iterator[bytes]:
     """Give the layer's tar stream, from its skeleton and its tree.
 
-    :param diff: the unpacked tree.
-    :param aside: where files lie that later entries replaced.
     :raises IntegrityError: a file is missing or not as long as the skeleton says, or the
         skeleton is damaged.
     """
     try:
-        yield from _reassembled(skeleton, record, diff, aside, what)
+        yield from _reassembled(paths, record, what)
     except LayerError as error:
         raise IntegrityError(f"damaged skeleton: {error}") from error
 
 
-def _reassembled(
-    skeleton: Path, record: LayerRecord, diff: Path, aside: Path, what: str
-) -> Iterator[bytes]:
+def _reassembled(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[bytes]:
     kept: list[bytes] = []
     places = Places(record)
-    with skeleton.open("rb") as file:
+    with paths.skeleton.open("rb") as file:
         reader = TarReader(
             decompressed(chunks_of(file), what=what),
             what=what,
@@ -100,7 +95,7 @@ def _reassembled(
                 yield b"".join(kept)
                 kept.clear()
                 place = places.of(reader.count - 1, entry.path)
-                yield from _payload(entry, place, diff, aside, what)
+                yield from _payload(entry, place, paths, what)
     if reader.count != record.entries:  # a zstd frame that is cut short says nothing
         raise IntegrityError(
             f"damaged skeleton: {what}: got {reader.count} entries, want {record.entries}"
@@ -140,10 +135,11 @@ class Places:
 
 
 def _payload(
-    entry: File, place: tuple[int | None, bytes], diff: Path, aside: Path, what: str
+    entry: File, place: tuple[int | None, bytes], paths: LayerPaths, what: str
 ) -> Iterator[bytes]:
     number, inside = place
-    root, what = diff if number is None else aside / str(number), f"{what}: {shown(entry.path)}"
+    root = paths.diff if number is None else paths.replaced / str(number)
+    what = f"{what}: {shown(entry.path)}"
     segments = ((0, entry.size),) if entry.segments is None else entry.segments
     try:
         fd = _opened(os.fsencode(root), inside)

@@ -26,13 +26,13 @@ class Marks:
     ``stranded`` and ``stranded_opaque`` are those below a non-directory of this layer.
     """
 
-    def __init__(self, form: WhiteoutFormat, budget: Budget) -> None:
+    def __init__(self, whiteout_format: WhiteoutFormat, budget: Budget) -> None:
         self.opaque: set[bytes] = set()
         self.written = 0
         self.holders: set[bytes] = set()
         self.stranded: list[bytes] = []
         self.stranded_opaque: list[bytes] = []
-        self._form = form
+        self._format = whiteout_format
         self._budget = budget
         self._hidden: dict[bytes, None] = {}
         self._emptied: dict[bytes, None] = {}
@@ -89,7 +89,7 @@ class Marks:
             return
         parent, _ = tree.parent(above)
         try:
-            self._form.hide(parent, name)
+            self._format.hide(parent, name)
             self.written += 1
             self.holders.add(above)
         except FileExistsError:
@@ -100,7 +100,7 @@ class Marks:
         parent, _ = tree.parent(above)
         fd = os.open(name or b".", _SEARCH, dir_fd=parent)
         try:
-            self._form.make_opaque(fd)
+            self._format.make_opaque(fd)
         finally:
             os.close(fd)
 

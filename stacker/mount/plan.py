@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from stacker.fuse.options import Guise
-    from stacker.layer.paths import LayerSource
+    from stacker.layer.paths import LayerPaths
 
 XattrNamespace = Literal["trusted", "user"]
 FuseAdapter = Literal["kernel", "pyfuse3"]
@@ -57,7 +57,7 @@ class Plan:
     volatile: bool = False
     plain: bool = False
     empty: Path | None = None
-    sources: tuple[LayerSource, ...] = ()
+    sources: tuple[LayerPaths, ...] = ()
     fuse_adapter: FuseAdapter = "kernel"
     fuse_passthrough: bool = False
     foreign: bool = False
@@ -162,7 +162,7 @@ class Request:
     plain: bool = False
     read_only: bool = True
     upper: Path | None = None
-    sources: tuple[LayerSource, ...] = ()
+    sources: tuple[LayerPaths, ...] = ()
     fuse_adapter: FuseAdapter = "kernel"
     fuse_passthrough: bool = False
 

@@ -14,25 +14,24 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, StackerError, UsageError
-from stacker.layer.paths import LayerSource
+from stacker.layer.paths import LayerPaths
 from stacker.linux import lock
 from stacker.mount.attach import attach, checked
 from stacker.mount.drivers.choose import choose
 from stacker.mount.plan import Request, new_id
 from stacker.mount.table import Table
-from stacker.operations.chain import stacked
-from stacker.store.layers import LayerPlace
+from stacker.operations.stack import ensure_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from stacker.image.digest import ImageID
+    from stacker.layer.paths import Stack
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.plan import FuseAdapter, Plan
     from stacker.mount.record import MountRecord
-    from stacker.store.chains import ChainRecord
     from stacker.store.store import Store
 
 
@@ -65,13 +64,13 @@ class Presentation:
                 hint="add --driver fuse",
             )
 
-    def request(self, chain: ChainRecord, sources: tuple[LayerSource, ...]) -> Request:
+    def request(self, stack: Stack, sources: tuple[LayerPaths, ...]) -> Request:
         """Say it in terms of directories."""
         return Request(
             target=self.target,
-            layers=chain.directories,
-            xattr_namespace=chain.form.value,
-            plain=chain.plain,
+            layers=stack.directories,
+            xattr_namespace=stack.whiteout_format.value,
+            plain=stack.plain,
             read_only=not (self.writable or self.upper),
             upper=self.upper,
             sources=sources,
@@ -91,10 +90,10 @@ def mount_image(
     :raises MountError: the target is unfit, or no driver can mount; nothing is left behind.
     :raises LockedError: the target or the upper directory is in use.
     """
-    with _held(store, image, whiteouts) as (image_id, chain):
+    with _held(store, image, whiteouts) as (image_id, stack):
         return attach(
             Table(store.mounts),
-            wish.request(chain, _sources(store, chain)),
+            wish.request(stack, _sources(store, stack)),
             image=str(image_id),
             driver=wish.driver,
             forbidden=store.root,
@@ -108,8 +107,8 @@ def plan_image(
 
     :returns: the plan, the driver that would be tried first, and why not those before it.
     """
-    with _held(store, image, whiteouts) as (_, chain):
-        request = checked(wish.request(chain, _sources(store, chain)), forbidden=store.root)
+    with _held(store, image, whiteouts) as (_, stack):
+        request = checked(wish.request(stack, _sources(store, stack)), forbidden=store.root)
         identifier = new_id()
         plan = request.plan(identifier, store.mounts / identifier)
         driver, reasons = choose(wish.driver, plan)
@@ -126,34 +125,31 @@ def unpack_image(
     :raises StackerError: it cannot be made or filled.
     """
     path = _outside(store, directory)
-    with _held(store, image, whiteouts) as (image_id, chain), _filling(path):
+    with _held(store, image, whiteouts) as (image_id, stack), _filling(path):
         from stacker.stack.flatten import flatten  # no mount needs it
 
-        flatten(chain.directories, path, xattr_namespace=chain.form.value)
+        flatten(stack.directories, path, stack.whiteout_format)
         return image_id
 
 
 @contextmanager
-def _held(
-    store: Store, image: str, whiteouts: WhiteoutFormat
-) -> Iterator[tuple[ImageID, ChainRecord]]:
+def _held(store: Store, image: str, whiteouts: WhiteoutFormat) -> Iterator[tuple[ImageID, Stack]]:
     """Keep an image and its layers for the block, and give its stack."""
     image_id = store.images.find(image)
     with (
         store.images.reading(image_id) as config,
         store.layers.reading(config.diff_ids),
     ):
-        yield image_id, stacked(store, config, whiteouts)
+        yield image_id, ensure_stack(store, config, whiteouts)
 
 
-def _sources(store: Store, chain: ChainRecord) -> tuple[LayerSource, ...]:
+def _sources(store: Store, stack: Stack) -> tuple[LayerPaths, ...]:
     """Say where the skeletons of a stack's layers lie; what repairs them has none."""
-    layers = [
-        LayerPlace(directory.parent)
-        for directory in chain.directories
+    return tuple(
+        LayerPaths(directory.parent)
+        for directory in stack.directories
         if directory.parent.is_relative_to(store.layers.root)
-    ]
-    return tuple(LayerSource(layer.diff, layer.skeleton, layer.record) for layer in layers)
+    )
 
 
 def _outside(store: Store, directory: Path) -> Path:

@@ -23,8 +23,8 @@ from stacker.image.rootfs import pair_layers
 from stacker.image.selection import demand
 from stacker.jobs.tasks import LayerForm, LayerIdentity, LayerTask, LayerUnpacked
 from stacker.linux.filesystem import sync_filesystem
-from stacker.operations.chain import is_complete, stacked
 from stacker.operations.schema1 import UndeclaredDiffID, converted, layers_of, manifest_of
+from stacker.operations.stack import ensure_stack, is_complete
 from stacker.source.protocol import Source
 from stacker.source.resolve import is_vouched_for, resolved
 from stacker.store.store import Store
@@ -237,5 +237,5 @@ def _stack(store: Store, config: ImageConfig, form: LayerForm) -> bool:
             held.enter_context(store.layers.reading(config.diff_ids))
         except NotFoundError:
             return False
-        stacked(store, config, form.whiteouts, limits=form.limits, sync=form.sync)
+        ensure_stack(store, config, form.whiteouts, limits=form.limits, sync=form.sync)
         return True

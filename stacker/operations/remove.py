@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, NotFoundError
 from stacker.mount.table import Table
-from stacker.operations.chain import chain_of
+from stacker.operations.stack import chain_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +70,7 @@ def parts_of(store: Store, images: Iterable[StoredImage]) -> Parts:
     for image in images:
         config = store.images.config(image.id)
         layers.update(config.diff_ids)
-        chains.add(chain_of(config))
+        chains.add(chain_id_of(config))
         for descriptor in image.manifests:
             manifest = store.images.manifest(descriptor)
             blobs |= {descriptor.digest, manifest.config.digest}

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from stacker.image.digest import Digest
+    from stacker.layer.paths import LayerPaths
     from stacker.layer.record import LayerRecord
-    from stacker.store.layers import LayerPlace
     from stacker.store.store import Store
     from stacker.stream.decompress import Readable
     from stacker.stream.verify import Hash
@@ -92,10 +92,10 @@ class UndeclaredDiffID:
         return f"layer of blob {self.blob}"
 
     @contextmanager
-    def reserve(self, store: Store) -> Iterator[LayerPlace | DiffID]:
+    def reserve(self, store: Store) -> Iterator[LayerPaths | DiffID]:
         """Yield staging paths; whether the layer is in the store shows only at the end."""
-        with store.layers.unpacking_blob(self.blob) as place:
-            yield place
+        with store.layers.unpacking_blob(self.blob) as paths:
+            yield paths
 
     def check(
         self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
@@ -109,12 +109,12 @@ class UndeclaredDiffID:
         return hashed(chunks, running), lambda: DiffID("sha256", running.hexdigest())
 
     def commit(
-        self, store: Store, place: LayerPlace, record: LayerRecord, diff_id: DiffID, *, sync: bool
+        self, store: Store, paths: LayerPaths, record: LayerRecord, diff_id: DiffID, *, sync: bool
     ) -> bool:
         """Commit the layer unless it is in the store by now; see `LayerIdentity`."""
         with store.layers.unpacking(diff_id) as free:
             if free is not None:
-                store.layers.commit(diff_id, place, record, sync=sync)
+                store.layers.commit(diff_id, paths, record, sync=sync)
             return free is not None
 
 

@@ -88,7 +88,7 @@ def store_usage(store: Store) -> StoreUsage:
         images,
         layers=sum(here.values()),
         unlisted=sum(size for diff_id, size in here.items() if diff_id not in listed),
-        skeletons=sum(_size(store.layers.place(diff_id).skeleton) for diff_id in here),
+        skeletons=sum(_size(store.layers.paths(diff_id).skeleton) for diff_id in here),
         blobs=_tree_size(store.blobs.root),
         partial=_tree_size(store.partials.root) if store.partials.root.exists() else 0,
         chains=_tree_size(store.root / "chains"),

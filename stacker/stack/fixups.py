@@ -26,7 +26,7 @@ def write_links(
     layers: list[Path],
     room: Path,
     *,
-    form: WhiteoutFormat,
+    whiteout_format: WhiteoutFormat,
     what: str,
 ) -> frozenset[bytes]:
     """Make ``links`` in the empty directory ``room``, their targets being in ``layers``.
@@ -35,7 +35,7 @@ def write_links(
     :returns: the directories made, all of them implied.
     :raises LayerError: a target exists nowhere, or is a directory.
     """
-    tree, made = MergedDirectories(layers, form), {b""}
+    tree, made = MergedDirectories(layers, whiteout_format), {b""}
     for link, place in _Places(links, tree, os.fsencode(room), what):
         _make_directories(room, link.path.rpartition(b"/")[0], made)
         os.link(place, os.fsencode(room) + b"/" + link.path, follow_symlinks=False)
@@ -130,8 +130,8 @@ def write_attributes(
     implied: Mapping[Path, frozenset[bytes]],
     room: Path,
     *,
-    form: WhiteoutFormat,
-    holders: Mapping[Path, frozenset[bytes]] | None = None,
+    whiteout_format: WhiteoutFormat,
+    whiteout_parents: Mapping[Path, frozenset[bytes]] | None = None,
 ) -> bool:
     """Make directories in the empty ``room`` that lie on top of others and carry attributes.
 
@@ -140,13 +140,13 @@ def write_attributes(
     overlayfs lists whiteouts of a directory that it does not merge.
 
     :param layers: the topmost first; ``implied`` says for each what it has no entry for, and
-        ``holders`` which directories in it hold whiteouts.
+        ``whiteout_parents`` which directories in it hold whiteouts.
     :returns: whether anything had to be made.
     """
-    tree = MergedDirectories(layers, form)
+    tree = MergedDirectories(layers, whiteout_format)
     bearers = _Bearers(tree, {os.fsencode(layer): paths for layer, paths in implied.items()})
     wanted = {path for path in frozenset().union(*implied.values()) if bearers.differs(path)}
-    for layer, paths in (holders or {}).items():
+    for layer, paths in (whiteout_parents or {}).items():
         root = os.fsencode(layer)
         wanted |= {p for p in paths if tree.sources(p) == (root + b"/" + p if p else root,)}
     for path in list(wanted):
@@ -159,7 +159,7 @@ def write_attributes(
             os.mkdir(root + b"/" + path)
     for path in sorted(wanted, reverse=True):
         place = bearers.bearer(path) or tree.sources(path)[0]
-        copy_attributes(place, root + b"/" + path, form=form)
+        copy_attributes(place, root + b"/" + path, whiteout_format=whiteout_format)
     return bool(wanted)
 
 

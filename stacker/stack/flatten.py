@@ -30,27 +30,28 @@ _SEARCH: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def flatten(layers: Sequence[Path], target: Path, *, xattr_namespace: str) -> None:
+def flatten(layers: Sequence[Path], target: Path, whiteout_format: WhiteoutFormat) -> None:
     """Fill the empty directory ``target`` with the merged tree of ``layers``.
 
     An image's own ``overlay.*`` xattrs get their plain names, as a mount would show them.  What
     the target would hand down to its files (an ACL, a group) it loses.
 
-    :param xattr_namespace: ``trusted`` or ``user``: how deletions are written in the layers.
+    :param whiteout_format: how deletions are written in the layers.
     :raises OSError: as the filesystem says, e.g. a full disk.
     """
-    form = WhiteoutFormat(xattr_namespace)
-    _fill(layers, target, form, _Manner(rename=form.unescaped))
+    _fill(layers, target, whiteout_format, _Manner(rename=whiteout_format.unescaped))
 
 
-def merge_layers(layers: Sequence[Path], target: Path, form: WhiteoutFormat) -> None:
+def merge_layers(layers: Sequence[Path], target: Path, whiteout_format: WhiteoutFormat) -> None:
     """Make one layer of the lowest layers of a stack; files are shared by hard links."""
-    _fill(layers, target, form, _Manner(rename=without_marks(form), link=True))
+    _fill(
+        layers, target, whiteout_format, _Manner(rename=without_marks(whiteout_format), link=True)
+    )
 
 
-def copy_layer(layer: Path, target: Path, form: WhiteoutFormat) -> None:
+def copy_layer(layer: Path, target: Path, whiteout_format: WhiteoutFormat) -> None:
     """Copy one layer with its whiteouts and marks, to share no inode with it."""
-    _fill([layer], target, form, _Manner(rename=lambda name: name, whiteouts=True))
+    _fill([layer], target, whiteout_format, _Manner(rename=lambda name: name, whiteouts=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,12 @@ class _Manner:
     whiteouts: bool = False
 
 
-def _fill(layers: Sequence[Path], target: Path, form: WhiteoutFormat, manner: _Manner) -> None:
+def _fill(
+    layers: Sequence[Path], target: Path, whiteout_format: WhiteoutFormat, manner: _Manner
+) -> None:
     with exact_modes(), _opened(target) as fd:
         make_private(fd)  # so that whoever it belonged to exchanges nothing in it meanwhile
-        _Flattener(MergedDirectories(layers, form), manner).fill(fd)
+        _Flattener(MergedDirectories(layers, whiteout_format), manner).fill(fd)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from stacker.errors import IntegrityError
 from stacker.layer.apply import apply
 from stacker.layer.idmap import IDENTITY, SQUASH
+from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import Places, skeleton_entries
 from stacker.stack.overlay_rules import MergedDirectories
@@ -32,20 +33,27 @@ from stacker.tar.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Unpacked:
-    """An unpacked layer as a stack sees it.
+class UnpackedLayer:
+    """An unpacked layer in a stack.
 
-    :param diff: its tree; ``skeleton`` its skeleton; ``aside`` what later entries replaced.
+    :param name: names the layer in errors.
+    :param paths: the files of the layer.
+    :param record: the content of ``paths.record``.
+    :param diff: the tree to stack: ``paths.diff``, or a copy of it.
     """
 
     name: str
-    diff: Path
-    skeleton: Path
-    aside: Path
+    paths: LayerPaths
     record: LayerRecord
+    diff: Path
+
+    @classmethod
+    def at(cls, name: str, paths: LayerPaths, record: LayerRecord) -> UnpackedLayer:
+        """Return the layer at ``paths``, with its own tree."""
+        return cls(name, paths, record, paths.diff)
 
 
-def must_rebase(layer: Unpacked, below: MergedDirectories) -> bool:
+def must_rebase(layer: UnpackedLayer, below: MergedDirectories) -> bool:
     """Say whether a symbolic link below leads an entry of ``layer`` to another place."""
     record = layer.record
     if any(
@@ -71,26 +79,26 @@ def _above(path: bytes) -> Iterator[bytes]:
 
 
 def rebase(
-    layer: Unpacked, below: MergedDirectories, room: Path, *, limits: Limits | None = None
-) -> Unpacked:
-    """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``room``.
+    layer: UnpackedLayer, below: MergedDirectories, directory: Path, *, limits: Limits | None = None
+) -> UnpackedLayer:
+    """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``directory``.
 
     :param limits: those that it was unpacked with.
     """
     whiteouts = _whiteouts(layer, below)
-    diff, aside = room / "diff", room / "replaced"
-    diff.mkdir()
-    with skeleton_entries(layer.skeleton, what=layer.name) as reader:
+    paths = LayerPaths(directory)
+    paths.diff.mkdir()
+    with skeleton_entries(layer.paths.skeleton, what=layer.name) as reader:
         record = apply(
             _Entries(layer, whiteouts, reader),
-            diff,
-            aside=aside,
-            form=layer.record.whiteout_format,
+            paths.diff,
+            replaced=paths.replaced,
+            whiteout_format=layer.record.whiteout_format,
             idmap=SQUASH if layer.record.squashed else IDENTITY,
             limits=limits,
             lower=_Masked(below, whiteouts),
         )
-    return Unpacked(layer.name, diff, layer.skeleton, aside, record)
+    return UnpackedLayer.at(layer.name, paths, record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +126,10 @@ def _is_covered(path: bytes, names: Container[bytes], areas: Container[bytes]) -
     return any(above in areas or (above and above in names) for above in _above(path))
 
 
-def _whiteouts(layer: Unpacked, below: MergedDirectories) -> _Whiteouts:
+def _whiteouts(layer: UnpackedLayer, below: MergedDirectories) -> _Whiteouts:
     """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
     names, areas, brought = set[bytes](), set[bytes](), set[bytes]()
-    with skeleton_entries(layer.skeleton, what=layer.name) as reader:
+    with skeleton_entries(layer.paths.skeleton, what=layer.name) as reader:
         for entry in reader:
             if isinstance(entry, Whiteout):
                 names.add(entry.path)
@@ -170,7 +178,9 @@ class _Masked:
 class _Entries:
     """A layer's entries with contents taken from its tree, and whiteouts where they lead."""
 
-    def __init__(self, layer: Unpacked, whiteouts: _Whiteouts, entries: Iterable[Entry]) -> None:
+    def __init__(
+        self, layer: UnpackedLayer, whiteouts: _Whiteouts, entries: Iterable[Entry]
+    ) -> None:
         self.what = layer.name
         self.count = 0
         self._layer = layer
@@ -199,7 +209,7 @@ class _Entries:
     def _source(self, path: bytes) -> bytes:
         layer = self._layer
         number, inside = self._places.of(self.count - 1, path)
-        root = layer.diff if number is None else layer.aside / str(number)
+        root = layer.diff if number is None else layer.paths.replaced / str(number)
         return os.fsencode(root) + (b"/" + inside if inside else b"")
 
     def write_payload(self, fd: int, length: int) -> None:

@@ -14,21 +14,13 @@ from pathlib import Path
 
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import ChainID
+from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.filesystem import sync_filesystem
 from stacker.store.staging import Staging
 
 VERSION = 1
 _RECORD = "chain.json"
-
-
-@dataclass(frozen=True, slots=True)
-class ChainRecord:
-    """A stack: directories, the topmost first; see :class:`stacker.stack.chain.Chain`."""
-
-    directories: tuple[Path, ...]
-    form: WhiteoutFormat
-    plain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +38,7 @@ class ChainStore:
         """Say whether a chain is here."""
         return self.path(chain_id).exists()
 
-    def read(self, chain_id: ChainID) -> ChainRecord:
+    def read(self, chain_id: ChainID) -> Stack:
         """Read a chain.
 
         :raises NotFoundError: it is not here.
@@ -60,7 +52,7 @@ class ChainStore:
                     f"unknown chain record: {path}: got version {data['version']}, "
                     f"want version {VERSION}"
                 )
-            return ChainRecord(
+            return Stack(
                 tuple(self.root / directory for directory in data["directories"]),
                 WhiteoutFormat(data["whiteoutFormat"]),
                 data["plain"],
@@ -86,25 +78,25 @@ class ChainStore:
             yield path
 
     def commit(
-        self, chain_id: ChainID, room: Path, chain: ChainRecord, *, sync: bool = False
+        self, chain_id: ChainID, directory: Path, stack: Stack, *, sync: bool = False
     ) -> None:
-        """Give a finished chain its name; directories inside ``room`` move with it.
+        """Give a finished chain its name; directories inside ``directory`` move with it.
 
         :param sync: have the filesystem on disk first.
         """
         final = self.path(chain_id)
         moved = [
-            final / directory.relative_to(room) if directory.is_relative_to(room) else directory
-            for directory in chain.directories
+            final / path.relative_to(directory) if path.is_relative_to(directory) else path
+            for path in stack.directories
         ]
         record = {
             "version": VERSION,
-            "directories": [str(directory.relative_to(self.root)) for directory in moved],
-            "whiteoutFormat": chain.form.value,
-            "plain": chain.plain,
+            "directories": [str(path.relative_to(self.root)) for path in moved],
+            "whiteoutFormat": stack.whiteout_format.value,
+            "plain": stack.plain,
         }
-        (room / _RECORD).write_text(json.dumps(record))
+        (directory / _RECORD).write_text(json.dumps(record))
         if sync:
-            sync_filesystem(room)
+            sync_filesystem(directory)
         final.parent.mkdir(mode=0o700, exist_ok=True)
-        room.rename(final)
+        directory.rename(final)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
+from stacker.layer.paths import LayerPaths
 from stacker.linux import lock
 from stacker.linux.filesystem import sync_filesystem
 from stacker.store.staging import Staging
@@ -24,46 +25,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerPlace:
-    """Where the parts of one layer lie: in the store, or in staging."""
-
-    root: Path
-
-    @property
-    def diff(self) -> Path:
-        """The unpacked tree."""
-        return self.root / "diff"
-
-    @property
-    def skeleton(self) -> Path:
-        """The tar without the contents of its files."""
-        return self.root / "skeleton.tar.zst"
-
-    @property
-    def aside(self) -> Path:
-        """What later entries of the same layer replaced; seldom there."""
-        return self.root / "replaced"
-
-    @property
-    def record(self) -> Path:
-        """The file with the :class:`LayerRecord`."""
-        return self.root / "layer.json"
-
-
-@dataclass(frozen=True, slots=True)
 class LayerStore:
     """The directory ``layers/`` of a store."""
 
     root: Path
     staging: Staging
 
-    def place(self, diff_id: DiffID) -> LayerPlace:
-        """Give the place of a layer, there or not."""
-        return LayerPlace(self.root / diff_id.algorithm / diff_id.hex)
+    def paths(self, diff_id: DiffID) -> LayerPaths:
+        """Return the paths of a layer, whether or not it is in the store."""
+        return LayerPaths(self.root / diff_id.algorithm / diff_id.hex)
 
     def has(self, diff_id: DiffID) -> bool:
         """Say whether a layer is here."""
-        return self.place(diff_id).root.exists()
+        return self.paths(diff_id).root.exists()
 
     def record(self, diff_id: DiffID) -> LayerRecord:
         """Read what is known about a layer.
@@ -72,14 +46,14 @@ class LayerStore:
         """
         from stacker.layer.record import LayerRecord  # most mounts read none
 
-        path = self.place(diff_id).record
+        path = self.paths(diff_id).record
         try:
             return LayerRecord.from_json(path.read_bytes(), f"{path}")
         except FileNotFoundError:
             raise NotFoundError(f"no such layer in the store: {diff_id}") from None
 
     @contextmanager
-    def unpacking(self, diff_id: DiffID) -> Iterator[LayerPlace | None]:
+    def unpacking(self, diff_id: DiffID) -> Iterator[LayerPaths | None]:
         """Give a place to unpack into, or ``None`` when the layer is there by now.
 
         Without a :meth:`commit` everything is removed when the context ends.
@@ -88,37 +62,37 @@ class LayerStore:
             if self.has(diff_id):
                 yield None
                 return
-            place = LayerPlace(path)
-            place.diff.mkdir(mode=0o700, parents=True)
-            yield place
+            paths = LayerPaths(path)
+            paths.diff.mkdir(mode=0o700, parents=True)
+            yield paths
 
     @contextmanager
-    def unpacking_blob(self, blob: Digest) -> Iterator[LayerPlace]:
+    def unpacking_blob(self, blob: Digest) -> Iterator[LayerPaths]:
         """Give a place to unpack a blob into whose diff_id will show in the end.
 
         A :meth:`commit` belongs into :meth:`unpacking` of that diff_id; without one everything
         is removed when the context ends.
         """
         with self.staging.locked(f"blob-{blob.algorithm}-{blob.hex}") as path:
-            place = LayerPlace(path)
-            place.diff.mkdir(mode=0o700, parents=True)
-            yield place
+            paths = LayerPaths(path)
+            paths.diff.mkdir(mode=0o700, parents=True)
+            yield paths
 
     def commit(
-        self, diff_id: DiffID, place: LayerPlace, record: LayerRecord, *, sync: bool
+        self, diff_id: DiffID, paths: LayerPaths, record: LayerRecord, *, sync: bool
     ) -> None:
         """Give a finished layer its name.
 
         :param sync: have the filesystem on disk first, so that a power cut cannot leave a
             layer that has a name and lacks contents.
         """
-        place.record.write_bytes(record.to_json())
-        place.root.chmod(0o700)
+        paths.record.write_bytes(record.to_json())
+        paths.root.chmod(0o700)
         if sync:
-            sync_filesystem(place.root)
-        final = self.place(diff_id).root
+            sync_filesystem(paths.root)
+        final = self.paths(diff_id).root
         final.parent.mkdir(mode=0o700, exist_ok=True)
-        place.root.rename(final)
+        paths.root.rename(final)
         if sync:
             sync_filesystem(final.parent)
 
@@ -153,7 +127,7 @@ class LayerStore:
                 if taken is None:
                     raise LockedError(f"layer in use: {diff_id}: somebody is reading it")
                 held.enter_context(taken)
-                paths += [self.place(diff_id).root, self._lock(diff_id)]
+                paths += [self.paths(diff_id).root, self._lock(diff_id)]
             yield paths
 
     def all(self) -> Iterator[DiffID]:
@@ -164,5 +138,5 @@ class LayerStore:
                     yield DiffID(algorithm.name, entry.name)
 
     def _lock(self, diff_id: DiffID) -> Path:
-        root = self.place(diff_id).root
+        root = self.paths(diff_id).root
         return root.with_name(root.name + ".lock")

@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from stacker.layer.paths import LayerPaths
 from stacker.layer.symlinks import joined
 from stacker.linux.opath import open_for_reading
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout
@@ -27,8 +28,8 @@ from stacker.tree.whiteout_dialects import ForeignFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from stacker.layer.paths import LayerSource
     from stacker.tree.whiteout_dialects import Form
 
 Node: TypeAlias = int
@@ -174,21 +175,26 @@ class MergedTree:
         return iter(range(len(self)))
 
 
-def merge(sources: Sequence[LayerSource], form: Form) -> MergedTree:
+def merge(sources: Sequence[LayerPaths | Path], form: Form) -> MergedTree:
     """Merge the directories of a stack.
 
-    :param sources: the topmost first, as `stacker.stack.chain` gives them.
+    :param sources: the topmost first, as `stacker.stack.build` gives them.
     :param form: how deletions are written in them.
     :raises IntegrityError: a skeleton or a record is damaged.
     :raises OSError: something cannot be read.
     """
     inodes: Inodes = {}
     layers = [read(source, form, inodes) for source in sources]
-    if has_outside_names(inodes) and any(source.skeleton for source in sources):
+    if has_outside_names(inodes) and any(isinstance(each, LayerPaths) for each in sources):
         # A skeleton does not say which inode a file has, so links across layers are not seen.
         inodes = {}
-        layers = [scanned(source, form, inodes) for source in sources]
+        layers = [scanned(tree_of(source), form, inodes) for source in sources]
     return _Merger(layers, walks=isinstance(form, ForeignFormat)).merged()
+
+
+def tree_of(source: LayerPaths | Path) -> Path:
+    """Return the directory that overlayfs would stack."""
+    return source.diff if isinstance(source, LayerPaths) else source
 
 
 class _Merger(MergedTree):

@@ -1,6 +1,6 @@
 """What one directory of a stack has, as entries by path.
 
-In: a :class:`LayerSource`.  Out: :class:`Contents`, the same whichever way they were read: from
+In: a :class:`LayerPaths`.  Out: :class:`Contents`, the same whichever way they were read: from
 the layer's skeleton, without touching the tree, or from the tree itself.  A skeleton is enough
 where names mean what they say; where entries of one layer replaced or led each other, or the
 filesystem kept less than the tar has, the tree is what counts.  Merges nothing.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from stacker.errors import IntegrityError, LayerError
+from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED
 from stacker.layer.skeleton import skeleton_entries
@@ -36,8 +37,8 @@ from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
-    from stacker.layer.paths import LayerSource
     from stacker.tree.whiteout_dialects import Form
 
 Item: TypeAlias = Directory | File | Symlink | Special | Whiteout
@@ -89,7 +90,7 @@ class Contents:
         return inside
 
 
-def read(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
+def read(source: LayerPaths | Path, form: Form, inodes: Inodes) -> Contents:
     """Read a directory of a stack, from its skeleton where that tells all.
 
     :param form: how deletions are written on disk.
@@ -97,14 +98,14 @@ def read(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
     :raises IntegrityError: the skeleton or the record is damaged.
     :raises OSError: something cannot be read.
     """
-    if source.skeleton is None or source.record is None:
+    if not isinstance(source, LayerPaths):
         return scanned(source, form, inodes)
     record = LayerRecord.from_json(source.record.read_bytes(), str(source.record))
     if not (record.placed or record.displaced or record.warnings):
         found = _FromSkeleton(source, record).read()
         if found is not None:
             return found
-    return scanned(source, form, inodes)
+    return scanned(source.diff, form, inodes)
 
 
 class _UnusualError(Exception):
@@ -112,7 +113,7 @@ class _UnusualError(Exception):
 
 
 class _FromSkeleton:
-    def __init__(self, source: LayerSource, record: LayerRecord) -> None:
+    def __init__(self, source: LayerPaths, record: LayerRecord) -> None:
         self._source = source
         self._record = record
         self._found = Contents(os.fsencode(source.diff), opaque=record.opaque)
@@ -126,8 +127,6 @@ class _FromSkeleton:
     def read(self) -> Contents | None:
         """Give the contents, or ``None`` where only the tree can tell them."""
         what = str(self._source.skeleton)
-        if self._source.skeleton is None:  # the caller has looked
-            return None
         try:
             with skeleton_entries(self._source.skeleton, what=what) as reader:
                 self._take(reader)
@@ -244,9 +243,9 @@ class _FromSkeleton:
             inside[name] = Whiteout(path)
 
 
-def scanned(source: LayerSource, form: Form, inodes: Inodes) -> Contents:
+def scanned(source: Path, form: Form, inodes: Inodes) -> Contents:
     """Read a directory of a stack from disk; arguments and errors as for `read`."""
-    root = os.fsencode(source.diff)
+    root = os.fsencode(source)
     found = Contents(root, opaque=set())
     found.top = _meta(root + b"/", os.lstat(root + b"/"), form)
     todo = [b""]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import StackerError, UnsupportedError
+from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountinfo
 from stacker.mount.drivers.copy import CopyDriver
@@ -20,11 +21,10 @@ from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import FuseAdapter, Plan, Request
 from stacker.mount.record import MountRecord
-from stacker.stack.chain import Chain
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.sequential import Item, Sequential
 from tests.support.snapshot import snapshot
-from tests.support.stacks import D, F, L, O, S, W, archive, scratch, sources, stacked
+from tests.support.stacks import D, F, L, O, S, W, archive, scratch, sources, unpacked_stack
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
 
@@ -71,8 +71,8 @@ def room() -> Iterator[Path]:
 
 
 @pytest.fixture(params=list(WhiteoutFormat), ids=lambda form: form.value)
-def chain(request: pytest.FixtureRequest, room: Path) -> Chain:
-    return stacked([archive(layer) for layer in STACK], room, request.param)
+def chain(request: pytest.FixtureRequest, room: Path) -> Stack:
+    return unpacked_stack([archive(layer) for layer in STACK], room, request.param)
 
 
 def installed(way: Way) -> Way:
@@ -97,7 +97,7 @@ def writer(request: pytest.FixtureRequest) -> Way:
 class Mount:
     """One mount in one way, undone at the end."""
 
-    def __init__(self, way: Way, chain: Chain, room: Path, **options: object) -> None:
+    def __init__(self, way: Way, stack: Stack, room: Path, **options: object) -> None:
         self.driver = driver = way.driver
         self.target = room / "target"
         self.target.mkdir(exist_ok=True)
@@ -105,9 +105,9 @@ class Mount:
         own.mkdir(exist_ok=True)
         request = Request(
             self.target,
-            chain.directories,
-            chain.form.value,
-            sources=sources(chain),
+            stack.directories,
+            stack.whiteout_format.value,
+            sources=sources(stack),
             fuse_adapter=way.fuse_adapter,
             **options,  # type: ignore[arg-type]
         )
@@ -147,23 +147,23 @@ def expected() -> dict[bytes, object]:
 
 
 def test_the_tree_is_what_applying_the_layers_in_turn_makes(
-    way: Way, chain: Chain, room: Path
+    way: Way, stack: Stack, room: Path
 ) -> None:
-    with Mount(way, chain, room) as target:
+    with Mount(way, stack, room) as target:
         assert snapshot(target) == expected()
 
 
-def test_a_read_only_mount_refuses_writes(way: Way, chain: Chain, room: Path) -> None:
-    with Mount(way, chain, room) as target:
+def test_a_read_only_mount_refuses_writes(way: Way, stack: Stack, room: Path) -> None:
+    with Mount(way, stack, room) as target:
         with pytest.raises(OSError, match="Read-only"):
             (target / "new").write_text("x")
         with pytest.raises(OSError, match="Read-only"):
             (target / "etc" / "c").unlink()
 
 
-def test_writes_are_seen_and_touch_no_layer(writer: Way, chain: Chain, room: Path) -> None:
-    before = [snapshot(directory) for directory in chain.directories]
-    with Mount(writer, chain, room, read_only=False) as target:
+def test_writes_are_seen_and_touch_no_layer(writer: Way, stack: Stack, room: Path) -> None:
+    before = [snapshot(directory) for directory in stack.directories]
+    with Mount(writer, stack, room, read_only=False) as target:
         (target / "etc" / "a").write_text("changed")
         (target / "etc" / "c").unlink()
         (target / "new").mkdir()
@@ -175,21 +175,21 @@ def test_writes_are_seen_and_touch_no_layer(writer: Way, chain: Chain, room: Pat
         assert sorted(os.listdir(target / "new")) == ["file", "moved"]
         assert os.listdir(target / "emptied") == []
         assert (target / "etc" / "b").read_text() == "lower"
-    assert [snapshot(directory) for directory in chain.directories] == before
+    assert [snapshot(directory) for directory in stack.directories] == before
 
 
-def test_nothing_is_left_after_the_unmount(way: Way, chain: Chain, room: Path) -> None:
-    with Mount(way, chain, room) as target:
+def test_nothing_is_left_after_the_unmount(way: Way, stack: Stack, room: Path) -> None:
+    with Mount(way, stack, room) as target:
         assert os.listdir(target)
     assert os.listdir(target) == []
     assert mountinfo.at(target) is None
 
 
 def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
-    writer: Way, chain: Chain, room: Path
+    writer: Way, stack: Stack, room: Path
 ) -> None:
     upper = room / "upper"
-    mount = Mount(writer, chain, room, read_only=False, upper=upper)
+    mount = Mount(writer, stack, room, read_only=False, upper=upper)
     if writer.driver.name in {"copy", PROGRAM}:
         refusal = writer.driver.refusal(mount.plan)
         assert isinstance(refusal, UnsupportedError)
@@ -198,11 +198,11 @@ def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
         (target / "kept").write_text("k")
         (target / "etc" / "c").unlink()
     assert (upper / "kept").read_text() == "k"
-    with Mount(writer, chain, room, read_only=False, upper=upper) as target:
+    with Mount(writer, stack, room, read_only=False, upper=upper) as target:
         assert (target / "kept").read_text() == "k"
         assert not (target / "etc" / "c").exists()
 
 
-def test_a_driver_that_can_refuses_nothing(way: Way, chain: Chain, room: Path) -> None:
-    refusal: StackerError | None = way.driver.refusal(Mount(way, chain, room).plan)
+def test_a_driver_that_can_refuses_nothing(way: Way, stack: Stack, room: Path) -> None:
+    refusal: StackerError | None = way.driver.refusal(Mount(way, stack, room).plan)
     assert refusal is None

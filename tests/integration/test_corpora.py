@@ -23,6 +23,7 @@ import pytest
 
 from stacker.errors import LayerError
 from stacker.layer.apply import apply
+from stacker.layer.paths import LayerPaths
 from stacker.layer.skeleton import SkeletonWriter, reassembled
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.removal import remove_tree
@@ -170,16 +171,18 @@ def place(tmp_path: Path) -> Iterator[Path]:
 )
 def test_what_is_accepted_unpacks_to_what_other_tools_extract(sample: Sample, place: Path) -> None:
     stream = sample.stream()
-    diff, aside, skeleton = place / "diff", place / "aside", place / "skeleton"
-    diff.mkdir()
-    with skeleton.open("wb") as file:
+    paths = LayerPaths(place)
+    paths.diff.mkdir()
+    with paths.skeleton.open("wb") as file:
         writer = SkeletonWriter(file)
         reader = TarReader(iter([stream]), what=sample.name, keep=writer.keep)
-        record = apply(reader, diff, aside=aside, form=WhiteoutFormat.TRUSTED)
+        record = apply(
+            reader, paths.diff, replaced=paths.replaced, whiteout_format=WhiteoutFormat.TRUSTED
+        )
         writer.finish()
     if len(stream) < SMALL or not _has_huge_files(sample):
         digest = hashlib.sha256()
-        for piece in reassembled(skeleton, record, diff, aside, what=sample.name):
+        for piece in reassembled(paths, record, what=sample.name):
             digest.update(piece)
         assert digest.hexdigest() == hashlib.sha256(stream).hexdigest()
     others = {
@@ -190,7 +193,7 @@ def test_what_is_accepted_unpacks_to_what_other_tools_extract(sample: Sample, pl
     if len(others) < len(TOOLS):
         pytest.skip("needs GNU tar and bsdtar to compare with")
     if others["gnu"] is not None and others["gnu"] == others["bsd"]:
-        assert seen(diff) == others["gnu"]
+        assert seen(paths.diff) == others["gnu"]
 
 
 def _has_huge_files(sample: Sample) -> bool:
@@ -201,11 +204,12 @@ def _has_huge_files(sample: Sample) -> bool:
 def test_a_real_root_filesystem_unpacks_to_what_tar_extracts(place: Path) -> None:
     archive = CORPORA / "images/alpine-minirootfs-3.20.3-x86_64.tar.gz"
     stream = b"".join(decompressed(iter([archive.read_bytes()]), what="alpine"))
-    (place / "diff").mkdir()
+    paths = LayerPaths(place)
+    paths.diff.mkdir()
     apply(
         TarReader(iter([stream]), what="alpine"),
-        place / "diff",
-        aside=place / "aside",
-        form=WhiteoutFormat.TRUSTED,
+        paths.diff,
+        replaced=paths.replaced,
+        whiteout_format=WhiteoutFormat.TRUSTED,
     )
-    assert seen(place / "diff") == extracted(TOOLS["gnu"], stream, place / "gnu")
+    assert seen(paths.diff) == extracted(TOOLS["gnu"], stream, place / "gnu")

@@ -24,7 +24,7 @@ from stacker.fuse import protocol
 from stacker.fuse.dispatch import Requests
 from stacker.fuse.read_only import Adapter
 from stacker.fuse.read_write import WritableAdapter
-from stacker.layer.paths import LayerSource
+from stacker.layer.paths import LayerPaths
 from stacker.linux import lock, mountapi, mountinfo
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import FuseAdapter, Plan
@@ -591,14 +591,13 @@ def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path, adapter: FuseAd
 
 
 def test_a_missing_record_is_an_error_and_no_mount(tmp_path: Path, adapter: FuseAdapter) -> None:
-    layer, target = tmp_path / "layer", tmp_path / "target"
-    for path in (layer, target):
+    layer, target = LayerPaths(tmp_path / "layer"), tmp_path / "target"
+    for path in (layer.root, layer.diff, target):
         path.mkdir()
-    (tmp_path / "record").write_bytes(b"{}")
-    source = LayerSource(layer, tmp_path / "skeleton", tmp_path / "record")
+    layer.record.write_bytes(b"{}")
     with pytest.raises(IntegrityError):
         FuseDriver().mount(
-            Plan("0f", target, (layer,), "user", sources=(source,), fuse_adapter=adapter)
+            Plan("0f", target, (layer.diff,), "user", sources=(layer,), fuse_adapter=adapter)
         )
     assert mountinfo.at(target) is None
 

@@ -28,7 +28,7 @@ stacker.mount.drivers stacker.mount.drivers.bind stacker.mount.drivers.choose
 stacker.mount.drivers.copy stacker.mount.drivers.fuse stacker.mount.drivers.overlay
 stacker.mount.drivers.protocol stacker.mount.plan stacker.mount.record stacker.mount.state
 stacker.mount.table stacker.mount.target stacker.mount.unmount stacker.mount.upper_directory
-stacker.operations stacker.operations.chain stacker.operations.mount stacker.store
+stacker.operations stacker.operations.mount stacker.operations.stack stacker.store
 stacker.store.blobs
 stacker.store.chains stacker.store.images stacker.store.layers stacker.store.staging
 stacker.store.store

@@ -90,7 +90,7 @@ def test_a_good_layer_is_committed(bench: Bench, compress: Compress, content: by
     done = unpack_layer(task, IGNORED.append)
     assert done.record is not None
     assert done.record.tar_bytes == len(plain)
-    assert (bench.store.layers.place(done.diff_id).diff / "d/x").read_bytes() == content
+    assert (bench.store.layers.paths(done.diff_id).diff / "d/x").read_bytes() == content
     assert unpack_layer(task, IGNORED.append).record is None, "it is there already"
 
 

@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from stacker.errors import LayerError
-from stacker.layer.paths import LayerSource
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import FuseAdapter
@@ -25,7 +24,19 @@ from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.merged import merged_snapshot
 from tests.support.sequential import ImpossibleError, Item, Sequential
 from tests.support.snapshot import Node, snapshot
-from tests.support.stacks import D, F, L, O, S, W, archive, mounted, scratch, sources, stacked
+from tests.support.stacks import (
+    D,
+    F,
+    L,
+    O,
+    S,
+    W,
+    archive,
+    mounted,
+    scratch,
+    sources,
+    unpacked_stack,
+)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts an overlay: needs root")
 
@@ -94,20 +105,20 @@ def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
     with scratch() as room:
         if wanted is None:
             with pytest.raises(LayerError):
-                stacked([archive(layer) for layer in layers], room, form)
+                unpacked_stack([archive(layer) for layer in layers], room, form)
             return
-        chain = stacked([archive(layer) for layer in layers], room, form)
+        stack = unpacked_stack([archive(layer) for layer in layers], room, form)
         flat = room / "flat"
         flat.mkdir()
-        flatten(chain.directories, flat, xattr_namespace=form.value)
+        flatten(stack.directories, flat, form)
         assert snapshot(flat) == wanted
-        known = {source.diff: source for source in sources(chain)}
-        directories = [LayerSource(directory) for directory in chain.directories]
+        known = {source.diff: source for source in sources(stack)}
+        directories = list(stack.directories)
         if directories:
             assert merged_snapshot(merge(directories, form)) == wanted
-            layered = [known.get(source.diff, source) for source in directories]
+            layered = [known.get(directory, directory) for directory in directories]
             assert merged_snapshot(merge(layered, form)) == wanted
-        with mounted(chain, room) as target:
+        with mounted(stack, room) as target:
             assert snapshot(target) == wanted
 
 
@@ -168,6 +179,6 @@ def test_the_fuse_mount_shows_the_same(
     if wanted is None:
         return
     with scratch() as room:
-        chain = stacked([archive(layer) for layer in layers], room, form)
-        with mounted(chain, room, FuseDriver(), fuse_adapter=adapter) as target:
+        stack = unpacked_stack([archive(layer) for layer in layers], room, form)
+        with mounted(stack, room, FuseDriver(), fuse_adapter=adapter) as target:
             assert snapshot(target) == wanted

@@ -264,7 +264,7 @@ def prepared(room: Path) -> tuple[Writable, Plain]:
     tree = Writable(room, lowers(room))
     (room / "plain").mkdir()
     os.utime(tree.upper, (LONG_AGO, LONG_AGO))  # the root's attributes are its own
-    flatten(tree.lowers, room / "plain", xattr_namespace="trusted")
+    flatten(tree.lowers, room / "plain", WhiteoutFormat.TRUSTED)
     return tree, Plain(room / "plain")
 
 

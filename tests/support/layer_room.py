@@ -17,6 +17,7 @@ import pytest
 
 from stacker.layer.apply import apply
 from stacker.layer.idmap import IDENTITY, SQUASH, IdMap
+from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import SkeletonWriter, reassembled, skeleton_entries
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
@@ -50,20 +51,16 @@ def entries_of(
 class Unpacked:
     """A layer on disk."""
 
-    root: Path
+    paths: LayerPaths
     record: LayerRecord
 
     @property
     def diff(self) -> Path:
-        return self.root / "diff"
-
-    @property
-    def aside(self) -> Path:
-        return self.root / "replaced"
+        return self.paths.diff
 
     @property
     def skeleton(self) -> Path:
-        return self.root / "skeleton.tar.zst"
+        return self.paths.skeleton
 
     def place(self, path: str | bytes) -> bytes:
         return os.fsencode(self.diff) + b"/" + os.fsencode(path)
@@ -109,7 +106,7 @@ class Unpacked:
         }
 
     def reassembled(self) -> bytes:
-        return b"".join(reassembled(self.skeleton, self.record, self.diff, self.aside, what="test"))
+        return b"".join(reassembled(self.paths, self.record, what="test"))
 
 
 class Room:
@@ -133,27 +130,27 @@ class Room:
         """Unpack a layer made of ``parts``, and hold it to the laws."""
         stream = tar(*parts, end=end)
         self._count += 1
-        root = self.path / f"layer{self._count}"
-        (root / "diff").mkdir(parents=True, mode=0o700)
+        paths = LayerPaths(self.path / f"layer{self._count}")
+        paths.diff.mkdir(parents=True, mode=0o700)
         before = self._outside()
         try:
-            with (root / "skeleton.tar.zst").open("wb") as file:
+            with paths.skeleton.open("wb") as file:
                 skeleton = SkeletonWriter(file)
                 reader = TarReader(
                     chunked(stream, chunk), what="test", limits=limits, keep=skeleton.keep
                 )
                 record = apply(
                     reader,
-                    root / "diff",
-                    aside=root / "replaced",
-                    form=form,
+                    paths.diff,
+                    replaced=paths.replaced,
+                    whiteout_format=form,
                     idmap=idmap,
                     limits=limits,
                 )
                 skeleton.finish()
         finally:
             assert self._outside() == before, "something outside of the layer has changed"
-        unpacked = Unpacked(root, record)
+        unpacked = Unpacked(paths, record)
         assert unpacked.reassembled() == stream
         with skeleton_entries(unpacked.skeleton, what="test") as again:
             assert list(again) == entries_of(stream, limits=limits)

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stacker.layer.apply import apply
-from stacker.layer.paths import LayerSource
+from stacker.layer.paths import LayerPaths, Stack
 from stacker.layer.skeleton import SkeletonWriter, reassembled
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.mountapi import umount2
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import FuseAdapter, Request
-from stacker.stack.chain import Chain, chained
-from stacker.stack.rebase import Unpacked
+from stacker.stack.build import build_stack
+from stacker.stack.rebase import UnpackedLayer
 from stacker.tar.reader import TarReader
 from tests.support import tars
 from tests.support.sequential import Item
@@ -92,44 +92,43 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> Unpacked:
+def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> UnpackedLayer:
     """Unpack a layer the way the pipeline does, and check its skeleton."""
-    place = room / f"layer-{number}"
-    (place / "diff").mkdir(parents=True)
-    skeleton, aside = place / "skeleton", place / "replaced"
-    with skeleton.open("wb") as file:
+    paths = LayerPaths(room / f"layer-{number}")
+    paths.diff.mkdir(parents=True)
+    with paths.skeleton.open("wb") as file:
         writer = SkeletonWriter(file)
         reader = TarReader(iter([tar]), what=f"layer {number}", keep=writer.keep)
-        record = apply(reader, place / "diff", aside=aside, form=form)
+        record = apply(reader, paths.diff, replaced=paths.replaced, whiteout_format=form)
         writer.finish()
-    (place / "layer.json").write_bytes(record.to_json())
+    paths.record.write_bytes(record.to_json())
     again = io.BytesIO()
-    for chunk in reassembled(skeleton, record, place / "diff", aside, what="layer"):
+    for chunk in reassembled(paths, record, what="layer"):
         again.write(chunk)
     assert again.getvalue() == tar
-    return Unpacked(f"layer {number}", place / "diff", skeleton, aside, record)
+    return UnpackedLayer.at(f"layer {number}", paths, record)
 
 
-def stacked(layers: Sequence[bytes], room: Path, form: WhiteoutFormat) -> Chain:
+def unpacked_stack(layers: Sequence[bytes], room: Path, form: WhiteoutFormat) -> Stack:
     """Unpack and stack; equal layers are one directory, as in a store."""
     by_tar = {tar: unpacked(n, tar, room, form) for n, tar in enumerate(dict.fromkeys(layers))}
     repairs = room / "chain"
     repairs.mkdir()
-    return chained([by_tar[tar] for tar in layers], room=repairs, form=form)
+    return build_stack([by_tar[tar] for tar in layers], repairs=repairs, whiteout_format=form)
 
 
-def sources(chain: Chain) -> tuple[LayerSource, ...]:
+def sources(stack: Stack) -> tuple[LayerPaths, ...]:
     """Say where the skeletons of a chain's layers lie; repairs have none."""
     return tuple(
-        LayerSource(directory, directory.parent / "skeleton", directory.parent / "layer.json")
-        for directory in chain.directories
+        LayerPaths(directory.parent)
+        for directory in stack.directories
         if (directory.parent / "layer.json").exists()
     )
 
 
 @contextmanager
 def mounted(
-    chain: Chain,
+    stack: Stack,
     room: Path,
     driver: Driver | None = None,
     *,
@@ -140,10 +139,10 @@ def mounted(
     target.mkdir(exist_ok=True)
     request = Request(
         target,
-        chain.directories,
-        chain.form.value,
-        plain=chain.plain,
-        sources=sources(chain),
+        stack.directories,
+        stack.whiteout_format.value,
+        plain=stack.plain,
+        sources=sources(stack),
         fuse_adapter=fuse_adapter,
     )
     plan = request.plan("law", room)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stacker.layer.paths import LayerSource
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.overlay import OverlayDriver
@@ -39,7 +38,7 @@ class Writable:
         self.tree = self._open()
 
     def _open(self) -> WritableTree:
-        lower = merge([LayerSource(path) for path in self.lowers], self.form)
+        lower = merge(self.lowers, self.form)
         return WritableTree(lower, self.form, self.upper, self.work, durable=True)
 
     def reopen(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.output import print_item, print_text
 from stacker.cli.text import size
 from stacker.errors import NotFoundError
-from stacker.operations.chain import chain_of
+from stacker.operations.stack import chain_id_of
 from stacker.operations.usage import images_in
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _lines(usage: ImageUsage) -> Iterator[tuple[str, str]]:
     yield "layers", f"{len(config.diff_ids)}, {size(usage.total)} ({size(usage.own)} its own)"
     if usage.missing:
         yield "missing", f"{usage.missing} of the layers: pull the image again"
-    yield "chain id", str(chain_of(config))
+    yield "chain id", str(chain_id_of(config))
     yield from _execution_lines(config.execution)
 
 
@@ -104,7 +104,7 @@ def _document(usage: ImageUsage) -> dict[str, object]:
         "platform": config.platform.to_json(),
         "created": config.created,
         "author": config.author,
-        "chain_id": str(chain_of(config)),
+        "chain_id": str(chain_id_of(config)),
         "layers": [str(diff_id) for diff_id in config.diff_ids],
         "missing_layers": usage.missing,
         "bytes": {"shared": usage.shared, "own": usage.own, "total": usage.total},

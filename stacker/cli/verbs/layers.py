@@ -66,7 +66,7 @@ def _document(
     return {
         "diff_id": str(diff_id),
         "chain_id": str(chain),
-        "directory": str(store.layers.place(diff_id).diff),
+        "directory": str(store.layers.paths(diff_id).diff),
         "blobs": list(record.blobs),
         "whiteout_format": record.whiteout_format.value,
         "squashed": record.squashed,

@@ -100,10 +100,11 @@ def _require_same(record: MountRecord) -> None:
 
 
 def _fill(plan: Plan) -> None:
+    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.stack.flatten import flatten
 
     try:
-        flatten(plan.layers, plan.target, xattr_namespace=plan.xattr_namespace)
+        flatten(plan.layers, plan.target, WhiteoutFormat(plan.xattr_namespace))
     except OSError as error:
         # Calls on a descriptor only know its number.
         name = error.filename if isinstance(error.filename, (str, bytes)) else str(plan.target)

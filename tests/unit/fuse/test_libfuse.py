@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacker.fuse.protocol import FOREVER
-from stacker.layer.paths import LayerSource
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import MergedTree, merge
 
@@ -31,7 +30,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> MergedTree:
     (room / "file").write_bytes(b"contents")
     (room / "link").symlink_to("file")
     os.setxattr(room / "file", "user.kind", b"plain")
-    return merge([LayerSource(room)], WhiteoutFormat.USER)
+    return merge([room], WhiteoutFormat.USER)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from stacker.fuse import prefetch
 from stacker.fuse import protocol as fuse
 from stacker.fuse.prefetch import Ahead
 from stacker.fuse.splice import LEAST, Outlet
-from stacker.layer.paths import LayerSource
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import ROOT, MergedTree, merge
 
@@ -30,7 +29,7 @@ def tree(tmp_path: Path) -> MergedTree:
     (top / "021").write_bytes(b"")
     (top / "022").unlink()
     (top / "022").symlink_to("023")
-    return merge([LayerSource(tmp_path / "layer")], WhiteoutFormat.USER)
+    return merge([tmp_path / "layer"], WhiteoutFormat.USER)
 
 
 class Pipe:

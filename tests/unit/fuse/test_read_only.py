@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from stacker.fuse import protocol as fuse
 from stacker.fuse.passthrough import Passthrough
 from stacker.fuse.read_only import Adapter
-from stacker.layer.paths import LayerSource
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import MergedTree, merge
 
@@ -31,7 +30,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> MergedTree:
     os.setxattr(room / "file", "user.kind", b"plain")
     for number in range(50):
         (room / f"n{number}").touch()
-    return merge([LayerSource(room)], WhiteoutFormat.USER)
+    return merge([room], WhiteoutFormat.USER)
 
 
 @pytest.fixture
@@ -264,7 +263,7 @@ def test_data_and_holes_are_found(adapter: Adapter) -> None:
 def test_only_so_many_files_stay_open(tree: MergedTree, tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / str(number)).write_bytes(b"%d" % number)
-    adapter = Adapter(merge([LayerSource(tmp_path)], WhiteoutFormat.USER))
+    adapter = Adapter(merge([tmp_path], WhiteoutFormat.USER))
     before = len(os.listdir("/proc/self/fd"))
     for number in range(200):
         node = found(adapter, b"%d" % number)

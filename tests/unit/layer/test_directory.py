@@ -76,8 +76,8 @@ def test_the_umask_comes_back_after_a_failure(room: Room) -> None:
 
 
 def test_a_missing_directory_for_replaced_files_is_made_only_when_needed(room: Room) -> None:
-    assert not room.unpack(file("x"), symlink("l", "a"), symlink("l", "b")).aside.exists()
-    assert stat.S_IMODE(room.unpack(file("x"), file("x")).aside.stat().st_mode) == 0o700
+    assert not room.unpack(file("x"), symlink("l", "a"), symlink("l", "b")).paths.replaced.exists()
+    assert stat.S_IMODE(room.unpack(file("x"), file("x")).paths.replaced.stat().st_mode) == 0o700
 
 
 # -- the machine's own troubles ---------------------------------------------------------------
@@ -90,7 +90,9 @@ def test_a_full_disk_is_no_layer_error_and_says_so(room: Room) -> None:
         (disk / "diff").mkdir()
         reader = TarReader(chunked(tar(file("x", bytes(1 << 20)))), what="test")
         with pytest.raises(StackerError, match=r"cannot unpack: test: x: No space left") as caught:
-            apply(reader, disk / "diff", aside=disk / "aside", form=FORM, idmap=IDMAP)
+            apply(
+                reader, disk / "diff", replaced=disk / "replaced", whiteout_format=FORM, idmap=IDMAP
+            )
     finally:
         subprocess.run(["umount", disk], check=True)
     assert type(caught.value) is StackerError

@@ -26,7 +26,7 @@ def growing(room: Room, *, limits: Limits | None = None) -> Iterator[Tree]:
     root = room.path / "grown"
     root.mkdir()
     before = len(os.listdir("/proc/self/fd"))
-    with Tree(root, aside=room.path / "aside", limits=limits) as tree:
+    with Tree(root, replaced=room.path / "replaced", limits=limits) as tree:
         yield tree
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor stayed open"
 

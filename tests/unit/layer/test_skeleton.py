@@ -59,7 +59,7 @@ def test_a_layer_of_many_chunks_is_put_together(room: Room) -> None:
 
 def test_a_large_file_is_put_together_in_bounded_pieces(room: Room) -> None:
     layer = room.unpack(file("big", bytes(3 << 20)), chunk=1 << 16)
-    pieces = list(reassembled(layer.skeleton, layer.record, layer.diff, layer.aside, what="test"))
+    pieces = list(reassembled(layer.paths, layer.record, what="test"))
     assert max(map(len, pieces)) <= CHUNK < 3 << 20
 
 
@@ -86,7 +86,7 @@ def layer(room: Room) -> Unpacked:
         lambda layer: (layer.diff / "d/a").write_bytes(b"123456"),
         lambda layer: (layer.diff / "d/b").unlink(),
         lambda layer: os.truncate(layer.diff / "s", 9999),
-        lambda layer: (layer.aside / "0").unlink(),
+        lambda layer: (layer.paths.replaced / "0").unlink(),
         lambda layer: (layer.diff / "d/a").rename(layer.diff / "d/c"),
         lambda layer: _swap_for_symlink(layer.diff / "d/a"),
         lambda layer: _swap_for_fifo(layer.diff / "d/a"),
@@ -131,7 +131,7 @@ def _cut(path: Path, length: int) -> None:
 def test_a_skeleton_gives_every_entry_without_the_tree(room: Room) -> None:
     parts = [file("a", b"1" * 1000), dir("d"), whiteout("w"), hardlink("h", "a"), symlink("l", "t")]
     layer = room.unpack(*parts)
-    layer.diff.rename(layer.root / "moved")
+    layer.diff.rename(layer.paths.root / "moved")
     with skeleton_entries(layer.skeleton, what="test") as reader:
         assert list(reader) == entries_of(tar(*parts))
 

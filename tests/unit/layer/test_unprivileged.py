@@ -33,24 +33,26 @@ import sys
 from pathlib import Path
 from stacker.layer.apply import apply
 from stacker.layer.idmap import {idmap}
+from stacker.layer.paths import LayerPaths
 from stacker.layer.skeleton import SkeletonWriter, reassembled
 from stacker.tar.reader import TarReader
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.errors import StackerError
 
 room, stream = Path(sys.argv[1]), sys.stdin.buffer.read()
-(room / "diff").mkdir()
-with (room / "skeleton").open("wb") as file:
+paths = LayerPaths(room)
+paths.diff.mkdir()
+with paths.skeleton.open("wb") as file:
     skeleton = SkeletonWriter(file)
     try:
         record = apply(
-            TarReader(iter([stream]), what="test", keep=skeleton.keep), room / "diff",
-            aside=room / "aside", form=WhiteoutFormat.USER, idmap={idmap},
+            TarReader(iter([stream]), what="test", keep=skeleton.keep), paths.diff,
+            replaced=paths.replaced, whiteout_format=WhiteoutFormat.USER, idmap={idmap},
         )
     except StackerError as error:
         sys.exit(f"{{type(error).__name__}}: {{error}} ({{error.hint}})")
     skeleton.finish()
-again = b"".join(reassembled(room / "skeleton", record, room / "diff", room / "aside", what="test"))
+again = b"".join(reassembled(paths, record, what="test"))
 assert again == stream
 print(*record.warnings, sep="\\n")
 """

@@ -14,9 +14,9 @@ from stacker.image.platform import Platform
 from stacker.jobs.tasks import LayerForm
 from stacker.layer.idmap import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.operations.chain import chain_of, stacked
 from stacker.operations.pull import pull
 from stacker.operations.remove import parts_of, remove_image
+from stacker.operations.stack import chain_id_of, ensure_stack
 from stacker.operations.usage import images_in, store_usage
 from stacker.source.open import open_source
 from stacker.store.store import Store
@@ -63,7 +63,7 @@ def test_an_image_that_is_being_read_stays(store: Store, bring: Bring) -> None:
     with store.images.reading(image) as config:
         with pytest.raises(LockedError, match="mounting or unpacking"):
             remove_image(store, image)
-        assert stacked(store, config, WhiteoutFormat.USER).directories
+        assert ensure_stack(store, config, WhiteoutFormat.USER).directories
     assert [found.id for found in store.images.all()] == [image]
     remove_image(store, image)
     assert store.images.all() == []
@@ -92,7 +92,7 @@ def test_what_was_removed_is_not_there_to_be_read(store: Store, bring: Bring) ->
 
 def test_a_chain_that_another_image_has_stays(store: Store, bring: Bring) -> None:
     first, second = bring("first", A, B, author="1"), bring("second", A, B, author="2")
-    chain = chain_of(store.images.config(first))
+    chain = chain_id_of(store.images.config(first))
     gone = remove_image(store, first)
     assert (gone.layers, gone.chains) == (frozenset(), frozenset())
     assert store.chains.has(chain)
@@ -124,7 +124,7 @@ def test_an_image_that_is_pulled_again_after_its_removal_is_whole(
 def test_a_layer_that_is_missing_is_counted_and_not_measured(store: Store, bring: Bring) -> None:
     image = bring("app", A, B)
     with store.staging.trash() as discard:
-        discard([store.layers.place(store.images.config(image).diff_ids[1]).root])
+        discard([store.layers.paths(store.images.config(image).diff_ids[1]).root])
     (usage,) = images_in(store)
     assert (usage.own, usage.missing) == (10, 1)
     remove_image(store, image)
@@ -133,7 +133,7 @@ def test_a_layer_that_is_missing_is_counted_and_not_measured(store: Store, bring
 
 def test_a_damaged_record_hides_no_image_and_can_be_got_rid_of(store: Store, bring: Bring) -> None:
     image = bring("app", A, B)
-    store.layers.place(store.images.config(image).diff_ids[1]).record.write_bytes(b"")
+    store.layers.paths(store.images.config(image).diff_ids[1]).record.write_bytes(b"")
     (usage,) = images_in(store)
     assert (usage.own, usage.missing) == (10, 1)
     with pytest.raises(IntegrityError, match="damaged layer record") as caught:

@@ -13,7 +13,7 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.flatten import flatten
 from tests.support.sequential import Sequential
 from tests.support.snapshot import snapshot
-from tests.support.stacks import D, F, L, S, archive, mounted, scratch, stacked
+from tests.support.stacks import D, F, L, S, archive, mounted, scratch, unpacked_stack
 from tests.support.unprivileged import acting_as
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away: needs root")
@@ -57,16 +57,16 @@ def hands_down(directory: Path) -> Path:
 
 
 def test_a_target_that_hands_down_a_group_and_an_acl_changes_nothing(room: Path) -> None:
-    chain = stacked([archive(layer) for layer in LAYERS], room, FORM)
+    stack = unpacked_stack([archive(layer) for layer in LAYERS], room, FORM)
     target = hands_down(room / "flat")
-    flatten(chain.directories, target, xattr_namespace=FORM.value)
+    flatten(stack.directories, target, FORM)
     assert snapshot(target) == meaning()
 
 
 def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(room: Path) -> None:
-    chain = stacked([archive(layer) for layer in LAYERS], hands_down(room / "store"), FORM)
+    stack = unpacked_stack([archive(layer) for layer in LAYERS], hands_down(room / "store"), FORM)
     assert {"fixup", "links-1"} < set(os.listdir(room / "store" / "chain"))
-    with mounted(chain, room) as target:
+    with mounted(stack, room) as target:
         assert snapshot(target) == meaning()
 
 
@@ -74,7 +74,9 @@ def test_whoever_the_target_belongs_to_exchanges_nothing_while_it_is_filled(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The second name of a file is a link to the first: behind a symbolic link it would be root's.
-    chain = stacked([archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], room, FORM)
+    stack = unpacked_stack(
+        [archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], room, FORM
+    )
     target, secret = room / "flat", room / "secret"
     for directory in (target, secret):
         directory.mkdir()
@@ -93,6 +95,6 @@ def test_whoever_the_target_belongs_to_exchanges_nothing_while_it_is_filled(
         linked(*names, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "link", exchanging)
-    flatten(chain.directories, target, xattr_namespace=FORM.value)
+    flatten(stack.directories, target, FORM)
     assert len(refused) == 1
     assert (target / "b/f").read_bytes() == b"mine"

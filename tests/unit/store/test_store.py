@@ -20,11 +20,11 @@ from stacker.errors import (
 )
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import ChainID, DiffID, Digest, ImageID
+from stacker.layer.paths import Stack
 from stacker.layer.record import LayerRecord
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock
 from stacker.store import chains
-from stacker.store.chains import ChainRecord
 from stacker.store.images import NAME
 from stacker.store.store import Store
 
@@ -44,7 +44,7 @@ def unpacked(store: Store, diff_id: DiffID = DIFF) -> Path:
         (place.diff / "file").write_text("x")
         place.skeleton.write_bytes(b"")
         store.layers.commit(diff_id, place, LayerRecord(FORM), sync=False)
-    return store.layers.place(diff_id).root
+    return store.layers.paths(diff_id).root
 
 
 def image(store: Store, number: int, *names: str, source: str = "oci:x") -> ImageID:
@@ -257,7 +257,7 @@ def test_a_chain_is_read_back_with_its_repairs_in_their_final_place(store: Store
     with store.chains.building(CHAIN) as room:
         assert room is not None
         (room / "fixup").mkdir()
-        record = ChainRecord((room / "fixup", layer), FORM, plain=False)
+        record = Stack((room / "fixup", layer), FORM, plain=False)
         store.chains.commit(CHAIN, room, record)
     chain = store.chains.read(CHAIN)
     assert chain.directories == (store.chains.path(CHAIN) / "fixup", layer)
@@ -271,7 +271,7 @@ def test_a_chain_that_is_missing_or_damaged_is_an_error_in_words(store: Store) -
         store.chains.read(CHAIN)
     with store.chains.building(CHAIN) as room:
         assert room is not None
-        store.chains.commit(CHAIN, room, ChainRecord((), FORM, plain=True))
+        store.chains.commit(CHAIN, room, Stack((), FORM, plain=True))
     record = store.chains.path(CHAIN) / "chain.json"
     record.write_text('{"version": 1}')
     with pytest.raises(IntegrityError, match="damaged chain record") as caught:
@@ -294,7 +294,7 @@ def test_a_chain_is_on_disk_before_it_has_its_name(
     monkeypatch.setattr(chains, "sync_filesystem", syncing)
     with store.chains.building(CHAIN) as room:
         assert room is not None
-        store.chains.commit(CHAIN, room, ChainRecord((), FORM, plain=True), sync=True)
+        store.chains.commit(CHAIN, room, Stack((), FORM, plain=True), sync=True)
     assert seen == [(store.chains.path(CHAIN) / "chain.json").read_bytes()]
 
 

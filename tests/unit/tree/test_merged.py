@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import IntegrityError
-from stacker.layer.paths import LayerSource
+from stacker.layer.paths import LayerPaths
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.overlay_rules import MergedDirectories
 from stacker.tar.entry import HardLink
@@ -19,7 +19,19 @@ from stacker.tree.merged import ROOT, MergedTree, Node, merge
 from stacker.tree.scan import Contents
 from tests.support.merged import merged_snapshot
 from tests.support.sequential import Item, Sequential
-from tests.support.stacks import D, F, L, O, S, W, archive, scratch, sources, stacked, unpacked
+from tests.support.stacks import (
+    D,
+    F,
+    L,
+    O,
+    S,
+    W,
+    archive,
+    scratch,
+    sources,
+    unpacked,
+    unpacked_stack,
+)
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="unpacks other people's files: needs root"
@@ -46,10 +58,10 @@ def room() -> Iterator[Path]:
         yield directory
 
 
-def layered(room: Path, *layers: Sequence[Item]) -> list[LayerSource]:
-    chain = stacked([archive(layer) for layer in layers], room, FORM)
-    known = {source.diff: source for source in sources(chain)}
-    return [known.get(path, LayerSource(path)) for path in chain.directories]
+def layered(room: Path, *layers: Sequence[Item]) -> list[LayerPaths | Path]:
+    stack = unpacked_stack([archive(layer) for layer in layers], room, FORM)
+    known = {source.diff: source for source in sources(stack)}
+    return [known.get(path, path) for path in stack.directories]
 
 
 def meaning(*layers: Sequence[Item]) -> dict[bytes, object]:
@@ -107,8 +119,8 @@ def test_links_and_xattrs_are_data(tree: MergedTree) -> None:
 
 @pytest.mark.parametrize("layers", [(LOWER,), (LOWER, UPPER), (LOWER, UPPER, LOWER)])
 def test_a_skeleton_is_enough(room: Path, layers: Sequence[Sequence[Item]]) -> None:
-    stack = [source for source in layered(room, *layers) if source.skeleton is not None]
-    whole = merge([LayerSource(source.diff) for source in stack], FORM)
+    stack = [source for source in layered(room, *layers) if isinstance(source, LayerPaths)]
+    whole = merge([source.diff for source in stack], FORM)
     seen = merged_snapshot(merge(stack, FORM))
     assert seen == merged_snapshot(whole)
     for source in stack:
@@ -152,9 +164,8 @@ def test_links_across_layers_share_an_inode(room: Path) -> None:
 
 def test_a_path_longer_than_the_kernel_takes_is_read(room: Path) -> None:
     path = "/".join(["d" * 200] * 25)
-    diff = unpacked(0, archive((F(f"{path}/file", b"deep"),)), room, FORM).diff
-    parts = LayerSource(diff, diff.parent / "skeleton", diff.parent / "layer.json")
-    tree = merge([parts], FORM)
+    layer = unpacked(0, archive((F(f"{path}/file", b"deep"),)), room, FORM)
+    tree = merge([layer.paths], FORM)
     assert tree.read(at(tree, f"{path}/file".encode()), 0, 10) == b"deep"
 
 
@@ -188,7 +199,7 @@ def test_times_out_of_range_are_held_at_its_ends(room: Path) -> None:
 
 def test_where_a_layer_was_squashed_its_owner_counts(room: Path) -> None:
     (source,) = layered(room, (D(""), Item("file", "a", uid=7, gid=8)))
-    assert source.record is not None
+    assert isinstance(source, LayerPaths)
     record = source.record.read_bytes()
     assert b'"identity"' in record
     source.record.write_bytes(record.replace(b'"identity"', b'"squash"'))
@@ -200,7 +211,7 @@ def test_where_a_layer_was_squashed_its_owner_counts(room: Path) -> None:
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda _: b"", lambda raw: b"\0" + raw])
 def test_a_damaged_skeleton_is_an_integrity_error(room: Path, damage: object) -> None:
     (source,) = layered(room, LOWER)
-    assert source.skeleton is not None
+    assert isinstance(source, LayerPaths)
     assert callable(damage)
     source.skeleton.write_bytes(damage(source.skeleton.read_bytes()))
     with pytest.raises(IntegrityError):

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacker.layer.paths import LayerSource
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import merge
 from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved
@@ -89,7 +88,7 @@ class Both:
 
 
 def snapshot(room: Path, *names: str) -> dict[bytes, Seen]:
-    return merged_snapshot(merge([LayerSource(room / name) for name in names], FORM))
+    return merged_snapshot(merge([room / name for name in names], FORM))
 
 
 def shown(found: dict[bytes, Seen]) -> list[str]:
@@ -97,7 +96,7 @@ def shown(found: dict[bytes, Seen]) -> list[str]:
 
 
 def writable(room: Path) -> WritableTree:
-    lower = merge([LayerSource(room / "low")], FORM)
+    lower = merge([room / "low"], FORM)
     return WritableTree(lower, FORM, room / "up", room / "work", durable=False)
 
 
@@ -239,7 +238,7 @@ def test_links_between_directories_are_links(room: Path) -> None:
 
 
 def test_a_directory_that_became_a_link_leads_nowhere(room: Path) -> None:
-    tree = merge([LayerSource(room / "low")], FORM)
+    tree = merge([room / "low"], FORM)
     (node,) = (each for each in tree if tree.path(each) == b"d/e/deep")
     assert tree.read(node, 0, 9) == b"deep"
     (room / "secret/e").mkdir(parents=True)
@@ -252,7 +251,7 @@ def test_a_directory_that_became_a_link_leads_nowhere(room: Path) -> None:
 
 
 def test_owners_show_as_they_are_told_and_nothing_else_changes(room: Path) -> None:
-    tree = merge([LayerSource(room / "low")], FORM)
+    tree = merge([room / "low"], FORM)
     owned = tree.owned(lambda uid: uid + 7, lambda gid: gid + 8)
     for node in tree:
         seen = tree.attributes(node)

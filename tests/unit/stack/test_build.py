@@ -9,13 +9,26 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import LayerError, UnsupportedError
+from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
-from stacker.stack.chain import Chain, chained
+from stacker.stack.build import build_stack
 from stacker.tar.limits import Limits
 from tests.support.sequential import Item, Sequential
 from tests.support.snapshot import snapshot
-from tests.support.stacks import D, F, L, O, S, W, archive, mounted, scratch, stacked, unpacked
+from tests.support.stacks import (
+    D,
+    F,
+    L,
+    O,
+    S,
+    W,
+    archive,
+    mounted,
+    scratch,
+    unpacked,
+    unpacked_stack,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts overlays: needs root")
 FORM = WhiteoutFormat.TRUSTED
@@ -27,36 +40,36 @@ def room() -> Iterator[Path]:
         yield directory
 
 
-def stack(room: Path, *layers: Sequence[Item]) -> Chain:
-    return stacked([archive(layer) for layer in layers], room, FORM)
+def unpack(room: Path, *layers: Sequence[Item]) -> Stack:
+    return unpacked_stack([archive(layer) for layer in layers], room, FORM)
 
 
-def shows(room: Path, *layers: Sequence[Item]) -> Chain:
+def shows(room: Path, *layers: Sequence[Item]) -> Stack:
     """Stack layers and hold the mount against the sequential applier."""
     reference = Sequential()
     for layer in layers:
         reference.apply(layer)
-    chain = stack(room, *layers)
-    with mounted(chain, room) as target:
+    stack = unpack(room, *layers)
+    with mounted(stack, room) as target:
         assert snapshot(target) == reference.snapshot()
-    return chain
+    return stack
 
 
-def names(chain: Chain) -> list[str]:
-    return [path.name if path.name != "diff" else path.parent.name for path in chain.directories]
+def names(stack: Stack) -> list[str]:
+    return [path.name if path.name != "diff" else path.parent.name for path in stack.directories]
 
 
 def test_an_ordinary_image_has_no_repairs(room: Path) -> None:
     base = (D("etc"), F("etc/a"), D("usr"))
-    chain = shows(room, base, (D("etc"), F("etc/b")), (D("etc"), W("etc/a")))
-    assert names(chain) == ["layer-2", "layer-1", "layer-0"]
+    stack = shows(room, base, (D("etc"), F("etc/b")), (D("etc"), W("etc/a")))
+    assert names(stack) == ["layer-2", "layer-1", "layer-0"]
     assert os.listdir(room / "chain") == []
 
 
 def test_an_implied_directory_does_not_mask_the_lower_ones_attributes(room: Path) -> None:
     etc = Item("directory", "etc", mode=0o1711, uid=7, gid=8, mtime=5_000_000_000)
-    chain = shows(room, (etc, F("etc/a")), (F("etc/b"),))
-    assert names(chain)[0] == "fixup"
+    stack = shows(room, (etc, F("etc/a")), (F("etc/b"),))
+    assert names(stack)[0] == "fixup"
     assert os.listdir(room / "chain" / "fixup") == ["etc"]
 
 
@@ -71,14 +84,14 @@ def test_the_root_that_upper_layers_imply_keeps_its_attributes(room: Path) -> No
 
 def test_a_file_below_a_masked_symlink_lands_where_the_link_leads(room: Path) -> None:
     base = (D("usr"), D("usr/lib"), S("lib", "usr/lib"))
-    chain = shows(room, base, (F("lib/x"),))
-    with mounted(chain, room) as target:
+    stack = shows(room, base, (F("lib/x"),))
+    with mounted(stack, room) as target:
         assert os.readlink(target / "lib") == "usr/lib"
         assert (target / "usr/lib/x").read_bytes() == b"x"
 
 
 def test_what_a_rebase_moves_shares_its_contents_with_the_layer(room: Path) -> None:
-    stack(room, (D("usr"), S("lib", "usr")), (F("lib/x"),))
+    unpack(room, (D("usr"), S("lib", "usr")), (F("lib/x"),))
     moved = room / "chain" / "rebased-1" / "diff" / "usr" / "x"
     assert moved.stat().st_ino == (room / "layer-1" / "diff" / "lib" / "x").stat().st_ino
 
@@ -100,8 +113,8 @@ def test_a_directory_of_its_own_replaces_a_lower_symlink_wherever_its_entry_stan
 
 def test_a_link_into_a_lower_layer_has_its_targets_content_and_metadata(room: Path) -> None:
     target = Item("file", "a", b"below", mode=0o640, uid=3, mtime=4_000_000_000)
-    chain = shows(room, (target,), (L("b", "a"),))
-    assert names(chain) == ["links-1", "layer-1", "layer-0"]
+    stack = shows(room, (target,), (L("b", "a"),))
+    assert names(stack) == ["links-1", "layer-1", "layer-0"]
 
 
 def test_a_link_to_a_lower_symlink_links_the_symlink(room: Path) -> None:
@@ -114,29 +127,29 @@ def test_a_link_to_a_lower_file_through_a_lower_symlink(room: Path) -> None:
 
 def test_a_link_to_what_its_own_layer_deletes_is_refused(room: Path) -> None:
     with pytest.raises(LayerError, match="nowhere"):
-        stack(room, (F("a"),), (W("a"), L("b", "a")))
+        unpack(room, (F("a"),), (W("a"), L("b", "a")))
 
 
 def test_a_link_to_nothing_is_refused(room: Path) -> None:
     with pytest.raises(LayerError, match="got the target gone, which is nowhere"):
-        stack(room, (F("a"),), (L("b", "gone"),))
+        unpack(room, (F("a"),), (L("b", "gone"),))
 
 
 def test_a_link_to_a_lower_directory_is_refused(room: Path) -> None:
     with pytest.raises(LayerError, match="which is a directory"):
-        stack(room, (D("a"),), (L("b", "a"),))
+        unpack(room, (D("a"),), (L("b", "a"),))
 
 
 def test_a_chain_of_links_over_three_layers_is_one_inode(room: Path) -> None:
-    chain = shows(room, (F("a"),), (L("b", "a"),), (L("c", "b"),))
-    with mounted(chain, room) as target:
+    stack = shows(room, (F("a"),), (L("b", "a"),), (L("c", "b"),))
+    with mounted(stack, room) as target:
         assert len({(target / name).stat().st_ino for name in "abc"}) == 1
 
 
 def test_a_layer_that_comes_twice_keeps_its_topmost_place(room: Path) -> None:
     again = (F("a"), D("d"), F("d/x"))
-    chain = shows(room, again, (W("a"), W("d/x")), again)
-    assert names(chain) == ["layer-0", "layer-1"]
+    stack = shows(room, again, (W("a"), W("d/x")), again)
+    assert names(stack) == ["layer-0", "layer-1"]
 
 
 def test_a_layer_that_comes_twice_still_leads_what_lies_between(room: Path) -> None:
@@ -160,18 +173,18 @@ def test_a_link_leads_through_a_link_to_a_lower_symlink(room: Path) -> None:
 
 def test_links_that_wait_for_each_other_are_refused(room: Path) -> None:
     with pytest.raises(LayerError, match="waits for this link itself"):
-        stack(room, (F("a"), F("b")), (L("a", "b"), L("b", "a")))
+        unpack(room, (F("a"), F("b")), (L("a", "b"), L("b", "a")))
 
 
 def test_a_link_hides_what_a_lower_directory_of_its_name_has(room: Path) -> None:
     with pytest.raises(LayerError, match="nowhere"):
-        stack(room, (D("a"), F("a/x"), F("f")), (L("a", "f"), L("b", "a/x")))
+        unpack(room, (D("a"), F("a/x"), F("f")), (L("a", "f"), L("b", "a/x")))
 
 
 def test_links_do_not_join_the_files_of_a_layer_that_comes_twice(room: Path) -> None:
     again = (F("a"),)
-    chain = shows(room, again, (L("b", "a"),), again)
-    assert {"copy-0", "copy-2"} <= set(names(chain))
+    stack = shows(room, again, (L("b", "a"),), again)
+    assert {"copy-0", "copy-2"} <= set(names(stack))
 
 
 def test_a_copied_layer_keeps_its_whiteouts_and_marks(room: Path) -> None:
@@ -182,14 +195,14 @@ def test_a_copied_layer_keeps_its_whiteouts_and_marks(room: Path) -> None:
 
 def test_an_opaque_root_hides_all_lower_layers(room: Path) -> None:
     root = Item("directory", "", mode=0o700, mtime=3_000_000_000)
-    chain = shows(room, (root, F("a"), D("d")), (O(""), F("b")))
-    assert names(chain) == ["fixup", "layer-1", "root-1"]
+    stack = shows(room, (root, F("a"), D("d")), (O(""), F("b")))
+    assert names(stack) == ["fixup", "layer-1", "root-1"]
 
 
 def test_whiteouts_of_nothing_are_not_listed(room: Path) -> None:
     """Overlayfs lists whiteouts of a directory that it does not merge."""
-    chain = shows(room, (D("d"), W("d/gone"), F("d/a")), (F("b"),))
-    with mounted(chain, room) as target:
+    stack = shows(room, (D("d"), W("d/gone"), F("d/a")), (F("b"),))
+    with mounted(stack, room) as target:
         assert os.listdir(target / "d") == ["a"]
 
 
@@ -198,17 +211,17 @@ def test_a_file_that_became_a_directory_shows_nothing_from_below(room: Path) -> 
 
 
 def test_an_image_without_layers_is_an_empty_directory(room: Path) -> None:
-    chain = stack(room)
-    assert chain.plain
-    assert [os.listdir(directory) for directory in chain.directories] == [[]]
+    stack = unpack(room)
+    assert stack.plain
+    assert [os.listdir(directory) for directory in stack.directories] == [[]]
 
 
 def test_one_layer_with_whiteouts_is_not_plain(room: Path) -> None:
-    assert not stack(room, (F("a"), W("b"))).plain
+    assert not unpack(room, (F("a"), W("b"))).plain
 
 
 def test_one_layer_without_any_is_plain(room: Path) -> None:
-    assert stack(room, (F("a"),)).plain
+    assert unpack(room, (F("a"),)).plain
 
 
 def test_300_layers_mount(room: Path) -> None:
@@ -221,21 +234,21 @@ def test_a_layer_is_applied_anew_within_the_limits_it_was_unpacked_with(room: Pa
     layers = [unpacked(number, tar, room, FORM) for number, tar in enumerate(parts)]
     for name, limits in (("default", None), ("three", Limits(depth=3))):
         (room / name).mkdir()
-        chained(layers, room=room / name, form=FORM, limits=limits)
+        build_stack(layers, repairs=room / name, whiteout_format=FORM, limits=limits)
     (room / "two").mkdir()
     with pytest.raises(LayerError, match="directories in each other"):
-        chained(layers, room=room / "two", form=FORM, limits=Limits(depth=2))
+        build_stack(layers, repairs=room / "two", whiteout_format=FORM, limits=Limits(depth=2))
 
 
 def test_past_500_layers_the_lowest_are_merged(room: Path) -> None:
     layers = [(F(f"f{n}"), D("d"), F(f"d/{n}"), W(f"d/{n - 1}")) for n in range(520)]
-    chain = shows(room, *layers)
-    assert len(chain.directories) == OVERLAY_MAX_LAYERS
-    assert names(chain)[-1] == "base"
+    stack = shows(room, *layers)
+    assert len(stack.directories) == OVERLAY_MAX_LAYERS
+    assert names(stack)[-1] == "base"
 
 
 def test_layers_of_two_forms_do_not_stack(room: Path) -> None:
     one = unpacked(1, archive([F("a")]), room, WhiteoutFormat.TRUSTED)
     two = unpacked(2, archive([F("b")]), room, WhiteoutFormat.USER)
     with pytest.raises(UnsupportedError, match="mixed layers"):
-        chained([one, two], room=room, form=FORM)
+        build_stack([one, two], repairs=room, whiteout_format=FORM)

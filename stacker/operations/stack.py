@@ -1,0 +1,103 @@
+"""Build the stack of an image's layers once, and keep it under their chain ID.
+
+The input is the config of an image whose layers are in the store; the output is the
+:class:`~stacker.layer.paths.Stack` to mount.  Every mount imports this module, so it loads the
+code that builds a stack only when a stack is missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from stacker.errors import LayerError
+from stacker.image.digest import ChainID
+from stacker.image.rootfs import chain_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stacker.image.config import ImageConfig
+    from stacker.layer.paths import Stack
+    from stacker.layer.whiteout_format import WhiteoutFormat
+    from stacker.stack.rebase import UnpackedLayer
+    from stacker.store.store import Store
+    from stacker.tar.limits import Limits
+
+_PATH_MAX: Final = 4096
+_MAX_PRINTED: Final = 200
+NO_LAYERS = ChainID("sha256", "0" * 64)
+"""The chain ID for images without layers."""
+
+
+def chain_id_of(config: ImageConfig) -> ChainID:
+    """Return the chain ID of an image's layers, which names its stack in the store."""
+    ids = chain_ids(config.diff_ids)
+    return ids[-1] if ids else NO_LAYERS
+
+
+def is_complete(store: Store, config: ImageConfig) -> bool:
+    """Return whether the store has every layer of an image, and its stack."""
+    return store.chains.has(chain_id_of(config)) and all(map(store.layers.has, config.diff_ids))
+
+
+def ensure_stack(
+    store: Store,
+    config: ImageConfig,
+    whiteout_format: WhiteoutFormat,
+    *,
+    limits: Limits | None = None,
+    sync: bool = False,
+) -> Stack:
+    """Return the stack of an image whose layers are in the store; build it if it is missing.
+
+    The caller holds the layers against removal (``store.layers.reading``).
+
+    :param whiteout_format: the format for an image without layers.
+    :param limits: the limits that the layers were unpacked with, if not the defaults.
+    :param sync: flush new files to disk before publishing the stack.
+    :raises NotFoundError: a layer is not in the store.
+    :raises LayerError: the layers do not fit together.
+    """
+    chain_id = chain_id_of(config)
+    if not store.chains.has(chain_id):
+        from stacker.stack.build import build_stack  # most mounts find their stack in the store
+
+        with store.chains.building(chain_id) as directory:
+            if directory is not None:
+                layers = _unpacked_layers(store, config)
+                with _explain_long_paths(chain_id):
+                    stack = build_stack(
+                        layers, repairs=directory, whiteout_format=whiteout_format, limits=limits
+                    )
+                store.chains.commit(chain_id, directory, stack, sync=sync)
+    return store.chains.read(chain_id)
+
+
+@contextmanager
+def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
+    """Turn ENAMETOOLONG into an error that names the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        from stacker.tar.entry import shown  # mounts do not need it
+
+        name = os.fsencode(error.filename or "")
+        raise LayerError(
+            f"cannot stack layers: chain {chain_id}: got a path of {len(name)} bytes with the "
+            f"store's own, want at most {_PATH_MAX - 1}: {shown(name[:_MAX_PRINTED])}…",
+            hint="if the path in the image is shorter than that, use a shorter --store path",
+        ) from error
+
+
+def _unpacked_layers(store: Store, config: ImageConfig) -> list[UnpackedLayer]:
+    from stacker.stack.rebase import UnpackedLayer
+
+    return [
+        UnpackedLayer.at(f"layer {each}", store.layers.paths(each), store.layers.record(each))
+        for each in config.diff_ids
+    ]

@@ -1,0 +1,164 @@
+"""Turn unpacked layers into the list of directories that a mount stacks.
+
+The input is the layers, base first, and an empty directory for repairs; the output is a
+:class:`~stacker.layer.paths.Stack`.  Each layer is compared with the merged tree of the layers
+below it, so a repair sees the exact tree that it changes (docs/rules.md, Stacking).  This module
+must not use the store, and mounts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stacker.errors import UnsupportedError
+from stacker.layer.paths import Stack
+from stacker.layer.root import IMPLIED_MODE
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux.filesystem import make_private
+from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
+from stacker.stack.fixups import write_attributes, write_links
+from stacker.stack.flatten import copy_layer, merge_layers
+from stacker.stack.overlay_rules import MergedDirectories
+from stacker.stack.rebase import UnpackedLayer, must_rebase, rebase
+from stacker.tar.limits import Limits
+
+
+def build_stack(
+    layers: Sequence[UnpackedLayer],
+    *,
+    repairs: Path,
+    whiteout_format: WhiteoutFormat,
+    limits: Limits | None = None,
+) -> Stack:
+    """Stack ``layers``, base first.
+
+    :param repairs: an empty directory on the layers' filesystem, for what the stack adds.
+    :param whiteout_format: the format of a stack without layers.
+    :param limits: the limits for a layer that is applied again.
+    :raises LayerError: the target of a hard link does not exist.
+    :raises UnsupportedError: the layers have different whiteout formats.
+    """
+    whiteout_format = _common_format(layers, whiteout_format)
+    builder = _Builder(repairs, whiteout_format, layers, limits)
+    for number, layer in enumerate(layers):
+        builder.add(number, layer)
+    return builder.finish()
+
+
+def _common_format(layers: Sequence[UnpackedLayer], default: WhiteoutFormat) -> WhiteoutFormat:
+    formats = {layer.record.whiteout_format for layer in layers}
+    if len(formats) > 1:
+        raise UnsupportedError(
+            "mixed layers: some write deletions with trusted.overlay.*, some with user.overlay.*",
+            hint="pull the image into a separate store (--store)",
+        )
+    return formats.pop() if formats else default
+
+
+class _Builder:
+    """The stack while it grows; ``_stack`` lists directories base first."""
+
+    def __init__(
+        self,
+        repairs: Path,
+        whiteout_format: WhiteoutFormat,
+        layers: Sequence[UnpackedLayer],
+        limits: Limits | None,
+    ) -> None:
+        self._repairs = repairs
+        self._limits = limits
+        self._occurrences = Counter(layer.diff for layer in layers)
+        self._has_links = any(layer.record.deferred_links for layer in layers)
+        self._format = whiteout_format
+        self._stack: list[Path] = []
+        self._implied: dict[Path, frozenset[bytes]] = {}
+        self._whiteout_parents: dict[Path, frozenset[bytes]] = {}
+        self._plain = True
+
+    def add(self, number: int, layer: UnpackedLayer) -> None:
+        below = MergedDirectories(self._topmost_first(), self._format)
+        if self._stack and must_rebase(layer, below):
+            directory = self._make_directory(f"rebased-{number}")
+            layer = rebase(self._unshared(number, layer), below, directory, limits=self._limits)
+        elif self._has_links:
+            layer = self._unshared(number, layer)
+        if b"" in layer.record.opaque:
+            self._start_over(number, layer)
+        self._push(layer.diff, layer.record.implied)
+        self._whiteout_parents[layer.diff] = layer.record.whiteout_holders
+        self._plain = self._plain and layer.record.is_plain
+        if layer.record.deferred_links:
+            directory = self._make_directory(f"links-{number}")
+            implied = write_links(
+                layer.record.deferred_links,
+                self._topmost_first(),
+                directory,
+                whiteout_format=self._format,
+                what=layer.name,
+            )
+            self._push(directory, implied)
+
+    def _unshared(self, number: int, layer: UnpackedLayer) -> UnpackedLayer:
+        """Copy a layer that occurs twice: hard links into both would join its files."""
+        if self._occurrences[layer.diff] == 1:
+            return layer
+        copy = self._make_directory(f"copy-{number}")
+        copy_layer(layer.diff, copy, self._format)
+        return replace(layer, diff=copy)
+
+    def finish(self) -> Stack:
+        stack = self._without_repeats()
+        implied = {path: self._implied[path] for path in stack}
+        fixup = self._make_directory("fixup")
+        parents = {path: self._whiteout_parents.get(path, frozenset()) for path in stack}
+        if not stack or write_attributes(
+            stack, implied, fixup, whiteout_format=self._format, whiteout_parents=parents
+        ):
+            stack.insert(0, fixup)
+        else:
+            fixup.rmdir()
+        if len(stack) > OVERLAY_MAX_LAYERS:
+            base = self._make_directory("base")
+            keep = OVERLAY_MAX_LAYERS - 1
+            merge_layers(stack[keep:], base, self._format)
+            stack = [*stack[:keep], base]
+        return Stack(tuple(stack), self._format, plain=len(stack) == 1 and self._plain)
+
+    def _topmost_first(self) -> list[Path]:
+        return self._stack[::-1]
+
+    def _without_repeats(self) -> list[Path]:
+        """Keep the topmost occurrence of each layer: overlayfs refuses a repeated one."""
+        return list(dict.fromkeys(self._topmost_first()))
+
+    def _push(self, directory: Path, implied: frozenset[bytes]) -> None:
+        self._stack.append(directory)
+        self._implied[directory] = implied
+
+    def _make_directory(self, name: str) -> Path:
+        directory = self._repairs / name
+        directory.mkdir()
+        make_private(os.fsencode(directory))
+        os.chmod(directory, IMPLIED_MODE)
+        os.utime(directory, ns=(0, 0))
+        return directory
+
+    def _start_over(self, number: int, layer: UnpackedLayer) -> None:
+        """Drop the layers below an opaque root: overlayfs merges roots even if they are opaque.
+
+        A layer without an entry for its root keeps the attributes of the lower root.
+        """
+        below, known = self._topmost_first(), self._implied
+        self._stack, self._implied = [], {}
+        if b"" in layer.record.implied and below:
+            attributes = self._make_directory(f"root-{number}")
+            root = frozenset({b""})
+            implied = {attributes: root} | {path: known[path] & root for path in below}
+            write_attributes(
+                [attributes, *below], implied, attributes, whiteout_format=self._format
+            )
+            self._push(attributes, frozenset())
