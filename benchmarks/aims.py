@@ -1,4 +1,4 @@
-"""What the figures were to reach, and what they have reached: tables for docs/performance.md.
+"""Tables for docs/explanation/performance.md: what each figure should be, and is.
 
 In: results of all suites.  Out: Markdown; what there are no results for is left out.
 """

@@ -50,7 +50,7 @@ def _row(lines: Sequence[Figures], case: tuple[str, str], peers: Sequence[str]) 
 
 TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...]] = {
     "README.md": (("summary", "throughput", summary),),
-    "docs/performance.md": (
+    "docs/explanation/performance.md": (
         ("aims", "throughput", aims.reached),
         ("stages", "stages", aims.stages),
         ("registry", "registry", aims.pulled),

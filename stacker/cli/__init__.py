@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     :param argv: its words; those of the process when left out.
-    :returns: the exit code (docs/cli.md).
+    :returns: the exit code (docs/reference/exit-codes.md).
     """
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     words = list(sys.argv[1:] if argv is None else argv)

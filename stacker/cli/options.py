@@ -176,7 +176,7 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
         default=quiet,
         help="say more, on stderr",
     )
-    add("--json", action="store_true", default=quiet, help="print one JSON document (docs/cli.md)")
+    add("--json", action="store_true", default=quiet, help="print one JSON document")
     add("--debug", action="store_true", default=quiet, help="show where an error arose")
     add("--version", action="version", version=f"stacker {stacker.__version__}")
     add("-h", "--help", action="help", help="show this and exit")

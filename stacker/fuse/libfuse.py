@@ -2,7 +2,7 @@
 
 A request is a call of one of pyfuse3's handlers, a reply is what that returns.  What the tree is,
 `stack/merged` knows; errors become an errno in one place.  What pyfuse3 cannot do that the kernel's
-protocol can is listed in docs/architecture.md.
+protocol can is listed in docs/explanation/fuse.md.
 
 pyfuse3 names no inode when it asks to read, only the handle that `open` gave, so that a handle is
 the inode.  With nothing to remember about one, any worker can answer for what another has opened.

@@ -5,7 +5,7 @@ written as overlayfs marks, and a :class:`LayerRecord` of what a stack has to kn
 nothing of the layers below (except when one is handed in as ``lower``), of digests, or of
 where the bytes come from.
 
-The rules are those of DESIGN section 4 and docs/architecture.md.  Whiteouts act on lower layers
+The rules are those of docs/rules.md.  Whiteouts act on lower layers
 wherever they stand, so they are collected and written when all entries are there; hard links
 may precede their targets; directories get their attributes last, the innermost first.
 """

@@ -1,8 +1,8 @@
 """What is known about an unpacked layer: the value behind ``layer.json``.
 
 Written once, when the layer is committed; read when a stack is made.  Knows the file's form
-(docs/on-disk.md) and no directory.  Paths in JSON are text: UTF-8, with other bytes as lone
-surrogates (PEP 383), so that any name comes back as it was.
+(docs/reference/on-disk.md) and no directory.  Paths in JSON are text: UTF-8, with other bytes as
+lone surrogates (PEP 383), so that any name comes back as it was.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def test_readme_gets_a_row_for_every_gzip_corpus(documents: list[dict[str, Any]]
 def test_the_pages_show_the_results_that_are_committed(tmp_path: Path) -> None:
     committed = [figures.read(path) for path in sorted(report.RESULTS.glob("*.json"))]
     for name in pages.TABLES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(pages.ROOT / name, tmp_path / name)
     for page in pages.rewrite(committed, tmp_path):
         assert page.read_text() == (pages.ROOT / page.relative_to(tmp_path)).read_text()

@@ -29,7 +29,7 @@ from tests.support.tars import MTIME, dir, file, hardlink, symlink, tar, whiteou
 from tests.support.unprivileged import UNPRIVILEGED
 
 CORPORA = Path(os.environ.get("STACKER_CORPORA", REPOSITORY / "../shared/corpora")).resolve()
-SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 BASE = tar(
@@ -57,7 +57,7 @@ def app(tmp_path: Path) -> images.Layout:
 
 
 def fitting(document: dict[str, Any]) -> dict[str, Any]:
-    """Hold a document to the schema that docs/cli.md promises."""
+    """Hold a document to the schema of docs/reference."""
     jsonschema.validate(document, SCHEMA)
     return document
 

@@ -1,4 +1,4 @@
-"""Man pages, completions and docs/cli.md say what the argparse table says."""
+"""Man pages, completions and docs/reference agree with the argparse table."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_bash_completes_verbs_and_options() -> None:
 
 
 def test_the_schema_is_one_and_its_kinds_are_told_apart() -> None:
-    schema = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+    schema = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
     jsonschema.Draft202012Validator.check_schema(schema)
     kinds = [entry["$ref"].rpartition("/")[2] for entry in schema["oneOf"]]
     for kind in kinds:

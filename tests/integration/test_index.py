@@ -16,7 +16,7 @@ from tests.support.registries import Handler, fake_registry, needs_registry, pus
 from tests.support.tars import file, tar
 
 INDEX = "application/vnd.oci.image.index.v1+json"
-SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.support.registries import (
 )
 from tests.support.tars import file, tar
 
-SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 
 
 @pytest.fixture(scope="module")

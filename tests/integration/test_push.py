@@ -46,7 +46,7 @@ LAYERS = [
     tar(folder("d/"), file("d/a", b"1"), file("large", LARGE), symlink("l", "d")),
     tar(file("b", b"2" * 100_000), whiteout("d/a")),
 ]
-SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 
 
 @pytest.fixture(scope="module")

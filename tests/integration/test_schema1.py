@@ -79,7 +79,7 @@ def test_what_nobody_knows_yet_is_null_in_events(stacker: Stacker, server: FakeR
     serve(server, STEPS)
     out = stacker("pull", f"docker://{server.host}/app:1.0", "--json").out
     events = [json.loads(line) for line in out.splitlines()]
-    schema = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+    schema = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
     for event in events:
         jsonschema.validate(event, schema)
     (found,) = [event for event in events if event["kind"] == "layers-found"]

@@ -18,7 +18,7 @@ from tests.support.command import REPOSITORY, Result, Stacker
 from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_proxy, fake_registry
 from tests.support.tars import file, tar
 
-SCHEMA = json.loads((REPOSITORY / "docs" / "cli-output.schema.json").read_bytes())
+SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 NAME = "docker://registry.example/team/app:1.0"
 MOVED = """
 [[registry]]

@@ -37,11 +37,11 @@ class Deviation(Enum):
     )
     DIRECTORIES_HAVE_ONE_LINK = (
         "st_nlink of every directory is 1",
-        'docs/architecture.md, "Writes without the kernel\'s overlay"',
+        "docs/rules.md, Mounting",
     )
     NO_ACLS = (
         "POSIX ACLs cannot be set (EOPNOTSUPP)",
-        'docs/architecture.md, "Writes without the kernel\'s overlay"',
+        "docs/rules.md, Mounting",
     )
     NO_DEVICE_ZERO = (
         "a character device 0:0 cannot be made (EPERM): it is a whiteout",
