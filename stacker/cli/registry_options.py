@@ -83,8 +83,10 @@ def reaching(args: Namespace, environ: Mapping[str, str], *places: str) -> Acces
     """
     from dataclasses import replace
 
+    from stacker.image.location import is_in_registry
+
     known = access(args, environ)
-    if places and not any(place.startswith("docker://") for place in places):
+    if places and not any(map(is_in_registry, places)):
         return known
     return replace(anonymous(args, environ), auth_files=known.auth_files)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.errors import UsageError
+from stacker.image.location import parse_location
 from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
@@ -18,13 +19,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from stacker.destination.protocol import Destination
+    from stacker.image.location import ImageLocation
     from stacker.registry.settings import Access
 
-_EXAMPLES = (
-    "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0, "
-    "oci:DIR[:NAME] as in oci:./layout:1.0, "
-    "oci-archive:FILE[:NAME] as in oci-archive:image.tar:1.0"
-)
+_TRANSPORTS = ("docker", "oci", "oci-archive")
 
 
 def open_destination(text: str, *, access: Access) -> AbstractContextManager[Destination]:
@@ -36,16 +34,10 @@ def open_destination(text: str, *, access: Access) -> AbstractContextManager[Des
     :raises NetworkError: a registry cannot be reached.
     :raises StackerError: something cannot be written.
     """
-    transport, colon, rest = text.partition(":")
-    if transport == "docker" and rest.startswith("//"):
-        return _repository(rest.removeprefix("//"), access)
-    if transport not in ("oci", "oci-archive") or not colon:
-        raise UsageError(f"unknown destination: {quoted(text)}", hint=f"write {_EXAMPLES}")
-    path, _, name = rest.partition(":")
-    if not path or "\0" in path:
-        raise UsageError(f"no path: {quoted(text)}", hint=f"write {_EXAMPLES}")
-    what = f"{transport}:{quoted(path)[1:-1]}"
-    return _files(transport, os.path.abspath(path), name, what)
+    location = parse_location(text, _TRANSPORTS)
+    if location.transport == "docker":
+        return _repository(location.name, access)
+    return _files(location, os.path.abspath(location.path))
 
 
 @contextmanager
@@ -65,13 +57,13 @@ def _repository(text: str, access: Access) -> Iterator[Destination]:
 
 
 @contextmanager
-def _files(transport: str, path: str, name: str, what: str) -> Iterator[Destination]:
-    if transport == "oci":
+def _files(location: ImageLocation, path: str) -> Iterator[Destination]:
+    if location.transport == "oci":
         from stacker.destination.layout import open_layout_directory
 
-        yield open_layout_directory(path, name, what)
+        yield open_layout_directory(path, location.name, location.what)
         return
     from stacker.destination.archive import open_layout_archive
 
-    with open_layout_archive(path, name, what) as archive:
+    with open_layout_archive(path, location.name, location.what) as archive:
         yield archive

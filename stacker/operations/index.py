@@ -17,12 +17,13 @@ from stacker.errors import LockedError, NotFoundError, StackerError, UsageError
 from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.descriptor import Descriptor
+from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
 from stacker.image.manifest import Index, Manifest, parse_document
 from stacker.image.platform import Platform
 from stacker.image.quoting import quoted
 from stacker.image.selection import references
 from stacker.operations.copy import Delivered, deliver, near
-from stacker.operations.push import Packing, manifest_of, place_of, push
+from stacker.operations.push import Packing, manifest_of, push
 from stacker.source.protocol import Source
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 Open = Callable[[str], AbstractContextManager[Source]]
 """Opens a source that a person, or an index, names."""
-REGISTRY = "docker://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +180,14 @@ def _corrected(
 
 def _members(store: Store, text: str, opened: Open) -> Iterator[tuple[Descriptor, str]]:
     """Give what `text` names as members, each with its origin."""
-    if not text.startswith(REGISTRY):
+    if not is_in_registry(text):
         yield _local(store, text)
         return
     with opened(text) as source:
         root = source.root()
-        place = REGISTRY + place_of(REGISTRY + source.names[0])  # not a short name
+        place = REGISTRY_TRANSPORT + repository_of(
+            REGISTRY_TRANSPORT + source.names[0]
+        )  # not a short name
         if root.media_type in mediatype.INDEXES:
             listed = references(source.document(root), text).documents
         else:
@@ -213,7 +215,7 @@ def _with_platform(source: Source, root: Descriptor) -> Descriptor:
 
 def _sent(store: Store, origin: str, destination: Destination, means: Means) -> Delivered:
     """Send one member by its digest, from where it is to be had."""
-    if origin.startswith(REGISTRY):
+    if is_in_registry(origin):
         with means.opened(origin) as source:
             return deliver(
                 source,
@@ -221,7 +223,7 @@ def _sent(store: Store, origin: str, destination: Destination, means: Means) -> 
                 root=source.root(),
                 jobs=means.jobs,
                 on_event=means.on_event,
-                places=near(place_of(origin)),
+                places=near(repository_of(origin)),
                 named=False,
             )
     return push(

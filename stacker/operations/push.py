@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.errors import NotFoundError, StackerError
+from stacker.errors import NotFoundError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest, ImageID
+from stacker.image.location import repository_of
 from stacker.image.manifest import Manifest
-from stacker.image.reference import Reference
 from stacker.image.rootfs import pair_layers
 from stacker.jobs.pack_layer import LayerPacked, PackTask, pack_layer
 from stacker.jobs.pool import worked
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from stacker.image.config import ImageConfig
     from stacker.store.store import Store
     from stacker.stream.compress import Compression
-
-_REGISTRY = "docker://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,23 +166,13 @@ def _origins(store: Store) -> dict[Digest, tuple[str, ...]]:
     found: dict[Digest, dict[str, None]] = {}
     for image in reversed(store.images.all()):
         for entry in reversed(image.manifests):
-            place = place_of(entry.annotations.get(SOURCE, ""))
+            place = repository_of(entry.annotations.get(SOURCE, ""))
             if not place:
                 continue
             manifest = store.images.manifest(entry)
             for blob in (manifest.config, *manifest.layers):
                 found.setdefault(blob.digest, {})[place] = None
     return {digest: tuple(places) for digest, places in found.items()}
-
-
-def place_of(source: str) -> str:
-    """Return the ``HOST/REPO`` of a source in a registry, empty for any other."""
-    if not source.startswith(_REGISTRY):
-        return ""
-    try:
-        return Reference.parse(source.removeprefix(_REGISTRY)).place
-    except StackerError:
-        return ""
 
 
 def _not_at_hand(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, UnsupportedError, UsageError
 from stacker.image.document import objects, optional, string_map, strings
+from stacker.image.location import REGISTRY_TRANSPORT
 from stacker.image.quoting import quoted
 from stacker.image.reference import Reference
 
@@ -98,7 +99,7 @@ class RegistriesConf:
         if path in self.aliases:
             return self.aliases[path] + text[len(path) :]
         if len(self.search) > 1:
-            places = ", ".join(f"docker://{registry}/{text}" for registry in self.search)
+            places = ", ".join(f"{REGISTRY_TRANSPORT}{registry}/{text}" for registry in self.search)
             raise UsageError(
                 f"ambiguous short name: {quoted(text)}: got {len(self.search)} registries to "
                 "search, want one",

@@ -10,8 +10,8 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stacker.errors import NotFoundError, UsageError
-from stacker.image.quoting import quoted
+from stacker.errors import NotFoundError
+from stacker.image.location import parse_location
 from stacker.source.files import Directory
 from stacker.source.layout import open_layout
 
@@ -20,15 +20,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from stacker.image.location import ImageLocation
     from stacker.registry.settings import Access
     from stacker.source.protocol import Source
 
-_EXAMPLES = (
-    "oci:DIR[:TAG] as in oci:./layout:1.0, "
-    "oci-archive:FILE[:TAG] as in oci-archive:image.tar, "
-    "docker-archive:FILE[:NAME] as in docker-archive:saved.tar.gz:app:1.0, "
-    "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0"
-)
+_TRANSPORTS = ("oci", "oci-archive", "docker-archive", "docker")
 
 
 def open_source(
@@ -47,20 +43,14 @@ def open_source(
     :raises AuthenticationError: a registry wants credentials, or better ones.
     :raises NetworkError: a registry cannot be reached.
     """
-    transport, colon, rest = text.partition(":")
-    if transport == "docker" and rest.startswith("//"):
-        return _registry(rest.removeprefix("//"), access)
-    if transport not in ("oci", "oci-archive", "docker-archive") or not colon:
-        raise UsageError(f"unknown transport: {quoted(text)}", hint=f"write {_EXAMPLES}")
-    path, _, name = rest.partition(":")
-    if not path or "\0" in path:
-        raise UsageError(f"no path: {quoted(text)}", hint=f"write {_EXAMPLES}")
-    what = f"{transport}:{quoted(path)[1:-1]}"
-    # Workers may have another working directory.
-    path = os.path.abspath(path)
-    if transport == "oci":
-        return _directory(path, name, what)
-    return _archive(path, name, what, is_layout=transport == "oci-archive", spool=spool)
+    location = parse_location(text, _TRANSPORTS)
+    if location.transport == "docker":
+        return _registry(location.name, access)
+    # A worker may have another working directory.
+    path = os.path.abspath(location.path)
+    if location.transport == "oci":
+        return _directory(path, location.name, location.what)
+    return _archive(path, location, spool)
 
 
 @contextmanager
@@ -85,13 +75,14 @@ def _directory(path: str, tag: str, what: str) -> Iterator[Source]:
 
 
 @contextmanager
-def _archive(path: str, name: str, what: str, *, is_layout: bool, spool: Path) -> Iterator[Source]:
+def _archive(path: str, location: ImageLocation, spool: Path) -> Iterator[Source]:
     from stacker.source.docker_archive import open_docker
     from stacker.source.seekable import seekable
     from stacker.source.tar_files import (
         open_archive,  # the tar parser, which a layout can do without
     )
 
-    with seekable(path, what, spool=spool) as plain:
-        archive = open_archive(plain, what)
-        yield open_layout(archive, name) if is_layout else open_docker(archive, name)
+    with seekable(path, location.what, spool=spool) as plain:
+        archive = open_archive(plain, location.what)
+        opened = open_layout if location.transport == "oci-archive" else open_docker
+        yield opened(archive, location.name)

@@ -69,9 +69,9 @@ def run(args: Namespace, session: Session) -> None:
 def _copy(args: Namespace, session: Session) -> Delivered:
     from stacker.cli.push_progress import reporting
     from stacker.destination.open import open_destination
+    from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
     from stacker.linux.process import usable_processors
     from stacker.operations.copy import deliver, near
-    from stacker.operations.push import place_of
     from stacker.source.open import open_source
 
     access = reaching(args, os.environ, args.source, args.destination)
@@ -80,8 +80,9 @@ def _copy(args: Namespace, session: Session) -> Delivered:
         store.staging.directory("spool") as room,
         open_source(args.source, spool=room, access=access) as source,
     ):
-        is_registry = args.source.startswith("docker://")
-        place = place_of(f"docker://{source.names[0]}") if is_registry else ""
+        # The source's own name: what the user wrote may be a short name.
+        name = f"{REGISTRY_TRANSPORT}{source.names[0]}" if is_in_registry(args.source) else ""
+        place = repository_of(name)
         root = _wanted(args, source)
         with (
             open_destination(args.destination, access=access) as destination,

@@ -81,7 +81,6 @@ one, too.  A member in a registry is copied from there.  The last line on stdout
 """,
     ),
 }
-_REGISTRY = "docker://"
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -196,8 +195,10 @@ def _annotation(text: str) -> tuple[str, str]:
 
 
 def _inspect(args: Namespace, session: Session) -> None:
+    from stacker.image.location import is_in_registry
+
     store = session.store()
-    if args.name.startswith(_REGISTRY):
+    if is_in_registry(args.name):
         digest, index = _remote(args, store)
         origins: Mapping[str, str] = {}
     else:

@@ -137,7 +137,9 @@ def run(args: Namespace, session: Session) -> None:
 
 def _access(args: Namespace) -> Access | None:
     """Say how registries may be reached; a layout or an archive does without what that loads."""
-    if not args.source.startswith("docker://"):
+    from stacker.image.location import is_in_registry
+
+    if not is_in_registry(args.source):
         return None
     from dataclasses import replace
 

@@ -24,7 +24,6 @@ EXAMPLES = """\
   stacker tags docker://registry.example/team/app
   stacker tags docker://registry.example/team/app --json
 """
-_TRANSPORT = "docker://"
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -37,15 +36,18 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """List."""
+    from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry
     from stacker.image.reference import Reference
 
-    if not args.repository.startswith(_TRANSPORT):
+    if not is_in_registry(args.repository):
         raise UsageError(
             f"no repository: got {args.repository!r}, want docker://HOST[:PORT]/REPO",
             hint="for example docker://registry.example/team/app",
         )
     access = reaching(args, os.environ)
-    reference = Reference.parse(access.conf.qualified(args.repository.removeprefix(_TRANSPORT)))
+    reference = Reference.parse(
+        access.conf.qualified(args.repository.removeprefix(REGISTRY_TRANSPORT))
+    )
     tags = _tags(reference, access)
     if session.json:
         print_items("tags", [{"name": tag} for tag in tags], repository=reference.place)

@@ -1,0 +1,84 @@
+"""Parse what a user writes to name an image outside of the store: ``TRANSPORT:…``.
+
+In comes text such as ``oci:./layout:1.0`` or ``docker://registry.example/app``, out comes an
+`ImageLocation`.  Nothing here opens a file, reads the working directory or reaches a registry.
+Source: containers-transports(5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stacker.errors import StackerError, UsageError
+from stacker.image.quoting import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REGISTRY_TRANSPORT = "docker://"
+"""The prefix of a reference to an image in a registry."""
+
+_EXAMPLES = {
+    "docker": "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0",
+    "oci": "oci:DIR[:TAG] as in oci:./layout:1.0",
+    "oci-archive": "oci-archive:FILE[:TAG] as in oci-archive:image.tar:1.0",
+    "docker-archive": "docker-archive:FILE[:NAME] as in docker-archive:saved.tar.gz:app:1.0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLocation:
+    """Where an image is read from or written to.
+
+    :param transport: ``docker``, ``oci``, ``oci-archive`` or ``docker-archive``.
+    :param path: the path as written, absolute or relative; empty for ``docker``.
+    :param name: the tag or name in the layout or archive, may be empty; for ``docker`` the whole
+        reference.
+    """
+
+    transport: str
+    path: str
+    name: str
+
+    @property
+    def what(self) -> str:
+        """The location without the tag, for messages; printable."""
+        return f"{self.transport}:{quoted(self.path)[1:-1]}"
+
+
+def parse_location(text: str, transports: Sequence[str]) -> ImageLocation:
+    """Return the location that `text` names.
+
+    The path ends at the first colon; the rest is the tag or name and may contain colons.
+
+    :param transports: the transports that the caller accepts, in the order of the hint.
+    :raises UsageError: another transport, or no path.
+    """
+    if "docker" in transports and is_in_registry(text):
+        return ImageLocation("docker", "", text.removeprefix(REGISTRY_TRANSPORT))
+    transport, colon, rest = text.partition(":")
+    hint = f"write {', '.join(_EXAMPLES[one] for one in transports)}"
+    if not colon or transport == "docker" or transport not in transports:
+        raise UsageError(f"unknown transport: {quoted(text)}", hint=hint)
+    path, _, name = rest.partition(":")
+    if not path or "\0" in path:
+        raise UsageError(f"no path: {quoted(text)}", hint=hint)
+    return ImageLocation(transport, path, name)
+
+
+def is_in_registry(text: str) -> bool:
+    """Return whether `text` names an image in a registry."""
+    return text.startswith(REGISTRY_TRANSPORT)
+
+
+def repository_of(text: str) -> str:
+    """Return the ``HOST/REPO`` of an image in a registry, empty for any other location."""
+    from stacker.image.reference import Reference
+
+    if not is_in_registry(text):
+        return ""
+    try:
+        return Reference.parse(text.removeprefix(REGISTRY_TRANSPORT)).place
+    except StackerError:
+        return ""
