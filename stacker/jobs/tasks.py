@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import DiffID, Digest
-    from stacker.layer.idmap import IdMap
+    from stacker.layer.metadata import IdMap
     from stacker.layer.paths import LayerPaths
     from stacker.layer.record import LayerRecord
     from stacker.layer.whiteout_format import WhiteoutFormat
@@ -34,7 +34,7 @@ class LayerForm:
     :param resume: keep what comes of a blob until its layer is there, for a later pull to go on.
     """
 
-    whiteouts: WhiteoutFormat
+    whiteout_format: WhiteoutFormat
     idmap: IdMap
     limits: Limits = field(default_factory=Limits)
     sync: bool = False

@@ -165,7 +165,7 @@ def _unpack(
                     entries,
                     paths.diff,
                     replaced=paths.replaced,
-                    whiteout_format=task.form.whiteouts,
+                    whiteout_format=task.form.whiteout_format,
                     idmap=task.form.idmap,
                     limits=limits,
                 )

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from stacker.errors import LayerError, StackerError
-from stacker.layer.idmap import IDENTITY, IdMap
 from stacker.layer.links import attach, resolve_pending
-from stacker.layer.metadata import MetadataWriter
+from stacker.layer.metadata import IDENTITY, IdMap, MetadataWriter
 from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED, Lower, Tree
 from stacker.layer.symlinks import joined

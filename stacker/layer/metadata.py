@@ -9,15 +9,37 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 from typing import Final
 
-from stacker.layer.idmap import IdMap
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux import xattr
+from stacker.linux import process, xattr
 from stacker.tar.entry import Meta, Xattrs, shown
 
+_CAP_CHOWN: Final = 0
 _SET_ID: Final = 0o6000
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL)
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """How the owners in a layer become owners on disk; recorded for each layer.
+
+    :param squash: the process that unpacks owns every file.  The skeleton keeps the image's IDs.
+    """
+
+    squash: bool = False
+
+    @classmethod
+    def permitted(cls) -> IdMap:
+        """Return the identity map if this process may chown to several IDs, else `SQUASH`."""
+        ranges = process.uid_map(), process.gid_map()
+        several = all(sum(ids.count for ids in each) > 1 for each in ranges)
+        return IDENTITY if several and process.has_capability(_CAP_CHOWN) else SQUASH
+
+
+IDENTITY = IdMap()
+SQUASH = IdMap(squash=True)
 
 
 class MetadataWriter:

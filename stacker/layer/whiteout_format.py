@@ -12,7 +12,7 @@ import stat
 from enum import Enum
 from typing import Final
 
-from stacker.linux import xattr
+from stacker.linux import process, xattr
 
 _OVERLAY: Final = b"overlay."
 
@@ -22,6 +22,16 @@ class WhiteoutFormat(Enum):
 
     TRUSTED = "trusted"
     USER = "user"
+
+    @classmethod
+    def permitted(cls) -> WhiteoutFormat:
+        """Return the format that this process may write.
+
+        Only CAP_SYS_ADMIN in the initial user namespace may set ``trusted.*`` (xattr(7)).
+        """
+        if process.in_initial_user_namespace() and process.has_capability(process.CAP_SYS_ADMIN):
+            return cls.TRUSTED
+        return cls.USER
 
     @property
     def prefix(self) -> bytes:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from stacker.image.digest import ImageID
     from stacker.layer.paths import Stack
-    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.plan import FuseAdapter, Plan
     from stacker.mount.record import MountRecord
@@ -79,18 +78,15 @@ class Presentation:
         )
 
 
-def mount_image(
-    store: Store, image: str, wish: Presentation, *, whiteouts: WhiteoutFormat
-) -> tuple[MountRecord, Mounted]:
+def mount_image(store: Store, image: str, wish: Presentation) -> tuple[MountRecord, Mounted]:
     """Mount an image.
 
     :param image: an image ID, a unique prefix of one, or a name.
-    :param whiteouts: what an image without layers is said to be written in.
     :raises NotFoundError: no such image, or a layer of it is missing.
     :raises MountError: the target is unfit, or no driver can mount; nothing is left behind.
     :raises LockedError: the target or the upper directory is in use.
     """
-    with _held(store, image, whiteouts) as (image_id, stack):
+    with _held(store, image) as (image_id, stack):
         return attach(
             Table(store.mounts),
             wish.request(stack, _sources(store, stack)),
@@ -100,14 +96,12 @@ def mount_image(
         )
 
 
-def plan_image(
-    store: Store, image: str, wish: Presentation, *, whiteouts: WhiteoutFormat
-) -> tuple[Plan, str, tuple[str, ...]]:
+def plan_image(store: Store, image: str, wish: Presentation) -> tuple[Plan, str, tuple[str, ...]]:
     """Say how an image would be mounted, and mount nothing; arguments as for `mount_image`.
 
     :returns: the plan, the driver that would be tried first, and why not those before it.
     """
-    with _held(store, image, whiteouts) as (_, stack):
+    with _held(store, image) as (_, stack):
         request = checked(wish.request(stack, _sources(store, stack)), forbidden=store.root)
         identifier = new_id()
         plan = request.plan(identifier, store.mounts / identifier)
@@ -115,9 +109,7 @@ def plan_image(
         return plan, driver.name, reasons
 
 
-def unpack_image(
-    store: Store, image: str, directory: Path, *, whiteouts: WhiteoutFormat
-) -> ImageID:
+def unpack_image(store: Store, image: str, directory: Path) -> ImageID:
     """Write an image's merged tree to a directory, or leave the directory as it was.
 
     :param directory: missing, or empty.
@@ -125,7 +117,7 @@ def unpack_image(
     :raises StackerError: it cannot be made or filled.
     """
     path = _outside(store, directory)
-    with _held(store, image, whiteouts) as (image_id, stack), _filling(path):
+    with _held(store, image) as (image_id, stack), _filling(path):
         from stacker.stack.flatten import flatten  # no mount needs it
 
         flatten(stack.directories, path, stack.whiteout_format)
@@ -133,14 +125,14 @@ def unpack_image(
 
 
 @contextmanager
-def _held(store: Store, image: str, whiteouts: WhiteoutFormat) -> Iterator[tuple[ImageID, Stack]]:
+def _held(store: Store, image: str) -> Iterator[tuple[ImageID, Stack]]:
     """Keep an image and its layers for the block, and give its stack."""
     image_id = store.images.find(image)
     with (
         store.images.reading(image_id) as config,
         store.layers.reading(config.diff_ids),
     ):
-        yield image_id, ensure_stack(store, config, whiteouts)
+        yield image_id, ensure_stack(store, config)
 
 
 def _sources(store: Store, stack: Stack) -> tuple[LayerPaths, ...]:

@@ -237,5 +237,5 @@ def _stack(store: Store, config: ImageConfig, form: LayerForm) -> bool:
             held.enter_context(store.layers.reading(config.diff_ids))
         except NotFoundError:
             return False
-        ensure_stack(store, config, form.whiteouts, limits=form.limits, sync=form.sync)
+        ensure_stack(store, config, limits=form.limits, sync=form.sync)
         return True

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from stacker.image.config import ImageConfig
     from stacker.layer.paths import Stack
-    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.stack.rebase import UnpackedLayer
     from stacker.store.store import Store
     from stacker.tar.limits import Limits
@@ -46,7 +45,6 @@ def is_complete(store: Store, config: ImageConfig) -> bool:
 def ensure_stack(
     store: Store,
     config: ImageConfig,
-    whiteout_format: WhiteoutFormat,
     *,
     limits: Limits | None = None,
     sync: bool = False,
@@ -55,7 +53,6 @@ def ensure_stack(
 
     The caller holds the layers against removal (``store.layers.reading``).
 
-    :param whiteout_format: the format for an image without layers.
     :param limits: the limits that the layers were unpacked with, if not the defaults.
     :param sync: flush new files to disk before publishing the stack.
     :raises NotFoundError: a layer is not in the store.
@@ -70,7 +67,10 @@ def ensure_stack(
                 layers = _unpacked_layers(store, config)
                 with _explain_long_paths(chain_id):
                     stack = build_stack(
-                        layers, repairs=directory, whiteout_format=whiteout_format, limits=limits
+                        layers,
+                        repairs=directory,
+                        whiteout_format=store.whiteout_format,
+                        limits=limits,
                     )
                 store.chains.commit(chain_id, directory, stack, sync=sync)
     return store.chains.read(chain_id)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stacker.errors import IntegrityError
 from stacker.layer.apply import apply
-from stacker.layer.idmap import IDENTITY, SQUASH
+from stacker.layer.metadata import IDENTITY, SQUASH
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import Places, skeleton_entries

@@ -1,6 +1,6 @@
 """The store as a whole: one directory, made and recognised here.
 
-    $STORE/stacker.json                 what wrote it, and in which version
+    $STORE/stacker.json                 version and whiteout format of the store
     $STORE/oci-layout, index.json       the blob store is an OCI image layout
     $STORE/blobs/<algorithm>/<hex>
     $STORE/layers/<algorithm>/<hex>/    diff, layer.json, skeleton.tar.zst
@@ -25,6 +25,7 @@ from stacker.linux import lock
 from stacker.linux.filesystem import write_atomically
 
 if TYPE_CHECKING:
+    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.store.blobs import BlobStore
     from stacker.store.chains import ChainStore
     from stacker.store.images import ImageStore
@@ -100,6 +101,23 @@ class Store:
         """The directory of the mount table."""
         return self.root / "mounts"
 
+    @property
+    def whiteout_format(self) -> WhiteoutFormat:
+        """The whiteout format of a stack without layers, recorded when the store was made.
+
+        A store made by an older stacker records none; then it is what this process may write.
+
+        :raises StackerError: the recorded format is unknown.
+        """
+        from stacker.layer.whiteout_format import WhiteoutFormat
+
+        mark = self.root / _MARK
+        try:
+            recorded = json.loads(mark.read_bytes()).get("whiteoutFormat")
+            return WhiteoutFormat(recorded) if recorded else WhiteoutFormat.permitted()
+        except ValueError as error:
+            raise StackerError(f"damaged store: {mark}: {error}") from error
+
     @classmethod
     def open(cls, root: Path) -> Store:
         """Open the store at ``root``; make it if there is nothing or an empty directory.
@@ -141,6 +159,8 @@ def _ensure(root: Path) -> None:
 
 
 def _make(root: Path) -> None:
+    from stacker.layer.whiteout_format import WhiteoutFormat
+
     foreign = set(os.listdir(root)) - {"oci-layout", "index.json", "blobs", *_PARTS}
     if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
         raise UsageError(
@@ -151,7 +171,8 @@ def _make(root: Path) -> None:
     for part in _PARTS:
         (root / part).mkdir(mode=0o700, exist_ok=True)
     _write(root / "oci-layout", {"imageLayoutVersion": "1.0.0"})
-    _write(root / _MARK, {"version": VERSION})
+    whiteout_format = WhiteoutFormat.permitted().value
+    _write(root / _MARK, {"version": VERSION, "whiteoutFormat": whiteout_format})
 
 
 _PARTS = ("blobs", "layers", "chains", "mounts", "staging")

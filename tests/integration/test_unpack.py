@@ -18,7 +18,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.jobs.tasks import LayerForm, LayerTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
-from stacker.layer.idmap import SQUASH
+from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.store.store import Store
 from stacker.stream.decompress import CHUNK

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from stacker.layer.apply import apply
-from stacker.layer.idmap import IDENTITY, SQUASH, IdMap
+from stacker.layer.metadata import IDENTITY, SQUASH, IdMap
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import SkeletonWriter, reassembled, skeleton_entries

@@ -121,10 +121,11 @@ def _rate(report: Report, stage: str) -> str:
 
 
 def _measured(args: Namespace, session: Session) -> Report:
-    from stacker.cli.privileges import id_map, whiteout_format
     from stacker.cli.registry_options import reaching
     from stacker.image.platform import Platform
     from stacker.jobs.tasks import LayerForm
+    from stacker.layer.metadata import IdMap
+    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.linux.process import usable_processors
     from stacker.operations.bench import bench
     from stacker.source.open import open_source
@@ -141,7 +142,9 @@ def _measured(args: Namespace, session: Session) -> Report:
             source,
             lambda: _room(store),
             platform=wanted or Platform.host(os.uname().machine),
-            form=LayerForm(whiteout_format(), id_map(), sync=args.sync, resume=False),
+            form=LayerForm(
+                WhiteoutFormat.permitted(), IdMap.permitted(), sync=args.sync, resume=False
+            ),
             jobs=args.jobs or usable_processors(),
             processors=usable_processors(),
             runs=args.runs,

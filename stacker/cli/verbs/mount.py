@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item, print_line
-from stacker.cli.privileges import whiteout_format
 from stacker.operations.mount import Presentation, mount_image, plan_image
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def run(args: Namespace, session: Session) -> None:
     if args.print_plan:
         _print_plan(args.image, wish, session)
         return
-    record, mounted = mount_image(session.store(), args.image, wish, whiteouts=whiteout_format())
+    record, mounted = mount_image(session.store(), args.image, wish)
     _explain(mounted, session)
     if session.json:
         print_item("mount", _document(record, mounted))
@@ -88,7 +87,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _print_plan(image: str, wish: Presentation, session: Session) -> None:
-    plan, driver, reasons = plan_image(session.store(), image, wish, whiteouts=whiteout_format())
+    plan, driver, reasons = plan_image(session.store(), image, wish)
     print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json(driver)})
 
 

@@ -172,8 +172,9 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
 
 
 def _form(args: Namespace) -> LayerForm:
-    from stacker.cli.privileges import id_map, whiteout_format
     from stacker.jobs.tasks import LayerForm
+    from stacker.layer.metadata import IdMap
+    from stacker.layer.whiteout_format import WhiteoutFormat
 
     limits = Limits(
         unpacked_bytes=args.max_bytes,
@@ -184,8 +185,8 @@ def _form(args: Namespace) -> LayerForm:
         ratio=args.max_ratio,
     )
     return LayerForm(
-        whiteout_format(),
-        id_map(),
+        WhiteoutFormat.permitted(),
+        IdMap.permitted(),
         limits,
         sync=args.sync,
         keep_blobs=args.keep_blobs,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item, print_line
-from stacker.cli.privileges import whiteout_format
 from stacker.operations.mount import unpack_image
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Unpack, and print DIR."""
-    image_id = unpack_image(
-        session.store(), args.image, Path(args.directory), whiteouts=whiteout_format()
-    )
+    image_id = unpack_image(session.store(), args.image, Path(args.directory))
     if session.json:
         path = os.path.realpath(args.directory)
         print_item("unpack", {"image_id": str(image_id), "directory": path})

@@ -11,12 +11,13 @@ from typing import BinaryIO, TypeVar
 
 import pytest
 
-from stacker.cli.privileges import id_map, whiteout_format
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.jobs.tasks import LayerForm, LayerProgress, LayerTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
+from stacker.layer.metadata import IdMap
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.operations.schema1 import UndeclaredDiffID
 from stacker.source.open import open_source
 from stacker.source.protocol import Source
@@ -89,7 +90,7 @@ def test_every_stage_passes_the_watch_once(
     slow: Slow, tmp_path: Path, is_known: bool, resume: bool, keep: bool
 ) -> None:
     diff_id = DiffID.parse(images.digest_of(TAR))
-    form = LayerForm(whiteout_format(), id_map(), keep_blobs=keep, resume=resume)
+    form = LayerForm(WhiteoutFormat.permitted(), IdMap.permitted(), keep_blobs=keep, resume=resume)
     store = Store.open(tmp_path / "store")
     blob = blob_of(slow)
     if resume:  # an earlier pull left what is right so far

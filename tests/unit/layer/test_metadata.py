@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from stacker.errors import LayerError
-from stacker.layer.idmap import SQUASH
+from stacker.layer.metadata import SQUASH
 from tests.support.layer_room import IS_ROOT, Room, needs_root
 from tests.support.tars import (
     MTIME,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import stacker
-from stacker.layer.idmap import IDENTITY, SQUASH
+from stacker.layer.metadata import IDENTITY, SQUASH
 from tests.support.layer_room import Room
 from tests.support.tars import (
     block,
@@ -32,7 +32,7 @@ UNPRIVILEGED = """
 import sys
 from pathlib import Path
 from stacker.layer.apply import apply
-from stacker.layer.idmap import {idmap}
+from stacker.layer.metadata import {idmap}
 from stacker.layer.paths import LayerPaths
 from stacker.layer.skeleton import SkeletonWriter, reassembled
 from stacker.tar.reader import TarReader

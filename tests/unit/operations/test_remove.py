@@ -12,7 +12,7 @@ from stacker.errors import IntegrityError, LockedError, NotFoundError
 from stacker.image.digest import ImageID
 from stacker.image.platform import Platform
 from stacker.jobs.tasks import LayerForm
-from stacker.layer.idmap import SQUASH
+from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.operations.pull import pull
 from stacker.operations.remove import parts_of, remove_image
@@ -63,7 +63,7 @@ def test_an_image_that_is_being_read_stays(store: Store, bring: Bring) -> None:
     with store.images.reading(image) as config:
         with pytest.raises(LockedError, match="mounting or unpacking"):
             remove_image(store, image)
-        assert ensure_stack(store, config, WhiteoutFormat.USER).directories
+        assert ensure_stack(store, config).directories
     assert [found.id for found in store.images.all()] == [image]
     remove_image(store, image)
     assert store.images.all() == []

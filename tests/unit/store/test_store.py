@@ -111,6 +111,26 @@ def test_a_store_of_a_later_version_is_refused(store: Store) -> None:
         Store.open(store.root)
 
 
+def test_new_store_records_its_whiteout_format(store: Store) -> None:
+    recorded = json.loads((store.root / "stacker.json").read_bytes())["whiteoutFormat"]
+    assert recorded == WhiteoutFormat.permitted().value
+    other = next(each for each in WhiteoutFormat if each.value != recorded)
+    content = {"version": 1, "whiteoutFormat": other.value}
+    (store.root / "stacker.json").write_text(json.dumps(content))
+    assert Store.open(store.root).whiteout_format is other
+
+
+def test_store_without_a_recorded_whiteout_format_opens(store: Store) -> None:
+    (store.root / "stacker.json").write_text('{"version": 1}')
+    assert Store.open(store.root).whiteout_format is WhiteoutFormat.permitted()
+
+
+def test_unknown_recorded_whiteout_format_is_a_damaged_store(store: Store) -> None:
+    (store.root / "stacker.json").write_text('{"version": 1, "whiteoutFormat": "x"}')
+    with pytest.raises(StackerError, match="damaged store"):
+        _ = store.whiteout_format
+
+
 def test_a_damaged_mark_is_an_error_in_words(store: Store) -> None:
     (store.root / "stacker.json").write_text("{")
     with pytest.raises(StackerError, match="damaged store"):

@@ -1,4 +1,4 @@
-"""In which form layers are written follows from what the process may do."""
+"""The privileges of a process decide the whiteout format and the owners of new layers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ import pytest
 
 from tests.support.command import REPOSITORY
 
-ASK = "from stacker.cli.privileges import *; print(whiteout_format().value, id_map().squash)"
+ASK = """
+from stacker.layer.metadata import IdMap
+from stacker.layer.whiteout_format import WhiteoutFormat
+print(WhiteoutFormat.permitted().value, IdMap.permitted().squash)
+"""
 
 
-def asked(*wrap: str) -> str:
+def permitted_to(*wrap: str) -> str:
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     words = [*wrap, sys.executable, "-c", ASK]
     return subprocess.check_output(words, text=True, env=environ).strip()
 
 
 @pytest.mark.parametrize(
-    ("wrap", "form"),
+    ("wrap", "permitted"),
     [
         ((), "trusted False"),
         (("unshare", "--user", "--map-root-user"), "user True"),
@@ -30,13 +34,13 @@ def asked(*wrap: str) -> str:
     ],
     ids=["root", "one-id", "no-sys-admin", "no-chown"],
 )
-def test_the_form_of_roots(wrap: tuple[str, ...], form: str) -> None:
+def test_privileges_decide_format_and_owners(wrap: tuple[str, ...], permitted: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root")
-    assert asked(*wrap) == form
+    assert permitted_to(*wrap) == permitted
 
 
-def test_a_user_namespace_of_many_ids_keeps_owners() -> None:
+def test_user_namespace_with_many_ids_keeps_owners() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may map many ids by itself")
     script = f"echo ready; read -r go; exec {sys.executable} -c '{ASK}'"
