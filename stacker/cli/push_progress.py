@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stacker.cli.output import print_event
 from stacker.cli.progress import Bars, reported
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 from stacker.jobs.pack_layer import LayerPacked, PackProgress
 from stacker.operations.copy import BlobArrived, BlobProgress, BlobsFound, Delivered
 from stacker.operations.index import MemberSent

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.errors import UsageError
+from stacker.image.document import quoted
 from stacker.image.location import parse_location
-from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

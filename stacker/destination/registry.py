@@ -19,11 +19,10 @@ from stacker.errors import (
     NotFoundError,
     UsageError,
 )
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 from stacker.image.reference import Reference
 from stacker.registry.client import connected, refusal
-from stacker.registry.rewind import Feed
-from stacker.registry.upload import PIECE, Upload, exists
+from stacker.registry.upload import PIECE, Feed, Upload, exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,13 +10,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, UnsupportedError
-from stacker.image.digest import DiffID
-from stacker.image.document import objects, optional, parse_object, required, string_map, strings
+from stacker.image.digest import ChainID, DiffID
+from stacker.image.document import (
+    objects,
+    optional,
+    parse_object,
+    quoted,
+    required,
+    string_map,
+    strings,
+)
 from stacker.image.platform import Platform
-from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from stacker.image.descriptor import Descriptor
+    from stacker.image.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,36 @@ def parse_config(raw: bytes, what: str) -> ImageConfig:
         optional(members, "author", str, what) or "",
         _execution(optional(members, "config", dict, what) or {}, f"{what}: config"),
     )
+
+
+def chain_ids(diff_ids: Sequence[DiffID]) -> tuple[ChainID, ...]:
+    """Return the chain ID of each layer of `diff_ids`, lowest first.
+
+    Source: image-spec config.md, "Layer ChainID": the lowest layer's is its diff_id, any other
+    is the digest of the one below, a space and the layer's diff_id.
+    """
+    chains: list[ChainID] = []
+    for diff_id in diff_ids:
+        if chains:
+            chains.append(ChainID.of(f"{chains[-1]} {diff_id}".encode()))
+        else:
+            chains.append(ChainID.recast(diff_id))
+    return tuple(chains)
+
+
+def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[tuple[Descriptor, DiffID], ...]:
+    """Return each layer's descriptor with its diff_id, lowest first.
+
+    :raises IntegrityError: the two documents list different numbers of layers.
+    Source: image-spec config.md, "rootfs": diff_ids stand in the order of the layers.
+    """
+    layers, diff_ids = len(manifest.layers), len(config.diff_ids)
+    if layers != diff_ids:
+        raise IntegrityError(
+            f"image {manifest.image_id}: manifest lists {layers} layers, "
+            f"config lists {diff_ids} diff_ids"
+        )
+    return tuple(zip(manifest.layers, config.diff_ids, strict=True))
 
 
 def _diff_ids(rootfs: dict[str, object], where: str) -> tuple[DiffID, ...]:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Self
 from stacker.errors import IntegrityError
 from stacker.image import mediatype
 from stacker.image.digest import Digest
-from stacker.image.document import as_object, optional, required, string_map, strings
+from stacker.image.document import as_object, optional, quoted, required, string_map, strings
 from stacker.image.platform import Platform
-from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from stacker.errors import IntegrityError
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -14,12 +14,12 @@ import json
 from typing import TypeVar
 
 from stacker.errors import IntegrityError
-from stacker.image.quoting import quoted
 
 DOCUMENT_LIMIT = 4 * 1024 * 1024
 """Bytes a manifest, index or config may have; registries hold manifests to the same limit."""
 
 _T = TypeVar("_T")
+_SHOWN = 100
 _NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
 
 
@@ -111,6 +111,22 @@ def objects(members: dict[str, object], name: str, where: str) -> list[dict[str,
     """Return the list of objects `name`, empty when absent or null."""
     found = optional(members, name, list, where) or []
     return [as_object(value, f"{where}: {name}[{i}]") for i, value in enumerate(found)]
+
+
+def quoted(value: object) -> str:
+    """Return `value` quoted, without control characters, cut to about a hundred characters.
+
+    The value comes from a document that anybody may have written: escape sequences in it must
+    not reach a terminal, and four megabytes of it must not reach a log.
+    """
+    if isinstance(value, str):
+        value = value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
+    elif isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    elif isinstance(value, int) and value.bit_length() > _SHOWN:
+        return "a huge number"  # its decimal form may be more than Python agrees to print
+    # repr() escapes what is unprintable, lone surrogates among it.
+    return repr(value)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

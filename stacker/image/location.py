@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError, UsageError
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,8 +14,15 @@ from stacker.errors import IntegrityError, UnsupportedError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import ImageID
-from stacker.image.document import objects, optional, parse_object, required, string_map, to_bytes
-from stacker.image.quoting import quoted
+from stacker.image.document import (
+    objects,
+    optional,
+    parse_object,
+    quoted,
+    required,
+    string_map,
+    to_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +88,18 @@ class Index:
         return Descriptor.embedding(self.media_type, to_bytes(self.to_json()))
 
 
+@dataclass(frozen=True, slots=True)
+class References:
+    """The descriptors in a document, in its order.
+
+    :param documents: manifests and indexes that an index lists.
+    :param blobs: a manifest's config and layers.
+    """
+
+    documents: tuple[Descriptor, ...] = ()
+    blobs: tuple[Descriptor, ...] = ()
+
+
 def parse_document(raw: bytes, *, media_type: str | None, what: str) -> Manifest | Index:
     """Return the manifest or index that `raw` holds.
 
@@ -108,6 +127,27 @@ def type_of(raw: bytes, *, media_type: str | None, what: str) -> str:
     :raises UnsupportedError: schema 1, or it is neither a manifest nor an index.
     """
     return _opened(raw, media_type, what)[1]
+
+
+def references(raw: bytes, what: str) -> References:
+    """Return what the manifest or index `raw` refers to.
+
+    :param what: the document's name for messages.
+    :raises IntegrityError: malformed, both a manifest and an index, or neither.
+    :raises UnsupportedError: it is of schema 1, which lists blobs without their sizes.
+    Source: image-spec manifest.md and image-index.md; a `subject` need not be there, so it is
+    none of them.
+    """
+    members = parse_object(raw, what)
+    refuse_schema_1(members, what)
+    refuse_ambiguity(members, what)
+    if "manifests" in members:
+        return References(documents=_descriptors(members, "manifests", what))
+    config = optional(members, "config", dict, what)
+    if config is None or "layers" not in members:
+        raise IntegrityError(f"{what}: got neither manifests nor config and layers, want either")
+    layers = _descriptors(members, "layers", what)
+    return References(blobs=(Descriptor.from_json(config, f"{what}: config"), *layers))
 
 
 def _opened(raw: bytes, announced: str | None, what: str) -> tuple[dict[str, object], str]:
@@ -199,3 +239,10 @@ def _parse_layer(members: dict[str, object], where: str) -> Descriptor:
             f"{where}: media type: got {quoted(layer.media_type)}, want a tar layer"
         )
     return layer
+
+
+def _descriptors(members: dict[str, object], name: str, what: str) -> tuple[Descriptor, ...]:
+    listed = objects(members, name, what)
+    return tuple(
+        Descriptor.from_json(obj, f"{what}: {name}[{number}]") for number, obj in enumerate(listed)
+    )

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from stacker.errors import UsageError
-from stacker.image.document import as_object, optional, required
-from stacker.image.quoting import quoted
+from stacker.image.document import as_object, optional, quoted, required
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 _MOST_WORDS = 3

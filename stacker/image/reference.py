@@ -13,7 +13,7 @@ from typing import Self
 
 from stacker.errors import IntegrityError, UsageError
 from stacker.image.digest import Digest
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 
 DEFAULT_TAG = "latest"
 

@@ -17,9 +17,8 @@ from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
-from stacker.image.document import objects, optional, parse_object, required, strings
+from stacker.image.document import objects, optional, parse_object, quoted, required, strings
 from stacker.image.manifest import Manifest
-from stacker.image.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,14 +5,11 @@ In come descriptors, out comes one of them.  What stands behind a descriptor is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, NotFoundError
+from stacker.errors import NotFoundError, UsageError
 from stacker.image import mediatype
-from stacker.image.descriptor import Descriptor
-from stacker.image.document import objects, optional, parse_object
-from stacker.image.manifest import refuse_ambiguity, refuse_schema_1
+from stacker.image.document import quoted
 from stacker.image.platform import rank
 
 if TYPE_CHECKING:
@@ -20,6 +17,12 @@ if TYPE_CHECKING:
 
     from stacker.image.descriptor import Descriptor
     from stacker.image.platform import Platform
+
+    Names = Sequence[Sequence[str]]
+
+
+_MOST_DIGITS = 6
+_MOST_SHOWN = 20
 
 
 def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
@@ -72,53 +75,37 @@ def is_image(entry: Descriptor) -> bool:
     )
 
 
+def numbered(text: str, count: int) -> list[int]:
+    """Return the number that ``@N`` means among `count` images, in a list; none if out of range."""
+    digits = text.removeprefix("@")
+    if not digits.isdecimal() or len(digits) > _MOST_DIGITS or int(digits) >= count:
+        return []
+    return [int(digits)]
+
+
+def not_found(there: Names, wanted: str, what: str) -> NotFoundError:
+    """Return the error for a name that no image bears; `wanted` is empty where any would do."""
+    want = quoted(wanted) if wanted else "an image"
+    return NotFoundError(f"no such image: {what}: got {_listed(there)}, want {want}")
+
+
+def several(there: Names, what: str) -> UsageError:
+    """Return the error for a place with more than one image and no word to tell them apart."""
+    return UsageError(
+        f"several images: {what}: got {_listed(there)}, want one",
+        hint="add :NAME, or :@N for the image at number N, counted from 0",
+    )
+
+
 def _shown(entry: Descriptor) -> str:
     return "no platform" if entry.platform is None else entry.platform.shown
 
 
-# FOLDED from stacker.image.selection
-# """What a document refers to, whatever it is about: an image, an index, an attestation.
-#
-# In come a document's bytes, out come descriptors.  Who copies a document need not understand it,
-# so media types are not judged here, as `manifest` does for who unpacks.
-# """
-
-
-@dataclass(frozen=True, slots=True)
-class References:
-    """The descriptors in a document, in its order.
-
-    :param documents: manifests and indexes that an index lists.
-    :param blobs: a manifest's config and layers.
-    """
-
-    documents: tuple[Descriptor, ...] = ()
-    blobs: tuple[Descriptor, ...] = ()
-
-
-def references(raw: bytes, what: str) -> References:
-    """Return what the manifest or index `raw` refers to.
-
-    :param what: the document's name for messages.
-    :raises IntegrityError: malformed, both a manifest and an index, or neither.
-    :raises UnsupportedError: it is of schema 1, which lists blobs without their sizes.
-    Source: image-spec manifest.md and image-index.md; a `subject` need not be there, so it is
-    none of them.
-    """
-    members = parse_object(raw, what)
-    refuse_schema_1(members, what)
-    refuse_ambiguity(members, what)
-    if "manifests" in members:
-        return References(documents=_descriptors(members, "manifests", what))
-    config = optional(members, "config", dict, what)
-    if config is None or "layers" not in members:
-        raise IntegrityError(f"{what}: got neither manifests nor config and layers, want either")
-    layers = _descriptors(members, "layers", what)
-    return References(blobs=(Descriptor.from_json(config, f"{what}: config"), *layers))
-
-
-def _descriptors(members: dict[str, object], name: str, what: str) -> tuple[Descriptor, ...]:
-    listed = objects(members, name, what)
-    return tuple(
-        Descriptor.from_json(obj, f"{what}: {name}[{number}]") for number, obj in enumerate(listed)
-    )
+def _listed(there: Names) -> str:
+    names = list(dict.fromkeys(name for image in there for name in image))
+    shown = [quoted(name) for name in names[:_MOST_SHOWN]]
+    if len(names) > _MOST_SHOWN:
+        shown.append(f"{len(names) - _MOST_SHOWN} more")
+    if nameless := sum(1 for image in there if not image):
+        shown.append(f"{nameless} without a name")
+    return ", ".join(shown) or "none"

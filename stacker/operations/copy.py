@@ -16,7 +16,7 @@ from stacker.destination.protocol import Arrival, Destination
 from stacker.errors import IntegrityError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.image.selection import references
+from stacker.image.manifest import references
 from stacker.jobs.pool import worked
 from stacker.source.protocol import Source
 from stacker.stream.decompress import BlobOpener

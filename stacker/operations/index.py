@@ -17,11 +17,10 @@ from stacker.errors import LockedError, NotFoundError, StackerError, UsageError
 from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.descriptor import Descriptor
+from stacker.image.document import quoted
 from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
-from stacker.image.manifest import Index, Manifest, parse_document
+from stacker.image.manifest import Index, Manifest, parse_document, references
 from stacker.image.platform import Platform
-from stacker.image.quoting import quoted
-from stacker.image.selection import references
 from stacker.operations.copy import Delivered, deliver, near
 from stacker.operations.push import Packing, manifest_of, push
 from stacker.source.protocol import Source

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from stacker.errors import IntegrityError, NotFoundError
-from stacker.image.config import ImageConfig, parse_config
+from stacker.image.config import ImageConfig, pair_layers, parse_config
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest, ImageID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
-from stacker.image.rootfs import pair_layers
 from stacker.image.selection import demand
 from stacker.jobs.tasks import LayerForm, LayerIdentity, LayerTask, LayerUnpacked
 from stacker.linux.filesystem import sync_filesystem

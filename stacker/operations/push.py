@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import NotFoundError
 from stacker.image import mediatype
+from stacker.image.config import pair_layers
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest, ImageID
 from stacker.image.location import repository_of
 from stacker.image.manifest import Manifest
-from stacker.image.rootfs import pair_layers
 from stacker.jobs.pack_layer import LayerPacked, PackTask, pack_layer
 from stacker.jobs.pool import worked
 from stacker.operations.copy import Delivered, deliver, stays

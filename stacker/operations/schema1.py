@@ -18,9 +18,9 @@ from stacker.errors import (
     UnsupportedError,
 )
 from stacker.image import mediatype
+from stacker.image.config import pair_layers
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
-from stacker.image.rootfs import pair_layers
 from stacker.image.schema1 import LegacyManifest, parse_legacy
 from stacker.source.protocol import Measuring, Resumable, Source, read_document
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import LayerError
+from stacker.image.config import chain_ids
 from stacker.image.digest import ChainID
-from stacker.image.rootfs import chain_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from stacker.errors import AuthenticationError, NetworkError
-from stacker.image.document import parse_object
-from stacker.image.quoting import quoted
+from stacker.image.document import parse_object, quoted
 from stacker.registry.http.origin import check_plain, is_loopback, origin_of
 from stacker.registry.http.response import BrokenOffError
 

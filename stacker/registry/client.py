@@ -18,8 +18,7 @@ from stacker.errors import (
     NotFoundError,
     StackerError,
 )
-from stacker.image.document import objects, parse_object
-from stacker.image.quoting import quoted
+from stacker.image.document import objects, parse_object, quoted
 from stacker.registry.authentication import LOGIN_HINT, Authenticator, parse_challenges
 from stacker.registry.credentials import find_credentials
 from stacker.registry.http.exchange import Exchange

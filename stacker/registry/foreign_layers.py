@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.errors import NetworkError, NotFoundError
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 from stacker.registry.http.origin import is_loopback, origin_of
 
 if TYPE_CHECKING:

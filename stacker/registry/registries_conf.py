@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, UnsupportedError, UsageError
-from stacker.image.document import objects, optional, string_map, strings
+from stacker.image.document import objects, optional, quoted, string_map, strings
 from stacker.image.location import REGISTRY_TRANSPORT
-from stacker.image.quoting import quoted
 from stacker.image.reference import Reference
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest, ImageID
-from stacker.image.document import as_object, parse_json, required, strings
+from stacker.image.document import as_object, parse_json, quoted, required, strings
 from stacker.image.manifest import Manifest
-from stacker.image.quoting import quoted
+from stacker.image.selection import not_found, numbered, several
 from stacker.source.files import open_sized, read_small
-from stacker.source.names import not_found, numbered, several
 from stacker.source.protocol import read_document
 from stacker.stream.decompress import chunks_of, compression_of
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from stacker.errors import IntegrityError, NotFoundError, StackerError
-from stacker.image.document import DOCUMENT_LIMIT
-from stacker.image.quoting import quoted
+from stacker.image.document import DOCUMENT_LIMIT, quoted
 
 if TYPE_CHECKING:
     from typing import BinaryIO

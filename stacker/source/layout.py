@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image import mediatype
-from stacker.image.document import parse_object, required
+from stacker.image.document import parse_object, quoted, required
 from stacker.image.manifest import Index, parse_document
-from stacker.image.quoting import quoted
-from stacker.image.selection import is_image
+from stacker.image.selection import is_image, not_found, numbered, several
 from stacker.source.files import open_sized, read_small
-from stacker.source.names import not_found, numbered, several
 from stacker.source.protocol import read_document
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from stacker.errors import IntegrityError, NetworkError, UnsupportedError
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.image.document import DOCUMENT_LIMIT
+from stacker.image.document import DOCUMENT_LIMIT, quoted
 from stacker.image.manifest import type_of
-from stacker.image.quoting import quoted
 from stacker.image.schema1 import is_legacy, payload
 from stacker.registry.client import client_at
 from stacker.registry.download import Transfer, size_said

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, LayerError, NotFoundError
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 from stacker.source.files import Window, open_regular
 from stacker.tar.index import read_index
 

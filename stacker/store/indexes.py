@@ -17,9 +17,8 @@ from pathlib import Path
 
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
 from stacker.image.digest import Digest
-from stacker.image.document import parse_object, required, string_map, to_bytes
+from stacker.image.document import parse_object, quoted, required, string_map, to_bytes
 from stacker.image.manifest import Index, parse_document
-from stacker.image.quoting import quoted
 from stacker.linux import lock
 from stacker.linux.filesystem import write_atomically
 from stacker.store.blobs import BlobStore

@@ -13,11 +13,10 @@ import pytest
 import zstandard
 
 from stacker.errors import NotFoundError, UsageError
-from stacker.image.config import ImageConfig, parse_config
+from stacker.image.config import ImageConfig, pair_layers, parse_config
 from stacker.image.digest import DiffID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
-from stacker.image.rootfs import pair_layers
 from stacker.source.open import open_source
 from stacker.source.protocol import Source
 from stacker.stream.decompress import chunks_of, decompressed

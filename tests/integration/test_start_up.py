@@ -20,7 +20,7 @@ stacker stacker.cli stacker.cli.exit stacker.cli.options stacker.cli.output
 stacker.cli.session stacker.cli.text stacker.cli.verbs stacker.cli.verbs.mount stacker.errors
 stacker.image stacker.image.config stacker.image.descriptor stacker.image.digest
 stacker.image.document stacker.image.manifest stacker.image.mediatype stacker.image.platform
-stacker.image.quoting stacker.image.rootfs stacker.layer stacker.layer.paths
+stacker.layer stacker.layer.paths
 stacker.layer.whiteout_format stacker.linux stacker.linux.filesystem
 stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo stacker.linux.process
 stacker.linux.removal stacker.linux.syscall stacker.linux.xattr stacker.mount stacker.mount.attach

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from stacker.errors import StackerError
 from stacker.image import mediatype
-from stacker.image.config import parse_config
+from stacker.image.config import chain_ids, parse_config
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.image.document import parse_json
 from stacker.image.manifest import Index, Manifest, parse_document
 from stacker.image.platform import Platform
-from stacker.image.rootfs import chain_ids
 from stacker.image.selection import choose
 
 # Half a surrogate pair is no text: parse_json refuses it, so no value holds one.

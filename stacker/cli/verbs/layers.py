@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_table
 from stacker.cli.text import size
-from stacker.image.rootfs import chain_ids
+from stacker.image.config import chain_ids
 from stacker.operations.usage import users_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from stacker.errors import NetworkError
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stacker.errors import UnsupportedError, UsageError
-from stacker.image.quoting import quoted
+from stacker.image.document import quoted
 from stacker.registry.http.origin import is_loopback
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ import pytest
 
 from stacker.errors import IntegrityError
 from stacker.image import mediatype
-from stacker.image.config import ImageConfig
+from stacker.image.config import ImageConfig, pair_layers
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.image.manifest import Manifest
 from stacker.image.platform import Platform
-from stacker.image.rootfs import pair_layers
 
 CONFIG = Descriptor(mediatype.OCI_CONFIG, Digest.of(b"{}"), 2)
 

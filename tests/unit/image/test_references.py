@@ -9,7 +9,7 @@ import pytest
 
 from stacker.errors import IntegrityError
 from stacker.image.digest import Digest
-from stacker.image.selection import references
+from stacker.image.manifest import references
 
 ONE, TWO, THREE = (
     {"mediaType": "application/vnd.tests", "digest": str(Digest.of(word)), "size": 1}

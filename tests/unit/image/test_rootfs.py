@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from stacker.image.config import chain_ids
 from stacker.image.digest import ChainID, DiffID
-from stacker.image.rootfs import chain_ids
 
 A, B, C = (DiffID.of(name) for name in (b"a", b"b", b"c"))
 

@@ -12,7 +12,7 @@ import pytest
 from stacker.errors import IntegrityError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.registry.rewind import Feed
+from stacker.registry.upload import Feed
 
 DATA = os.urandom(1_000_000)
 BLOB = Descriptor("", Digest.of(DATA), len(DATA))
