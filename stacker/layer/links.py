@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Iterable
 
 from stacker.errors import LayerError
-from stacker.layer.record import DeferredLink
 from stacker.layer.root import Tree
 from stacker.layer.symlinks import joined
 from stacker.tar.entry import HardLink, shown
@@ -86,22 +86,37 @@ def _link(tree: Tree, entry: HardLink, parent: int, name: bytes, what: str) -> b
     return True
 
 
-def resolve_pending(tree: Tree, what: str) -> tuple[DeferredLink, ...]:
-    """Make the links whose targets came later; give the others back in order.
+def resolve_pending(tree: Tree, what: str) -> tuple[HardLink, ...]:
+    """Make the links whose targets came later; return the others in order."""
 
-    A link may wait for another link, so each one made wakes those that wait for it.
+    def make(link: HardLink) -> bytes | None:
+        parent, _ = tree.parent(link.path.rpartition(b"/")[0])
+        if _link(tree, link, parent, link.path.rpartition(b"/")[2], what):
+            del tree.pending[link.path]
+            return None
+        above, _, name = link.target.rpartition(b"/")
+        found = tree.existing(above)
+        return link.target if found is None else joined(found[1], name)
+
+    links = [HardLink(path, target) for path, target in tree.pending.items()]
+    return tuple(make_in_order(links, make).values())
+
+
+def make_in_order(
+    links: Iterable[HardLink], make: Callable[[HardLink], bytes | None]
+) -> dict[bytes, HardLink]:
+    """Make hard links, each after the links that its target depends on, in linear time.
+
+    :param make: makes one link and returns ``None``, or returns the path that it waits for.
+    :returns: the links that could not be made, by path, in their order.
     """
-    ready, waiting = list(tree.pending), dict[bytes, list[bytes]]()
-    for path in ready:
-        target = tree.pending[path]
-        above, _, name = path.rpartition(b"/")
-        parent, _ = tree.parent(above)
-        if _link(tree, HardLink(path, target), parent, name, what):
-            del tree.pending[path]
-            ready.extend(waiting.pop(path, ()))
+    left = {link.path: link for link in links}
+    ready, waiting = list(left.values()), dict[bytes, list[HardLink]]()
+    for link in ready:
+        wanted = make(link)
+        if wanted is None:
+            del left[link.path]
+            ready.extend(waiting.pop(link.path, ()))
         else:
-            target_above, _, target_name = target.rpartition(b"/")
-            found = tree.existing(target_above)
-            if found is not None:
-                waiting.setdefault(joined(found[1], target_name), []).append(path)
-    return tuple(DeferredLink(path, target) for path, target in tree.pending.items())
+            waiting.setdefault(wanted, []).append(link)
+    return left

@@ -14,7 +14,7 @@ from typing import Final
 
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import process, xattr
-from stacker.tar.entry import Meta, Xattrs, shown
+from stacker.tar.entry import Meta, Xattrs, shown, without_user_xattrs
 
 _CAP_CHOWN: Final = 0
 _SET_ID: Final = 0o6000
@@ -75,9 +75,8 @@ class MetadataWriter:
         if (uid != self._uid or gid != self._gid) and self._keeps_owners:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
         if xattrs is not None:
-            # user.* exists only on files and directories (xattr(7)).
-            kept = {key: value for key, value in xattrs.items() if not key.startswith(b"user.")}
-            self._set_xattrs(b"/proc/self/fd/%d/%s" % (parent, name), kept)
+            path = b"/proc/self/fd/%d/%s" % (parent, name)
+            self._set_xattrs(path, without_user_xattrs(xattrs))
         if mode & _SET_ID and not is_symlink:
             os.chmod(name, mode, dir_fd=parent)
         os.utime(name, ns=(atime, mtime), dir_fd=parent, follow_symlinks=False)

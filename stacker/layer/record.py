@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from stacker.errors import IntegrityError, UnsupportedError
 from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.tar.entry import HardLink
 
 VERSION = 1
 
@@ -24,14 +25,6 @@ class Displacement(NamedTuple):
     at: int
     path: bytes
     aside: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeferredLink:
-    """A hard link whose target is in a layer below; ``target`` is resolved inside the root."""
-
-    path: bytes
-    target: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,7 @@ class LayerRecord:
     opaque: frozenset[bytes] = frozenset()
     implied: frozenset[bytes] = frozenset()
     assumed: frozenset[bytes] = frozenset()
-    deferred_links: tuple[DeferredLink, ...] = ()
+    deferred_links: tuple[HardLink, ...] = ()
     stranded: tuple[bytes, ...] = ()
     stranded_opaque: tuple[bytes, ...] = ()
     escaped_xattrs: bool = False
@@ -158,7 +151,7 @@ class LayerRecord:
             opaque=frozenset(_names(data["opaque"])),
             implied=frozenset(_names(data["implied"])),
             assumed=frozenset(_names(data["assumed"])),
-            deferred_links=tuple(DeferredLink(*_names(pair)) for pair in data["deferredLinks"]),
+            deferred_links=tuple(HardLink(*_names(pair)) for pair in data["deferredLinks"]),
             stranded=_names(data["stranded"]),
             stranded_opaque=_names(data["strandedOpaque"]),
             escaped_xattrs=data["escapedXattrs"],

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import Displacement, LayerRecord
-from stacker.linux.opath import open_for_reading
+from stacker.linux.opath import open_below
 from stacker.stream.decompress import CHUNK, chunks_of, decompressed
 from stacker.tar.entry import File, shown
 from stacker.tar.limits import Limits
@@ -26,8 +26,6 @@ from stacker.tar.reader import TarReader
 
 _LEVEL: Final = 1
 _PARTS: Final = 1024
-_PATH_MAX: Final = 4096
-_SEARCH: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANY: Final = Limits(
     unpacked_bytes=1 << 62, entries=1 << 62, depth=1 << 30, pax_bytes=1 << 40, ratio=1 << 40
 )
@@ -142,7 +140,7 @@ def _payload(
     what = f"{what}: {shown(entry.path)}"
     segments = ((0, entry.size),) if entry.segments is None else entry.segments
     try:
-        fd = _opened(os.fsencode(root), inside)
+        fd = open_below(os.fsencode(root), inside)
     except PermissionError as error:
         raise StackerError(f"cannot read a layer back: {what}: {error.strerror}") from error
     except OSError as error:
@@ -157,22 +155,6 @@ def _payload(
             )
         for offset, length in segments:
             yield from _ranged(fd, offset, length, what)
-    finally:
-        os.close(fd)
-
-
-def _opened(root: bytes, inside: bytes) -> int:
-    """Open a file.  A path may be longer than the kernel takes at once (path_resolution(7))."""
-    if len(root) + len(inside) < _PATH_MAX:
-        return open_for_reading(root + b"/" + inside if inside else root, os.O_NONBLOCK)
-    fd = os.open(root, _SEARCH)
-    try:
-        while len(inside) >= _PATH_MAX:
-            cut = inside.rindex(b"/", 0, _PATH_MAX)
-            above, fd = fd, os.open(inside[:cut], _SEARCH, dir_fd=fd)
-            os.close(above)
-            inside = inside[cut + 1 :]
-        return open_for_reading(inside, os.O_NONBLOCK, directory=fd)
     finally:
         os.close(fd)
 

@@ -8,12 +8,13 @@ of the layers below: the layer's own symbolic links do not lead them anywhere.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from stacker.layer.budget import Budget
 from stacker.layer.root import IMPLIED, IMPLIED_MODE, Tree
 from stacker.layer.symlinks import joined
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.tar.entry import OpaqueWhiteout, Whiteout
+from stacker.tar.entry import OpaqueWhiteout, Whiteout, is_redundant
 
 _SEARCH = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -49,12 +50,12 @@ class Marks:
 
     def write(self, tree: Tree) -> None:
         """Write what was collected into the finished ``tree``."""
-        for path in filter(self._hides_something, sorted(self._emptied)):
+        for path in self._needed(self._emptied):
             if _is_directory(tree, path):
                 self.opaque.add(path)
             else:
                 self.stranded_opaque.append(path)
-        for path in filter(self._hides_something, sorted(self._hidden)):
+        for path in self._needed(self._hidden):
             if not self._by_directory(tree, path):
                 self._hide(tree, path)
         for path in tree.severed:
@@ -62,16 +63,12 @@ class Marks:
         for path in self.opaque:
             self._make_opaque(tree, path)
 
-    def _hides_something(self, path: bytes) -> bool:
-        """Say whether no other whiteout of this layer hides everything around ``path``.
+    def _needed(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Return the paths that no other whiteout of this layer hides already.
 
-        So an opaque directory holds no whiteouts, and neither does what is hidden itself.
+        So neither an opaque directory nor a hidden one holds whiteouts.
         """
-        while path:
-            path = path.rpartition(b"/")[0]
-            if path in self._emptied or (path and path in self._hidden):
-                return False
-        return True
+        return sorted(p for p in paths if not is_redundant(p, self._hidden, self._emptied))
 
     def _by_directory(self, tree: Tree, path: bytes) -> bool:
         """Let a directory of this layer hide a lower one of the same name by being opaque."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATH_MAX = 4096
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # include/uapi/linux/fs.h
 
@@ -75,6 +77,28 @@ def open_for_reading(path: bytes, flags: int, *, directory: int | None = None) -
             return _reopen_at(os.path.basename(path), above, flags)
         finally:
             os.close(above)
+
+
+def open_below(root: bytes, path: bytes, *, no_symlinks: bool = False) -> int:
+    """Open a file for reading below a directory, with a path of any length.
+
+    The kernel accepts at most 4095 bytes at once (path_resolution(7)); a longer path is walked.
+
+    :param path: relative to ``root``; empty for ``root`` itself, which is then a file.
+    :param no_symlinks: walk every path, so that no component may be a symlink.
+    :raises OSError: the kernel's error.
+    """
+    if not no_symlinks and len(root) + 1 + len(path) < _PATH_MAX:
+        return open_for_reading(root + b"/" + path if path else root, os.O_NONBLOCK)
+    directory = os.open(root + b"/", _SEARCH)
+    try:
+        *above, name = path.split(b"/")
+        for step in above:
+            outer, directory = directory, os.open(step, _SEARCH, dir_fd=directory)
+            os.close(outer)
+        return open_for_reading(name, os.O_NONBLOCK, directory=directory)
+    finally:
+        os.close(directory)
 
 
 def _reopen_at(name: bytes, directory: int, flags: int) -> int:

@@ -8,79 +8,92 @@ far, and what a layer's record says.  Knows no store and no skeleton.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stacker.errors import LayerError
 from stacker.layer.attributes import copy_attributes
-from stacker.layer.record import DeferredLink
+from stacker.layer.links import make_in_order
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.symlinks import followed, joined
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.overlay_rules import Found, MergedDirectories
-from stacker.tar.entry import shown
+from stacker.tar.entry import HardLink, shown
 
 
 def write_links(
-    links: Iterable[DeferredLink],
+    links: Sequence[HardLink],
     layers: list[Path],
-    room: Path,
+    directory: Path,
     *,
     whiteout_format: WhiteoutFormat,
     what: str,
 ) -> frozenset[bytes]:
-    """Make ``links`` in the empty directory ``room``, their targets being in ``layers``.
+    """Make ``links`` in the empty directory ``directory``, their targets being in ``layers``.
 
     :param layers: the topmost first: the layer that has the links, and all below it.
     :returns: the directories made, all of them implied.
     :raises LayerError: a target exists nowhere, or is a directory.
     """
-    tree, made = MergedDirectories(layers, whiteout_format), {b""}
-    for link, place in _Places(links, tree, os.fsencode(room), what):
-        _make_directories(room, link.path.rpartition(b"/")[0], made)
-        os.link(place, os.fsencode(room) + b"/" + link.path, follow_symlinks=False)
-    for path in sorted(made, reverse=True):
-        os.utime(os.fsencode(room) + b"/" + path, ns=(0, 0))
-    return frozenset(made)
+    maker = _LinkMaker(links, MergedDirectories(layers, whiteout_format), directory, what)
+    for link in make_in_order(links, maker.make).values():
+        raise LayerError(
+            f"malformed hard link: {what}: {shown(link.path)}: got the target "
+            f"{shown(link.target)}, which waits for this link itself, want a file"
+        )
+    for path in sorted(maker.directories, reverse=True):
+        os.utime(os.fsencode(directory) + b"/" + path, ns=(0, 0))
+    return frozenset(maker.directories)
 
 
 class _NotYetError(Exception):
-    """A target is, or lies behind, another link that is still to be made: the argument."""
+    """The target is at or behind ``path``, a link of the same layer that does not exist yet."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(path)
+        self.path = path
 
 
-class _Places:
-    """Iterate over links and where their targets lie on disk, each link after those it needs.
+class _LinkMaker:
+    """Makes links in a directory on top of the layers that have their targets.
 
-    What a layer has at a link's name hides what lower layers have there, even while the link
-    waits.  So a target that is a link of the same layer is never looked up below it.
+    A layer's entry at a link's name hides the lower entry, even while the link waits.  So a
+    target that is another link of the same layer is never looked up in the layers below.
+
+    ``directories`` collects the directories made, the root among them.
     """
 
     def __init__(
-        self, links: Iterable[DeferredLink], tree: MergedDirectories, room: bytes, what: str
+        self, links: Iterable[HardLink], tree: MergedDirectories, directory: Path, what: str
     ) -> None:
-        self._left = {link.path: link for link in links}
+        self.directories = {b""}
+        self._left = {link.path for link in links}
         self._made: dict[bytes, bytes] = {}
-        self._tree, self._room, self._what = tree, room, what
+        self._tree, self._root, self._what = tree, os.fsencode(directory), what
 
-    def __iter__(self) -> Iterator[tuple[DeferredLink, bytes]]:
-        ready, waiting = list(self._left.values()), dict[bytes, list[DeferredLink]]()
-        for link in ready:
-            try:
-                place = self._place(link)
-            except _NotYetError as error:
-                waiting.setdefault(error.args[0], []).append(link)
-                continue
-            yield link, place
-            self._made[link.path] = self._room + b"/" + link.path
-            del self._left[link.path]
-            ready.extend(waiting.pop(link.path, ()))
-        for link in self._left.values():
-            raise LayerError(
-                f"malformed hard link: {self._what}: {shown(link.path)}: got the target "
-                f"{shown(link.target)}, which waits for this link itself, want a file"
-            )
+    def make(self, link: HardLink) -> bytes | None:
+        """Make a link and return ``None``, or return the path of the link that it waits for."""
+        try:
+            source = self._source(link)
+        except _NotYetError as error:
+            return error.path
+        self._make_directories(link.path.rpartition(b"/")[0])
+        made = self._root + b"/" + link.path
+        os.link(source, made, follow_symlinks=False)
+        self._made[link.path] = made
+        self._left.remove(link.path)
+        return None
 
-    def _place(self, link: DeferredLink) -> bytes:
+    def _make_directories(self, path: bytes) -> None:
+        inner = b""
+        for name in path.split(b"/") if path else ():
+            inner = joined(inner, name)
+            if inner not in self.directories:
+                os.mkdir(self._root + b"/" + inner)
+                os.chmod(self._root + b"/" + inner, IMPLIED_MODE)
+                self.directories.add(inner)
+
+    def _source(self, link: HardLink) -> bytes:
         above, _, name = link.target.rpartition(b"/")
         path = joined(followed(above, self._symlink, want="a file"), name)
         if path in self._left and path != link.path:  # a link to itself keeps what is there
@@ -104,7 +117,7 @@ class _Places:
         return os.readlink(made) if os.path.islink(made) else None
 
 
-def _linkable(found: Found | None, link: DeferredLink, what: str) -> bytes:
+def _linkable(found: Found | None, link: HardLink, what: str) -> bytes:
     if found is None or found.is_directory:
         raise LayerError(
             f"malformed hard link: {what}: {shown(link.path)}: got the target "
@@ -114,26 +127,15 @@ def _linkable(found: Found | None, link: DeferredLink, what: str) -> bytes:
     return found.place
 
 
-def _make_directories(room: Path, path: bytes, made: set[bytes]) -> None:
-    inner = b""
-    for name in path.split(b"/") if path else ():
-        inner = joined(inner, name)
-        if inner not in made:
-            place = os.fsencode(room) + b"/" + inner
-            os.mkdir(place)
-            os.chmod(place, IMPLIED_MODE)
-            made.add(inner)
-
-
 def write_attributes(
     layers: list[Path],
     implied: Mapping[Path, frozenset[bytes]],
-    room: Path,
+    directory: Path,
     *,
     whiteout_format: WhiteoutFormat,
     whiteout_parents: Mapping[Path, frozenset[bytes]] | None = None,
 ) -> bool:
-    """Make directories in the empty ``room`` that lie on top of others and carry attributes.
+    """Make directories in the empty ``directory`` that lie on top of others and carry attributes.
 
     Where a directory has none of its own, those of a lower one come up.  And a directory with
     whiteouts that hides nothing, because no layer below has it, gets a second one above it:
@@ -153,7 +155,7 @@ def write_attributes(
         while path:
             path = path.rpartition(b"/")[0]  # noqa: PLW2901 - walking up
             wanted.add(path)
-    root = os.fsencode(room)
+    root = os.fsencode(directory)
     for path in sorted(wanted):
         if path:
             os.mkdir(root + b"/" + path)

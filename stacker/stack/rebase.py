@@ -9,7 +9,7 @@ resolve parents in.  So the rules stay in one place.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from stacker.tar.entry import (
     Known,
     OpaqueWhiteout,
     Whiteout,
+    is_redundant,
 )
 from stacker.tar.limits import Limits
 
@@ -59,23 +60,12 @@ def must_rebase(layer: UnpackedLayer, below: MergedDirectories) -> bool:
     if any(
         below.symlink(path) is not None
         for path in record.assumed
-        if not _replaced_above(path, record.opaque)
+        if not is_redundant(path, (), record.opaque)
     ):
         return True
     stranded = *record.stranded, *(path + b"/." for path in record.stranded_opaque)
     holders = {path.rpartition(b"/")[0] for path in stranded}
     return any(below.physical(holder) != holder for holder in holders)
-
-
-def _replaced_above(path: bytes, opaque: frozenset[bytes]) -> bool:
-    return any(above in opaque for above in _above(path))
-
-
-def _above(path: bytes) -> Iterator[bytes]:
-    """Give every directory above ``path``, the root last."""
-    while path:
-        path = path.rpartition(b"/")[0]
-        yield path
 
 
 def rebase(
@@ -119,11 +109,7 @@ class _Whiteouts:
 
     def is_moot(self, path: bytes) -> bool:
         """Say whether another whiteout of the layer hides all around ``path``."""
-        return _is_covered(path, self.names, self.areas)
-
-
-def _is_covered(path: bytes, names: Container[bytes], areas: Container[bytes]) -> bool:
-    return any(above in areas or (above and above in names) for above in _above(path))
+        return is_redundant(path, self.names, self.areas)
 
 
 def _whiteouts(layer: UnpackedLayer, below: MergedDirectories) -> _Whiteouts:
@@ -142,8 +128,8 @@ def _whiteouts(layer: UnpackedLayer, below: MergedDirectories) -> _Whiteouts:
             f"damaged skeleton: {layer.name}: got {reader.count} entries, "
             f"want {layer.record.entries}"
         )
-    found = [path for path in names if not _is_covered(path, names, areas)]
-    emptied = [path for path in areas if not _is_covered(path, names, areas)]
+    found = [path for path in names if not is_redundant(path, names, areas)]
+    emptied = [path for path in areas if not is_redundant(path, names, areas)]
     return _Whiteouts(
         frozenset(names),
         frozenset(areas),
@@ -166,10 +152,7 @@ class _Masked:
         if (
             path in self._hidden
             or path in self._brought
-            or any(
-                above in self._emptied or (above and above in self._hidden)
-                for above in _above(path)
-            )
+            or is_redundant(path, self._hidden, self._emptied)
         ):
             return None
         return self._below.symlink(path)

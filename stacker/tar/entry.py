@@ -9,7 +9,7 @@ Paths are bytes without a leading, trailing or doubled slash; the root is ``b""`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from stacker.errors import LayerError
@@ -173,6 +173,27 @@ def whiteout_of(path: bytes) -> Whiteout | OpaqueWhiteout | Bookkeeping | None:
             "want a file name"
         )
     return Whiteout(parent + b"/" + hidden if parent else hidden)
+
+
+def is_redundant(path: bytes, hidden: Container[bytes], emptied: Container[bytes]) -> bool:
+    """Return whether another whiteout of the same layer already hides everything around ``path``.
+
+    :param hidden: the paths of the layer's whiteouts.
+    :param emptied: the directories of its opaque whiteouts.
+    """
+    while path:
+        path = path.rpartition(b"/")[0]
+        if path in emptied or (path and path in hidden):
+            return True
+    return False
+
+
+def without_user_xattrs(xattrs: Xattrs) -> Xattrs:
+    """Return the xattrs that a symbolic link or special file can have.
+
+    The kernel supports ``user.*`` only on regular files and directories (xattr(7)).
+    """
+    return {name: value for name, value in xattrs.items() if not name.startswith(b"user.")}
 
 
 def shown(name: bytes) -> str:

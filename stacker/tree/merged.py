@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from stacker.layer.paths import LayerPaths
 from stacker.layer.symlinks import joined
-from stacker.linux.opath import open_for_reading
-from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout
+from stacker.linux.opath import open_below
+from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, read, scanned
 from stacker.tree.whiteout_dialects import ForeignFormat
 
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
 Node: TypeAlias = int
 
 ROOT: Final = 0
-_PATH_MAX: Final = 4096
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds: the years 1677 and 2262
-_SEARCH: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Attributes(NamedTuple):
@@ -151,7 +148,8 @@ class MergedTree:
         """
         if not stat.S_ISREG(self._mode[inode]):
             raise OSError(errno.EINVAL, "not a regular file")
-        return _opened(self._roots[self._layer[inode]], self.path(inode), walking=self._walks)
+        root = self._roots[self._layer[inode]]
+        return open_below(root, self.path(inode), no_symlinks=self._walks)
 
     def read(self, inode: Node, offset: int, length: int) -> bytes:
         """Read a piece of a file; shorter than asked only at its end.
@@ -298,8 +296,7 @@ class _Merger(MergedTree):
             kind = stat.S_IFDIR
         else:
             kind, size = self._describe_other(node, item)
-            if xattrs:  # user.* exists only on files and directories (xattr(7))
-                xattrs = {k: v for k, v in xattrs.items() if not k.startswith(b"user.")}
+            xattrs = without_user_xattrs(xattrs) if xattrs else None
         self._mode.append(kind | (0o777 if kind == stat.S_IFLNK else meta.mode))
         self._size.append(size)
         if xattrs:
@@ -313,21 +310,3 @@ class _Merger(MergedTree):
             self._devices[node] = item.device
             return item.kind, 0
         raise TypeError(item)
-
-
-def _opened(root: bytes, path: bytes, *, walking: bool) -> int:
-    """Open a file; its path may be longer than the kernel takes at once (path_resolution(7)).
-
-    :param walking: follow no link on the way either.
-    """
-    if not walking and len(root) + len(path) + 1 < _PATH_MAX:
-        return open_for_reading(root + b"/" + path, os.O_NONBLOCK)
-    fd = os.open(root + b"/", _SEARCH)
-    try:
-        *above, name = path.split(b"/")
-        for step in above:
-            outer, fd = fd, os.open(step, _SEARCH, dir_fd=fd)
-            os.close(outer)
-        return os.open(name, _READ, dir_fd=fd)
-    finally:
-        os.close(fd)

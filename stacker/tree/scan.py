@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from stacker.errors import IntegrityError, LayerError
+from stacker.layer.links import make_in_order
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED
@@ -32,6 +33,7 @@ from stacker.tar.entry import (
     Special,
     Symlink,
     Whiteout,
+    is_redundant,
 )
 from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved, refuse_unread
 
@@ -213,28 +215,17 @@ class _FromSkeleton:
         for path in self._record.opaque:  # before whiteouts: such a directory hides by itself
             self._found.make(path)
         for path in sorted(self._hidden):
-            if not self._is_moot(path):
+            if not is_redundant(path, self._hidden, self._emptied):
                 self._hide(path)
         return self._found
 
     def _late_links(self) -> None:
         """Make the links whose targets came later; each one made wakes those that wait for it."""
-        ready, waiting = self._waiting, dict[bytes, list[HardLink]]()
-        for link in ready:
-            if self._linked(link):
-                ready.extend(waiting.pop(link.path, ()))
-            else:
-                waiting.setdefault(link.target, []).append(link)
-        left = {link.path for links in waiting.values() for link in links}
-        if left != {link.path for link in self._record.deferred_links}:
+        left = make_in_order(
+            self._waiting, lambda link: None if self._linked(link) else link.target
+        )
+        if set(left) != {link.path for link in self._record.deferred_links}:
             raise _UnusualError
-
-    def _is_moot(self, path: bytes) -> bool:
-        while path:
-            path = path.rpartition(b"/")[0]
-            if path in self._emptied or (path and path in self._hidden):
-                return True
-        return False
 
     def _hide(self, path: bytes) -> None:
         above, _, name = path.rpartition(b"/")

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from stacker.errors import LayerError
-from stacker.layer.record import DeferredLink
+from stacker.tar.entry import HardLink
 from tests.support.layer_room import Room, Unpacked
 from tests.support.tars import (
     dir,  # noqa: A004 - the word for it
@@ -65,7 +65,7 @@ def test_a_link_below_a_symlink_may_precede_its_target(room: Room) -> None:
 
 def test_a_target_in_a_lower_layer_is_deferred(room: Room) -> None:
     layer = room.unpack(hardlink("h", "lower/a"), hardlink("i", "h"), file("x"))
-    assert layer.record.deferred_links == (DeferredLink(b"h", b"lower/a"), DeferredLink(b"i", b"h"))
+    assert layer.record.deferred_links == (HardLink(b"h", b"lower/a"), HardLink(b"i", b"h"))
     assert layer.names() == {b"x"}
 
 
@@ -124,7 +124,7 @@ def test_a_link_to_a_directory_is_malformed_in_either_order(
 
 def test_a_link_to_a_directory_that_is_only_implied_is_deferred(room: Room) -> None:
     layer = room.unpack(file("d/x"), hardlink("h", "d"))  # below, d may be a symbolic link
-    assert layer.record.deferred_links == (DeferredLink(b"h", b"d"),)
+    assert layer.record.deferred_links == (HardLink(b"h", b"d"),)
 
 
 def test_a_link_to_something_below_itself_is_malformed(room: Room) -> None:

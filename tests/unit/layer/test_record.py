@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacker.errors import IntegrityError, UnsupportedError
-from stacker.layer.record import DeferredLink, Displacement, LayerRecord
+from stacker.layer.record import Displacement, LayerRecord
 from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.tar.entry import HardLink
 
 PATHS = st.one_of(
     st.binary(max_size=20),
@@ -35,7 +36,7 @@ COUNTS = st.integers(0, 1 << 60)
         opaque=SETS,
         implied=SETS,
         assumed=SETS,
-        deferred_links=st.lists(st.builds(DeferredLink, PATHS, PATHS), max_size=3).map(tuple),
+        deferred_links=st.lists(st.builds(HardLink, PATHS, PATHS), max_size=3).map(tuple),
         stranded=TUPLES,
         stranded_opaque=TUPLES,
         escaped_xattrs=st.booleans(),
