@@ -22,6 +22,7 @@ class Authority:
         self.certificate, self._key = root / "ca.crt", root / "ca-key.pem"
         _openssl(
             *("req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=authority of tests"),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
             *("-keyout", self._key, "-out", self.certificate),
         )
 
@@ -34,7 +35,15 @@ class Authority:
         request = self.root / f"{name}.csr"
         _openssl("req", *_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
         extension = self.root / f"{name}.ext"
-        extension.write_text(f"subjectAltName={subject}\n")
+        # RFC 5280, section 4.2: Python 3.13 verifies with X509_V_FLAG_X509_STRICT.
+        extension.write_text(
+            "basicConstraints=critical,CA:FALSE\n"
+            "keyUsage=critical,digitalSignature\n"
+            "extendedKeyUsage=serverAuth,clientAuth\n"
+            "subjectKeyIdentifier=hash\n"
+            "authorityKeyIdentifier=keyid\n"
+            f"subjectAltName={subject}\n"
+        )
         _openssl(
             *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key),
             *("-set_serial", str(len(list(self.root.iterdir()))), "-days", "2"),

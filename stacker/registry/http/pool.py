@@ -10,7 +10,6 @@ import io
 import ssl
 import threading
 import time
-from functools import partial
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -133,13 +132,16 @@ def pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
 
     :param seconds: from the first byte of what is read in one go to its last.
     """
-    answered = partial(_Response, seconds=seconds)
+
+    class Response(_Response):
+        # http.client calls `response_class`: a functools.partial would become a method there.
+        window = seconds
 
     class Plain(HTTPConnection):
-        response_class = answered  # type: ignore[assignment]
+        response_class = Response
 
     class Secure(HTTPSConnection):
-        response_class = answered  # type: ignore[assignment]
+        response_class = Response
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -151,9 +153,11 @@ def pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
 
 
 class _Response(HTTPResponse):
-    def __init__(self, *args: Any, seconds: float, **kwargs: Any) -> None:
+    window: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._watched = _Watched(self.fp.detach(), seconds)
+        self._watched = _Watched(self.fp.detach(), self.window)
         self.fp = io.BufferedReader(self._watched)
 
     def read1(self, n: int = -1) -> bytes:

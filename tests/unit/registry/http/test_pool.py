@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import ssl
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -218,6 +220,20 @@ def test_half_a_certificate_or_a_broken_one_is_an_error(secure: FakeRegistry, tr
     for name in ("x.cert", "x.key"):
         (directory / name).write_text("nonsense")
     assert "x.cert" in refused(UsageError, url, trust)
+
+
+def test_certificates_of_the_tests_satisfy_strict_verification(
+    authority: Authority, secure: FakeRegistry
+) -> None:
+    """Python 3.13 verifies like this by default."""
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    host, _, port = secure.host.partition(":")
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname=host) as encrypted,
+    ):
+        assert encrypted.getpeercert()
 
 
 def test_a_directory_that_is_not_there_has_nothing(tmp_path: Path) -> None:
