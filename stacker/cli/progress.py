@@ -1,87 +1,132 @@
-"""Bars on a terminal, and the choice between them, lines, JSON events and nothing.
+"""Report a pull, a push or a copy while it runs: as bars, as lines, as JSON, or not at all.
 
-In come events, from whoever works.  Bars are rich's, drawn from within the callback: no thread may
-run beside it, since who works forks.  What an event means, the verbs' own modules know.
+Events come in from an operation; text goes out on stderr, and JSON on stdout.
+Bars load rich, so they have a module of their own.  An event is printed in the thread that emits
+it: workers are forked, and a fork must not copy a second thread's locks.
 """
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, assert_never
+
+from stacker.cli import output
+from stacker.events import (
+    BlobProgress,
+    BlobsFound,
+    BlobStored,
+    LayerPacked,
+    LayerProgress,
+    LayersFound,
+    LayersToPack,
+    LayerTimed,
+    LayerUnpacked,
+    MemberSent,
+    PackProgress,
+)
+from stacker.image.digest import DiffID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rich.progress import Progress, ProgressColumn
+    from collections.abc import Iterator
 
     from stacker.cli.session import Session
-
-_REDRAW: Final = 0.1  # seconds
-
-
-class Bars:
-    """Bars that are there while the context lasts.
-
-    :param more: columns behind the usual ones.
-    """
-
-    def __init__(self, *more: ProgressColumn) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-        self._progress: Progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            *more,
-            console=Console(stderr=True),
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._drawn = 0.0
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, event: object) -> None:
-        """Take an event in, and draw if it is time."""
-        self._take(event)
-        if (now := time.monotonic()) - self._drawn >= _REDRAW:
-            self._drawn = now
-            self._progress.refresh()
-
-    def _take(self, event: object) -> None:
-        raise NotImplementedError
+    from stacker.events import Emit, Event
+    from stacker.image.digest import Digest
 
 
 @contextmanager
-def reported(
-    session: Session,
-    *,
-    bars: Callable[[], Bars],
-    tell: Callable[[object, Session], None],
-    print_event: Callable[[object], None],
-) -> Iterator[Callable[[object], None]]:
-    """Give what shall be called with events: the one of three ways that the session wants.
-
-    :param tell: says an event in a line.
-    :param print_event: prints it as a document.
-    """
+def report_progress(session: Session) -> Iterator[Emit]:
+    """Yield the function that reports events as the session demands."""
     if session.json:
         yield print_event if session.verbosity >= 0 else _ignore
     elif session.draws:
-        with bars() as drawn:
-            yield drawn.show
+        from stacker.cli.progress_bars import Bars
+
+        with Bars() as bars:
+            yield bars.show
     else:
-        yield lambda event: tell(event, session)
+        yield lambda event: _print_line(event, session)
 
 
-def _ignore(event: object) -> None:
+def print_event(event: Event) -> None:
+    """Print an event as a JSON document on one line."""
+    if document := _document(event):
+        kind, fields = document
+        output.print_event(kind, **fields)
+
+
+def _ignore(event: Event) -> None:
     del event
+
+
+def _print_line(event: Event, session: Session) -> None:
+    for line in _lines(event):
+        session.detail(line)
+
+
+def _lines(event: Event) -> Iterator[str]:
+    match event:
+        case LayersFound():
+            yield from (f"already here {diff_id}" for diff_id in event.present)
+        case LayerUnpacked(diff_id, _, record) if record:
+            yield f"unpacked {diff_id} {record.entries} entries"
+        case LayerUnpacked(diff_id):
+            yield f"already here {diff_id} (another process unpacked it)"
+        case LayerPacked(diff_id, digest):
+            yield f"packed {diff_id} as {digest}"
+        case BlobStored(digest, transfer):
+            yield f"{transfer.value} {digest}"
+        case MemberSent(descriptor, sent):
+            yield f"{'sent' if sent else 'present'} {descriptor.digest}"
+        case LayerProgress() | LayersToPack() | PackProgress() | BlobsFound() | BlobProgress():
+            pass
+        case LayerTimed():
+            pass
+        case _:
+            assert_never(event)
+
+
+def _document(event: Event) -> tuple[str, dict[str, Any]] | None:  # noqa: C901, PLR0911 - a case each
+    """Return the kind and the fields of an event's JSON document, or None if it has none."""
+    match event:
+        case LayersFound():
+            return "layers-found", _layers_found(event)
+        case LayerProgress():
+            progress = {"done": event.done, "total": event.total, "entries": event.entries}
+            name = {"diff_id": _diff_id(event.name), "blob": str(event.blob)}
+            return "layer-progress", {**name, **progress}
+        case LayerUnpacked():
+            name = {"diff_id": str(event.diff_id), "blob": str(event.blob)}
+            return "layer-unpacked", {**name, "entries": event.record and event.record.entries}
+        case LayersToPack():
+            layers = [{"diff_id": str(diff_id), "size": size} for diff_id, size in event.layers]
+            return "layers-to-pack", {"layers": layers}
+        case PackProgress(diff_id, done, total):
+            return "pack-progress", {"diff_id": str(diff_id), "done": done, "total": total}
+        case LayerPacked(diff_id, digest, size):
+            name = {"diff_id": str(diff_id), "digest": str(digest)}
+            return "layer-packed", {**name, "size": size}
+        case BlobsFound():
+            blobs = [{"digest": str(blob.digest), "size": blob.size} for blob in event.blobs]
+            return "blobs-found", {"blobs": blobs}
+        case BlobProgress(digest, done, total):
+            return "blob-progress", {"digest": str(digest), "done": done, "total": total}
+        case BlobStored(digest, transfer):
+            return "blob-arrived", {"digest": str(digest), "how": transfer.value}
+        case MemberSent(descriptor, sent):
+            return "member-sent", {"digest": str(descriptor.digest), "sent": sent}
+        case LayerTimed():
+            return None
+    assert_never(event)
+
+
+def _layers_found(event: LayersFound) -> dict[str, Any]:
+    missing = [
+        {"diff_id": _diff_id(layer.name), "blob": str(layer.blob), "size": layer.size}
+        for layer in event.missing
+    ]
+    return {"missing": missing, "present": [str(diff_id) for diff_id in event.present]}
+
+
+def _diff_id(name: DiffID | Digest) -> str | None:
+    return str(name) if isinstance(name, DiffID) else None

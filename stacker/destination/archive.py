@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.destination.layout import MARKER, arriving, listing
-from stacker.destination.protocol import Arrival
 from stacker.errors import StackerError, UsageError
+from stacker.events import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,15 +50,15 @@ class LayoutArchive:
         *,
         near: Sequence[str] = (),
         report: ByteProgress,
-    ) -> Arrival | None:
+    ) -> Transfer | None:
         """Have a blob in the archive; see `Destination`."""
         del near
         if descriptor.digest in self._there:
-            return Arrival.PRESENT
+            return Transfer.PRESENT
         if opened is None:
             return None
         self._add_blob(descriptor, arriving(descriptor, opened, report))
-        return Arrival.SENT
+        return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
         """Return whether a document has been written; see `Destination`."""

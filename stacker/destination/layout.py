@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.destination.protocol import Arrival
 from stacker.errors import IntegrityError, StackerError, UsageError
+from stacker.events import Transfer
 from stacker.image import mediatype
 from stacker.image.document import to_bytes
 from stacker.image.manifest import Index, parse_document
@@ -57,16 +57,16 @@ class LayoutDirectory:
         *,
         near: Sequence[str] = (),
         report: ByteProgress,
-    ) -> Arrival | None:
+    ) -> Transfer | None:
         """Have a blob in the layout; see `Destination`."""
         del near
         place = self._blob(descriptor.digest)
         if place.exists() and place.stat().st_size == descriptor.size:
-            return Arrival.PRESENT
+            return Transfer.PRESENT
         if opened is None:
             return None
         write_chunks_atomically(place, arriving(descriptor, opened, report))
-        return Arrival.SENT
+        return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
         """Return False: a file says nothing of what it refers to; see `Destination`."""

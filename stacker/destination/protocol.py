@@ -7,23 +7,15 @@ that must be written in order.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stacker.events import Transfer
     from stacker.image.descriptor import Descriptor
     from stacker.stream.decompress import BlobOpener
     from stacker.stream.verify import ByteProgress
-
-
-class Arrival(Enum):
-    """How a blob came to be at a destination."""
-
-    SENT = "sent"
-    MOUNTED = "mounted"
-    PRESENT = "present"
 
 
 class Destination(Protocol):
@@ -44,7 +36,7 @@ class Destination(Protocol):
         *,
         near: Sequence[str] = (),
         report: ByteProgress,
-    ) -> Arrival | None:
+    ) -> Transfer | None:
         """Have a blob there, verified on the way; what is there is not sent.
 
         :param opened: where its bytes are; ``None`` to see whether it can be had without them.

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from stacker.destination.protocol import Arrival
 from stacker.errors import (
     AuthenticationError,
     IntegrityError,
@@ -19,6 +18,7 @@ from stacker.errors import (
     NotFoundError,
     UsageError,
 )
+from stacker.events import Transfer
 from stacker.image.document import quoted
 from stacker.image.reference import Reference
 from stacker.registry.client import connected, refusal
@@ -65,21 +65,21 @@ class Repository:
         *,
         near: Sequence[str] = (),
         report: ByteProgress,
-    ) -> Arrival | None:
+    ) -> Transfer | None:
         """Have a blob in the repository; see `Destination`."""
         if exists(self.client, descriptor):
-            return Arrival.PRESENT
+            return Transfer.PRESENT
         upload = Upload(self.client, descriptor, piece=self.piece)
         begun = self._mounted(upload, descriptor, near)
         if begun is not None and begun.status == 201:
-            return Arrival.MOUNTED
+            return Transfer.MOUNTED
         if opened is None:
             if begun is not None:
                 upload.cancel(begun)
             return None
         with closing(Feed(descriptor, opened)) as feed:
             upload.send(feed, begun, report)
-        return Arrival.SENT
+        return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
         """Return whether the repository has a document; see `Destination`."""

@@ -20,9 +20,9 @@ from stacker.errors import (
     NetworkError,
     NotFoundError,
 )
+from stacker.events import Emit, LayerProgress, Throttle
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
-from stacker.jobs.tasks import LayerProgress
 from stacker.source.protocol import Resumable, Source
 from stacker.store.partials import Partial
 from stacker.store.store import Store
@@ -31,8 +31,6 @@ from stacker.stream.stages import HASH_BLOB, READ, Watch
 from stacker.stream.verify import Hash, metered, verified
 
 _WORTH_RESUMING: Final = 1 << 20  # bytes; what is smaller comes again as fast
-_REPORT_EVERY: Final = 1 << 20  # bytes
-_REPORT_ENTRIES: Final = 1000
 _BROKEN_OFF = (NetworkError, AuthenticationError, NotFoundError)
 
 
@@ -143,13 +141,12 @@ class Report:
     :param counter: whoever knows how many entries there were.
     """
 
-    def __init__(
-        self, blob: Descriptor, name: DiffID | Digest, emit: Callable[[object], None]
-    ) -> None:
+    def __init__(self, blob: Descriptor, name: DiffID | Digest, emit: Emit) -> None:
         self._blob = blob
         self._name = name
         self._emit = emit
-        self._done = self._told_done = self._told_entries = 0
+        self._throttle = Throttle()
+        self._done = 0
         self.counter: _Counter | None = None
 
     def count(self, size: int) -> None:
@@ -160,15 +157,14 @@ class Report:
         """Pass a layer's ``chunks`` on, and tell now and then, and at the end."""
         for chunk in chunks:
             yield chunk
-            entries = self.counter.count if self.counter else 0
-            if (
-                self._done - self._told_done >= _REPORT_EVERY
-                or entries - self._told_entries >= _REPORT_ENTRIES
-            ):
-                self._tell(entries)
-        self._tell(self.counter.count if self.counter else 0)
+            if self._throttle.is_due(self._done, self._entries):
+                self._report()
+        self._report()
 
-    def _tell(self, entries: int) -> None:
-        self._told_done, self._told_entries = self._done, entries
-        blob = self._blob
-        self._emit(LayerProgress(self._name, blob.digest, self._done, blob.size, entries))
+    @property
+    def _entries(self) -> int:
+        return self.counter.count if self.counter else 0
+
+    def _report(self) -> None:
+        digest, total = self._blob.digest, self._blob.size
+        self._emit(LayerProgress(self._name, digest, self._done, total, self._entries))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError
+from stacker.events import Emit, LayerPacked, PackProgress, Throttle
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.skeleton import reassembled
 from stacker.store.store import Store
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
 
 _WORTH_THREADS = 64 * 1024
-_REPORT_EVERY = 1 << 20
 _ALIKE = Digest.of(b"")  # names the algorithm of blobs made here
 
 
@@ -44,26 +44,7 @@ class PackTask:
     level: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class PackProgress:
-    """An event: ``done`` of a layer's ``total`` uncompressed bytes have been read."""
-
-    diff_id: DiffID
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPacked:
-    """A layer's blob, of ``size`` bytes, is in the file ``path``."""
-
-    diff_id: DiffID
-    digest: Digest
-    size: int
-    path: Path
-
-
-def pack_layer(task: PackTask, emit: Callable[[object], None]) -> LayerPacked:
+def pack_layer(task: PackTask, emit: Emit) -> LayerPacked:
     """Make a layer's blob; the caller keeps the layer from being removed.
 
     :param emit: called with `PackProgress` now and then.
@@ -85,9 +66,7 @@ def pack_layer(task: PackTask, emit: Callable[[object], None]) -> LayerPacked:
     return LayerPacked(task.diff_id, Digest(_ALIKE.algorithm, hashed.hexdigest()), size, path)
 
 
-def _compressed(
-    task: PackTask, stages: ExitStack, what: str, emit: Callable[[object], None]
-) -> Iterator[bytes]:
+def _compressed(task: PackTask, stages: ExitStack, what: str, emit: Emit) -> Iterator[bytes]:
     store = Store.open(task.store)
     record = store.layers.record(task.diff_id)
     chunks = reassembled(store.layers.paths(task.diff_id), record, what=what)
@@ -107,16 +86,13 @@ def _in_a_thread(
     return stages.enter_context(threaded(chunks))
 
 
-def _reporter(
-    task: PackTask, record: LayerRecord, emit: Callable[[object], None]
-) -> Callable[[int], None]:
-    done = reported = 0
+def _reporter(task: PackTask, record: LayerRecord, emit: Emit) -> Callable[[int], None]:
+    done, throttle = 0, Throttle(record.tar_bytes)
 
     def report(size: int) -> None:
-        nonlocal done, reported
+        nonlocal done
         done += size
-        if done - reported >= _REPORT_EVERY or done == record.tar_bytes:
-            reported = done
+        if throttle.is_due(done):
             emit(PackProgress(task.diff_id, done, record.tar_bytes))
 
     return report

@@ -18,12 +18,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
 from stacker.errors import StackerError
+from stacker.events import Emit
 from stacker.linux.process import set_parent_death_signal
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Emit = Callable[[object], None]
-"""Sends an event to the conductor."""
 
 _LENGTH = struct.Struct("!I")
 _EVENT, _RESULT, _ERROR = range(3)
@@ -39,7 +38,7 @@ def worked(
     work: Callable[[Task, Emit], Result],
     *,
     jobs: int,
-    on_event: Emit,
+    emit: Emit,
 ) -> Iterator[Result]:
     """Run ``work(task, emit)`` for every task in at most ``jobs`` processes.
 
@@ -57,7 +56,7 @@ def worked(
                 worker = workers[descriptor]
                 for kind, value in worker.answers():
                     if kind == _EVENT:
-                        on_event(value)
+                        emit(value)
                         continue
                     busy -= 1
                     if kind == _ERROR:

@@ -89,26 +89,3 @@ class LayerTask:
     def what(self) -> str:
         """The layer's name for messages."""
         return self.identity.what
-
-
-@dataclass(frozen=True, slots=True)
-class LayerUnpacked:
-    """A layer is in the store; ``record`` is ``None`` when somebody else put it there."""
-
-    diff_id: DiffID
-    blob: Digest
-    record: LayerRecord | None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerProgress:
-    """``done`` of a layer's ``total`` compressed bytes were read, and ``entries`` unpacked.
-
-    :param name: see `LayerIdentity.name`.
-    """
-
-    name: DiffID | Digest
-    blob: Digest
-    done: int
-    total: int
-    entries: int

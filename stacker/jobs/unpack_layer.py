@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from stacker.errors import IntegrityError, LayerError, StackerError
+from stacker.events import Emit, LayerUnpacked
 from stacker.image.digest import DiffID
 from stacker.jobs.fetch_blob import DamagedPartialError, Incoming, Report, blamed, incoming
-from stacker.jobs.tasks import LayerTask, LayerUnpacked
+from stacker.jobs.tasks import LayerTask
 from stacker.layer.apply import apply
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
@@ -71,12 +72,10 @@ class DeclaredDiffID:
         return True
 
 
-def unpack_layer(
-    task: LayerTask, emit: Callable[[object], None], watch: Watch = UNWATCHED
-) -> LayerUnpacked:
+def unpack_layer(task: LayerTask, emit: Emit, watch: Watch = UNWATCHED) -> LayerUnpacked:
     """Unpack one layer and commit it, unless it is there by the time its lock is ours.
 
-    :param emit: called with :class:`~stacker.jobs.fetch_blob.LayerProgress` now and then.
+    :param emit: called with `LayerProgress`.
     :param watch: sees every stage.
     :raises IntegrityError: size, digest or diff_id differ, or the compression is corrupt.
     :raises LayerError: the tar is malformed, hostile, or over a limit.
@@ -95,7 +94,7 @@ def unpack_layer(
 def _attempt(
     task: LayerTask,
     store: Store,
-    emit: Callable[[object], None],
+    emit: Emit,
     watch: Watch,
     *,
     afresh: bool = False,
@@ -133,7 +132,7 @@ def _unpack(
     task: LayerTask,
     paths: LayerPaths,
     arrival: Incoming,
-    emit: Callable[[object], None],
+    emit: Emit,
     watch: Watch,
 ) -> tuple[LayerRecord, DiffID]:
     limits, what, length = task.form.limits, task.what, 0

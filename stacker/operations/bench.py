@@ -16,9 +16,10 @@ from time import perf_counter
 from typing import Final
 
 from stacker.errors import NotFoundError
+from stacker.events import Emit, Event, LayerTimed, LayerUnpacked
 from stacker.image.digest import DiffID
 from stacker.image.platform import Platform
-from stacker.jobs.tasks import LayerForm, LayerTask, LayerUnpacked
+from stacker.jobs.tasks import LayerForm, LayerTask
 from stacker.jobs.unpack_layer import unpack_layer
 from stacker.layer.record import LayerRecord
 from stacker.operations.pull import pull
@@ -35,15 +36,6 @@ THREADS: Final = (
 """The stages that follow each other in one thread when a layer is unpacked."""
 
 _COMPRESSED: Final = {stages.READ, stages.HASH_BLOB}
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTimed:
-    """An event: the seconds of a layer's stages, and the bytes of its blob."""
-
-    diff_id: DiffID
-    seconds: Mapping[str, float]
-    blob_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +115,26 @@ def bench(
     jobs: int,
     processors: int,
     runs: int,
-    on_event: Callable[[object], None],
+    emit: Emit,
 ) -> Report:
     """Pull an image into empty stores, with a clock in every stage and without.
 
     :param rooms: makes an empty store and takes it away again.
     :param runs: times that it is done; figures are medians.
-    :param on_event: called with the events of every pull, and with :class:`LayerTimed`.
+    :param emit: called with the events of every pull, and with :class:`LayerTimed`.
     :raises NotFoundError: it has no layers.
     """
     timed: list[LayerTimed] = []
     records: dict[DiffID, LayerRecord] = {}
     walls: list[float] = []
 
-    def watch(event: object) -> None:
-        if isinstance(event, LayerTimed):
-            timed.append(event)
-        elif isinstance(event, LayerUnpacked) and event.record is not None:
-            records[event.diff_id] = event.record
-        on_event(event)
+    def collect(event: Event) -> None:
+        match event:
+            case LayerTimed():
+                timed.append(event)
+            case LayerUnpacked(diff_id=diff_id, record=LayerRecord() as record):
+                records[diff_id] = record
+        emit(event)
 
     for work, at_once in ((_timed_layer, 1), (unpack_layer, jobs)) * runs:
         with rooms() as store:
@@ -153,7 +146,7 @@ def bench(
                 form=form,
                 jobs=at_once,
                 origin="",
-                on_event=watch,
+                emit=collect,
                 work=work,
             )
             if work is unpack_layer:
@@ -164,7 +157,7 @@ def bench(
     return Report(layers, median(walls), processors, jobs, runs)
 
 
-def _timed_layer(task: LayerTask, emit: Callable[[object], None]) -> LayerUnpacked:
+def _timed_layer(task: LayerTask, emit: Emit) -> LayerUnpacked:
     clock = StageClock()
     unpacked = unpack_layer(task, emit, clock)
     emit(LayerTimed(unpacked.diff_id, clock.seconds, task.blob.size))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from stacker.destination.protocol import Arrival, Destination
+from stacker.destination.protocol import Destination
 from stacker.errors import IntegrityError
+from stacker.events import BlobProgress, BlobsFound, BlobStored, Emit, Throttle, Transfer
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.manifest import references
@@ -21,36 +22,10 @@ from stacker.jobs.pool import worked
 from stacker.source.protocol import Source
 from stacker.stream.decompress import BlobOpener
 
-_REPORT_EVERY = 1 << 20
 _DOCUMENTS_LIMIT = 1_000
 _DEEPEST = 8  # indexes in one another
-Emit = Callable[[object], None]
 Near = Mapping[Digest, tuple[str, ...]]
 """Repositories, as ``HOST/REPO``, that are known to have a blob."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlobsFound:
-    """An event: these blobs are to be at the destination; sizes in bytes."""
-
-    blobs: tuple[Descriptor, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BlobProgress:
-    """An event: ``done`` of a blob's ``total`` bytes are there."""
-
-    digest: Digest
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class BlobArrived:
-    """An event: a blob is there."""
-
-    digest: Digest
-    how: Arrival
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +39,7 @@ class Delivered:
 
     root: Descriptor
     documents: int = 0
-    arrivals: Mapping[Arrival, int] = field(default_factory=dict, hash=False)
+    transfers: Mapping[Transfer, int] = field(default_factory=dict, hash=False)
     left: tuple[Descriptor, ...] = ()
 
 
@@ -91,7 +66,7 @@ def deliver(
     *,
     root: Descriptor,
     jobs: int,
-    on_event: Emit,
+    emit: Emit,
     places: Near | None = None,
     named: bool = True,
 ) -> Delivered:
@@ -100,27 +75,27 @@ def deliver(
     :param jobs: blobs that travel at the same time.
     :param places: where else in the registry the blobs are.
     :param named: give it the destination's name; else it is there by its digest only.
-    :param on_event: called with `BlobsFound`, `BlobProgress` and `BlobArrived`.
+    :param emit: called with `BlobsFound`, `BlobProgress` and `BlobStored`.
     :raises IntegrityError: something is not what its descriptor says.
     """
     *others, last = _documents(source, root)
     blobs = {blob.digest: blob for doc in (*others, last) for blob in doc.blobs}
     left = tuple(blob for blob in blobs.values() if stays(blob))
     wanted = [blob for blob in blobs.values() if not stays(blob)]
-    on_event(BlobsFound(tuple(wanted)))
+    emit(BlobsFound(tuple(wanted)))
     known = {} if places is None else places
     tasks = [BlobTask(source, destination, b, known.get(b.digest, ())) for b in wanted]
-    arrivals: Counter[Arrival] = Counter()
-    for event in _sent(tasks, destination, jobs, on_event):
-        on_event(event)
-        arrivals[event.how] += 1
+    transfers: Counter[Transfer] = Counter()
+    for event in _sent(tasks, destination, jobs, emit):
+        emit(event)
+        transfers[event.transfer] += 1
     for document in others:
         destination.put_document(document.descriptor, document.content)
     if named:
         destination.finish(last.descriptor, last.content)
     else:
         destination.put_document(last.descriptor, last.content)
-    return Delivered(last.descriptor, len(others) + 1, dict(arrivals), left)
+    return Delivered(last.descriptor, len(others) + 1, dict(transfers), left)
 
 
 def stays(blob: Descriptor) -> bool:
@@ -131,35 +106,33 @@ def stays(blob: Descriptor) -> bool:
     return blob.is_foreign and bool(blob.urls)
 
 
-def send_blob(task: BlobTask, emit: Emit) -> BlobArrived:
+def send_blob(task: BlobTask, emit: Emit) -> BlobStored:
     """Bring one blob; see `Destination.put_blob`.
 
     :param emit: called with `BlobProgress` now and then.
     """
-    reported = 0
+    throttle = Throttle(task.blob.size)
 
     def report(done: int) -> None:
-        nonlocal reported
-        if done - reported >= _REPORT_EVERY or done == task.blob.size:
-            reported = done
+        if throttle.is_due(done):
             emit(BlobProgress(task.blob.digest, done, task.blob.size))
 
     how = task.destination.put_blob(
         task.blob, _opener(task.source, task.blob), near=task.near, report=report
     )
-    return BlobArrived(task.blob.digest, how or Arrival.SENT)
+    return BlobStored(task.blob.digest, how or Transfer.SENT)
 
 
 def _sent(
-    tasks: list[BlobTask], destination: Destination, jobs: int, on_event: Emit
-) -> Iterator[BlobArrived]:
+    tasks: list[BlobTask], destination: Destination, jobs: int, emit: Emit
+) -> Iterator[BlobStored]:
     if destination.is_sequential or jobs == 1 or len(tasks) == 1:
         for task in tasks:
-            yield send_blob(task, on_event)
+            yield send_blob(task, emit)
         return
     if tasks:
         largest_first = sorted(tasks, key=lambda task: -task.blob.size)
-        yield from worked(largest_first, send_blob, jobs=jobs, on_event=on_event)
+        yield from worked(largest_first, send_blob, jobs=jobs, emit=emit)
 
 
 def _opener(source: Source, blob: Descriptor) -> BlobOpener:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, NotFoundError, StackerError, UsageError
+from stacker.events import Emit, MemberSent, Transfer
 from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.descriptor import Descriptor
@@ -26,7 +27,7 @@ from stacker.operations.push import Packing, manifest_of, push
 from stacker.source.protocol import Source
 
 if TYPE_CHECKING:
-    from stacker.destination.protocol import Arrival, Destination
+    from stacker.destination.protocol import Destination
     from stacker.store.indexes import IndexStore, StoredIndex
     from stacker.store.store import Store
 
@@ -54,25 +55,17 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class MemberSent:
-    """An event: a member of the index is at the destination; `sent` is False if it was before."""
-
-    descriptor: Descriptor
-    sent: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Means:
     """How members are had and sent.
 
     :param jobs: blobs on their way at the same time.
-    :param on_event: called with `MemberSent` and with what `push` and `deliver` tell.
+    :param emit: called with `MemberSent` and with what `push` and `deliver` tell.
     """
 
     opened: Open
     packing: Packing
     jobs: int
-    on_event: Callable[[object], None]
+    emit: Emit
 
 
 def create(store: Store, name: str, members: Sequence[str], opened: Open) -> StoredIndex:
@@ -143,18 +136,18 @@ def push_index(store: Store, name: str, destination: Destination, means: Means) 
         if not there:
             deliveries.append(_sent(store, origin, destination, means))
             found = _at(entry, deliveries[-1].root)
-        means.on_event(MemberSent(found, not there))
+        means.emit(MemberSent(found, not there))
         members.append((found, origin))
     stored = _corrected(store, stored, members)
     root = Descriptor(stored.index.media_type, stored.digest, len(stored.content))
     destination.finish(root, stored.content)
-    arrivals: Counter[Arrival] = Counter()
+    transfers: Counter[Transfer] = Counter()
     left: dict[Descriptor, None] = {}
     for delivery in deliveries:
-        arrivals.update(delivery.arrivals)
+        transfers.update(delivery.transfers)
         left |= dict.fromkeys(delivery.left)
     documents = 1 + sum(d.documents for d in deliveries)
-    return Delivered(root, documents, dict(arrivals), tuple(left))
+    return Delivered(root, documents, dict(transfers), tuple(left))
 
 
 def _corrected(
@@ -221,7 +214,7 @@ def _sent(store: Store, origin: str, destination: Destination, means: Means) -> 
                 destination,
                 root=source.root(),
                 jobs=means.jobs,
-                on_event=means.on_event,
+                emit=means.emit,
                 places=near(repository_of(origin)),
                 named=False,
             )
@@ -231,7 +224,7 @@ def _sent(store: Store, origin: str, destination: Destination, means: Means) -> 
         destination,
         packing=means.packing,
         jobs=means.jobs,
-        on_event=means.on_event,
+        emit=means.emit,
         named=False,
     ).delivered
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from stacker.errors import IntegrityError, NotFoundError
+from stacker.events import Emit, LayersFound, LayerUnpacked, MissingLayer
 from stacker.image.config import ImageConfig, pair_layers, parse_config
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID, Digest, ImageID
+from stacker.image.digest import DiffID, ImageID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
 from stacker.image.selection import demand
-from stacker.jobs.tasks import LayerForm, LayerIdentity, LayerTask, LayerUnpacked
+from stacker.jobs.tasks import LayerForm, LayerIdentity, LayerTask
 from stacker.linux.filesystem import sync_filesystem
 from stacker.operations.schema1 import UndeclaredDiffID, converted, layers_of, manifest_of
 from stacker.operations.stack import ensure_stack, is_complete
@@ -28,27 +28,7 @@ from stacker.source.protocol import Source
 from stacker.source.resolve import is_vouched_for, resolved
 from stacker.store.store import Store
 
-Emit: TypeAlias = Callable[[object], None]
-"""Sends an event to whoever called for the work."""
-
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class MissingLayer:
-    """A layer whose blob has ``size`` bytes; see `LayerIdentity.name`."""
-
-    name: DiffID | Digest
-    blob: Digest
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class LayersFound:
-    """An event: of an image's layers, these are to be unpacked and those are here."""
-
-    missing: tuple[MissingLayer, ...]
-    present: tuple[DiffID, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +53,7 @@ def pull(
     form: LayerForm,
     jobs: int,
     origin: str,
-    on_event: Callable[[object], None],
+    emit: Emit,
     must_match: bool = False,
     work: Callable[[LayerTask, Emit], LayerUnpacked] | None = None,
 ) -> Pulled:
@@ -82,10 +62,10 @@ def pull(
     :param platform: which image of an index; ``must_match`` demands it of a lone one, too.
     :param jobs: layers unpacked at the same time.
     :param origin: the source as the caller named it, remembered beside the image's names.
-    :param on_event: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
+    :param emit: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
     :param work: what workers do with a layer in place of unpacking it; it may emit events.
     """
-    means = _Means(store, form, jobs, on_event, work)
+    means = _Means(store, form, jobs, emit, work)
     wanted = platform if must_match else None
     source, unpacked = _modern(source, means, wanted)
     descriptor = resolved(source, platform)
@@ -146,7 +126,7 @@ class _Means:
     store: Store
     form: LayerForm
     jobs: int
-    on_event: Callable[[object], None]
+    emit: Emit
     work: Callable[[LayerTask, Emit], LayerUnpacked] | None
 
 
@@ -195,7 +175,7 @@ def _unpack(
     means: _Means,
 ) -> list[LayerUnpacked]:
     listed = (MissingLayer(identity.name, blob.digest, blob.size) for blob, identity in missing)
-    means.on_event(LayersFound(tuple(listed), present))
+    means.emit(LayersFound(tuple(listed), present))
     if not missing:
         return []
     from stacker.jobs.pool import worked
@@ -211,10 +191,8 @@ def _unpack(
     ]
     done = []
     try:
-        for result in worked(
-            tasks, means.work or unpack_layer, jobs=means.jobs, on_event=means.on_event
-        ):
-            means.on_event(result)
+        for result in worked(tasks, means.work or unpack_layer, jobs=means.jobs, emit=means.emit):
+            means.emit(result)
             done.append(result)
     finally:
         if len(done) < len(tasks):

@@ -7,20 +7,21 @@ anew; (5) the delivery.  In: a store, an image, a destination.  Out: what arrive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.errors import NotFoundError
+from stacker.events import Emit, LayerPacked, LayersToPack
 from stacker.image import mediatype
 from stacker.image.config import pair_layers
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest, ImageID
 from stacker.image.location import repository_of
 from stacker.image.manifest import Manifest
-from stacker.jobs.pack_layer import LayerPacked, PackTask, pack_layer
+from stacker.jobs.pack_layer import PackTask, pack_layer
 from stacker.jobs.pool import worked
 from stacker.operations.copy import Delivered, deliver, stays
 from stacker.source.files import Directory, open_sized
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
     from stacker.image.config import ImageConfig
     from stacker.store.store import Store
     from stacker.stream.compress import Compression
-
-
-@dataclass(frozen=True, slots=True)
-class LayersPlanned:
-    """An event: these layers are packed anew; the numbers are their uncompressed bytes."""
-
-    packed: tuple[tuple[DiffID, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +95,14 @@ def push(
     *,
     packing: Packing,
     jobs: int,
-    on_event: Callable[[object], None],
+    emit: Emit,
     named: bool = True,
 ) -> Pushed:
     """Send the image that `text` names to `destination`.
 
     :param jobs: layers packed, or sent, at the same time.
     :param named: give it the destination's name; else it is there by its digest only.
-    :param on_event: called with `LayersPlanned`, ``PackProgress``, ``LayerPacked`` and what
+    :param emit: called with `LayersToPack`, ``PackProgress``, ``LayerPacked`` and what
         `deliver` tells.
     :raises NotFoundError: the image, or a layer of it, is not here.
     :raises IntegrityError: what lies on disk is not what it was.
@@ -124,7 +118,7 @@ def push(
         missing = _not_at_hand(store, destination, manifest, config, places)
         held.enter_context(store.layers.reading(missing))
         tasks = [PackTask(store.root, room, d, packing.compression, packing.level) for d in missing]
-        packed = _packed(store, tasks, jobs, on_event)
+        packed = _packed(store, tasks, jobs, emit)
         content = store.blobs.read(image_id)
         if packed:
             root = _repacked(manifest, config, content, packed, packing).embedded()
@@ -136,7 +130,7 @@ def push(
             destination,
             root=root,
             jobs=jobs,
-            on_event=on_event,
+            emit=emit,
             places=places,
             named=named,
         )
@@ -194,15 +188,15 @@ def _not_at_hand(
 
 
 def _packed(
-    store: Store, tasks: Sequence[PackTask], jobs: int, on_event: Callable[[object], None]
+    store: Store, tasks: Sequence[PackTask], jobs: int, emit: Emit
 ) -> dict[DiffID, LayerPacked]:
     sizes = {task.diff_id: store.layers.record(task.diff_id).tar_bytes for task in tasks}
-    on_event(LayersPlanned(tuple(sizes.items())))
+    emit(LayersToPack(tuple(sizes.items())))
     done: dict[DiffID, LayerPacked] = {}
     if tasks:
         largest_first = sorted(tasks, key=lambda task: -sizes[task.diff_id])
-        for packed in worked(largest_first, pack_layer, jobs=jobs, on_event=on_event):
-            on_event(packed)
+        for packed in worked(largest_first, pack_layer, jobs=jobs, emit=emit):
+            emit(packed)
             done[packed.diff_id] = packed
     return done
 

@@ -148,7 +148,7 @@ def _measured(args: Namespace, session: Session) -> Report:
             jobs=args.jobs or usable_processors(),
             processors=usable_processors(),
             runs=args.runs,
-            on_event=lambda _: None,
+            emit=lambda _: None,
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, reaching
-from stacker.cli.verbs.push import add_jobs
+from stacker.cli.verbs.push import add_jobs, copied_document, warn_foreign
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -55,19 +55,17 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Copy, and print the digest."""
-    from stacker.cli.push_progress import delivered_document, tell_left
-
     delivered = _copy(args, session)
-    tell_left(delivered, session)
+    warn_foreign(delivered, session)
     if session.json:
         item = {"source": args.source, "destination": args.destination}
-        print_event("copy", item={**item, **delivered_document(delivered)})
+        print_event("copy", item={**item, **copied_document(delivered)})
     else:
         print_line(str(delivered.root.digest))
 
 
 def _copy(args: Namespace, session: Session) -> Delivered:
-    from stacker.cli.push_progress import reporting
+    from stacker.cli.progress import report_progress
     from stacker.destination.open import open_destination
     from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
     from stacker.linux.process import usable_processors
@@ -86,14 +84,14 @@ def _copy(args: Namespace, session: Session) -> Delivered:
         root = _wanted(args, source)
         with (
             open_destination(args.destination, access=access) as destination,
-            reporting(session) as report,
+            report_progress(session) as emit,
         ):
             return deliver(
                 source,
                 destination,
                 root=root,
                 jobs=args.jobs or usable_processors(),
-                on_event=report,
+                emit=emit,
                 places=near(place) if place else None,
             )
 

@@ -17,7 +17,13 @@ from stacker.cli.output import (
 )
 from stacker.cli.registry_options import add_registries, reaching
 from stacker.cli.text import size
-from stacker.cli.verbs.push import add_jobs, add_packing, packing_of
+from stacker.cli.verbs.push import (
+    add_jobs,
+    add_packing,
+    copied_document,
+    packing_of,
+    warn_foreign,
+)
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -211,7 +217,7 @@ def _inspect(args: Namespace, session: Session) -> None:
 
 
 def _push(args: Namespace, session: Session) -> None:
-    from stacker.cli.push_progress import delivered_document, reporting, tell_left
+    from stacker.cli.progress import report_progress
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.index import Means, push_index
@@ -223,14 +229,14 @@ def _push(args: Namespace, session: Session) -> None:
         opened = held.enter_context(_sources(args, store))
         access = reaching(args, os.environ, args.destination)
         destination = held.enter_context(open_destination(args.destination, access=access))
-        report = held.enter_context(reporting(session))
+        emit = held.enter_context(report_progress(session))
         jobs = args.jobs or usable_processors()
-        means = Means(opened, packing, jobs, report)
+        means = Means(opened, packing, jobs, emit)
         delivered = push_index(store, args.name, destination, means)
-    tell_left(delivered, session)
+    warn_foreign(delivered, session)
     if session.json:
         item = {"name": args.name, "destination": args.destination}
-        print_event("index-push", item={**item, **delivered_document(delivered)})
+        print_event("index-push", item={**item, **copied_document(delivered)})
     else:
         print_line(str(delivered.root.digest))
 

@@ -148,7 +148,7 @@ def _access(args: Namespace) -> Access | None:
 
 
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
-    from stacker.cli.pull_progress import reporting
+    from stacker.cli.progress import report_progress
     from stacker.linux.process import usable_processors
     from stacker.operations.pull import pull
     from stacker.source.open import open_source
@@ -157,7 +157,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
     with (
         store.staging.directory("spool") as room,
         open_source(args.source, spool=room, access=_access(args)) as source,
-        reporting(session) as report,
+        report_progress(session) as emit,
     ):
         return pull(
             store,
@@ -166,7 +166,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             form=_form(args),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
-            on_event=report,
+            emit=emit,
             must_match=must_match,
         )
 

@@ -9,11 +9,13 @@ from stacker.cli.options import checked
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, reaching
 from stacker.cli.text import parse_count
+from stacker.image.document import quoted
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
+    from stacker.operations.copy import Delivered
     from stacker.operations.push import Packing, Pushed
 
 DESCRIPTION = """\
@@ -88,12 +90,31 @@ def packing_of(args: Namespace) -> Packing:
     return Packing(args.compression, checked_level(args.compression, args.level))
 
 
+def copied_document(delivered: Delivered) -> dict[str, object]:
+    """Return the part of a JSON document that push, copy and index push share."""
+    return {
+        "digest": str(delivered.root.digest),
+        "media_type": delivered.root.media_type,
+        "size": delivered.root.size,
+        "documents": delivered.documents,
+        "blobs": {transfer.value: count for transfer, count in delivered.transfers.items()},
+        "left": [
+            {"digest": str(layer.digest), "urls": list(layer.urls)} for layer in delivered.left
+        ],
+    }
+
+
+def warn_foreign(delivered: Delivered, session: Session) -> None:
+    """Print a warning for each foreign layer, which is not sent."""
+    for layer in delivered.left:
+        urls = ", ".join(map(quoted, layer.urls))
+        session.say(f"warning: foreign layer not sent: {layer.digest}: it stays at {urls}")
+
+
 def run(args: Namespace, session: Session) -> None:
     """Push, and print the manifest's digest."""
-    from stacker.cli.push_progress import tell_left
-
     pushed = _push(args, session)
-    tell_left(pushed.delivered, session)
+    warn_foreign(pushed.delivered, session)
     if not pushed.original:
         session.detail(f"{pushed.packed} layers were compressed anew, so the manifest is new")
     if session.json:
@@ -103,7 +124,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _push(args: Namespace, session: Session) -> Pushed:
-    from stacker.cli.push_progress import reporting
+    from stacker.cli.progress import report_progress
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.push import push
@@ -114,7 +135,7 @@ def _push(args: Namespace, session: Session) -> Pushed:
     store.images.find(args.image)  # before anything is written anywhere
     with (
         open_destination(args.destination, access=access) as destination,
-        reporting(session) as report,
+        report_progress(session) as emit,
     ):
         return push(
             store,
@@ -122,17 +143,15 @@ def _push(args: Namespace, session: Session) -> Pushed:
             destination,
             packing=packing,
             jobs=args.jobs or usable_processors(),
-            on_event=report,
+            emit=emit,
         )
 
 
 def _document(pushed: Pushed, destination: str) -> dict[str, object]:
-    from stacker.cli.push_progress import delivered_document
-
     return {
         "image_id": str(pushed.image_id),
         "destination": destination,
         "original": pushed.original,
         "packed": pushed.packed,
-        **delivered_document(pushed.delivered),
+        **copied_document(pushed.delivered),
     }

@@ -13,8 +13,9 @@ import pytest
 
 from stacker.destination.archive import LayoutArchive, _header, _pax_record
 from stacker.destination.open import open_destination
-from stacker.destination.protocol import Arrival, Destination
+from stacker.destination.protocol import Destination
 from stacker.errors import IntegrityError, UsageError
+from stacker.events import Transfer
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
@@ -26,7 +27,7 @@ ROOT = Descriptor(mediatype.OCI_INDEX, Digest.of(b"root"), 4)
 FORMS = pytest.mark.parametrize("form", ["oci", "oci-archive"])
 
 
-def written(place: Destination, content: bytes = b"blob") -> list[Arrival | None]:
+def written(place: Destination, content: bytes = b"blob") -> list[Transfer | None]:
     arrivals = [
         place.put_blob(BLOB, opened, report=lambda _: None)
         for opened in (None, lambda: io.BytesIO(content), lambda: io.BytesIO(content))
@@ -38,7 +39,7 @@ def written(place: Destination, content: bytes = b"blob") -> list[Arrival | None
 @FORMS
 def test_a_blob_is_written_once(tmp_path: Path, form: str) -> None:
     with open_destination(f"{form}:{tmp_path}/out:name:1", access=Access()) as place:
-        assert written(place) == [None, Arrival.SENT, Arrival.PRESENT]
+        assert written(place) == [None, Transfer.SENT, Transfer.PRESENT]
     if form == "oci-archive":
         with tarfile.open(tmp_path / "out") as tar:
             files = {m.name: m for m in tar.getmembers()}

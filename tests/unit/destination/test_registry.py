@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from stacker.destination.protocol import Arrival
 from stacker.destination.registry import Repository, open_repository
 from stacker.errors import AuthenticationError, IntegrityError, NetworkError
+from stacker.events import Transfer
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
@@ -48,7 +48,7 @@ def sent(
     reports: list[int] = []
     with repository(server, piece) as place:
         how = place.put_blob(BLOB, lambda: io.BytesIO(data), near=near, report=reports.append)
-    assert how is Arrival.SENT
+    assert how is Transfer.SENT
     assert server.content[f"/v2/app/blobs/{BLOB.digest}"][1] == DATA
     return reports
 
@@ -73,7 +73,7 @@ def test_what_is_there_is_not_sent(server: FakeRegistry) -> None:
     server.content[f"/v2/app/blobs/{BLOB.digest}"] = ("", DATA)
     with repository(server) as place:
         how = place.put_blob(BLOB, lambda: pytest.fail("opened"), report=lambda _: None)
-    assert how is Arrival.PRESENT
+    assert how is Transfer.PRESENT
     assert methods(server) == ["HEAD"]
 
 
@@ -175,7 +175,7 @@ def test_a_blob_of_another_repository_is_mounted(server: FakeRegistry) -> None:
     server.quirk = lambda request: request.command == "POST" and request.answer(201)
     with repository(server) as place:
         how = place.put_blob(BLOB, None, near=[f"{server.host}/from"], report=lambda _: None)
-    assert how is Arrival.MOUNTED
+    assert how is Transfer.MOUNTED
     assert methods(server) == ["HEAD", "POST"]
 
 

@@ -4,52 +4,63 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stacker.errors import IntegrityError, StackerError
+from stacker.events import BlobProgress, BlobsFound, Emit, Event
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
 from stacker.jobs.pool import WorkerDiedError, worked
 
-Emit = Callable[[object], None]
+BLOB = Digest.of(b"blob")
 
 
-def nothing(event: object) -> None:
+def ignore(event: Event) -> None:
     del event
 
 
 def double(task: int, emit: Emit) -> int:
-    emit(("seen", task))
+    emit(BlobProgress(BLOB, done=task, total=0))
     return 2 * task
+
+
+def emit_process_id(emit: Emit) -> None:
+    emit(BlobProgress(BLOB, done=os.getpid(), total=0))
+
+
+def is_running(event: Event) -> bool:
+    assert isinstance(event, BlobProgress)
+    return Path(f"/proc/{event.done}").exists()
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 8, 50])
 def test_every_task_gets_its_result_once(jobs: int) -> None:
-    assert sorted(worked(range(20), double, jobs=jobs, on_event=nothing)) == [
-        2 * n for n in range(20)
-    ]
+    assert sorted(worked(range(20), double, jobs=jobs, emit=ignore)) == [2 * n for n in range(20)]
 
 
 def test_no_tasks_need_no_workers() -> None:
-    assert list(worked([], double, jobs=4, on_event=nothing)) == []
+    assert list(worked([], double, jobs=4, emit=ignore)) == []
 
 
 def test_events_arrive_while_the_work_goes_on() -> None:
-    events: list[object] = []
-    list(worked([1, 2, 3], double, jobs=2, on_event=events.append))
-    assert sorted(events, key=str) == [("seen", 1), ("seen", 2), ("seen", 3)]
+    events: list[Event] = []
+    list(worked([1, 2, 3], double, jobs=2, emit=events.append))
+    assert sorted(events, key=str) == [BlobProgress(BLOB, done, 0) for done in (1, 2, 3)]
 
 
 def test_messages_larger_than_a_pipe_arrive_whole() -> None:
+    large_event = BlobsFound((Descriptor("e" * 300_000, BLOB, 4),))
+
     def large(task: int, emit: Emit) -> bytes:
-        emit(b"e" * 300_000)
+        emit(large_event)
         return b"r" * task
 
-    events: list[object] = []
-    results = list(worked([1_000_000, 2], large, jobs=2, on_event=events.append))
+    events: list[Event] = []
+    results = list(worked([1_000_000, 2], large, jobs=2, emit=events.append))
     assert sorted(map(len, results)) == [2, 1_000_000]
-    assert events == [b"e" * 300_000] * 2
+    assert events == [large_event] * 2
 
 
 def test_the_first_error_is_raised_with_its_class_and_hint() -> None:
@@ -58,7 +69,7 @@ def test_the_first_error_is_raised_with_its_class_and_hint() -> None:
         raise IntegrityError(f"wrong: {task}", hint="look")
 
     with pytest.raises(IntegrityError, match="wrong: 7") as caught:
-        list(worked([7], fail, jobs=1, on_event=nothing))
+        list(worked([7], fail, jobs=1, emit=ignore))
     assert caught.value.hint == "look"
 
 
@@ -68,7 +79,7 @@ def test_a_bug_in_the_work_is_an_error_that_says_where() -> None:
         return 1 / task
 
     with pytest.raises(StackerError, match="internal error: ZeroDivisionError") as caught:
-        list(worked([0], fail, jobs=1, on_event=nothing))
+        list(worked([0], fail, jobs=1, emit=ignore))
     assert "1 / task" in (caught.value.hint or "")
 
 
@@ -78,32 +89,32 @@ def test_a_worker_that_is_killed_is_an_error() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(WorkerDiedError):
-        list(worked([1, 2], die, jobs=2, on_event=nothing))
+        list(worked([1, 2], die, jobs=2, emit=ignore))
 
 
 def test_no_process_is_left_when_the_caller_stops_early() -> None:
     def name_and_wait(task: int, emit: Emit) -> None:
-        emit(os.getpid())
+        emit_process_id(emit)
         if task:
             signal.pause()
 
-    pids: list[object] = []
-    results = worked([0, 1], name_and_wait, jobs=2, on_event=pids.append)
+    events: list[Event] = []
+    results = worked([0, 1], name_and_wait, jobs=2, emit=events.append)
     next(results)
     results.close()  # type: ignore[attr-defined]
-    for pid in pids:
-        assert isinstance(pid, int)
-        assert not Path(f"/proc/{pid}").exists()
+    assert events
+    assert not any(map(is_running, events))
 
 
 def test_no_process_is_left_after_an_error() -> None:
     def fail_or_wait(task: int, emit: Emit) -> None:
-        emit(os.getpid())
+        emit_process_id(emit)
         if task == 0:
             raise IntegrityError("no")
         signal.pause()
 
-    pids: list[object] = []
+    events: list[Event] = []
     with pytest.raises(IntegrityError):
-        list(worked([1, 0], fail_or_wait, jobs=2, on_event=pids.append))
-    assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
+        list(worked([1, 0], fail_or_wait, jobs=2, emit=events.append))
+    assert events
+    assert not any(map(is_running, events))

@@ -11,10 +11,11 @@ from typing import BinaryIO, TypeVar
 
 import pytest
 
+from stacker.events import Event, LayerProgress
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
 from stacker.image.manifest import Manifest, parse_document
-from stacker.jobs.tasks import LayerForm, LayerProgress, LayerTask
+from stacker.jobs.tasks import LayerForm, LayerTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.layer.metadata import IdMap
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -99,7 +100,7 @@ def test_every_stage_passes_the_watch_once(
             partial.path.write_bytes(file.read(1 << 20))
     identity = DeclaredDiffID(diff_id) if is_known else UndeclaredDiffID(blob.digest)
     task = LayerTask(slow, store.root, blob, identity, form)
-    events: list[object] = []
+    events: list[Event] = []
     seen = Seen()
     unpacked = unpack_layer(task, events.append, seen)
     assert sorted(seen.stages) == sorted(STAGES)

@@ -9,13 +9,13 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from stacker.destination.protocol import Arrival
 from stacker.errors import IntegrityError, NotFoundError
+from stacker.events import BlobsFound, BlobStored, Event, Transfer
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.platform import Platform
-from stacker.operations.copy import BlobArrived, BlobsFound, deliver, near
+from stacker.operations.copy import deliver, near
 from stacker.source.protocol import read_document
 from stacker.source.resolve import resolved
 from stacker.stream.decompress import BlobOpener
@@ -76,13 +76,13 @@ class Journal:
         *,
         near: Sequence[str] = (),
         report: ByteProgress,
-    ) -> Arrival | None:
+    ) -> Transfer | None:
         assert opened is not None
         self.near.append(near)
         with opened() as file:
             self.came.append(("blob", file.read()))
         report(descriptor.size)
-        return Arrival.SENT
+        return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
         raise AssertionError(descriptor)
@@ -96,9 +96,9 @@ class Journal:
         self.came.append(("name", content))
 
 
-def delivered(source: Memory, **more: Any) -> tuple[Journal, list[object]]:
-    journal, events = Journal(), list[object]()
-    deliver(source, journal, root=source.root(), jobs=2, on_event=events.append, **more)
+def delivered(source: Memory, **more: Any) -> tuple[Journal, list[Event]]:
+    journal, events = Journal(), list[Event]()
+    deliver(source, journal, root=source.root(), jobs=2, emit=events.append, **more)
     return journal, events
 
 
@@ -118,7 +118,7 @@ def test_everything_comes_once_and_after_what_it_refers_to() -> None:
             assert entry["digest"] in before
     assert [type(event) for event in events if not hasattr(event, "done")] == [
         BlobsFound,
-        *[BlobArrived] * 3,
+        *[BlobStored] * 3,
     ]
 
 
@@ -168,7 +168,7 @@ def test_a_document_that_is_missing_stops_it_before_anything_is_sent() -> None:
     source.index(source.manifest(b"1"), gone)
     journal = Journal()
     with pytest.raises(NotFoundError):
-        deliver(source, journal, root=source.root(), jobs=1, on_event=lambda _: None)
+        deliver(source, journal, root=source.root(), jobs=1, emit=lambda _: None)
     assert journal.came == []
 
 

@@ -51,7 +51,7 @@ def bring(store: Store, tmp_path: Path) -> Bring:
                 form=FORM,
                 jobs=1,
                 origin=name,
-                on_event=lambda _: None,
+                emit=lambda _: None,
             )
         return done.image_id
 
