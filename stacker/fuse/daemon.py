@@ -24,7 +24,8 @@ from stacker.errors import MountError, StackerError
 from stacker.fuse import connect
 from stacker.fuse.adapters import form_of, service_of, workers
 from stacker.linux import mountapi, mountinfo, opath, process
-from stacker.tree.merged import ROOT, merge, tree_of
+from stacker.tree.merged import merge, tree_of
+from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

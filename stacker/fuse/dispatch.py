@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from stacker.fuse.splice import Outlet
-    from stacker.tree.merged import Node
+    from stacker.tree.protocol import Node
 
     Step = Callable[[Node, bytes], bytes]
     """Answers one kind of request about a node; the header is part of the request."""

@@ -27,7 +27,8 @@ from stacker.fuse.replies import BLOCK, NAME_MAX, OpenFiles, errno_of, visible
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from stacker.tree.merged import MergedTree, Node
+    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import Node
 
 _ROOT: Final[int] = pyfuse3.ROOT_INODE
 _ONE_TASK: Final = (1, 1)
@@ -76,13 +77,13 @@ class Operations(pyfuse3.Operations):
         return found
 
     def _made(self, inode: Node) -> pyfuse3.EntryAttributes:
-        mode, nlink, uid, gid, size, mtime, device = self._tree.attributes(inode)
+        mode, nlink, uid, gid, size, blocks, device, _, mtime, _ = self._tree.status(inode)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode + _ROOT
         entry.entry_timeout = entry.attr_timeout = FOREVER
         entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid = mode, nlink, uid, gid
         entry.st_rdev, entry.st_size = device, size
-        entry.st_blocks, entry.st_blksize = (size + 511) >> 9, BLOCK
+        entry.st_blocks, entry.st_blksize = blocks, BLOCK
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime
         return entry
 
@@ -97,7 +98,7 @@ class Operations(pyfuse3.Operations):
         if len(name) > NAME_MAX:  # the kernel lets longer ones through
             raise OSError(errno.ENAMETOOLONG, "name too long")
         found = self._tree.lookup(self._known(parent), name)
-        return self._absent if found is None else self.entry(self._tree.inode(found))
+        return self._absent if found is None else self.entry(found)
 
     @_answered
     def getattr(self, number: int, _context: object) -> pyfuse3.EntryAttributes:
@@ -107,10 +108,7 @@ class Operations(pyfuse3.Operations):
     @_answered
     def readlink(self, number: int, _context: object) -> bytes:
         """Give a symbolic link's target."""
-        target = self._tree.readlink(self._known(number))
-        if target is None:
-            raise OSError(errno.EINVAL, "not a symbolic link")
-        return target
+        return self._tree.readlink(self._known(number))
 
     @_answered
     def open(self, number: int, flags: int, _context: object) -> pyfuse3.FileInfo:
@@ -157,10 +155,7 @@ class Operations(pyfuse3.Operations):
     @_answered
     def getxattr(self, number: int, name: bytes, _context: object) -> bytes:
         """Give an extended attribute."""
-        value = self._tree.xattrs(self._known(number)).get(name)
-        if value is None:
-            raise OSError(errno.ENODATA, "no such attribute")
-        return value
+        return self._tree.xattr(self._known(number), name)
 
     @_answered
     def listxattr(self, number: int, context: pyfuse3.RequestContext) -> Iterable[bytes]:

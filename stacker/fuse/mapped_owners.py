@@ -19,8 +19,7 @@ from stacker.tree.writable import Caller
 
 if TYPE_CHECKING:
     from stacker.fuse.options import Guise
-    from stacker.tree.file_operations import Status
-    from stacker.tree.merged import Node
+    from stacker.tree.protocol import Node, Status
     from stacker.tree.writable import WritableTree
 
 

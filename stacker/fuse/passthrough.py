@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from stacker.tree.merged import MergedTree, Node
+    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import Node
 
 LEAST: Final = 1 << 20
 """Bytes from which on a file is worth it."""
@@ -52,7 +53,7 @@ class Passthrough:
 
         Once one or the other was said it stays so, as the kernel wants of files that are open.
         """
-        if self._tree.attributes(inode).size < LEAST:
+        if self._tree.status(inode).size < LEAST:
             return 0
         if not self._numbers[inode]:
             fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, inode)

@@ -22,7 +22,8 @@ from stacker.fuse.protocol import ROOT_ID
 
 if TYPE_CHECKING:
     from stacker.fuse.splice import Outlet
-    from stacker.tree.merged import MergedTree, Node
+    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import Node
 
 SMALL: Final = 64 << 10
 """Bytes of a file that still counts as small."""
@@ -90,8 +91,8 @@ class Ahead:
     def _store(self, node: Node, outlet: Outlet) -> None:
         tree = self._tree
         inode = tree.inode(node)
-        mode, _, _, _, size, _, _ = tree.attributes(inode)
-        if not (stat.S_ISREG(mode) and 0 < size <= SMALL):
+        size = tree.status(inode).size
+        if not (tree.kind(inode) == stat.S_IFREG and 0 < size <= SMALL):
             return
         with suppress(OSError):  # it was a guess; whoever reads the file hears what is wrong
             file = tree.open(inode)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from stacker.fuse.passthrough import Passthrough
     from stacker.fuse.prefetch import Ahead
-    from stacker.tree.merged import MergedTree, Node
+    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import Node
 
 _ABOUT_NO_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
 
@@ -104,10 +105,10 @@ class Adapter(Requests):
         return fuse.OPEN_OUT.pack(0, kind | fuse.OPEN_NO_FLUSH, number)
 
     def _attr(self, inode: Node) -> bytes:
-        mode, nlink, uid, gid, size, mtime, device = self._tree.attributes(inode)
+        mode, nlink, uid, gid, size, blocks, device, _, mtime, _ = self._tree.status(inode)
         seconds, nanoseconds = divmod(mtime, 1_000_000_000)
         return fuse.ATTR.pack(
-            *(inode + fuse.ROOT_ID, size, (size + 511) >> 9),
+            *(inode + fuse.ROOT_ID, size, blocks),
             *(seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds),
             *(mode, nlink, uid, gid, fuse.device_number(device) if device else 0, BLOCK, 0),
         )
@@ -118,7 +119,7 @@ class Adapter(Requests):
 
     def _lookup(self, node: Node, request: bytes) -> bytes:
         found = self._tree.lookup(node, name_at(request, HEADER))
-        return ABSENT if found is None else self._entry(self._tree.inode(found))
+        return ABSENT if found is None else self._entry(found)
 
     def _getattr(self, node: Node, request: bytes) -> bytes:
         del request
@@ -126,10 +127,7 @@ class Adapter(Requests):
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request
-        target = self._tree.readlink(node)
-        if target is None:
-            raise OSError(errno.EINVAL, "not a symbolic link")
-        return target
+        return self._tree.readlink(node)
 
     def _readdir(self, node: Node, request: bytes) -> bytes:
         return self._listed(node, request, lambda _: b"", b"")
@@ -168,10 +166,7 @@ class Adapter(Requests):
     def _getxattr(self, node: Node, request: bytes) -> bytes:
         size, _ = fuse.XATTR.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.XATTR.size)
-        value = self._tree.xattrs(node).get(name)
-        if value is None:
-            raise OSError(errno.ENODATA, "no such attribute")
-        return sized(value, size)
+        return sized(self._tree.xattr(node, name), size)
 
     def _listxattr(self, node: Node, request: bytes) -> bytes:
         return listed(self._tree.xattrs(node), request)
@@ -190,7 +185,7 @@ class Adapter(Requests):
         if self.outlet is None:
             return super()._read(unique, node, request)
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
-        whole = self._tree.attributes(node).size
+        whole = self._tree.status(node).size
         length = min(size, whole - offset, fuse.LARGEST_READ)
         if self.outlet.send(unique, self._files.of(node), offset, length):
             return None
@@ -207,7 +202,7 @@ class Adapter(Requests):
 
     def _read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
         file, length = self._files.of(node), 0
-        whole = min(len(buffer), self._tree.attributes(node).size - offset)
+        whole = min(len(buffer), self._tree.status(node).size - offset)
         while length < whole:
             count = os.preadv(file, [buffer[length:whole]], offset + length)
             if not count:

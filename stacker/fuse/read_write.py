@@ -45,7 +45,7 @@ from stacker.tree.writable import Caller
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stacker.tree.merged import Node
+    from stacker.tree.protocol import Node
     from stacker.tree.writable import WritableTree
 
 _SECOND: Final = 1_000_000_000
@@ -184,7 +184,7 @@ class WritableAdapter(Requests):
             yield 1, b".", node
         if offset < 2:
             yield 2, b"..", self._tree.parent(node)
-        for place, name, inode in self._tree.listed(node, max(offset - 2, 0)):
+        for place, name, inode in self._tree.entries(node, max(offset - 2, 0)):
             yield place + 2, name, inode
 
     def _getxattr(self, node: Node, request: bytes) -> bytes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stacker.tree.inodes import Inode, Inodes
-    from stacker.tree.merged import Node
+    from stacker.tree.protocol import Node
     from stacker.tree.workdir import Staging
 
 
@@ -93,13 +93,12 @@ class CopyUp:
     def _copied(self, node: Node, length: int | None) -> tuple[bytes, int]:
         """Make the copy in the work directory; give its name there and hold it."""
         lower, staging = self._inodes.lower, self._staging
-        mode, device = lower.mode(node), lower.attributes(node).device
+        mode, device = lower.mode(node), lower.status(node).device
         if stat.S_ISREG(mode):
             return self._copied_file(node, length)
-        target = lower.readlink(node)
-        if target is not None:
-            link = target
-            name, held = staging.made(lambda name, at: os.symlink(link, name, dir_fd=at))
+        if stat.S_ISLNK(mode):
+            target = lower.readlink(node)
+            name, held = staging.made(lambda name, at: os.symlink(target, name, dir_fd=at))
         else:
             kind = stat.S_IFMT(mode) | 0o600
             name, held = staging.made(lambda name, at: os.mknod(name, kind, device, dir_fd=at))
@@ -112,7 +111,7 @@ class CopyUp:
         return name, held
 
     def _copied_file(self, node: Node, length: int | None) -> tuple[bytes, int]:
-        size = self._inodes.lower.attributes(node).size
+        size = self._inodes.lower.status(node).size
         name, file = self._staging.file()
         try:
             if length is None or length >= size:
@@ -139,7 +138,7 @@ class CopyUp:
     def _describe(self, node: Node, held: int) -> None:
         """Give a copy what the lower inode has; owner first, since that clears the rest."""
         lower, path = self._inodes.lower, opath.proc_path(held)
-        mode, _, uid, gid, _, mtime, _ = lower.attributes(node)
+        mode, _, uid, gid, _, _, _, _, mtime, _ = lower.status(node)
         status = os.fstat(held)
         if (status.st_uid, status.st_gid) != (uid, gid):
             os.chown(path, uid, gid)

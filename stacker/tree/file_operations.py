@@ -12,37 +12,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from stacker.linux import opath
+from stacker.tree.protocol import Status
 
 if TYPE_CHECKING:
     from stacker.tree.copy_up import CopyUp
     from stacker.tree.inodes import Inode, Inodes
-    from stacker.tree.merged import Node
+    from stacker.tree.protocol import Node
 
 _ACL: Final = b"system.posix_acl_"
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _COPIED_AT_ONCE: Final = 64 << 20
 """Bytes after which a copy lets others have their turn."""
-
-
-class Status(NamedTuple):
-    """What ``stat`` tells of an inode.
-
-    Times are nanoseconds since the epoch, blocks have 512 bytes.
-    """
-
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    size: int
-    blocks: int
-    device: int
-    atime: int
-    mtime: int
-    ctime: int
 
 
 class Files:
@@ -75,10 +58,8 @@ class Files:
         )
 
     def _lower_status(self, node: Node) -> Status:
-        mode, _, uid, gid, size, mtime, device = self._inodes.lower.attributes(node)
-        nlink, blocks = self._inodes.lower_links(node), (size + 511) >> 9
-        changed = self._inodes.lower_changed(node)
-        return Status(mode, nlink, uid, gid, size, blocks, device, mtime, mtime, changed)
+        nlink, changed = self._inodes.lower_links(node), self._inodes.lower_changed(node)
+        return self._inodes.lower.status(node)._replace(nlink=nlink, ctime=changed)
 
     def change_mode(self, node: Node, mode: int) -> None:
         """Set the permissions; the type in `mode` is not looked at."""
@@ -116,10 +97,7 @@ class Files:
             if inode.kind != stat.S_IFLNK:
                 raise OSError(errno.EINVAL, "not a symbolic link")
             return os.readlink(b"", dir_fd=self._inodes.pin(inode))
-        target = self._inodes.lower.readlink(node)
-        if target is None:
-            raise OSError(errno.EINVAL, "not a symbolic link")
-        return target
+        return self._inodes.lower.readlink(node)
 
     def xattr(self, node: Node, name: bytes) -> bytes:
         """Give the value of an extended attribute; overlayfs's own are not to be seen.
@@ -130,10 +108,7 @@ class Files:
         inode = self._inodes.raised(node)
         if inode is not None:
             return os.getxattr(self._path_of(inode), self._inodes.form.escaped(name))
-        value = self._inodes.lower.xattrs(node).get(name)
-        if value is None:
-            raise OSError(errno.ENODATA, "no such attribute")
-        return value
+        return self._inodes.lower.xattr(node, name)
 
     def xattr_names(self, node: Node) -> list[bytes]:
         """Give the names of all extended attributes but overlayfs's own and POSIX ACLs."""
@@ -174,6 +149,11 @@ class Files:
         os.removexattr(self._path(node), self._inodes.form.escaped(name))
 
     # Contents of regular files
+
+    def read(self, node: Node, offset: int, length: int) -> bytes:
+        """Return a range of a file; fewer than ``length`` bytes only at its end."""
+        buffer = bytearray(length)
+        return bytes(buffer[: self.read_into(node, memoryview(buffer), offset)])
 
     def read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
         """Read into a buffer; give the number of bytes, fewer than its length only at the end."""

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Final
 from stacker.layer.whiteout_format import is_whiteout
 from stacker.linux import opath
 from stacker.tree.listing import Listing
-from stacker.tree.merged import ROOT
+from stacker.tree.protocol import ROOT
 from stacker.tree.upper_marks import Marks
 from stacker.tree.whiteout_dialects import hidden_by, is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stacker.tree.merged import MergedTree, Node
+    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import Node
     from stacker.tree.whiteout_dialects import Form
 
 _HELD: Final = 256
@@ -108,17 +109,16 @@ class Inodes:
     def kind(self, node: Node) -> int:
         """Give an inode's type, as in ``st_mode``."""
         inode = self.raised(node)
-        return stat.S_IFMT(self.lower.mode(node)) if inode is None else inode.kind
+        return self.lower.kind(node) if inode is None else inode.kind
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
         """Give the inode of a name in a directory."""
         inode = self.raised(directory)
         if inode is not None:
             return self.listing(inode).get(name)
-        found = self.lower.lookup(directory, name)
-        return None if found is None else self.lower.inode(found)
+        return self.lower.lookup(directory, name)
 
-    def listed(self, directory: Node, place: int) -> Iterator[tuple[int, bytes, Node]]:
+    def entries(self, directory: Node, place: int = 0) -> Iterator[tuple[int, bytes, Node]]:
         """Give places, names and inodes in a directory, from behind a place on.
 
         :raises OSError: ``ENOTDIR``.
@@ -129,13 +129,11 @@ class Inodes:
         if inode is not None:
             yield from self.listing(inode).after(place)
             return
-        lower = self.lower
-        for at, child in enumerate(lower.children(directory)[place:], place + 1):
-            yield at, lower.name(child), lower.inode(child)
+        yield from self.lower.entries(directory, place)
 
     def is_empty(self, directory: Node) -> bool:
         """Say whether a directory shows nothing; whiteouts do not count."""
-        return next(self.listed(directory, 0), None) is None
+        return next(self.entries(directory), None) is None
 
     def parent(self, directory: Node) -> Node:
         """Give the directory that a directory lies in; the root's and a removed one's is itself."""
@@ -156,14 +154,14 @@ class Inodes:
 
     def lower_links(self, node: Node) -> int:
         """Give the number of names that the tree still shows of a lower inode."""
-        count = self.lower.attributes(node).nlink
+        count = self.lower.status(node).nlink
         if node not in self._unlinked and (count == 1 or self._all_known):
             return count
         return len(self.lower_names(node))
 
     def lower_changed(self, node: Node) -> int:
         """Give the time when a lower inode last changed: lost a name here, or was written there."""
-        return self._unlinked.get(node) or self.lower.attributes(node).mtime
+        return self._unlinked.get(node) or self.lower.status(node).mtime
 
     def _is_shown(self, name: Node) -> bool:
         lower, trail = self.lower, [name]
@@ -326,8 +324,7 @@ class Inodes:
         """Give the names in a lower directory, for one of the upper that is still empty."""
         if directory is None:
             return Listing()
-        lower = self.lower
-        return Listing((lower.name(at), lower.inode(at)) for at in lower.children(directory))
+        return Listing((name, node) for _, name, node in self.lower.entries(directory))
 
     def _read(self, directory: Inode, fd: int, listing: Listing) -> None:
         files = self._marks.has_file_whiteouts(fd)
@@ -393,4 +390,4 @@ class Inodes:
     def lower_directory(self, directory: Inode, name: bytes) -> Node | None:
         """Give the directory that a name would show if the upper had nothing there."""
         found = self.lower_name(directory, name)
-        return found if found is not None and stat.S_ISDIR(self.lower.mode(found)) else None
+        return found if found is not None and self.lower.kind(found) == stat.S_IFDIR else None

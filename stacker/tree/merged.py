@@ -17,12 +17,13 @@ import stat
 from array import array
 from bisect import bisect_left
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 from stacker.layer.paths import LayerPaths
 from stacker.layer.symlinks import joined
 from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
+from stacker.tree.protocol import ROOT, Status
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, read, scanned
 from stacker.tree.whiteout_dialects import ForeignFormat
 
@@ -30,24 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from stacker.tree.protocol import Node
     from stacker.tree.whiteout_dialects import Form
 
-Node: TypeAlias = int
-
-ROOT: Final = 0
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds: the years 1677 and 2262
-
-
-class Attributes(NamedTuple):
-    """What ``stat`` tells of a node; sizes in bytes, ``mtime`` in nanoseconds since the epoch."""
-
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    device: int
 
 
 class MergedTree:
@@ -100,10 +87,20 @@ class MergedTree:
         return self._parent[node]
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
-        """Give the node of a name in a directory, or ``None``."""
+        """Return the inode of a name in a directory; ``None`` if the name does not exist."""
         first, last = self._first[directory], self._last[directory]
         at = bisect_left(range(first, last), name, key=self.name) + first
-        return at if at < last and self.name(at) == name else None
+        return self._inode[at] if at < last and self.name(at) == name else None
+
+    def entries(self, directory: Node, offset: int = 0) -> Iterator[tuple[int, bytes, Node]]:
+        """Yield the offset, name and inode of each entry after ``offset``, sorted by name.
+
+        :raises OSError: ``ENOTDIR``.
+        """
+        if not stat.S_ISDIR(self._mode[directory]):
+            raise OSError(errno.ENOTDIR, "not a directory")
+        for at, child in enumerate(self.children(directory)[offset:], offset + 1):
+            yield at, self.name(child), self._inode[child]
 
     def children(self, directory: Node) -> range:
         """Give the nodes in a directory, sorted by name; none in anything else."""
@@ -113,25 +110,57 @@ class MergedTree:
         """Give an inode's type and permissions."""
         return self._mode[inode]
 
-    def attributes(self, inode: Node) -> Attributes:
-        """Give an inode's attributes."""
-        return Attributes(
-            self._mode[inode],
-            self._nlink[inode],
-            self._uid[inode],
-            self._gid[inode],
-            self._size[inode],
-            self._mtime[inode],
-            self._devices.get(inode, 0),
+    def kind(self, inode: Node) -> int:
+        """Return an inode's type, an ``S_IF*`` constant."""
+        return stat.S_IFMT(self._mode[inode])
+
+    def status(self, inode: Node) -> Status:
+        """Return an inode's attributes; all times are the time of the last modification."""
+        size, mtime = self._size[inode], self._mtime[inode]
+        # Calling Status() costs twice the time; FUSE servers call this for every LOOKUP.
+        return tuple.__new__(
+            Status,
+            (
+                self._mode[inode],
+                self._nlink[inode],
+                self._uid[inode],
+                self._gid[inode],
+                size,
+                (size + 511) >> 9,
+                self._devices.get(inode, 0),
+                mtime,
+                mtime,
+                mtime,
+            ),
         )
 
-    def readlink(self, inode: Node) -> bytes | None:
-        """Give the target of a symbolic link; ``None`` for anything else."""
-        return self._targets.get(inode)
+    def readlink(self, inode: Node) -> bytes:
+        """Return the target of a symbolic link.
+
+        :raises OSError: ``EINVAL`` for any other file type.
+        """
+        target = self._targets.get(inode)
+        if target is None:
+            raise OSError(errno.EINVAL, "not a symbolic link")
+        return target
 
     def xattrs(self, inode: Node) -> Mapping[bytes, bytes]:
-        """Give all extended attributes of an inode, as the image names them."""
+        """Return all extended attributes of an inode, under the image's names."""
         return self._xattrs.get(inode, {})
+
+    def xattr_names(self, inode: Node) -> list[bytes]:
+        """Return the names of all extended attributes of an inode."""
+        return list(self.xattrs(inode))
+
+    def xattr(self, inode: Node, name: bytes) -> bytes:
+        """Return the value of an extended attribute.
+
+        :raises OSError: ``ENODATA`` if it does not exist.
+        """
+        value = self.xattrs(inode).get(name)
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return value
 
     def path(self, node: Node) -> bytes:
         """Give the path from the root, without a slash in front."""

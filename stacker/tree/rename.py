@@ -15,7 +15,7 @@ from stacker.linux import opath
 
 if TYPE_CHECKING:
     from stacker.tree.inodes import Inode, Inodes
-    from stacker.tree.merged import Node
+    from stacker.tree.protocol import Node
     from stacker.tree.workdir import Staging
 
     Place: TypeAlias = tuple[Inode, bytes, Inode]

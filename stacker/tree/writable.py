@@ -27,7 +27,7 @@ from stacker.tree.copy_up import CopyUp
 from stacker.tree.file_operations import Files
 from stacker.tree.inodes import Inodes
 from stacker.tree.listing import Listing
-from stacker.tree.merged import ROOT
+from stacker.tree.protocol import ROOT
 from stacker.tree.rename import Renaming
 from stacker.tree.whiteout_dialects import is_reserved
 from stacker.tree.workdir import Staging
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.tree.inodes import Inode
-    from stacker.tree.merged import MergedTree, Node
+    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import Node
     from stacker.tree.whiteout_dialects import Form
 
 _UPPER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -57,7 +58,7 @@ class WritableTree:
     Whoever has been told of one says so (`remember`), and that it needs it no more (`forget`): in
     between it can be used even when its last name is gone.
 
-    Questions are `lookup`, `listed`, `kind`, `parent` (as of `stacker.tree.inodes.Inodes`),
+    Questions are `lookup`, `entries`, `kind`, `parent` (as of `stacker.tree.inodes.Inodes`),
     `space` and those of `files`; everything else changes something.
 
     :param upper: the directory that takes the writes.
@@ -79,10 +80,17 @@ class WritableTree:
         self._renaming = Renaming(self._inodes, self._staging)
         self.files = Files(self._inodes, self._copy_up, durable=durable)
         self.remember, self.forget = self._inodes.remember, self._inodes.forget
-        self.lookup, self.listed = self._inodes.lookup, self._inodes.listed
+        # Bound here, not wrapped, so that a FUSE server makes no further call for each request.
+        self.lookup, self.entries = self._inodes.lookup, self._inodes.entries
         self.kind, self.parent = self._inodes.kind, self._inodes.parent
+        self.status, self.readlink, self.read = (
+            self.files.status,
+            self.files.readlink,
+            self.files.read,
+        )
+        self.xattr, self.xattr_names = self.files.xattr, self.files.xattr_names
         try:
-            next(self.listed(ROOT, 0), None)
+            next(self.entries(ROOT), None)
         except BaseException:
             self.close()
             raise

@@ -21,7 +21,7 @@ from stacker.mount.plan import FuseAdapter
 from stacker.stack.flatten import flatten
 from stacker.tree.merged import merge
 from tests.support.adapters import ADAPTERS, skip_without
-from tests.support.merged import merged_snapshot
+from tests.support.merged import tree_snapshot
 from tests.support.sequential import ImpossibleError, Item, Sequential
 from tests.support.snapshot import Node, snapshot
 from tests.support.stacks import (
@@ -115,9 +115,9 @@ def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
         known = {source.diff: source for source in sources(stack)}
         directories = list(stack.directories)
         if directories:
-            assert merged_snapshot(merge(directories, form)) == wanted
+            assert tree_snapshot(merge(directories, form)) == wanted
             layered = [known.get(directory, directory) for directory in directories]
-            assert merged_snapshot(merge(layered, form)) == wanted
+            assert tree_snapshot(merge(layered, form)) == wanted
         with mounted(stack, room) as target:
             assert snapshot(target) == wanted
 

@@ -23,7 +23,7 @@ from stacker.linux import mountapi, opath
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
 from stacker.stack.flatten import flatten
-from stacker.tree.merged import Node
+from stacker.tree.protocol import Node
 from tests.support.snapshot import Node as Seen
 from tests.support.snapshot import snapshot
 from tests.support.stacks import scratch

@@ -1,52 +1,61 @@
-"""A merged tree as the same value that a tree on disk is for `tests.support.snapshot`."""
+"""The snapshot of a merged tree, equal to that of the same tree on disk."""
 
 from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
-from stacker.tree.merged import ROOT, MergedTree, Node
+from stacker.tree.protocol import ROOT, Node
 from tests.support.snapshot import KINDS
 from tests.support.snapshot import Node as Seen
 
+if TYPE_CHECKING:
+    from stacker.tree.protocol import Tree
 
-def merged_snapshot(tree: MergedTree) -> dict[bytes, Seen]:
-    """Ask a tree for everything a process could see of it."""
-    paths: dict[Node, bytes] = {}
-    todo = [ROOT]
+
+def tree_snapshot(tree: Tree) -> dict[bytes, Seen]:
+    """Return every path of a tree with all that a process could read of it."""
+    paths: dict[bytes, Node] = {}
+    todo: list[tuple[bytes, Node]] = [(b"", ROOT)]
     while todo:
-        node = todo.pop()
-        paths[node] = tree.path(node)
-        for child in tree.children(node):
-            assert tree.lookup(node, tree.name(child)) == child
-            assert tree.parent(child) == node
-            todo.append(child)
+        path, node = todo.pop()
+        paths[path] = node
+        if tree.kind(node) == stat.S_IFDIR:
+            inside = path + b"/" if path else b""
+            for _, name, child in tree.entries(node):
+                assert tree.lookup(node, name) == child
+                if tree.kind(child) == stat.S_IFDIR:
+                    assert tree.parent(child) == node
+                todo.append((inside + name, child))
     groups: dict[Node, list[bytes]] = {}
-    for node, path in paths.items():
-        groups.setdefault(tree.inode(node), []).append(path)
-    return {
-        path: _seen(tree, tree.inode(node), tuple(sorted(groups[tree.inode(node)])))
-        for node, path in sorted(paths.items(), key=lambda item: item[1])
-    }
+    for path, node in paths.items():
+        groups.setdefault(node, []).append(path)
+    return {path: _seen(tree, paths[path], groups[paths[path]]) for path in sorted(paths)}
 
 
-def _seen(tree: MergedTree, inode: Node, group: tuple[bytes, ...]) -> Seen:
-    mode, nlink, uid, gid, size, mtime, device = tree.attributes(inode)
-    kind = KINDS[stat.S_IFMT(mode)]
+def _seen(tree: Tree, node: Node, group: list[bytes]) -> Seen:
+    status = tree.status(node)
+    kind = KINDS[stat.S_IFMT(status.mode)]
     content = b""
+    if kind == "directory":
+        assert status.nlink == 1
+    else:
+        assert status.nlink == len(group)
     if kind == "file":
-        content = tree.read(inode, 0, size + 1)
-        assert nlink == len(group)
+        content = tree.read(node, 0, status.size + 1)
     elif kind == "symlink":
-        content = tree.readlink(inode) or b""
+        content = tree.readlink(node)
     return Seen(
         kind=kind,
-        mode=stat.S_IMODE(mode),
-        owner=(uid, gid),
-        mtime=mtime,
-        size=size,
+        mode=stat.S_IMODE(status.mode),
+        owner=(status.uid, status.gid),
+        mtime=status.mtime,
+        size=0 if kind == "directory" else status.size,
         content=content,
-        device=device,
-        xattrs=tuple(sorted((os.fsdecode(k), v) for k, v in tree.xattrs(inode).items())),
-        group=group,
+        device=status.device if kind in ("char", "block") else 0,
+        xattrs=tuple(
+            (os.fsdecode(name), tree.xattr(node, name)) for name in sorted(tree.xattr_names(node))
+        ),
+        group=tuple(sorted(group)),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,10 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.plan import Plan
-from stacker.tree.merged import ROOT, Node, merge
+from stacker.tree.merged import merge
+from stacker.tree.protocol import ROOT, Node
 from stacker.tree.writable import Caller, WritableTree
-from tests.support.snapshot import KINDS
+from tests.support.merged import tree_snapshot
 from tests.support.snapshot import Node as Seen
 
 ROOT_USER = Caller(0, 0)
@@ -65,14 +65,13 @@ class Writable:
         return self.at(above), name
 
     def names(self, path: str = "") -> list[str]:
-        return sorted(os.fsdecode(name) for _, name, _ in self.tree.listed(self.at(path), 0))
+        return sorted(os.fsdecode(name) for _, name, _ in self.tree.entries(self.at(path)))
 
     def read(self, path: str | bytes) -> bytes:
         return self.content(self.at(path))
 
     def content(self, node: Node) -> bytes:
-        buffer = bytearray(self.tree.files.status(node).size + 1)
-        return bytes(buffer[: self.tree.files.read_into(node, memoryview(buffer), 0)])
+        return self.tree.read(node, 0, self.tree.status(node).size + 1)
 
     def write(self, path: str, data: bytes, offset: int = 0) -> None:
         self.tree.files.write(self.at(path), data, offset)
@@ -99,44 +98,8 @@ class Writable:
         self.tree.link(self.at(old), *self.place(new))
 
     def snapshot(self) -> dict[bytes, Seen]:
-        """Give what a process would see."""
-        paths: dict[bytes, Node] = {}
-        todo: list[tuple[bytes, Node]] = [(b"", ROOT)]
-        while todo:
-            path, node = todo.pop()
-            paths[path] = node
-            if self.tree.kind(node) == stat.S_IFDIR:
-                inside = path + b"/" if path else b""
-                todo += [(inside + name, child) for _, name, child in self.tree.listed(node, 0)]
-        groups: dict[Node, list[bytes]] = {}
-        for path, node in paths.items():
-            groups.setdefault(node, []).append(path)
-        return {path: self._seen(paths[path], groups[paths[path]]) for path in sorted(paths)}
-
-    def _seen(self, node: Node, group: list[bytes]) -> Seen:
-        files = self.tree.files
-        status = files.status(node)
-        kind = KINDS[stat.S_IFMT(status.mode)]
-        assert status.nlink == len(group)
-        content = b""
-        if kind == "file":
-            content = self.content(node)
-        elif kind == "symlink":
-            content = files.readlink(node)
-        return Seen(
-            kind=kind,
-            mode=stat.S_IMODE(status.mode),
-            owner=(status.uid, status.gid),
-            mtime=status.mtime,
-            size=0 if kind == "directory" else status.size,
-            content=content,
-            device=status.device if kind in ("char", "block") else 0,
-            xattrs=tuple(
-                (os.fsdecode(name), files.xattr(node, name))
-                for name in sorted(files.xattr_names(node))
-            ),
-            group=tuple(sorted(group)),
-        )
+        """Return everything that a process could read of the tree."""
+        return tree_snapshot(self.tree)
 
     @contextmanager
     def by_kernel(self, work: str = "kernel") -> Iterator[Path]:

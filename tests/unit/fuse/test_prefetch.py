@@ -13,7 +13,8 @@ from stacker.fuse import protocol as fuse
 from stacker.fuse.prefetch import Ahead
 from stacker.fuse.splice import LEAST, Outlet
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.tree.merged import ROOT, MergedTree, merge
+from stacker.tree.merged import MergedTree, merge
+from stacker.tree.protocol import ROOT
 
 FILES = 100
 

@@ -15,9 +15,10 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.overlay_rules import MergedDirectories
 from stacker.tar.entry import HardLink
 from stacker.tree import scan
-from stacker.tree.merged import ROOT, MergedTree, Node, merge
+from stacker.tree.merged import MergedTree, merge
+from stacker.tree.protocol import ROOT, Node
 from stacker.tree.scan import Contents
-from tests.support.merged import merged_snapshot
+from tests.support.merged import tree_snapshot
 from tests.support.sequential import Item, Sequential
 from tests.support.stacks import (
     D,
@@ -98,8 +99,8 @@ def test_names_are_sorted_and_found(tree: MergedTree) -> None:
 def test_links_share_an_inode_and_are_counted(tree: MergedTree) -> None:
     a, c = at(tree, b"etc/a"), at(tree, b"etc/c")
     assert tree.inode(a) == tree.inode(c)
-    assert tree.attributes(tree.inode(c)).nlink == 2
-    assert tree.attributes(at(tree, b"etc/b")).nlink == 1
+    assert tree.status(tree.inode(c)).nlink == 2
+    assert tree.status(at(tree, b"etc/b")).nlink == 1
 
 
 def test_contents_are_read_where_they_lie(tree: MergedTree) -> None:
@@ -112,22 +113,26 @@ def test_contents_are_read_where_they_lie(tree: MergedTree) -> None:
 
 def test_links_and_xattrs_are_data(tree: MergedTree) -> None:
     assert tree.readlink(at(tree, b"link")) == b"etc/a"
-    assert tree.readlink(ROOT) is None
+    with pytest.raises(OSError, match="not a symbolic link"):
+        tree.readlink(ROOT)
     assert tree.xattrs(at(tree, b"etc")) == {b"user.kind": b"\0\xff"}
-    assert tree.xattrs(ROOT) == {}
+    assert tree.xattr(at(tree, b"etc"), b"user.kind") == b"\0\xff"
+    assert tree.xattr_names(ROOT) == []
+    with pytest.raises(OSError, match="no such attribute"):
+        tree.xattr(ROOT, b"user.kind")
 
 
 @pytest.mark.parametrize("layers", [(LOWER,), (LOWER, UPPER), (LOWER, UPPER, LOWER)])
 def test_a_skeleton_is_enough(room: Path, layers: Sequence[Sequence[Item]]) -> None:
     stack = [source for source in layered(room, *layers) if isinstance(source, LayerPaths)]
     whole = merge([source.diff for source in stack], FORM)
-    seen = merged_snapshot(merge(stack, FORM))
-    assert seen == merged_snapshot(whole)
+    seen = tree_snapshot(merge(stack, FORM))
+    assert seen == tree_snapshot(whole)
     for source in stack:
         shutil.rmtree(source.diff)
     again = merge(stack, FORM)
     assert [again.path(node) for node in again] == [whole.path(node) for node in whole]
-    assert [again.attributes(node) for node in again] == [whole.attributes(node) for node in whole]
+    assert [again.status(node) for node in again] == [whole.status(node) for node in whole]
 
 
 @pytest.mark.parametrize(
@@ -152,14 +157,14 @@ def test_a_skeleton_is_enough(room: Path, layers: Sequence[Sequence[Item]]) -> N
 def test_entries_that_replace_or_lead_each_other_come_out_right(
     room: Path, layer: Sequence[Item]
 ) -> None:
-    assert merged_snapshot(merge(layered(room, layer), FORM)) == meaning(layer)
+    assert tree_snapshot(merge(layered(room, layer), FORM)) == meaning(layer)
 
 
 def test_links_across_layers_share_an_inode(room: Path) -> None:
     layers = (F("a", b"old"), F("kept")), (L("b", "a"),)
     tree = merge(layered(room, *layers), FORM)
     assert tree.inode(at(tree, b"a")) == tree.inode(at(tree, b"b"))
-    assert merged_snapshot(tree) == meaning(*layers)
+    assert tree_snapshot(tree) == meaning(*layers)
 
 
 def test_a_path_longer_than_the_kernel_takes_is_read(room: Path) -> None:
@@ -181,7 +186,7 @@ def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
     monkeypatch.setattr(scan._FromSkeleton, "_linked", counting)
     row = [L(f"l{n}", f"l{n + 1}") for n in range(100)]
     tree = merge(layered(room, (*row, F("l100"))), FORM)
-    assert tree.attributes(tree.inode(at(tree, b"l0"))).nlink == 101
+    assert tree.status(tree.inode(at(tree, b"l0"))).nlink == 101
     assert calls[0] < 3 * 100
 
 
@@ -194,7 +199,7 @@ def test_a_tree_deeper_than_python_s_stack_is_no_problem(room: Path) -> None:
 def test_times_out_of_range_are_held_at_its_ends(room: Path) -> None:
     far = Item("file", "a", mtime=300 * 366 * 24 * 3600 * 1_000_000_000)
     tree = merge(layered(room, (far,)), FORM)
-    assert tree.attributes(at(tree, b"a")).mtime == (1 << 63) - 1
+    assert tree.status(at(tree, b"a")).mtime == (1 << 63) - 1
 
 
 def test_where_a_layer_was_squashed_its_owner_counts(room: Path) -> None:
@@ -205,7 +210,7 @@ def test_where_a_layer_was_squashed_its_owner_counts(room: Path) -> None:
     source.record.write_bytes(record.replace(b'"identity"', b'"squash"'))
     os.chown(source.diff, 12, 34)
     tree = merge([source], FORM)
-    assert tree.attributes(at(tree, b"a"))[2:4] == (12, 34)
+    assert tree.status(at(tree, b"a"))[2:4] == (12, 34)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda _: b"", lambda raw: b"\0" + raw])

@@ -16,7 +16,7 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import merge
 from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved
 from stacker.tree.writable import Caller, WritableTree
-from tests.support.merged import merged_snapshot
+from tests.support.merged import tree_snapshot
 from tests.support.snapshot import Node as Seen
 from tests.support.stacks import scratch
 
@@ -88,7 +88,7 @@ class Both:
 
 
 def snapshot(room: Path, *names: str) -> dict[bytes, Seen]:
-    return merged_snapshot(merge([room / name for name in names], FORM))
+    return tree_snapshot(merge([room / name for name in names], FORM))
 
 
 def shown(found: dict[bytes, Seen]) -> list[str]:
@@ -101,7 +101,7 @@ def writable(room: Path) -> WritableTree:
 
 
 def walk(tree: WritableTree, node: int, path: str) -> Iterator[str]:
-    for _, name, inode in tree.listed(node, 0):
+    for _, name, inode in tree.entries(node, 0):
         inner = f"{path}{name.decode()}"
         yield inner
         if tree.kind(inode) == stat.S_IFDIR:
@@ -254,8 +254,8 @@ def test_owners_show_as_they_are_told_and_nothing_else_changes(room: Path) -> No
     tree = merge([room / "low"], FORM)
     owned = tree.owned(lambda uid: uid + 7, lambda gid: gid + 8)
     for node in tree:
-        seen = tree.attributes(node)
-        assert owned.attributes(node) == seen._replace(uid=seen.uid + 7, gid=seen.gid + 8)
+        seen = tree.status(node)
+        assert owned.status(node) == seen._replace(uid=seen.uid + 7, gid=seen.gid + 8)
         assert owned.path(node) == tree.path(node)
 
 

@@ -14,7 +14,7 @@ from stacker.fuse import protocol as fuse
 from stacker.fuse.read_write import WritableAdapter
 from stacker.linux import mountapi, opath
 from stacker.linux.removal import remove_contents
-from stacker.tree.merged import ROOT
+from stacker.tree.protocol import ROOT
 from stacker.tree.writable import Caller
 from tests.support.snapshot import snapshot
 from tests.support.stacks import scratch
