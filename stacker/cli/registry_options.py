@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stacker.registry.http.proxies import Proxies
     from stacker.registry.registries_conf import RegistriesConf
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
 
 _SYSTEM = Path("/etc/containers")
@@ -74,7 +74,7 @@ def _parse_verify(text: str) -> bool:
     return text.lower() == "false"
 
 
-def reaching(args: Namespace, environ: Mapping[str, str], *places: str) -> Access:
+def registry_access(args: Namespace, environ: Mapping[str, str], *places: str) -> RegistryAccess:
     """Return how registries may be reached, with credentials, by what `add_registries` added.
 
     :param places: all that is opened; when no registry is among them nothing is looked up.
@@ -88,22 +88,24 @@ def reaching(args: Namespace, environ: Mapping[str, str], *places: str) -> Acces
     known = access(args, environ)
     if places and not any(map(is_in_registry, places)):
         return known
-    return replace(anonymous(args, environ), auth_files=known.auth_files)
+    return replace(anonymous_access(args, environ), auth_files=known.auth_files)
 
 
-def anonymous(args: Namespace, environ: Mapping[str, str]) -> Access:
-    """Return how registries may be reached, without credentials; see `reaching`."""
-    from stacker.registry.http.certificates import Trust
-    from stacker.registry.settings import Access
+def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
+    """Return how registries may be reached, without credentials; see `registry_access`."""
+    from stacker.registry.http.certificates import CertificateDirectories
+    from stacker.registry.settings import RegistryAccess
 
     if args.cert_dir is not None and not os.path.isdir(args.cert_dir):
         raise NotFoundError(f"no such directory: --cert-dir {args.cert_dir!r}")
     directory = os.path.abspath(args.cert_dir) if args.cert_dir else ""
-    return Access(
+    return RegistryAccess(
         insecure=args.insecure,
-        conf=registries_conf(args.registries_conf, environ),
+        registries=registries_conf(args.registries_conf, environ),
         proxies=proxies(environ),
-        trust=Trust(directory, (f"{_user(environ)}/certs.d", *_CERTIFICATES)),
+        certificates=CertificateDirectories(
+            directory, (f"{_user(environ)}/certs.d", *_CERTIFICATES)
+        ),
     )
 
 
@@ -165,17 +167,17 @@ def _drop_ins(directory: Path) -> list[Path]:
 # """
 
 
-def access(args: Namespace, environ: Mapping[str, str]) -> Access:
+def access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
     """Return how registries may be reached, by ``--insecure`` and ``--authfile``.
 
     :raises NotFoundError: the file that was named is not there.
     """
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
     if args.authfile is not None and not os.path.exists(args.authfile):
         raise NotFoundError(f"no such file: --authfile {args.authfile!r}")
     files = auth_files(args.authfile, environ, os.geteuid())
-    return Access(insecure=args.insecure, auth_files=tuple(map(os.path.abspath, files)))
+    return RegistryAccess(insecure=args.insecure, auth_files=tuple(map(os.path.abspath, files)))
 
 
 def auth_files(named: str | None, environ: Mapping[str, str], user: int) -> list[str]:

@@ -48,11 +48,11 @@ class LayoutArchive:
         descriptor: Descriptor,
         opened: BlobOpener | None,
         *,
-        near: Sequence[str] = (),
+        mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
         """Have a blob in the archive; see `Destination`."""
-        del near
+        del mount_from
         if descriptor.digest in self._there:
             return Transfer.PRESENT
         if opened is None:

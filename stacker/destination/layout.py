@@ -55,11 +55,11 @@ class LayoutDirectory:
         descriptor: Descriptor,
         opened: BlobOpener | None,
         *,
-        near: Sequence[str] = (),
+        mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
         """Have a blob in the layout; see `Destination`."""
-        del near
+        del mount_from
         place = self._blob(descriptor.digest)
         if place.exists() and place.stat().st_size == descriptor.size:
             return Transfer.PRESENT

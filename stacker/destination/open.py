@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from stacker.destination.protocol import Destination
     from stacker.image.location import ImageLocation
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
 _TRANSPORTS = ("docker", "oci", "oci-archive")
 
 
-def open_destination(text: str, *, access: Access) -> AbstractContextManager[Destination]:
+def open_destination(text: str, *, access: RegistryAccess) -> AbstractContextManager[Destination]:
     """Open the destination that `text` names; it can be written to until the context ends.
 
     The path ends at the first colon; what follows is the name, colons included.
@@ -41,7 +41,7 @@ def open_destination(text: str, *, access: Access) -> AbstractContextManager[Des
 
 
 @contextmanager
-def _repository(text: str, access: Access) -> Iterator[Destination]:
+def _repository(text: str, access: RegistryAccess) -> Iterator[Destination]:
     from stacker.image.reference import Reference
 
     reference = Reference.parse(text)  # before the HTTP library, which takes its time to load

@@ -34,13 +34,13 @@ class Destination(Protocol):
         descriptor: Descriptor,
         opened: BlobOpener | None,
         *,
-        near: Sequence[str] = (),
+        mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
         """Have a blob there, verified on the way; what is there is not sent.
 
         :param opened: where its bytes are; ``None`` to see whether it can be had without them.
-        :param near: other places, as ``HOST/REPO``, that are known to have it.
+        :param mount_from: other places, as ``HOST/REPO``, that are known to have it.
         :returns: ``None`` when it is not there, and nothing was to be sent.
         :raises IntegrityError: the bytes are not what the descriptor says.
         """

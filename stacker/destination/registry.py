@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
     from stacker.registry.client import Client
     from stacker.registry.http.response import Answer
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
     from stacker.stream.decompress import BlobOpener
     from stacker.stream.verify import ByteProgress
 
@@ -63,14 +63,14 @@ class Repository:
         descriptor: Descriptor,
         opened: BlobOpener | None,
         *,
-        near: Sequence[str] = (),
+        mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
         """Have a blob in the repository; see `Destination`."""
         if exists(self.client, descriptor):
             return Transfer.PRESENT
         upload = Upload(self.client, descriptor, piece=self.piece)
-        begun = self._mounted(upload, descriptor, near)
+        begun = self._mounted(upload, descriptor, mount_from)
         if begun is not None and begun.status == 201:
             return Transfer.MOUNTED
         if opened is None:
@@ -94,13 +94,13 @@ class Repository:
         self._put(self.reference.tag, root, content)
 
     def _mounted(
-        self, upload: Upload, descriptor: Descriptor, near: Sequence[str]
+        self, upload: Upload, descriptor: Descriptor, mount_from: Sequence[str]
     ) -> Answer | None:
         """Ask for the blob of another repository: 201 when it is here now, 202 to upload it.
 
         Source: distribution-spec, "Mounting a blob from another repository".
         """
-        for repository in self._siblings(near):
+        for repository in self._siblings(mount_from):
             try:
                 return upload.begin(
                     "?" + urlencode({"mount": str(descriptor.digest), "from": repository})
@@ -109,18 +109,18 @@ class Repository:
                 return None  # no right to the other repository: an upload needs none
         return None
 
-    def _siblings(self, near: Sequence[str]) -> Iterator[str]:
-        """Give those of the places that are other repositories of this registry."""
-        for place in near:
+    def _siblings(self, mount_from: Sequence[str]) -> Iterator[str]:
+        """Give those of the addresses that are other repositories of this registry."""
+        for place in mount_from:
             try:
-                there = self.client.access.conf.home(Reference.parse(place)).reference
+                there = self.client.access.registries.primary(Reference.parse(place)).reference
             except UsageError:
                 continue  # blocked: nothing is had from there
             if there.host == self.reference.host and there.repository != self.reference.repository:
                 yield there.repository
 
     def _put(self, name: str, descriptor: Descriptor, content: bytes) -> None:
-        what = f"{self.reference.place}:{name}" if name == self.reference.tag else self.what
+        what = f"{self.reference.name}:{name}" if name == self.reference.tag else self.what
         answer = self.client.ask(
             "PUT",
             self.client.url(f"manifests/{name}"),
@@ -138,12 +138,12 @@ class Repository:
 
 
 @contextmanager
-def open_repository(reference: Reference, access: Access) -> Iterator[Repository]:
+def open_repository(reference: Reference, access: RegistryAccess) -> Iterator[Repository]:
     """Give the place that `reference` names; its connections are closed at the end.
 
     :raises NetworkError: the registry cannot be reached.
-    :raises UsageError: `Access.conf` forbids it, or has a malformed location.
+    :raises UsageError: `RegistryAccess.conf` forbids it, or has a malformed location.
     """
-    home = access.conf.home(reference)
+    home = access.registries.primary(reference)
     with connected(home, access, actions="pull,push") as client:
         yield Repository(client, home.reference)

@@ -79,6 +79,6 @@ def repository_of(text: str) -> str:
     if not is_in_registry(text):
         return ""
     try:
-        return Reference.parse(text.removeprefix(REGISTRY_TRANSPORT)).place
+        return Reference.parse(text.removeprefix(REGISTRY_TRANSPORT)).name
     except StackerError:
         return ""

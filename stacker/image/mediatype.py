@@ -18,8 +18,8 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 
-LEGACY_MANIFEST = "application/vnd.docker.distribution.manifest.v1+json"
-LEGACY_SIGNED_MANIFEST = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+SCHEMA1_MANIFEST = "application/vnd.docker.distribution.manifest.v1+json"
+SCHEMA1_SIGNED_MANIFEST = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})

@@ -61,7 +61,7 @@ class Reference:
         return cls(host, repository, tag or DEFAULT_TAG)
 
     @property
-    def place(self) -> str:
+    def name(self) -> str:
         """The host and the repository, as messages name them."""
         return f"{self.host}/{self.repository}"
 
@@ -72,7 +72,7 @@ class Reference:
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
-        return f"{self.place}{tag}" + (f"@{self.digest}" if self.digest else "")
+        return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")
 
 
 def _check_host(host: str, text: str) -> None:

@@ -33,7 +33,7 @@ _ESCAPED = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u20
 
 
 @dataclass(frozen=True, slots=True)
-class LegacyManifest:
+class Schema1Manifest:
     """An image of schema 1.
 
     :param layers: the blobs of its layers, lowest first; steps that made none are left out.
@@ -70,7 +70,7 @@ class LegacyManifest:
         )
 
 
-def is_legacy(raw: bytes, what: str) -> bool:
+def is_schema1(raw: bytes, what: str) -> bool:
     """Return whether a document is of schema 1, by what it says of itself.
 
     :raises IntegrityError: it is no JSON object.
@@ -78,7 +78,7 @@ def is_legacy(raw: bytes, what: str) -> bool:
     return parse_object(raw, what).get("schemaVersion") == 1
 
 
-def payload(raw: bytes, what: str) -> bytes:
+def signed_payload(raw: bytes, what: str) -> bytes:
     """Return what a digest of a document of schema 1 is over: all but the signatures.
 
     :raises IntegrityError: malformed, or its signatures are of different payloads.
@@ -112,7 +112,7 @@ def _decoded(text: str, where: str) -> bytes:
         raise IntegrityError(f"{where}: got {quoted(text)}, want base64url") from None
 
 
-def parse_legacy(raw: bytes, what: str) -> LegacyManifest:
+def parse_schema1(raw: bytes, what: str) -> Schema1Manifest:
     """Return the image that a payload of schema 1 states.
 
     A layer that is listed twice in a row is one; otherwise each step's image must be the parent
@@ -140,7 +140,7 @@ def parse_legacy(raw: bytes, what: str) -> LegacyManifest:
         )
     pairs = _chained(list(zip(blobs, steps, strict=True))[::-1], what)
     made = tuple(blob for blob, step in pairs if not _is_empty(step, what))
-    return LegacyManifest(made, tuple(step for _, step in pairs), what)
+    return Schema1Manifest(made, tuple(step for _, step in pairs), what)
 
 
 def _step(text: str, manifest: dict[str, object], number: int, what: str) -> Mapping[str, object]:

@@ -25,7 +25,7 @@ _MOST_DIGITS = 6
 _MOST_SHOWN = 20
 
 
-def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
+def choose_platform(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
     """Return the entry of an index that suits `wanted` best; of equals, the first.
 
     A machine takes its own variant, then lower ones (arm: v7, v6, v5; amd64: v4 down to v1);
@@ -49,10 +49,10 @@ def choose(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Des
     if len(nameless) == 1:
         return nameless[0]
     there = ", ".join(dict.fromkeys(_shown(entry) for entry in images)) or "none"
-    raise NotFoundError(f"choose platform: {what}: got {there}, want {wanted.shown}")
+    raise NotFoundError(f"no matching platform: {what}: got {there}, want {wanted.shown}")
 
 
-def demand(offered: Platform, wanted: Platform, what: str) -> None:
+def require_platform(offered: Platform, wanted: Platform, what: str) -> None:
     """See that an image for which no index speaks is of the platform that was asked for.
 
     :param what: names the image in a message, by its digest or ID.

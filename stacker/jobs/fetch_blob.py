@@ -23,7 +23,7 @@ from stacker.errors import (
 from stacker.events import Emit, LayerProgress, Throttle
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
-from stacker.source.protocol import Resumable, Source
+from stacker.source.protocol import ResumableSource, Source
 from stacker.store.partials import Partial
 from stacker.store.store import Store
 from stacker.stream.decompress import chunks_of
@@ -39,7 +39,7 @@ class DamagedPartialError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class BlobFetch:
     """One blob on its way.
 
     :param partial: the file that holds what has come of it, if there is one.
@@ -53,7 +53,11 @@ class Incoming:
     keep: bool
 
     def chunks(
-        self, stages: ExitStack, report: Report, watch: Watch, moved: Callable[[Hash], Hash]
+        self,
+        stages: ExitStack,
+        report: ProgressReporter,
+        watch: Watch,
+        moved: Callable[[Hash], Hash],
     ) -> Iterator[bytes]:
         """Give the blob's bytes, checked against its descriptor, kept and reported as wished.
 
@@ -68,48 +72,48 @@ class Incoming:
             return self.partial.tee(chunks, is_needed=self.keep)
         return _copied(chunks, self.copy) if self.keep else chunks
 
-    def settle(self, store: Store) -> None:
+    def keep_blob(self, store: Store) -> None:
         """Put the whole blob, of which the layer is about to be there, where it is to stay."""
         if self.keep:
             store.blobs.adopt(self.blob.digest, self.partial.path if self.partial else self.copy)
 
-    def forget(self) -> None:
+    def discard_partial(self) -> None:
         """Leave nothing that a later pull would go on with: the layer is there."""
         if self.partial and not self.keep:
             self.partial.remove()
 
     def _opened(self) -> BinaryIO:
-        if self.partial and self.partial.size and isinstance(self.source, Resumable):
+        if self.partial and self.partial.size and isinstance(self.source, ResumableSource):
             return self.source.resume_blob(self.blob, self.partial)
         return self.source.open_blob(self.blob)
 
 
 @contextmanager
-def incoming(
+def open_fetch(
     source: Source, blob: Descriptor, store: Store, *, copy: Path, keep: bool, resume: bool
-) -> Iterator[Incoming]:
+) -> Iterator[BlobFetch]:
     """Let a blob arrive; what has come of it when the context ends stays for a later pull.
 
     :param copy: a path of ours, for a blob that is kept but not resumed.
     :param keep: the blob is to be in the store's ``blobs/``, too.
     :param resume: go on with what an earlier pull left, and leave the like.
     """
-    if not (resume and blob.size >= _WORTH_RESUMING and isinstance(source, Resumable)):
-        yield Incoming(source, blob, None, copy, keep)
+    if not (resume and blob.size >= _WORTH_RESUMING and isinstance(source, ResumableSource)):
+        yield BlobFetch(source, blob, None, copy, keep)
         return
     with store.partials.locked(blob.digest) as partial:
         if partial and partial.size > blob.size:
             partial.clear()
-        yield Incoming(source, blob, partial, copy, keep)
+        yield BlobFetch(source, blob, partial, copy, keep)
 
 
 @contextmanager
-def blamed(arrival: Incoming) -> Iterator[None]:
+def discarding_damage(fetch: BlobFetch) -> Iterator[None]:
     """Leave a partial blob only where the source is at fault, and time may help.
 
     :raises DamagedPartialError: what an earlier pull left may be; without it there is hope.
     """
-    partial = arrival.partial
+    partial = fetch.partial
     try:
         yield
     except _BROKEN_OFF:
@@ -134,7 +138,7 @@ class _Counter(Protocol):
     def count(self) -> int: ...
 
 
-class Report:
+class ProgressReporter:
     """Tells how far a layer has come; speaks from the thread that unpacks, and no other.
 
     :param name: the layer's, as in :class:`LayerProgress`, which ``emit`` is called with.

@@ -5,7 +5,7 @@
 
 In: a task, a plain value that may come from another process.  Out: a committed layer and what
 there is to say about it.  Knows neither how many layers there are nor who works on them, nor
-where a blob comes from: ``arrival`` does.
+where a blob comes from: `BlobFetch` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from typing import Final
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.events import Emit, LayerUnpacked
 from stacker.image.digest import DiffID
-from stacker.jobs.fetch_blob import DamagedPartialError, Incoming, Report, blamed, incoming
+from stacker.jobs.fetch_blob import (
+    BlobFetch,
+    DamagedPartialError,
+    ProgressReporter,
+    discarding_damage,
+    open_fetch,
+)
 from stacker.jobs.tasks import LayerTask
 from stacker.layer.apply import apply
 from stacker.layer.paths import LayerPaths
@@ -105,17 +111,17 @@ def _attempt(
         if isinstance(paths, DiffID):
             return LayerUnpacked(paths, blob.digest, None)
         copy = paths.root / "blob"
-        with incoming(
+        with open_fetch(
             task.source, blob, store, copy=copy, keep=form.keep_blobs, resume=form.resume
-        ) as arrival:
-            if afresh and arrival.partial:
-                arrival.partial.clear()
-            with blamed(arrival):
-                record, diff_id = _unpack(task, paths, arrival, emit, watch)
+        ) as fetch:
+            if afresh and fetch.partial:
+                fetch.partial.clear()
+            with discarding_damage(fetch):
+                record, diff_id = _unpack(task, paths, fetch, emit, watch)
             with watch.during(COMMIT):
-                arrival.settle(store)
+                fetch.keep_blob(store)
                 is_mine = task.identity.commit(store, paths, record, diff_id, sync=form.sync)
-            arrival.forget()
+            fetch.discard_partial()
     return LayerUnpacked(diff_id, blob.digest, record if is_mine else None)
 
 
@@ -131,12 +137,12 @@ class _Entries(TarReader):
 def _unpack(
     task: LayerTask,
     paths: LayerPaths,
-    arrival: Incoming,
+    fetch: BlobFetch,
     emit: Emit,
     watch: Watch,
 ) -> tuple[LayerRecord, DiffID]:
     limits, what, length = task.form.limits, task.what, 0
-    report = Report(task.blob, task.identity.name, emit)
+    report = ProgressReporter(task.blob, task.identity.name, emit)
 
     def measure(size: int) -> None:
         nonlocal length
@@ -145,7 +151,7 @@ def _unpack(
     with ExitStack() as stages:
         in_threads = not watch.one_thread and task.blob.size >= _WORTH_THREADS
         moved = stages.enter_context(hashing_beside()) if in_threads else in_place
-        blob = arrival.chunks(stages, report, watch, moved)
+        blob = fetch.chunks(stages, report, watch, moved)
         chunks = _blaming(blob, watch.passing(INFLATE, decompressed(blob, what=what)))
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"

@@ -24,7 +24,7 @@ from stacker.stream.decompress import BlobOpener
 
 _DOCUMENTS_LIMIT = 1_000
 _DEEPEST = 8  # indexes in one another
-Near = Mapping[Digest, tuple[str, ...]]
+MountSources = Mapping[Digest, tuple[str, ...]]
 """Repositories, as ``HOST/REPO``, that are known to have a blob."""
 
 
@@ -50,7 +50,7 @@ class BlobTask:
     source: Source
     destination: Destination
     blob: Descriptor
-    near: tuple[str, ...] = ()
+    mount_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def deliver(
     root: Descriptor,
     jobs: int,
     emit: Emit,
-    places: Near | None = None,
+    places: MountSources | None = None,
     named: bool = True,
 ) -> Delivered:
     """Bring the manifest or index `root`, and all that it refers to, to `destination`.
@@ -118,7 +118,7 @@ def send_blob(task: BlobTask, emit: Emit) -> BlobStored:
             emit(BlobProgress(task.blob.digest, done, task.blob.size))
 
     how = task.destination.put_blob(
-        task.blob, _opener(task.source, task.blob), near=task.near, report=report
+        task.blob, _opener(task.source, task.blob), mount_from=task.mount_from, report=report
     )
     return BlobStored(task.blob.digest, how or Transfer.SENT)
 
@@ -165,7 +165,7 @@ def _documents(source: Source, root: Descriptor) -> list[_Document]:
 
 
 class _Everywhere(Mapping[Digest, tuple[str, ...]]):
-    """Says of every blob that it is at one place; see `Near`."""
+    """Says of every blob that it is at one place; see `MountSources`."""
 
     def __init__(self, place: str) -> None:
         self._places = (place,)
@@ -180,6 +180,6 @@ class _Everywhere(Mapping[Digest, tuple[str, ...]]):
         return 0
 
 
-def near(place: str) -> Near:
+def mounted_from(place: str) -> MountSources:
     """Return that every blob asked for is at `place`, the ``HOST/REPO`` it comes from."""
     return _Everywhere(place)

@@ -22,7 +22,7 @@ from stacker.image.document import quoted
 from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
 from stacker.image.manifest import Index, Manifest, parse_document, references
 from stacker.image.platform import Platform
-from stacker.operations.copy import Delivered, deliver, near
+from stacker.operations.copy import Delivered, deliver, mounted_from
 from stacker.operations.push import Packing, manifest_of, push
 from stacker.source.protocol import Source
 
@@ -215,7 +215,7 @@ def _sent(store: Store, origin: str, destination: Destination, means: Means) -> 
                 root=source.root(),
                 jobs=means.jobs,
                 emit=means.emit,
-                places=near(repository_of(origin)),
+                places=mounted_from(repository_of(origin)),
                 named=False,
             )
     return push(

@@ -19,13 +19,13 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, ImageID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
-from stacker.image.selection import demand
+from stacker.image.selection import require_platform
 from stacker.jobs.tasks import LayerForm, LayerIdentity, LayerTask
 from stacker.linux.filesystem import sync_filesystem
 from stacker.operations.schema1 import UndeclaredDiffID, converted, layers_of, manifest_of
 from stacker.operations.stack import ensure_stack, is_complete
 from stacker.source.protocol import Source
-from stacker.source.resolve import is_vouched_for, resolved
+from stacker.source.resolve import has_index_platform, resolve
 from stacker.store.store import Store
 
 _ATTEMPTS = 3
@@ -68,13 +68,13 @@ def pull(
     means = _Means(store, form, jobs, emit, work)
     wanted = platform if must_match else None
     source, unpacked = _modern(source, means, wanted)
-    descriptor = resolved(source, platform)
+    descriptor = resolve(source, platform)
     manifest = _manifest(source, descriptor)
     image_id = manifest.image_id
     for _ in range(_ATTEMPTS):
         config = _config(store, source, manifest)
-        if must_match and not is_vouched_for(source, descriptor):
-            demand(config.platform, platform, str(image_id))
+        if must_match and not has_index_platform(source, descriptor):
+            require_platform(config.platform, platform, str(image_id))
         pairs = pair_layers(manifest, config)
         unpacked += _unpack_missing(source, pairs, means, is_first=not unpacked)
         if not _stack(store, config, form):
@@ -139,7 +139,7 @@ def _modern(
         return source, []
     root = source.root()
     if wanted:
-        demand(manifest.platform, wanted, str(root.digest))
+        require_platform(manifest.platform, wanted, str(root.digest))
     limit = means.form.limits.unpacked_bytes
     found, missing = layers_of(means.store, source, manifest, limit=limit)
     here = tuple(dict.fromkeys(diff_id for _, diff_id in found.values()))

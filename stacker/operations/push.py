@@ -24,7 +24,7 @@ from stacker.image.manifest import Manifest
 from stacker.jobs.pack_layer import PackTask, pack_layer
 from stacker.jobs.pool import worked
 from stacker.operations.copy import Delivered, deliver, stays
-from stacker.source.files import Directory, open_sized
+from stacker.source.files import Directory, open_blob_file
 from stacker.source.protocol import read_document
 from stacker.store.images import NAME, SOURCE
 
@@ -83,9 +83,11 @@ class Outgoing:
         """Open a blob; see `Source`."""
         digest = descriptor.digest
         if path := self.packed.get(digest):
-            return open_sized(Directory(str(path.parent), "packed layer"), path.name, descriptor)
+            return open_blob_file(
+                Directory(str(path.parent), "packed layer"), path.name, descriptor
+            )
         blobs = Directory(str(self.store / "blobs"), "blob of the store")
-        return open_sized(blobs, f"{digest.algorithm}/{digest.hex}", descriptor)
+        return open_blob_file(blobs, f"{digest.algorithm}/{digest.hex}", descriptor)
 
 
 def push(
@@ -181,8 +183,8 @@ def _not_at_hand(
     for blob, diff_id in pair_layers(manifest, config):
         if store.blobs.has(blob.digest) or stays(blob):
             continue
-        near = places.get(blob.digest, ())
-        if destination.put_blob(blob, None, near=near, report=lambda _: None) is None:
+        mount_from = places.get(blob.digest, ())
+        if destination.put_blob(blob, None, mount_from=mount_from, report=lambda _: None) is None:
             missing[diff_id] = None
     return list(missing)
 

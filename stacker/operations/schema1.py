@@ -21,8 +21,8 @@ from stacker.image import mediatype
 from stacker.image.config import pair_layers
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
-from stacker.image.schema1 import LegacyManifest, parse_legacy
-from stacker.source.protocol import Measuring, Resumable, Source, read_document
+from stacker.image.schema1 import Schema1Manifest, parse_schema1
+from stacker.source.protocol import ResumableSource, SizedSource, Source, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -66,8 +66,8 @@ class Converted:
         return self.source.open_blob(descriptor)
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
-        """Open a blob of which `have` has the first bytes; see `Resumable`."""
-        if isinstance(self.source, Resumable):
+        """Open a blob of which `have` has the first bytes; see `ResumableSource`."""
+        if isinstance(self.source, ResumableSource):
             return self.source.resume_blob(descriptor, have)
         return self.source.open_blob(descriptor)
 
@@ -118,19 +118,19 @@ class UndeclaredDiffID:
             return free is not None
 
 
-def manifest_of(source: Source) -> LegacyManifest | None:
+def manifest_of(source: Source) -> Schema1Manifest | None:
     """Return a source's manifest if it is one of schema 1.
 
     :raises IntegrityError: it is malformed.
     """
     root = source.root()
-    if root.media_type != mediatype.LEGACY_MANIFEST:
+    if root.media_type != mediatype.SCHEMA1_MANIFEST:
         return None
-    return parse_legacy(source.document(root), f"{root.digest}")
+    return parse_schema1(source.document(root), f"{root.digest}")
 
 
 def layers_of(
-    store: Store, source: Source, manifest: LegacyManifest, *, limit: int
+    store: Store, source: Source, manifest: Schema1Manifest, *, limit: int
 ) -> tuple[dict[Digest, tuple[Descriptor, DiffID]], list[Descriptor]]:
     """Return each layer that is here with its diff_id, and the others.
 
@@ -161,7 +161,7 @@ def _unpacked(store: Store) -> Iterator[tuple[Digest, tuple[Descriptor, DiffID]]
 
 
 def _described(source: Source, digest: Digest, limit: int) -> Descriptor:
-    if not isinstance(source, Measuring):
+    if not isinstance(source, SizedSource):
         raise UnsupportedError(f"schema 1: layer {digest}: got a source that states no sizes")
     size = source.size_of(digest)
     if size > limit:
@@ -174,7 +174,7 @@ def _described(source: Source, digest: Digest, limit: int) -> Descriptor:
 
 def converted(
     source: Source,
-    manifest: LegacyManifest,
+    manifest: Schema1Manifest,
     layers: Mapping[Digest, tuple[Descriptor, DiffID]],
 ) -> Converted:
     """Return the source as one of schema 2.

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from stacker.registry.credentials import Credentials
     from stacker.registry.http.response import Answer
-    from stacker.registry.registries_conf import Place
-    from stacker.registry.settings import Access
+    from stacker.registry.registries_conf import RegistryAddress
+    from stacker.registry.settings import RegistryAccess
 
 
 _KINDS: dict[int, tuple[str, type[StackerError]]] = {
@@ -75,7 +75,7 @@ class Client:
         base: str,
         repository: str,
         *,
-        access: Access,
+        access: RegistryAccess,
         credentials: Credentials | None,
         actions: str = "pull",
     ) -> None:
@@ -178,9 +178,9 @@ class Client:
 
         :raises NetworkError: that is too long.
         """
-        patience = self.access.patience
-        pause = patience.pause(attempt)
-        patience.wait(self._exchange.pause(answer, attempt) if answer else pause)
+        timeouts = self.access.timeouts
+        pause = timeouts.pause(attempt)
+        timeouts.sleep(self._exchange.pause(answer, attempt) if answer else pause)
 
     def close(self) -> None:
         """Close the connections."""
@@ -203,7 +203,7 @@ class Client:
         )
 
 
-def base_of(host: str, access: Access, what: str) -> str:
+def base_of(host: str, access: RegistryAccess, what: str) -> str:
     """Return the URL of the registry at ``HOST[:PORT]``, with the scheme that it speaks."""
     *others, last = schemes(host, insecure=access.insecure)
     if others:
@@ -252,7 +252,9 @@ def _explained(body: bytes) -> str:
 
 
 @contextmanager
-def connected(place: Place, access: Access, *, actions: str = "pull") -> Iterator[Client]:
+def connected(
+    place: RegistryAddress, access: RegistryAccess, *, actions: str = "pull"
+) -> Iterator[Client]:
     """Give a client of one place, whose connections are closed at the end; see `client_at`.
 
     For what only the registry itself can be asked: `RegistriesConf.home` says where that is.
@@ -264,7 +266,7 @@ def connected(place: Place, access: Access, *, actions: str = "pull") -> Iterato
         client.close()
 
 
-def client_at(place: Place, access: Access, *, actions: str = "pull") -> Client:
+def client_at(place: RegistryAddress, access: RegistryAccess, *, actions: str = "pull") -> Client:
     """Return a client of the repository at `place`.
 
     :param actions: what a token shall allow: ``pull``, or ``pull,push``.
@@ -274,7 +276,7 @@ def client_at(place: Place, access: Access, *, actions: str = "pull") -> Client:
     reference = place.reference
     access = replace(access, insecure=access.insecure or place.insecure)
     return Client(
-        base_of(reference.host, access, reference.place),
+        base_of(reference.host, access, reference.name),
         reference.repository,
         access=access,
         credentials=find_credentials(access.auth_files, reference.host, reference.repository),

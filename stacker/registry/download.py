@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stacker.registry.http.response import Answer
     from stacker.registry.ranges import Parts
-    from stacker.registry.settings import Patience
+    from stacker.registry.settings import Timeouts
     from stacker.stream.decompress import Readable
 
     Fetch = Callable[[int], Answer]
@@ -51,7 +51,7 @@ class Transfer(io.RawIOBase):
         size: int,
         *,
         what: str,
-        patience: Patience,
+        timeouts: Timeouts,
         have: Readable | None = None,
         move_on: Callable[[], bool] | None = None,
         split: Callable[[int], Parts | None] | None = None,
@@ -59,7 +59,7 @@ class Transfer(io.RawIOBase):
         self._fetch = fetch
         self._size = size
         self._what = what
-        self._patience = patience
+        self._timeouts = timeouts
         self._answer: Answer | None = None
         self._position = self._well_at = self._until = 0
         self._failures = 0
@@ -154,7 +154,7 @@ class Transfer(io.RawIOBase):
             self._parts = split(self._position)
             if self._parts is not None:
                 return
-        if self._failures >= self._patience.attempts:
+        if self._failures >= self._timeouts.attempts:
             self._give_up(f"broken off: {self._what}: got too many short ranges")
         asked = self._position if self._takes_ranges else 0
         self._answer = answer = self._fetch(asked)
@@ -216,10 +216,10 @@ class Transfer(io.RawIOBase):
         """
         self._disconnect()
         self._count()
-        if self._failures >= self._patience.attempts:
+        if self._failures >= self._timeouts.attempts:
             self._give_up(message)
         else:
-            self._patience.wait(self._patience.pause(self._failures))
+            self._timeouts.sleep(self._timeouts.pause(self._failures))
         return b""
 
     def _give_up(self, message: str) -> None:

@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stacker.registry.credentials import Credentials
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
 
-def log_in(host: str, credentials: Credentials, access: Access) -> bool:
+def log_in(host: str, credentials: Credentials, access: RegistryAccess) -> bool:
     """Ask the registry at ``HOST[:PORT]`` whether it takes credentials.
 
     :returns: ``False`` when it wants none, so that nobody knows whether they are right.
     :raises AuthenticationError: it does not take them.
     :raises NetworkError: it cannot be reached.
-    :raises UsageError: `Access.conf` blocks it.
+    :raises UsageError: `RegistryAccess.conf` blocks it.
     """
-    home = access.conf.home(Reference.parse(f"{host}/any"))
+    home = access.registries.primary(Reference.parse(f"{host}/any"))
     access = replace(access, insecure=access.insecure or home.insecure)
     base = base_of(host, access, host)
     url = f"{base}/v2/"

@@ -1,4 +1,4 @@
-"""A client of several places at once: mirrors in order, and at last where the image really is.
+"""A client of several addresses at once: mirrors in order, and at last where the image really is.
 
 In come the questions a `Client` takes, out goes the answer of the first place that has one.
 What was asked for by digest is checked by whoever asks, so it does not matter who answers.
@@ -16,28 +16,30 @@ if TYPE_CHECKING:
 
     from stacker.registry.client import Client
     from stacker.registry.http.response import Answer
-    from stacker.registry.registries_conf import Place
-    from stacker.registry.settings import Access
+    from stacker.registry.registries_conf import RegistryAddress
+    from stacker.registry.settings import RegistryAccess
 
 _ELSEWHERE = (NetworkError, NotFoundError, AuthenticationError)
 
 
 class Mirrors:
-    """Asks `places` in turn; who could not be reached is not asked again.
+    """Asks `addresses` in turn; who could not be reached is not asked again.
 
     :param what: the image's name for messages, whichever place it comes from.
     """
 
-    def __init__(self, places: Sequence[Place], access: Access, what: str) -> None:
+    def __init__(
+        self, addresses: Sequence[RegistryAddress], access: RegistryAccess, what: str
+    ) -> None:
         self.access = access
         self.what = what
-        self._places = tuple(places)
+        self._places = tuple(addresses)
         self._clients: dict[int, Client] = {}
         self._at = 0
         self._has_met = False
 
     def __eq__(self, other: object) -> bool:
-        """Say whether both ask the same places."""
+        """Say whether both ask the same addresses."""
         return isinstance(other, Mirrors) and self._places == other._places
 
     def __hash__(self) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stacker.registry.http.response import Answer
-    from stacker.registry.settings import Patience
+    from stacker.registry.settings import Timeouts
 
     FetchRange = Callable[[int, int], Answer]
     """Asks for the bytes from an offset up to another one."""
@@ -29,7 +29,7 @@ _CHUNK = 256 * 1024
 
 
 def open_parts(
-    fetch: FetchRange, start: int, size: int, *, part: int, count: int, patience: Patience
+    fetch: FetchRange, start: int, size: int, *, part: int, count: int, timeouts: Timeouts
 ) -> Parts | None:
     """Return the bytes from `start` up to `size`, or None where ranges gain nothing.
 
@@ -43,7 +43,7 @@ def open_parts(
     if not _covers(answer, start, start + part, size):
         answer.close()
         return None
-    return Parts(fetch, answer, (start, size), part=part, count=count, patience=patience)
+    return Parts(fetch, answer, (start, size), part=part, count=count, timeouts=timeouts)
 
 
 class Parts:
@@ -61,13 +61,13 @@ class Parts:
         *,
         part: int,
         count: int,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> None:
         self._fetch = fetch
         self._first = first
         self._start, self._size = span
         self._part = part
-        self._patience = patience
+        self._timeouts = timeouts
         self._total = -(-(self._size - self._start) // part)
         self._window = _AHEAD * count
         self._state = threading.Condition()
@@ -161,9 +161,9 @@ class Parts:
                 continue
             answer.close()
             answer, failures = None, failures + 1
-            if failures >= self._patience.attempts or self._is_over:
+            if failures >= self._timeouts.attempts or self._is_over:
                 raise BrokenOffError("broken off: a part")
-            self._patience.wait(self._patience.pause(failures))
+            self._timeouts.sleep(self._timeouts.pause(failures))
         if answer:
             answer.close()
         return chunks

@@ -1,6 +1,6 @@
 """What a machine's owner says about registries: mirrors, other locations, short names.
 
-In comes an image's name, out come the places it may be had from, the best first.  Which files
+In comes an image's name, out come the addresses it may be had from, the best first.  Which files
 say so, and how a registry is talked to, is not known here.
 Source: containers-registries.conf(5), version 2 of the format.
 """
@@ -63,7 +63,7 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RegistryAddress:
     """Where an image is to be had: its name there, and whether anybody has to vouch for it."""
 
     reference: Reference
@@ -82,7 +82,7 @@ class RegistriesConf:
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
     search: tuple[str, ...] = ()
 
-    def qualified(self, text: str) -> str:
+    def expand_short_name(self, text: str) -> str:
         """Return a name with its registry: the text itself, unless it is a short name.
 
         Where several registries are to be searched nobody is asked: whoever owns the name in
@@ -98,22 +98,24 @@ class RegistriesConf:
         if path in self.aliases:
             return self.aliases[path] + text[len(path) :]
         if len(self.search) > 1:
-            places = ", ".join(f"{REGISTRY_TRANSPORT}{registry}/{text}" for registry in self.search)
+            addresses = ", ".join(
+                f"{REGISTRY_TRANSPORT}{registry}/{text}" for registry in self.search
+            )
             raise UsageError(
                 f"ambiguous short name: {quoted(text)}: got {len(self.search)} registries to "
                 "search, want one",
-                hint=f"write one of {places}",
+                hint=f"write one of {addresses}",
             )
         return f"{self.search[0]}/{text}" if self.search and path else text
 
-    def home(self, reference: Reference) -> Place:
+    def primary(self, reference: Reference) -> RegistryAddress:
         """Return where an image really is, which no mirror is: where one pushes to.
 
         :raises UsageError: it is blocked, or a location cannot be part of a name.
         """
-        return self.places(reference)[-1]
+        return self.addresses(reference)[-1]
 
-    def places(self, reference: Reference) -> tuple[Place, ...]:
+    def addresses(self, reference: Reference) -> tuple[RegistryAddress, ...]:
         """Return where an image may be had, its mirrors before its own location.
 
         :raises UsageError: it is blocked, or a location cannot be part of a name.
@@ -125,7 +127,7 @@ class RegistriesConf:
             default=None,
         )
         if found is None:
-            return (Place(reference),)
+            return (RegistryAddress(reference),)
         if found.blocked:
             raise UsageError(f"blocked: {reference}: registries.conf blocks {quoted(found.prefix)}")
         rest = name[found.matches(name) :]
@@ -133,8 +135,8 @@ class RegistriesConf:
         mirrors = [mirror for mirror in found.mirrors if PULLS[mirror.pulls][kind]]
         own = _located(found.location + rest) if found.location else reference
         return (
-            *(Place(_located(m.location + rest), m.insecure) for m in mirrors),
-            Place(own, found.insecure),
+            *(RegistryAddress(_located(m.location + rest), m.insecure) for m in mirrors),
+            RegistryAddress(own, found.insecure),
         )
 
 

@@ -1,6 +1,7 @@
-"""How registries may be reached, and how long to wait for them: choices, all with defaults.
+"""Settings for requests to registries: credentials, mirrors, proxies, certificates and timeouts.
 
-Plain values that a caller makes and that travel to worker processes.  Nothing is reached here.
+The caller makes these values, and they travel to worker processes by pickle.  Every setting has a
+default.  Nothing here reads a file or opens a connection.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stacker.registry.http.certificates import Trust
+from stacker.registry.http.certificates import CertificateDirectories
 from stacker.registry.http.proxies import Proxies
 from stacker.registry.registries_conf import RegistriesConf
 
@@ -18,53 +19,55 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """When a registry is too slow, and how often to try again.
+class Timeouts:
+    """When a request counts as failed, and how often it is repeated.
 
-    :param connect: seconds for a connection, and for TLS on it.
+    :param connect: seconds for a TCP connection and its TLS handshake.
     :param read: seconds without a byte.
-    :param commit: seconds without a byte while a registry checks what it was sent.
-    :param window: seconds of waiting after which `slowest` bytes a second must have come.
-    :param attempts: of each request; and of a transfer, since it last went well.
-    :param backoff: seconds before the second attempt, doubled for each one after it.
-    :param longest: seconds a registry may ask us to wait (``Retry-After``).
-    :param wait: sleeps for so many seconds.
+    :param commit: seconds without a byte while a registry verifies an upload.
+    :param rate_window: seconds over which the transfer rate is measured.
+    :param min_rate: bytes per second that a transfer must reach.
+    :param attempts: attempts per request; in a transfer, attempts since the last progress.
+    :param backoff: seconds before the second attempt; doubled before each further one.
+    :param max_wait: the longest ``Retry-After`` in seconds that is obeyed.
+    :param sleep: sleeps for a number of seconds.
     """
 
     connect: float = 15
     read: float = 30
     commit: float = 300
-    window: float = 30
-    slowest: int = 1024
+    rate_window: float = 30
+    min_rate: int = 1024
     attempts: int = 5
     backoff: float = 0.5
-    longest: float = 120
-    wait: Callable[[float], None] = time.sleep
+    max_wait: float = 120
+    sleep: Callable[[float], None] = time.sleep
 
     def pause(self, attempt: int) -> float:
-        """Return the seconds to wait after attempt number `attempt`, from 1."""
-        return min(self.backoff * (1 << attempt - 1), self.longest)
+        """Return the seconds to wait after attempt number `attempt`, counted from 1."""
+        return min(self.backoff * (1 << attempt - 1), self.max_wait)
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """How registries may be reached.
+class RegistryAccess:
+    """How to reach registries.
 
-    :param insecure: plain http, and certificates nobody vouches for, are good enough.
-    :param auth_files: absolute paths of files with credentials, the first that knows some counts.
-    :param conf: mirrors, other locations and short names.
-    :param foreign: layers that a registry lacks may be fetched from where it says.
-    :param ranges: of one layer that are fetched at once; `part` are the bytes of each.
-    :param proxies: who is asked to ask in our place; nobody when left out.
-    :param trust: certificates beside those of the system.
+    :param insecure: accept plain HTTP and certificates of unknown CAs.
+    :param auth_files: absolute paths of credential files; the first one with an entry counts.
+    :param registries: mirrors, other locations, blocked registries and short names.
+    :param allow_foreign: fetch layers that the registry lacks from the URLs in their descriptors.
+    :param parallel_ranges: concurrent range requests per layer.
+    :param range_bytes: bytes of each range request.
+    :param proxies: proxies by URL scheme.
+    :param certificates: directories with certificates, besides those of the system.
     """
 
     insecure: bool = False
     auth_files: tuple[str, ...] = ()
-    patience: Patience = field(default_factory=Patience)
-    conf: RegistriesConf = field(default_factory=RegistriesConf)
-    foreign: bool = False
-    ranges: int = 1
-    part: int = 4 << 20
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    registries: RegistriesConf = field(default_factory=RegistriesConf)
+    allow_foreign: bool = False
+    parallel_ranges: int = 1
+    range_bytes: int = 4 << 20
     proxies: Proxies = field(default_factory=Proxies)
-    trust: Trust = field(default_factory=Trust)
+    certificates: CertificateDirectories = field(default_factory=CertificateDirectories)

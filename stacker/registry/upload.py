@@ -186,7 +186,7 @@ class Upload:
         :raises NetworkError: it was the last one.
         """
         self._failures += 1
-        if self._failures >= self._client.access.patience.attempts:
+        if self._failures >= self._client.access.timeouts.attempts:
             raise NetworkError(f"{message}; gave up after {self._failures} attempts")
         self._client.wait(self._failures, busy)
 

@@ -19,7 +19,7 @@ from stacker.image.digest import Digest, ImageID
 from stacker.image.document import as_object, parse_json, quoted, required, strings
 from stacker.image.manifest import Manifest
 from stacker.image.selection import not_found, numbered, several
-from stacker.source.files import open_sized, read_small
+from stacker.source.files import open_blob_file, read_document_file
 from stacker.source.protocol import read_document
 from stacker.stream.decompress import chunks_of, compression_of
 
@@ -60,7 +60,7 @@ class DockerArchive:
         name = self.blobs.get(descriptor.digest)
         if name is None:
             raise NotFoundError(f"blob not found: {self.archive.what}: {descriptor.digest}")
-        return open_sized(self.archive, name, descriptor)
+        return open_blob_file(self.archive, name, descriptor)
 
 
 class _Saved(NamedTuple):
@@ -86,7 +86,7 @@ def open_docker(archive: Archive, name: str) -> DockerArchive:
     :raises UnsupportedError: older than Docker 1.10.
     """
     saved = _called(_read_list(archive), name, archive.what)
-    raw = read_small(archive, saved.config)
+    raw = read_document_file(archive, saved.config)
     config = Descriptor(mediatype.OCI_CONFIG, Digest.of(raw), len(raw))
     where = f"{archive.what}: {quoted(saved.config)}"
     _check_name(saved.config, config.digest, where)
@@ -113,7 +113,7 @@ def _read_list(archive: Archive) -> list[_Saved]:
         hint = "is it an oci-archive?" if archive.has("oci-layout") else None
         raise IntegrityError(f"not a docker archive: {archive.what}: no {_LIST}", hint=hint)
     what = f"{archive.what}: {_LIST}"
-    listed = parse_json(read_small(archive, _LIST), what)
+    listed = parse_json(read_document_file(archive, _LIST), what)
     if not isinstance(listed, list):
         raise IntegrityError(f"{what}: got {quoted(listed)}, want a list")
     images: dict[tuple[object, ...], _Saved] = {}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
 
 
-class Window(io.RawIOBase):
+class FileSlice(io.RawIOBase):
     """The bytes from `offset` up to `offset + size` of a descriptor, which it owns and closes.
 
     It reads with pread(2), so that nobody else's position matters, and gives no byte beyond its
@@ -61,14 +61,14 @@ class Window(io.RawIOBase):
         super().close()
 
 
-class Files(Protocol):
+class FileTree(Protocol):
     """A read-only tree of files."""
 
     @property
     def what(self) -> str:
         """How the tree is called in messages."""
 
-    def open(self, name: str) -> Window:
+    def open(self, name: str) -> FileSlice:
         """Open the file at `name`, a relative path without ``.`` and ``..``.
 
         :raises NotFoundError: there is none.
@@ -83,10 +83,10 @@ class Directory:
     path: str
     what: str
 
-    def open(self, name: str) -> Window:
-        """Open a file below the directory; see `Files`."""
+    def open(self, name: str) -> FileSlice:
+        """Open a file below the directory; see `FileTree`."""
         fd, size = open_regular(f"{self.path}/{name}", f"{self.what}: {name}")
-        return Window(fd, 0, size)
+        return FileSlice(fd, 0, size)
 
 
 def open_regular(path: str, what: str) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def open_regular(path: str, what: str) -> tuple[int, int]:
     return fd, status.st_size
 
 
-def read_small(files: Files, name: str) -> bytes:
+def read_document_file(files: FileTree, name: str) -> bytes:
     """Return a whole file that is to be a JSON document.
 
     :raises NotFoundError: there is none.
@@ -125,7 +125,7 @@ def read_small(files: Files, name: str) -> bytes:
         return window.readall()
 
 
-def open_sized(files: Files, name: str, descriptor: Descriptor) -> BinaryIO:
+def open_blob_file(files: FileTree, name: str, descriptor: Descriptor) -> BinaryIO:
     """Open the file at `name` as the blob that `descriptor` describes.
 
     :raises NotFoundError: it is not there; the hint says where else a foreign layer may be had.

@@ -15,7 +15,7 @@ from stacker.image import mediatype
 from stacker.image.document import parse_object, quoted, required
 from stacker.image.manifest import Index, parse_document
 from stacker.image.selection import is_image, not_found, numbered, several
-from stacker.source.files import open_sized, read_small
+from stacker.source.files import open_blob_file, read_document_file
 from stacker.source.protocol import read_document
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from stacker.image.descriptor import Descriptor
-    from stacker.source.files import Files
+    from stacker.source.files import FileTree
 
 _MARKER = "oci-layout"
 _VERSION = "1.0.0"
@@ -36,7 +36,7 @@ _IMAGE_NAME = "io.containerd.image.name"
 class Layout:
     """An image, or an index of images, in an OCI image layout; see `Source`."""
 
-    files: Files
+    files: FileTree
     chosen: Descriptor
     names: tuple[str, ...]
 
@@ -51,10 +51,10 @@ class Layout:
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
         """Open a blob; see `Source`."""
         digest = descriptor.digest
-        return open_sized(self.files, f"blobs/{digest.algorithm}/{digest.hex}", descriptor)
+        return open_blob_file(self.files, f"blobs/{digest.algorithm}/{digest.hex}", descriptor)
 
 
-def open_layout(files: Files, tag: str) -> Layout:
+def open_layout(files: FileTree, tag: str) -> Layout:
     """Return the image that is called `tag` in the layout that `files` holds.
 
     Without a tag the layout must hold one thing: one image, however many names it has, or the
@@ -70,7 +70,7 @@ def open_layout(files: Files, tag: str) -> Layout:
     """
     _check_marker(files)
     what = f"{files.what}: index.json"
-    index = parse_document(read_small(files, "index.json"), media_type=None, what=what)
+    index = parse_document(read_document_file(files, "index.json"), media_type=None, what=what)
     if not isinstance(index, Index):
         raise IntegrityError(f"{what}: got a manifest, want an index")
     entries = _called(index.manifests, tag, files.what)
@@ -81,9 +81,9 @@ def open_layout(files: Files, tag: str) -> Layout:
     return Layout(files, _one(entries, files.what), tuple(names))
 
 
-def _check_marker(files: Files) -> None:
+def _check_marker(files: FileTree) -> None:
     try:
-        marker = parse_object(read_small(files, _MARKER), f"{files.what}: {_MARKER}")
+        marker = parse_object(read_document_file(files, _MARKER), f"{files.what}: {_MARKER}")
     except NotFoundError:
         raise IntegrityError(
             f"not an OCI image layout: {files.what}: got no file {_MARKER!r}"

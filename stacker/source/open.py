@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.image.location import ImageLocation
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
     from stacker.source.protocol import Source
 
 _TRANSPORTS = ("oci", "oci-archive", "docker-archive", "docker")
 
 
 def open_source(
-    text: str, *, spool: Path, access: Access | None = None
+    text: str, *, spool: Path, access: RegistryAccess | None = None
 ) -> AbstractContextManager[Source]:
     """Open the source that `text` names; it can be read until the context ends.
 
@@ -54,16 +54,16 @@ def open_source(
 
 
 @contextmanager
-def _registry(text: str, access: Access | None) -> Iterator[Source]:
+def _registry(text: str, access: RegistryAccess | None) -> Iterator[Source]:
     from stacker.image.reference import Reference
 
     if access is not None:
-        text = access.conf.qualified(text)
+        text = access.registries.expand_short_name(text)
     reference = Reference.parse(text)  # before the HTTP library, which takes its time to load
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
     from stacker.source.registry_image import open_registry
 
-    with open_registry(reference, access or Access()) as source:
+    with open_registry(reference, access or RegistryAccess()) as source:
         yield source
 
 

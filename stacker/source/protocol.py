@@ -47,7 +47,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Resumable(Protocol):
+class ResumableSource(Protocol):
     """A source whose blobs take time to come, so that what came before is worth keeping."""
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
@@ -58,7 +58,7 @@ class Resumable(Protocol):
 
 
 @runtime_checkable
-class Measuring(Protocol):
+class SizedSource(Protocol):
     """A source of images whose documents do not say how large their layers are."""
 
     def size_of(self, digest: Digest) -> int:

@@ -17,7 +17,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT, quoted
 from stacker.image.manifest import type_of
-from stacker.image.schema1 import is_legacy, payload
+from stacker.image.schema1 import is_schema1, signed_payload
 from stacker.registry.client import client_at
 from stacker.registry.download import Transfer, size_said
 from stacker.registry.foreign_layers import ForeignLayer
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stacker.registry.client import Client
     from stacker.registry.http.response import Answer
     from stacker.registry.ranges import FetchRange, Parts
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
     from stacker.stream.decompress import Readable
 
 _DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
@@ -43,7 +43,7 @@ _ACCEPT = ", ".join(
     (
         *(mediatype.OCI_INDEX, mediatype.DOCKER_LIST),
         *(mediatype.OCI_MANIFEST, mediatype.DOCKER_MANIFEST),
-        *(mediatype.LEGACY_SIGNED_MANIFEST, mediatype.LEGACY_MANIFEST),
+        *(mediatype.SCHEMA1_SIGNED_MANIFEST, mediatype.SCHEMA1_MANIFEST),
     )
 )
 
@@ -76,7 +76,7 @@ class Registry:
         return content
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """Open a blob; see `Source`.  It goes on where it broke off, within `Patience`.
+        """Open a blob; see `Source`.  It goes on where it broke off, within `Timeouts`.
 
         :raises NetworkError: the registry cannot be reached, or breaks off too often.
         :raises AuthenticationError: it wants credentials, or better ones.
@@ -84,7 +84,7 @@ class Registry:
         return self._opened(descriptor, None)
 
     def size_of(self, digest: Digest) -> int:
-        """Return how many bytes the registry says a blob has; see `Measuring`."""
+        """Return how many bytes the registry says a blob has; see `SizedSource`."""
         what = f"{self.client.what}@{digest}"
         answer = self.client.get(f"blobs/{digest}", {"Range": "bytes=0-0"}, what)
         size = size_said(answer)
@@ -94,7 +94,7 @@ class Registry:
         return size
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
-        """Open a blob of which `have` has the first bytes; see `Resumable`."""
+        """Open a blob of which `have` has the first bytes; see `ResumableSource`."""
         return self._opened(descriptor, have)
 
     def _opened(self, descriptor: Descriptor, have: Readable | None) -> BinaryIO:
@@ -105,7 +105,7 @@ class Registry:
 
         foreign = None
         if descriptor.is_foreign and descriptor.urls:
-            allowed = self.client.access.foreign
+            allowed = self.client.access.allow_foreign
             foreign = ForeignLayer(self.client, descriptor, is_allowed=allowed, what=what)
 
         def ask(start: int, end: int) -> Answer:
@@ -123,7 +123,7 @@ class Registry:
             lambda offset: ask(offset, descriptor.size),
             descriptor.size,
             what=what,
-            patience=self.client.access.patience,
+            timeouts=self.client.access.timeouts,
             have=have,
             move_on=self.client.move_on if isinstance(self.client, Mirrors) else None,
             split=None if foreign else lambda start: self._parts(ask, start, descriptor.size),
@@ -133,12 +133,17 @@ class Registry:
     def _parts(self, ask: FetchRange, start: int, size: int) -> Parts | None:
         access = self.client.access
         return open_parts(
-            ask, start, size, part=access.part, count=access.ranges, patience=access.patience
+            ask,
+            start,
+            size,
+            part=access.range_bytes,
+            count=access.parallel_ranges,
+            timeouts=access.timeouts,
         )
 
 
 @contextmanager
-def open_registry(reference: Reference, access: Access) -> Iterator[Registry]:
+def open_registry(reference: Reference, access: RegistryAccess) -> Iterator[Registry]:
     """Give the image that `reference` names; its connections are closed at the end.
 
     :raises NotFoundError: no such image.
@@ -146,7 +151,7 @@ def open_registry(reference: Reference, access: Access) -> Iterator[Registry]:
     :raises NetworkError: it cannot be reached.
     :raises IntegrityError: the manifest is not what the reference's digest says, or is no manifest.
     :raises UnsupportedError: the manifest has a form this program does not read.
-    :raises UsageError: `Access.conf` forbids it, or has a malformed location.
+    :raises UsageError: `RegistryAccess.conf` forbids it, or has a malformed location.
     """
     client = _client(reference, access)
     try:
@@ -155,11 +160,11 @@ def open_registry(reference: Reference, access: Access) -> Iterator[Registry]:
         client.close()
 
 
-def _client(reference: Reference, access: Access) -> Client | Mirrors:
-    places = access.conf.places(reference)
-    if len(places) > 1:
-        return Mirrors(places, access, reference.place)
-    return client_at(places[0], access)
+def _client(reference: Reference, access: RegistryAccess) -> Client | Mirrors:
+    addresses = access.registries.addresses(reference)
+    if len(addresses) > 1:
+        return Mirrors(addresses, access, reference.name)
+    return client_at(addresses[0], access)
 
 
 def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
@@ -170,20 +175,20 @@ def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
     """
     what = str(reference)
     raw, announced = _manifest(client, f"manifests/{reference.target}", what)
-    is_old = announced is None and is_legacy(raw, what)
+    is_old = announced is None and is_schema1(raw, what)
     if is_old:
-        raw = payload(raw, what)
+        raw = signed_payload(raw, what)
     if reference.digest is not None:
         Descriptor("", reference.digest, len(raw)).verify(raw, what)
     digest = reference.digest or Digest.of(raw)
     if is_old:
-        return Descriptor(mediatype.LEGACY_MANIFEST, digest, len(raw), data=raw)
+        return Descriptor(mediatype.SCHEMA1_MANIFEST, digest, len(raw), data=raw)
     return Descriptor(type_of(raw, media_type=announced, what=what), digest, len(raw), data=raw)
 
 
 def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, str | None]:
     """Return a manifest of unknown size, and the type it is announced with if that is one."""
-    patience = client.access.patience
+    timeouts = client.access.timeouts
     attempt = 0
     while True:
         attempt += 1
@@ -191,8 +196,8 @@ def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, st
         try:
             raw = answer.whole(DOCUMENT_LIMIT)
         except BrokenOffError as error:
-            if attempt < patience.attempts:
-                patience.wait(patience.pause(attempt))
+            if attempt < timeouts.attempts:
+                timeouts.sleep(timeouts.pause(attempt))
             elif isinstance(client, Mirrors) and client.move_on():
                 attempt = 0
             else:

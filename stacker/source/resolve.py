@@ -12,7 +12,7 @@ from stacker.errors import IntegrityError, NotFoundError
 from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.manifest import Index, Manifest, parse_document
-from stacker.image.selection import choose, demand
+from stacker.image.selection import choose_platform, require_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +25,10 @@ _INDEXES_IN_INDEXES = 8
 _INDEXES_IN_ALL = 100
 
 
-def resolved(source: Source, platform: Platform, *, must_match: bool = False) -> Descriptor:
+def resolve(source: Source, platform: Platform, *, must_match: bool = False) -> Descriptor:
     """Return the manifest of the image in `source` that suits `platform` best.
 
-    :param must_match: demand the platform of an image, too, of which no index says it.
+    :param must_match: require the platform of an image, too, of which no index says it.
     :raises NotFoundError: none suits.
     :raises IntegrityError: indexes in one another without an end.
     """
@@ -36,14 +36,14 @@ def resolved(source: Source, platform: Platform, *, must_match: bool = False) ->
     for _ in range(_INDEXES_IN_INDEXES):
         document = _index(source, descriptor)
         if document is None:
-            if must_match and not is_vouched_for(source, descriptor):
+            if must_match and not has_index_platform(source, descriptor):
                 _check(source, descriptor, platform)
             return descriptor
         descriptor = _chosen(source, document, platform, f"index {descriptor.digest}")
     raise _too_deep(source)
 
 
-def is_vouched_for(source: Source, descriptor: Descriptor) -> bool:
+def has_index_platform(source: Source, descriptor: Descriptor) -> bool:
     """Return whether an index says what platform `descriptor` is for; else its config does.
 
     The index has the last word: it is where a platform can be put right that a config has wrong.
@@ -54,10 +54,10 @@ def is_vouched_for(source: Source, descriptor: Descriptor) -> bool:
 def _chosen(source: Source, index: Index, platform: Platform, what: str) -> Descriptor:
     """Return the entry that suits best; indexes that say no platform are read if none does."""
     try:
-        return choose(index.manifests, platform, what)
+        return choose_platform(index.manifests, platform, what)
     except NotFoundError:
         entries = list(_spread(source, index, iter(range(_INDEXES_IN_ALL))))
-        return choose(entries, platform, what)
+        return choose_platform(entries, platform, what)
 
 
 def _spread(
@@ -111,4 +111,4 @@ def _check(source: Source, descriptor: Descriptor, platform: Platform) -> None:
     if not isinstance(found, Manifest):
         raise IntegrityError(f"{what}: got an index, want a manifest")
     config = parse_config(source.document(found.config), f"config {found.image_id}")
-    demand(config.platform, platform, str(found.image_id))
+    require_platform(config.platform, platform, str(found.image_id))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, LayerError, NotFoundError
 from stacker.image.document import quoted
-from stacker.source.files import Window, open_regular
+from stacker.source.files import FileSlice, open_regular
 from stacker.tar.index import read_index
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class Archive:
     links: Mapping[str, str] = field(hash=False, repr=False)
     ambiguous: frozenset[str] = field(hash=False, repr=False)
 
-    def open(self, name: str) -> Window:
-        """Open a member of the archive; see `Files`."""
+    def open(self, name: str) -> FileSlice:
+        """Open a member of the archive; see `FileTree`."""
         offset, size = self.members[self.find(name)]
         fd, _ = open_regular(self.path, self.what)
-        return Window(fd, offset, size)
+        return FileSlice(fd, offset, size)
 
     def find(self, name: str) -> str:
         """Return the name of the file that `name` leads to, through links.

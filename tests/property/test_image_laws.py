@@ -15,7 +15,7 @@ from stacker.image.digest import DiffID, Digest
 from stacker.image.document import parse_json
 from stacker.image.manifest import Index, Manifest, parse_document
 from stacker.image.platform import Platform
-from stacker.image.selection import choose
+from stacker.image.selection import choose_platform
 
 # Half a surrogate pair is no text: parse_json refuses it, so no value holds one.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -114,7 +114,7 @@ def test_rubbish_is_one_line_of_ours_or_a_value(raw: bytes) -> None:
 @given(st.lists(descriptors(*sorted(mediatype.MANIFESTS)), max_size=5), PLATFORMS)
 def test_what_is_chosen_was_offered(entries: list[Descriptor], wanted: Platform) -> None:
     try:
-        assert choose(entries, wanted, "index") in entries
+        assert choose_platform(entries, wanted, "index") in entries
     except StackerError as error:
         assert error.message.isprintable() or not str(wanted).isprintable()  # noqa: PT017
 

@@ -121,7 +121,7 @@ def _rate(report: Report, stage: str) -> str:
 
 
 def _measured(args: Namespace, session: Session) -> Report:
-    from stacker.cli.registry_options import reaching
+    from stacker.cli.registry_options import registry_access
     from stacker.image.platform import Platform
     from stacker.jobs.tasks import LayerForm
     from stacker.layer.metadata import IdMap
@@ -135,7 +135,7 @@ def _measured(args: Namespace, session: Session) -> Report:
     with (
         store.staging.directory("spool") as spool,
         open_source(
-            args.source, spool=spool, access=reaching(args, os.environ, args.source)
+            args.source, spool=spool, access=registry_access(args, os.environ, args.source)
         ) as source,
     ):
         return bench(

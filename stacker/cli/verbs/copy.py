@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.registry_options import add_registries, registry_access
 from stacker.cli.verbs.push import add_jobs, copied_document, warn_foreign
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def _copy(args: Namespace, session: Session) -> Delivered:
     from stacker.destination.open import open_destination
     from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
     from stacker.linux.process import usable_processors
-    from stacker.operations.copy import deliver, near
+    from stacker.operations.copy import deliver, mounted_from
     from stacker.source.open import open_source
 
-    access = reaching(args, os.environ, args.source, args.destination)
+    access = registry_access(args, os.environ, args.source, args.destination)
     store = session.store()  # its filesystem has room for a compressed archive
     with (
         store.staging.directory("spool") as room,
@@ -92,16 +92,16 @@ def _copy(args: Namespace, session: Session) -> Delivered:
                 root=root,
                 jobs=args.jobs or usable_processors(),
                 emit=emit,
-                places=near(place) if place else None,
+                places=mounted_from(place) if place else None,
             )
 
 
 def _wanted(args: Namespace, source: Source) -> Descriptor:
     from stacker.image.platform import Platform
-    from stacker.source.resolve import resolved
+    from stacker.source.resolve import resolve
 
     if args.all:
         return source.root()
     if args.platform:
-        return resolved(source, Platform.parse(args.platform), must_match=True)
-    return resolved(source, Platform.host(os.uname().machine))
+        return resolve(source, Platform.parse(args.platform), must_match=True)
+    return resolve(source, Platform.host(os.uname().machine))

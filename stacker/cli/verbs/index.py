@@ -15,7 +15,7 @@ from stacker.cli.output import (
     print_table,
     print_text,
 )
-from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.registry_options import add_registries, registry_access
 from stacker.cli.text import size
 from stacker.cli.verbs.push import (
     add_jobs,
@@ -227,7 +227,7 @@ def _push(args: Namespace, session: Session) -> None:
     store.indexes.find(args.name)  # before anything is written anywhere
     with ExitStack() as held:
         opened = held.enter_context(_sources(args, store))
-        access = reaching(args, os.environ, args.destination)
+        access = registry_access(args, os.environ, args.destination)
         destination = held.enter_context(open_destination(args.destination, access=access))
         emit = held.enter_context(report_progress(session))
         jobs = args.jobs or usable_processors()
@@ -271,7 +271,7 @@ def _sources(args: Namespace, store: Store) -> Iterator[Open]:
     """Give what opens an image in a registry."""
     from stacker.source.open import open_source
 
-    access = reaching(args, os.environ)
+    access = registry_access(args, os.environ)
     with store.staging.directory("spool") as room:
         yield lambda text: open_source(text, spool=room, access=access)
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item
-from stacker.cli.registry_options import add_registries, anonymous
+from stacker.cli.registry_options import add_registries, anonymous_access
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(args: Namespace, session: Session) -> None:
 
     host = host_named(args.host)
     user, password = _user(args), _password(args)
-    if not log_in(host, Credentials(user, password), anonymous(args, os.environ)):
+    if not log_in(host, Credentials(user, password), anonymous_access(args, os.environ)):
         session.say(f"warning: {host} wants no credentials, so nobody checked them")
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
     place = keep(files, host, user, password)

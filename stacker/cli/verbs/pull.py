@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import checked
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.registry_options import add_registries, registry_access
 from stacker.cli.text import parse_count, parse_size
 from stacker.tar.limits import Limits
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stacker.image.platform import Platform
     from stacker.jobs.tasks import LayerForm
     from stacker.operations.pull import Pulled
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
 Bring an image into the store.  Each layer is checked against the digest of its blob and against
@@ -135,7 +135,7 @@ def run(args: Namespace, session: Session) -> None:
         print_line(str(pulled.image_id))
 
 
-def _access(args: Namespace) -> Access | None:
+def _access(args: Namespace) -> RegistryAccess | None:
     """Say how registries may be reached; a layout or an archive does without what that loads."""
     from stacker.image.location import is_in_registry
 
@@ -143,8 +143,8 @@ def _access(args: Namespace) -> Access | None:
         return None
     from dataclasses import replace
 
-    access = reaching(args, os.environ, args.source)
-    return replace(access, foreign=args.allow_foreign, ranges=args.ranges)
+    access = registry_access(args, os.environ, args.source)
+    return replace(access, allow_foreign=args.allow_foreign, parallel_ranges=args.ranges)
 
 
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import checked
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.registry_options import add_registries, registry_access
 from stacker.cli.text import parse_count
 from stacker.image.document import quoted
 
@@ -130,7 +130,7 @@ def _push(args: Namespace, session: Session) -> Pushed:
     from stacker.operations.push import push
 
     packing = packing_of(args)
-    access = reaching(args, os.environ, args.destination)
+    access = registry_access(args, os.environ, args.destination)
     store = session.store()
     store.images.find(args.image)  # before anything is written anywhere
     with (

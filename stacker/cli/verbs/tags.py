@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_text
-from stacker.cli.registry_options import add_registries, reaching
+from stacker.cli.registry_options import add_registries, registry_access
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.reference import Reference
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
 List the tags of a repository in a registry, in the order in which the registry gives them, which
@@ -44,21 +44,21 @@ def run(args: Namespace, session: Session) -> None:
             f"no repository: got {args.repository!r}, want docker://HOST[:PORT]/REPO",
             hint="for example docker://registry.example/team/app",
         )
-    access = reaching(args, os.environ)
+    access = registry_access(args, os.environ)
     reference = Reference.parse(
-        access.conf.qualified(args.repository.removeprefix(REGISTRY_TRANSPORT))
+        access.registries.expand_short_name(args.repository.removeprefix(REGISTRY_TRANSPORT))
     )
     tags = _tags(reference, access)
     if session.json:
-        print_items("tags", [{"name": tag} for tag in tags], repository=reference.place)
+        print_items("tags", [{"name": tag} for tag in tags], repository=reference.name)
         return
     for tag in tags:
         print_text(tag)
 
 
-def _tags(reference: Reference, access: Access) -> list[str]:
+def _tags(reference: Reference, access: RegistryAccess) -> list[str]:
     from stacker.registry.client import connected
     from stacker.registry.tags import list_tags
 
-    with connected(access.conf.home(reference), access) as client:
+    with connected(access.registries.primary(reference), access) as client:
         return list(list_tags(client))

@@ -17,7 +17,7 @@ _HTTPS = 443
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class Certificates:
     """Files with certificates.
 
     :param authorities: who may vouch for a host.
@@ -29,7 +29,7 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class CertificateDirectories:
     """Where certificates lie.
 
     :param directory: those in it count for everybody; ours are shown to the registry only.
@@ -39,28 +39,28 @@ class Trust:
     directory: str = ""
     places: tuple[str, ...] = field(default=())
 
-    def material(self, host: str, port: int, *, is_home: bool) -> Material:
+    def certificates_for(self, host: str, port: int, *, is_home: bool) -> Certificates:
         """Return what counts for a host.
 
         :param is_home: it is the registry itself, and not where it sends us.
         :raises UsageError: a certificate lacks its key, or a key its certificate.
         """
-        general = read_directory(self.directory) if self.directory else Material()
+        general = read_directory(self.directory) if self.directory else Certificates()
         own = self._own(host, port)
         shown = general.pairs if is_home else ()
-        return Material(general.authorities + own.authorities, shown + own.pairs)
+        return Certificates(general.authorities + own.authorities, shown + own.pairs)
 
-    def _own(self, host: str, port: int) -> Material:
+    def _own(self, host: str, port: int) -> Certificates:
         name = f"[{host}]" if ":" in host else host
         names = [f"{name}:{port}", name] if port == _HTTPS else [f"{name}:{port}"]
         for place in self.places:
             for one in names:
                 if os.path.isdir(directory := os.path.join(place, one)):
                     return read_directory(directory)
-        return Material()
+        return Certificates()
 
 
-def read_directory(directory: str) -> Material:
+def read_directory(directory: str) -> Certificates:
     """Return what a directory has; one that may not be read has nothing.
 
     :raises UsageError: a certificate lacks its key, or a key its certificate.
@@ -68,7 +68,7 @@ def read_directory(directory: str) -> Material:
     try:
         names = sorted(os.listdir(directory))
     except (PermissionError, FileNotFoundError):
-        return Material()
+        return Certificates()
     for name, other in ((".cert", ".key"), (".key", ".cert")):
         for found in names:
             partner = found.removesuffix(name) + other
@@ -76,7 +76,7 @@ def read_directory(directory: str) -> Material:
                 path = os.path.join(directory, found)
                 raise UsageError(f"half a certificate: {path!r}: got no {partner!r} beside it")
     paths = {name: os.path.join(directory, name) for name in names}
-    return Material(
+    return Certificates(
         tuple(path for name, path in paths.items() if name.endswith(".crt")),
         tuple(
             (path, paths[name.removesuffix(".cert") + ".key"])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from urllib3.response import BaseHTTPResponse
 
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
 _AGENT = f"stacker/{stacker.__version__}"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -49,10 +49,10 @@ class Exchange:
     :param has_met: somebody is known to be there, so that trying again is worth while.
     """
 
-    def __init__(self, access: Access, what: str, *, has_met: bool = False) -> None:
+    def __init__(self, access: RegistryAccess, what: str, *, has_met: bool = False) -> None:
         self._access = access
         self._what = what
-        self._patience = access.patience
+        self._timeouts = access.timeouts
         self._has_met = has_met
         self._connections = Connections(access)
 
@@ -112,13 +112,13 @@ class Exchange:
         attempt = 0
         while True:
             attempt += 1
-            is_last = attempt >= self._patience.attempts
+            is_last = attempt >= self._timeouts.attempts
             try:
                 answer = self._follow(method, url, headers, body)
             except BrokenOffError as error:
                 if is_last or not self._may_pass(error):
                     raise NetworkError(error.message, hint=error.hint) from error
-                pause = self._patience.pause(attempt)
+                pause = self._timeouts.pause(attempt)
             else:
                 self._has_met = True
                 if answer.status not in _PASSING:
@@ -130,7 +130,7 @@ class Exchange:
                         f"registry busy: {self._what}: got status {answer.status} "
                         f"{attempt} times, want an answer"
                     )
-            self._patience.wait(pause)
+            self._timeouts.sleep(pause)
 
     def _may_pass(self, error: BrokenOffError) -> bool:
         """Return whether another try may help: not where there never was anybody."""
@@ -140,7 +140,7 @@ class Exchange:
     def pause(self, answer: Answer, attempt: int) -> float:
         """Return the seconds to wait: as the server asks (RFC 9110 section 10.2.3), or ours.
 
-        :raises NetworkError: it asks for more than `Patience.longest`.
+        :raises NetworkError: it asks for more than `Timeouts.max_wait`.
         """
         asked = answer.header("Retry-After") if answer.status in _BUSY else ""
         try:
@@ -148,12 +148,12 @@ class Exchange:
         except (exceptions.InvalidHeader, ValueError, OverflowError):  # such as the year 99999
             pause = None
         if pause is None:
-            return self._patience.pause(attempt)
-        if pause > self._patience.longest:
+            return self._timeouts.pause(attempt)
+        if pause > self._timeouts.max_wait:
             answer.close()
             raise NetworkError(
                 f"registry busy: {self._what}: got status {answer.status} and the request to "
-                f"wait {pause:.0f} s, want at most {self._patience.longest:.0f} s",
+                f"wait {pause:.0f} s, want at most {self._timeouts.max_wait:.0f} s",
                 hint="try again later",
             )
         return pause
@@ -170,7 +170,7 @@ class Exchange:
             response = self._send(method, url, kept, body)
             target = response.headers.get("Location")
             if method not in _FOLLOWED or response.status not in _REDIRECTS or not target:
-                return Answer(response, self._what, self._patience, redirected=here != first)
+                return Answer(response, self._what, self._timeouts, redirected=here != first)
             response.close()
             url = self._joined(url, target)
             came_from, here = here, origin_of(url, self._what)
@@ -209,9 +209,9 @@ class Exchange:
             ) from error
 
     def _timeout(self, method: str) -> urllib3.Timeout:
-        patience = self._patience
-        read = patience.commit if method == "PUT" else patience.read
-        return urllib3.Timeout(connect=patience.connect, read=read)
+        timeouts = self._timeouts
+        read = timeouts.commit if method == "PUT" else timeouts.read
+        return urllib3.Timeout(connect=timeouts.connect, read=read)
 
 
 def _hint(error: Exception) -> str | None:

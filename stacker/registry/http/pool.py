@@ -21,11 +21,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.ssl_ import create_urllib3_context
 
 from stacker.errors import UsageError
-from stacker.registry.http.certificates import Material
+from stacker.registry.http.certificates import Certificates
 
 if TYPE_CHECKING:
     from stacker.registry.http.origin import Origin
-    from stacker.registry.settings import Access
+    from stacker.registry.settings import RegistryAccess
 
 
 class Connections:
@@ -35,10 +35,10 @@ class Connections:
     and nobody else.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: RegistryAccess) -> None:
         self._access = access
         self._home = ""
-        self._pools: dict[tuple[str, Material], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, Certificates], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         if access.insecure:
             # It was asked for; urllib3 would say so on stderr at every connection.
@@ -50,9 +50,9 @@ class Connections:
         :raises UsageError: a certificate cannot be read.
         """
         self._home = self._home or origin.host
-        material = Material()
+        material = Certificates()
         if origin.scheme == "https":
-            material = self._access.trust.material(
+            material = self._access.certificates.certificates_for(
                 origin.host, origin.port, is_home=origin.host == self._home
             )
         way = (self._access.proxies.proxy_for(origin), material)
@@ -67,15 +67,15 @@ class Connections:
             for key in manager.pools.keys():  # noqa: SIM118 - it refuses to be iterated over
                 manager.pools[key].close()  # which clear() leaves to the garbage collector
 
-    def _made(self, proxy: str, material: Material) -> urllib3.PoolManager:
+    def _made(self, proxy: str, material: Certificates) -> urllib3.PoolManager:
         options: dict[str, Any] = {
-            "maxsize": max(1, self._access.ranges),
+            "maxsize": max(1, self._access.parallel_ranges),
             "cert_reqs": "CERT_NONE" if self._access.insecure else "CERT_REQUIRED",
         }
-        if material != Material():
+        if material != Certificates():
             options["ssl_context"] = _context(material, insecure=self._access.insecure)
         manager = self._manager(proxy, options)
-        manager.pool_classes_by_scheme = pools(self._access.patience.window)
+        manager.pool_classes_by_scheme = pools(self._access.timeouts.rate_window)
         return manager
 
     def _manager(self, proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
@@ -89,7 +89,7 @@ class Connections:
         return urllib3.ProxyManager(f"{parts.scheme}://{place}", **options)
 
 
-def _context(material: Material, *, insecure: bool) -> ssl.SSLContext:
+def _context(material: Certificates, *, insecure: bool) -> ssl.SSLContext:
     context = create_urllib3_context(
         cert_reqs=ssl.CERT_NONE if insecure else ssl.CERT_REQUIRED,
     )

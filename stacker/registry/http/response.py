@@ -17,7 +17,7 @@ from stacker.registry.http.failures import reason
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
-    from stacker.registry.settings import Patience
+    from stacker.registry.settings import Timeouts
 
 _SMALL = 64 * 1024  # bytes of a refusal that are read: its body may say why
 _CHUNK = 256 * 1024
@@ -36,11 +36,11 @@ class Answer:
     """
 
     def __init__(
-        self, response: BaseHTTPResponse, what: str, patience: Patience, *, redirected: bool
+        self, response: BaseHTTPResponse, what: str, timeouts: Timeouts, *, redirected: bool
     ) -> None:
         self._response = response
         self.what = what
-        self._pace = _Pace(patience)
+        self._pace = _Pace(timeouts)
         self.status = response.status
         self.redirected = redirected
 
@@ -115,8 +115,8 @@ class _Pace:
     The reader's own time does not count: an unpacker may be slower than a registry.
     """
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
         self._waited = 0.0
         self._got = 0
 
@@ -124,10 +124,10 @@ class _Pace:
         """Return what is wrong after one more read, empty when nothing is."""
         self._waited += waited
         self._got += got
-        if self._waited < self._patience.window:
+        if self._waited < self._timeouts.rate_window:
             return ""
-        if self._got < self._patience.slowest * self._waited:
-            wanted = f"want at least {self._patience.slowest} bytes a second"
+        if self._got < self._timeouts.min_rate * self._waited:
+            wanted = f"want at least {self._timeouts.min_rate} bytes a second"
             return f"too slow: got {self._got} bytes in {self._waited:.3g} s, {wanted}"
         self._waited, self._got = 0.0, 0
         return ""

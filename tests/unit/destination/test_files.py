@@ -19,7 +19,7 @@ from stacker.events import Transfer
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.registry.settings import Access
+from stacker.registry.settings import RegistryAccess
 from stacker.tar.index import read_index
 
 BLOB = Descriptor("application/octet-stream", Digest.of(b"blob"), 4)
@@ -38,7 +38,7 @@ def written(place: Destination, content: bytes = b"blob") -> list[Transfer | Non
 
 @FORMS
 def test_a_blob_is_written_once(tmp_path: Path, form: str) -> None:
-    with open_destination(f"{form}:{tmp_path}/out:name:1", access=Access()) as place:
+    with open_destination(f"{form}:{tmp_path}/out:name:1", access=RegistryAccess()) as place:
         assert written(place) == [None, Transfer.SENT, Transfer.PRESENT]
     if form == "oci-archive":
         with tarfile.open(tmp_path / "out") as tar:
@@ -59,7 +59,7 @@ def test_what_is_not_the_blob_leaves_nothing(tmp_path: Path, form: str, content:
     with ExitStack() as held:
         held.enter_context(pytest.raises(IntegrityError))
         written(
-            held.enter_context(open_destination(f"{form}:{tmp_path}/out", access=Access())),
+            held.enter_context(open_destination(f"{form}:{tmp_path}/out", access=RegistryAccess())),
             content,
         )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -67,7 +67,7 @@ def test_what_is_not_the_blob_leaves_nothing(tmp_path: Path, form: str, content:
 
 def test_equal_images_make_equal_archives(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        with open_destination(f"oci-archive:{tmp_path}/{name}", access=Access()) as place:
+        with open_destination(f"oci-archive:{tmp_path}/{name}", access=RegistryAccess()) as place:
             written(place)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
@@ -110,5 +110,5 @@ def test_a_size_that_is_too_large_for_its_field_is_read_by_tar(tmp_path: Path) -
     ],
 )
 def test_what_is_no_destination_is_refused(text: str) -> None:
-    with pytest.raises(UsageError), open_destination(text, access=Access()):
+    with pytest.raises(UsageError), open_destination(text, access=RegistryAccess()):
         pytest.fail("it was opened")

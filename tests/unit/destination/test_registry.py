@@ -17,14 +17,14 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.reference import Reference
-from stacker.registry.settings import Access, Patience
+from stacker.registry.settings import RegistryAccess, Timeouts
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 
 DATA = os.urandom(10_000)
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 PIECE = 3_000
 WAITED: list[float] = []
-PATIENCE = Patience(connect=5, read=5, wait=WAITED.append)
+TIMEOUTS = Timeouts(connect=5, read=5, sleep=WAITED.append)
 
 
 @pytest.fixture
@@ -37,17 +37,19 @@ def server() -> Iterator[FakeRegistry]:
 @contextmanager
 def repository(server: FakeRegistry, piece: int = PIECE) -> Iterator[Repository]:
     reference = Reference.parse(f"{server.host}/app:1.0")
-    with open_repository(reference, Access(patience=PATIENCE)) as opened:
+    with open_repository(reference, RegistryAccess(timeouts=TIMEOUTS)) as opened:
         yield replace(opened, piece=piece)
 
 
 def sent(
-    server: FakeRegistry, *, data: bytes = DATA, near: Sequence[str] = (), piece: int = PIECE
+    server: FakeRegistry, *, data: bytes = DATA, mount_from: Sequence[str] = (), piece: int = PIECE
 ) -> list[int]:
     """Send the blob, and give the progress that was reported."""
     reports: list[int] = []
     with repository(server, piece) as place:
-        how = place.put_blob(BLOB, lambda: io.BytesIO(data), near=near, report=reports.append)
+        how = place.put_blob(
+            BLOB, lambda: io.BytesIO(data), mount_from=mount_from, report=reports.append
+        )
     assert how is Transfer.SENT
     assert server.content[f"/v2/app/blobs/{BLOB.digest}"][1] == DATA
     return reports
@@ -165,7 +167,7 @@ def test_a_mount_that_is_not_made_is_an_upload(server: FakeRegistry, status: int
         return request.answer(status, b"", {"WWW-Authenticate": "Basic"})
 
     server.quirk = quirk
-    sent(server, near=[f"{server.host}/from"])
+    sent(server, mount_from=[f"{server.host}/from"])
     posts = [asked.path for asked in server.asked if asked.method == "POST"]
     assert "from=from" in posts[0]
     assert len(posts) == (1 if status == 202 else 2)
@@ -174,18 +176,21 @@ def test_a_mount_that_is_not_made_is_an_upload(server: FakeRegistry, status: int
 def test_a_blob_of_another_repository_is_mounted(server: FakeRegistry) -> None:
     server.quirk = lambda request: request.command == "POST" and request.answer(201)
     with repository(server) as place:
-        how = place.put_blob(BLOB, None, near=[f"{server.host}/from"], report=lambda _: None)
+        how = place.put_blob(BLOB, None, mount_from=[f"{server.host}/from"], report=lambda _: None)
     assert how is Transfer.MOUNTED
     assert methods(server) == ["HEAD", "POST"]
 
 
-@pytest.mark.parametrize("near", [["registry.example/from"], ["{}/app"], []])
+@pytest.mark.parametrize("mount_from", [["registry.example/from"], ["{}/app"], []])
 def test_only_other_repositories_of_the_registry_are_near(
-    server: FakeRegistry, near: list[str]
+    server: FakeRegistry, mount_from: list[str]
 ) -> None:
     with repository(server) as place:
         how = place.put_blob(
-            BLOB, None, near=[n.format(server.host) for n in near], report=lambda _: None
+            BLOB,
+            None,
+            mount_from=[n.format(server.host) for n in mount_from],
+            report=lambda _: None,
         )
     assert how is None
     assert methods(server) == ["HEAD"]
@@ -193,7 +198,9 @@ def test_only_other_repositories_of_the_registry_are_near(
 
 def test_an_upload_that_nobody_wanted_is_cancelled(server: FakeRegistry) -> None:
     with repository(server) as place:
-        assert not place.put_blob(BLOB, None, near=[f"{server.host}/x"], report=lambda _: None)
+        assert not place.put_blob(
+            BLOB, None, mount_from=[f"{server.host}/x"], report=lambda _: None
+        )
     assert methods(server) == ["HEAD", "POST", "DELETE"]
     assert not server.uploads
 

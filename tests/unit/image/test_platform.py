@@ -9,7 +9,7 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.platform import Platform
-from stacker.image.selection import choose
+from stacker.image.selection import choose_platform
 
 
 def entry(platform: str | None, media_type: str = mediatype.OCI_MANIFEST) -> Descriptor:
@@ -125,7 +125,7 @@ def test_a_machine_is_a_linux_platform(machine: str, platform: str) -> None:
 def test_the_best_variant_a_machine_can_run_is_taken(
     wanted: str, there: list[str], taken: str
 ) -> None:
-    chosen = choose([entry(text) for text in there], Platform.parse(wanted), "index")
+    chosen = choose_platform([entry(text) for text in there], Platform.parse(wanted), "index")
     assert str(chosen.platform) == taken
 
 
@@ -144,13 +144,13 @@ def test_the_best_variant_a_machine_can_run_is_taken(
 )
 def test_what_a_machine_cannot_run_is_not_taken(wanted: str, there: list[str]) -> None:
     with pytest.raises(NotFoundError):
-        choose([entry(text) for text in there], Platform.parse(wanted), "index")
+        choose_platform([entry(text) for text in there], Platform.parse(wanted), "index")
 
 
 def test_the_first_of_equals_is_taken() -> None:
     first, second = entry("linux/amd64"), entry("linux/amd64/v1")
-    assert choose([first, second], Platform("linux", "amd64"), "index") is first
-    assert choose([second, first], Platform("linux", "amd64"), "index") is second
+    assert choose_platform([first, second], Platform("linux", "amd64"), "index") is first
+    assert choose_platform([second, first], Platform("linux", "amd64"), "index") is second
 
 
 def test_an_os_version_is_heeded_only_when_asked_for() -> None:
@@ -160,8 +160,8 @@ def test_an_os_version_is_heeded_only_when_asked_for() -> None:
     new = Descriptor(
         mediatype.OCI_MANIFEST, Digest.of(b"n"), 1, Platform("windows", "amd64", "", "10.0.2")
     )
-    assert choose([old, new], Platform("windows", "amd64"), "index") is old
-    assert choose([old, new], Platform("windows", "amd64", "", "10.0.2"), "index") is new
+    assert choose_platform([old, new], Platform("windows", "amd64"), "index") is old
+    assert choose_platform([old, new], Platform("windows", "amd64", "", "10.0.2"), "index") is new
 
 
 def test_an_os_version_without_its_revision_is_any_of_its_revisions() -> None:
@@ -170,40 +170,40 @@ def test_an_os_version_without_its_revision_is_any_of_its_revisions() -> None:
         for v in ("10.0.20348.2700", "10.0.2034.1")
     )
     for wanted in ("10.0.2034", "10.0.2034.1"):
-        assert choose([one, other], Platform("w", "a", "", wanted), "index") is other
+        assert choose_platform([one, other], Platform("w", "a", "", wanted), "index") is other
     with pytest.raises(NotFoundError, match=r"got w/a:10.0.20348.2700, w/a.*, want w/a:10.0.1$"):
-        choose([one, other], Platform("w", "a", "", "10.0.1"), "index")
+        choose_platform([one, other], Platform("w", "a", "", "10.0.1"), "index")
 
 
 def test_a_lone_entry_without_platform_is_the_last_resort() -> None:
     wanted = Platform("linux", "amd64")
     nameless, fitting = entry(None), entry("linux/amd64")
-    assert choose([nameless, fitting], wanted, "index") is fitting
-    assert choose([nameless, entry("linux/s390x")], wanted, "index") is nameless
+    assert choose_platform([nameless, fitting], wanted, "index") is fitting
+    assert choose_platform([nameless, entry("linux/s390x")], wanted, "index") is nameless
     with pytest.raises(NotFoundError):
-        choose([nameless, nameless], wanted, "index")
+        choose_platform([nameless, nameless], wanted, "index")
 
 
 def test_an_attestation_never_matches() -> None:
     attestation = entry("unknown/unknown")
     for wanted in (Platform("linux", "amd64"), Platform("unknown", "unknown")):
         with pytest.raises(NotFoundError, match="got none"):
-            choose([attestation], wanted, "index")
+            choose_platform([attestation], wanted, "index")
 
 
 def test_an_entry_that_is_no_image_is_passed_over() -> None:
     artifact = entry("linux/amd64", "application/vnd.example.artifact+json")
     image = entry("linux/amd64")
-    assert choose([artifact, image], Platform("linux", "amd64"), "index") is image
+    assert choose_platform([artifact, image], Platform("linux", "amd64"), "index") is image
     nested = entry("linux/amd64", mediatype.OCI_INDEX)
-    assert choose([artifact, nested], Platform("linux", "amd64"), "index") is nested
+    assert choose_platform([artifact, nested], Platform("linux", "amd64"), "index") is nested
 
 
 def test_the_message_lists_what_is_there_once_and_what_is_wanted() -> None:
     there = [entry("linux/amd64"), entry("linux/arm/v7"), entry("linux/amd64"), entry("\x1b[2J/x")]
     with pytest.raises(NotFoundError) as caught:
-        choose(there, Platform.parse("linux/s390x"), "index sha256:1234")
+        choose_platform(there, Platform.parse("linux/s390x"), "index sha256:1234")
     assert caught.value.message == (
-        "choose platform: index sha256:1234: "
+        "no matching platform: index sha256:1234: "
         "got linux/amd64, linux/arm/v7, \\x1b[2J/x, want linux/s390x"
     )

@@ -13,7 +13,7 @@ from stacker.image.config import parse_config
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.image.manifest import parse_document
-from stacker.image.schema1 import is_legacy, parse_legacy, payload
+from stacker.image.schema1 import is_schema1, parse_schema1, signed_payload
 from tests.support.schema1 import EMPTY, chained, encoded, manifest, signed, step
 
 STEPS = [
@@ -24,7 +24,7 @@ STEPS = [
 DIFF_IDS = (DiffID.of(b"l"), DiffID.of(b"u"))
 
 
-def refused(raw: bytes, parse: Callable[[bytes, str], object] = parse_legacy) -> str:
+def refused(raw: bytes, parse: Callable[[bytes, str], object] = parse_schema1) -> str:
     with pytest.raises(IntegrityError) as caught:
         parse(raw, "the manifest")
     assert caught.value.message.startswith("the manifest")
@@ -32,18 +32,18 @@ def refused(raw: bytes, parse: Callable[[bytes, str], object] = parse_legacy) ->
 
 
 def test_layers_are_those_of_steps_that_made_one_lowest_first() -> None:
-    found = parse_legacy(manifest(STEPS), "m")
+    found = parse_schema1(manifest(STEPS), "m")
     assert found.layers == (Digest.of(b"lower"), Digest.of(b"upper"))
     assert len(found.steps) == 3
 
 
 def test_a_layer_may_occur_twice() -> None:
     steps = [step(b"same", "one"), step(b"other", "two"), step(b"same", "three")]
-    assert len(parse_legacy(manifest(steps), "m").layers) == 3
+    assert len(parse_schema1(manifest(steps), "m").layers) == 3
 
 
 def test_the_config_says_what_the_last_step_says() -> None:
-    raw = parse_legacy(manifest(STEPS), "m").config(DIFF_IDS)
+    raw = parse_schema1(manifest(STEPS), "m").config(DIFF_IDS)
     config = parse_config(raw, "c")
     assert config.diff_ids == DIFF_IDS
     assert str(config.platform) == "linux/amd64"
@@ -66,12 +66,12 @@ def test_an_old_image_without_a_platform_has_that_of_the_manifest() -> None:
     steps = [step(b"x", "y")]
     for key in ("os", "architecture"):
         del steps[0].image[key]
-    assert str(parse_legacy(manifest(steps, architecture="arm"), "m").platform) == "linux/arm"
-    assert str(parse_legacy(manifest(steps, architecture=None), "m").platform) == "linux/amd64"
+    assert str(parse_schema1(manifest(steps, architecture="arm"), "m").platform) == "linux/arm"
+    assert str(parse_schema1(manifest(steps, architecture=None), "m").platform) == "linux/amd64"
 
 
 def test_the_manifest_made_is_one_of_schema_2() -> None:
-    found = parse_legacy(manifest(STEPS), "m")
+    found = parse_schema1(manifest(STEPS), "m")
     blobs = [
         Descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", d, 5) for d in found.layers
     ]
@@ -89,7 +89,7 @@ def test_a_step_that_is_listed_twice_in_a_row_is_one() -> None:
         fsLayers=[{"blobSum": one.digest} for one in reversed(blobs)],
         history=[{"v1Compatibility": json.dumps(i)} for i in reversed(twice)],
     )
-    assert parse_legacy(raw, "m").layers == (Digest.of(b"lower"), Digest.of(b"upper"))
+    assert parse_schema1(raw, "m").layers == (Digest.of(b"lower"), Digest.of(b"upper"))
 
 
 # Signatures
@@ -97,17 +97,17 @@ def test_a_step_that_is_listed_twice_in_a_row_is_one() -> None:
 
 def test_the_payload_of_a_signed_one_is_the_unsigned_one() -> None:
     plain = manifest(STEPS)
-    assert payload(plain, "m") == plain
+    assert signed_payload(plain, "m") == plain
     assert signed(plain) != plain
-    assert payload(signed(plain), "m") == plain
-    assert payload(signed(plain, plain, plain), "m") == plain
-    assert is_legacy(signed(plain), "m")
-    assert not is_legacy(b"{}", "m")
+    assert signed_payload(signed(plain), "m") == plain
+    assert signed_payload(signed(plain, plain, plain), "m") == plain
+    assert is_schema1(signed(plain), "m")
+    assert not is_schema1(b"{}", "m")
 
 
 def test_signatures_of_different_payloads_are_refused() -> None:
     plain = manifest(STEPS)
-    assert "got 2 payloads" in refused(signed(plain, plain, plain + b" "), payload)
+    assert "got 2 payloads" in refused(signed(plain, plain, plain + b" "), signed_payload)
 
 
 def with_signature(**changes: Any) -> bytes:
@@ -132,7 +132,7 @@ def with_signature(**changes: Any) -> bytes:
     ],
 )
 def test_a_malformed_signature_is_refused(raw: bytes) -> None:
-    refused(raw, payload)
+    refused(raw, signed_payload)
 
 
 # What else may be wrong.
@@ -173,4 +173,4 @@ def test_each_step_has_the_one_before_it_for_a_parent() -> None:
 )
 def test_a_step_with_a_field_of_the_wrong_type_is_refused(image: dict[str, Any]) -> None:
     raw = manifest([step(b"x", "y", **image)])
-    refused(raw, lambda data, what: parse_legacy(data, what).platform)
+    refused(raw, lambda data, what: parse_schema1(data, what).platform)

@@ -15,9 +15,9 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.platform import Platform
-from stacker.operations.copy import deliver, near
+from stacker.operations.copy import deliver, mounted_from
 from stacker.source.protocol import read_document
-from stacker.source.resolve import resolved
+from stacker.source.resolve import resolve
 from stacker.stream.decompress import BlobOpener
 from stacker.stream.verify import ByteProgress
 
@@ -67,18 +67,18 @@ class Journal:
 
     def __init__(self) -> None:
         self.came: list[tuple[str, bytes]] = []
-        self.near: list[Sequence[str]] = []
+        self.mount_from: list[Sequence[str]] = []
 
     def put_blob(
         self,
         descriptor: Descriptor,
         opened: BlobOpener | None,
         *,
-        near: Sequence[str] = (),
+        mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
         assert opened is not None
-        self.near.append(near)
+        self.mount_from.append(mount_from)
         with opened() as file:
             self.came.append(("blob", file.read()))
         report(descriptor.size)
@@ -132,8 +132,8 @@ def test_without_a_name_the_last_is_there_by_its_digest() -> None:
 def test_blobs_are_said_to_be_where_they_come_from() -> None:
     source = Memory()
     source.manifest(b"1", b"2")
-    journal, _ = delivered(source, places=near("registry.example/from"))
-    assert journal.near == [("registry.example/from",)] * 2
+    journal, _ = delivered(source, places=mounted_from("registry.example/from"))
+    assert journal.mount_from == [("registry.example/from",)] * 2
 
 
 def test_a_foreign_layer_stays_where_it_is_and_embedded_bytes_are_sent() -> None:
@@ -159,7 +159,7 @@ def test_indexes_in_one_another_end() -> None:
     with pytest.raises(IntegrityError, match="too much"):
         delivered(source)
     with pytest.raises(IntegrityError, match="too deep"):
-        resolved(source, Platform("linux", "amd64"))
+        resolve(source, Platform("linux", "amd64"))
 
 
 def test_a_document_that_is_missing_stops_it_before_anything_is_sent() -> None:
@@ -181,12 +181,12 @@ def test_the_platform_chooses_through_indexes() -> None:
     source.index(source.index(*entries))
     for entry in entries:
         wanted = Platform("linux", entry["platform"]["architecture"])
-        assert str(resolved(source, wanted).digest) == entry["digest"]
+        assert str(resolve(source, wanted).digest) == entry["digest"]
     # Each in an index of its own, of which nobody says what it is for.
     source.index(*(source.index(source.index(entry)) for entry in entries))
     for entry in entries:
         wanted = Platform("linux", entry["platform"]["architecture"])
-        assert str(resolved(source, wanted).digest) == entry["digest"]
+        assert str(resolve(source, wanted).digest) == entry["digest"]
 
 
 def test_what_need_not_be_read_to_choose_need_not_be_there() -> None:
@@ -194,9 +194,9 @@ def test_what_need_not_be_read_to_choose_need_not_be_there() -> None:
     gone = {"mediaType": mediatype.OCI_INDEX, "digest": str(Digest.of(b"gone")), "size": 4}
     here = source.manifest(b"1", platform={"os": "linux", "architecture": "amd64"})
     source.index(gone, gone, here)
-    assert str(resolved(source, Platform("linux", "amd64")).digest) == here["digest"]
+    assert str(resolve(source, Platform("linux", "amd64")).digest) == here["digest"]
     with pytest.raises(NotFoundError, match="gone"):
-        resolved(source, Platform("linux", "arm64"))
+        resolve(source, Platform("linux", "arm64"))
 
 
 @pytest.mark.parametrize("shape", ["deep", "wide"])
@@ -210,4 +210,4 @@ def test_looking_for_a_platform_ends(shape: str) -> None:
         many = [source.index(entry, source.manifest(str(n).encode())) for n in range(200)]
         source.index(*many)
     with pytest.raises(IntegrityError, match="indexes too deep"):
-        resolved(source, Platform("linux", "amd64"))
+        resolve(source, Platform("linux", "amd64"))

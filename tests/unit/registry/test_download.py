@@ -21,7 +21,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.mediatype import OCI_LAYER
 from stacker.registry.client import Client
-from stacker.registry.settings import Access, Patience
+from stacker.registry.settings import RegistryAccess, Timeouts
 from stacker.source.registry_image import Registry
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 
@@ -45,15 +45,15 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
-def patience(waits: list[float]) -> Patience:
-    return Patience(connect=5, read=5, wait=waits.append)
+def timeouts(waits: list[float]) -> Timeouts:
+    return Timeouts(connect=5, read=5, sleep=waits.append)
 
 
 @contextmanager
-def reaching(server: FakeRegistry, patience: Patience) -> Iterator[Registry]:
+def reaching(server: FakeRegistry, timeouts: Timeouts) -> Iterator[Registry]:
     """Give a source with nothing but a connection."""
     client = Client(
-        f"http://{server.host}", "app", access=Access(patience=patience), credentials=None
+        f"http://{server.host}", "app", access=RegistryAccess(timeouts=timeouts), credentials=None
     )
     try:
         yield Registry(client, DESCRIPTOR, ())
@@ -61,8 +61,8 @@ def reaching(server: FakeRegistry, patience: Patience) -> Iterator[Registry]:
         client.close()
 
 
-def fetch(server: FakeRegistry, patience: Patience, descriptor: Descriptor = DESCRIPTOR) -> bytes:
-    with reaching(server, patience) as source, source.open_blob(descriptor) as blob:
+def fetch(server: FakeRegistry, timeouts: Timeouts, descriptor: Descriptor = DESCRIPTOR) -> bytes:
+    with reaching(server, timeouts) as source, source.open_blob(descriptor) as blob:
         return b"".join(iter(lambda: blob.read(50_000), b""))
 
 
@@ -88,19 +88,19 @@ def ranges(server: FakeRegistry) -> list[str]:
     return [asked.headers.get("range", "") for asked in server.asked]
 
 
-def test_a_blob_comes_whole(server: FakeRegistry, patience: Patience) -> None:
-    assert fetch(server, patience) == CONTENT
+def test_a_blob_comes_whole(server: FakeRegistry, timeouts: Timeouts) -> None:
+    assert fetch(server, timeouts) == CONTENT
     assert ranges(server) == [""]
 
 
-def test_an_empty_blob_is_not_asked_for(server: FakeRegistry, patience: Patience) -> None:
+def test_an_empty_blob_is_not_asked_for(server: FakeRegistry, timeouts: Timeouts) -> None:
     empty = Descriptor(OCI_LAYER, Digest.of(b""), 0)
-    assert fetch(server, patience, empty) == b""
+    assert fetch(server, timeouts, empty) == b""
     assert not server.asked
 
 
-def test_a_blob_can_be_read_like_any_file(server: FakeRegistry, patience: Patience) -> None:
-    with reaching(server, patience) as source, source.open_blob(DESCRIPTOR) as blob:
+def test_a_blob_can_be_read_like_any_file(server: FakeRegistry, timeouts: Timeouts) -> None:
+    with reaching(server, timeouts) as source, source.open_blob(DESCRIPTOR) as blob:
         assert blob.readable()
         start = bytearray(10)
         count = blob.readinto(start)  # type: ignore[attr-defined]
@@ -108,8 +108,8 @@ def test_a_blob_can_be_read_like_any_file(server: FakeRegistry, patience: Patien
         assert blob.read(1) == b""
 
 
-def test_a_copy_makes_connections_of_its_own(server: FakeRegistry, patience: Patience) -> None:
-    with reaching(server, replace(patience, wait=print)) as source:
+def test_a_copy_makes_connections_of_its_own(server: FakeRegistry, timeouts: Timeouts) -> None:
+    with reaching(server, replace(timeouts, sleep=print)) as source:
         source.client.get(f"blobs/{DESCRIPTOR.digest}", {}, "").close()
         copy = pickle.loads(pickle.dumps(source))
         with copy.open_blob(DESCRIPTOR) as blob:
@@ -120,15 +120,15 @@ def test_a_copy_makes_connections_of_its_own(server: FakeRegistry, patience: Pat
 
 @pytest.mark.parametrize("at", [0, 1, 70_000, 399_999])
 def test_a_dropped_connection_goes_on_by_range(
-    server: FakeRegistry, patience: Patience, at: int
+    server: FakeRegistry, timeouts: Timeouts, at: int
 ) -> None:
     server.quirk = times(1, lambda request: request.broken(CONTENT, at))
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
     assert ranges(server) == ["", f"bytes={at}-399999" if at else ""]
 
 
 def test_a_transfer_that_gets_on_may_break_off_often(
-    server: FakeRegistry, patience: Patience, waits: list[float]
+    server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     def drop(request: Handler) -> bool:
         start, _ = request.wanted(len(CONTENT)) or (0, 0)
@@ -141,24 +141,24 @@ def test_a_transfer_that_gets_on_may_break_off_often(
         return True
 
     server.quirk = drop
-    assert fetch(server, replace(patience, attempts=2)) == CONTENT
+    assert fetch(server, replace(timeouts, attempts=2)) == CONTENT
     assert len(server.asked) == 6
     assert waits == [0.5] * 5
 
 
 def test_a_transfer_that_does_not_get_on_ends(
-    server: FakeRegistry, patience: Patience, waits: list[float]
+    server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     server.quirk = always(lambda request: request.broken(CONTENT, 10))
     with pytest.raises(NetworkError, match=f"broken off: .*{DESCRIPTOR.digest}.*; got 10 of 400"):
-        fetch(server, patience)
+        fetch(server, timeouts)
     assert waits == [0.5, 1, 2, 4]
     assert len(server.asked) == 5
 
 
 @pytest.mark.parametrize("at", [1, 300_000])
 def test_a_server_without_ranges_starts_anew_and_what_is_known_is_skipped(
-    server: FakeRegistry, patience: Patience, at: int
+    server: FakeRegistry, timeouts: Timeouts, at: int
 ) -> None:
     first = times(1, lambda request: request.broken(CONTENT, at))
 
@@ -168,11 +168,11 @@ def test_a_server_without_ranges_starts_anew_and_what_is_known_is_skipped(
         return True
 
     server.quirk = ignore
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
     assert len(server.asked) == 2
 
 
-def test_a_start_that_has_changed_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+def test_a_start_that_has_changed_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 100))
 
     def change(request: Handler) -> bool:
@@ -184,11 +184,11 @@ def test_a_start_that_has_changed_is_an_error(server: FakeRegistry, patience: Pa
     with pytest.raises(
         IntegrityError, match=r"changed during the transfer: .* the first 100 bytes"
     ):
-        fetch(server, patience)
+        fetch(server, timeouts)
 
 
 def test_a_range_that_is_cut_short_is_followed_by_another(
-    server: FakeRegistry, patience: Patience, waits: list[float]
+    server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
 
@@ -200,12 +200,12 @@ def test_a_range_that_is_cut_short_is_followed_by_another(
         return True
 
     server.quirk = shorten
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
     assert len(server.asked) == 5
     assert waits == [0.5]
 
 
-def test_ranges_of_a_byte_each_end(server: FakeRegistry, patience: Patience) -> None:
+def test_ranges_of_a_byte_each_end(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
 
     def shorten(request: Handler) -> bool:
@@ -216,7 +216,7 @@ def test_ranges_of_a_byte_each_end(server: FakeRegistry, patience: Patience) -> 
 
     server.quirk = shorten
     with pytest.raises(NetworkError, match="short ranges; got 1004 of 400000 bytes"):
-        fetch(server, patience)
+        fetch(server, timeouts)
 
 
 WRONG_RANGES = {
@@ -230,19 +230,19 @@ WRONG_RANGES = {
 
 @pytest.mark.parametrize("answer", WRONG_RANGES.values(), ids=WRONG_RANGES)
 def test_who_answers_another_range_is_not_asked_for_ranges(
-    server: FakeRegistry, patience: Patience, answer: Callable[[Handler], None]
+    server: FakeRegistry, timeouts: Timeouts, answer: Callable[[Handler], None]
 ) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
     second = times(1, answer)
     server.quirk = lambda request: first(request) or second(request)
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
     assert ranges(server) == ["", "bytes=1000-399999", ""]
 
 
-def test_a_part_that_nobody_asked_for_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+def test_a_part_that_nobody_asked_for_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: request.part(0, 10, CONTENT[:10], 400_000))
     with pytest.raises(NetworkError, match="another range than was asked for"):
-        fetch(server, patience)
+        fetch(server, timeouts)
 
 
 WRONG_SIZES: dict[str, tuple[Callable[[Handler], Any], str]] = {
@@ -254,28 +254,28 @@ WRONG_SIZES: dict[str, tuple[Callable[[Handler], Any], str]] = {
 
 @pytest.mark.parametrize(("answer", "words"), WRONG_SIZES.values(), ids=WRONG_SIZES)
 def test_a_wrong_length_is_an_error_before_anything_is_read(
-    server: FakeRegistry, patience: Patience, answer: Callable[[Handler], Any], words: str
+    server: FakeRegistry, timeouts: Timeouts, answer: Callable[[Handler], Any], words: str
 ) -> None:
     server.quirk = always(answer)
     with pytest.raises(IntegrityError, match=words):
-        fetch(server, patience)
+        fetch(server, timeouts)
     assert len(server.asked) == 1
 
 
-def test_a_range_of_another_whole_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+def test_a_range_of_another_whole_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
     server.quirk = lambda request: (
         first(request) or (request.part(1000, 400_000, CONTENT[1000:], 400_001))
     )
     with pytest.raises(IntegrityError, match="says 400001 bytes, want 400000"):
-        fetch(server, patience)
+        fetch(server, timeouts)
 
 
-def test_a_blob_that_shrank_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+def test_a_blob_that_shrank_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
     server.quirk = lambda request: first(request) or request.answer(416)
     with pytest.raises(IntegrityError, match=r"truncated: .*got status 416"):
-        fetch(server, patience)
+        fetch(server, timeouts)
 
 
 def chunked(request: Handler, data: bytes) -> None:
@@ -289,45 +289,45 @@ def chunked(request: Handler, data: bytes) -> None:
     request.wfile.write(b"0\r\n\r\n")
 
 
-def test_a_length_need_not_be_said(server: FakeRegistry, patience: Patience) -> None:
+def test_a_length_need_not_be_said(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: chunked(request, CONTENT))
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
 
 
-def test_a_length_that_no_blob_has_says_nothing(server: FakeRegistry, patience: Patience) -> None:
+def test_a_length_that_no_blob_has_says_nothing(server: FakeRegistry, timeouts: Timeouts) -> None:
     def boasting(request: Handler) -> None:
         request.answer(200, CONTENT, {"Content-Length": "9" * 5000})
         request.close_connection = True
 
     server.quirk = always(boasting)
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
 
 
-def test_nothing_is_read_beyond_the_end(server: FakeRegistry, patience: Patience) -> None:
+def test_nothing_is_read_beyond_the_end(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: chunked(request, CONTENT + b"more"))
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
 
 
 def test_an_end_that_comes_early_is_a_broken_transfer(
-    server: FakeRegistry, patience: Patience
+    server: FakeRegistry, timeouts: Timeouts
 ) -> None:
     server.quirk = times(1, lambda request: chunked(request, CONTENT[:1000]))
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
     assert ranges(server) == ["", "bytes=1000-399999"]
 
 
-def test_other_bytes_are_for_the_digest_to_find(server: FakeRegistry, patience: Patience) -> None:
+def test_other_bytes_are_for_the_digest_to_find(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.content[PATH] = ("", CONTENT[::-1])
-    got = fetch(server, patience)
+    got = fetch(server, timeouts)
     assert hashlib.sha256(got).hexdigest() != DESCRIPTOR.digest.hex
 
 
-def test_compression_on_the_way_is_not_asked_for(server: FakeRegistry, patience: Patience) -> None:
-    fetch(server, patience)
+def test_compression_on_the_way_is_not_asked_for(server: FakeRegistry, timeouts: Timeouts) -> None:
+    fetch(server, timeouts)
     assert server.asked[0].headers["accept-encoding"] == "identity"
 
 
-def test_a_silent_server_is_left_and_asked_again(server: FakeRegistry, patience: Patience) -> None:
+def test_a_silent_server_is_left_and_asked_again(server: FakeRegistry, timeouts: Timeouts) -> None:
     done = threading.Event()
 
     def stall(request: Handler) -> None:
@@ -340,12 +340,12 @@ def test_a_silent_server_is_left_and_asked_again(server: FakeRegistry, patience:
         request.close_connection = True
 
     server.quirk = times(1, stall)
-    assert fetch(server, replace(patience, read=0.5)) == CONTENT
+    assert fetch(server, replace(timeouts, read=0.5)) == CONTENT
     assert ranges(server) == ["", "bytes=10-399999"]
     done.set()
 
 
-def test_a_slow_drip_is_left_and_asked_again(server: FakeRegistry, patience: Patience) -> None:
+def test_a_slow_drip_is_left_and_asked_again(server: FakeRegistry, timeouts: Timeouts) -> None:
     done = threading.Event()
 
     def drip(request: Handler) -> None:
@@ -361,7 +361,7 @@ def test_a_slow_drip_is_left_and_asked_again(server: FakeRegistry, patience: Pat
 
     server.quirk = times(1, drip)
     try:
-        assert fetch(server, replace(patience, window=0.2, slowest=2000)) == CONTENT
+        assert fetch(server, replace(timeouts, rate_window=0.2, min_rate=2000)) == CONTENT
     finally:
         done.set()
     assert len(server.asked) == 2
@@ -375,7 +375,7 @@ SLOW_HEADS = {
 
 @pytest.mark.parametrize("head", SLOW_HEADS.values(), ids=SLOW_HEADS)
 def test_headers_that_never_end_are_left_and_asked_for_again(
-    server: FakeRegistry, patience: Patience, head: bytes
+    server: FakeRegistry, timeouts: Timeouts, head: bytes
 ) -> None:
     done = threading.Event()
 
@@ -388,13 +388,13 @@ def test_headers_that_never_end_are_left_and_asked_for_again(
 
     server.quirk = times(1, drip)
     try:
-        assert fetch(server, replace(patience, window=0.2)) == CONTENT
+        assert fetch(server, replace(timeouts, rate_window=0.2)) == CONTENT
     finally:
         done.set()
     assert len(server.asked) == 2
 
 
-def test_a_server_that_stays_slow_is_an_error(server: FakeRegistry, patience: Patience) -> None:
+def test_a_server_that_stays_slow_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     done = threading.Event()
 
     def stall(request: Handler) -> bool:
@@ -405,7 +405,7 @@ def test_a_server_that_stays_slow_is_an_error(server: FakeRegistry, patience: Pa
     server.quirk = stall
     try:
         with pytest.raises(NetworkError, match="no data arrived in time"):
-            fetch(server, replace(patience, read=0.05, attempts=2))
+            fetch(server, replace(timeouts, read=0.05, attempts=2))
     finally:
         done.set()
 
@@ -425,80 +425,80 @@ LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
 )
 def test_who_asks_to_wait_is_waited_for(
     server: FakeRegistry,
-    patience: Patience,
+    timeouts: Timeouts,
     waits: list[float],
     status: int,
     asked: tuple[str, float],
 ) -> None:
     after, waited = asked
     server.quirk = times(1, lambda request: request.answer(status, b"", {"Retry-After": after}))
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
     assert waits == [waited]
 
 
-def test_a_date_is_waited_for(server: FakeRegistry, patience: Patience, waits: list[float]) -> None:
+def test_a_date_is_waited_for(server: FakeRegistry, timeouts: Timeouts, waits: list[float]) -> None:
     date = formatdate(time.time() + 60, usegmt=True)
     server.quirk = times(1, lambda request: request.answer(503, b"", {"Retry-After": date}))
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
     assert 50 < waits[0] <= 60
 
 
 def test_nobody_is_waited_for_too_long(
-    server: FakeRegistry, patience: Patience, waits: list[float]
+    server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     server.quirk = always(lambda request: request.answer(429, b"", {"Retry-After": "3600"}))
     with pytest.raises(NetworkError, match="got status 429 and the request to wait 3600 s") as it:
-        fetch(server, patience)
+        fetch(server, timeouts)
     assert it.value.hint == "try again later"
     assert waits == []
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_server_that_stays_busy_is_an_error(
-    server: FakeRegistry, patience: Patience, waits: list[float], status: int
+    server: FakeRegistry, timeouts: Timeouts, waits: list[float], status: int
 ) -> None:
     server.quirk = always(lambda request: request.answer(status))
     with pytest.raises(NetworkError, match=f"registry busy: .*/app: got status {status} 5 times"):
-        fetch(server, patience)
+        fetch(server, timeouts)
     assert waits == [0.5, 1, 2, 4]
 
 
-def test_a_blob_that_is_not_there(server: FakeRegistry, patience: Patience) -> None:
+def test_a_blob_that_is_not_there(server: FakeRegistry, timeouts: Timeouts) -> None:
     del server.content[PATH]
     with pytest.raises(NotFoundError, match=f"{DESCRIPTOR.digest}: got status 404"):
-        fetch(server, patience)
+        fetch(server, timeouts)
     foreign = replace(
         DESCRIPTOR,
         media_type="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
         urls=("https://elsewhere.example/layer",),
     )
     with pytest.raises(NotFoundError) as caught:
-        fetch(server, patience, foreign)
+        fetch(server, timeouts, foreign)
     assert "elsewhere.example" in (caught.value.hint or "")
 
 
-def test_a_redirect_is_followed_for_every_part(server: FakeRegistry, patience: Patience) -> None:
+def test_a_redirect_is_followed_for_every_part(server: FakeRegistry, timeouts: Timeouts) -> None:
     with fake_registry() as other:
         other.content["/there?signature=s"] = ("", CONTENT)
         other.quirk = times(1, lambda request: request.broken(CONTENT, 1000))
         there = {"Location": f"http://{other.host}/there?signature=s"}
         server.quirk = always(lambda request: request.answer(307, b"", there))
-        assert fetch(server, patience) == CONTENT
+        assert fetch(server, timeouts) == CONTENT
         assert ranges(other) == ["", "bytes=1000-399999"]
         assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_may_be_relative(server: FakeRegistry, patience: Patience, status: int) -> None:
+def test_a_redirect_may_be_relative(server: FakeRegistry, timeouts: Timeouts, status: int) -> None:
     server.content["/v2/app/there"] = ("", CONTENT)
     server.quirk = times(1, lambda r: r.answer(status, b"", {"Location": "../there"}))
-    assert fetch(server, patience) == CONTENT
+    assert fetch(server, timeouts) == CONTENT
 
 
-def test_redirects_in_circles_end(server: FakeRegistry, patience: Patience) -> None:
+def test_redirects_in_circles_end(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: request.answer(302, b"", {"Location": PATH}))
     with pytest.raises(NetworkError, match=r"redirected in circles: .*/app: got more than 5"):
-        fetch(server, patience)
+        fetch(server, timeouts)
     assert len(server.asked) == 6
 
 
@@ -506,66 +506,66 @@ def test_redirects_in_circles_end(server: FakeRegistry, patience: Patience) -> N
     "place", ["http://registry.example/x", "file:///etc/passwd", "ftp://h/", "http://[x/"]
 )
 def test_a_redirect_that_leads_astray_is_not_followed(
-    server: FakeRegistry, patience: Patience, place: str
+    server: FakeRegistry, timeouts: Timeouts, place: str
 ) -> None:
     server.quirk = always(lambda request: request.answer(302, b"", {"Location": place}))
     with pytest.raises(NetworkError, match=r"refused to follow|malformed"):
-        fetch(server, patience)
+        fetch(server, timeouts)
 
 
 def test_what_a_redirect_refuses_is_no_fault_of_the_credentials(
-    server: FakeRegistry, patience: Patience
+    server: FakeRegistry, timeouts: Timeouts
 ) -> None:
     with fake_registry() as other:
         other.quirk = always(lambda request: request.answer(403))
         there = {"Location": f"http://{other.host}/there"}
         server.quirk = always(lambda request: request.answer(302, b"", there))
         with pytest.raises(NetworkError, match=r"redirected to a refusal: .*got status 403"):
-            fetch(server, patience)
+            fetch(server, timeouts)
 
 
-def test_nobody_there_is_said_at_once(patience: Patience, waits: list[float]) -> None:
+def test_nobody_there_is_said_at_once(timeouts: Timeouts, waits: list[float]) -> None:
     with fake_registry() as gone:
         pass
     with pytest.raises(
         NetworkError, match=r"cannot reach the registry: .*/app: Connection refused"
     ):
-        fetch(gone, patience)
+        fetch(gone, timeouts)
     assert waits == []
 
 
 # Going on with what an earlier run had.
 
 
-def resumed(server: FakeRegistry, patience: Patience, have: bytes) -> bytes:
+def resumed(server: FakeRegistry, timeouts: Timeouts, have: bytes) -> bytes:
     with (
-        reaching(server, patience) as source,
+        reaching(server, timeouts) as source,
         source.resume_blob(DESCRIPTOR, io.BytesIO(have)) as blob,
     ):
         return b"".join(iter(lambda: blob.read(50_000), b""))
 
 
 @pytest.mark.parametrize("had", [0, 1, 70_000, 399_999])
-def test_only_the_rest_is_asked_for(server: FakeRegistry, patience: Patience, had: int) -> None:
-    assert resumed(server, patience, CONTENT[:had]) == CONTENT
+def test_only_the_rest_is_asked_for(server: FakeRegistry, timeouts: Timeouts, had: int) -> None:
+    assert resumed(server, timeouts, CONTENT[:had]) == CONTENT
     assert ranges(server) == [f"bytes={had}-399999" if had else ""]
 
 
-def test_nobody_is_asked_for_what_is_all_here(server: FakeRegistry, patience: Patience) -> None:
-    assert resumed(server, patience, CONTENT) == CONTENT
+def test_nobody_is_asked_for_what_is_all_here(server: FakeRegistry, timeouts: Timeouts) -> None:
+    assert resumed(server, timeouts, CONTENT) == CONTENT
     assert not server.asked
 
 
-def test_the_rest_may_break_off_as_well(server: FakeRegistry, patience: Patience) -> None:
+def test_the_rest_may_break_off_as_well(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = times(1, lambda request: request.part(90_000, 400_000, b"", 400_000))
-    assert resumed(server, patience, CONTENT[:90_000]) == CONTENT
+    assert resumed(server, timeouts, CONTENT[:90_000]) == CONTENT
     assert ranges(server) == ["bytes=90000-399999"] * 2
 
 
 def test_who_knows_no_ranges_sends_the_beginning_again(
-    server: FakeRegistry, patience: Patience
+    server: FakeRegistry, timeouts: Timeouts
 ) -> None:
     server.quirk = always(lambda request: request.answer(200, CONTENT))
-    assert resumed(server, patience, CONTENT[:90_000]) == CONTENT
+    assert resumed(server, timeouts, CONTENT[:90_000]) == CONTENT
     with pytest.raises(IntegrityError, match="changed during the transfer"):
-        resumed(server, patience, b"?" + CONTENT[1:90_000])
+        resumed(server, timeouts, b"?" + CONTENT[1:90_000])

@@ -16,8 +16,8 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.registry.client import Client
 from stacker.registry.credentials import Credentials
-from stacker.registry.http.certificates import Trust
-from stacker.registry.settings import Access, Patience
+from stacker.registry.http.certificates import CertificateDirectories
+from stacker.registry.settings import RegistryAccess, Timeouts
 from stacker.source.registry_image import Registry
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.registries import FakeRegistry, Handler, fake_registry
@@ -25,7 +25,7 @@ from tests.support.registries import FakeRegistry, Handler, fake_registry
 CONTENT = random.Random(0).randbytes(300_000)
 LAYER = Descriptor(mediatype.DOCKER_FOREIGN_LAYER + ".gzip", Digest.of(CONTENT), len(CONTENT))
 PATH = f"/v2/app/blobs/{LAYER.digest}"
-PATIENCE = Patience(connect=5, read=5, attempts=2, wait=lambda _: None)
+TIMEOUTS = Timeouts(connect=5, read=5, attempts=2, sleep=lambda _: None)
 
 
 @pytest.fixture
@@ -52,10 +52,15 @@ def fetch(
     allowed: bool = True,
     media_type: str = LAYER.media_type,
     have: bytes = b"",
-    trust: Trust | None = None,
+    trust: CertificateDirectories | None = None,
     insecure: bool = False,
 ) -> bytes:
-    access = Access(patience=PATIENCE, foreign=allowed, trust=trust or Trust(), insecure=insecure)
+    access = RegistryAccess(
+        timeouts=TIMEOUTS,
+        allow_foreign=allowed,
+        certificates=trust or CertificateDirectories(),
+        insecure=insecure,
+    )
     client = Client(
         base if isinstance(base, str) else f"http://{base.host}",
         "app",
@@ -160,15 +165,17 @@ def test_the_size_is_the_descriptor_s(server: FakeRegistry, elsewhere: FakeRegis
 
 
 @pytest.fixture
-def secure(tmp_path: Path) -> Iterator[tuple[FakeRegistry, Trust]]:
+def secure(tmp_path: Path) -> Iterator[tuple[FakeRegistry, CertificateDirectories]]:
     authority = Authority(tmp_path / "authority")
     with fake_registry(tls=authority.context("IP:127.0.0.1,DNS:registry.example")) as server:
-        yield server, Trust(str(authority.root))
+        yield server, CertificateDirectories(str(authority.root))
 
 
 @needs_openssl
 def test_https_does_not_become_http(
-    server: FakeRegistry, elsewhere: FakeRegistry, secure: tuple[FakeRegistry, Trust]
+    server: FakeRegistry,
+    elsewhere: FakeRegistry,
+    secure: tuple[FakeRegistry, CertificateDirectories],
 ) -> None:
     https, trust = secure
     https.content["/layer?signed=secret"] = ("application/x", CONTENT)
@@ -186,10 +193,10 @@ def test_a_registry_elsewhere_cannot_send_us_to_this_machine(elsewhere: FakeRegi
 
     with fake_registry() as registry, fake_proxy() as proxy:
         proxy.routes = {"registry.example:80": registry.host}
-        access = Access(
+        access = RegistryAccess(
             insecure=True,
-            foreign=True,
-            patience=PATIENCE,
+            allow_foreign=True,
+            timeouts=TIMEOUTS,
             proxies=Proxies.of(proxy.host, "", ""),
         )
         client = Client("http://registry.example", "app", access=access, credentials=None)

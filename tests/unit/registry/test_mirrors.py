@@ -18,12 +18,12 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.registry.registries_conf import parse_registries_conf
-from stacker.registry.settings import Access, Patience
+from stacker.registry.settings import RegistryAccess, Timeouts
 from stacker.source.open import open_source
 from stacker.source.protocol import Source
 from tests.support.registries import PASSWORD, USER, FakeRegistry, Handler, fake_registry
 
-PATIENCE = Patience(connect=5, read=5, attempts=2, wait=lambda _: None)
+TIMEOUTS = Timeouts(connect=5, read=5, attempts=2, sleep=lambda _: None)
 NAME = "registry.example/team/app:1.0"
 NOBODY = "127.0.0.1:1"
 
@@ -62,14 +62,14 @@ def opened(
     name: str = NAME,
     more: str = "",
     auth: Path | None = None,
-    patience: Patience = PATIENCE,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> AbstractContextManager[Source]:
     conf = f'[[registry]]\nprefix = "registry.example/team/app"\nlocation = "{server.host}/real"\n'
     conf += "".join(f'[[registry.mirror]]\nlocation = "{m}"\n{more}\n' for m in mirrors)
-    access = Access(
+    access = RegistryAccess(
         auth_files=(str(auth),) if auth else (),
-        patience=patience,
-        conf=parse_registries_conf([("conf", conf.encode())]),
+        timeouts=timeouts,
+        registries=parse_registries_conf([("conf", conf.encode())]),
     )
     return open_source(f"docker://{name}", spool=Path("/none"), access=access)
 
@@ -126,7 +126,7 @@ def test_a_mirror_that_lacks_a_blob_is_asked_for_the_next(
 
 def test_a_tag_is_looked_up_once(server: FakeRegistry, mirror: FakeRegistry) -> None:
     with opened(
-        server, f"{mirror.host}/mirror/app", patience=replace(PATIENCE, wait=print)
+        server, f"{mirror.host}/mirror/app", timeouts=replace(TIMEOUTS, sleep=print)
     ) as source:
         mirror.quirk = lambda request: request.answer(404)
         read_everything(source)
@@ -247,7 +247,9 @@ def test_each_place_hears_its_own_password(
 
 def test_a_short_name_is_resolved_before_anybody_is_asked(server: FakeRegistry) -> None:
     conf = f'[aliases]\napp = "{server.host}/real"'
-    access = Access(patience=PATIENCE, conf=parse_registries_conf([("conf", conf.encode())]))
+    access = RegistryAccess(
+        timeouts=TIMEOUTS, registries=parse_registries_conf([("conf", conf.encode())])
+    )
     with open_source("docker://app:1.0", spool=Path("/none"), access=access) as source:
         assert source.names == (f"{server.host}/real:1.0",)
     with pytest.raises(UsageError), open_source("docker://other", spool=Path("/"), access=access):

@@ -16,7 +16,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.mediatype import OCI_LAYER
 from stacker.registry.client import Client
-from stacker.registry.settings import Access, Patience
+from stacker.registry.settings import RegistryAccess, Timeouts
 from stacker.source.registry_image import Registry
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 
@@ -25,7 +25,7 @@ DESCRIPTOR = Descriptor(OCI_LAYER, Digest.of(CONTENT), len(CONTENT))
 PATH = f"/v2/app/blobs/{DESCRIPTOR.digest}"
 PART = 100_000
 WHOLE = f"bytes={{}}-{len(CONTENT) - 1}"
-PATIENCE = Patience(connect=5, read=5, attempts=2, wait=lambda _: None)
+TIMEOUTS = Timeouts(connect=5, read=5, attempts=2, sleep=lambda _: None)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def server() -> Iterator[FakeRegistry]:
 
 @contextmanager
 def opened(server: FakeRegistry, count: int = 3, have: bytes = b"") -> Iterator[Any]:
-    access = Access(patience=PATIENCE, ranges=count, part=PART)
+    access = RegistryAccess(timeouts=TIMEOUTS, parallel_ranges=count, range_bytes=PART)
     client = Client(f"http://{server.host}", "app", access=access, credentials=None)
     source = Registry(client, DESCRIPTOR, ())
     try:

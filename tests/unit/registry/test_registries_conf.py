@@ -16,9 +16,9 @@ def parsed(*texts: str) -> RegistriesConf:
     return parse_registries_conf((f"file{n}", text.encode()) for n, text in enumerate(texts))
 
 
-def places(text: str, name: str) -> list[str]:
+def addresses(text: str, name: str) -> list[str]:
     """Give where `name` is to be had; a ``!`` before a place says that it is insecure."""
-    found = parsed(text).places(Reference.parse(name))
+    found = parsed(text).addresses(Reference.parse(name))
     return [f"{'!' if place.insecure else ''}{place.reference}" for place in found]
 
 
@@ -31,32 +31,32 @@ def refused(kind: type[StackerError], *texts: str) -> StackerError:
 
 
 def test_a_name_nothing_is_said_of_is_its_own_place() -> None:
-    assert places("", "registry.example/app:1.0") == ["registry.example/app:1.0"]
+    assert addresses("", "registry.example/app:1.0") == ["registry.example/app:1.0"]
 
 
 def test_a_location_stands_in_the_place_of_the_prefix() -> None:
     conf = '[[registry]]\nprefix = "a.example/foo/"\nlocation = "b.example:5000/bar"'
-    assert places(conf, "a.example/foo/app:1.0") == ["b.example:5000/bar/app:1.0"]
-    assert places(conf, "a.example/foo:1.0") == ["b.example:5000/bar:1.0"]
-    assert places(conf, f"a.example/foo@{DIGEST}") == [f"b.example:5000/bar@{DIGEST}"]
-    assert places(conf, "a.example/foobar:1.0") == ["a.example/foobar:1.0"]
-    assert places(conf, "a.example/x/foo:1.0") == ["a.example/x/foo:1.0"]
-    assert places(conf, "xa.example/foo:1.0") == ["xa.example/foo:1.0"]
+    assert addresses(conf, "a.example/foo/app:1.0") == ["b.example:5000/bar/app:1.0"]
+    assert addresses(conf, "a.example/foo:1.0") == ["b.example:5000/bar:1.0"]
+    assert addresses(conf, f"a.example/foo@{DIGEST}") == [f"b.example:5000/bar@{DIGEST}"]
+    assert addresses(conf, "a.example/foobar:1.0") == ["a.example/foobar:1.0"]
+    assert addresses(conf, "a.example/x/foo:1.0") == ["a.example/x/foo:1.0"]
+    assert addresses(conf, "xa.example/foo:1.0") == ["xa.example/foo:1.0"]
 
 
 def test_a_location_alone_is_its_prefix() -> None:
     conf = '[[registry]]\nlocation = "a.example/foo"\ninsecure = true'
-    assert places(conf, "a.example/foo:1.0") == ["!a.example/foo:1.0"]
-    assert places(conf, "a.example/bar:1.0") == ["a.example/bar:1.0"]
+    assert addresses(conf, "a.example/foo:1.0") == ["!a.example/foo:1.0"]
+    assert addresses(conf, "a.example/bar:1.0") == ["a.example/bar:1.0"]
 
 
 def test_the_longest_prefix_counts_and_no_other() -> None:
     tables = [("a.example", "x.example"), ("a.example/foo/bar", "z.example")]
     tables.insert(1, ("a.example/foo", "y.example"))
     conf = "".join(f'[[registry]]\nprefix = "{p}"\nlocation = "{q}"\n' for p, q in tables)
-    assert places(conf, "a.example/foo/bar/app:1") == ["z.example/app:1"]
-    assert places(conf, "a.example/foo/app:1") == ["y.example/app:1"]
-    assert places(conf, "a.example/app:1") == ["x.example/app:1"]
+    assert addresses(conf, "a.example/foo/bar/app:1") == ["z.example/app:1"]
+    assert addresses(conf, "a.example/foo/app:1") == ["y.example/app:1"]
+    assert addresses(conf, "a.example/app:1") == ["x.example/app:1"]
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_the_longest_prefix_counts_and_no_other() -> None:
 )
 def test_a_star_is_for_the_hosts_below_a_domain(name: str, there: str) -> None:
     conf = '[[registry]]\nprefix = "*.a.example"\nlocation = "x.example/all"'
-    assert places(conf, name) == [there]
+    assert addresses(conf, name) == [there]
 
 
 def test_a_star_without_location_leaves_the_name_as_it_is() -> None:
     conf = '[[registry]]\nprefix = "*.a.example"\ninsecure = true'
-    assert places(conf, "b.a.example/app:1") == ["!b.a.example/app:1"]
+    assert addresses(conf, "b.a.example/app:1") == ["!b.a.example/app:1"]
     exact = conf + '\n[[registry]]\nlocation = "long.b.a.example"'
-    assert places(exact, "long.b.a.example/app:1") == ["long.b.a.example/app:1"]
+    assert addresses(exact, "long.b.a.example/app:1") == ["long.b.a.example/app:1"]
 
 
 MIRRORS = """
@@ -98,12 +98,12 @@ pull-from-mirror = "tag-only"
 
 
 def test_mirrors_come_in_order_and_the_place_itself_last() -> None:
-    assert places(MIRRORS, "a.example/app:1") == [
+    assert addresses(MIRRORS, "a.example/app:1") == [
         "!one.example/a/app:1",
         "three.example/a/app:1",
         "a.example/app:1",
     ]
-    assert places(MIRRORS, f"a.example/app:1@{DIGEST}") == [
+    assert addresses(MIRRORS, f"a.example/app:1@{DIGEST}") == [
         f"!one.example/a/app:1@{DIGEST}",
         f"two.example/a/app:1@{DIGEST}",
         f"a.example/app:1@{DIGEST}",
@@ -113,20 +113,20 @@ def test_mirrors_come_in_order_and_the_place_itself_last() -> None:
 def test_mirrors_may_be_for_digests_only() -> None:
     conf = '[[registry]]\nlocation = "a.example"\nmirror-by-digest-only = true\n'
     conf += '[[registry.mirror]]\nlocation = "one.example"'
-    assert places(conf, "a.example/app:1") == ["a.example/app:1"]
-    assert len(places(conf, f"a.example/app@{DIGEST}")) == 2
+    assert addresses(conf, "a.example/app:1") == ["a.example/app:1"]
+    assert len(addresses(conf, f"a.example/app@{DIGEST}")) == 2
     refused(UsageError, conf + '\npull-from-mirror = "all"')
 
 
 def test_what_is_blocked_is_refused() -> None:
     with pytest.raises(UsageError, match=r"blocked: a\.example/app:1: ") as caught:
-        places('[[registry]]\nlocation = "a.example"\nblocked = true', "a.example/app:1")
+        addresses('[[registry]]\nlocation = "a.example"\nblocked = true', "a.example/app:1")
     assert "'a.example'" in caught.value.message
 
 
 def test_a_location_that_is_none_says_where_it_comes_from() -> None:
     with pytest.raises(UsageError, match=r"location in registries\.conf"):
-        places('[[registry]]\nprefix = "a.example"\nlocation = "nodots"', "a.example/app:1")
+        addresses('[[registry]]\nprefix = "a.example"\nlocation = "nodots"', "a.example/app:1")
 
 
 def test_a_later_file_has_the_last_word() -> None:
@@ -171,15 +171,15 @@ def test_a_short_name_is_an_alias_or_searched_for_in_one_place(text: str, meant:
         'unqualified-search-registries = ["search.example"]\n'
         '[aliases]\napp = "a.example/team/app"\n"with/slash" = "a.example/slash"'
     )
-    assert conf.qualified(text) == meant
+    assert conf.expand_short_name(text) == meant
 
 
 def test_nobody_guesses_among_several_registries() -> None:
     conf = parsed('unqualified-search-registries = ["a.example", "b.example"]')
     with pytest.raises(UsageError, match="ambiguous short name: 'app:1'") as caught:
-        conf.qualified("app:1")
+        conf.expand_short_name("app:1")
     assert "docker://a.example/app:1, docker://b.example/app:1" in (caught.value.hint or "")
-    assert parsed("").qualified("app") == "app"
+    assert parsed("").expand_short_name("app") == "app"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from stacker.errors import IntegrityError, NetworkError, NotFoundError
 from stacker.image.reference import Reference
 from stacker.registry.client import connected
-from stacker.registry.registries_conf import Place
-from stacker.registry.settings import Access, Patience
+from stacker.registry.registries_conf import RegistryAddress
+from stacker.registry.settings import RegistryAccess, Timeouts
 from stacker.registry.tags import list_tags
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 
@@ -26,8 +26,8 @@ def server() -> Iterator[FakeRegistry]:
 
 
 def tags(server: FakeRegistry, page: int = 10) -> list[str]:
-    access = Access(patience=Patience(connect=5, read=5, wait=lambda _: None))
-    with connected(Place(Reference.parse(f"{server.host}/app")), access) as client:
+    access = RegistryAccess(timeouts=Timeouts(connect=5, read=5, sleep=lambda _: None))
+    with connected(RegistryAddress(Reference.parse(f"{server.host}/app")), access) as client:
         return list(list_tags(client, page=page))
 
 

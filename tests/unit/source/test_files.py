@@ -12,12 +12,12 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT
-from stacker.source.files import Directory, Window, open_sized, read_small
+from stacker.source.files import Directory, FileSlice, open_blob_file, read_document_file
 
 
-def window(path: Path, offset: int, size: int) -> Window:
+def window(path: Path, offset: int, size: int) -> FileSlice:
     """Return a window of a file."""
-    return Window(os.open(path, os.O_RDONLY), offset, size)
+    return FileSlice(os.open(path, os.O_RDONLY), offset, size)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_file_that_grows_gives_no_more_and_one_that_shrinks_gives_less(digits:
 
 def test_closing_closes_the_descriptor_once(digits: Path) -> None:
     fd = os.open(digits, os.O_RDONLY)
-    file = Window(fd, 0, 10)
+    file = FileSlice(fd, 0, 10)
     file.close()
     file.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -93,10 +93,10 @@ def test_a_document_over_the_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "index.json").open("wb") as file:
         file.truncate(DOCUMENT_LIMIT)
     files = Directory(str(tmp_path), "oci:x")
-    assert len(read_small(files, "index.json")) == DOCUMENT_LIMIT
+    assert len(read_document_file(files, "index.json")) == DOCUMENT_LIMIT
     os.truncate(tmp_path / "index.json", DOCUMENT_LIMIT + 1)
     with pytest.raises(IntegrityError, match="document too large: oci:x"):
-        read_small(files, "index.json")
+        read_document_file(files, "index.json")
 
 
 def test_a_blob_of_another_size_is_refused_up_front(tmp_path: Path) -> None:
@@ -104,8 +104,10 @@ def test_a_blob_of_another_size_is_refused_up_front(tmp_path: Path) -> None:
     files = Directory(str(tmp_path), "oci:x")
     for size in (3, 5):
         with pytest.raises(IntegrityError, match=f"got 4 bytes, want {size}"):
-            open_sized(files, "blob", Descriptor(mediatype.OCI_LAYER, Digest.of(b"four"), size))
-    with open_sized(files, "blob", Descriptor(mediatype.OCI_LAYER, Digest.of(b"four"), 4)) as blob:
+            open_blob_file(files, "blob", Descriptor(mediatype.OCI_LAYER, Digest.of(b"four"), size))
+    with open_blob_file(
+        files, "blob", Descriptor(mediatype.OCI_LAYER, Digest.of(b"four"), 4)
+    ) as blob:
         assert blob.read() == b"four"
 
 
@@ -114,5 +116,5 @@ def test_a_missing_foreign_layer_says_where_it_may_be_had(tmp_path: Path) -> Non
         mediatype.OCI_FOREIGN_LAYER, Digest.of(b""), 0, urls=("https://registry.example/layer",)
     )
     with pytest.raises(NotFoundError) as caught:
-        open_sized(Directory(str(tmp_path), "oci:x"), "blob", layer)
+        open_blob_file(Directory(str(tmp_path), "oci:x"), "blob", layer)
     assert "https://registry.example/layer" in (caught.value.hint or "")

@@ -20,7 +20,7 @@ from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT
 from stacker.image.manifest import Index, Manifest, parse_document
 from stacker.image.platform import Platform
-from stacker.source.files import Directory, Files
+from stacker.source.files import Directory, FileTree
 from stacker.source.layout import Layout, open_layout
 from stacker.source.tar_files import open_archive
 
@@ -33,7 +33,7 @@ MARKER = b'{"imageLayoutVersion": "1.0.0"}'
 def files_of(request: pytest.FixtureRequest, tmp_path: Path, write_tar: Any) -> Any:
     """Return a maker of trees of files out of names and contents."""
 
-    def make(content: dict[str, bytes]) -> Files:
+    def make(content: dict[str, bytes]) -> FileTree:
         if request.param == "directory":
             for name, data in content.items():
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def files_of(request: pytest.FixtureRequest, tmp_path: Path, write_tar: Any) -> 
 def layout_of(files_of: Any) -> Any:
     """Return a maker of layouts out of index entries and blobs; keywords replace files."""
 
-    def make(entries: list[Descriptor], blobs: dict[str, bytes], **changes: bytes) -> Files:
+    def make(entries: list[Descriptor], blobs: dict[str, bytes], **changes: bytes) -> FileTree:
         index = Index(mediatype.OCI_INDEX, tuple(entries)).to_json()
         content = {"oci-layout": MARKER, "index.json": json.dumps(index).encode()}
         content |= {f"blobs/sha256/{name}": data for name, data in blobs.items()}
         content |= {name.replace("_", "-"): data for name, data in changes.items()}
-        files: Files = files_of(content)
+        files: FileTree = files_of(content)
         return files
 
     return make
@@ -300,6 +300,6 @@ def test_an_index_that_is_a_manifest_is_refused(layout_of: Any, make_image: Any)
         open_layout(files, "")
 
 
-def test_a_layout_without_an_index_is_refused(files_of: Callable[..., Files]) -> None:
+def test_a_layout_without_an_index_is_refused(files_of: Callable[..., FileTree]) -> None:
     with pytest.raises(NotFoundError, match=r"not found: oci:x: '?index.json"):
         open_layout(files_of({"oci-layout": MARKER}), "")

@@ -26,13 +26,13 @@ from stacker.errors import (
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.registry.settings import Access, Patience
+from stacker.registry.settings import RegistryAccess, Timeouts
 from stacker.source.open import open_source
-from stacker.source.protocol import Measuring, Source
+from stacker.source.protocol import SizedSource, Source
 from tests.support import schema1
 from tests.support.registries import PASSWORD, USER, FakeRegistry, Handler, fake_registry
 
-PATIENCE = Patience(connect=5, read=5, wait=lambda _: None)
+TIMEOUTS = Timeouts(connect=5, read=5, sleep=lambda _: None)
 BASIC = "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
@@ -55,7 +55,7 @@ def announce(server: FakeRegistry, tag: str, kind: str, data: bytes) -> None:
 def opened(
     server: FakeRegistry, rest: str = "app:1.0", *files: Path, insecure: bool = False
 ) -> AbstractContextManager[Source]:
-    access = Access(insecure=insecure, auth_files=tuple(map(str, files)), patience=PATIENCE)
+    access = RegistryAccess(insecure=insecure, auth_files=tuple(map(str, files)), timeouts=TIMEOUTS)
     return open_source(f"docker://{server.host}/{rest}", spool=Path("/none"), access=access)
 
 
@@ -209,7 +209,7 @@ def test_the_size_of_a_blob_is_what_the_registry_says(
 ) -> None:
     server.quirk = lambda request: "blobs" in request.path and request.answer(*answer)
     with opened(server) as source:
-        assert isinstance(source, Measuring)
+        assert isinstance(source, SizedSource)
         if size is None:
             with pytest.raises(UnsupportedError, match="unknown size"):
                 source.size_of(Digest.of(b"x"))

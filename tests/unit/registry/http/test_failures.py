@@ -15,14 +15,14 @@ from urllib3 import exceptions
 
 from stacker.errors import NetworkError
 from stacker.registry.client import refusal
-from stacker.registry.http.certificates import Trust
+from stacker.registry.http.certificates import CertificateDirectories
 from stacker.registry.http.exchange import Exchange
 from stacker.registry.http.failures import is_certificate, reason
-from stacker.registry.settings import Access, Patience
+from stacker.registry.settings import RegistryAccess, Timeouts
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.registries import FakeRegistry, fake_registry
 
-PATIENCE = Patience(connect=5, read=5, attempts=1, wait=lambda _: None)
+TIMEOUTS = Timeouts(connect=5, read=5, attempts=1, sleep=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def server() -> Iterator[FakeRegistry]:
         yield server
 
 
-def failure(host: str, trust: Trust | None = None) -> NetworkError:
-    access = Access(patience=PATIENCE, trust=trust or Trust())
+def failure(host: str, trust: CertificateDirectories | None = None) -> NetworkError:
+    access = RegistryAccess(timeouts=TIMEOUTS, certificates=trust or CertificateDirectories())
     with closing(Exchange(access, "app")) as exchange, pytest.raises(NetworkError) as caught:
         exchange.get(f"https://{host}/v2/", {})
     return caught.value
@@ -55,7 +55,7 @@ def test_unknown_ca_is_named_with_the_option_that_adds_one(authority: Authority)
 @needs_openssl
 @pytest.mark.parametrize("subject", ["DNS:other.example", "IP:127.0.0.2"])
 def test_certificate_of_another_host_is_named(authority: Authority, subject: str) -> None:
-    trust = Trust(str(authority.root / f"trusted-{subject[:2]}"))
+    trust = CertificateDirectories(str(authority.root / f"trusted-{subject[:2]}"))
     Path(trust.directory).mkdir()
     (Path(trust.directory) / "ca.crt").write_bytes(authority.certificate.read_bytes())
     with fake_registry(tls=authority.context(subject)) as server:

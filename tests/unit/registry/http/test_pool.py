@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from stacker.errors import NetworkError, StackerError, UsageError
-from stacker.registry.http.certificates import Material, Trust, read_directory
+from stacker.registry.http.certificates import CertificateDirectories, Certificates, read_directory
 from stacker.registry.http.exchange import Exchange
 from stacker.registry.http.proxies import Proxies
-from stacker.registry.settings import Access, Patience
+from stacker.registry.settings import RegistryAccess, Timeouts
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.registries import FakeProxy, FakeRegistry, fake_proxy, fake_registry
 
-PATIENCE = Patience(connect=5, read=5, attempts=2, wait=lambda _: None)
+TIMEOUTS = Timeouts(connect=5, read=5, attempts=2, sleep=lambda _: None)
 SECURE = "https://registry.example/v2/"
 PLAIN = "http://registry.example/v2/"
 
@@ -54,18 +54,24 @@ def proxy(server: FakeRegistry, secure: FakeRegistry) -> Iterator[FakeProxy]:
 
 
 @pytest.fixture
-def trust(authority: Authority, tmp_path: Path) -> Trust:
+def trust(authority: Authority, tmp_path: Path) -> CertificateDirectories:
     (tmp_path / "certs").mkdir()
     shutil.copy(authority.certificate, tmp_path / "certs" / "any-name.crt")
-    return Trust(str(tmp_path / "certs"))
+    return CertificateDirectories(str(tmp_path / "certs"))
 
 
 @contextmanager
 def exchange(
-    trust: Trust | None = None, proxies: Proxies | None = None, *, insecure: bool = False
+    trust: CertificateDirectories | None = None,
+    proxies: Proxies | None = None,
+    *,
+    insecure: bool = False,
 ) -> Iterator[Exchange]:
-    access = Access(
-        insecure=insecure, patience=PATIENCE, trust=trust or Trust(), proxies=proxies or Proxies()
+    access = RegistryAccess(
+        insecure=insecure,
+        timeouts=TIMEOUTS,
+        certificates=trust or CertificateDirectories(),
+        proxies=proxies or Proxies(),
     )
     exchange = Exchange(access, "registry.example/app")
     try:
@@ -74,14 +80,18 @@ def exchange(
         exchange.close()
 
 
-def status(url: str, *words: Trust | Proxies | None, insecure: bool = False) -> int:
+def status(
+    url: str, *words: CertificateDirectories | Proxies | None, insecure: bool = False
+) -> int:
     with exchange(*words, insecure=insecure) as asking:  # type: ignore[arg-type]
         answer = asking.get(url, {})
         answer.whole(1000)
         return answer.status
 
 
-def refused(kind: type[StackerError], url: str, *words: Trust | Proxies | None) -> str:
+def refused(
+    kind: type[StackerError], url: str, *words: CertificateDirectories | Proxies | None
+) -> str:
     with pytest.raises(kind) as caught:
         status(url, *words)
     assert caught.value.message.isprintable()
@@ -96,7 +106,7 @@ def through(proxy: FakeProxy, no_proxy: str = "", login: str = "") -> Proxies:
     return Proxies.of(url, url, no_proxy)
 
 
-def test_https_goes_through_a_tunnel(proxy: FakeProxy, trust: Trust) -> None:
+def test_https_goes_through_a_tunnel(proxy: FakeProxy, trust: CertificateDirectories) -> None:
     assert status(SECURE, trust, through(proxy)) == 200
     assert [line.split()[:2] for line in proxy.asked] == [["CONNECT", "registry.example:443"]]
 
@@ -120,7 +130,7 @@ def test_who_is_exempt_is_not_asked_through_it(proxy: FakeProxy, server: FakeReg
     assert not proxy.asked
 
 
-def test_a_proxy_may_want_a_password(proxy: FakeProxy, trust: Trust) -> None:
+def test_a_proxy_may_want_a_password(proxy: FakeProxy, trust: CertificateDirectories) -> None:
     proxy.password = "Basic " + b64encode(b"me:pass/word").decode()
     assert status(SECURE, trust, through(proxy, login="me:pass%2Fword@")) == 200
     assert status(PLAIN, trust, through(proxy, login="me:pass%2Fword@"), insecure=True) == 200
@@ -130,7 +140,7 @@ def test_a_proxy_may_want_a_password(proxy: FakeProxy, trust: Trust) -> None:
 
 
 def test_a_proxy_that_is_not_there_or_leads_nowhere_is_said_to_be_the_one(
-    proxy: FakeProxy, trust: Trust
+    proxy: FakeProxy, trust: CertificateDirectories
 ) -> None:
     gone = Proxies.of("", "http://127.0.0.1:1", "")
     assert "the proxy: " in refused(NetworkError, SECURE, trust, gone)
@@ -141,7 +151,9 @@ def test_a_proxy_that_is_not_there_or_leads_nowhere_is_said_to_be_the_one(
 # Certificates
 
 
-def test_an_authority_of_one_s_own_is_believed(secure: FakeRegistry, trust: Trust) -> None:
+def test_an_authority_of_one_s_own_is_believed(
+    secure: FakeRegistry, trust: CertificateDirectories
+) -> None:
     url = f"https://{secure.host}/v2/"
     assert "certificate" in refused(NetworkError, url).lower()
     assert status(url, trust) == 200
@@ -154,7 +166,7 @@ def test_each_host_has_its_directory(
     own = tmp_path / "certs.d" / name.format(host=secure.host)
     own.mkdir(parents=True)
     shutil.copy(authority.certificate, own / "ca.crt")
-    trust = Trust(places=(str(tmp_path / "none"), str(tmp_path / "certs.d")))
+    trust = CertificateDirectories(places=(str(tmp_path / "none"), str(tmp_path / "certs.d")))
     url = f"https://{secure.host}/v2/"
     if name == "other":
         refused(NetworkError, url, trust)
@@ -167,15 +179,15 @@ def test_port_443_need_not_be_named(tmp_path: Path) -> None:
     (tmp_path / "registry.example" / "a.crt").touch()
     (tmp_path / "[fd00::1]:5000").mkdir()
     (tmp_path / "[fd00::1]:5000" / "b.crt").touch()
-    trust = Trust(places=(str(tmp_path),))
-    found = trust.material("registry.example", 443, is_home=True)
-    assert found == Material((str(tmp_path / "registry.example" / "a.crt"),))
-    assert trust.material("registry.example", 5000, is_home=True) == Material()
-    assert trust.material("fd00::1", 5000, is_home=True).authorities
+    trust = CertificateDirectories(places=(str(tmp_path),))
+    found = trust.certificates_for("registry.example", 443, is_home=True)
+    assert found == Certificates((str(tmp_path / "registry.example" / "a.crt"),))
+    assert trust.certificates_for("registry.example", 5000, is_home=True) == Certificates()
+    assert trust.certificates_for("fd00::1", 5000, is_home=True).authorities
 
 
 def test_a_certificate_of_ours_is_shown_to_the_registry_and_nobody_else(
-    authority: Authority, trust: Trust
+    authority: Authority, trust: CertificateDirectories
 ) -> None:
     certificate, key = authority.sign("client", "DNS:client.example")
     with fake_registry(tls=authority.context("IP:127.0.0.1", wants_ours=True)) as server:
@@ -184,12 +196,12 @@ def test_a_certificate_of_ours_is_shown_to_the_registry_and_nobody_else(
         shutil.copy(certificate, Path(trust.directory) / "me.cert")
         shutil.copy(key, Path(trust.directory) / "me.key")
         assert status(url, trust) == 200
-    assert trust.material("registry.example", 443, is_home=True).pairs
-    assert not trust.material("elsewhere.example", 443, is_home=False).pairs
+    assert trust.certificates_for("registry.example", 443, is_home=True).pairs
+    assert not trust.certificates_for("elsewhere.example", 443, is_home=False).pairs
 
 
 def test_a_redirect_elsewhere_does_not_see_our_certificate(
-    authority: Authority, trust: Trust, tmp_path: Path
+    authority: Authority, trust: CertificateDirectories, tmp_path: Path
 ) -> None:
     for one, name in zip(authority.sign("own", "DNS:c.example"), ("cert", "key"), strict=True):
         shutil.copy(one, Path(trust.directory) / f"me.{name}")
@@ -207,7 +219,9 @@ def test_a_redirect_elsewhere_does_not_see_our_certificate(
         assert not second.asked
 
 
-def test_half_a_certificate_or_a_broken_one_is_an_error(secure: FakeRegistry, trust: Trust) -> None:
+def test_half_a_certificate_or_a_broken_one_is_an_error(
+    secure: FakeRegistry, trust: CertificateDirectories
+) -> None:
     directory = Path(trust.directory)
     url = f"https://{secure.host}/v2/"
     (directory / "bad.crt").write_text("nonsense")
@@ -237,4 +251,4 @@ def test_certificates_of_the_tests_satisfy_strict_verification(
 
 
 def test_a_directory_that_is_not_there_has_nothing(tmp_path: Path) -> None:
-    assert read_directory(str(tmp_path / "none")) == Material()
+    assert read_directory(str(tmp_path / "none")) == Certificates()
