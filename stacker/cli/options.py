@@ -48,6 +48,7 @@ ENVIRONMENT = (
     ("HTTPS_PROXY, HTTP_PROXY", "proxies on the way to registries, also in lower case"),
     ("NO_PROXY", "hosts, domains and networks that are asked directly, or `*`"),
     ("SSL_CERT_FILE", "the authorities to believe in place of the system's, as OpenSSL reads it"),
+    ("TMPDIR", "the directory for temporary files of `stacker copy` (default: /var/tmp)"),
     ("NO_COLOR", "when set, nothing is coloured"),
     ("TERM", "when `dumb`, there are no progress bars"),
 )

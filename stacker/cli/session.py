@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 _SYSTEM_STORE = Path("/var/lib/stacker")
+_TEMPORARY = Path("/var/tmp")  # noqa: S108 - mkstemp(3) creates the files
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """One command's surroundings.
 
+    :param temporary: the directory for temporary files of verbs that do not use the store.
     :param verbosity: -1 for quiet, 0, 1 for verbose.
     :param json: print documents instead of text.
     :param dumb: the terminal cannot draw.
@@ -37,6 +39,7 @@ class Session:
     verbosity: int = 0
     json: bool = False
     dumb: bool = False
+    temporary: Path = _TEMPORARY
 
     @classmethod
     def of(cls, args: Namespace, environ: Mapping[str, str]) -> Session:
@@ -47,6 +50,7 @@ class Session:
             verbosity=getattr(args, "verbosity", 0),
             json=getattr(args, "json", False),
             dumb=environ.get("TERM", "dumb") == "dumb",
+            temporary=Path(environ.get("TMPDIR") or _TEMPORARY),
         )
 
     def store(self) -> Store:

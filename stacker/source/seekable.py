@@ -66,18 +66,19 @@ def _is_plain(file: BinaryIO) -> bool:
 def _spooled(archive: BinaryIO, what: str, spool: Path, limit: int) -> str:
     from tempfile import mkstemp  # heavy, and only a compressed archive needs it
 
-    fd, name = mkstemp(prefix="archive-", suffix=".tar", dir=spool)
+    name = None
     try:
+        fd, name = mkstemp(prefix="archive-", suffix=".tar", dir=spool)
         with os.fdopen(fd, "wb") as file:
             _write(decompressed(chunks_of(archive), what=what), file, what, limit)
-    except OSError as error:
-        os.unlink(name)
-        raise StackerError(
-            f"cannot decompress the archive: {what}: {error.strerror}",
-            hint="it is decompressed into the store's filesystem",
-        ) from error
-    except BaseException:
-        os.unlink(name)
+    except BaseException as error:
+        if name is not None:
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise StackerError(
+                f"cannot decompress the archive: {what}: {error.strerror}",
+                hint=f"stacker decompresses it into a temporary file in {spool}",
+            ) from error
         raise
     return name
 

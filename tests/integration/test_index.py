@@ -236,6 +236,16 @@ def test_a_single_image_is_no_index(stacker: Stacker, registry: str, tmp_path: P
     assert "not an index" in words
 
 
+def test_inspecting_an_index_in_a_registry_creates_no_store(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(made(tmp_path, "arm"))]}
+    with fake_registry() as server:
+        server.content["/v2/app/manifests/1.0"] = (INDEX, json.dumps(index).encode())
+        assert len(members(stacker, f"docker://{server.host}/app:1.0")) == 1
+    assert not stacker.store.exists()
+
+
 def test_a_member_that_was_removed_is_missed(stacker: Stacker, tmp_path: Path) -> None:
     stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
     stacker("index", "create", "app", "app-arm")

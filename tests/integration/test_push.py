@@ -16,7 +16,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -355,81 +354,6 @@ def test_a_token_lets_us_push_and_mount(
     assert {"repository:team/one:pull", "repository:team/two:pull,push"} <= {
         scope for scopes in tokens.scopes for scope in scopes
     }
-
-
-# Copies
-
-
-@needs_registry
-def test_a_copy_keeps_digests_from_anywhere_to_anywhere(
-    stacker: Stacker, registry: str, layout: images.Layout, tmp_path: Path
-) -> None:
-    places = [
-        layout.source,
-        f"docker://{registry}/copy/one:1.0",
-        f"docker://{registry}/copy/two:1.0",
-        f"oci-archive:{tmp_path}/copy.tar:1.0",
-        f"oci:{tmp_path}/copy:1.0",
-    ]
-    for source, target in pairwise(places):
-        done = events(stacker("copy", source, target, "--json").out)
-        assert done[-1]["item"]["digest"] == layout.image.manifest
-        if "two" in target:
-            assert done[-1]["item"]["blobs"] == {"mounted": 3}
-    assert stacker("pull", places[-1]).last == layout.image.config
-
-
-@needs_registry
-def test_of_an_index_one_or_all_is_copied(stacker: Stacker, registry: str, tmp_path: Path) -> None:
-    platforms = [("linux", "amd64"), ("linux", "arm64")]
-    both = images.several(
-        tmp_path / "both", [(p, [tar(file("on", p[1].encode()))]) for p in platforms]
-    )
-    (entry,) = json.loads((both.path / "index.json").read_bytes())["manifests"]
-    place = f"docker://{registry}/index/all:1.0"
-    assert stacker("copy", "--all", both.source, place).last == entry["digest"]
-    for image, (system, architecture) in zip(both.images, platforms, strict=True):
-        wanted = ("--platform", f"{system}/{architecture}")
-        assert stacker("pull", place, *wanted).last == image.config
-        target = f"docker://{registry}/index/{architecture}:1.0"
-        assert stacker("copy", place, target, *wanted).last == image.manifest
-    back = f"oci:{tmp_path}/back:1.0"
-    assert stacker("copy", "--all", place, back).last == entry["digest"]
-    stacker.refused(3, "copy", place, f"oci:{tmp_path}/none", "--platform", "linux/s390x")
-    single = f"docker://{registry}/index/arm64:1.0"
-    stacker.refused(3, "copy", single, f"oci:{tmp_path}/none", "--platform", "linux/amd64")
-    assert not (tmp_path / "none").exists()
-    assert stacker("copy", single, f"oci:{tmp_path}/any").last == both.images[1].manifest
-    stacker.refused(2, "copy", "--all", "--platform", "linux/arm64", place, back)
-
-
-@needs_registry
-@pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
-def test_a_docker_archive_is_copied(
-    stacker: Stacker, registry: str, layout: images.Layout, tmp_path: Path
-) -> None:
-    archive = f"docker-archive:{tmp_path}/saved.tar:app:1.0"
-    subprocess.run(
-        ["skopeo", "--insecure-policy", "copy", "-q", layout.source, archive],
-        check=True,
-        capture_output=True,
-    )
-    place = f"docker://{registry}/saved:1.0"
-    stacker("copy", archive, place)
-    assert inspected("--raw", place)["layers"][0]["digest"] == layout.image.diff_ids[0]
-    stacker("pull", place)
-    assert {f"sha256:{p.name}" for p in stacker.layers()} == set(layout.image.diff_ids)
-
-
-def test_an_artifact_beside_the_images_is_copied_too(
-    stacker: Stacker, server: FakeRegistry, tmp_path: Path
-) -> None:
-    def attested(manifest: dict[str, Any]) -> None:
-        manifest["layers"][0]["mediaType"] = "application/vnd.in-toto+json"
-
-    layout = images.layout(tmp_path / "one", [b"{}"], compression="none", manifest=attested)
-    place = f"docker://{server.host}/attested:1.0"
-    assert stacker("copy", layout.source, place).last == layout.image.manifest
 
 
 # What a real registry does not do on demand

@@ -73,11 +73,7 @@ def _copy(args: Namespace, session: Session) -> Delivered:
     from stacker.source.open import open_source
 
     access = registry_access(args, os.environ, args.source, args.destination)
-    store = session.store()  # its filesystem has room for a compressed archive
-    with (
-        store.staging.directory("spool") as room,
-        open_source(args.source, spool=room, access=access) as source,
-    ):
+    with open_source(args.source, spool=session.temporary, access=access) as source:
         # The source's own name: what the user wrote may be a short name.
         name = f"{REGISTRY_TRANSPORT}{source.names[0]}" if is_in_registry(args.source) else ""
         place = repository_of(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from stacker.cli.options import Parser, add_globals
@@ -28,7 +28,7 @@ from stacker.errors import UsageError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from stacker.cli.session import Session
     from stacker.image.descriptor import Descriptor
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from stacker.image.manifest import Index
     from stacker.operations.index import Open
     from stacker.store.indexes import StoredIndex
-    from stacker.store.store import Store
 
 DESCRIPTION = """\
 Put several images under one name, so that whoever pulls it gets the one that suits their machine.
@@ -174,9 +173,7 @@ def run(args: Namespace, session: Session) -> None:
 def _create(args: Namespace, session: Session) -> None:
     from stacker.operations.index import create
 
-    store = session.store()
-    with _sources(args, store) as opened:
-        stored = create(store, args.name, args.members, opened)
+    stored = create(session.store(), args.name, args.members, _opener(args, session))
     _answer(stored, session)
 
 
@@ -203,12 +200,11 @@ def _annotation(text: str) -> tuple[str, str]:
 def _inspect(args: Namespace, session: Session) -> None:
     from stacker.image.location import is_in_registry
 
-    store = session.store()
     if is_in_registry(args.name):
-        digest, index = _remote(args, store)
+        digest, index = _remote(args, session)
         origins: Mapping[str, str] = {}
     else:
-        stored = store.indexes.find(args.name)
+        stored = session.store().indexes.find(args.name)
         digest, index, origins = stored.digest, stored.index, stored.origins
     if session.json:
         print_item("index", _described(args.name, digest, index, origins))
@@ -226,12 +222,11 @@ def _push(args: Namespace, session: Session) -> None:
     store = session.store()
     store.indexes.find(args.name)  # before anything is written anywhere
     with ExitStack() as held:
-        opened = held.enter_context(_sources(args, store))
         access = registry_access(args, os.environ, args.destination)
         destination = held.enter_context(open_destination(args.destination, access=access))
         emit = held.enter_context(report_progress(session))
         jobs = args.jobs or usable_processors()
-        means = Means(opened, packing, jobs, emit)
+        means = Means(_opener(args, session), packing, jobs, emit)
         delivered = push_index(store, args.name, destination, means)
     warn_foreign(delivered, session)
     if session.json:
@@ -266,14 +261,12 @@ def _list(args: Namespace, session: Session) -> None:
     print_table(("NAME", "DIGEST", "PLATFORMS"), rows)
 
 
-@contextmanager
-def _sources(args: Namespace, store: Store) -> Iterator[Open]:
-    """Give what opens an image in a registry."""
+def _opener(args: Namespace, session: Session) -> Open:
+    """Return the function that opens an image in a registry."""
     from stacker.source.open import open_source
 
     access = registry_access(args, os.environ)
-    with store.staging.directory("spool") as room:
-        yield lambda text: open_source(text, spool=room, access=access)
+    return lambda text: open_source(text, spool=session.temporary, access=access)
 
 
 def _answer(stored: StoredIndex, session: Session) -> None:
@@ -283,10 +276,10 @@ def _answer(stored: StoredIndex, session: Session) -> None:
         print_line(str(stored.digest))
 
 
-def _remote(args: Namespace, store: Store) -> tuple[Digest, Index]:
+def _remote(args: Namespace, session: Session) -> tuple[Digest, Index]:
     from stacker.image.manifest import Index, parse_document
 
-    with _sources(args, store) as opened, opened(args.name) as source:
+    with _opener(args, session)(args.name) as source:
         root = source.root()
         content = source.document(root)
     document = parse_document(content, media_type=root.media_type, what=args.name)
