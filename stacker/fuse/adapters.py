@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from stacker.errors import MountError
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.tree.whiteout_dialects import ForeignFormat
+from stacker.tree.whiteout_dialects import ForeignDialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stacker.fuse.passthrough import Passthrough
     from stacker.mount.plan import FuseAdapter, Plan
     from stacker.tree.merged import MergedTree
-    from stacker.tree.whiteout_dialects import Form
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _MOST_WORKERS: Final = 4
 PYFUSE3_HINT: Final = (
@@ -140,10 +140,10 @@ def _writing(plan: Plan) -> Callable[[MergedTree], Service]:
     return serve
 
 
-def form_of(plan: Plan) -> Form:
+def form_of(plan: Plan) -> WhiteoutDialect:
     """Say how deletions are read and written in the directories of a plan."""
     written = WhiteoutFormat(plan.xattr_namespace)
-    return ForeignFormat(written) if plan.foreign else written
+    return ForeignDialect(written) if plan.foreign else written
 
 
 def is_installed(adapter: FuseAdapter) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import process, xattr
@@ -18,6 +20,7 @@ from stacker.tar.entry import Meta, Xattrs, shown, without_user_xattrs
 
 _CAP_CHOWN: Final = 0
 _SET_ID: Final = 0o6000
+_CANNOT_KEEP: Final = (errno.EOPNOTSUPP, errno.EPERM)
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL)
 
 
@@ -100,3 +103,42 @@ class MetadataWriter:
                     f"xattr {space} {error.errno}",
                     f"xattrs left out: {shown(name)} and others of {space}.*: {error.strerror}",
                 )
+
+
+Rename: TypeAlias = Callable[[bytes], bytes | None]
+"""What an xattr is called in the copy; ``None`` leaves it behind."""
+
+
+def copy_attributes(source: bytes, target: int | bytes, *, whiteout_format: WhiteoutFormat) -> None:
+    """Copy attributes from layer to layer: all but overlayfs's own marks.
+
+    :param target: a descriptor or a path; neither it nor ``source`` is followed.
+    """
+    carry(source, os.lstat(source), target, rename=without_marks(whiteout_format))
+
+
+def without_marks(whiteout_format: WhiteoutFormat) -> Rename:
+    """Keep names as they are, an image's own ``overlay.*`` ones escaped, but no marks."""
+    return lambda name: None if whiteout_format.unescaped(name) is None else name
+
+
+def carry(source: bytes, status: os.stat_result, target: int | bytes, *, rename: Rename) -> None:
+    """Copy the attributes of ``source`` to ``target``.
+
+    :param status: the ``lstat`` of ``source``.
+    """
+    follow = isinstance(target, int)
+    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=follow)
+    for name, value in xattr.items(source):
+        written = rename(name)
+        if written is None:
+            continue
+        try:
+            xattr.set_value(target, written, value)
+        except OSError as error:
+            if error.errno not in _CANNOT_KEEP:
+                raise
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(target, stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=follow)

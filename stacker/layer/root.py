@@ -19,11 +19,10 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from stacker.errors import LayerError
-from stacker.layer.budget import Budget
 from stacker.layer.record import Displacement
 from stacker.layer.symlinks import followed, joined
 from stacker.tar.entry import Meta, shown
-from stacker.tar.limits import Limits
+from stacker.tar.limits import Budget, Limits
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

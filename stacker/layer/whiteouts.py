@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from stacker.layer.budget import Budget
 from stacker.layer.root import IMPLIED, IMPLIED_MODE, Tree
 from stacker.layer.symlinks import joined
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.entry import OpaqueWhiteout, Whiteout, is_redundant
+from stacker.tar.limits import Budget
 
 _SEARCH = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

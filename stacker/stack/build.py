@@ -22,7 +22,7 @@ from stacker.linux.filesystem import make_private
 from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
 from stacker.stack.fixups import write_attributes, write_links
 from stacker.stack.flatten import copy_layer, merge_layers
-from stacker.stack.overlay_rules import MergedDirectories
+from stacker.stack.lookup import LayerLookup
 from stacker.stack.rebase import UnpackedLayer, must_rebase, rebase
 from stacker.tar.limits import Limits
 
@@ -80,7 +80,7 @@ class _Builder:
         self._plain = True
 
     def add(self, number: int, layer: UnpackedLayer) -> None:
-        below = MergedDirectories(self._topmost_first(), self._format)
+        below = LayerLookup(self._topmost_first(), self._format)
         if self._stack and must_rebase(layer, below):
             directory = self._make_directory(f"rebased-{number}")
             layer = rebase(self._unshared(number, layer), below, directory, limits=self._limits)

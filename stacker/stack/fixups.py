@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stacker.errors import LayerError
-from stacker.layer.attributes import copy_attributes
 from stacker.layer.links import make_in_order
+from stacker.layer.metadata import copy_attributes
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.symlinks import followed, joined
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.stack.overlay_rules import Found, MergedDirectories
+from stacker.stack.lookup import Found, LayerLookup
 from stacker.tar.entry import HardLink, shown
 
 
@@ -35,7 +35,7 @@ def write_links(
     :returns: the directories made, all of them implied.
     :raises LayerError: a target exists nowhere, or is a directory.
     """
-    maker = _LinkMaker(links, MergedDirectories(layers, whiteout_format), directory, what)
+    maker = _LinkMaker(links, LayerLookup(layers, whiteout_format), directory, what)
     for link in make_in_order(links, maker.make).values():
         raise LayerError(
             f"malformed hard link: {what}: {shown(link.path)}: got the target "
@@ -64,7 +64,7 @@ class _LinkMaker:
     """
 
     def __init__(
-        self, links: Iterable[HardLink], tree: MergedDirectories, directory: Path, what: str
+        self, links: Iterable[HardLink], tree: LayerLookup, directory: Path, what: str
     ) -> None:
         self.directories = {b""}
         self._left = {link.path for link in links}
@@ -145,7 +145,7 @@ def write_attributes(
         ``whiteout_parents`` which directories in it hold whiteouts.
     :returns: whether anything had to be made.
     """
-    tree = MergedDirectories(layers, whiteout_format)
+    tree = LayerLookup(layers, whiteout_format)
     bearers = _Bearers(tree, {os.fsencode(layer): paths for layer, paths in implied.items()})
     wanted = {path for path in frozenset().union(*implied.values()) if bearers.differs(path)}
     for layer, paths in (whiteout_parents or {}).items():
@@ -168,7 +168,7 @@ def write_attributes(
 class _Bearers:
     """Finds the directory on disk whose attributes a merged directory has."""
 
-    def __init__(self, tree: MergedDirectories, implied: Mapping[bytes, frozenset[bytes]]) -> None:
+    def __init__(self, tree: LayerLookup, implied: Mapping[bytes, frozenset[bytes]]) -> None:
         self._tree = tree
         self._implied = implied
 

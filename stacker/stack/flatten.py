@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stacker.layer.apply import exact_modes
-from stacker.layer.attributes import Rename, carry, without_marks
+from stacker.layer.metadata import Rename, carry, without_marks
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 from stacker.linux import opath
 from stacker.linux.filesystem import copy_range, make_private, reflink
-from stacker.stack.overlay_rules import MergedDirectories
+from stacker.stack.lookup import LayerLookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def _fill(
 ) -> None:
     with exact_modes(), _opened(target) as fd:
         make_private(fd)  # so that whoever it belonged to exchanges nothing in it meanwhile
-        _Flattener(MergedDirectories(layers, whiteout_format), manner).fill(fd)
+        _Flattener(LayerLookup(layers, whiteout_format), manner).fill(fd)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ class _Level(NamedTuple):
 
 
 class _Flattener:
-    def __init__(self, merged: MergedDirectories, manner: _Manner) -> None:
+    def __init__(self, merged: LayerLookup, manner: _Manner) -> None:
         self._merged = merged
         self._manner = manner
         self._inodes: dict[tuple[int, int], bytes] = {}

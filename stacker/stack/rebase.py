@@ -19,7 +19,7 @@ from stacker.layer.metadata import IDENTITY, SQUASH
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import Places, skeleton_entries
-from stacker.stack.overlay_rules import MergedDirectories
+from stacker.stack.lookup import LayerLookup
 from stacker.tar.entry import (
     Bookkeeping,
     Directory,
@@ -54,7 +54,7 @@ class UnpackedLayer:
         return cls(name, paths, record, paths.diff)
 
 
-def must_rebase(layer: UnpackedLayer, below: MergedDirectories) -> bool:
+def must_rebase(layer: UnpackedLayer, below: LayerLookup) -> bool:
     """Say whether a symbolic link below leads an entry of ``layer`` to another place."""
     record = layer.record
     if any(
@@ -69,7 +69,7 @@ def must_rebase(layer: UnpackedLayer, below: MergedDirectories) -> bool:
 
 
 def rebase(
-    layer: UnpackedLayer, below: MergedDirectories, directory: Path, *, limits: Limits | None = None
+    layer: UnpackedLayer, below: LayerLookup, directory: Path, *, limits: Limits | None = None
 ) -> UnpackedLayer:
     """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``directory``.
 
@@ -112,7 +112,7 @@ class _Whiteouts:
         return is_redundant(path, self.names, self.areas)
 
 
-def _whiteouts(layer: UnpackedLayer, below: MergedDirectories) -> _Whiteouts:
+def _whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
     """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
     names, areas, brought = set[bytes](), set[bytes](), set[bytes]()
     with skeleton_entries(layer.paths.skeleton, what=layer.name) as reader:
@@ -142,7 +142,7 @@ def _whiteouts(layer: UnpackedLayer, below: MergedDirectories) -> _Whiteouts:
 class _Masked:
     """A lower tree without what the layer's whiteouts hide and its directories replace."""
 
-    def __init__(self, below: MergedDirectories, whiteouts: _Whiteouts) -> None:
+    def __init__(self, below: LayerLookup, whiteouts: _Whiteouts) -> None:
         self._below = below
         self._brought = whiteouts.brought
         self._hidden = frozenset(whiteouts.hidden.values())

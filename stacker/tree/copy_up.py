@@ -25,7 +25,8 @@ from stacker.linux.filesystem import copy_range, reflink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stacker.tree.inodes import Inode, Inodes
+    from stacker.tree.inode import Inode
+    from stacker.tree.inodes import Inodes
     from stacker.tree.protocol import Node
     from stacker.tree.workdir import Staging
 
@@ -143,7 +144,7 @@ class CopyUp:
         if (status.st_uid, status.st_gid) != (uid, gid):
             os.chown(path, uid, gid)
         for name, value in lower.xattrs(node).items():
-            os.setxattr(path, self._inodes.form.escaped(name), value)
+            os.setxattr(path, self._inodes.dialect.escaped(name), value)
         if not stat.S_ISLNK(mode):
             os.chmod(path, stat.S_IMODE(mode))
         os.utime(path, ns=(mtime, mtime))

@@ -20,56 +20,33 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.layer.whiteout_format import is_whiteout
 from stacker.linux import opath
-from stacker.tree.listing import Listing
+from stacker.tree.inode import Inode, Listing
 from stacker.tree.protocol import ROOT
-from stacker.tree.upper_marks import Marks
-from stacker.tree.whiteout_dialects import hidden_by, is_reserved
+from stacker.tree.whiteout_dialects import UpperMarks, hidden_by, is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stacker.tree.merged import MergedTree
     from stacker.tree.protocol import Node
-    from stacker.tree.whiteout_dialects import Form
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _HELD: Final = 256
 _OPEN: Final = 128
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
-class Inode:
-    """An inode of the upper directory.
-
-    :param number: its number in the tree.
-    :param kind: its type, as in ``st_mode``.
-    :param lower: for a directory, the lower one that it merges with.
-    """
-
-    __slots__ = ("held", "key", "kind", "listing", "lower", "number", "places")
-
-    def __init__(self, number: Node, kind: int, lower: Node | None = None) -> None:
-        self.number = number
-        self.kind = kind
-        self.lower = lower
-        self.places: dict[tuple[Node, bytes], None] = {}
-        """The names it is known by: directory and name."""
-        self.listing: Listing | None = None
-        self.held = -1
-        """A descriptor that stays open: the root's, and those of inodes without a name."""
-        self.key: tuple[int, int] | None = None
-
-
 class Inodes:
     """All inodes of a tree; numbers from ``len(lower)`` on are new ones and never used again.
 
     :param upper: a descriptor of the upper directory, owned from now on.
-    :param form: how deletions are written in it.
+    :param dialect: how deletions are written in it.
     """
 
-    def __init__(self, lower: MergedTree, form: Form, upper: int) -> None:
+    def __init__(self, lower: MergedTree, dialect: WhiteoutDialect, upper: int) -> None:
         self.lower = lower
-        self.form = form
-        self._marks = Marks(form)
+        self.dialect = dialect
+        self._marks = UpperMarks(dialect)
         # Xattrs are not asked: overlayfs merges roots whatever theirs say.
         root = Inode(ROOT, stat.S_IFDIR, None if self._marks.is_opaque_by_name(upper) else ROOT)
         root.held = upper
@@ -331,7 +308,7 @@ class Inodes:
         with os.scandir(fd) as found:
             entries = [(os.fsencode(each.name), each.stat(follow_symlinks=False)) for each in found]
         hidden = set[bytes]()
-        if self.form.has_names:
+        if self.dialect.has_names:
             hidden.update(*(hidden_by(name) for name, _ in entries if is_reserved(name)))
             entries = [entry for entry in entries if not is_reserved(entry[0])]
             self._all_known = self._all_known and not hidden

@@ -25,14 +25,14 @@ from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.protocol import ROOT, Status
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, read, scanned
-from stacker.tree.whiteout_dialects import ForeignFormat
+from stacker.tree.whiteout_dialects import ForeignDialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from stacker.tree.protocol import Node
-    from stacker.tree.whiteout_dialects import Form
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds: the years 1677 and 2262
 
@@ -202,21 +202,21 @@ class MergedTree:
         return iter(range(len(self)))
 
 
-def merge(sources: Sequence[LayerPaths | Path], form: Form) -> MergedTree:
+def merge(sources: Sequence[LayerPaths | Path], dialect: WhiteoutDialect) -> MergedTree:
     """Merge the directories of a stack.
 
     :param sources: the topmost first, as `stacker.stack.build` gives them.
-    :param form: how deletions are written in them.
+    :param dialect: how deletions are written in them.
     :raises IntegrityError: a skeleton or a record is damaged.
     :raises OSError: something cannot be read.
     """
     inodes: Inodes = {}
-    layers = [read(source, form, inodes) for source in sources]
+    layers = [read(source, dialect, inodes) for source in sources]
     if has_outside_names(inodes) and any(isinstance(each, LayerPaths) for each in sources):
         # A skeleton does not say which inode a file has, so links across layers are not seen.
         inodes = {}
-        layers = [scanned(tree_of(source), form, inodes) for source in sources]
-    return _Merger(layers, walks=isinstance(form, ForeignFormat)).merged()
+        layers = [scanned(tree_of(source), dialect, inodes) for source in sources]
+    return _Merger(layers, walks=isinstance(dialect, ForeignDialect)).merged()
 
 
 def tree_of(source: LayerPaths | Path) -> Path:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from stacker.linux import opath
 
 if TYPE_CHECKING:
-    from stacker.tree.inodes import Inode, Inodes
+    from stacker.tree.inode import Inode
+    from stacker.tree.inodes import Inodes
     from stacker.tree.protocol import Node
     from stacker.tree.workdir import Staging
 
@@ -119,7 +120,7 @@ class Renaming:
             if error.errno != errno.EINVAL:  # a filesystem that does not know how
                 raise
             self._rename(above, name, below, new, 0)
-            self._inodes.form.hide(self._inodes.pin(above), name)
+            self._inodes.dialect.hide(self._inodes.pin(above), name)
         self._inodes.listing(above).whiteouts.add(name)
 
     def _prepare(self, inode: Inode, directory: Inode, name: bytes) -> None:

@@ -35,13 +35,13 @@ from stacker.tar.entry import (
     Whiteout,
     is_redundant,
 )
-from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved, refuse_unread
+from stacker.tree.whiteout_dialects import ForeignDialect, hidden_by, is_reserved, refuse_unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from stacker.tree.whiteout_dialects import Form
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 Item: TypeAlias = Directory | File | Symlink | Special | Whiteout
 """What a name can be; two names with the same object are hard links to one inode."""
@@ -92,22 +92,22 @@ class Contents:
         return inside
 
 
-def read(source: LayerPaths | Path, form: Form, inodes: Inodes) -> Contents:
+def read(source: LayerPaths | Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
     """Read a directory of a stack, from its skeleton where that tells all.
 
-    :param form: how deletions are written on disk.
+    :param dialect: how deletions are written on disk.
     :param inodes: what was met so far; it grows when the tree itself is read.
     :raises IntegrityError: the skeleton or the record is damaged.
     :raises OSError: something cannot be read.
     """
     if not isinstance(source, LayerPaths):
-        return scanned(source, form, inodes)
+        return scanned(source, dialect, inodes)
     record = LayerRecord.from_json(source.record.read_bytes(), str(source.record))
     if not (record.placed or record.displaced or record.warnings):
         found = _FromSkeleton(source, record).read()
         if found is not None:
             return found
-    return scanned(source.diff, form, inodes)
+    return scanned(source.diff, dialect, inodes)
 
 
 class _UnusualError(Exception):
@@ -234,24 +234,24 @@ class _FromSkeleton:
             inside[name] = Whiteout(path)
 
 
-def scanned(source: Path, form: Form, inodes: Inodes) -> Contents:
+def scanned(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
     """Read a directory of a stack from disk; arguments and errors as for `read`."""
     root = os.fsencode(source)
     found = Contents(root, opaque=set())
-    found.top = _meta(root + b"/", os.lstat(root + b"/"), form)
+    found.top = _meta(root + b"/", os.lstat(root + b"/"), dialect)
     todo = [b""]
     while todo:
         path = todo.pop()
         place = root + b"/" + path if path else root
         inside = found.directories.setdefault(path, {})
-        if path and _mark(place, form) == b"y":
+        if path and _mark(place, dialect) == b"y":
             found.opaque |= {path}
         entries = _listed(place)
-        if isinstance(form, ForeignFormat):
-            entries = iter(_without_deletions(found, path, place, entries, form))
+        if isinstance(dialect, ForeignDialect):
+            entries = iter(_without_deletions(found, path, place, entries, dialect))
         for name, status in entries:
             inner = joined(path, name)
-            inside[name] = item = _item(inner, place + b"/" + name, status, form, inodes)
+            inside[name] = item = _item(inner, place + b"/" + name, status, dialect, inodes)
             if isinstance(item, Directory):
                 todo.append(inner)
             elif status.st_nlink > 1:
@@ -260,20 +260,20 @@ def scanned(source: Path, form: Form, inodes: Inodes) -> Contents:
 
 
 def _without_deletions(
-    found: Contents, path: bytes, place: bytes, entries: Iterable[_Listed], form: ForeignFormat
+    found: Contents, path: bytes, place: bytes, entries: Iterable[_Listed], dialect: ForeignDialect
 ) -> list[_Listed]:
     """Take out what other programs' deletions are, other than devices; note what they hide.
 
     A directory beside its own deletion hides what is below it: deletions are about lower layers.
     """
-    by_files = _mark(place + b"/", form) == b"x"  # the root may be a link
+    by_files = _mark(place + b"/", dialect) == b"x"  # the root may be a link
     kept, hidden = [], set[bytes]()
     for name, status in entries:
         if name == OPAQUE_NAME:
             found.opaque |= {path}
         elif is_reserved(name):
             hidden |= hidden_by(name)
-        elif by_files and _is_file_whiteout(place + b"/" + name, status, form):
+        elif by_files and _is_file_whiteout(place + b"/" + name, status, dialect):
             hidden.add(name)
         else:
             kept.append((name, status))
@@ -282,10 +282,10 @@ def _without_deletions(
     return kept
 
 
-def _is_file_whiteout(place: bytes, status: os.stat_result, form: ForeignFormat) -> bool:
+def _is_file_whiteout(place: bytes, status: os.stat_result, dialect: ForeignDialect) -> bool:
     if not stat.S_ISREG(status.st_mode) or status.st_size:
         return False
-    return not set(form.whiteout_marks).isdisjoint(_xattr_names(place))
+    return not set(dialect.whiteout_marks).isdisjoint(_xattr_names(place))
 
 
 def has_outside_names(inodes: Inodes) -> bool:
@@ -299,9 +299,11 @@ def _listed(place: bytes) -> Iterator[_Listed]:
             yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def _item(path: bytes, place: bytes, status: os.stat_result, form: Form, inodes: Inodes) -> Item:
+def _item(
+    path: bytes, place: bytes, status: os.stat_result, dialect: WhiteoutDialect, inodes: Inodes
+) -> Item:
     if stat.S_ISDIR(status.st_mode):
-        return Directory(path, _meta(place, status, form))
+        return Directory(path, _meta(place, status, dialect))
     if is_whiteout(status):
         return Whiteout(path)
     key = status.st_dev, status.st_ino
@@ -310,7 +312,7 @@ def _item(path: bytes, place: bytes, status: os.stat_result, form: Form, inodes:
         item, left = known
         inodes[key] = item, left - 1
         return item
-    made = _made_item(path, place, status, _meta(place, status, form))
+    made = _made_item(path, place, status, _meta(place, status, dialect))
     if status.st_nlink > 1:
         inodes[key] = made, status.st_nlink - 1
     return made
@@ -324,12 +326,12 @@ def _made_item(path: bytes, place: bytes, status: os.stat_result, meta: Meta) ->
     return Special(path, meta, stat.S_IFMT(status.st_mode), status.st_rdev)
 
 
-def _meta(place: bytes, status: os.stat_result, form: Form) -> Meta:
+def _meta(place: bytes, status: os.stat_result, dialect: WhiteoutDialect) -> Meta:
     xattrs, names = {}, _xattr_names(place)
-    if isinstance(form, ForeignFormat):
+    if isinstance(dialect, ForeignDialect):
         refuse_unread(names, place)
     for listed in names:
-        name = form.unescaped(listed)
+        name = dialect.unescaped(listed)
         if name is not None:
             xattrs[name] = os.getxattr(place, listed, follow_symlinks=False)
     return Meta(
@@ -342,12 +344,12 @@ def _meta(place: bytes, status: os.stat_result, form: Form) -> Meta:
     )
 
 
-def _mark(place: bytes, form: Form) -> bytes | None:
+def _mark(place: bytes, dialect: WhiteoutDialect) -> bytes | None:
     """Say what a directory is marked as: ``y`` is opaque."""
     names = _xattr_names(place)
     values = {
         os.getxattr(place, mark, follow_symlinks=False)
-        for mark in form.opaque_marks
+        for mark in dialect.opaque_marks
         if mark in names
     }
     return next((value for value in (b"y", b"x") if value in values), None)

@@ -15,21 +15,25 @@ None of them shows in a tree, and nothing that shows can be given such a name.
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.tar.entry import BOOKKEEPING_PREFIX, WHITEOUT_PREFIX
+from stacker.linux import opath
+from stacker.tar.entry import BOOKKEEPING_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_UNMARKED: Final = {errno.ENODATA, errno.EOPNOTSUPP}
 _ESCAPE: Final = b"overlay."
 _OVERLAY: Final = tuple(form.prefix for form in WhiteoutFormat)
 _PREFIXES: Final = (*_OVERLAY, b"user.fuseoverlayfs.")
 _UNREAD: Final = {prefix + mark for prefix in _OVERLAY for mark in (b"metacopy", b"redirect")}
 
 
-class ForeignFormat:
+class ForeignDialect:
     """All forms to read, one to write; it stands where a `WhiteoutFormat` does.
 
     :param written: the form to write.
@@ -59,7 +63,7 @@ class ForeignFormat:
         return name
 
 
-Form: TypeAlias = WhiteoutFormat | ForeignFormat
+WhiteoutDialect: TypeAlias = WhiteoutFormat | ForeignDialect
 """How deletions are read and written in the directories of a stack."""
 
 
@@ -85,3 +89,62 @@ def refuse_unread(names: Iterable[bytes], place: bytes) -> None:
         if name in _UNREAD:
             text = f"overlayfs wrote it with redirect_dir or metacopy (it has {name.decode()})"
             raise OSError(errno.EPERM, text, place)
+
+
+class UpperMarks:
+    """Reads marks.
+
+    :param dialect: the marks to read.
+    """
+
+    def __init__(self, dialect: WhiteoutDialect) -> None:
+        self._dialect = dialect
+
+    def is_opaque(self, directory: int) -> bool:
+        """Say whether nothing lower shows in a directory."""
+        return self.is_opaque_by_name(directory) or self._any_is(directory, b"y")
+
+    def is_opaque_by_name(self, directory: int) -> bool:
+        """Say the same, as far as a file in the directory tells it."""
+        if not self._dialect.has_names:
+            return False
+        try:
+            opath.with_owner_access(directory, lambda: os.lstat(_inside(directory, OPAQUE_NAME)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def has_file_whiteouts(self, directory: int) -> bool:
+        """Say whether files in a directory can be whiteouts (overlayfs.rst, *Nesting*)."""
+        return self._any_is(directory, b"x")
+
+    def is_file_whiteout(self, name: bytes, status: os.stat_result, directory: int) -> bool:
+        """Say whether a file is a whiteout, in a directory where files can be."""
+        if not stat.S_ISREG(status.st_mode) or status.st_size:
+            return False
+        held = opath.pin(name, directory)
+        try:
+            return any(_value(held, mark) is not None for mark in self._dialect.whiteout_marks)
+        finally:
+            os.close(held)
+
+    def has(self, mark: bytes, held: int) -> bool:
+        """Say whether something has one of overlayfs's other marks."""
+        return _value(held, self._dialect.prefix + mark) is not None
+
+    def _any_is(self, directory: int, value: bytes) -> bool:
+        return any(_value(directory, mark) == value for mark in self._dialect.opaque_marks)
+
+
+def _inside(directory: int, name: bytes) -> bytes:
+    return opath.proc_path(directory) + b"/" + name
+
+
+def _value(held: int, name: bytes) -> bytes | None:
+    path = opath.proc_path(held)
+    try:
+        return opath.with_owner_access(held, lambda: os.getxattr(path, name))
+    except OSError as error:
+        if error.errno in _UNMARKED:
+            return None
+        raise

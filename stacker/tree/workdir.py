@@ -19,7 +19,7 @@ from stacker.linux.removal import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stacker.tree.whiteout_dialects import Form
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,12 +32,12 @@ class Staging:
     :raises OSError: it cannot be used, or the filesystem has no xattrs for marks.
     """
 
-    def __init__(self, work: Path, form: Form) -> None:
+    def __init__(self, work: Path, dialect: WhiteoutDialect) -> None:
         inside = work / "work"
         remove_tree(inside, missing_ok=True)
         inside.mkdir(mode=0o700)
         self._place = inside
-        self._form = form
+        self._dialect = dialect
         self._count = 0
         self.directory = os.open(inside, _DIRECTORY)
         try:
@@ -101,10 +101,10 @@ class Staging:
         :raises OSError: as the kernel says.
         """
         if not instead:
-            self._form.hide(directory, name)
+            self._dialect.hide(directory, name)
             return
         whiteout = self.name()
-        self._form.hide(self.directory, whiteout)
+        self._dialect.hide(self.directory, whiteout)
         self.place(whiteout, name, directory, over=instead == stat.S_IFDIR)
 
     def take(self, name: bytes, directory: int) -> None:
@@ -131,7 +131,7 @@ class Staging:
         whiteout = self.name()
         try:
             self.mark_opaque(held)
-            self._form.hide(self.directory, whiteout)
+            self._dialect.hide(self.directory, whiteout)
             self.place(whiteout, name, self.directory, over=True)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._place)) from error
@@ -141,7 +141,7 @@ class Staging:
 
     def mark_opaque(self, directory: int) -> None:
         """Mark a directory that is held, so that nothing lower shows in it."""
-        mark = self._form.prefix + b"opaque"
+        mark = self._dialect.prefix + b"opaque"
         opath.with_owner_access(
             directory, lambda: os.setxattr(opath.proc_path(directory), mark, b"y")
         )

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stacker.linux import opath
 from stacker.tree.copy_up import CopyUp
 from stacker.tree.file_operations import Files
+from stacker.tree.inode import Listing
 from stacker.tree.inodes import Inodes
-from stacker.tree.listing import Listing
 from stacker.tree.protocol import ROOT
 from stacker.tree.rename import Renaming
 from stacker.tree.whiteout_dialects import is_reserved
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from stacker.tree.inodes import Inode
+    from stacker.tree.inode import Inode
     from stacker.tree.merged import MergedTree
     from stacker.tree.protocol import Node
-    from stacker.tree.whiteout_dialects import Form
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _UPPER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -68,11 +68,11 @@ class WritableTree:
     """
 
     def __init__(
-        self, lower: MergedTree, form: Form, upper: Path, work: Path, *, durable: bool
+        self, lower: MergedTree, dialect: WhiteoutDialect, upper: Path, work: Path, *, durable: bool
     ) -> None:
-        self._staging = Staging(work, form)
+        self._staging = Staging(work, dialect)
         try:
-            self._inodes = Inodes(lower, form, os.open(upper, _UPPER))
+            self._inodes = Inodes(lower, dialect, os.open(upper, _UPPER))
         except BaseException:
             self._staging.close()
             raise
@@ -227,7 +227,7 @@ class WritableTree:
 
         :raises OSError: ``EINVAL`` for none, and for one that would be a deletion.
         """
-        if self._inodes.form.has_names and is_reserved(name):
+        if self._inodes.dialect.has_names and is_reserved(name):
             raise OSError(errno.EINVAL, "the name is reserved for deletions")
         return checked(name)
 

@@ -16,8 +16,8 @@ from tests.support import tars
 from tests.support.layer_room import Room, entries_of
 from tests.support.tars import BLOCK, Segments, base256, dir, file, padded, pax, tar  # noqa: A004
 
-Form = Callable[[str, int, Segments], bytes]
-FORMS: list[Form] = [tars.sparse_old, tars.sparse_00, tars.sparse_01, tars.sparse_10]
+Layout = Callable[[str, int, Segments], bytes]
+FORMS: list[Layout] = [tars.sparse_old, tars.sparse_00, tars.sparse_01, tars.sparse_10]
 each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 
 
@@ -50,14 +50,14 @@ def many(count: int) -> Segments:
         (200_000, many(120)),
     ],
 )
-def test_every_form_is_expanded(room: Room, form: Form, size: int, segments: Segments) -> None:
+def test_every_form_is_expanded(room: Room, form: Layout, size: int, segments: Segments) -> None:
     layer = room.unpack(form("s", size, segments), file("after", b"1"))
     assert layer.read("s") == expanded(size, segments)
     assert layer.read("after") == b"1"
 
 
 @each_form
-def test_holes_take_no_space(room: Room, form: Form) -> None:
+def test_holes_take_no_space(room: Room, form: Layout) -> None:
     layer = room.unpack(form("s", 1 << 36, [(1 << 35, b"x" * 4096)]))
     assert layer.stat("s").st_size == 1 << 36
     assert layer.stat("s").st_blocks * 512 < 1 << 20
@@ -68,7 +68,7 @@ def test_holes_take_no_space(room: Room, form: Form) -> None:
 @each_form
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_any_map_comes_back_as_segments(form: Form, data: st.DataObject) -> None:
+def test_any_map_comes_back_as_segments(form: Layout, data: st.DataObject) -> None:
     at, segments = 0, []
     for gap, length in data.draw(
         st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 700)), max_size=40)
@@ -96,7 +96,7 @@ def test_any_map_comes_back_as_segments(form: Form, data: st.DataObject) -> None
     ],
 )
 def test_a_map_that_overlaps_or_leaves_the_file_is_malformed(
-    form: Form, size: int, segments: Segments
+    form: Layout, size: int, segments: Segments
 ) -> None:
     with pytest.raises(LayerError, match="malformed"):
         entries_of(tar(form("s", size, segments)))
@@ -191,7 +191,7 @@ def tars_whiteout(path: bytes) -> object:
 
 
 @each_form
-def test_a_map_larger_than_the_limit_is_refused(form: Form) -> None:
+def test_a_map_larger_than_the_limit_is_refused(form: Layout) -> None:
     stream = tar(form("s", 10_000_000, many(2000)))
     assert entries_of(stream, limits=Limits(pax_bytes=1 << 20))
     with pytest.raises(LayerError, match=r"over a limit|malformed sparse map"):
@@ -199,7 +199,7 @@ def test_a_map_larger_than_the_limit_is_refused(form: Form) -> None:
 
 
 @each_form
-def test_the_holes_count_as_unpacked_bytes(room: Room, form: Form) -> None:
+def test_the_holes_count_as_unpacked_bytes(room: Room, form: Layout) -> None:
     with pytest.raises(LayerError, match="over a limit"):
         room.unpack(form("s", 1 << 50, []))
 

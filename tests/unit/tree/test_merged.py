@@ -12,7 +12,7 @@ import pytest
 from stacker.errors import IntegrityError
 from stacker.layer.paths import LayerPaths
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.stack.overlay_rules import MergedDirectories
+from stacker.stack.lookup import LayerLookup
 from stacker.tar.entry import HardLink
 from stacker.tree import scan
 from stacker.tree.merged import MergedTree, merge
@@ -193,7 +193,7 @@ def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
 def test_a_tree_deeper_than_python_s_stack_is_no_problem(room: Path) -> None:
     deep = b"/".join([b"d"] * 1500)
     assert Contents(b"").make(deep) == {}
-    assert MergedDirectories([room], FORM).sources(deep) == ()
+    assert LayerLookup([room], FORM).sources(deep) == ()
 
 
 def test_times_out_of_range_are_held_at_its_ends(room: Path) -> None:

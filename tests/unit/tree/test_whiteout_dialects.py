@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import merge
-from stacker.tree.whiteout_dialects import ForeignFormat, hidden_by, is_reserved
+from stacker.tree.whiteout_dialects import ForeignDialect, hidden_by, is_reserved
 from stacker.tree.writable import Caller, WritableTree
 from tests.support.merged import tree_snapshot
 from tests.support.snapshot import Node as Seen
 from tests.support.stacks import scratch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="writes trusted.*: needs root")
-FORM = ForeignFormat(WhiteoutFormat.TRUSTED)
+FORM = ForeignDialect(WhiteoutFormat.TRUSTED)
 OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
 
 

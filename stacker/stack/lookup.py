@@ -37,7 +37,7 @@ class Found:
         return stat.S_ISLNK(self.status.st_mode)
 
 
-class MergedDirectories:
+class LayerLookup:
     """The merged tree of ``layers``, the topmost first.
 
     It remembers what it has looked up; the layers must not change meanwhile.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from stacker.tree.protocol import Node
+
 
 class Listing:
     """Names, and which inode each leads to.
@@ -64,3 +66,25 @@ class Listing:
         for at in range(bisect_right(places, place), len(places)):
             name = self._order[places[at]]
             yield places[at], name, self._names[name][1]
+
+
+class Inode:
+    """An inode of the upper directory.
+
+    :param number: its number in the tree.
+    :param kind: its type, as in ``st_mode``.
+    :param lower: for a directory, the lower one that it merges with.
+    """
+
+    __slots__ = ("held", "key", "kind", "listing", "lower", "number", "places")
+
+    def __init__(self, number: Node, kind: int, lower: Node | None = None) -> None:
+        self.number = number
+        self.kind = kind
+        self.lower = lower
+        self.places: dict[tuple[Node, bytes], None] = {}
+        """The names it is known by: directory and name."""
+        self.listing: Listing | None = None
+        self.held = -1
+        """A descriptor that stays open: the root's, and those of inodes without a name."""
+        self.key: tuple[int, int] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacker.tree.listing import Listing
+from stacker.tree.inode import Listing
 
 
 def test_lower_names_come_first_and_new_ones_behind() -> None:
