@@ -33,7 +33,7 @@ class WorkerDiedError(StackerError):
     """A worker ended without an answer: killed, or out of memory."""
 
 
-def worked(
+def run_tasks(
     tasks: Iterable[Task],
     work: Callable[[Task, Emit], Result],
     *,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerForm:
+class UnpackOptions:
     """How layers are written: deletions, owners, bounds, and whether to wait for the disk.
 
     :param resume: keep what comes of a blob until its layer is there, for a later pull to go on.
@@ -76,14 +76,14 @@ class LayerIdentity(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LayerTask:
+class UnpackTask:
     """One layer to unpack from ``source`` into the store at ``store``."""
 
     source: Source
     store: Path
     blob: Descriptor
     identity: LayerIdentity
-    form: LayerForm
+    options: UnpackOptions
 
     @property
     def what(self) -> str:

@@ -25,7 +25,7 @@ from stacker.jobs.fetch_blob import (
     discarding_damage,
     open_fetch,
 )
-from stacker.jobs.tasks import LayerTask
+from stacker.jobs.tasks import UnpackTask
 from stacker.layer.apply import apply
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
@@ -78,7 +78,7 @@ class DeclaredDiffID:
         return True
 
 
-def unpack_layer(task: LayerTask, emit: Emit, watch: Watch = UNWATCHED) -> LayerUnpacked:
+def unpack_layer(task: UnpackTask, emit: Emit, watch: Watch = UNWATCHED) -> LayerUnpacked:
     """Unpack one layer and commit it, unless it is there by the time its lock is ours.
 
     :param emit: called with `LayerProgress`.
@@ -98,7 +98,7 @@ def unpack_layer(task: LayerTask, emit: Emit, watch: Watch = UNWATCHED) -> Layer
 
 
 def _attempt(
-    task: LayerTask,
+    task: UnpackTask,
     store: Store,
     emit: Emit,
     watch: Watch,
@@ -106,13 +106,13 @@ def _attempt(
     afresh: bool = False,
 ) -> LayerUnpacked:
     """Unpack and commit; ``afresh`` makes no use of what an earlier pull left."""
-    blob, form = task.blob, task.form
+    blob, options = task.blob, task.options
     with task.identity.reserve(store) as paths:
         if isinstance(paths, DiffID):
             return LayerUnpacked(paths, blob.digest, None)
         copy = paths.root / "blob"
         with open_fetch(
-            task.source, blob, store, copy=copy, keep=form.keep_blobs, resume=form.resume
+            task.source, blob, store, copy=copy, keep=options.keep_blobs, resume=options.resume
         ) as fetch:
             if afresh and fetch.partial:
                 fetch.partial.clear()
@@ -120,7 +120,7 @@ def _attempt(
                 record, diff_id = _unpack(task, paths, fetch, emit, watch)
             with watch.during(COMMIT):
                 fetch.keep_blob(store)
-                is_mine = task.identity.commit(store, paths, record, diff_id, sync=form.sync)
+                is_mine = task.identity.commit(store, paths, record, diff_id, sync=options.sync)
             fetch.discard_partial()
     return LayerUnpacked(diff_id, blob.digest, record if is_mine else None)
 
@@ -135,13 +135,13 @@ class _Entries(TarReader):
 
 
 def _unpack(
-    task: LayerTask,
+    task: UnpackTask,
     paths: LayerPaths,
     fetch: BlobFetch,
     emit: Emit,
     watch: Watch,
 ) -> tuple[LayerRecord, DiffID]:
-    limits, what, length = task.form.limits, task.what, 0
+    limits, what, length = task.options.limits, task.what, 0
     report = ProgressReporter(task.blob, task.identity.name, emit)
 
     def measure(size: int) -> None:
@@ -170,8 +170,8 @@ def _unpack(
                     entries,
                     paths.diff,
                     replaced=paths.replaced,
-                    whiteout_format=task.form.whiteout_format,
-                    idmap=task.form.idmap,
+                    whiteout_format=task.options.whiteout_format,
+                    idmap=task.options.idmap,
                     limits=limits,
                 )
         except LayerError:

@@ -19,7 +19,7 @@ from stacker.errors import NotFoundError
 from stacker.events import Emit, Event, LayerTimed, LayerUnpacked
 from stacker.image.digest import DiffID
 from stacker.image.platform import Platform
-from stacker.jobs.tasks import LayerForm, LayerTask
+from stacker.jobs.tasks import UnpackOptions, UnpackTask
 from stacker.jobs.unpack_layer import unpack_layer
 from stacker.layer.record import LayerRecord
 from stacker.operations.pull import pull
@@ -111,7 +111,7 @@ def bench(
     rooms: Callable[[], AbstractContextManager[Store]],
     *,
     platform: Platform,
-    form: LayerForm,
+    options: UnpackOptions,
     jobs: int,
     processors: int,
     runs: int,
@@ -143,7 +143,7 @@ def bench(
                 store,
                 source,
                 platform=platform,
-                form=form,
+                options=options,
                 jobs=at_once,
                 origin="",
                 emit=collect,
@@ -157,7 +157,7 @@ def bench(
     return Report(layers, median(walls), processors, jobs, runs)
 
 
-def _timed_layer(task: LayerTask, emit: Emit) -> LayerUnpacked:
+def _timed_layer(task: UnpackTask, emit: Emit) -> LayerUnpacked:
     clock = StageClock()
     unpacked = unpack_layer(task, emit, clock)
     emit(LayerTimed(unpacked.diff_id, clock.seconds, task.blob.size))

@@ -18,7 +18,7 @@ from stacker.events import BlobProgress, BlobsFound, BlobStored, Emit, Throttle,
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.manifest import references
-from stacker.jobs.pool import worked
+from stacker.jobs.pool import run_tasks
 from stacker.source.protocol import Source
 from stacker.stream.decompress import BlobOpener
 
@@ -132,7 +132,7 @@ def _sent(
         return
     if tasks:
         largest_first = sorted(tasks, key=lambda task: -task.blob.size)
-        yield from worked(largest_first, send_blob, jobs=jobs, emit=emit)
+        yield from run_tasks(largest_first, send_blob, jobs=jobs, emit=emit)
 
 
 def _opener(source: Source, blob: Descriptor) -> BlobOpener:

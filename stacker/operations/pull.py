@@ -20,7 +20,7 @@ from stacker.image.digest import DiffID, ImageID
 from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
 from stacker.image.selection import require_platform
-from stacker.jobs.tasks import LayerForm, LayerIdentity, LayerTask
+from stacker.jobs.tasks import LayerIdentity, UnpackOptions, UnpackTask
 from stacker.linux.filesystem import sync_filesystem
 from stacker.operations.schema1 import UndeclaredDiffID, converted, layers_of, manifest_of
 from stacker.operations.stack import ensure_stack, is_complete
@@ -50,12 +50,12 @@ def pull(
     source: Source,
     *,
     platform: Platform,
-    form: LayerForm,
+    options: UnpackOptions,
     jobs: int,
     origin: str,
     emit: Emit,
     must_match: bool = False,
-    work: Callable[[LayerTask, Emit], LayerUnpacked] | None = None,
+    work: Callable[[UnpackTask, Emit], LayerUnpacked] | None = None,
 ) -> Pulled:
     """Bring an image into ``store`` and list it there.
 
@@ -65,7 +65,7 @@ def pull(
     :param emit: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
     :param work: what workers do with a layer in place of unpacking it; it may emit events.
     """
-    means = _Means(store, form, jobs, emit, work)
+    means = _Means(store, options, jobs, emit, work)
     wanted = platform if must_match else None
     source, unpacked = _modern(source, means, wanted)
     descriptor = resolve(source, platform)
@@ -77,17 +77,17 @@ def pull(
             require_platform(config.platform, platform, str(image_id))
         pairs = pair_layers(manifest, config)
         unpacked += _unpack_missing(source, pairs, means, is_first=not unpacked)
-        if not _stack(store, config, form):
+        if not _stack(store, config, options):
             continue  # somebody removed a layer meanwhile
         with store.images.write_lock():
             if not is_complete(store, config):
                 continue
             store.blobs.write(image_id, source.document(manifest.config))
             store.blobs.write(descriptor.digest, source.document(descriptor))
-            if form.sync:  # first what the list refers to, then the list
+            if options.sync:  # first what the list refers to, then the list
                 sync_filesystem(store.root)
-            store.images.add(descriptor, source.names, origin, sync=form.sync)
-            if form.sync:
+            store.images.add(descriptor, source.names, origin, sync=options.sync)
+            if options.sync:
                 sync_filesystem(store.root)
         mine = [layer.record for layer in unpacked if layer.record is not None]
         return Pulled(
@@ -124,10 +124,10 @@ class _Means:
     """Where layers are unpacked to, how, how many at once, who is told, and who does it."""
 
     store: Store
-    form: LayerForm
+    options: UnpackOptions
     jobs: int
     emit: Emit
-    work: Callable[[LayerTask, Emit], LayerUnpacked] | None
+    work: Callable[[UnpackTask, Emit], LayerUnpacked] | None
 
 
 def _modern(
@@ -140,7 +140,7 @@ def _modern(
     root = source.root()
     if wanted:
         require_platform(manifest.platform, wanted, str(root.digest))
-    limit = means.form.limits.unpacked_bytes
+    limit = means.options.limits.unpacked_bytes
     found, missing = layers_of(means.store, source, manifest, limit=limit)
     here = tuple(dict.fromkeys(diff_id for _, diff_id in found.values()))
     identified = [(blob, UndeclaredDiffID(blob.digest)) for blob in missing]
@@ -178,7 +178,7 @@ def _unpack(
     means.emit(LayersFound(tuple(listed), present))
     if not missing:
         return []
-    from stacker.jobs.pool import worked
+    from stacker.jobs.pool import run_tasks
     from stacker.jobs.unpack_layer import unpack_layer  # an image that is all there needs neither
 
     store = means.store
@@ -186,12 +186,14 @@ def _unpack(
     store.partials.sweep()
     _import_what_workers_need()
     tasks = [
-        LayerTask(source, store.root, blob, identity, means.form)
+        UnpackTask(source, store.root, blob, identity, means.options)
         for blob, identity in sorted(missing, key=lambda pair: -pair[0].size)
     ]
     done = []
     try:
-        for result in worked(tasks, means.work or unpack_layer, jobs=means.jobs, emit=means.emit):
+        for result in run_tasks(
+            tasks, means.work or unpack_layer, jobs=means.jobs, emit=means.emit
+        ):
             means.emit(result)
             done.append(result)
     finally:
@@ -207,12 +209,12 @@ def _import_what_workers_need() -> None:
     import zstandard  # noqa: F401
 
 
-def _stack(store: Store, config: ImageConfig, form: LayerForm) -> bool:
+def _stack(store: Store, config: ImageConfig, options: UnpackOptions) -> bool:
     """Stack the layers; ``False`` when one of them is gone."""
     with ExitStack() as held:
         try:
             held.enter_context(store.layers.reading(config.diff_ids))
         except NotFoundError:
             return False
-        ensure_stack(store, config, limits=form.limits, sync=form.sync)
+        ensure_stack(store, config, limits=options.limits, sync=options.sync)
         return True

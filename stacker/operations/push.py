@@ -22,7 +22,7 @@ from stacker.image.digest import DiffID, Digest, ImageID
 from stacker.image.location import repository_of
 from stacker.image.manifest import Manifest
 from stacker.jobs.pack_layer import PackTask, pack_layer
-from stacker.jobs.pool import worked
+from stacker.jobs.pool import run_tasks
 from stacker.operations.copy import Delivered, deliver, stays
 from stacker.source.files import Directory, open_blob_file
 from stacker.source.protocol import read_document
@@ -197,7 +197,7 @@ def _packed(
     done: dict[DiffID, LayerPacked] = {}
     if tasks:
         largest_first = sorted(tasks, key=lambda task: -sizes[task.diff_id])
-        for packed in worked(largest_first, pack_layer, jobs=jobs, emit=emit):
+        for packed in run_tasks(largest_first, pack_layer, jobs=jobs, emit=emit):
             emit(packed)
             done[packed.diff_id] = packed
     return done

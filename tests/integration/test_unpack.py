@@ -16,7 +16,7 @@ import zstandard
 from stacker.errors import IntegrityError, LayerError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
-from stacker.jobs.tasks import LayerForm, LayerTask
+from stacker.jobs.tasks import UnpackOptions, UnpackTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -51,14 +51,14 @@ class OneBlob:
 class Bench:
     store: Store
 
-    def task(self, plain: bytes, blob: bytes, **limits: int) -> LayerTask:
+    def task(self, plain: bytes, blob: bytes, **limits: int) -> UnpackTask:
         descriptor = Descriptor("application/x", Digest.of(blob), len(blob))
-        form = LayerForm(WhiteoutFormat.USER, SQUASH, Limits(**limits))
-        return LayerTask(
-            OneBlob(blob), self.store.root, descriptor, DeclaredDiffID(DiffID.of(plain)), form
+        options = UnpackOptions(WhiteoutFormat.USER, SQUASH, Limits(**limits))
+        return UnpackTask(
+            OneBlob(blob), self.store.root, descriptor, DeclaredDiffID(DiffID.of(plain)), options
         )
 
-    def refuses(self, task: LayerTask, error: type[Exception], match: str) -> None:
+    def refuses(self, task: UnpackTask, error: type[Exception], match: str) -> None:
         with pytest.raises(error, match=match):
             unpack_layer(task, IGNORED.append)
         assert list(self.store.layers.all()) == []
@@ -192,7 +192,7 @@ def test_a_kept_blob_is_the_blob_and_is_kept_only_when_it_is_right(
 ) -> None:
     plain = tar(file("x", BIG))
     task = bench.task(plain, compress(plain))
-    task = replace(task, form=replace(task.form, keep_blobs=True))
+    task = replace(task, options=replace(task.options, keep_blobs=True))
     bench.refuses(
         replace(task, identity=DeclaredDiffID(DiffID.of(b"another"))),
         IntegrityError,

@@ -123,7 +123,7 @@ def _rate(report: Report, stage: str) -> str:
 def _measured(args: Namespace, session: Session) -> Report:
     from stacker.cli.registry_options import registry_access
     from stacker.image.platform import Platform
-    from stacker.jobs.tasks import LayerForm
+    from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.metadata import IdMap
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.linux.process import usable_processors
@@ -142,7 +142,7 @@ def _measured(args: Namespace, session: Session) -> Report:
             source,
             lambda: _room(store),
             platform=wanted or Platform.host(os.uname().machine),
-            form=LayerForm(
+            options=UnpackOptions(
                 WhiteoutFormat.permitted(), IdMap.permitted(), sync=args.sync, resume=False
             ),
             jobs=args.jobs or usable_processors(),

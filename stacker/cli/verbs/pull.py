@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.platform import Platform
-    from stacker.jobs.tasks import LayerForm
+    from stacker.jobs.tasks import UnpackOptions
     from stacker.operations.pull import Pulled
     from stacker.registry.settings import RegistryAccess
 
@@ -163,7 +163,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             store,
             source,
             platform=platform,
-            form=_form(args),
+            options=_options(args),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
             emit=emit,
@@ -171,8 +171,8 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
         )
 
 
-def _form(args: Namespace) -> LayerForm:
-    from stacker.jobs.tasks import LayerForm
+def _options(args: Namespace) -> UnpackOptions:
+    from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.metadata import IdMap
     from stacker.layer.whiteout_format import WhiteoutFormat
 
@@ -184,7 +184,7 @@ def _form(args: Namespace) -> LayerForm:
         names=args.max_names,
         ratio=args.max_ratio,
     )
-    return LayerForm(
+    return UnpackOptions(
         WhiteoutFormat.permitted(),
         IdMap.permitted(),
         limits,

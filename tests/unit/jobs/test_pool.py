@@ -12,7 +12,7 @@ from stacker.errors import IntegrityError, StackerError
 from stacker.events import BlobProgress, BlobsFound, Emit, Event
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.jobs.pool import WorkerDiedError, worked
+from stacker.jobs.pool import WorkerDiedError, run_tasks
 
 BLOB = Digest.of(b"blob")
 
@@ -37,16 +37,18 @@ def is_running(event: Event) -> bool:
 
 @pytest.mark.parametrize("jobs", [1, 2, 8, 50])
 def test_every_task_gets_its_result_once(jobs: int) -> None:
-    assert sorted(worked(range(20), double, jobs=jobs, emit=ignore)) == [2 * n for n in range(20)]
+    assert sorted(run_tasks(range(20), double, jobs=jobs, emit=ignore)) == [
+        2 * n for n in range(20)
+    ]
 
 
 def test_no_tasks_need_no_workers() -> None:
-    assert list(worked([], double, jobs=4, emit=ignore)) == []
+    assert list(run_tasks([], double, jobs=4, emit=ignore)) == []
 
 
 def test_events_arrive_while_the_work_goes_on() -> None:
     events: list[Event] = []
-    list(worked([1, 2, 3], double, jobs=2, emit=events.append))
+    list(run_tasks([1, 2, 3], double, jobs=2, emit=events.append))
     assert sorted(events, key=str) == [BlobProgress(BLOB, done, 0) for done in (1, 2, 3)]
 
 
@@ -58,7 +60,7 @@ def test_messages_larger_than_a_pipe_arrive_whole() -> None:
         return b"r" * task
 
     events: list[Event] = []
-    results = list(worked([1_000_000, 2], large, jobs=2, emit=events.append))
+    results = list(run_tasks([1_000_000, 2], large, jobs=2, emit=events.append))
     assert sorted(map(len, results)) == [2, 1_000_000]
     assert events == [large_event] * 2
 
@@ -69,7 +71,7 @@ def test_the_first_error_is_raised_with_its_class_and_hint() -> None:
         raise IntegrityError(f"wrong: {task}", hint="look")
 
     with pytest.raises(IntegrityError, match="wrong: 7") as caught:
-        list(worked([7], fail, jobs=1, emit=ignore))
+        list(run_tasks([7], fail, jobs=1, emit=ignore))
     assert caught.value.hint == "look"
 
 
@@ -79,7 +81,7 @@ def test_a_bug_in_the_work_is_an_error_that_says_where() -> None:
         return 1 / task
 
     with pytest.raises(StackerError, match="internal error: ZeroDivisionError") as caught:
-        list(worked([0], fail, jobs=1, emit=ignore))
+        list(run_tasks([0], fail, jobs=1, emit=ignore))
     assert "1 / task" in (caught.value.hint or "")
 
 
@@ -89,7 +91,7 @@ def test_a_worker_that_is_killed_is_an_error() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(WorkerDiedError):
-        list(worked([1, 2], die, jobs=2, emit=ignore))
+        list(run_tasks([1, 2], die, jobs=2, emit=ignore))
 
 
 def test_no_process_is_left_when_the_caller_stops_early() -> None:
@@ -99,7 +101,7 @@ def test_no_process_is_left_when_the_caller_stops_early() -> None:
             signal.pause()
 
     events: list[Event] = []
-    results = worked([0, 1], name_and_wait, jobs=2, emit=events.append)
+    results = run_tasks([0, 1], name_and_wait, jobs=2, emit=events.append)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert events
@@ -115,6 +117,6 @@ def test_no_process_is_left_after_an_error() -> None:
 
     events: list[Event] = []
     with pytest.raises(IntegrityError):
-        list(worked([1, 0], fail_or_wait, jobs=2, emit=events.append))
+        list(run_tasks([1, 0], fail_or_wait, jobs=2, emit=events.append))
     assert events
     assert not any(map(is_running, events))

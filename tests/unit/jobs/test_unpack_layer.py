@@ -15,7 +15,7 @@ from stacker.events import Event, LayerProgress
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID
 from stacker.image.manifest import Manifest, parse_document
-from stacker.jobs.tasks import LayerForm, LayerTask
+from stacker.jobs.tasks import UnpackOptions, UnpackTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.layer.metadata import IdMap
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -91,7 +91,9 @@ def test_every_stage_passes_the_watch_once(
     slow: Slow, tmp_path: Path, is_known: bool, resume: bool, keep: bool
 ) -> None:
     diff_id = DiffID.parse(images.digest_of(TAR))
-    form = LayerForm(WhiteoutFormat.permitted(), IdMap.permitted(), keep_blobs=keep, resume=resume)
+    options = UnpackOptions(
+        WhiteoutFormat.permitted(), IdMap.permitted(), keep_blobs=keep, resume=resume
+    )
     store = Store.open(tmp_path / "store")
     blob = blob_of(slow)
     if resume:  # an earlier pull left what is right so far
@@ -99,7 +101,7 @@ def test_every_stage_passes_the_watch_once(
             assert partial is not None
             partial.path.write_bytes(file.read(1 << 20))
     identity = DeclaredDiffID(diff_id) if is_known else UndeclaredDiffID(blob.digest)
-    task = LayerTask(slow, store.root, blob, identity, form)
+    task = UnpackTask(slow, store.root, blob, identity, options)
     events: list[Event] = []
     seen = Seen()
     unpacked = unpack_layer(task, events.append, seen)

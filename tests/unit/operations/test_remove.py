@@ -11,7 +11,7 @@ import pytest
 from stacker.errors import IntegrityError, LockedError, NotFoundError
 from stacker.image.digest import ImageID
 from stacker.image.platform import Platform
-from stacker.jobs.tasks import LayerForm
+from stacker.jobs.tasks import UnpackOptions
 from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.operations.pull import pull
@@ -23,7 +23,7 @@ from stacker.store.store import Store
 from tests.support import images
 from tests.support.tars import dir, file, tar  # noqa: A004 - the word for it
 
-FORM = LayerForm(WhiteoutFormat.USER, SQUASH)
+OPTIONS = UnpackOptions(WhiteoutFormat.USER, SQUASH)
 A, B = tar(dir("d/"), file("d/a", b"1" * 10)), tar(file("d/b", b"2" * 100))
 """B implies the directory that A has, so that their stack has a fixup."""
 
@@ -48,7 +48,7 @@ def bring(store: Store, tmp_path: Path) -> Bring:
                 store,
                 source,
                 platform=Platform("linux", "amd64"),
-                form=FORM,
+                options=OPTIONS,
                 jobs=1,
                 origin=name,
                 emit=lambda _: None,
