@@ -8,7 +8,7 @@
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
 _shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout rm df bench)
 
-_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --authfile --registries-conf --cert-dir --tls-verify --insecure --no-resume --ranges --allow-foreign --max-bytes --max-entries --max-depth --max-pax-bytes --max-names --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --authfile --registries-conf --cert-dir --tls-verify --insecure --no-resume --ranges --allow-foreign --max-bytes --max-pax-bytes --max-names --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)

@@ -1,8 +1,10 @@
-"""The command line: words in, an exit code out.
+"""The command line: it takes words, runs one verb, and returns an exit code.
 
-This room alone prints, ends the process and reads the environment.  Each verb is a module of
-`stacker.cli.verbs` and is imported when it is asked for, so that ``stacker mount`` pays for
-mounting only.
+Only this package uses argparse and rich, prints, ends the process and reads the environment.
+Each verb is a module of `stacker.cli.verbs`, and is imported when the command line names it, so
+that ``stacker mount`` loads only what a mount needs.  `stacker.cli.options` parses the words,
+`stacker.cli.session` holds the context of the command, `stacker.cli.output` prints results, and
+`stacker.cli.exit` turns exceptions and signals into messages and exit codes.
 """
 
 from __future__ import annotations
@@ -13,25 +15,26 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from stacker.cli.exit import ended
+from stacker.cli.exit import ended, open_standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
-"""Python's own 700 has it look for garbage dozens of times while modules are loaded."""
+"""Garbage collection threshold: the default of 700 runs it many times during imports."""
 
 
 def command() -> NoReturn:
-    """Run the command that this process is for, and end the process with its exit code.
+    """Run the command of this process, and end the process with its exit code.
 
-    By then everything is undone that must be.  Python's own end, which takes every module apart,
-    would last nearly as long as many a command.
+    The process ends by _exit(2), because the interpreter's shutdown takes nearly as long as a
+    short command.  All cleanup has run by then.
     """
+    open_standard_streams()
     code = main()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed, or nobody reads it: said already
+        with suppress(OSError, ValueError):  # closed, or a broken pipe: already reported
             stream.flush()
     os._exit(code)
 
@@ -39,7 +42,7 @@ def command() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    :param argv: its words; those of the process when left out.
+    :param argv: its words without the program's name; by default those of the process.
     :returns: the exit code (docs/reference/exit-codes.md).
     """
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)

@@ -1,8 +1,8 @@
-"""How a command ends: what it says last, and its exit code.
+"""Run a command to its end: the last message on stderr and the exit code.
 
-In comes the command as a function, out goes a number.  Whatever it raised becomes one line on
-stderr; a traceback is for who asks for it (``--debug``).  A signal becomes an exception, so that
-everything that must be undone is undone.
+`ended` takes the command as a function and returns a number.  An exception becomes one line on
+stderr and perhaps a hint; ``--debug`` adds the traceback.  A signal becomes an exception, so that
+cleanup code runs.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from stacker.cli.text import printable
+from stacker.cli.output import discard_stdout, flush, printable
 from stacker.errors import StackerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-_BY_SIGNAL = 128  # what a shell adds to the number of the signal that ended a command
-_BUG = "this is a bug; --debug shows where it happened"
+_BY_SIGNAL = 128  # a shell reports the end by signal N as 128 + N
+_BUG = "this is a bug in stacker; run the command with --debug for a traceback"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class SignalledError(BaseException):
-    """A signal asks this process to end.
+    """A signal asked this process to end.
 
-    Like ``KeyboardInterrupt`` it is no ``Exception``: nothing but clean-up may hold it up.
+    Like ``KeyboardInterrupt`` it is not an ``Exception``, so that only cleanup code delays it.
     """
 
     def __init__(self, number: int) -> None:
@@ -37,13 +37,34 @@ class SignalledError(BaseException):
         self.number = number
 
 
+def open_standard_streams() -> None:
+    """Open descriptors 0, 1 and 2 if the caller closed them, as with ``1>&-``.
+
+    Otherwise the next file that the process opens gets such a number, and output of this process
+    or of a child could end up in it.  Writes to a closed stdout fail; messages for a closed stderr
+    are discarded.
+    """
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # returns the lowest free number, which is this one
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            stream = os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace")
+            setattr(sys, name, stream)
+
+
 def ended(command: Callable[[], int], *, debug: bool = False) -> int:
-    """Run a command to its end, whichever it is, and return its exit code."""
+    """Run a command, report its failure on stderr, and return the exit code.
+
+    :param debug: print the traceback of an exception.
+    """
     with _signals_raise():
         try:
             code = _run(command)
-            sys.stdout.flush()
-        except BaseException as error:  # noqa: BLE001 - the one place where all of them end
+            flush()
+        except BaseException as error:  # noqa: BLE001 - every exception ends here
             if debug:
                 _print_traceback()
             return _explained(error)
@@ -60,14 +81,13 @@ def _run(command: Callable[[], int]) -> int:
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     def end(number: int, _: FrameType | None) -> NoReturn:
-        # Whoever asks twice is as impatient as we are; kill -9 is for those who are more so.
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)  # a second signal does not interrupt the cleanup
         raise SignalledError(number)
 
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup(1)
-            with suppress(ValueError):  # not in the main thread: somebody else's program
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup(1) ignores SIGHUP
+            with suppress(ValueError):  # not the main thread: a program that calls `main`
                 before[number] = signal.signal(number, end)
     try:
         yield
@@ -77,20 +97,22 @@ def _signals_raise() -> Iterator[None]:
 
 
 def _explained(error: BaseException) -> int:
-    """Say what went wrong, in one line and perhaps a hint; return the exit code."""
-    if isinstance(error, StackerError):
-        return _fail(error.exit_code, error.message, error.hint)
-    if isinstance(error, BrokenPipeError):
-        _close_stdout()
-        return _BY_SIGNAL + signal.SIGPIPE
-    if isinstance(error, OSError):
-        return _system_error(error)
-    if isinstance(error, Exception):
-        return _unexpected(error)
-    if isinstance(error, SignalledError):
-        name = signal.Signals(error.number).name
-        return _say(_BY_SIGNAL + error.number, f"stacker: ended by {name}")
-    return _say(_BY_SIGNAL + signal.SIGINT, "stacker: interrupted")
+    """Print the message and the hint of an exception, and return the exit code."""
+    match error:
+        case StackerError():
+            return _fail(error.exit_code, error.message, error.hint)
+        case BrokenPipeError():
+            discard_stdout()
+            return _BY_SIGNAL + signal.SIGPIPE
+        case OSError():
+            return _system_error(error)
+        case Exception():
+            return _unexpected(error)
+        case SignalledError():
+            name = signal.Signals(error.number).name
+            return _say(_BY_SIGNAL + error.number, f"stacker: ended by {name}")
+        case _:
+            return _say(_BY_SIGNAL + signal.SIGINT, "stacker: interrupted")
 
 
 def _unexpected(error: Exception) -> int:
@@ -101,19 +123,16 @@ def _unexpected(error: Exception) -> int:
 
 
 def _system_error(error: OSError) -> int:
-    if error.errno in _NO_SPACE and error.filename is None:
-        # It may have been the output that did not fit: what is still to be written never will.
-        _close_stdout()
     text = error.strerror or str(error)
     if error.filename is not None:
         text = f"{os.fsdecode(error.filename)}: {text}"
-    full = "make room, or name a store on another filesystem with --store"
+    full = "free some space, or name a store on another filesystem with --store"
     return _fail(1, text, full if error.errno in _NO_SPACE else None)
 
 
 def _fail(code: int, message: str, hint: str | None) -> int:
     _say(code, f"stacker: error: {message}")
-    if hint and "\n" in hint:  # what a worker says of an error nobody expected
+    if hint and "\n" in hint:  # the traceback of an unexpected error in a worker process
         hint = hint if "--debug" in sys.argv else _BUG
         return _say(code, *(f"hint: {line}" for line in hint.splitlines()))
     return _say(code, f"hint: {hint}") if hint else code
@@ -131,11 +150,3 @@ def _print_traceback() -> None:
 
     with suppress(OSError):
         traceback.print_exc()
-
-
-def _close_stdout() -> None:
-    """Let the interpreter's last flush go nowhere, instead of failing a second time."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

@@ -1,106 +1,70 @@
-"""The argparse side: global options, the list of verbs, one verb's own parser.
+"""Read a command line: global options, the verb, and the verb's own arguments.
 
-In come words, out go a verb and its arguments.  The words are read in two steps, since a parser
-for every verb would mean importing every verb.  Whatever is wrong is a `UsageError`.
+`parse` takes words and returns the verb's module and its arguments.  It reads them in two steps,
+because one parser for all verbs would import every verb.  Invalid words are a `UsageError`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import stacker
+from stacker.cli.help import Parser
 from stacker.cli.verbs import SUMMARIES, load
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stacker.cli.verbs import Verb
 
 _DESCRIPTION = """\
-Take a container image to a root filesystem that a process can run in: each layer is verified
-and unpacked into a directory of its own, and those are stacked into one tree.
+Pull container images, unpack their layers and mount them as root filesystems, without a daemon.
+Each layer is verified and unpacked once into a directory of its own; images share it.
 """
-_STORE = "$STACKER_STORE, else /var/lib/stacker as root, ~/.local/share/stacker otherwise"
 EXAMPLES = """\
-  stacker pull oci-archive:app.tar           bring an image into the store
-  stacker mount app:1.0 /mnt                 show its root filesystem, read-only
-  chroot /mnt /bin/sh                        run something in it
-  stacker umount /mnt                        take it away again
+  stacker pull oci-archive:app.tar           pull an image into the store
+  stacker mount app:1.0 /mnt                 mount its root filesystem, read-only
+  chroot /mnt /bin/sh                        run a program in it
+  stacker umount /mnt                        unmount it
 
-  stacker pull docker-archive:saved.tar.gz   what `docker save` wrote
-  stacker mount --rw app:1.0 /mnt            with writes, which go with the mount
-  stacker unpack app:1.0 ./rootfs            a plain directory instead of a mount
+  stacker pull docker-archive:saved.tar.gz   pull an archive that `docker save` wrote
+  stacker mount --rw app:1.0 /mnt            mount it writable, until it is unmounted
+  stacker unpack app:1.0 ./rootfs            write a directory instead of a mount
   stacker push app:1.0 docker://registry.example/app:1.0
-  stacker images --json                      everything that is here, for a program
+  stacker images --json                      list images for another program
 """
 ENVIRONMENT = (
-    ("STACKER_STORE", "the store, unless --store names one"),
-    ("XDG_DATA_HOME", "where a user's store lies (default: ~/.local/share)"),
-    ("REGISTRY_AUTH_FILE", "credentials for registries, unless --authfile names them"),
-    ("CONTAINERS_REGISTRIES_CONF", "what registries.conf is, unless --registries-conf names it"),
-    ("DOCKER_CONFIG", "where docker's config.json lies (default: ~/.docker)"),
-    ("XDG_RUNTIME_DIR", "where podman's containers/auth.json lies (default: /run)"),
-    ("XDG_CONFIG_HOME", "where its other place is, containers/auth.json (default: ~/.config)"),
-    ("HTTPS_PROXY, HTTP_PROXY", "proxies on the way to registries, also in lower case"),
-    ("NO_PROXY", "hosts, domains and networks that are asked directly, or `*`"),
-    ("SSL_CERT_FILE", "the authorities to believe in place of the system's, as OpenSSL reads it"),
-    ("TMPDIR", "the directory for temporary files of `stacker copy` (default: /var/tmp)"),
-    ("NO_COLOR", "when set, nothing is coloured"),
-    ("TERM", "when `dumb`, there are no progress bars"),
+    ("STACKER_STORE", "store directory; --store overrides it"),
+    ("XDG_DATA_HOME", "parent directory of a user's store (default: ~/.local/share)"),
+    ("REGISTRY_AUTH_FILE", "credentials file for registries; --authfile overrides it"),
+    ("CONTAINERS_REGISTRIES_CONF", "registries.conf file; --registries-conf overrides it"),
+    ("DOCKER_CONFIG", "directory of Docker's config.json (default: ~/.docker)"),
+    ("XDG_RUNTIME_DIR", "parent directory of Podman's containers/auth.json (default: /run)"),
+    ("XDG_CONFIG_HOME", "parent directory of a second containers/auth.json (default: ~/.config)"),
+    ("HTTPS_PROXY, HTTP_PROXY", "proxies for registries; lower-case names work as well"),
+    ("NO_PROXY", "hosts, domains and networks to reach without a proxy, or `*` for all"),
+    ("SSL_CERT_FILE", "CA certificates that replace the system's, as for OpenSSL"),
+    ("TMPDIR", "directory for temporary files of `stacker copy` (default: /var/tmp)"),
+    ("NO_COLOR", "if set, disable colours"),
+    ("TERM", "`dumb` disables progress bars"),
 )
-_WIDTH = 12
-WIDEST = 100
+GLOBAL_OPTIONS = "global options"
+"""Title of the group of options that every verb accepts."""
 
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Texts as they are written; as wide as the terminal, which argparse asks shutil for."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=width())
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises, takes no abbreviations, and leaves texts as they are written."""
-
-    def __init__(self, **options: object) -> None:
-        options.setdefault("allow_abbrev", False)
-        options.setdefault("add_help", False)
-        options.setdefault("formatter_class", _Formatter)
-        super().__init__(**options)  # type: ignore[arg-type]
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print.
-
-        :raises UsageError: always.
-        """
-        raise UsageError(message, hint=f"`{self.prog} --help` shows what it takes")
-
-
-def checked(parse: Callable[[str], int]) -> Callable[[str], int]:
-    """Let a function's ``ValueError`` be argparse's message."""
-
-    def convert(text: str) -> int:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
+_STORE = "$STACKER_STORE, else /var/lib/stacker for root, ~/.local/share/stacker for other users"
+_COLUMN = 12
 
 
 def parse(words: list[str]) -> tuple[Verb, argparse.Namespace]:
-    """Read a command.
+    """Return the verb that a command line names, and its arguments.
 
-    :raises UsageError: it is none.
+    :param words: the command line without the program's name.
+    :raises UsageError: the words are not a valid command.
     """
     at = _verb_at(words)
     found = main_parser().parse_args(words[:at])
     if at == len(words):
-        raise UsageError("no verb: say what to do", hint="`stacker --help` lists the verbs")
+        raise UsageError("missing verb", hint="`stacker --help` lists the verbs")
     name = words[at]
     if name not in SUMMARIES:
         raise UsageError(f"unknown verb: {name}", hint=_guess(name))
@@ -109,7 +73,7 @@ def parse(words: list[str]) -> tuple[Verb, argparse.Namespace]:
 
 
 def _verb_at(words: list[str]) -> int:
-    """Say which word is the verb: the first that is no option, nor an option's value."""
+    """Return the index of the verb: the first word that is neither an option nor its value."""
     is_value = False
     for number, word in enumerate(words):
         if not (is_value or word.startswith("-")):
@@ -119,27 +83,30 @@ def _verb_at(words: list[str]) -> int:
 
 
 def main_parser() -> Parser:
-    """Return the parser of what stands before the verb."""
+    """Return the parser of the words before the verb."""
     parser = Parser(
         prog="stacker",
-        usage="stacker [OPTION…] VERB [ARGUMENT…]",
-        description=f"{_DESCRIPTION}\nverbs:\n{_verb_lines()}",
-        epilog=f"examples:\n{EXAMPLES}\n`stacker VERB --help` has more about each.",
+        usage="stacker [OPTION]... VERB [ARGUMENT]...",
+        description=f"{_DESCRIPTION}\nVerbs:\n{_verb_lines()}",
+        epilog=f"Examples:\n{EXAMPLES}\n`stacker VERB --help` describes a verb and its options.",
     )
     add_globals(parser)
     return parser
 
 
 def verb_parser(name: str, verb: Verb) -> Parser:
-    """Return the parser of what stands behind a verb."""
+    """Return the parser of the words after a verb."""
     parser = Parser(prog=f"stacker {name}")
-    parser.description, parser.epilog = verb.DESCRIPTION, f"examples:\n{verb.EXAMPLES}"
+    parser.description, parser.epilog = verb.DESCRIPTION, f"Examples:\n{verb.EXAMPLES}"
     _fill(parser, verb)
     return parser
 
 
 def whole_parser() -> Parser:
-    """Return everything in one parser, for what is generated from it; imports every verb."""
+    """Return one parser for all verbs, which completions are generated from.
+
+    It imports the module of every verb.
+    """
     parser = main_parser()
     choices = parser.add_subparsers(metavar="VERB", dest="verb")
     for name, summary in SUMMARIES.items():
@@ -153,46 +120,27 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
 
 
 def add_globals(parser: argparse.ArgumentParser) -> None:
-    """Add the options that may stand before and behind the verb, and behind its own verbs.
+    """Add the global options, which may precede or follow the verb.
 
-    None has a default, so that what was said before the verb is not forgotten behind it.
+    They have no defaults, so that the parser of a verb keeps the values given before the verb.
     """
-    group = parser.add_argument_group("options of every verb")
-    add = group.add_argument
-    quiet = argparse.SUPPRESS
-    add("--store", metavar="DIR", default=quiet, help=f"the store (default: {_STORE})")
-    add(
-        *("-q", "--quiet"),
-        dest="verbosity",
-        action="store_const",
-        const=-1,
-        default=quiet,
-        help="say nothing but errors",
-    )
-    add(
-        *("-v", "--verbose"),
-        dest="verbosity",
-        action="store_const",
-        const=1,
-        default=quiet,
-        help="say more, on stderr",
-    )
-    add("--json", action="store_true", default=quiet, help="print one JSON document")
-    add("--debug", action="store_true", default=quiet, help="show where an error arose")
-    add("--version", action="version", version=f"stacker {stacker.__version__}")
-    add("-h", "--help", action="help", help="show this and exit")
+    add = parser.add_argument_group(GLOBAL_OPTIONS).add_argument
+    omitted = argparse.SUPPRESS
+    add("--store", metavar="DIR", default=omitted, help=f"store directory (default: {_STORE})")
+    for flags, level, text in (
+        (("-q", "--quiet"), -1, "print no messages and no progress, only results and errors"),
+        (("-v", "--verbose"), 1, "print more messages, on stderr"),
+    ):
+        add(*flags, dest="verbosity", action="store_const", const=level, default=omitted, help=text)
+    add("--json", action="store_true", default=omitted, help="print results as JSON")
+    add("--debug", action="store_true", default=omitted, help="print a traceback after an error")
+    version = f"stacker {stacker.__version__}"
+    add("--version", action="version", version=version, help="print the version and exit")
+    add("-h", "--help", action="help", help="print this help and exit")
 
 
 def _verb_lines() -> str:
-    return "".join(f"  {name:<{_WIDTH}}{summary}\n" for name, summary in SUMMARIES.items())
-
-
-def width() -> int:
-    """Return how many columns help may take."""
-    try:
-        return min(os.get_terminal_size(sys.stdout.fileno()).columns, WIDEST)
-    except (OSError, ValueError):
-        return WIDEST
+    return "".join(f"  {name:<{_COLUMN}}{summary}\n" for name, summary in SUMMARIES.items())
 
 
 def _guess(name: str) -> str:

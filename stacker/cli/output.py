@@ -1,90 +1,174 @@
-"""What goes to stdout: lines, tables, and JSON documents of one versioned schema.
+"""Print results to stdout: lines, tables, and JSON documents of one versioned schema.
 
-In come rows and plain values.  The schema is docs/cli-output.schema.json.  A table is drawn by
-rich on a terminal only; anywhere else it is aligned text, and rich is not imported.
+Functions take plain values and print them; docs/cli-output.schema.json is the schema.  Texts from
+an image are escaped, so that they cannot send control sequences to the terminal.  Only a terminal
+gets a table drawn by rich; other outputs get aligned text, and rich is not imported.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from stacker.cli.text import printable
+from stacker.errors import StackerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 SCHEMA = "stacker/v1"
-"""The version of every document; within it fields are added, never changed or taken away."""
+"""Version of every document.  A version may add fields; it never changes or removes one."""
+
+_UNITS = "KMGTP"
+
+
+def printable(text: str) -> str:
+    r"""Return text with every non-printable character as an escape.
+
+    That covers control sequences and changes of the writing direction.
+
+    >>> printable("caf\u00e9 \x1b[31m")
+    'café \\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return text on one line, cut to at most ``limit`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with a binary unit.
+
+    >>> size(1536)
+    '1.5 KiB'
+    """
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    unit = ""
+    for unit in _UNITS:  # noqa: B007 - it is used after the loop
+        value /= 1024
+        if round(value, 1) < 1024:
+            break
+    return f"{value:.1f} {unit}iB"
 
 
 def print_line(text: str) -> None:
-    """Print a line of data as it is: an ID, a driver's name, a path the caller gave."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+    """Print a result verbatim: an ID, a driver's name, a path that the caller gave."""
+    with writing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(text) + b"\n")
 
 
 def print_text(text: str) -> None:
-    """Print a line in which words of an image may stand."""
-    print(printable(text).encode(_encoding(), "backslashreplace").decode(_encoding()))
+    """Print a line that may contain texts of an image; non-printable characters are escaped."""
+    _print(printable(text).encode(_encoding(), "backslashreplace").decode(_encoding()))
 
 
 def print_items(kind: str, items: Sequence[dict[str, object]], **more: object) -> None:
-    """Print a document that lists things."""
+    """Print a JSON document with a list of items."""
     _print_document({"schema": SCHEMA, "kind": kind, "items": list(items), **more})
 
 
 def print_item(kind: str, item: dict[str, object]) -> None:
-    """Print a document about one thing."""
+    """Print a JSON document with one item."""
     _print_document({"schema": SCHEMA, "kind": kind, "item": item})
 
 
 def print_event(kind: str, **content: object) -> None:
-    """Print a document on one line, at once."""
+    """Print a JSON document on one line, and flush stdout."""
     import json
 
     document = {"schema": SCHEMA, "kind": kind, **content}
-    print(json.dumps(document, separators=(",", ":")), flush=True)
+    _print(json.dumps(document, separators=(",", ":")))
+    flush()
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> None:
-    """Print rows below headers.
+    """Print a table.
 
-    :param right: headers of numbers, a blank between them; their columns stand to the right.
+    :param right: headers of the right-aligned columns, separated by blanks.
     """
     cells = [[printable(cell) or "-" for cell in row] for row in rows]
-    to_right = [header in right.split() for header in headers]
+    is_right = [header in right.split() for header in headers]
     if sys.stdout.isatty():
-        _draw(headers, cells, to_right)
+        _draw(headers, cells, is_right)
         return
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     for row in (headers, *cells):
         words = [
             cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, to_right, strict=True)
+            for cell, width, number in zip(row, widths, is_right, strict=True)
         ]
         print_text("  ".join(words).rstrip())
 
 
-def _draw(headers: Sequence[str], rows: list[list[str]], to_right: list[bool]) -> None:
+def _draw(headers: Sequence[str], rows: list[list[str]], is_right: list[bool]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for header, number in zip(headers, to_right, strict=True):
+    for header, number in zip(headers, is_right, strict=True):
         table.add_column(header, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # as Text, so that brackets are not taken for markup
-    Console().print(table)
+        table.add_row(*map(Text, row))  # rich interprets brackets in a str as markup
+    with writing():
+        Console().print(table)
 
 
 def _print_document(document: dict[str, object]) -> None:
     import json
 
-    # ASCII: bytes of a path that are no UTF-8 are lone surrogates (PEP 383), written as escapes.
-    print(json.dumps(document, indent=2))
+    # JSON in ASCII: bytes of a path that are not UTF-8 are lone surrogates (PEP 383).
+    _print(json.dumps(document, indent=2))
+
+
+def flush() -> None:
+    """Flush stdout.
+
+    :raises BrokenPipeError: the reader closed the pipe.
+    :raises StackerError: another error of write(2), such as a full disk.
+    """
+    with writing():
+        sys.stdout.flush()
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Report errors of write(2) as errors of stdout, which has no filename in an `OSError`.
+
+    :raises BrokenPipeError: the reader closed the pipe.
+    :raises StackerError: any other error.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise StackerError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def discard_stdout() -> None:
+    """Redirect stdout to /dev/null, so that a later flush does not fail again."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def _print(line: str) -> None:
+    with writing():
+        print(line)
 
 
 def _encoding() -> str:

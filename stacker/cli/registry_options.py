@@ -7,11 +7,10 @@ Source: containers-registries.conf(5), "DESCRIPTION"; containers-registries.conf
 from __future__ import annotations
 
 import os
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.options import checked
 from stacker.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def add_registries(
         "--tls-verify",
         metavar="true|false",
         dest="insecure",
-        type=checked(_parse_verify),
+        type=_parse_verify,
         default=SUPPRESS,
         help="`false` is --insecure, as other programs call it",
     )
@@ -70,7 +69,7 @@ def add_registries(
 
 def _parse_verify(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise ValueError(f"got {text!r}, want true or false")
+        raise ArgumentTypeError(f"got {text!r}, want true or false")
     return text.lower() == "false"
 
 

@@ -1,6 +1,7 @@
-"""What a verb is told about the person who called it, and how it talks to them.
+"""The context of one command: its store, its verbosity and its messages.
 
-In come the global options and the environment, out go the store and lines on stderr.
+`Session.of` takes the global options and the environment.  Verbs open the store and print messages
+to stderr through it.  This module does not parse arguments and does not print results.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.text import printable
+from stacker.cli.output import printable
 from stacker.errors import UsageError
 from stacker.linux import process
 
@@ -27,12 +28,13 @@ _TEMPORARY = Path("/var/tmp")  # noqa: S108 - mkstemp(3) creates the files
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One command's surroundings.
+    """The context of one command.
 
-    :param temporary: the directory for temporary files of verbs that do not use the store.
-    :param verbosity: -1 for quiet, 0, 1 for verbose.
-    :param json: print documents instead of text.
-    :param dumb: the terminal cannot draw.
+    :param root: the store's directory.
+    :param temporary: directory for temporary files of verbs that do not use the store.
+    :param verbosity: -1 for ``--quiet``, 1 for ``--verbose``, otherwise 0.
+    :param json: print JSON documents instead of text.
+    :param dumb: the terminal cannot draw progress bars.
     """
 
     root: Path
@@ -43,10 +45,12 @@ class Session:
 
     @classmethod
     def of(cls, args: Namespace, environ: Mapping[str, str]) -> Session:
-        """Put options and environment together."""
-        named = getattr(args, "store", None)
+        """Return the session that global options and environment variables describe.
+
+        :raises UsageError: they name no directory for the store.
+        """
         return cls(
-            root=_root(named, environ),
+            root=_root(getattr(args, "store", None), environ),
             verbosity=getattr(args, "verbosity", 0),
             json=getattr(args, "json", False),
             dumb=environ.get("TERM", "dumb") == "dumb",
@@ -54,23 +58,23 @@ class Session:
         )
 
     def store(self) -> Store:
-        """Open the store, or make it."""
+        """Open the store, and create it if it does not exist."""
         from stacker.store.store import Store
 
         return Store.open(self.root)
 
     @property
     def draws(self) -> bool:
-        """Whether bars may be drawn on stderr."""
+        """Whether progress bars may be drawn on stderr."""
         return not (self.verbosity or self.json or self.dumb) and sys.stderr.isatty()
 
     def say(self, text: str) -> None:
-        """Tell the person something, unless they asked for quiet."""
+        """Print a message to stderr, unless ``--quiet`` is given."""
         if self.verbosity >= 0:
             print(printable(f"stacker: {text}"), file=sys.stderr)
 
     def detail(self, text: str) -> None:
-        """Tell a person who asked for more."""
+        """Print a message to stderr if ``--verbose`` is given."""
         if self.verbosity > 0:
             print(printable(text), file=sys.stderr)
 
@@ -78,12 +82,12 @@ class Session:
 def _root(named: str | None, environ: Mapping[str, str]) -> Path:
     if named == "":
         raise UsageError("no store: got an empty --store, want a directory")
-    if place := named or environ.get("STACKER_STORE"):
-        return Path(place)
+    if directory := named or environ.get("STACKER_STORE"):
+        return Path(directory)
     if _is_system_root():
         return _SYSTEM_STORE
     data = environ.get("XDG_DATA_HOME", "")
-    # The XDG specification has relative paths ignored.
+    # XDG Base Directory Specification: a relative path is invalid and must be ignored.
     base = Path(data) if data.startswith("/") else _home() / ".local/share"
     return base / "stacker"
 
@@ -93,14 +97,14 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError:
         raise UsageError(
-            "no store: this user has no home directory", hint="name one with --store"
+            "no store: this user has no home directory", hint="name a directory with --store"
         ) from None
 
 
 def _is_system_root() -> bool:
-    """Say whether we are root where /var/lib is root's.
+    """Return whether this process is root and /var/lib belongs to it.
 
-    Who became root by ``unshare --map-root-user`` is not, and keeps the store they had before.
+    The root of ``unshare --map-root-user`` is not, and keeps the store of its unprivileged user.
     """
     if os.geteuid() != 0:
         return False

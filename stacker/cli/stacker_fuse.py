@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stacker.cli.output import printable
 from stacker.cli.stacker_fuse_options import (
     DESCRIPTION,
     EXAMPLES,
@@ -22,7 +23,6 @@ from stacker.cli.stacker_fuse_options import (
     Wanted,
     parse,
 )
-from stacker.cli.text import printable
 from stacker.errors import MountError, StackerError
 from stacker.fuse.options import Guise, Owners, overflow_ids
 from stacker.linux import process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.support.tars import char, entry, file, hardlink, pax, pax_header, sym
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 LAYER = tar(file("small", b"1"), file("large", os.urandom(200_000)))
+SMALL = 2 << 20
 UPPER = tar(whiteout("small"), file("top", b"2"))
 
 
@@ -458,11 +460,19 @@ def test_a_store_of_a_newer_version_is_refused(here: Stacker) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A filesystem of two megabytes."""
+    """A tmpfs of 2 MiB."""
     place = tmp_path / "small"
     place.mkdir()
-    mountapi.mount("tmpfs", place, "tmpfs", 0, b"size=2M")
+    mountapi.mount("tmpfs", place, "tmpfs", 0, b"size=%d" % SMALL)
     return place
+
+
+def fill(place: Path) -> None:
+    """Write until the tmpfs is full; never write more than it can hold."""
+    assert os.path.ismount(place)
+    with suppress(OSError), (place / "filler").open("wb", 0) as filler:
+        for _ in range(SMALL // 4096 + 1):
+            filler.write(bytes(4096))
 
 
 @needs_root
@@ -504,9 +514,7 @@ def test_a_store_that_is_full_when_the_image_is_listed_keeps_no_half_document(
         tmp_path / "second", [UPPER], name="second", config=lambda c: c.update(x="y" * 3000)
     )
     stacker("pull", first.source)
-    with suppress(OSError), (small / "filler").open("wb", 0) as filler:
-        while True:
-            filler.write(bytes(4096))
+    fill(small)
     stacker.refused(1, "pull", second.source)
     blobs = [path.name for path in (stacker.store / "blobs" / "sha256").iterdir()]
     image = first.image
@@ -514,15 +522,47 @@ def test_a_store_that_is_full_when_the_image_is_listed_keeps_no_half_document(
     stacker.assert_clean(images=1, layers=1)
 
 
-def test_output_that_cannot_be_written_is_one_line(here: Stacker) -> None:
+def test_full_disk_on_stdout_is_one_message(here: Stacker) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             here.words("images"), check=False, stdout=full, stderr=-1, env=here.environment
         )
     assert done.returncode == 1
-    assert done.stderr.startswith(b"stacker: error: No space left on device")
+    assert done.stderr.startswith(
+        b"stacker: error: cannot write to stdout: No space left on device"
+    )
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("images",), ("--help",), ("images", "--json"), ("df",)])
+def test_closed_stdout_is_one_message(here: Stacker, words: tuple[str, ...]) -> None:
+    command = shlex.join(here.words(*words))
+    done = subprocess.run(
+        ["sh", "-c", f"{command} 1>&-"], check=False, stderr=-1, env=here.environment
+    )
+    message = b"stacker: error: cannot write to stdout: Bad file descriptor\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+@pytest.mark.parametrize(("words", "code"), [(("images", "-v"), 0), (("nothing",), 2)])
+def test_closed_stderr_discards_messages(here: Stacker, words: tuple[str, ...], code: int) -> None:
+    command = shlex.join(here.words(*words))
+    done = subprocess.run(
+        ["sh", "-c", f"{command} 2>&-"], check=False, stdout=-1, env=here.environment
+    )
+    assert done.returncode == code
+    assert b"Traceback" not in done.stdout
+
+
+def test_files_of_the_store_do_not_become_closed_streams(stacker: Stacker, tmp_path: Path) -> None:
+    app = images.layout(tmp_path / "app", [UPPER])
+    command = shlex.join(stacker.words("pull", "-v", app.source))
+    closed = ["sh", "-c", f"{command} 0<&- 1>&- 2>&-"]
+    done = subprocess.run(closed, check=False, env=stacker.environment)
+    assert done.returncode == 1
+    assert stacker("inspect", "app:1.0", "--json").item["image_id"] == app.image.config
+    stacker.assert_clean(images=1, layers=1)
 
 
 def test_a_reader_that_went_away_is_no_error(here: Stacker) -> None:

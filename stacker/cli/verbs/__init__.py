@@ -1,6 +1,8 @@
-"""The verbs: a static table, and the door to the module of each.
+"""The verbs of the command line, one module each.
 
-A verb's module is imported when it is asked for and not before.
+`SUMMARIES` lists the verbs without importing them; `load` imports the module of one verb.  A verb
+translates arguments to one call of `stacker.operations` and prints the result.  It does not
+implement any operation, and it does not import another verb's operations.
 """
 
 from __future__ import annotations
@@ -13,32 +15,32 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 SUMMARIES = {
-    "pull": "bring an image into the store: verified, unpacked, ready to mount",
-    "mount": "show an image's root filesystem at a directory",
-    "umount": "take a mount away, with the writes it did not keep",
-    "mounts": "list what is mounted, and clear what a crash left",
-    "unpack": "write an image's root filesystem to a plain directory",
-    "images": "list the images that are here",
-    "inspect": "show what an image is and runs",
-    "layers": "list the layers of an image",
-    "history": "show the steps by which an image was made",
-    "push": "send an image to a registry, a layout or an archive",
-    "copy": "copy an image from place to place, without unpacking it",
-    "index": "put several images under one name, one for each platform",
-    "tags": "list the tags of a repository in a registry",
-    "login": "keep credentials for a registry, once it has taken them",
-    "logout": "forget the credentials for a registry",
-    "rm": "remove images, and what no other image needs",
-    "df": "show what images take on disk, shared and alone",
-    "bench": "show where the time goes when an image is unpacked here",
+    "pull": "Pull an image into the store",
+    "mount": "Mount the root filesystem of an image",
+    "umount": "Unmount a target, and discard its --rw writes",
+    "mounts": "List mounts, and clean up after a crash",
+    "unpack": "Unpack the root filesystem of an image into a directory",
+    "images": "List the images in the store",
+    "inspect": "Show the names, platform and configuration of an image",
+    "layers": "List the layers of an image",
+    "history": "Show the history of an image",
+    "push": "Push an image to a registry, a layout or an archive",
+    "copy": "Copy an image between registries, layouts and archives",
+    "index": "Manage indexes: one name for the images of several platforms",
+    "tags": "List the tags of a repository in a registry",
+    "login": "Log in to a registry",
+    "logout": "Log out of a registry",
+    "rm": "Remove images, and the layers that no other image needs",
+    "df": "Show the disk usage of the store",
+    "bench": "Measure how fast an image is unpacked, stage by stage",
 }
-"""Every verb, in the order in which ``--help`` lists them, with what it does."""
+"""The summary of every verb, in the order of ``--help``."""
 
 
 class Verb(Protocol):
-    """What the module of a verb has.
+    """The interface of a verb's module.
 
-    ``DESCRIPTION`` and ``EXAMPLES`` are texts for its help and its man page.
+    Its help and its man page contain ``DESCRIPTION`` and ``EXAMPLES``.
     """
 
     DESCRIPTION: str
@@ -48,11 +50,14 @@ class Verb(Protocol):
         """Add the verb's arguments."""
 
     def run(self, args: Namespace, session: Session) -> None:
-        """Do it."""
+        """Run the verb."""
 
 
 def load(name: str) -> Verb:
-    """Import the module of a verb of `SUMMARIES`."""
+    """Import and return the module of a verb.
+
+    :param name: a key of `SUMMARIES`.
+    """
     from importlib import import_module
 
     return cast("Verb", import_module(f"stacker.cli.verbs.{name}"))

@@ -6,10 +6,9 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stacker.cli.options import checked
-from stacker.cli.output import print_item, print_table, print_text
+from stacker.cli.help import parse_count
+from stacker.cli.output import print_item, print_table, print_text, shortened
 from stacker.cli.registry_options import add_registries
-from stacker.cli.text import parse_count, shortened
 from stacker.stream import stages
 
 if TYPE_CHECKING:
@@ -53,12 +52,13 @@ def configure(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="where the image is")
     add("--platform", metavar="OS/ARCH[/VARIANT][:OSVERSION]", help="the image of that platform")
-    count = checked(parse_count)
-    add("--runs", metavar="N", type=count, default=3, help="figures are medians of N runs (3)")
+    add(
+        "--runs", metavar="N", type=parse_count, default=3, help="figures are medians of N runs (3)"
+    )
     add(
         "--jobs",
         metavar="N",
-        type=count,
+        type=parse_count,
         help="layers unpacked at the same time (default: the usable processors)",
     )
     add("--sync", action="store_true", help="have every layer on disk before it counts as there")

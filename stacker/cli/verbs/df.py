@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.output import print_item, print_table, print_text
-from stacker.cli.text import shortened, size
+from stacker.cli.output import print_item, print_table, print_text, shortened, size
 from stacker.operations.usage import store_usage
 
 if TYPE_CHECKING:

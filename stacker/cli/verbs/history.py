@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stacker.cli.output import print_items, print_table
-from stacker.cli.text import shortened, size
+from stacker.cli.output import print_items, print_table, shortened, size
 from stacker.image.config import History
 from stacker.operations.usage import layer_bytes
 

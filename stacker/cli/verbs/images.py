@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.output import print_items, print_line, print_table
-from stacker.cli.text import shortened, size
+from stacker.cli.output import print_items, print_line, print_table, shortened, size
 from stacker.operations.usage import images_in
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from stacker.cli.options import Parser, add_globals
+from stacker.cli.help import Parser
+from stacker.cli.options import add_globals
 from stacker.cli.output import (
     print_event,
     print_item,
@@ -14,9 +15,9 @@ from stacker.cli.output import (
     print_line,
     print_table,
     print_text,
+    size,
 )
 from stacker.cli.registry_options import add_registries, registry_access
-from stacker.cli.text import size
 from stacker.cli.verbs.push import (
     add_jobs,
     add_packing,
@@ -105,7 +106,7 @@ def configure(parser: ArgumentParser) -> None:
             name,
             help=summary,
             description=text or f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"examples:\n{examples}" if examples else None,
+            epilog=f"Examples:\n{examples}" if examples else None,
         )
         return found
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.output import print_item, print_text
-from stacker.cli.text import size
+from stacker.cli.output import print_item, print_text, size
 from stacker.errors import NotFoundError
 from stacker.operations.stack import chain_id_of
 from stacker.operations.usage import images_in

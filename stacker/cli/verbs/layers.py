@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.output import print_items, print_table
-from stacker.cli.text import size
+from stacker.cli.output import print_items, print_table, size
 from stacker.image.config import chain_ids
 from stacker.operations.usage import users_of
 

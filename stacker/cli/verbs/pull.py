@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from stacker.cli.options import checked
+from stacker.cli.help import parse_count, parse_size
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, registry_access
-from stacker.cli.text import parse_count, parse_size
 from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--jobs",
         metavar="N",
-        type=checked(parse_count),
+        type=parse_count,
         help="layers unpacked at the same time (default: the usable processors)",
     )
     add("--keep-blobs", action="store_true", help="keep the layers' blobs in the store, too")
@@ -80,7 +79,7 @@ def _add_transfer(group: _ArgumentGroup) -> None:
     add(
         "--ranges",
         metavar="N",
-        type=checked(parse_count),
+        type=parse_count,
         default=1,
         help="parts of one layer, of 4M each, that are fetched at once (default: 1, since layers "
         "are)",
@@ -96,28 +95,28 @@ def _add_limits(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
         "limits of a layer", "A SIZE is in bytes, or ends with K, M, G or T (1024-based)."
     )
-    size, count = checked(parse_size), checked(parse_count)
-    for flag, metavar, kind, default, text in (
-        ("--max-bytes", "SIZE", size, _LIMITS.unpacked_bytes, "unpacked (default: 1T)"),
-        ("--max-entries", "N", count, _LIMITS.entries, "entries (default: %(default)s)"),
-        ("--max-depth", "N", count, _LIMITS.depth, "components of a path (default: %(default)s)"),
-        ("--max-pax-bytes", "SIZE", size, _LIMITS.pax_bytes, "one extended header (default: 1M)"),
+    sizes = (
+        ("--max-bytes", _LIMITS.unpacked_bytes, "unpacked (default: 1T)"),
+        ("--max-pax-bytes", _LIMITS.pax_bytes, "one extended header (default: 1M)"),
         (
             "--max-names",
-            "SIZE",
-            size,
             _LIMITS.names,
             "names and attributes that must be remembered until a layer's end (default: 128M)",
         ),
+    )
+    for flag, default, text in sizes:
+        group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)
+    counts = (
+        ("--max-entries", _LIMITS.entries, "entries (default: %(default)s)"),
+        ("--max-depth", _LIMITS.depth, "components of a path (default: %(default)s)"),
         (
             "--max-ratio",
-            "N",
-            count,
             _LIMITS.ratio,
             "unpacked bytes per compressed byte, beyond the first 64M (default: %(default)s)",
         ),
-    ):
-        group.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
+    )
+    for flag, default, text in counts:
+        group.add_argument(flag, metavar="N", type=parse_count, default=default, help=text)
 
 
 def run(args: Namespace, session: Session) -> None:

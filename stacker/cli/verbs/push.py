@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from stacker.cli.options import checked
+from stacker.cli.help import parse_count
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, registry_access
-from stacker.cli.text import parse_count
 from stacker.image.document import quoted
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def add_packing(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         metavar="N",
-        type=checked(parse_count),
+        type=parse_count,
         help="of the compression: 1 to 9 for gzip (default: 6), 1 to 22 for zstd (default: 3)",
     )
 
@@ -74,7 +73,7 @@ def add_jobs(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=checked(parse_count),
+        type=parse_count,
         help="blobs on their way at the same time (default: the usable processors)",
     )
 

@@ -1,4 +1,4 @@
-"""Whatever a command raises is one line and a number."""
+"""Exceptions and signals end a command with one message and an exit code."""
 
 from __future__ import annotations
 
@@ -37,8 +37,12 @@ CODES: dict[type[StackerError], int] = {
 }
 
 
+def test_every_error_class_is_in_the_table() -> None:
+    assert set(CODES) == {StackerError, *StackerError.__subclasses__()}
+
+
 @pytest.mark.parametrize(("kind", "code"), CODES.items())
-def test_each_error_ends_with_its_own_code(
+def test_each_error_class_has_its_own_exit_code(
     kind: type[StackerError], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended(raising(kind("a: b: got \x1b, want \n", hint="c"))) == code
@@ -48,7 +52,7 @@ def test_each_error_ends_with_its_own_code(
 
 
 @pytest.mark.parametrize("kind", CODES)
-def test_no_error_of_ours_is_caught_as_an_oserror(kind: type[StackerError]) -> None:
+def test_no_stacker_error_is_an_oserror(kind: type[StackerError]) -> None:
     assert not issubclass(kind, OSError)
 
 
@@ -63,7 +67,7 @@ def test_no_error_of_ours_is_caught_as_an_oserror(kind: type[StackerError]) -> N
         (RecursionError("deep\nand deeper"), 1, "internal error: RecursionError: deep and deeper"),
     ],
 )
-def test_what_slips_through_is_one_line_too(
+def test_other_exceptions_are_one_line_and_exit_code_1(
     error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended(raising(error)) == code
@@ -72,21 +76,23 @@ def test_what_slips_through_is_one_line_too(
     )
 
 
-def test_a_full_disk_comes_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     ended(raising(OSError(errno.ENOSPC, "No space left on device", "/a")))
-    assert "hint: make room" in capsys.readouterr().err
+    assert "hint: free some space" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [(KeyboardInterrupt(), 130), (SignalledError(15), 143), (SystemExit(0), 0), (SystemExit(2), 2)],
 )
-def test_who_is_told_to_end_says_so(error: BaseException, code: int) -> None:
+def test_interrupts_and_signals_have_the_exit_codes_of_a_shell(
+    error: BaseException, code: int
+) -> None:
     assert ended(raising(error)) == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_lets_clean_up_run(
+def test_signal_runs_cleanup_code(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, cleaned = signal.getsignal(number), []
@@ -105,21 +111,21 @@ def test_a_signal_lets_clean_up_run(
     assert capsys.readouterr().err == f"stacker: ended by {number.name}\n"
 
 
-def test_a_traceback_is_for_who_asks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_traceback_needs_debug(capsys: pytest.CaptureFixture[str]) -> None:
     ended(raising(ValueError("x")))
     assert "Traceback" not in capsys.readouterr().err
     ended(raising(ValueError("x")), debug=True)
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_what_a_worker_did_not_expect_is_shown_on_request(
+def test_traceback_of_a_worker_needs_debug(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = StackerError("internal error: KeyError: 1", hint="Traceback\n  line 1\n")
     monkeypatch.setattr("sys.argv", ["stacker", "pull"])
     ended(raising(error))
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "hint: this is a bug; --debug shows where it happened"
+        "hint: this is a bug in stacker; run the command with --debug for a traceback"
     ]
     monkeypatch.setattr("sys.argv", ["stacker", "pull", "--debug"])
     ended(raising(error))
@@ -127,10 +133,10 @@ def test_what_a_worker_did_not_expect_is_shown_on_request(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["mount", "--help"], ["-h"], ["images", "-h"]])
-def test_help_goes_to_stdout(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_printed_on_stdout(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("usage: stacker")
+    assert out.startswith("Usage: stacker")
     assert err == ""
 
 

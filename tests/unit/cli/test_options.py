@@ -48,17 +48,17 @@ def test_what_follows_two_dashes_is_no_option() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no verb"),
+        ([], "missing verb"),
         (["nothing"], "unknown verb: nothing"),
-        (["images", "--jsn"], "unrecognized arguments"),
-        (["images", "--js"], "unrecognized arguments"),
+        (["images", "--jsn"], "unknown option: --jsn"),
+        (["images", "--js"], "unknown option: --js"),
         (["pull"], "SOURCE"),
-        (["pull", "a", "b"], "unrecognized arguments"),
+        (["pull", "a", "b"], "too many arguments: b"),
         (["pull", "a", "--jobs", "0"], "want a whole number"),
         (["pull", "a", "--max-bytes", "x"], "want a number of bytes"),
         (["rm"], "IMAGE"),
-        (["--store"], "--store: expected one argument"),
-        (["--store", "images"], "no verb"),
+        (["--store"], "missing value: --store"),
+        (["--store", "images"], "missing verb"),
         ([""], "unknown verb: "),
     ],
 )
@@ -86,7 +86,7 @@ def test_help_lists_every_verb() -> None:
     text = main_parser().format_help()
     for verb, summary in SUMMARIES.items():
         assert f"  {verb:<12}{summary}\n" in text
-    assert "examples:" in text
+    assert "Examples:" in text
 
 
 def test_the_whole_parser_knows_what_the_two_steps_know() -> None:

@@ -1,0 +1,189 @@
+"""The argument parser of the command line: usage, help and messages in stacker's own words.
+
+A verb adds its arguments to a `Parser`; out come parsed arguments, a help text or a `UsageError`.
+The text does not depend on the Python version: argparse of 3.13 writes options and wraps usage
+differently from 3.11, and man pages and docs/cli.md are generated from it.  This module does not
+use verbs, the store or the environment.
+"""
+
+# ruff: noqa: SLF001 - argparse has no public interface to a parser's groups and actions
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from stacker.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WIDEST = 100
+"""The longest line of a help text, in characters."""
+
+_COLUMN = 28
+_TITLES = {"positional arguments": "Arguments", "options": "Options"}
+_UNITS = "KMGT"
+_SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+
+# What argparse says, and the same as *what failed: which object: got X, want Y*.
+_MESSAGES = tuple(
+    (re.compile(pattern, re.DOTALL), message)
+    for pattern, message in (
+        (r"the following arguments are required: (.+)", r"missing argument: \1"),
+        (r"unrecognized arguments: (-.*)", r"unknown option: \1"),
+        (r"unrecognized arguments: (.*)", r"too many arguments: \1"),
+        (r"argument (.+?): expected .*", r"missing value: \1"),
+        (r"argument (.+?): ignored explicit argument (.+)", r"unexpected value: \1: got \2"),
+        (r"argument (.+?): not allowed with argument (.+)", r"options exclude each other: \1, \2"),
+        (r"argument (.+?): (got .+)", r"invalid value: \1: \2"),
+    )
+)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """The formatter that argparse checks metavars with.
+
+    With an explicit width it does not import shutil, which costs start-up time.
+    """
+
+    def __init__(self, prog: str, **_: object) -> None:
+        super().__init__(prog, width=WIDEST)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError`, accepts no abbreviations and renders its own help."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("add_help", False)
+        options.setdefault("formatter_class", _Formatter)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's message in stacker's words.
+
+        :raises UsageError: always.
+        """
+        for pattern, words in _MESSAGES:
+            if found := pattern.fullmatch(message):
+                message = found.expand(words)
+                break
+        raise UsageError(message, hint=f"`{self.prog} --help` lists its arguments and options")
+
+    def format_usage(self) -> str:
+        """Return the usage line."""
+        return f"Usage: {usage(self)}\n"
+
+    def format_help(self) -> str:
+        """Return the help text: usage, description, arguments and options by group, examples."""
+        parts = [self.format_usage(), self.description or ""]
+        parts += ["\n".join(group_lines(title, group)) for title, group in groups(self)]
+        parts.append(self.epilog or "")
+        return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"got {value!r}, want one of {choices}")
+
+
+def usage(parser: argparse.ArgumentParser) -> str:
+    """Return how a command is written: its name, ``[OPTION]...`` and its arguments."""
+    if parser.usage is not None:
+        return parser.usage
+    words = [parser.prog, "[OPTION]..."]
+    return " ".join([*words, *map(_word, parser._get_positional_actions())])
+
+
+def _word(action: argparse.Action) -> str:
+    name = term(action)
+    if isinstance(action, argparse._SubParsersAction):
+        return f"{name} [ARGUMENT]..."
+    return {"+": f"{name}...", "?": f"[{name}]"}.get(str(action.nargs), name)
+
+
+def groups(
+    parser: argparse.ArgumentParser,
+) -> Iterator[tuple[str, argparse._ArgumentGroup]]:
+    """Yield the title of each group of arguments and options, and the group."""
+    for group in parser._action_groups:
+        if group._group_actions:
+            title = group.title or ""
+            yield _TITLES.get(title, title[:1].upper() + title[1:]), group
+
+
+def group_lines(title: str, group: argparse._ArgumentGroup) -> list[str]:
+    """Return the lines of a help text about a group."""
+    lines = [f"{title}:"]
+    if group.description:
+        lines.append(f"  {group.description}")
+    for action in group._group_actions:
+        lines += _entry(term(action), description(action))
+        if isinstance(action, argparse._SubParsersAction):
+            for choice in action._choices_actions:
+                lines += _entry(f"  {choice.dest}", choice.help or "")
+    return lines
+
+
+def term(action: argparse.Action) -> str:
+    """Return an argument or option as help writes it, such as ``-u, --username NAME``."""
+    value = str(action.metavar or action.dest)
+    if action.choices is not None and action.metavar is None:
+        value = f"{{{','.join(map(str, action.choices))}}}"
+    if not action.option_strings:
+        return value
+    names = ", ".join(action.option_strings)
+    return names if action.nargs == 0 else f"{names} {value}"
+
+
+def description(action: argparse.Action) -> str:
+    """Return the help of an argument or option, with its default filled in."""
+    return (action.help or "") % {"default": action.default}
+
+
+def _entry(words: str, text: str) -> list[str]:
+    import textwrap  # only a help text needs it
+
+    indent = "      " if words.startswith("--") else "  "
+    head = indent + words
+    lines = textwrap.wrap(text, max(width() - _COLUMN, 20), break_on_hyphens=False)
+    first = [head] if not lines or len(head) > _COLUMN - 2 else []
+    if not first:
+        first = [f"{head:<{_COLUMN}}{lines.pop(0)}"]
+    return [*first, *(" " * _COLUMN + line for line in lines)]
+
+
+def width() -> int:
+    """Return the columns of the terminal, at most `WIDEST`; `WIDEST` without a terminal."""
+    try:
+        return min(os.get_terminal_size(sys.stdout.fileno()).columns, WIDEST)
+    except (AttributeError, OSError, ValueError):  # no terminal, or stdout is closed
+        return WIDEST
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``512``, ``64K``, ``10M``, ``2G`` or ``1T`` means; K is 1024.
+
+    :raises ArgumentTypeError: the text is not a size.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, want a number of bytes such as 512, 64K, 10M, 2G or 1T"
+        )
+    power = _UNITS.index(found[2].upper()) + 1 if found[2] else 0
+    return int(found[1]) << 10 * power
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number, one or more.
+
+    :raises ArgumentTypeError: the text is not such a number.
+    """
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number, one or more")
+    return int(text)
