@@ -1,29 +1,34 @@
-"""What can go wrong, as types.
+"""Every error of this package, each class with its exit code.
 
-Every error a caller may want to tell apart is a class here, and each class owns the exit
-code the command line ends with.  A message reads *what failed: which object: got X, want Y*;
-a hint, where there is one, says what a person can do about it.
+A function raises one of these classes when the caller can act on the failure; other exceptions
+are bugs, or an `OSError` with a path.  A message reads *what failed: which object: got X, want Y*.
+A hint names the command or option to use next.  This module does not import any other.
 
-    StackerError              1   anything without a class of its own (a full disk, an I/O error)
-    +-- UsageError            2   the caller's words are off
-    +-- NotFoundError         3   no such image, blob, tag, platform
-    +-- AuthenticationError   4   a registry refuses the credentials
-    +-- IntegrityError        5   bytes are not what a digest, size or document says they are
-    +-- LayerError            6   a layer is malformed, hostile or over a limit
-    +-- UnsupportedError      7   a form this program does not read
-    +-- LockedError           8   somebody else is using the object
-    +-- MountError            9   the mount cannot be made or undone
-    +-- NetworkError         10   a registry cannot be reached or breaks off
+    class                 code
+    StackerError             1
+    +-- UsageError           2
+    +-- NotFoundError        3
+    +-- AuthenticationError  4
+    +-- IntegrityError       5
+    +-- LayerError           6
+    +-- UnsupportedError     7
+    +-- LockedError          8
+    +-- MountError           9
+    +-- NetworkError        10
+
+The first line of each docstring is the exit code's meaning in the documentation.
 """
 
 from __future__ import annotations
 
 
 class StackerError(Exception):
-    """The root of every error this package raises on purpose.
+    """An error without a class of its own, such as a full disk or an I/O error.
+
+    The base class of all errors of this package.
 
     :param message: one line, *what failed: which object: got X, want Y*.
-    :param hint: one line a person can act on, or ``None``.
+    :param hint: one line that names the command or option to use next, or ``None``.
     """
 
     exit_code = 1
@@ -34,8 +39,7 @@ class StackerError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross from worker processes to the conductor; BaseException's own
-        # pickling would lose the keyword argument.
+        # Worker processes pickle errors; the default of BaseException loses the keyword argument.
         return (_rebuild, (type(self), self.message, self.hint))
 
 
@@ -44,54 +48,82 @@ def _rebuild(kind: type[StackerError], message: str, hint: str | None) -> Stacke
 
 
 class UsageError(StackerError, ValueError):
-    """The caller asked for something that makes no sense."""
+    """An argument, an option or a configuration file is invalid.
+
+    Raised before the operation changes anything.
+    """
 
     exit_code = 2
 
 
 class NotFoundError(StackerError, LookupError):
-    """The named object does not exist."""
+    """An image, layer, blob, tag or platform does not exist.
+
+    Raised for the store, for a registry, and for a file that an option names.
+    """
 
     exit_code = 3
 
 
 class AuthenticationError(StackerError):
-    """A registry refuses the credentials, or wants some."""
+    """A registry requires credentials or rejects them.
+
+    Raised after a response 401 or 403, and when a token server denies a token.
+    """
 
     exit_code = 4
 
 
 class IntegrityError(StackerError, ValueError):
-    """Bytes differ from what a digest, a size or another document claims."""
+    """Data does not match its digest, its size or its format.
+
+    Raised for a blob or a document that was read completely but is not the expected one, and for
+    a damaged record of the store.
+    """
 
     exit_code = 5
 
 
 class LayerError(StackerError, ValueError):
-    """A layer is malformed, tries to leave its root, or exceeds a limit."""
+    """A layer is malformed, leaves its root directory, or exceeds a limit.
+
+    Raised by the tar reader, while a layer is applied, and while layers are stacked.
+    """
 
     exit_code = 6
 
 
 class UnsupportedError(StackerError, NotImplementedError):
-    """A valid form that this program does not read."""
+    """A format, version or feature is not supported.
+
+    Raised for valid data that this version cannot read, and for a kernel feature that is missing.
+    """
 
     exit_code = 7
 
 
 class LockedError(StackerError):
-    """The object is in use by somebody else."""
+    """An image, layer, directory or mount is in use.
+
+    Raised instead of waiting when another process holds the lock.
+    """
 
     exit_code = 8
 
 
 class MountError(StackerError):
-    """A mount cannot be made or undone."""
+    """A mount or an unmount failed.
+
+    Raised when no driver can mount, and when the kernel refuses.
+    """
 
     exit_code = 9
 
 
 class NetworkError(StackerError):
-    """A registry cannot be reached, or broke off."""
+    """A registry or a proxy is unreachable, or the transfer was interrupted.
+
+    Raised after the retries, for connections, TLS handshakes, timeouts and responses 5xx.
+    """
 
     exit_code = 10

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
-    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
 
 _BLOCK = 512

@@ -19,7 +19,7 @@ from stacker.image.document import to_bytes
 from stacker.image.manifest import Index, parse_document
 from stacker.linux import lock
 from stacker.linux.filesystem import write_atomically, write_chunks_atomically
-from stacker.stream.decompress import chunks_of
+from stacker.stream.compression import read_chunks
 from stacker.stream.verify import metered, verified
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
-    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -137,7 +137,7 @@ def listing(before: Sequence[Descriptor], root: Descriptor, name: str) -> bytes:
 def arriving(descriptor: Descriptor, opened: BlobOpener, report: ByteProgress) -> Iterator[bytes]:
     """Give a blob's bytes, verified and reported."""
     with closing(opened()) as file:
-        chunks = metered(chunks_of(file), _adding_up(report))
+        chunks = metered(read_chunks(file), _adding_up(report))
         yield from verified(
             chunks,
             digest=descriptor.digest,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stacker.events import Transfer
     from stacker.image.descriptor import Descriptor
-    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stacker.registry.client import Client
     from stacker.registry.http.response import Answer
     from stacker.registry.settings import RegistryAccess
-    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
 
 _STORED = (200, 201, 202)

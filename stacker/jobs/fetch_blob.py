@@ -26,8 +26,8 @@ from stacker.image.digest import DiffID, Digest
 from stacker.source.protocol import ResumableSource, Source
 from stacker.store.partials import Partial
 from stacker.store.store import Store
-from stacker.stream.decompress import chunks_of
-from stacker.stream.stages import HASH_BLOB, READ, Watch
+from stacker.stream.compression import read_chunks
+from stacker.stream.stages import HASH_BLOB, READ, StageObserver
 from stacker.stream.verify import Hash, metered, verified
 
 _WORTH_RESUMING: Final = 1 << 20  # bytes; what is smaller comes again as fast
@@ -56,18 +56,18 @@ class BlobFetch:
         self,
         stages: ExitStack,
         report: ProgressReporter,
-        watch: Watch,
-        moved: Callable[[Hash], Hash],
+        observer: StageObserver,
+        offload: Callable[[Hash], Hash],
     ) -> Iterator[bytes]:
         """Give the blob's bytes, checked against its descriptor, kept and reported as wished.
 
-        :param moved: moves the blob's hash to where it is to run.
+        :param offload: moves the blob's hash to where it is to run.
         """
         blob, what = self.blob, f"blob {self.blob.digest}"
         file = stages.enter_context(closing(self._opened()))
-        chunks = metered(watch.passing(READ, chunks_of(file)), report.count)
-        chunks = verified(chunks, digest=blob.digest, size=blob.size, what=what, moved=moved)
-        chunks = watch.passing(HASH_BLOB, chunks)
+        chunks = metered(observer.iterate(READ, read_chunks(file)), report.count)
+        chunks = verified(chunks, digest=blob.digest, size=blob.size, what=what, offload=offload)
+        chunks = observer.iterate(HASH_BLOB, chunks)
         if self.partial is not None:
             return self.partial.tee(chunks, is_needed=self.keep)
         return _copied(chunks, self.copy) if self.keep else chunks

@@ -19,7 +19,7 @@ from stacker.events import Emit, LayerPacked, PackProgress, Throttle
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.skeleton import reassembled
 from stacker.store.store import Store
-from stacker.stream.compress import Compression, compressed
+from stacker.stream.compression import Compression, compressed
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import metered, verified
 

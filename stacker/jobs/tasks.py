@@ -61,12 +61,12 @@ class LayerIdentity(Protocol):
         """Return the staging paths to unpack into, or the diff_id if the layer is in the store."""
 
     def check(
-        self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
+        self, chunks: Iterator[bytes], offload: Callable[[Hash], Hash]
     ) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
         """Return the layer's uncompressed bytes, and a function that gives their diff_id.
 
         :param chunks: the uncompressed bytes; the function may be called after the last one.
-        :param moved: moves a hash to the thread that runs it.
+        :param offload: moves a hash to the thread that runs it.
         """
 
     def commit(

@@ -31,10 +31,18 @@ from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import SkeletonWriter
 from stacker.store.store import Store
-from stacker.stream.decompress import decompressed
+from stacker.stream.compression import decompressed
 from stacker.stream.pipe import threaded
-from stacker.stream.stages import APPLY, COMMIT, HASH_LAYER, INFLATE, PARSE, UNWATCHED, Watch
-from stacker.stream.verify import Hash, bounded, hashing_beside, in_place, metered, verified
+from stacker.stream.stages import (
+    APPLY,
+    COMMIT,
+    HASH_LAYER,
+    INFLATE,
+    NO_OBSERVER,
+    PARSE,
+    StageObserver,
+)
+from stacker.stream.verify import Hash, bounded, hash_inline, hash_thread, metered, verified
 from stacker.tar.entry import Entry
 from stacker.tar.reader import TarReader
 
@@ -64,10 +72,10 @@ class DeclaredDiffID:
             yield self.diff_id if paths is None else paths
 
     def check(
-        self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
+        self, chunks: Iterator[bytes], offload: Callable[[Hash], Hash]
     ) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
         """Check the bytes against the diff_id; see `LayerIdentity`."""
-        checked = verified(chunks, digest=self.diff_id, what=self.what, moved=moved)
+        checked = verified(chunks, digest=self.diff_id, what=self.what, offload=offload)
         return checked, lambda: self.diff_id
 
     def commit(
@@ -78,11 +86,13 @@ class DeclaredDiffID:
         return True
 
 
-def unpack_layer(task: UnpackTask, emit: Emit, watch: Watch = UNWATCHED) -> LayerUnpacked:
+def unpack_layer(
+    task: UnpackTask, emit: Emit, observer: StageObserver = NO_OBSERVER
+) -> LayerUnpacked:
     """Unpack one layer and commit it, unless it is there by the time its lock is ours.
 
     :param emit: called with `LayerProgress`.
-    :param watch: sees every stage.
+    :param observer: sees every stage.
     :raises IntegrityError: size, digest or diff_id differ, or the compression is corrupt.
     :raises LayerError: the tar is malformed, hostile, or over a limit.
     :raises StackerError: the machine cannot do it.
@@ -90,9 +100,9 @@ def unpack_layer(task: UnpackTask, emit: Emit, watch: Watch = UNWATCHED) -> Laye
     try:
         store = Store.open(task.store)
         try:
-            return _attempt(task, store, emit, watch)
+            return _attempt(task, store, emit, observer)
         except DamagedPartialError:  # and it is gone now
-            return _attempt(task, store, emit, watch, afresh=True)
+            return _attempt(task, store, emit, observer, afresh=True)
     except OSError as error:
         raise StackerError(f"cannot unpack: {task.what}: {error.strerror or error}") from error
 
@@ -101,7 +111,7 @@ def _attempt(
     task: UnpackTask,
     store: Store,
     emit: Emit,
-    watch: Watch,
+    observer: StageObserver,
     *,
     afresh: bool = False,
 ) -> LayerUnpacked:
@@ -117,8 +127,8 @@ def _attempt(
             if afresh and fetch.partial:
                 fetch.partial.clear()
             with discarding_damage(fetch):
-                record, diff_id = _unpack(task, paths, fetch, emit, watch)
-            with watch.during(COMMIT):
+                record, diff_id = _unpack(task, paths, fetch, emit, observer)
+            with observer.measure(COMMIT):
                 fetch.keep_blob(store)
                 is_mine = task.identity.commit(store, paths, record, diff_id, sync=options.sync)
             fetch.discard_partial()
@@ -126,12 +136,12 @@ def _attempt(
 
 
 class _Entries(TarReader):
-    """A reader whose watch sees each entry come."""
+    """A reader whose observer sees each entry come."""
 
-    watch = UNWATCHED
+    observer = NO_OBSERVER
 
     def __iter__(self) -> Iterator[Entry]:
-        return self.watch.passing(PARSE, super().__iter__())
+        return self.observer.iterate(PARSE, super().__iter__())
 
 
 def _unpack(
@@ -139,7 +149,7 @@ def _unpack(
     paths: LayerPaths,
     fetch: BlobFetch,
     emit: Emit,
-    watch: Watch,
+    observer: StageObserver,
 ) -> tuple[LayerRecord, DiffID]:
     limits, what, length = task.options.limits, task.what, 0
     report = ProgressReporter(task.blob, task.identity.name, emit)
@@ -149,23 +159,23 @@ def _unpack(
         length += size
 
     with ExitStack() as stages:
-        in_threads = not watch.one_thread and task.blob.size >= _WORTH_THREADS
-        moved = stages.enter_context(hashing_beside()) if in_threads else in_place
-        blob = fetch.chunks(stages, report, watch, moved)
-        chunks = _blaming(blob, watch.passing(INFLATE, decompressed(blob, what=what)))
+        in_threads = not observer.single_thread and task.blob.size >= _WORTH_THREADS
+        offload = stages.enter_context(hash_thread()) if in_threads else hash_inline
+        blob = fetch.chunks(stages, report, observer, offload)
+        chunks = _blaming(blob, observer.iterate(INFLATE, decompressed(blob, what=what)))
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)
-        chunks, diff_id = task.identity.check(metered(chunks, measure), moved)
-        chunks = watch.passing(HASH_LAYER, chunks)
+        chunks, diff_id = task.identity.check(metered(chunks, measure), offload)
+        chunks = observer.iterate(HASH_LAYER, chunks)
         if in_threads:
             chunks = stages.enter_context(threaded(chunks))
         chunks = report.passing(chunks)
         skeleton = SkeletonWriter(stages.enter_context(paths.skeleton.open("wb")))
         entries = _Entries(chunks, what=what, limits=limits, keep=skeleton.keep)
-        entries.watch, report.counter = watch, entries
+        entries.observer, report.counter = observer, entries
         try:
-            with watch.during(APPLY):
+            with observer.measure(APPLY):
                 record = apply(
                     entries,
                     paths.diff,

@@ -19,7 +19,7 @@ from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import Displacement, LayerRecord
 from stacker.linux.opath import open_below
-from stacker.stream.decompress import CHUNK, chunks_of, decompressed
+from stacker.stream.compression import CHUNK, decompressed, read_chunks
 from stacker.tar.entry import File, shown
 from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
@@ -61,7 +61,7 @@ def skeleton_entries(path: Path, *, what: str) -> Iterator[TarReader]:
     """Open the skeleton ``path`` and give a reader over its entries."""
     with path.open("rb") as file:
         yield TarReader(
-            decompressed(chunks_of(file), what=what), what=what, limits=_ANY, elided=True
+            decompressed(read_chunks(file), what=what), what=what, limits=_ANY, elided=True
         )
 
 
@@ -82,7 +82,7 @@ def _reassembled(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[
     places = Places(record)
     with paths.skeleton.open("rb") as file:
         reader = TarReader(
-            decompressed(chunks_of(file), what=what),
+            decompressed(read_chunks(file), what=what),
             what=what,
             limits=_ANY,
             keep=kept.append,

@@ -20,7 +20,7 @@ from stacker.image.digest import Digest
 from stacker.image.manifest import references
 from stacker.jobs.pool import run_tasks
 from stacker.source.protocol import Source
-from stacker.stream.decompress import BlobOpener
+from stacker.stream.compression import BlobOpener
 
 _DOCUMENTS_LIMIT = 1_000
 _DEEPEST = 8  # indexes in one another

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stacker.destination.protocol import Destination
     from stacker.image.config import ImageConfig
     from stacker.store.store import Store
-    from stacker.stream.compress import Compression
+    from stacker.stream.compression import Compression
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stacker.layer.paths import LayerPaths
     from stacker.layer.record import LayerRecord
     from stacker.store.store import Store
-    from stacker.stream.decompress import Readable
+    from stacker.stream.compression import Readable
     from stacker.stream.verify import Hash
 
 _LAYER = mediatype.DOCKER_LAYER + ".gzip"
@@ -98,14 +98,14 @@ class UndeclaredDiffID:
             yield paths
 
     def check(
-        self, chunks: Iterator[bytes], moved: Callable[[Hash], Hash]
+        self, chunks: Iterator[bytes], offload: Callable[[Hash], Hash]
     ) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
         """Compute the diff_id of the bytes; see `LayerIdentity`."""
         from hashlib import sha256  # loads OpenSSL
 
         from stacker.stream.verify import hashed
 
-        running = moved(sha256())
+        running = offload(sha256())
         return hashed(chunks, running), lambda: DiffID("sha256", running.hexdigest())
 
     def commit(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stacker.registry.http.response import Answer
     from stacker.registry.ranges import Parts
     from stacker.registry.settings import Timeouts
-    from stacker.stream.decompress import Readable
+    from stacker.stream.compression import Readable
 
     Fetch = Callable[[int], Answer]
     """Asks for the bytes from an offset on; at 0 without a range."""

@@ -17,7 +17,7 @@ from stacker.image.document import quoted
 from stacker.registry.client import refusal
 from stacker.registry.http.origin import check_plain, is_loopback, origin_of
 from stacker.registry.http.response import BrokenOffError, number
-from stacker.stream.decompress import chunks_of
+from stacker.stream.compression import read_chunks
 from stacker.stream.verify import verified
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
     from stacker.registry.client import Client
     from stacker.registry.http.response import Answer
-    from stacker.stream.decompress import BlobOpener
+    from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
 
 PIECE = 8 << 20
@@ -258,7 +258,7 @@ class Feed:
 
     def _read_through(self) -> Iterator[bytes]:
         with closing(self._opened()) as file:
-            yield from chunks_of(file)
+            yield from read_chunks(file)
 
     def _advance(self, offset: int, end: int) -> None:
         """Read up to `end`, and keep what lies from `offset` on."""

@@ -21,7 +21,7 @@ from stacker.image.manifest import Manifest
 from stacker.image.selection import not_found, numbered, several
 from stacker.source.files import open_blob_file, read_document_file
 from stacker.source.protocol import read_document
-from stacker.stream.decompress import chunks_of, compression_of
+from stacker.stream.compression import detect_compression, read_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +178,7 @@ def _check_name(name: str, digest: Digest, where: str) -> None:
 
 def _layer(archive: Archive, name: str, diff_id: DiffID) -> Descriptor:
     with archive.open(name) as window:
-        compression = compression_of(window.read(_MAGIC))
+        compression = detect_compression(window.read(_MAGIC))
     layer = Descriptor(
         mediatype.OCI_LAYER + _SUFFIX[compression], Digest.recast(diff_id), window.size
     )
@@ -193,7 +193,7 @@ def _layer(archive: Archive, name: str, diff_id: DiffID) -> Descriptor:
 def _hashed(archive: Archive, name: str, like: Digest) -> Digest:
     hasher = like.new_hash()
     with archive.open(name) as window:
-        for chunk in chunks_of(window):
+        for chunk in read_chunks(window):
             hasher.update(chunk)
     return Digest(like.algorithm, hasher.hexdigest())
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
-    from stacker.stream.decompress import Readable
+    from stacker.stream.compression import Readable
 
 
 class Source(Protocol):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stacker.registry.http.response import Answer
     from stacker.registry.ranges import FetchRange, Parts
     from stacker.registry.settings import RegistryAccess
-    from stacker.stream.decompress import Readable
+    from stacker.stream.compression import Readable
 
 _DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
 # An index first, for registries that take the first they can serve.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NotFoundError, StackerError
-from stacker.stream.decompress import chunks_of, compression_of, decompressed
+from stacker.stream.compression import decompressed, detect_compression, read_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def _opened(path: str, what: str) -> BinaryIO:
 def _is_plain(file: BinaryIO) -> bool:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return False
-    return compression_of(os.pread(file.fileno(), _MAGIC, 0)) == "none"
+    return detect_compression(os.pread(file.fileno(), _MAGIC, 0)) == "none"
 
 
 def _spooled(archive: BinaryIO, what: str, spool: Path, limit: int) -> str:
@@ -70,7 +70,7 @@ def _spooled(archive: BinaryIO, what: str, spool: Path, limit: int) -> str:
     try:
         fd, name = mkstemp(prefix="archive-", suffix=".tar", dir=spool)
         with os.fdopen(fd, "wb") as file:
-            _write(decompressed(chunks_of(archive), what=what), file, what, limit)
+            _write(decompressed(read_chunks(archive), what=what), file, what, limit)
     except BaseException as error:
         if name is not None:
             os.unlink(name)

@@ -1,8 +1,7 @@
-"""Carry chunks from one thread to the next.
+"""Pass chunks from one thread to another through a bounded queue.
 
-Inflating and hashing release the interpreter's lock in C, so each can have a thread of its
-own while a third parses.  A hand-over is bounded: a producer that is ahead waits.  Knows
-nothing about what the chunks mean.
+Decompression and hashing release the GIL, so each can run in a thread of its own while a third
+thread parses.  A producer waits while the queue is full.  This module does not interpret chunks.
 """
 
 from __future__ import annotations
@@ -16,48 +15,52 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 DEPTH = 32
-"""Chunks that may wait between two threads."""
+"""Default length of a queue, in items."""
 
 
 @contextmanager
 def threaded(chunks: Iterator[bytes], *, depth: int = DEPTH) -> Iterator[Iterator[bytes]]:
-    """Run the iterator ``chunks`` in a thread of its own and give its items here.
+    """Run an iterator in a thread, and return an iterator over its items for this thread.
 
-    What it raises is raised at the consumer's ``next``.  On leaving the context the thread
-    is stopped and joined, whether the items were used up or not.
+    An exception of ``chunks`` is raised in the consumer.  The end of the context stops and joins
+    the thread, even if items are left.
+
+    :param depth: length of the queue, in chunks.
     """
-    belt: Belt[bytes] = Belt(depth)
-    producer = threading.Thread(target=belt.fill, args=(chunks,), daemon=True)
+    queue: BoundedQueue[bytes] = BoundedQueue(depth)
+    producer = threading.Thread(target=queue.fill, args=(chunks,), daemon=True)
     producer.start()
     try:
-        yield belt.items()
+        yield queue.items()
     finally:
-        belt.stop()
+        queue.stop()
         producer.join()
 
 
-class Belt(Generic[Item]):
-    """Items on their way from one thread to another, at most ``depth`` at a time.
+class BoundedQueue(Generic[Item]):
+    """A queue of at most ``depth`` items between two threads, which wakes them rarely.
 
-    Waking a thread costs more than handling an item.  So whoever had to wait sleeps on until
-    there is work for a while: the consumer until a quarter of ``depth`` has gathered (or it is
-    told to :meth:`hurry`), the producer until half of it is free.
+    Waking a thread costs more than handling an item.  So a waiting consumer sleeps until a quarter
+    of the queue is filled, or until :meth:`wake`; a waiting producer sleeps until half of it is
+    free.
+
+    :param depth: length of the queue, in items.
     """
 
     def __init__(self, depth: int) -> None:
         self._waiting: deque[Item] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._full, self._half, self._some = depth, depth // 2, max(1, depth // 4)
-        self._ended = self._stopped = self._hurried = False
+        self._ended = self._stopped = self._woken = False
         self._error: BaseException | None = None
 
     def fill(self, items: Iterator[Item]) -> None:
-        """Put all of ``items`` on the belt, and the error that ends them."""
+        """Put all items into the queue, and pass an exception of the iterator on."""
         try:
             for item in items:
                 if not self.put(item):
                     break
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the consumer
+        except BaseException as error:  # noqa: BLE001 - the consumer raises it
             self._error = error
         finally:
             close = getattr(items, "close", None)
@@ -66,7 +69,10 @@ class Belt(Generic[Item]):
             self.end()
 
     def put(self, item: Item) -> bool:
-        """Add an item, when there is room; say whether anybody will take it."""
+        """Add an item, and wait while the queue is full.
+
+        :returns: ``False`` after :meth:`stop`; the item is discarded then.
+        """
         with self._changed:
             if self._stopped:
                 return False
@@ -77,26 +83,26 @@ class Belt(Generic[Item]):
                 self._changed.wait()
             return not self._stopped
 
-    def hurry(self) -> None:
-        """Have all that was put on the belt taken now."""
+    def wake(self) -> None:
+        """Wake the consumer to take all items that are in the queue now."""
         with self._changed:
-            self._hurried = True
+            self._woken = True
             self._changed.notify()
 
     def end(self) -> None:
-        """Say that nothing more will come."""
+        """Mark the end of the items; the consumer ends after the last one."""
         with self._changed:
             self._ended = True
             self._changed.notify()
 
     def stop(self) -> None:
-        """Say that nothing more will be taken."""
+        """Make the producer end, because the consumer takes no more items."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
 
     def items(self) -> Iterator[Item]:
-        """Take what comes, to its end; then raise what ended it."""
+        """Yield the items up to the end, and then raise the producer's exception, if any."""
         while self._has_some():
             with self._changed:
                 item = self._waiting.popleft()
@@ -107,10 +113,10 @@ class Belt(Generic[Item]):
             raise self._error
 
     def _has_some(self) -> bool:
-        if self._waiting:  # the consumer alone takes
+        if self._waiting:  # only the consumer removes items
             return True
         with self._changed:
-            while len(self._waiting) < (1 if self._hurried else self._some) and not self._ended:
+            while len(self._waiting) < (1 if self._woken else self._some) and not self._ended:
                 self._changed.wait()
-            self._hurried = False
+            self._woken = False
             return bool(self._waiting)

@@ -1,7 +1,8 @@
-"""The stages a layer passes on its way to the store, as somebody watches them.
+"""The stages of unpacking a layer, and the time that each of them takes.
 
-In: the iterators that the stages are.  Out: the same; and with a :class:`StageClock` the seconds
-that were spent in each, without those it waited for the one before.  Knows no layer and no store.
+An observer wraps the iterator of each stage.  `StageObserver` returns the iterator unchanged;
+`StageClock` measures the seconds in each stage, without the stages that it pulls from.  This module
+does not use layers or the store.
 """
 
 from __future__ import annotations
@@ -21,46 +22,46 @@ PARSE: Final = "parse"
 APPLY: Final = "apply"
 COMMIT: Final = "commit"
 STAGES: Final = (READ, HASH_BLOB, INFLATE, HASH_LAYER, PARSE, APPLY, COMMIT)
-"""Every stage, in the order in which a byte passes them."""
+"""Every stage, in the order of the data flow."""
 
 
-class Watch:
-    """Lets stages pass; this one does not look.
+class StageObserver:
+    """An observer that does nothing.
 
-    ``one_thread`` asks for all stages in the thread of the watch.
+    ``single_thread``: whether the puller must run all stages in one thread.
     """
 
-    one_thread = False
+    single_thread = False
 
-    def passing(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
-        """Give what ``items``, the outcome of ``stage``, gives."""
+    def iterate(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+        """Return an iterator over the items that a stage produces."""
         del stage
         return items
 
-    def during(self, stage: str) -> AbstractContextManager[object]:
-        """Give a context for a stage that is no iterator."""
+    def measure(self, stage: str) -> AbstractContextManager[object]:
+        """Return a context for a stage that is not an iterator."""
         del stage
         return nullcontext()
 
 
-UNWATCHED: Final = Watch()
+NO_OBSERVER: Final = StageObserver()
 
 
-class StageClock(Watch):
-    """Measures stages that run in one thread: ``seconds`` by stage.
+class StageClock(StageObserver):
+    """Measures the seconds of each stage, when all stages run in one thread.
 
-    A stage's own time is what passes in it but not in the stages it asks for more.
+    The time of a stage excludes the stages that it pulls items from.
     """
 
-    one_thread = True
+    single_thread = True
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._running: list[str] = []
         self._since = perf_counter()
 
-    def passing(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
-        """Give what ``items`` gives, and count the time it takes for it."""
+    def iterate(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield the items, and count the time that each ``next`` takes."""
         while True:
             self._enter(stage)
             try:
@@ -72,8 +73,8 @@ class StageClock(Watch):
             yield item
 
     @contextmanager
-    def during(self, stage: str) -> Iterator[None]:
-        """Count the time that passes in the context."""
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count the time inside the context."""
         self._enter(stage)
         try:
             yield

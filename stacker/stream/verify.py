@@ -1,8 +1,8 @@
-"""Hash and measure a stream while it passes.
+"""Hash, count and limit the chunks of a stream while they pass.
 
-In: an iterator of byte chunks.  Out: the same chunks, and an error at the end (or as soon as
-there are too many bytes) when they are not what a digest and a size say.  Knows no files and
-no formats.
+`verified` takes chunks and yields them unchanged; it raises an error if their digest or their size
+differs from the expected one.  `hash_thread` runs the hashes in a second thread, because hashing
+adds half of the time of decompression.  This module does not use files or formats.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ from functools import partial
 from typing import Protocol
 
 from stacker.errors import IntegrityError, LayerError
-from stacker.stream.pipe import DEPTH, Belt
+from stacker.stream.pipe import DEPTH, BoundedQueue
 
 
 class Hash(Protocol):
-    """What this module needs of a ``hashlib`` object."""
+    """The methods of a ``hashlib`` object that this module uses."""
 
     def update(self, data: bytes, /) -> None:
-        """Take more bytes."""
+        """Add bytes to the hash."""
 
     def hexdigest(self) -> str:
-        """Give the digest of all bytes so far."""
+        """Return the digest of all bytes so far."""
 
 
-class Named(Protocol):
-    """A digest of any of the distinct types in :mod:`stacker.image.digest`."""
+class AnyDigest(Protocol):
+    """A digest of any type in :mod:`stacker.image.digest`."""
 
     @property
     def hex(self) -> str:
-        """Give the digest as hexadecimal digits."""
+        """The digest as hexadecimal digits."""
 
     def new_hash(self) -> Hash:
-        """Start a hash of this digest's algorithm."""
+        """Return a new hash of this digest's algorithm."""
 
 
 ByteProgress = Callable[[int], None]
 """Reports how many bytes of a blob have been transferred so far."""
 
 
-def in_place(running: Hash) -> Hash:
-    """Let a hash run where its bytes pass."""
+def hash_inline(running: Hash) -> Hash:
+    """Return the hash itself: it runs in the thread that reads the chunks."""
     return running
 
 
 def verified(
     chunks: Iterator[bytes],
     *,
-    digest: Named,
+    digest: AnyDigest,
     what: str,
     size: int | None = None,
-    moved: Callable[[Hash], Hash] = in_place,
+    offload: Callable[[Hash], Hash] = hash_inline,
 ) -> Iterator[bytes]:
-    """Pass ``chunks`` on; fail unless together they are ``size`` bytes with ``digest``.
+    """Yield chunks, and raise an error unless they have the given digest and size.
 
-    :param size: bytes, or ``None`` where no document says (the uncompressed side of a layer).
-    :param what: how an error names the object, e.g. ``blob sha256:...``.
-    :param moved: moves the hash to where it is to run.
-    :raises IntegrityError: at the first byte too many, or at the end.
+    :param size: expected bytes, or ``None`` if unknown, as for an uncompressed layer.
+    :param what: name of the object for errors, such as ``blob sha256:...``.
+    :param offload: replaces a hash by one that runs elsewhere; see `hash_thread`.
+    :raises IntegrityError: at the first byte after ``size``, or at the end.
     """
-    running, seen = moved(digest.new_hash()), 0
+    running, seen = offload(digest.new_hash()), 0
     for chunk in chunks:
         seen += len(chunk)
         if size is not None and seen > size:
@@ -77,16 +77,18 @@ def verified(
 
 
 def hashed(chunks: Iterator[bytes], running: Hash) -> Iterator[bytes]:
-    """Pass ``chunks`` on and into a hash, where no document says what comes out."""
+    """Yield chunks and add them to a hash, for data whose digest is not known yet."""
     for chunk in chunks:
         running.update(chunk)
         yield chunk
 
 
 def bounded(chunks: Iterator[bytes], *, limit: int, what: str, flag: str) -> Iterator[bytes]:
-    """Pass ``chunks`` on until they exceed ``limit`` bytes.
+    """Yield chunks up to a limit.
 
-    :param flag: the command line option that raises the limit, for the hint.
+    :param limit: bytes.
+    :param what: name of the object for the error.
+    :param flag: the command line option that sets the limit, for the hint.
     :raises LayerError: at the first byte over the limit.
     """
     seen = 0
@@ -94,67 +96,61 @@ def bounded(chunks: Iterator[bytes], *, limit: int, what: str, flag: str) -> Ite
         seen += len(chunk)
         if seen > limit:
             raise LayerError(
-                f"too large: {what}: got more than {limit} bytes uncompressed, want at most that",
+                f"too large: {what}: got more than {limit} bytes uncompressed, "
+                f"want at most {limit}",
                 hint=f"raise the limit with {flag} if you trust the image",
             )
         yield chunk
 
 
 def metered(chunks: Iterator[bytes], report: Callable[[int], None]) -> Iterator[bytes]:
-    """Pass ``chunks`` on and call ``report`` with each one's length in bytes."""
+    """Yield chunks, and call ``report`` with the length of each in bytes."""
     for chunk in chunks:
         report(len(chunk))
         yield chunk
 
 
-# FOLDED from stacker.stream.verify
-# """Hash in a thread beside those that read and inflate.
-#
-# Whoever inflates is what a layer waits for, and hashing costs half as much again.  So a hash is
-# handed the chunks and works behind; only its digest is waited for, at the end, where
-# :mod:`stacker.stream.verify` asks for it.  Knows nothing about what the chunks mean.
-# """
-
-
 @contextmanager
-def hashing_beside(*, depth: int = DEPTH) -> Iterator[Callable[[Hash], Hash]]:
-    """Give a function that moves a hash into a thread of its own; all such hashes share it.
+def hash_thread(*, depth: int = DEPTH) -> Iterator[Callable[[Hash], Hash]]:
+    """Return a function that makes a hash run in another thread, for `verified`.
 
-    At most ``depth`` chunks wait to be hashed; more make their giver wait.  On leaving the
-    context the thread has done its work and is joined; what comes later is hashed in place.
+    All hashes share one thread.  The end of the context waits for it and joins it; a later update
+    runs in the calling thread.
+
+    :param depth: chunks that may wait for the thread before an update blocks.
     """
-    belt: Belt[Callable[[], object]] = Belt(depth)
-    thread = threading.Thread(target=_work_through, args=(belt,), daemon=True)
+    queue: BoundedQueue[Callable[[], object]] = BoundedQueue(depth)
+    thread = threading.Thread(target=_run_all, args=(queue,), daemon=True)
     thread.start()
     try:
-        yield lambda running: _Beside(running, belt)
+        yield lambda running: _ThreadedHash(running, queue)
     finally:
-        belt.end()
+        queue.end()
         thread.join()
-        belt.stop()
+        queue.stop()
 
 
-def _work_through(belt: Belt[Callable[[], object]]) -> None:
-    for step in belt.items():
+def _run_all(queue: BoundedQueue[Callable[[], object]]) -> None:
+    for step in queue.items():
         step()
 
 
-class _Beside:
-    """A hash whose updates happen in another thread, in order."""
+class _ThreadedHash:
+    """A hash whose updates run in another thread, in order."""
 
-    def __init__(self, running: Hash, belt: Belt[Callable[[], object]]) -> None:
+    def __init__(self, running: Hash, queue: BoundedQueue[Callable[[], object]]) -> None:
         self._running = running
-        self._belt = belt
+        self._queue = queue
 
     def update(self, data: bytes, /) -> None:
-        """Have more bytes taken, soon."""
-        if not self._belt.put(partial(self._running.update, data)):
+        """Schedule an update, or run it if the thread has ended."""
+        if not self._queue.put(partial(self._running.update, data)):
             self._running.update(data)
 
     def hexdigest(self) -> str:
-        """Wait for all bytes so far, and give their digest."""
+        """Wait for all scheduled updates, and return the digest."""
         done = threading.Event()
-        if self._belt.put(done.set):
-            self._belt.hurry()
+        if self._queue.put(done.set):
+            self._queue.wake()
             done.wait()
         return self._running.hexdigest()

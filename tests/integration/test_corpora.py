@@ -27,7 +27,7 @@ from stacker.layer.paths import LayerPaths
 from stacker.layer.skeleton import SkeletonWriter, reassembled
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.removal import remove_tree
-from stacker.stream.decompress import decompressed
+from stacker.stream.compression import decompressed
 from stacker.tar.entry import Entry, File
 from stacker.tar.reader import TarReader
 

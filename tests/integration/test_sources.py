@@ -19,7 +19,7 @@ from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
 from stacker.source.open import open_source
 from stacker.source.protocol import Source
-from stacker.stream.decompress import chunks_of, decompressed
+from stacker.stream.compression import decompressed, read_chunks
 from stacker.stream.verify import verified
 
 CORPORA = Path(os.environ.get("STACKER_CORPORA", Path(__file__).parents[2] / "../shared/corpora"))
@@ -58,7 +58,7 @@ def read_whole(source: Source) -> tuple[Manifest, ImageConfig]:
     config = parse_config(source.document(manifest.config), "config")
     for layer, diff_id in pair_layers(manifest, config):
         with source.open_blob(layer) as blob:
-            stored = verified(chunks_of(blob), digest=layer.digest, size=layer.size, what="blob")
+            stored = verified(read_chunks(blob), digest=layer.digest, size=layer.size, what="blob")
             for _ in verified(decompressed(stored, what="blob"), digest=diff_id, what="layer"):
                 pass
     return manifest, config

@@ -21,7 +21,7 @@ from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.store.store import Store
-from stacker.stream.decompress import CHUNK
+from stacker.stream.compression import CHUNK
 from stacker.tar.limits import Limits
 from tests.support.tars import END, char, file, symlink, tar
 

@@ -84,9 +84,9 @@ def packing_of(args: Namespace) -> Packing:
     :raises UsageError: there is no such level.
     """
     from stacker.operations.push import Packing
-    from stacker.stream.compress import checked_level
+    from stacker.stream.compression import compression_level
 
-    return Packing(args.compression, checked_level(args.compression, args.level))
+    return Packing(args.compression, compression_level(args.compression, args.level))
 
 
 def copied_document(delivered: Delivered) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The chain: each stage passes the watch, once, however a layer's blob arrives."""
+"""The chain: each stage passes the observer, once, however a layer's blob arrives."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from stacker.operations.schema1 import UndeclaredDiffID
 from stacker.source.open import open_source
 from stacker.source.protocol import Source
 from stacker.store.store import Store
-from stacker.stream.decompress import Readable
-from stacker.stream.stages import STAGES, Watch
+from stacker.stream.compression import Readable
+from stacker.stream.stages import STAGES, StageObserver
 from tests.support import images
 from tests.support.tars import file, tar
 
@@ -32,17 +32,17 @@ Item = TypeVar("Item")
 TAR = tar(file("a", random.Random(1).randbytes(3 << 20)), file("b", b"2"))
 
 
-class Seen(Watch):
+class Seen(StageObserver):
     """Notes the stages in the order in which they are shown to it."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
 
-    def passing(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+    def iterate(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
         self.stages.append(stage)
         return items
 
-    def during(self, stage: str) -> AbstractContextManager[object]:
+    def measure(self, stage: str) -> AbstractContextManager[object]:
         self.stages.append(stage)
         return nullcontext()
 

@@ -15,7 +15,7 @@ import zstandard
 from stacker.errors import IntegrityError
 from stacker.layer.record import Displacement
 from stacker.layer.skeleton import Places, SkeletonWriter, reassembled, skeleton_entries
-from stacker.stream.decompress import CHUNK
+from stacker.stream.compression import CHUNK
 from tests.support import tars
 from tests.support.layer_room import FORM, Room, Unpacked, entries_of
 from tests.support.tars import dir, entry, file, hardlink, pax, symlink, tar, whiteout  # noqa: A004

@@ -18,7 +18,7 @@ from stacker.image.platform import Platform
 from stacker.operations.copy import deliver, mounted_from
 from stacker.source.protocol import read_document
 from stacker.source.resolve import resolve
-from stacker.stream.decompress import BlobOpener
+from stacker.stream.compression import BlobOpener
 from stacker.stream.verify import ByteProgress
 
 

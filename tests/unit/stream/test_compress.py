@@ -8,8 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from stacker.errors import UsageError
-from stacker.stream.compress import LEVELS, Compression, checked_level, compressed
-from stacker.stream.decompress import compression_of, decompressed
+from stacker.stream.compression import (
+    LEVELS,
+    Compression,
+    compressed,
+    compression_level,
+    decompressed,
+    detect_compression,
+)
 
 KINDS: tuple[Compression, ...] = ("gzip", "zstd")
 TEXT = b"".join(b"line %d\n" % n for n in range(50_000))
@@ -23,7 +29,7 @@ def chunked(data: bytes, size: int = 1000) -> Iterator[bytes]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_compressed_comes_back(kind: Compression, data: bytes) -> None:
     blob = b"".join(compressed(chunked(data), kind))
-    assert compression_of(blob) == kind
+    assert detect_compression(blob) == kind
     assert b"".join(decompressed(chunked(blob), what="test")) == data
 
 
@@ -51,4 +57,4 @@ def test_each_level_makes_another_blob(kind: Compression) -> None:
 @pytest.mark.parametrize(("kind", "level"), [("gzip", 0), ("gzip", 10), ("zstd", 23)])
 def test_a_level_that_is_none_is_refused(kind: Compression, level: int) -> None:
     with pytest.raises(UsageError, match=f"got {level}"):
-        checked_level(kind, level)
+        compression_level(kind, level)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacker.errors import IntegrityError, StackerError
-from stacker.stream.decompress import CHUNK, chunks_of, compression_of, decompressed
+from stacker.stream.compression import CHUNK, decompressed, detect_compression, read_chunks
 
 TEXT = b"".join(b"line %d\n" % n for n in range(20_000))
 
@@ -135,7 +135,7 @@ def test_what_was_compressed_comes_back(
     compress: Callable[[bytes], bytes], data: bytes, cuts: list[int]
 ) -> None:
     stream, pieces = compress(data), []
-    if compression_of(data) != "none" and compress is bytes:
+    if detect_compression(data) != "none" and compress is bytes:
         return
     for cut in cuts:
         pieces.append(stream[:cut])
@@ -160,7 +160,7 @@ def test_what_was_compressed_comes_back(
     ],
 )
 def test_magic_decides(head: bytes, name: str) -> None:
-    assert compression_of(head) == name
+    assert detect_compression(head) == name
 
 
 def test_a_window_of_2_gib_is_taken() -> None:
@@ -294,5 +294,5 @@ def test_the_source_is_read_to_its_end_so_that_its_digest_is_checked() -> None:
 
 
 def test_a_file_is_read_in_chunks_to_its_end() -> None:
-    assert list(chunks_of(io.BytesIO(b"12345"), 2)) == [b"12", b"34", b"5"]
-    assert list(chunks_of(io.BytesIO(b""))) == []
+    assert list(read_chunks(io.BytesIO(b"12345"), 2)) == [b"12", b"34", b"5"]
+    assert list(read_chunks(io.BytesIO(b""))) == []

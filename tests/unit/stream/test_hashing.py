@@ -8,14 +8,14 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacker.stream.verify import hashing_beside
+from stacker.stream.verify import hash_thread
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=100)), max_size=60))
 def test_several_hashes_give_what_they_would_give_in_place(steps: list[tuple[int, bytes]]) -> None:
     alone = [hashlib.sha256() for _ in range(3)]
-    with hashing_beside(depth=4) as moved:
-        beside = [moved(hashlib.sha256()) for _ in range(3)]
+    with hash_thread(depth=4) as offload:
+        beside = [offload(hashlib.sha256()) for _ in range(3)]
         for which, data in steps:
             alone[which].update(data)
             beside[which].update(data)
@@ -24,8 +24,8 @@ def test_several_hashes_give_what_they_would_give_in_place(steps: list[tuple[int
 
 def test_a_digest_may_be_asked_for_at_any_time_and_again() -> None:
     alone = hashlib.sha256()
-    with hashing_beside() as moved:
-        beside = moved(hashlib.sha256())
+    with hash_thread() as offload:
+        beside = offload(hashlib.sha256())
         for n in range(100):
             assert beside.hexdigest() == beside.hexdigest() == alone.hexdigest()
             for one in (alone, beside):
@@ -55,8 +55,8 @@ def test_who_gives_too_much_waits_and_the_thread_ends_with_the_context() -> None
             given_so_far += 1
 
     before = threading.active_count()
-    with hashing_beside(depth=2) as moved:
-        beside = moved(Slow())
+    with hash_thread(depth=2) as offload:
+        beside = offload(Slow())
         giver = threading.Thread(target=give)
         giver.start()
         giver.join(0.1)
@@ -69,14 +69,14 @@ def test_who_gives_too_much_waits_and_the_thread_ends_with_the_context() -> None
 
 def test_leaving_without_asking_leaves_no_thread() -> None:
     before = threading.active_count()
-    with hashing_beside() as moved:
-        moved(hashlib.sha256()).update(b"x")
+    with hash_thread() as offload:
+        offload(hashlib.sha256()).update(b"x")
     assert threading.active_count() == before
 
 
 def test_what_comes_after_the_context_is_hashed_in_place() -> None:
-    with hashing_beside() as moved:
-        beside = moved(hashlib.sha256())
+    with hash_thread() as offload:
+        beside = offload(hashlib.sha256())
         beside.update(b"a")
     assert beside.hexdigest() == hashlib.sha256(b"a").hexdigest()
     beside.update(b"b")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from stacker.stream import stages
-from stacker.stream.stages import APPLY, COMMIT, INFLATE, PARSE, READ, UNWATCHED, StageClock
+from stacker.stream.stages import APPLY, COMMIT, INFLATE, NO_OBSERVER, PARSE, READ, StageClock
 
 
 class Time:
@@ -28,15 +28,15 @@ def test_each_stage_has_the_time_that_passes_in_it_and_not_in_those_before(
 ) -> None:
     time = Time(monkeypatch)
     clock = StageClock()
-    read = clock.passing(READ, time.takes(1, iter(range(4))))
-    inflated = clock.passing(INFLATE, time.takes(10, read))
-    parsed = clock.passing(PARSE, time.takes(100, inflated))
-    with clock.during(APPLY):
+    read = clock.iterate(READ, time.takes(1, iter(range(4))))
+    inflated = clock.iterate(INFLATE, time.takes(10, read))
+    parsed = clock.iterate(PARSE, time.takes(100, inflated))
+    with clock.measure(APPLY):
         for item in parsed:
             time.now += 1000
             assert item < 4
     time.now += 7  # nobody's
-    with clock.during(COMMIT):
+    with clock.measure(COMMIT):
         time.now += 0.5
     assert clock.seconds == {
         **dict.fromkeys(stages.STAGES, 0.0),
@@ -57,15 +57,15 @@ def test_a_stage_that_fails_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError
         yield 0
 
-    with clock.during(APPLY):
+    with clock.measure(APPLY):
         with pytest.raises(ValueError):
-            next(clock.passing(READ, failing()))
+            next(clock.iterate(READ, failing()))
         time.now += 10
     assert (clock.seconds[READ], clock.seconds[APPLY]) == (1, 10)
 
 
 def test_who_does_not_watch_gets_the_very_same_iterator() -> None:
     items = iter([1])
-    assert UNWATCHED.passing(READ, items) is items
-    with UNWATCHED.during(APPLY):
-        assert not UNWATCHED.one_thread
+    assert NO_OBSERVER.iterate(READ, items) is items
+    with NO_OBSERVER.measure(APPLY):
+        assert not NO_OBSERVER.single_thread

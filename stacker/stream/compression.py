@@ -1,21 +1,26 @@
-"""Compressed chunks in, plain chunks out.
+"""Decompress and compress byte streams: gzip (RFC 1952) and zstd (RFC 8878).
 
-The format is decided by the first bytes, never by a media type (DESIGN section 4, *Streams*):
-gzip (RFC 1952, any number of members, zero padding between and after them, an eStargz tail
-being one more member), zstd (RFC 8878, any number of frames, skippable ones among them,
-windows up to 2 GiB), or neither.  Chunks that come out are bounded, so that a small blob
-cannot make a large allocation.  Knows no digests and no tar.
+`decompressed` and `compressed` take and return chunks.  The first bytes of a stream decide its
+format, not a media type (docs/rules.md, Streams).  A gzip stream may have several members, zero
+padding and an eStargz tail; a zstd stream may have several frames, skippable frames, and windows
+up to 2 GiB.  Output chunks have a bounded size, so that a small blob cannot allocate much memory.
+This module does not use digests or tar.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import IO, BinaryIO, Protocol, cast
+from typing import IO, BinaryIO, Final, Literal, Protocol, cast
 
-from stacker.errors import IntegrityError
+from stacker.errors import IntegrityError, UsageError
 
 CHUNK = 512 * 1024
-"""Bytes per plain chunk: large enough to amortise a hand-over, small enough for the L2 cache."""
+"""Bytes in a decompressed chunk: few thread switches, and it fits into the L2 cache."""
+
+Compression = Literal["gzip", "zstd"]
+
+LEVELS: Final[dict[Compression, tuple[int, int, int]]] = {"gzip": (1, 6, 9), "zstd": (1, 3, 22)}
+"""The lowest, default and highest level of each compression."""
 
 _HEADER_LIMIT = 1 << 20
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
@@ -23,25 +28,26 @@ _ZSTD_WINDOW_LIMIT = 1 << 31
 
 
 class Readable(Protocol):
-    """Anything with a ``read`` that gives at most ``size`` bytes and ``b''`` at the end."""
+    """A binary file: ``read`` returns at most ``size`` bytes, and ``b''`` at the end."""
 
     def read(self, size: int, /) -> bytes:
         """Read at most ``size`` bytes."""
 
 
 BlobOpener = Callable[[], BinaryIO]
-"""Opens a blob at its first byte; may be called again to read the blob from the start."""
+"""Opens a blob at its first byte; a second call reads the blob again from the start."""
 
 
-def chunks_of(file: Readable, size: int = CHUNK) -> Iterator[bytes]:
-    """Read ``file`` to its end in chunks of at most ``size`` bytes."""
+def read_chunks(file: Readable, size: int = CHUNK) -> Iterator[bytes]:
+    """Yield the content of a file in chunks of at most ``size`` bytes."""
     while chunk := file.read(size):
         yield chunk
 
 
-def compression_of(head: bytes) -> str:
-    """Name the compression that ``head``, the first bytes of a stream, announces.
+def detect_compression(head: bytes) -> str:
+    """Return the compression of a stream, by its magic number.
 
+    :param head: the first bytes of the stream, at least 4 if it has as many.
     :returns: ``gzip``, ``zstd`` or ``none``.
     """
     if head[:2] == b"\x1f\x8b":
@@ -57,18 +63,18 @@ def _is_skippable(head: bytes) -> bool:
 
 
 def decompressed(chunks: Iterator[bytes], *, what: str) -> Iterator[bytes]:
-    """Decompress ``chunks``, whatever of gzip, zstd or nothing they are compressed with.
+    """Decompress chunks of a gzip or zstd stream; pass any other stream through.
 
-    :param what: how an error names the stream.
-    :raises IntegrityError: the stream is corrupt or ends early.
+    :param what: name of the stream for errors.
+    :raises IntegrityError: the stream is corrupt or truncated.
     """
     head = b""
     for chunk in chunks:
         head += chunk
         if len(head) >= 4:
             break
-    whole = filter(None, _prepended(head, chunks))  # an empty chunk is no end
-    match compression_of(head):
+    whole = filter(None, _prepended(head, chunks))  # an empty chunk is not the end
+    match detect_compression(head):
         case "gzip":
             return _gunzip(whole, what)
         case "zstd":
@@ -84,7 +90,7 @@ def _prepended(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
-    from isal import igzip_lib  # only a gzip layer needs it
+    from isal import igzip_lib  # only gzip needs it
 
     pending = b""
     try:
@@ -108,7 +114,7 @@ def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
 
 
 def _next_member(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
-    """Skip the zero padding that may follow a member; return the start of the next one."""
+    """Skip zero padding after a member, and return the start of the next member."""
     while True:
         pending = pending.lstrip(b"\0")
         while len(pending) < 2:
@@ -128,8 +134,8 @@ def _next_member(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
 
 
 def _with_whole_header(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
-    # ISA-L 2.31 takes a header that comes in two pieces for a wrong one when it has a checksum
-    # or more than one optional field.
+    # ISA-L 2.31 rejects a header that is split over two calls if it has a checksum or more than
+    # one optional field.
     while not _has_whole_header(pending):
         chunk = next(chunks, b"")
         if not chunk or len(pending) > _HEADER_LIMIT:
@@ -141,7 +147,7 @@ def _with_whole_header(pending: bytes, chunks: Iterator[bytes], what: str) -> by
 
 
 def _has_whole_header(data: bytes) -> bool:
-    """Read past the fields of RFC 1952 section 2.3.1: extra, name, comment, checksum."""
+    """Return whether data contains a complete gzip header (RFC 1952, section 2.3.1)."""
     if len(data) < 10:
         return False
     flags, at = data[3], 10
@@ -156,7 +162,7 @@ def _has_whole_header(data: bytes) -> bool:
 
 
 class _ChunkFile:
-    """The file that python-zstandard wants to read from, over an iterator."""
+    """An iterator of chunks as the file that python-zstandard requires."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -169,9 +175,9 @@ class _ChunkFile:
 
 
 def _unzstd(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
-    # A frame cut short ends this reader without an error; the caller's digest finds it.  The
-    # interface that would tell (decompressobj) has no bound on what one call gives back.
-    import zstandard  # only a zstd layer or a skeleton needs it
+    # This reader ends without an error after a truncated frame; the caller's digest detects that.
+    # decompressobj would raise one, but its calls return output of any size.
+    import zstandard  # only zstd needs it
 
     reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_LIMIT).stream_reader(
         cast("IO[bytes]", _ChunkFile(chunks)),
@@ -179,6 +185,54 @@ def _unzstd(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
         read_across_frames=True,
     )
     try:
-        yield from chunks_of(reader)
+        yield from read_chunks(reader)
     except zstandard.ZstdError as error:
         raise IntegrityError(f"corrupt zstd: {what}: {error}") from error
+
+
+# Compression: equal input gives equal output.
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def compression_level(compression: Compression, level: int | None) -> int:
+    """Return a valid compression level.
+
+    :param level: the level that the user asks for, or ``None`` for the default.
+    :raises UsageError: the compression does not have the level.
+    """
+    lowest, usual, highest = LEVELS[compression]
+    if level is None:
+        return usual
+    if not lowest <= level <= highest:
+        raise UsageError(f"invalid level: {compression}: got {level}, want {lowest} to {highest}")
+    return level
+
+
+def compressed(
+    chunks: Iterator[bytes], compression: Compression, level: int | None = None
+) -> Iterator[bytes]:
+    """Compress chunks: gzip without a name and a time, or one zstd frame by one thread.
+
+    :param level: see `LEVELS`; ``None`` for the default.
+    :raises UsageError: the compression does not have the level.
+    """
+    compressor = _compressor(compression, compression_level(compression, level))
+    for chunk in chunks:
+        if data := compressor.compress(chunk):
+            yield data
+    yield compressor.flush()
+
+
+def _compressor(compression: Compression, level: int) -> _Compressor:
+    import zlib  # only a push compresses layers
+
+    if compression == "gzip":  # zlib sets the time to 0 (zlib.h, deflateInit2)
+        return zlib.compressobj(level, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    import zstandard  # only zstd needs it
+
+    return zstandard.ZstdCompressor(level=level).compressobj()
