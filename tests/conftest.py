@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,18 +12,24 @@ from hypothesis import settings
 from stacker.linux import lock
 from tests.support.unprivileged import startable_python
 
-# Laws look at new examples wherever a person runs them; builds are judged by the same ones.
+# Property tests draw new examples on a developer's machine. CI always draws the same ones.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+# A shell starts background jobs with SIGINT ignored, and every program inherits that (POSIX,
+# "Signals and Error Handling"). execve(2) resets a handler to the default, so the commands under
+# test die of SIGINT as they do for a user.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture
 def alone_among_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Run no two tests at once of those that make mounts and those that copy all mounts.
+    """Keep tests that unmount apart from tests that copy every mount.
 
-    A new mount namespace has a copy of every mount there is; to whoever undoes one meanwhile it is
-    still mounted elsewhere, and so it is to the program.
+    A new mount namespace holds a copy of every mount. Until the namespace ends, umount(2) elsewhere
+    leaves the copy, so the program still finds the mount busy.
     """
     with lock.exclusive(tmp_path_factory.getbasetemp().parent / "mounts.lock"):
         yield
@@ -30,8 +37,8 @@ def alone_among_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(scope="session")
 def unprivileged_python() -> str:
-    """Give an interpreter that an unprivileged user can start."""
+    """Return an interpreter that UID 65534 can start; skip if none exists."""
     python = startable_python()
     if python is None:
-        pytest.skip("no interpreter that an unprivileged user can start")
+        pytest.skip("UID 65534 can start no interpreter")
     return python

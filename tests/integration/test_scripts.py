@@ -1,9 +1,10 @@
-"""The README's first command, as a person would run it."""
+"""Scripts of the repository: the demo, and the suite started in unusual ways."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +28,16 @@ def test_the_demo_runs_a_program_in_a_root_filesystem() -> None:
     assert "hello from inside\n  Three layers, one tree.\n  motd\n" in done.stdout
     assert "/etc/secret, which the third layer deletes, is not there" in done.stdout
     assert done.stdout.rstrip().endswith("Done.\033[0m")
+
+
+def test_a_child_process_dies_of_sigint() -> None:
+    done = subprocess.run(["sh", "-c", "kill -INT $$; echo survived"], check=False)
+    assert done.returncode == -signal.SIGINT
+
+
+def test_tests_of_signals_pass_when_the_suite_ignores_sigint() -> None:
+    this = f"{Path(__file__).relative_to(ROOT)}::test_a_child_process_dies_of_sigint"
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", this]
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *pytest_here]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,8 @@ from tests.support import images
 from tests.support.command import Stacker
 from tests.support.tars import file, tar
 
+pytestmark = pytest.mark.unmeasured
+
 # What `mount` needs of us: a new name here is a decision, since each costs start-up time.
 OURS = """
 stacker stacker.cli stacker.cli.exit stacker.cli.help stacker.cli.options stacker.cli.output
