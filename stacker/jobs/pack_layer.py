@@ -1,9 +1,9 @@
-"""One layer from the store to a blob: put together again, verified, compressed anew.
+"""Pack one layer: turn its directory in the store into a compressed blob.
 
-    skeleton + tree -> tar -> verified(diff_id) -> compressed -> blob, and its digest
+    skeleton + tree -> tar -> verified(diff_id) -> compressed -> file, and its digest
 
-In: a task, a plain value that may come from another process.  Out: a file and its descriptor's
-numbers.  Knows neither manifests nor destinations.
+A `PackTask` comes in, a plain value that travels between processes; a `LayerPacked` goes out.
+This module must not read manifests or write to a destination.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stacker.errors import StackerError
 from stacker.events import Emit, LayerPacked, PackProgress, Throttle
@@ -26,61 +26,70 @@ from stacker.stream.verify import metered, verified
 if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
 
-_WORTH_THREADS = 64 * 1024
-_ALIKE = Digest.of(b"")  # names the algorithm of blobs made here
+_WORTH_THREADS: Final = 64 * 1024
+"""Bytes of a layer's tar; with fewer, starting threads takes longer than they save."""
+_EMPTY: Final = Digest.of(b"")
+"""Any digest in the algorithm of the blobs that this module creates."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackOptions:
+    """How layers are compressed.
+
+    :param level: the compression level; ``None`` for the default of the compression.
+    """
+
+    compression: Compression = "gzip"
+    level: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PackTask:
-    """A layer of the store at ``store`` to be written to the directory ``room``.
-
-    :param level: of the compression; ``None`` for the usual one.
-    """
+    """One layer of the store at ``store`` to pack into a file in ``directory``."""
 
     store: Path
-    room: Path
+    directory: Path
     diff_id: DiffID
-    compression: Compression
-    level: int | None
+    options: PackOptions
 
 
 def pack_layer(task: PackTask, emit: Emit) -> LayerPacked:
-    """Make a layer's blob; the caller keeps the layer from being removed.
+    """Write a layer's blob to a file; the caller holds the layer against removal.
 
-    :param emit: called with `PackProgress` now and then.
-    :raises NotFoundError: the layer is not here.
-    :raises IntegrityError: what lies on disk is not the layer any more.
-    :raises StackerError: the machine cannot do it.
+    :param emit: receives `PackProgress`.
+    :raises NotFoundError: the store lacks the layer.
+    :raises IntegrityError: the layer on disk differs from its diff_id.
+    :raises StackerError: the file cannot be written.
     """
     what = f"layer {task.diff_id}"
-    path = task.room / f"{task.diff_id.algorithm}-{task.diff_id.hex}"
+    path = task.directory / f"{task.diff_id.algorithm}-{task.diff_id.hex}"
     try:
         with ExitStack() as stages, path.open("wb") as file:
-            hashed, size = _ALIKE.new_hash(), 0
+            blob_hash, size = _EMPTY.new_hash(), 0
             for chunk in _compressed(task, stages, what, emit):
-                hashed.update(chunk)
+                blob_hash.update(chunk)
                 file.write(chunk)
                 size += len(chunk)
     except OSError as error:
         raise StackerError(f"cannot pack: {what}: {error.strerror or error}") from error
-    return LayerPacked(task.diff_id, Digest(_ALIKE.algorithm, hashed.hexdigest()), size, path)
+    return LayerPacked(task.diff_id, Digest(_EMPTY.algorithm, blob_hash.hexdigest()), size, path)
 
 
 def _compressed(task: PackTask, stages: ExitStack, what: str, emit: Emit) -> Iterator[bytes]:
-    store = Store.open(task.store)
+    store, options = Store.open(task.store), task.options
     record = store.layers.record(task.diff_id)
     chunks = reassembled(store.layers.paths(task.diff_id), record, what=what)
     chunks = metered(chunks, _reporter(task, record, emit))
     chunks = _in_a_thread(chunks, record, stages)
     chunks = verified(chunks, digest=task.diff_id, what=what)
     chunks = _in_a_thread(chunks, record, stages)
-    return _in_a_thread(compressed(chunks, task.compression, task.level), record, stages)
+    return _in_a_thread(compressed(chunks, options.compression, options.level), record, stages)
 
 
 def _in_a_thread(
     chunks: Iterator[bytes], record: LayerRecord, stages: ExitStack
 ) -> Iterator[bytes]:
-    """Let a stage run beside the others, unless the layer is too small to gain by it."""
+    """Run a stage in a thread, unless the layer is too small for threads."""
     if record.tar_bytes < _WORTH_THREADS:
         return chunks
     return stages.enter_context(threaded(chunks))

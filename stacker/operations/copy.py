@@ -1,56 +1,46 @@
-"""From a source to a destination, without unpacking: blobs first, then manifests, then the name.
+"""Copy an image, or an index with its images, from a source to a destination.
 
-In come a source, a destination and the document that is wanted, out comes what arrived and how.
-Knows the order and the workers; how bytes are read or kept, others know.
-Source: distribution-spec 1.1, "Pushing manifests": what a manifest refers to is pushed before.
+A source, a destination and the descriptor of a manifest or index come in; a `Copied` goes out.
+This module must not unpack a layer or use the store.
+Source: distribution-spec 1.1, "Pushing Manifests": a registry may reject a manifest whose blobs it
+does not have.  So blobs go first, then manifests, then indexes, and the tag goes last.
 """
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stacker.destination.protocol import Destination
 from stacker.errors import IntegrityError
-from stacker.events import BlobProgress, BlobsFound, BlobStored, Emit, Throttle, Transfer
+from stacker.events import BlobsFound, Emit, Transfer
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.manifest import references
-from stacker.jobs.pool import run_tasks
+from stacker.jobs.send_blob import SendTask, send_blobs
 from stacker.source.protocol import Source
-from stacker.stream.compression import BlobOpener
 
-_DOCUMENTS_LIMIT = 1_000
-_DEEPEST = 8  # indexes in one another
-MountSources = Mapping[Digest, tuple[str, ...]]
-"""Repositories, as ``HOST/REPO``, that are known to have a blob."""
+_MAX_DOCUMENTS = 1_000
+_MAX_DEPTH = 8  # of nested indexes
+Repositories = Callable[[Digest], tuple[str, ...]]
+"""Returns the repositories, as ``HOST/REPO``, that are known to have a blob."""
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
-    """What came of a delivery.
+class Copied:
+    """The result of a copy or a push.
 
-    :param root: the manifest or index that has the name now.
-    :param documents: manifests and indexes, the root among them.
-    :param left: foreign layers, which stay at the addresses that their descriptors give.
+    :param root: the manifest or index that was copied.
+    :param documents: the number of manifests and indexes, including the root.
+    :param transfers: how many blobs the destination got in each way.
+    :param foreign: layers that were not sent, see `is_distributable`.
     """
 
     root: Descriptor
     documents: int = 0
     transfers: Mapping[Transfer, int] = field(default_factory=dict, hash=False)
-    left: tuple[Descriptor, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BlobTask:
-    """One blob to bring from ``source`` to ``destination``."""
-
-    source: Source
-    destination: Destination
-    blob: Descriptor
-    mount_from: tuple[str, ...] = ()
+    foreign: tuple[Descriptor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,126 +50,66 @@ class _Document:
     blobs: tuple[Descriptor, ...]
 
 
-def deliver(
+def copy_image(
     source: Source,
     destination: Destination,
     *,
     root: Descriptor,
     jobs: int,
     emit: Emit,
-    places: MountSources | None = None,
-    named: bool = True,
-) -> Delivered:
-    """Bring the manifest or index `root`, and all that it refers to, to `destination`.
+    repositories: Repositories = lambda _: (),
+    tagged: bool = True,
+) -> Copied:
+    """Copy the manifest or index `root`, and all that it refers to, byte for byte.
 
-    :param jobs: blobs that travel at the same time.
-    :param places: where else in the registry the blobs are.
-    :param named: give it the destination's name; else it is there by its digest only.
-    :param emit: called with `BlobsFound`, `BlobProgress` and `BlobStored`.
-    :raises IntegrityError: something is not what its descriptor says.
+    :param jobs: the number of blobs to send at the same time.
+    :param emit: receives `BlobsFound`, `BlobProgress` and `BlobStored`.
+    :param repositories: where a registry may mount blobs from.
+    :param tagged: give the root the destination's tag; otherwise only its digest names it.
+    :raises IntegrityError: a document or a blob differs from its descriptor.
     """
-    *others, last = _documents(source, root)
-    blobs = {blob.digest: blob for doc in (*others, last) for blob in doc.blobs}
-    left = tuple(blob for blob in blobs.values() if stays(blob))
-    wanted = [blob for blob in blobs.values() if not stays(blob)]
-    emit(BlobsFound(tuple(wanted)))
-    known = {} if places is None else places
-    tasks = [BlobTask(source, destination, b, known.get(b.digest, ())) for b in wanted]
+    *documents, last = _documents(source, root)
+    unique = {blob.digest: blob for document in (*documents, last) for blob in document.blobs}
+    blobs = [blob for blob in unique.values() if is_distributable(blob)]
+    emit(BlobsFound(tuple(blobs)))
+    tasks = [SendTask(source, destination, blob, repositories(blob.digest)) for blob in blobs]
     transfers: Counter[Transfer] = Counter()
-    for event in _sent(tasks, destination, jobs, emit):
-        emit(event)
-        transfers[event.transfer] += 1
-    for document in others:
+    for stored in send_blobs(tasks, is_sequential=destination.is_sequential, jobs=jobs, emit=emit):
+        emit(stored)
+        transfers[stored.transfer] += 1
+    for document in documents:
         destination.put_document(document.descriptor, document.content)
-    if named:
-        destination.finish(last.descriptor, last.content)
-    else:
-        destination.put_document(last.descriptor, last.content)
-    return Delivered(last.descriptor, len(others) + 1, dict(transfers), left)
+    put_root = destination.finish if tagged else destination.put_document
+    put_root(last.descriptor, last.content)
+    foreign = tuple(blob for blob in unique.values() if not is_distributable(blob))
+    return Copied(last.descriptor, len(documents) + 1, dict(transfers), foreign)
 
 
-def stays(blob: Descriptor) -> bool:
-    """Return whether a blob must not be sent: a foreign layer that is to be had elsewhere.
+def is_distributable(blob: Descriptor) -> bool:
+    """Return False for a foreign layer with URLs, which must stay at these URLs.
 
     Source: image-spec layer.md, "Non-Distributable Layers".
     """
-    return blob.is_foreign and bool(blob.urls)
-
-
-def send_blob(task: BlobTask, emit: Emit) -> BlobStored:
-    """Bring one blob; see `Destination.put_blob`.
-
-    :param emit: called with `BlobProgress` now and then.
-    """
-    throttle = Throttle(task.blob.size)
-
-    def report(done: int) -> None:
-        if throttle.is_due(done):
-            emit(BlobProgress(task.blob.digest, done, task.blob.size))
-
-    how = task.destination.put_blob(
-        task.blob, _opener(task.source, task.blob), mount_from=task.mount_from, report=report
-    )
-    return BlobStored(task.blob.digest, how or Transfer.SENT)
-
-
-def _sent(
-    tasks: list[BlobTask], destination: Destination, jobs: int, emit: Emit
-) -> Iterator[BlobStored]:
-    if destination.is_sequential or jobs == 1 or len(tasks) == 1:
-        for task in tasks:
-            yield send_blob(task, emit)
-        return
-    if tasks:
-        largest_first = sorted(tasks, key=lambda task: -task.blob.size)
-        yield from run_tasks(largest_first, send_blob, jobs=jobs, emit=emit)
-
-
-def _opener(source: Source, blob: Descriptor) -> BlobOpener:
-    if blob.data is not None:
-        content = blob.data
-        return lambda: io.BytesIO(content)
-    return lambda: source.open_blob(blob)
+    return not (blob.is_foreign and blob.urls)
 
 
 def _documents(source: Source, root: Descriptor) -> list[_Document]:
-    """Return the documents below `root` and itself, each after those that it refers to."""
+    """Return `root` and the documents below it, each after those that it refers to."""
     found: dict[Digest, _Document] = {}
 
-    def visit(descriptor: Descriptor, above: tuple[Digest, ...]) -> None:
+    def visit(descriptor: Descriptor, depth: int) -> None:
         if descriptor.digest in found:
             return
-        if len(above) > _DEEPEST or len(found) + len(above) >= _DOCUMENTS_LIMIT:
+        if depth > _MAX_DEPTH or len(found) + depth >= _MAX_DOCUMENTS:
             raise IntegrityError(
-                f"too much in an index: {root.digest}: got more than {_DOCUMENTS_LIMIT} documents "
-                f"or {_DEEPEST} indexes in one another, want fewer"
+                f"index too large: {root.digest}: got more than {_MAX_DOCUMENTS} documents or "
+                f"{_MAX_DEPTH} nested indexes, want fewer"
             )
         content = source.document(descriptor)
-        refers = references(content, f"{descriptor.digest}")
-        for below in refers.documents:
-            visit(below, (*above, descriptor.digest))
-        found[descriptor.digest] = _Document(descriptor, content, refers.blobs)
+        refers_to = references(content, f"{descriptor.digest}")
+        for document in refers_to.documents:
+            visit(document, depth + 1)
+        found[descriptor.digest] = _Document(descriptor, content, refers_to.blobs)
 
-    visit(root, ())
+    visit(root, 0)
     return list(found.values())
-
-
-class _Everywhere(Mapping[Digest, tuple[str, ...]]):
-    """Says of every blob that it is at one place; see `MountSources`."""
-
-    def __init__(self, place: str) -> None:
-        self._places = (place,)
-
-    def __getitem__(self, digest: Digest) -> tuple[str, ...]:
-        return self._places
-
-    def __iter__(self) -> Iterator[Digest]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-def mounted_from(place: str) -> MountSources:
-    """Return that every blob asked for is at `place`, the ``HOST/REPO`` it comes from."""
-    return _Everywhere(place)

@@ -1,8 +1,8 @@
-"""Several images under one name, by hand: an index of what is here and what is elsewhere.
+"""Create, annotate and push an index: several images, one for each platform, under one name.
 
-In come images of the store and references to registries, out comes an index; later that index at
-a destination, with the members that it lacked.  How one image gets there, `push` and `delivery`
-know.
+Names of images in the store and in registries come in; an index in the store goes out, and later
+that index at a destination, after the members that the destination lacks.
+This module must not send an image itself: `push_image` and `copy_image` do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, NotFoundError, StackerError, UsageError
@@ -22,67 +22,87 @@ from stacker.image.document import quoted
 from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
 from stacker.image.manifest import Index, Manifest, parse_document, references
 from stacker.image.platform import Platform
-from stacker.operations.copy import Delivered, deliver, mounted_from
-from stacker.operations.push import Packing, manifest_of, push
+from stacker.operations.copy import Copied, copy_image
+from stacker.operations.push import choose_manifest, push_image
 from stacker.source.protocol import Source
 
 if TYPE_CHECKING:
     from stacker.destination.protocol import Destination
+    from stacker.jobs.pack_layer import PackOptions
     from stacker.store.indexes import IndexStore, StoredIndex
     from stacker.store.store import Store
 
-Open = Callable[[str], AbstractContextManager[Source]]
-"""Opens a source that a person, or an index, names."""
+OpenSource = Callable[[str], AbstractContextManager[Source]]
+"""Opens the image or index that a ``docker://…`` reference names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What is to be said of an index, or of one of its members.
+class IndexChange:
+    """A change to an index, or to one of its members.
 
-    Empty strings and annotations leave what is; an annotation without a value goes.
+    :param os: the member's operating system; an empty string changes nothing, and so for the
+        other fields of the platform.
+    :param annotations: annotations to set; one with an empty value is removed.
     """
 
     os: str = ""
     architecture: str = ""
     variant: str = ""
     os_version: str = ""
-    annotations: Mapping[str, str] | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def has_platform(self) -> bool:
-        """Whether it says something of a platform."""
+        """Whether the change affects the platform."""
         return bool(self.os or self.architecture or self.variant or self.os_version)
 
+    def apply(self, entry: Descriptor) -> Descriptor:
+        """Return a member with the change.
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """How members are had and sent.
+        :raises UsageError: the member would have an incomplete platform.
+        """
+        return replace(
+            entry,
+            platform=self._changed_platform(entry.platform),
+            annotations=self.changed_annotations(entry.annotations),
+        )
 
-    :param jobs: blobs on their way at the same time.
-    :param emit: called with `MemberSent` and with what `push` and `deliver` tell.
-    """
+    def changed_annotations(self, before: Mapping[str, str]) -> dict[str, str]:
+        """Return annotations with the change."""
+        return {key: value for key, value in {**before, **self.annotations}.items() if value}
 
-    opened: Open
-    packing: Packing
-    jobs: int
-    emit: Emit
+    def _changed_platform(self, platform: Platform | None) -> Platform | None:
+        if not self.has_platform:
+            return platform
+        before = platform or Platform("", "")
+        os = self.os or before.os
+        architecture = self.architecture or before.architecture
+        if not (os and architecture):
+            raise UsageError("no platform: got a member without one, want both --os and --arch")
+        # A variant belongs to its architecture, and a version to its operating system.
+        variant = self.variant or (before.variant if architecture == before.architecture else "")
+        version = self.os_version or (before.os_version if os == before.os else "")
+        changed = Platform.parse("/".join(filter(None, (os, architecture, variant))))
+        return replace(changed, os_version=version)
 
 
-def create(store: Store, name: str, members: Sequence[str], opened: Open) -> StoredIndex:
-    """Make an index of images in the store and in registries.
+def create_index(
+    store: Store, name: str, members: Sequence[str], open_source: OpenSource
+) -> StoredIndex:
+    """Create an index of images in the store and in registries.
 
-    An index in a registry is taken apart: its members become members.
+    If a member is itself an index in a registry, its members become members.
 
     :param members: what `ImageStore.find` understands, or ``docker://…``.
-    :raises UsageError: there is one of that name.
-    :raises NotFoundError: a member is not there.
+    :raises UsageError: an index has that name.
+    :raises NotFoundError: the store or the registry lacks a member.
     """
     indexes = store.indexes
     _refuse_existing(indexes, name)
     entries: dict[str, Descriptor] = {}
     origins: dict[str, str] = {}
     for text in members:
-        for entry, origin in _members(store, text, opened):
+        for entry, origin in _members(store, text, open_source):
             entries[str(entry.digest)] = entry
             origins[str(entry.digest)] = origin
     with indexes.write_lock():
@@ -90,72 +110,114 @@ def create(store: Store, name: str, members: Sequence[str], opened: Open) -> Sto
         return indexes.put(name, Index(mediatype.OCI_INDEX, tuple(entries.values())), origins)
 
 
-def annotate(store: Store, name: str, member: str | None, change: Change) -> StoredIndex:
-    """Say something of an index, or of the member that `member` means.
+def annotate_index(store: Store, name: str, member: str | None, change: IndexChange) -> StoredIndex:
+    """Change an index, or the member that `member` names.
 
-    :raises NotFoundError: no such index or member.
-    :raises UsageError: several members, or a platform for the index itself.
+    :param member: a digest, its first digits, a platform or an image; ``None`` for the index.
+    :raises NotFoundError: there is no such index or member.
+    :raises UsageError: `member` matches several members, or the index would get a platform.
     """
     indexes = store.indexes
     with indexes.write_lock():
         stored = indexes.find(name)
         index = stored.index
-        if member is None:
-            if change.has_platform:
-                raise UsageError(
-                    f"no member: {quoted(name)}: an index itself has no platform",
-                    hint="say which member has it, by digest, platform or image",
-                )
-            index = replace(index, annotations=_annotated(index.annotations, change))
-        else:
-            chosen = _chosen(store, stored, member)
-            changed = replace(
-                chosen,
-                platform=_changed(chosen.platform, change),
-                annotations=_annotated(chosen.annotations, change),
+        if member is not None:
+            chosen = _find_member(store, stored, member)
+            manifests = [change.apply(m) if m is chosen else m for m in index.manifests]
+            index = replace(index, manifests=tuple(manifests))
+        elif change.has_platform:
+            raise UsageError(
+                f"no member: index {quoted(name)}: an index has no platform, its members do",
+                hint="name a member by its digest, its platform or its image",
             )
-            manifests = tuple(changed if m is chosen else m for m in index.manifests)
-            index = replace(index, manifests=manifests)
+        else:
+            index = replace(index, annotations=change.changed_annotations(index.annotations))
         return indexes.put(name, index, stored.origins)
 
 
-def push_index(store: Store, name: str, destination: Destination, means: Means) -> Delivered:
-    """Send an index, and before it the members that the destination lacks.
+def push_index(
+    store: Store,
+    name: str,
+    destination: Destination,
+    *,
+    open_source: OpenSource,
+    packing: PackOptions,
+    jobs: int,
+    emit: Emit,
+) -> Copied:
+    """Push an index, after the members that the destination lacks.
 
-    A member of the store whose layers had to be packed anew has another digest then; the index
-    here says that digest, too, from then on.
+    A member of the store whose layers had to be compressed again gets another digest. In this
+    case the index in the store is updated, too.
 
-    :raises NotFoundError: no such index, or a member is not where it was.
+    :param jobs: the number of blobs to send at the same time.
+    :param emit: receives `MemberSent` and the events of `push_image` and `copy_image`.
+    :raises NotFoundError: there is no such index, or a member is no longer available.
+    :raises LockedError: another process changed the index during the push.
     """
+    sender = _MemberSender(store, destination, open_source, packing, jobs, emit)
     stored = store.indexes.find(name)
-    members, deliveries = [], []
+    members, copies = [], []
     for entry in stored.index.manifests:
         origin = stored.origins.get(str(entry.digest), "")
-        found = entry
-        there = destination.has_document(entry)
-        if not there:
-            deliveries.append(_sent(store, origin, destination, means))
-            found = _at(entry, deliveries[-1].root)
-        means.emit(MemberSent(found, not there))
-        members.append((found, origin))
-    stored = _corrected(store, stored, members)
+        sent = entry
+        is_missing = not destination.has_document(entry)
+        if is_missing:
+            copies.append(sender.send(origin))
+            sent = _with_digest_of(entry, copies[-1].root)
+        emit(MemberSent(sent, is_missing))
+        members.append((sent, origin))
+    stored = _update_members(store, stored, members)
     root = Descriptor(stored.index.media_type, stored.digest, len(stored.content))
     destination.finish(root, stored.content)
-    transfers: Counter[Transfer] = Counter()
-    left: dict[Descriptor, None] = {}
-    for delivery in deliveries:
-        transfers.update(delivery.transfers)
-        left |= dict.fromkeys(delivery.left)
-    documents = 1 + sum(d.documents for d in deliveries)
-    return Delivered(root, documents, dict(transfers), tuple(left))
+    return _sum(root, copies)
 
 
-def _corrected(
+@dataclass(frozen=True, slots=True)
+class _MemberSender:
+    store: Store
+    destination: Destination
+    open_source: OpenSource
+    packing: PackOptions
+    jobs: int
+    emit: Emit
+
+    def send(self, origin: str) -> Copied:
+        """Send the member with this origin, without a tag."""
+        return self._copy(origin) if is_in_registry(origin) else self._push(origin)
+
+    def _copy(self, origin: str) -> Copied:
+        repository = repository_of(origin)
+        with self.open_source(origin) as source:
+            return copy_image(
+                source,
+                self.destination,
+                root=source.root(),
+                jobs=self.jobs,
+                emit=self.emit,
+                repositories=lambda _: (repository,),
+                tagged=False,
+            )
+
+    def _push(self, origin: str) -> Copied:
+        pushed = push_image(
+            self.store,
+            origin,
+            self.destination,
+            packing=self.packing,
+            jobs=self.jobs,
+            emit=self.emit,
+            tagged=False,
+        )
+        return pushed.copied
+
+
+def _update_members(
     store: Store, stored: StoredIndex, members: Sequence[tuple[Descriptor, str]]
 ) -> StoredIndex:
-    """Have the index say what its members are at the destination.
+    """Give the index in the store the digests that its members have at the destination.
 
-    :raises LockedError: somebody has changed it since it was read.
+    :raises LockedError: another process changed the index during the push.
     """
     index = replace(stored.index, manifests=tuple(entry for entry, _ in members))
     if index == stored.index:
@@ -170,33 +232,44 @@ def _corrected(
         return indexes.put(stored.name, index, origins)
 
 
-def _members(store: Store, text: str, opened: Open) -> Iterator[tuple[Descriptor, str]]:
-    """Give what `text` names as members, each with its origin."""
+def _sum(root: Descriptor, copies: Sequence[Copied]) -> Copied:
+    """Return the copies of all members, and of their index, as one."""
+    transfers: Counter[Transfer] = Counter()
+    foreign: dict[Descriptor, None] = {}
+    for copied in copies:
+        transfers.update(copied.transfers)
+        foreign |= dict.fromkeys(copied.foreign)
+    documents = 1 + sum(copied.documents for copied in copies)
+    return Copied(root, documents, dict(transfers), tuple(foreign))
+
+
+def _members(store: Store, text: str, open_source: OpenSource) -> Iterator[tuple[Descriptor, str]]:
+    """Yield the members that `text` names, each with its origin."""
     if not is_in_registry(text):
-        yield _local(store, text)
+        yield _stored_member(store, text)
         return
-    with opened(text) as source:
+    with open_source(text) as source:
         root = source.root()
-        place = REGISTRY_TRANSPORT + repository_of(
-            REGISTRY_TRANSPORT + source.names[0]
-        )  # not a short name
+        # The source's own name, because `text` may be a short name.
+        repository = repository_of(REGISTRY_TRANSPORT + source.names[0])
         if root.media_type in mediatype.INDEXES:
-            listed = references(source.document(root), text).documents
+            entries = references(source.document(root), text).documents
         else:
-            listed = (_with_platform(source, root),)
-        for entry in listed:
-            yield replace(entry, data=None), f"{place}@{entry.digest}"
+            entries = (_with_platform(source, root),)
+        for entry in entries:
+            yield replace(entry, data=None), f"{REGISTRY_TRANSPORT}{repository}@{entry.digest}"
 
 
-def _local(store: Store, text: str) -> tuple[Descriptor, str]:
+def _stored_member(store: Store, text: str) -> tuple[Descriptor, str]:
     image_id = store.images.find(text)
     with store.images.read_lock():
-        descriptor = manifest_of(store, image_id, text)
+        descriptor = choose_manifest(store, image_id, text)
     platform = store.images.config(image_id).platform
     return replace(descriptor, annotations={}, platform=platform, data=None), str(image_id)
 
 
 def _with_platform(source: Source, root: Descriptor) -> Descriptor:
+    """Return the descriptor of an image with the platform that its config declares."""
     what = f"manifest {root.digest}"
     manifest = parse_document(source.document(root), media_type=root.media_type, what=what)
     if not isinstance(manifest, Manifest):
@@ -205,31 +278,7 @@ def _with_platform(source: Source, root: Descriptor) -> Descriptor:
     return replace(root, platform=config.platform)
 
 
-def _sent(store: Store, origin: str, destination: Destination, means: Means) -> Delivered:
-    """Send one member by its digest, from where it is to be had."""
-    if is_in_registry(origin):
-        with means.opened(origin) as source:
-            return deliver(
-                source,
-                destination,
-                root=source.root(),
-                jobs=means.jobs,
-                emit=means.emit,
-                places=mounted_from(repository_of(origin)),
-                named=False,
-            )
-    return push(
-        store,
-        origin,
-        destination,
-        packing=means.packing,
-        jobs=means.jobs,
-        emit=means.emit,
-        named=False,
-    ).delivered
-
-
-def _at(entry: Descriptor, root: Descriptor) -> Descriptor:
+def _with_digest_of(entry: Descriptor, root: Descriptor) -> Descriptor:
     """Return a member with the digest that its manifest has at the destination."""
     return replace(entry, media_type=root.media_type, digest=root.digest, size=root.size)
 
@@ -239,8 +288,8 @@ def _refuse_existing(indexes: IndexStore, name: str) -> None:
         raise UsageError(f"exists already: index {quoted(name)}", hint=f"stacker index rm {name}")
 
 
-def _chosen(store: Store, stored: StoredIndex, text: str) -> Descriptor:
-    """Return the member that a digest, its first digits, a platform, or an image means."""
+def _find_member(store: Store, stored: StoredIndex, text: str) -> Descriptor:
+    """Return the member with this digest, platform, origin, image or first digits."""
     tests: tuple[Callable[[Descriptor], bool], ...] = (
         lambda entry: text == str(entry.digest),
         lambda entry: text == str(entry.platform),
@@ -252,14 +301,14 @@ def _chosen(store: Store, stored: StoredIndex, text: str) -> Descriptor:
         found = [entry for entry in stored.index.manifests if test(entry)]
         if len(found) > 1:
             raise UsageError(
-                f"ambiguous member: {quoted(text)}: got {len(found)} of them, want one",
-                hint="write the digest",
+                f"ambiguous member: {quoted(text)}: got {len(found)} members, want one",
+                hint="name the member by its digest",
             )
         if found:
             return found[0]
     raise NotFoundError(
         f"no such member: index {quoted(stored.name)}: {quoted(text)}",
-        hint=f"`stacker index inspect {stored.name}` lists them",
+        hint=f"`stacker index inspect {stored.name}` lists its members",
     )
 
 
@@ -268,23 +317,3 @@ def _image_id(store: Store, text: str) -> str:
         return str(store.images.find(text))
     except StackerError:
         return ""
-
-
-def _changed(platform: Platform | None, change: Change) -> Platform | None:
-    if not change.has_platform:
-        return platform
-    before = platform or Platform("", "")
-    system = change.os or before.os
-    architecture = change.architecture or before.architecture
-    if not (system and architecture):
-        raise UsageError("no platform: want both --os and --arch of a member that has neither")
-    # A variant is one of its architecture, and a version one of its system.
-    variant = change.variant or (before.variant if architecture == before.architecture else "")
-    version = change.os_version or (before.os_version if system == before.os else "")
-    said = Platform.parse("/".join(filter(None, (system, architecture, variant))))
-    return replace(said, os_version=version)
-
-
-def _annotated(before: Mapping[str, str], change: Change) -> dict[str, str]:
-    after = {**before, **(change.annotations or {})}
-    return {key: value for key, value in after.items() if value}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.descriptor import Descriptor
-    from stacker.operations.copy import Delivered
+    from stacker.operations.copy import Copied
     from stacker.source.protocol import Source
 
 DESCRIPTION = """\
@@ -55,44 +55,44 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Copy, and print the digest."""
-    delivered = _copy(args, session)
-    warn_foreign(delivered, session)
+    copied = _copy(args, session)
+    warn_foreign(copied, session)
     if session.json:
         item = {"source": args.source, "destination": args.destination}
-        print_event("copy", item={**item, **copied_document(delivered)})
+        print_event("copy", item={**item, **copied_document(copied)})
     else:
-        print_line(str(delivered.root.digest))
+        print_line(str(copied.root.digest))
 
 
-def _copy(args: Namespace, session: Session) -> Delivered:
+def _copy(args: Namespace, session: Session) -> Copied:
     from stacker.cli.progress import report_progress
     from stacker.destination.open import open_destination
     from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
     from stacker.linux.process import usable_processors
-    from stacker.operations.copy import deliver, mounted_from
+    from stacker.operations.copy import copy_image
     from stacker.source.open import open_source
 
     access = registry_access(args, os.environ, args.source, args.destination)
     with open_source(args.source, spool=session.temporary, access=access) as source:
-        # The source's own name: what the user wrote may be a short name.
+        # The source's own name, because the user may have written a short name.
         name = f"{REGISTRY_TRANSPORT}{source.names[0]}" if is_in_registry(args.source) else ""
-        place = repository_of(name)
-        root = _wanted(args, source)
+        repository = repository_of(name)
+        root = _choose_root(args, source)
         with (
             open_destination(args.destination, access=access) as destination,
             report_progress(session) as emit,
         ):
-            return deliver(
+            return copy_image(
                 source,
                 destination,
                 root=root,
                 jobs=args.jobs or usable_processors(),
                 emit=emit,
-                places=mounted_from(place) if place else None,
+                repositories=lambda _: (repository,) if repository else (),
             )
 
 
-def _wanted(args: Namespace, source: Source) -> Descriptor:
+def _choose_root(args: Namespace, source: Source) -> Descriptor:
     from stacker.image.platform import Platform
     from stacker.source.resolve import resolve
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
     from stacker.image.manifest import Index
-    from stacker.operations.index import Open
+    from stacker.operations.index import OpenSource
     from stacker.store.indexes import StoredIndex
 
 DESCRIPTION = """\
@@ -172,23 +172,23 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _create(args: Namespace, session: Session) -> None:
-    from stacker.operations.index import create
+    from stacker.operations.index import create_index
 
-    stored = create(session.store(), args.name, args.members, _opener(args, session))
+    stored = create_index(session.store(), args.name, args.members, _opener(args, session))
     _answer(stored, session)
 
 
 def _annotate(args: Namespace, session: Session) -> None:
-    from stacker.operations.index import Change, annotate
+    from stacker.operations.index import IndexChange, annotate_index
 
-    change = Change(
+    change = IndexChange(
         args.os,
         args.arch,
         args.variant,
         args.os_version,
         dict(_annotation(text) for text in args.annotation),
     )
-    _answer(annotate(session.store(), args.name, args.member, change), session)
+    _answer(annotate_index(session.store(), args.name, args.member, change), session)
 
 
 def _annotation(text: str) -> tuple[str, str]:
@@ -217,7 +217,7 @@ def _push(args: Namespace, session: Session) -> None:
     from stacker.cli.progress import report_progress
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
-    from stacker.operations.index import Means, push_index
+    from stacker.operations.index import push_index
 
     packing = packing_of(args)
     store = session.store()
@@ -226,15 +226,21 @@ def _push(args: Namespace, session: Session) -> None:
         access = registry_access(args, os.environ, args.destination)
         destination = held.enter_context(open_destination(args.destination, access=access))
         emit = held.enter_context(report_progress(session))
-        jobs = args.jobs or usable_processors()
-        means = Means(_opener(args, session), packing, jobs, emit)
-        delivered = push_index(store, args.name, destination, means)
-    warn_foreign(delivered, session)
+        copied = push_index(
+            store,
+            args.name,
+            destination,
+            open_source=_opener(args, session),
+            packing=packing,
+            jobs=args.jobs or usable_processors(),
+            emit=emit,
+        )
+    warn_foreign(copied, session)
     if session.json:
         item = {"name": args.name, "destination": args.destination}
-        print_event("index-push", item={**item, **copied_document(delivered)})
+        print_event("index-push", item={**item, **copied_document(copied)})
     else:
-        print_line(str(delivered.root.digest))
+        print_line(str(copied.root.digest))
 
 
 def _remove(args: Namespace, session: Session) -> None:
@@ -262,7 +268,7 @@ def _list(args: Namespace, session: Session) -> None:
     print_table(("NAME", "DIGEST", "PLATFORMS"), rows)
 
 
-def _opener(args: Namespace, session: Session) -> Open:
+def _opener(args: Namespace, session: Session) -> OpenSource:
     """Return the function that opens an image in a registry."""
     from stacker.source.open import open_source
 

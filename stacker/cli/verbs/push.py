@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.operations.copy import Delivered
-    from stacker.operations.push import Packing, Pushed
+    from stacker.jobs.pack_layer import PackOptions
+    from stacker.operations.copy import Copied
+    from stacker.operations.push import Pushed
 
 DESCRIPTION = """\
 Send an image of the store away.  Its config is sent byte for byte, so the image ID stays what it
@@ -78,34 +79,34 @@ def add_jobs(parser: ArgumentParser) -> None:
     )
 
 
-def packing_of(args: Namespace) -> Packing:
+def packing_of(args: Namespace) -> PackOptions:
     """Return how layers are compressed, by ``--compression`` and ``--level``.
 
     :raises UsageError: there is no such level.
     """
-    from stacker.operations.push import Packing
+    from stacker.jobs.pack_layer import PackOptions
     from stacker.stream.compression import compression_level
 
-    return Packing(args.compression, compression_level(args.compression, args.level))
+    return PackOptions(args.compression, compression_level(args.compression, args.level))
 
 
-def copied_document(delivered: Delivered) -> dict[str, object]:
+def copied_document(copied: Copied) -> dict[str, object]:
     """Return the part of a JSON document that push, copy and index push share."""
     return {
-        "digest": str(delivered.root.digest),
-        "media_type": delivered.root.media_type,
-        "size": delivered.root.size,
-        "documents": delivered.documents,
-        "blobs": {transfer.value: count for transfer, count in delivered.transfers.items()},
+        "digest": str(copied.root.digest),
+        "media_type": copied.root.media_type,
+        "size": copied.root.size,
+        "documents": copied.documents,
+        "blobs": {transfer.value: count for transfer, count in copied.transfers.items()},
         "left": [
-            {"digest": str(layer.digest), "urls": list(layer.urls)} for layer in delivered.left
+            {"digest": str(layer.digest), "urls": list(layer.urls)} for layer in copied.foreign
         ],
     }
 
 
-def warn_foreign(delivered: Delivered, session: Session) -> None:
+def warn_foreign(copied: Copied, session: Session) -> None:
     """Print a warning for each foreign layer, which is not sent."""
-    for layer in delivered.left:
+    for layer in copied.foreign:
         urls = ", ".join(map(quoted, layer.urls))
         session.say(f"warning: foreign layer not sent: {layer.digest}: it stays at {urls}")
 
@@ -113,20 +114,20 @@ def warn_foreign(delivered: Delivered, session: Session) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Push, and print the manifest's digest."""
     pushed = _push(args, session)
-    warn_foreign(pushed.delivered, session)
+    warn_foreign(pushed.copied, session)
     if not pushed.original:
         session.detail(f"{pushed.packed} layers were compressed anew, so the manifest is new")
     if session.json:
         print_event("push", item=_document(pushed, args.destination))
     else:
-        print_line(str(pushed.delivered.root.digest))
+        print_line(str(pushed.copied.root.digest))
 
 
 def _push(args: Namespace, session: Session) -> Pushed:
     from stacker.cli.progress import report_progress
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
-    from stacker.operations.push import push
+    from stacker.operations.push import push_image
 
     packing = packing_of(args)
     access = registry_access(args, os.environ, args.destination)
@@ -136,7 +137,7 @@ def _push(args: Namespace, session: Session) -> Pushed:
         open_destination(args.destination, access=access) as destination,
         report_progress(session) as emit,
     ):
-        return push(
+        return push_image(
             store,
             args.image,
             destination,
@@ -152,5 +153,5 @@ def _document(pushed: Pushed, destination: str) -> dict[str, object]:
         "destination": destination,
         "original": pushed.original,
         "packed": pushed.packed,
-        **copied_document(pushed.delivered),
+        **copied_document(pushed.copied),
     }

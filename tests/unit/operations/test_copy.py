@@ -15,7 +15,7 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.platform import Platform
-from stacker.operations.copy import deliver, mounted_from
+from stacker.operations.copy import copy_image
 from stacker.source.protocol import read_document
 from stacker.source.resolve import resolve
 from stacker.stream.compression import BlobOpener
@@ -98,7 +98,7 @@ class Journal:
 
 def delivered(source: Memory, **more: Any) -> tuple[Journal, list[Event]]:
     journal, events = Journal(), list[Event]()
-    deliver(source, journal, root=source.root(), jobs=2, emit=events.append, **more)
+    copy_image(source, journal, root=source.root(), jobs=2, emit=events.append, **more)
     return journal, events
 
 
@@ -125,14 +125,14 @@ def test_everything_comes_once_and_after_what_it_refers_to() -> None:
 def test_without_a_name_the_last_is_there_by_its_digest() -> None:
     source = Memory()
     source.manifest(b"1")
-    journal, _ = delivered(source, named=False)
+    journal, _ = delivered(source, tagged=False)
     assert [kind for kind, _ in journal.came] == ["blob", "document"]
 
 
 def test_blobs_are_said_to_be_where_they_come_from() -> None:
     source = Memory()
     source.manifest(b"1", b"2")
-    journal, _ = delivered(source, places=mounted_from("registry.example/from"))
+    journal, _ = delivered(source, repositories=lambda _: ("registry.example/from",))
     assert journal.mount_from == [("registry.example/from",)] * 2
 
 
@@ -156,7 +156,7 @@ def test_indexes_in_one_another_end() -> None:
     entry = source.manifest(b"1")
     for _ in range(10):
         entry = source.index(entry)
-    with pytest.raises(IntegrityError, match="too much"):
+    with pytest.raises(IntegrityError, match="index too large"):
         delivered(source)
     with pytest.raises(IntegrityError, match="too deep"):
         resolve(source, Platform("linux", "amd64"))
@@ -168,7 +168,7 @@ def test_a_document_that_is_missing_stops_it_before_anything_is_sent() -> None:
     source.index(source.manifest(b"1"), gone)
     journal = Journal()
     with pytest.raises(NotFoundError):
-        deliver(source, journal, root=source.root(), jobs=1, emit=lambda _: None)
+        copy_image(source, journal, root=source.root(), jobs=1, emit=lambda _: None)
     assert journal.came == []
 
 
