@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import StackerError
 from stacker.events import Emit, LayerPacked, PackProgress, Throttle
 from stacker.image.digest import DiffID, Digest
-from stacker.layer.skeleton import reassembled
+from stacker.layer.skeleton import reassemble
 from stacker.store.store import Store
 from stacker.stream.compression import Compression, compressed
 from stacker.stream.pipe import threaded
@@ -78,7 +78,7 @@ def pack_layer(task: PackTask, emit: Emit) -> LayerPacked:
 def _compressed(task: PackTask, stages: ExitStack, what: str, emit: Emit) -> Iterator[bytes]:
     store, options = Store.open(task.store), task.options
     record = store.layers.record(task.diff_id)
-    chunks = reassembled(store.layers.paths(task.diff_id), record, what=what)
+    chunks = reassemble(store.layers.paths(task.diff_id), record, what=what)
     chunks = metered(chunks, _reporter(task, record, emit))
     chunks = _in_a_thread(chunks, record, stages)
     chunks = verified(chunks, digest=task.diff_id, what=what)

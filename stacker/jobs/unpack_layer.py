@@ -188,7 +188,7 @@ def _unpack(
             _drain(chunks)
             raise
         skeleton.finish()
-    return record.seen_as(str(task.blob.digest), length), diff_id()
+    return record.with_blob(str(task.blob.digest), length), diff_id()
 
 
 def _blaming(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:

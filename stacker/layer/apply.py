@@ -1,13 +1,12 @@
-"""Entries to a directory: what unpacking a layer means.
+"""Apply tar entries to an empty directory: this is how a layer is unpacked.
 
-In: a :class:`TarReader` and an empty directory.  Out: the layer's tree with its deletions
-written as overlayfs marks, and a :class:`LayerRecord` of what a stack has to know.  Knows
-nothing of the layers below (except when one is handed in as ``lower``), of digests, or of
-where the bytes come from.
+Entries and a directory come in; the layer's tree and a :class:`LayerRecord` go out.  Deletions are
+written as overlayfs marks.  This module must not use digests, and does not use the layers below,
+except through ``lower`` when a layer is applied again.
 
-The rules are those of docs/rules.md.  Whiteouts act on lower layers
-wherever they stand, so they are collected and written when all entries are there; hard links
-may precede their targets; directories get their attributes last, the innermost first.
+docs/rules.md has the rules.  Whiteouts act on lower layers wherever they are in the stream, so
+they are collected and written after all entries.  Hard links may precede their targets.
+Directories get their attributes last, children before parents.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from stacker.errors import LayerError, StackerError
-from stacker.layer.links import attach, resolve_pending
+from stacker.layer.links import apply_hard_link, resolve_pending
 from stacker.layer.metadata import IDENTITY, IdMap, MetadataWriter
 from stacker.layer.record import LayerRecord
-from stacker.layer.root import IMPLIED, Lower, Tree
-from stacker.layer.symlinks import joined
+from stacker.layer.root import IMPLIED, LayerRoot, LowerTree
+from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.layer.whiteouts import Marks
+from stacker.layer.whiteouts import WhiteoutWriter
 from stacker.linux.filesystem import make_private
 from stacker.tar.entry import (
-    Bookkeeping,
+    AufsFile,
     Directory,
     Entry,
+    ExistingFile,
     File,
     HardLink,
-    Known,
     OpaqueWhiteout,
     Special,
     Symlink,
     Whiteout,
-    shown,
+    printable,
 )
 from stacker.tar.limits import Limits
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _THE_LAYERS_FAULT: Final = {
     errno.ENAMETOOLONG: "a name or a link target is too long",
-    errno.ELOOP: "a symbolic link stands where a directory must be",
+    errno.ELOOP: "a symbolic link is in place of a directory",
     errno.EINVAL: "the kernel refuses the name or value",
     errno.EMLINK: "too many hard links to one file",
     errno.EFBIG: "larger than the filesystem can hold",
@@ -57,21 +56,21 @@ _THE_LAYERS_FAULT: Final = {
 
 
 class EntryStream(Protocol):
-    """What applying needs of a :class:`stacker.tar.reader.TarReader`."""
+    """A stream of entries, such as :class:`stacker.tar.reader.TarReader`."""
 
     what: str
     count: int
 
     def __iter__(self) -> Iterator[Entry]:
-        """Give the entries in order; ``count`` is how many there were so far."""
+        """Yield the entries in order; ``count`` is the number of entries yielded so far."""
 
     def write_payload(self, fd: int, length: int) -> None:
         """Write the next ``length`` bytes of the last entry's payload to ``fd``."""
 
 
 @contextmanager
-def exact_modes() -> Iterator[None]:
-    """Let modes at creation be final.  The umask belongs to the whole process."""
+def zero_umask() -> Iterator[None]:
+    """Set the umask of the whole process to 0, so that files are created with their final modes."""
     before = os.umask(0)
     try:
         yield
@@ -87,20 +86,20 @@ def apply(
     whiteout_format: WhiteoutFormat,
     idmap: IdMap = IDENTITY,
     limits: Limits | None = None,
-    lower: Lower | None = None,
+    lower: LowerTree | None = None,
 ) -> LayerRecord:
     """Apply every entry to the empty directory ``root``.
 
-    :param replaced: a directory to be made, when needed, for what later entries replace.
+    :param replaced: the directory for files that later entries replace; made when needed.
     :param whiteout_format: how deletions are written.
-    :param lower: what lies below, when a layer is applied to a known stack.
-    :returns: the record, without blob digest and stream length.
-    :raises LayerError: the layer is malformed, or wants out, or is over a limit.
+    :param lower: the tree below, when a layer is applied again to a known stack.
+    :returns: the record, without the blob's digest and the length of the stream.
+    :raises LayerError: the layer is malformed, leaves the root, or exceeds a limit.
     :raises StackerError: the machine cannot do it (a full disk, missing privileges).
     """
     limits = limits or Limits()
     make_private(os.fsencode(root))
-    with exact_modes(), Tree(root, replaced=replaced, lower=lower, limits=limits) as tree:
+    with zero_umask(), LayerRoot(root, replaced=replaced, lower=lower, limits=limits) as tree:
         return _Applier(entries, tree, whiteout_format, idmap, limits).run()
 
 
@@ -108,7 +107,7 @@ class _Applier:
     def __init__(
         self,
         entries: EntryStream,
-        tree: Tree,
+        tree: LayerRoot,
         whiteout_format: WhiteoutFormat,
         idmap: IdMap,
         limits: Limits,
@@ -119,10 +118,10 @@ class _Applier:
         self._idmap = idmap
         self._most = limits.unpacked_bytes
         self._metadata = MetadataWriter(whiteout_format, idmap)
-        self._settle = self._metadata.settle  # looked up once: every file wants these two
+        self._finish = self._metadata.finish  # looked up once, since every file calls these two
         self._write_payload = entries.write_payload
-        self._marks = Marks(whiteout_format, tree.budget)
-        self._placed: dict[int, bytes] = {}
+        self._whiteouts = WhiteoutWriter(whiteout_format, tree.budget)
+        self._moved: dict[int, bytes] = {}
         self._revisited: set[bytes] = {b""}
         self._finishing: bytes | None = None
         self._files = self._bytes = 0
@@ -132,42 +131,42 @@ class _Applier:
             Symlink: self._symlink,
             HardLink: self._hard_link,
             Special: self._special,
-            Whiteout: self._marks.whiteout,
-            OpaqueWhiteout: self._marks.opaque_whiteout,
-            Bookkeeping: self._skip,
-            Known: self._known,
+            Whiteout: self._whiteouts.add,
+            OpaqueWhiteout: self._whiteouts.add_opaque,
+            AufsFile: self._skip,
+            ExistingFile: self._known,
         }
 
     def run(self) -> LayerRecord:
         entry: Entry | None = None
         steps, tree, entries = self._steps, self._tree, self._entries
         try:
-            for tree.now, entry in enumerate(entries):
+            for tree.entry_number, entry in enumerate(entries):
                 steps[type(entry)](entry)
             entry = None
             deferred = resolve_pending(tree, entries.what)
-            self._marks.write(tree)
+            self._whiteouts.write(tree)
             self._finish_directories()
         except OSError as error:
             raise self._explained(error, entry) from error
-        metadata, marks = self._metadata, self._marks
+        metadata, whiteouts = self._metadata, self._whiteouts
         return LayerRecord(
             whiteout_format=self._format,
             squashed=self._idmap.squash,
             entries=entries.count,
             files=self._files,
             file_bytes=self._bytes,
-            whiteouts=marks.written,
-            whiteout_holders=frozenset(marks.holders),
-            opaque=frozenset(marks.opaque),
+            whiteouts=whiteouts.written,
+            whiteout_parents=frozenset(whiteouts.parents),
+            opaque=frozenset(whiteouts.opaque),
             implied=frozenset(p for p, meta in tree.directories.items() if meta is None),
             assumed=frozenset(tree.assumed),
             deferred_links=deferred,
-            stranded=tuple(marks.stranded),
-            stranded_opaque=tuple(marks.stranded_opaque),
+            stranded=tuple(whiteouts.stranded),
+            stranded_opaque=tuple(whiteouts.stranded_opaque),
             escaped_xattrs=metadata.escaped,
-            placed=self._placed,
-            displaced=tuple(tree.displaced),
+            moved=self._moved,
+            replacements=tuple(tree.replacements),
             warnings=tuple(metadata.warnings.values()),
         )
 
@@ -183,21 +182,21 @@ class _Applier:
         try:
             fd = os.open(name, _CREATE, mode, dir_fd=parent)
         except FileExistsError:
-            tree.displace(parent, name, joined(physical, name))
+            tree.set_aside(parent, name, join(physical, name))
             fd = os.open(name, _CREATE, mode, dir_fd=parent)
         try:
             if segments is not None:
                 self._write_sparse(fd, entry)
             elif stored:
                 self._write_payload(fd, stored)
-            self._settle(fd, meta, created_mode=mode)
+            self._finish(fd, meta, created_mode=mode)
         finally:
             os.close(fd)
         if physical != above:
-            self._placed[tree.now] = place = joined(physical, name)
+            self._moved[tree.entry_number] = place = join(physical, name)
             tree.budget.spend(len(place), place)
         if tree.pending:
-            tree.pending.pop(joined(physical, name), None)
+            tree.pending.pop(join(physical, name), None)
 
     def _count(self, size: int) -> None:
         self._files += 1
@@ -205,7 +204,7 @@ class _Applier:
         if self._bytes > self._most:
             raise LayerError(
                 f"over a limit: {self._entries.what}: got files of more than "
-                f"{self._most} bytes in all",
+                f"{self._most} bytes in total",
                 hint="raise the limit with --max-bytes if you trust the image",
             )
 
@@ -220,7 +219,7 @@ class _Applier:
         above, _, name = path.rpartition(b"/")
         if name:
             parent, physical = self._tree.parent(above)
-            path = joined(physical, name)
+            path = join(physical, name)
             if not self._tree.make_directory(parent, name, path, meta.mode):
                 self._revisited.add(path)
                 self._tree.assumed.discard(path)
@@ -232,18 +231,18 @@ class _Applier:
         parent, name = self._place(entry)
         if not entry.target or b"\0" in entry.target:
             raise LayerError(
-                f"malformed symlink: {self._entries.what}: {shown(entry.path)}: "
+                f"malformed symlink: {self._entries.what}: {printable(entry.path)}: "
                 f"got the target {entry.target!r}, want a path"
             )
         self._replacing(parent, name, entry, lambda: os.symlink(entry.target, name, dir_fd=parent))
-        self._metadata.settle_name(parent, name, entry.meta, is_symlink=True)
+        self._metadata.finish_name(parent, name, entry.meta, is_symlink=True)
 
     def _special(self, entry: Special) -> None:
         parent, name = self._place(entry)
         if entry.kind == stat.S_IFCHR and entry.device == 0:
             raise LayerError(
-                f"overlay whiteout in a layer: {self._entries.what}: {shown(entry.path)}: got a "
-                "character device 0:0, which would hide a file of another layer"
+                f"overlay whiteout in a layer: {self._entries.what}: {printable(entry.path)}: got "
+                "the character device 0:0, which would hide a file of another layer"
             )
         mode = entry.kind | entry.meta.mode
         try:
@@ -254,22 +253,24 @@ class _Applier:
             if not self._idmap.squash:
                 raise
             self._metadata.warn(
-                "device", f"devices left out: {shown(entry.path)} and others: {error.strerror}"
+                "device", f"omitted devices: {printable(entry.path)} and others: {error.strerror}"
             )
             physical = self._tree.parent(entry.path.rpartition(b"/")[0])[1]
-            self._marks.whiteout(Whiteout(joined(physical, name)))  # it hides a lower file still
+            self._whiteouts.add(
+                Whiteout(join(physical, name))
+            )  # a device that cannot be made still hides a lower file
             return
-        self._metadata.settle_name(parent, name, entry.meta, is_symlink=False)
+        self._metadata.finish_name(parent, name, entry.meta, is_symlink=False)
 
     def _hard_link(self, entry: HardLink) -> None:
         if not entry.path:
             raise self._not_the_root(entry)
-        attach(self._tree, entry, self._entries.what)
+        apply_hard_link(self._tree, entry, self._entries.what)
 
-    def _skip(self, entry: Bookkeeping) -> None:
+    def _skip(self, entry: AufsFile) -> None:
         pass
 
-    def _known(self, entry: Known) -> None:
+    def _known(self, entry: ExistingFile) -> None:
         parent, name = self._place(entry)
         self._count(entry.size)
         self._replacing(
@@ -279,33 +280,37 @@ class _Applier:
             lambda: os.link(entry.source, name, dst_dir_fd=parent, follow_symlinks=False),
         )
 
-    def _place(self, entry: Symlink | Special | Known) -> tuple[int, bytes]:
+    def _place(self, entry: Symlink | Special | ExistingFile) -> tuple[int, bytes]:
         above, _, name = entry.path.rpartition(b"/")
         if not name:
             raise self._not_the_root(entry)
         parent, physical = self._tree.parent(above)
-        self._tree.pending.pop(joined(physical, name), None)
+        self._tree.pending.pop(join(physical, name), None)
         return parent, name
 
     def _replacing(
-        self, parent: int, name: bytes, entry: Symlink | Special | Known, make: Callable[[], None]
+        self,
+        parent: int,
+        name: bytes,
+        entry: Symlink | Special | ExistingFile,
+        make: Callable[[], None],
     ) -> None:
         try:
             make()
         except FileExistsError:
             physical = self._tree.parent(entry.path.rpartition(b"/")[0])[1]
-            self._tree.displace(parent, name, joined(physical, name))
+            self._tree.set_aside(parent, name, join(physical, name))
             make()
 
     def _finish_directories(self) -> None:
-        """Set what creating children would have changed; each is looked up again."""
+        """Set directory attributes, which creating children would have changed."""
         directories = self._tree.directories
         with closing(self._tree.innermost_first()) as opened:
             for path, fd in opened:
                 self._finishing = path
                 meta = directories[path] or IMPLIED
                 made = -1 if path in self._revisited else meta.mode | 0o700
-                self._settle(fd, meta, created_mode=made)
+                self._finish(fd, meta, created_mode=made)
 
     def _not_the_root(self, entry: Entry) -> LayerError:
         return LayerError(
@@ -315,7 +320,7 @@ class _Applier:
 
     def _explained(self, error: OSError, entry: Entry | None) -> StackerError:
         path = self._finishing if entry is None else entry.path
-        place = "the final pass" if path is None else shown(path or b"/")
+        place = "the final pass" if path is None else printable(path or b"/")
         fault = _THE_LAYERS_FAULT.get(error.errno or 0)
         if fault is not None:
             return LayerError(f"cannot unpack: {self._entries.what}: {place}: {fault}")
@@ -323,7 +328,7 @@ class _Applier:
         if isinstance(error, PermissionError):
             hint = "unpack as root, or in a user namespace that maps the image's owners"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "make room, or name a store on another filesystem with --store"
+            hint = "free some space, or name a store on another filesystem with --store"
         return StackerError(
             f"cannot unpack: {self._entries.what}: {place}: {error.strerror}", hint=hint
         )

@@ -1,8 +1,8 @@
-"""Hard links within a layer, before and after their targets.
+"""Make the hard links of a layer, before or after their targets.
 
-A link may precede its target, and its target may be in a layer below.  So a link whose target
-is not there waits until the stream has ended; what is still missing then is deferred to the
-stack.  Knows paths and the growing tree, no metadata: a link's header repeats its target's.
+A link may precede its target, and its target may be in a layer below.  A link without a target
+waits until the stream ends; the links that still have none are returned, for the stack to make.
+This module must not set metadata: the header of a link repeats the metadata of its target.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ import stat
 from collections.abc import Callable, Iterable
 
 from stacker.errors import LayerError
-from stacker.layer.root import Tree
-from stacker.layer.symlinks import joined
-from stacker.tar.entry import HardLink, shown
+from stacker.layer.root import LayerRoot
+from stacker.layer.symlinks import join
+from stacker.tar.entry import HardLink, printable
 
 
-def attach(tree: Tree, entry: HardLink, what: str) -> None:
-    """Make the link, or leave it in ``tree.pending`` under its physical path.
+def apply_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
+    """Make a hard link, or add its physical path to ``tree.pending``.
 
     :raises LayerError: the target is a directory.
     """
     above, _, name = entry.path.rpartition(b"/")
     parent, physical = tree.parent(above)
-    path = joined(physical, name)
+    path = join(physical, name)
     target_above, _, target_name = entry.target.rpartition(b"/")
     found = tree.existing(target_above)
-    if found is not None and joined(found[1], target_name) == path:
-        return  # a link to itself keeps what is there
+    if found is not None and join(found[1], target_name) == path:
+        return  # a link to itself changes nothing
     if entry.target.startswith(path + b"/"):
         raise LayerError(
-            f"malformed hard link: {what}: {shown(entry.path)}: got the target "
-            f"{shown(entry.target)}, which lies below the link itself"
+            f"malformed hard link: {what}: {printable(entry.path)}: got the target "
+            f"{printable(entry.target)}, which is below the link itself"
         )
     if found is not None:
         _is_there(tree, found, target_name, entry, what)
     parent, _ = tree.parent(above)
     if _exists(parent, name):
-        tree.displace(parent, name, path)
+        tree.set_aside(parent, name, path)
     tree.pending.pop(path, None)
     if not _link(tree, entry, parent, name, what):
-        tree.wait(path, entry.target)
+        tree.defer(path, entry.target)
 
 
 def _exists(parent: int, name: bytes) -> bool:
@@ -53,11 +53,11 @@ def _exists(parent: int, name: bytes) -> bool:
 
 
 def _is_there(
-    tree: Tree, directory: tuple[int, bytes], name: bytes, entry: HardLink, what: str
+    tree: LayerRoot, directory: tuple[int, bytes], name: bytes, entry: HardLink, what: str
 ) -> bool:
-    """Say whether a link's target is in this layer.
+    """Return whether the target of a link is in this layer.
 
-    A directory that is only implied may be a symbolic link in a lower layer, so it is not.
+    An implied directory is not: a lower layer may have a symbolic link there.
 
     :raises LayerError: the target is a directory.
     """
@@ -68,16 +68,16 @@ def _is_there(
         return False
     if not stat.S_ISDIR(mode):
         return True
-    if name and tree.directories[joined(physical, name)] is None:
+    if name and tree.directories[join(physical, name)] is None:
         return False
     raise LayerError(
-        f"malformed hard link: {what}: {shown(entry.path)}: got the directory "
-        f"{shown(entry.target) or '/'} as target, want a file"
+        f"malformed hard link: {what}: {printable(entry.path)}: got the directory "
+        f"{printable(entry.target) or '/'} as target, want a file"
     )
 
 
-def _link(tree: Tree, entry: HardLink, parent: int, name: bytes, what: str) -> bool:
-    """Link the target, itself even where it is a symbolic link; say whether it was there."""
+def _link(tree: LayerRoot, entry: HardLink, parent: int, name: bytes, what: str) -> bool:
+    """Link the target and return whether it exists; a symbolic link is linked, not followed."""
     above, _, target = entry.target.rpartition(b"/")
     found = tree.existing(above)
     if found is None or not _is_there(tree, found, target, entry, what):
@@ -86,7 +86,7 @@ def _link(tree: Tree, entry: HardLink, parent: int, name: bytes, what: str) -> b
     return True
 
 
-def resolve_pending(tree: Tree, what: str) -> tuple[HardLink, ...]:
+def resolve_pending(tree: LayerRoot, what: str) -> tuple[HardLink, ...]:
     """Make the links whose targets came later; return the others in order."""
 
     def make(link: HardLink) -> bytes | None:
@@ -96,7 +96,7 @@ def resolve_pending(tree: Tree, what: str) -> tuple[HardLink, ...]:
             return None
         above, _, name = link.target.rpartition(b"/")
         found = tree.existing(above)
-        return link.target if found is None else joined(found[1], name)
+        return link.target if found is None else join(found[1], name)
 
     links = [HardLink(path, target) for path, target in tree.pending.items()]
     return tuple(make_in_order(links, make).values())
@@ -107,7 +107,7 @@ def make_in_order(
 ) -> dict[bytes, HardLink]:
     """Make hard links, each after the links that its target depends on, in linear time.
 
-    :param make: makes one link and returns ``None``, or returns the path that it waits for.
+    :param make: makes one link and returns ``None``, or returns the path that the link waits for.
     :returns: the links that could not be made, by path, in their order.
     """
     left = {link.path: link for link in links}

@@ -1,8 +1,9 @@
-"""Owner, xattrs, mode and times of one file, in the order that keeps them.
+"""Set owner, xattrs, mode and times of files, in an order in which no call undoes another.
 
-chown clears set-id bits and capabilities, so it comes first; xattrs (an ACL changes the mode's
-group bits) before chmod; times last, since everything before them changes one of them
-(chown(2), capabilities(7), acl(5)).  No call is made that would change nothing.
+An entry's metadata and a descriptor come in.  chown is first, since it clears set-ID bits and
+capabilities; xattrs come before chmod, since an ACL changes the group bits; times come last
+(chown(2), capabilities(7), acl(5)).  Calls that would change nothing are omitted.  This module
+must not create files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final, TypeAlias
 
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import process, xattr
-from stacker.tar.entry import Meta, Xattrs, shown, without_user_xattrs
+from stacker.tar.entry import Meta, Xattrs, printable, without_user_xattrs
 
 _CAP_CHOWN: Final = 0
 _SET_ID: Final = 0o6000
@@ -46,10 +47,10 @@ SQUASH = IdMap(squash=True)
 
 
 class MetadataWriter:
-    """Give files the metadata an entry asks for.
+    """Sets the metadata of entries.
 
-    ``warnings`` collects what could not be kept, one line a kind; ``escaped`` tells whether a
-    name was one of overlayfs's own.
+    ``warnings`` collects one line for each kind of loss; ``escaped`` is true after an xattr name of
+    overlayfs was escaped.
     """
 
     def __init__(self, whiteout_format: WhiteoutFormat, idmap: IdMap) -> None:
@@ -59,21 +60,21 @@ class MetadataWriter:
         self._keeps_owners = not idmap.squash
         self._uid, self._gid = os.geteuid(), os.getegid()
 
-    def settle(self, fd: int, meta: Meta, *, created_mode: int) -> None:
-        """Finish the file or directory open as ``fd``, made with ``created_mode``."""
+    def finish(self, fd: int, meta: Meta, *, created_mode: int) -> None:
+        """Set the metadata of an open file or directory that was created with ``created_mode``."""
         mode, uid, gid, mtime, atime, xattrs = meta
         if (uid != self._uid or gid != self._gid) and self._keeps_owners:
             os.fchown(fd, uid, gid)
         if xattrs is not None:
             if not created_mode & 0o200:
-                os.fchmod(fd, 0o600)  # user.* wants write permission, which root alone never lacks
+                os.fchmod(fd, 0o600)  # setting user.* requires write permission, except for root
             self._set_xattrs(fd, xattrs)
         if mode & _SET_ID or mode != created_mode or xattrs is not None:
             os.fchmod(fd, mode)
         os.utime(fd, ns=(atime, mtime))
 
-    def settle_name(self, parent: int, name: bytes, meta: Meta, *, is_symlink: bool) -> None:
-        """Finish what cannot be opened: a symbolic link, a device, a FIFO."""
+    def finish_name(self, parent: int, name: bytes, meta: Meta, *, is_symlink: bool) -> None:
+        """Set the metadata of a symbolic link, device or FIFO, which cannot be opened."""
         mode, uid, gid, mtime, atime, xattrs = meta
         if (uid != self._uid or gid != self._gid) and self._keeps_owners:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
@@ -85,12 +86,12 @@ class MetadataWriter:
         os.utime(name, ns=(atime, mtime), dir_fd=parent, follow_symlinks=False)
 
     def warn(self, kind: str, text: str) -> None:
-        """Keep one warning for each ``kind``."""
+        """Record the first warning of each ``kind``."""
         self.warnings.setdefault(kind, text)
 
     def _set_xattrs(self, target: int | bytes, xattrs: Xattrs) -> None:
         for name, value in xattrs.items():
-            written = self._format.escaped(name)
+            written = self._format.escape(name)
             if written is not name:
                 self.escaped = True
             try:
@@ -98,34 +99,35 @@ class MetadataWriter:
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
                     raise
-                space = shown(name.partition(b".")[0])
+                space = printable(name.partition(b".")[0])
                 self.warn(
                     f"xattr {space} {error.errno}",
-                    f"xattrs left out: {shown(name)} and others of {space}.*: {error.strerror}",
+                    f"omitted xattrs: {printable(name)} and others of {space}.*: {error.strerror}",
                 )
 
 
 Rename: TypeAlias = Callable[[bytes], bytes | None]
-"""What an xattr is called in the copy; ``None`` leaves it behind."""
+"""Maps an xattr name to the name in the copy; ``None`` drops the xattr."""
 
 
 def copy_attributes(source: bytes, target: int | bytes, *, whiteout_format: WhiteoutFormat) -> None:
-    """Copy attributes from layer to layer: all but overlayfs's own marks.
+    """Copy attributes between layers: everything except overlayfs's marks.
 
-    :param target: a descriptor or a path; neither it nor ``source`` is followed.
+    :param target: a descriptor, or a path that is not followed, as ``source`` is not.
     """
     carry(source, os.lstat(source), target, rename=without_marks(whiteout_format))
 
 
 def without_marks(whiteout_format: WhiteoutFormat) -> Rename:
-    """Keep names as they are, an image's own ``overlay.*`` ones escaped, but no marks."""
-    return lambda name: None if whiteout_format.unescaped(name) is None else name
+    """Return a mapping that keeps names, including escaped ones, but drops overlayfs's marks."""
+    return lambda name: None if whiteout_format.unescape(name) is None else name
 
 
 def carry(source: bytes, status: os.stat_result, target: int | bytes, *, rename: Rename) -> None:
     """Copy the attributes of ``source`` to ``target``.
 
     :param status: the ``lstat`` of ``source``.
+    :param rename: maps xattr names.
     """
     follow = isinstance(target, int)
     if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):

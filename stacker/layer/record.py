@@ -1,8 +1,8 @@
-"""What is known about an unpacked layer: the value behind ``layer.json``.
+"""The record of an unpacked layer: the content of ``layer.json``.
 
-Written once, when the layer is committed; read when a stack is made.  Knows the file's form
-(docs/reference/on-disk.md) and no directory.  Paths in JSON are text: UTF-8, with other bytes as
-lone surrogates (PEP 383), so that any name comes back as it was.
+:func:`~stacker.layer.apply.apply` makes a record, a commit writes it, and a stack reads it
+(docs/reference/on-disk.md).  Paths in JSON are UTF-8, with other bytes as lone surrogates (PEP
+383), so that every name survives.  This module must not touch the layer's tree.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from stacker.tar.entry import HardLink
 VERSION = 1
 
 
-class Displacement(NamedTuple):
-    """Entry number ``at`` replaced ``path``; what stood there is now in ``replaced/<aside>``."""
+class Replacement(NamedTuple):
+    """The number of an entry that replaced ``path``, whose old file is ``replaced/<number>``."""
 
-    at: int
+    entry: int
     path: bytes
-    aside: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +32,26 @@ class LayerRecord:
     """One unpacked layer.
 
     :param whiteout_format: how deletions are written in it.
-    :param squashed: the owner of every file is whoever unpacked it.
-    :param entries: entries of the tar stream.
-    :param files: regular files among them, ``file_bytes`` their sizes added up.
-    :param tar_bytes: length of the uncompressed stream.
-    :param whiteouts: char devices 0:0 in the tree, ``whiteout_holders`` the directories they
-        lie in; ``opaque`` the directories marked so.
-    :param implied: directories without an entry of their own.
-    :param assumed: directories, there or replaced since, that something was put into without
-        their having an entry; where a lower layer has a symbolic link instead, this layer must
-        be applied anew.
-    :param deferred_links: links whose target is not in this layer, in the order of the stream.
-    :param stranded: whiteouts below something of this layer that is no directory, as the
-        names in the stream; they can only matter where a lower layer has a symbolic link.
+    :param squashed: the process that unpacked it owns every file.
+    :param entries: the number of entries in the tar stream.
+    :param files: the number of regular files among them.
+    :param file_bytes: the sum of their sizes in bytes.
+    :param tar_bytes: the length of the uncompressed stream.
+    :param whiteouts: the number of character devices 0:0 in the tree.
+    :param whiteout_parents: the directories with these devices.
+    :param opaque: the directories marked opaque.
+    :param implied: the directories without an entry.
+    :param assumed: paths that entries were put below although they have no directory entry.  If a
+        lower layer has a symbolic link at one, this layer is applied again.
+    :param deferred_links: hard links with a target outside this layer, in stream order.
+    :param stranded: paths of whiteouts below a non-directory of this layer.  They matter only if a
+        lower layer has a symbolic link there.
     :param stranded_opaque: the same for opaque whiteouts.
-    :param escaped_xattrs: the tree holds overlayfs names as data, escaped.
-    :param placed: entries that landed elsewhere than their name says, by number.
-    :param displaced: what later entries replaced, in order.
-    :param blobs: digests of the compressed blobs this layer was unpacked from.
-    :param warnings: what the filesystem or the lack of privileges left out.
+    :param escaped_xattrs: the tree has overlayfs's xattr names as data, escaped.
+    :param moved: the physical path of each entry that a symbolic link led elsewhere, by number.
+    :param replacements: what later entries replaced, in order.
+    :param blobs: the digests of the compressed blobs that this layer was unpacked from.
+    :param warnings: what was omitted for lack of filesystem support or privileges.
     """
 
     whiteout_format: WhiteoutFormat
@@ -60,7 +61,7 @@ class LayerRecord:
     file_bytes: int = 0
     tar_bytes: int = 0
     whiteouts: int = 0
-    whiteout_holders: frozenset[bytes] = frozenset()
+    whiteout_parents: frozenset[bytes] = frozenset()
     opaque: frozenset[bytes] = frozenset()
     implied: frozenset[bytes] = frozenset()
     assumed: frozenset[bytes] = frozenset()
@@ -68,22 +69,22 @@ class LayerRecord:
     stranded: tuple[bytes, ...] = ()
     stranded_opaque: tuple[bytes, ...] = ()
     escaped_xattrs: bool = False
-    placed: Mapping[int, bytes] = field(default_factory=dict)
-    displaced: tuple[Displacement, ...] = ()
+    moved: Mapping[int, bytes] = field(default_factory=dict)
+    replacements: tuple[Replacement, ...] = ()
     blobs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
     def is_plain(self) -> bool:
-        """Whether the tree can be shown as it is, without overlayfs to read its marks."""
+        """Whether a bind mount exposes the tree correctly, so that overlayfs is not needed."""
         return not (self.whiteouts or self.opaque or self.escaped_xattrs)
 
-    def seen_as(self, blob: str, tar_bytes: int) -> LayerRecord:
-        """Give the record with the blob's digest and the stream's length filled in."""
+    def with_blob(self, blob: str, tar_bytes: int) -> LayerRecord:
+        """Return the record with a blob's digest and the length of the stream."""
         return replace(self, blobs=(*self.blobs, blob), tar_bytes=tar_bytes)
 
     def to_json(self) -> bytes:
-        """Give the content of ``layer.json``."""
+        """Return the content of ``layer.json``."""
         return json.dumps(
             {
                 "version": VERSION,
@@ -98,7 +99,7 @@ class LayerRecord:
                     "tarBytes": self.tar_bytes,
                     "whiteouts": self.whiteouts,
                 },
-                "whiteoutHolders": _texts(sorted(self.whiteout_holders)),
+                "whiteoutHolders": _texts(sorted(self.whiteout_parents)),
                 "opaque": _texts(sorted(self.opaque)),
                 "implied": _texts(sorted(self.implied)),
                 "assumed": _texts(sorted(self.assumed)),
@@ -106,8 +107,8 @@ class LayerRecord:
                 "stranded": _texts(self.stranded),
                 "strandedOpaque": _texts(self.stranded_opaque),
                 "escapedXattrs": self.escaped_xattrs,
-                "placed": {str(at): _text(path) for at, path in self.placed.items()},
-                "displaced": [[d.at, _text(d.path), d.aside] for d in self.displaced],
+                "placed": {str(at): _text(path) for at, path in self.moved.items()},
+                "displaced": [[r.entry, _text(r.path), r.number] for r in self.replacements],
                 "warnings": list(self.warnings),
             },
             separators=(",", ":"),
@@ -115,10 +116,11 @@ class LayerRecord:
 
     @classmethod
     def from_json(cls, raw: bytes, what: str) -> LayerRecord:
-        """Read ``layer.json``.
+        """Parse ``layer.json``.
 
-        :raises UnsupportedError: another version or form of the store wrote it.
-        :raises IntegrityError: it is damaged.
+        :param what: the name of the file in errors.
+        :raises UnsupportedError: the version or the form is unknown.
+        :raises IntegrityError: the content is damaged.
         """
         try:
             data: dict[str, Any] = json.loads(raw)
@@ -127,7 +129,7 @@ class LayerRecord:
                 raise UnsupportedError(
                     f"unknown layer record: {what}: got version {version} of form {form!r}, "
                     f"want version {VERSION} of form 'tree'",
-                    hint="this store was written by a newer stacker",
+                    hint="a newer stacker wrote this store",
                 )
             return cls._from_data(data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -147,7 +149,7 @@ class LayerRecord:
             file_bytes=counts["fileBytes"],
             tar_bytes=counts["tarBytes"],
             whiteouts=counts["whiteouts"],
-            whiteout_holders=frozenset(_names(data["whiteoutHolders"])),
+            whiteout_parents=frozenset(_names(data["whiteoutHolders"])),
             opaque=frozenset(_names(data["opaque"])),
             implied=frozenset(_names(data["implied"])),
             assumed=frozenset(_names(data["assumed"])),
@@ -155,9 +157,9 @@ class LayerRecord:
             stranded=_names(data["stranded"]),
             stranded_opaque=_names(data["strandedOpaque"]),
             escaped_xattrs=data["escapedXattrs"],
-            placed={int(at): _name(path) for at, path in data["placed"].items()},
-            displaced=tuple(
-                Displacement(at, _name(path), aside) for at, path, aside in data["displaced"]
+            moved={int(at): _name(path) for at, path in data["placed"].items()},
+            replacements=tuple(
+                Replacement(entry, _name(path), number) for entry, path, number in data["displaced"]
             ),
             blobs=tuple(data["blobs"]),
             warnings=tuple(data["warnings"]),

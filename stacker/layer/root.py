@@ -1,11 +1,12 @@
-"""The directory a layer is unpacked into, while it grows.
+"""The directory that a layer is unpacked into, while it grows.
 
-Paths go in, descriptors of their parents come out.  A path is never handed to the kernel
-whole: a parent is reached component by component with ``O_NOFOLLOW``, symbolic links are
-followed here, inside the root (the layer's author is an attacker), and every descriptor is
-dropped when something it was reached through is replaced.  Nothing is ever deleted that a
-skeleton needs: what a later entry replaces is set aside.  Knows no tar and no metadata beyond
-remembering which directories have some.
+Paths come in; descriptors of their parent directories go out.  The layer's author is an attacker,
+so the kernel never gets a whole path.  A parent is opened component by component with
+``O_NOFOLLOW``, this module follows symbolic links inside the root, and a cached descriptor is
+dropped when anything on its path is replaced (docs/rules.md, Containment).
+
+A replaced file moves to another directory, since the skeleton still needs its content.  This
+module must not parse tars or set metadata.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from stacker.errors import LayerError
-from stacker.layer.record import Displacement
-from stacker.layer.symlinks import followed, joined
-from stacker.tar.entry import Meta, shown
+from stacker.layer.record import Replacement
+from stacker.layer.symlinks import follow_symlinks, join
+from stacker.tar.entry import Meta, printable
 from stacker.tar.limits import Budget, Limits
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,33 +30,33 @@ _READABLE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_AT_ONCE: Final = 128
 IMPLIED_MODE: Final = 0o755
 IMPLIED: Final = Meta(IMPLIED_MODE, 0, 0, 0, 0, None)
-"""What a directory gets that no layer has an entry for: fixed, so that trees compare equal."""
+"""The attributes of a directory without an entry in any layer; fixed, so that trees are equal."""
 
 
-class Lower(Protocol):
-    """What lies below the layer, where a layer is unpacked once more onto a known stack."""
+class LowerTree(Protocol):
+    """The tree below a layer that is applied again to a known stack."""
 
     def symlink(self, path: bytes) -> bytes | None:
-        """Give the target when ``path``, its parents being directories, is a symbolic link."""
+        """Return the target if ``path`` is a symbolic link; its parents must be directories."""
 
 
 def _components(path: bytes) -> list[bytes]:
     return path.split(b"/")
 
 
-class Tree:
+class LayerRoot:
     """A growing tree with cached descriptors.
 
     :param root: an existing, private, empty directory.
-    :param replaced: where replaced files go; made when needed.
-    :param lower: what lies below, when that is known.
-    :param limits: how deep it may grow.
+    :param replaced: the directory for replaced files; made when needed.
+    :param lower: the tree below, if it is known.
+    :param limits: limits the depth and the names to remember.
 
-    ``directories`` maps each directory's path to its :class:`Meta`, or to ``None`` when it is
-    only implied by what lies in it; ``assumed`` are those that something was put into without
-    their having an entry.  ``severed`` are those that took the place of
-    something of this layer that was no directory, so that nothing from below is left in them.
-    ``now`` is the number of the entry being applied.  ``budget`` counts what is remembered.
+    ``directories`` maps the path of each directory to its :class:`Meta`, or to ``None`` if it has
+    no entry.  ``assumed`` has the paths that entries were put below although they have no entry.
+    ``severed`` has the directories that replaced a non-directory of this layer, so that they show
+    nothing of the layers below.  ``pending`` maps the hard links that wait to their targets.
+    ``entry_number`` is the number of the current entry.  ``budget`` counts the names to remember.
     """
 
     def __init__(
@@ -63,15 +64,15 @@ class Tree:
         root: Path,
         *,
         replaced: Path,
-        lower: Lower | None = None,
+        lower: LowerTree | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.directories: dict[bytes, Meta | None] = {b"": None}
         self.assumed: set[bytes] = set()
         self.severed: set[bytes] = set()
-        self.displaced: list[Displacement] = []
+        self.replacements: list[Replacement] = []
         self.pending: dict[bytes, bytes] = {}
-        self.now = 0
+        self.entry_number = 0
         self.budget = Budget(limits or Limits())
         self._depth = (limits or Limits()).depth
         self._inside: dict[bytes, list[bytes]] = {}
@@ -83,7 +84,7 @@ class Tree:
         self._latest = self._root, b""
         self._retired: list[int] = []
 
-    def __enter__(self) -> Tree:
+    def __enter__(self) -> LayerRoot:
         return self
 
     def __exit__(
@@ -97,10 +98,9 @@ class Tree:
         os.close(self._root)
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
-        """Give a descriptor and the physical path for the directory ``path``.
+        """Return a descriptor and the physical path of the directory ``path``; make it if needed.
 
-        It is made when it is missing.  The descriptor stays valid over one further call that
-        makes nothing.
+        The descriptor stays valid until the second call that follows, if that call makes nothing.
         """
         if path == self._latest_path:
             return self._latest
@@ -110,7 +110,7 @@ class Tree:
             if physical not in self.directories:
                 self._make(physical)
             if physical != path and self._lower is not None:
-                return self.parent(physical)  # a link below can be replaced without a trace here
+                return self.parent(physical)  # a lower symbolic link may be replaced without notice
             cached = self._descend(physical), physical
             if len(self._open) >= _OPEN_AT_ONCE:
                 os.close(self._open.pop(next(iter(self._open)))[0])
@@ -119,15 +119,16 @@ class Tree:
         return cached
 
     def existing(self, path: bytes) -> tuple[int, bytes] | None:
-        """Give what :meth:`parent` gives, or ``None`` where the directory is not in this tree."""
+        """Return the result of :meth:`parent` if the directory is in this tree, else ``None``."""
         physical = path if path in self.directories else self._resolve(path)
         return self.parent(physical) if physical in self.directories else None
 
     def make_directory(self, parent: int, name: bytes, physical: bytes, mode: int) -> bool:
-        """Make a directory unless there is one; anything else in its place is set aside.
+        """Make a directory if there is none; move anything else with its name out of the tree.
 
-        :returns: whether it was made, and so has ``mode`` (and access for its owner).
-        :raises LayerError: it would be too deep; symbolic links lead deeper than names can.
+        :param physical: its path without symbolic links.
+        :returns: whether it was made, with ``mode`` and access for its owner.
+        :raises LayerError: it exceeds the depth limit, which symbolic links can get around.
         """
         if physical in self.directories:
             return False
@@ -137,7 +138,7 @@ class Tree:
         try:
             os.mkdir(name, mode | 0o700, dir_fd=parent)
         except FileExistsError:
-            self.displace(parent, name, physical)
+            self.set_aside(parent, name, physical)
             os.mkdir(name, mode | 0o700, dir_fd=parent)
             self.severed.add(physical)
         if self.pending.pop(physical, None) is not None:
@@ -146,21 +147,21 @@ class Tree:
         self._inside.setdefault(physical.rpartition(b"/")[0], []).append(physical)
         return True
 
-    def wait(self, path: bytes, target: bytes) -> None:
-        """Leave the hard link ``path``, physical, until the stream has ended."""
+    def defer(self, path: bytes, target: bytes) -> None:
+        """Add the hard link at the physical path ``path`` to ``pending``."""
         self.budget.spend(len(path) + len(target), path)
         self.pending[path] = target
         self._inside.setdefault(path.rpartition(b"/")[0], []).append(path)
 
-    def displace(self, parent: int, name: bytes, physical: bytes) -> None:
-        """Take what is called ``name`` out of the tree; keep it if it holds file contents."""
+    def set_aside(self, parent: int, name: bytes, physical: bytes) -> None:
+        """Remove a name from the tree; keep the file if it has contents, or the directory."""
         mode = os.lstat(name, dir_fd=parent).st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             self._replaced.mkdir(mode=0o700, exist_ok=True)
-            number = len(self.displaced)
+            number = len(self.replacements)
             self.budget.spend(len(physical), physical)
             os.rename(name, self._replaced / str(number), src_dir_fd=parent)
-            self.displaced.append(Displacement(self.now, physical, number))
+            self.replacements.append(Replacement(self.entry_number, physical, number))
         else:
             os.unlink(name, dir_fd=parent)
         if stat.S_ISDIR(mode):
@@ -169,7 +170,7 @@ class Tree:
             self._retire({logical for logical, (_, real) in self._open.items() if logical != real})
 
     def innermost_first(self) -> Generator[tuple[bytes, int], None, None]:
-        """Give every directory, after those inside it, with a descriptor that can read it."""
+        """Yield every directory after those inside it, with a descriptor that can read it."""
         fd, at = os.open(b".", _READABLE, dir_fd=self._root), b""
         try:
             for path in (*sorted(self.directories, key=_components)[1:], None):
@@ -190,8 +191,8 @@ class Tree:
 
     def _too_deep(self, path: bytes) -> LayerError:
         return LayerError(
-            f"over a limit: {shown(path[:80])}...: got more than {self._depth} directories in "
-            "each other",
+            f"over a limit: {printable(path[:80])}...: got more than {self._depth} nested "
+            "directories",
             hint="raise the limit with --max-depth if you trust the image",
         )
 
@@ -210,7 +211,7 @@ class Tree:
         )
 
     def _retire(self, paths: set[bytes]) -> None:
-        """Forget descriptors.  The caller may hold one of them, so they are closed a step later."""
+        """Drop descriptors; close them one call later, since the caller may still use one."""
         self._close_retired()
         self._latest_path = None
         self._retired = [self._open.pop(path)[0] for path in paths]
@@ -220,7 +221,7 @@ class Tree:
             os.close(self._retired.pop())
 
     def _descend(self, physical: bytes) -> int:
-        """Open a directory of this tree, from its nearest open ancestor down."""
+        """Open a directory of this tree, starting at its nearest open ancestor."""
         above, names = physical, []
         while above and above not in self._open:
             above, _, name = above.rpartition(b"/")
@@ -238,13 +239,13 @@ class Tree:
         return fd
 
     def _resolve(self, path: bytes) -> bytes:
-        """Follow symbolic links inside the root; what is not there stays as it is."""
+        """Follow symbolic links inside the root; keep missing components."""
 
         def check(left: int) -> None:
             if left > self._depth:  # 40 links of 4096 bytes would make a very long walk
                 raise self._too_deep(path)
 
-        return followed(path, self._target, want="a directory", left=self._left, check=check)
+        return follow_symlinks(path, self._target, want="a directory", left=self._left, check=check)
 
     def _left(self, physical: bytes) -> None:
         if physical not in self.directories and physical not in self.assumed:
@@ -266,7 +267,7 @@ class Tree:
             return self._lower_symlink(candidate)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                return None  # it is something else
+                return None  # not a symbolic link
             raise
 
     def _lower_symlink(self, path: bytes) -> bytes | None:
@@ -276,7 +277,7 @@ class Tree:
         while above not in self.directories:
             above, inner = above.rpartition(b"/")[0], above
         if inner != path and (inner in self.pending or self._exists(above, inner)):
-            return None  # something of this layer that is no directory hides what is below
+            return None  # a non-directory of this layer hides the lower tree
         while above and above not in self.severed:
             above = above.rpartition(b"/")[0]
         return None if above else self._lower.symlink(path)
@@ -289,17 +290,17 @@ class Tree:
         return True
 
     def _make(self, path: bytes) -> None:
-        """Make ``path``, a physical one, and whatever is missing above it."""
+        """Make the physical path ``path`` and its missing parents."""
         made = b""
         for part in path.split(b"/"):
-            above, made = made, joined(made, part)
+            above, made = made, join(made, part)
             if made not in self.directories:
                 self._imply(above, part, made)
 
     def _imply(self, physical: bytes, part: bytes, candidate: bytes) -> None:
         if candidate in self.pending:
             raise LayerError(
-                f"malformed layer: {shown(candidate)}: got a path below a hard link, "
+                f"malformed layer: {printable(candidate)}: got a path below a hard link, "
                 "want a directory"
             )
         self.assumed.add(candidate)

@@ -1,9 +1,9 @@
-"""A layer's tar without the contents of its files, and the tar put together again.
+"""Write a layer's skeleton, and reproduce the layer's tar from it.
 
-Written while a layer is unpacked: every byte of the stream but the payloads that are in the
-tree, as they came, compressed with zstd.  Read by the same parser it gives every entry back
-without touching the tree; with the payloads put back it *is* the tar, bit for bit, so that a
-diff_id can be computed from what lies on disk.
+A skeleton is the tar without file contents, compressed with zstd.  While a layer is unpacked, the
+reader's other bytes come in.  Later the entries go out without a walk of the tree, or the whole
+tar bit for bit, so that a diff_id can be computed from the disk.  This module must not compute
+digests.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import BinaryIO, Final
 
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.layer.paths import LayerPaths
-from stacker.layer.record import Displacement, LayerRecord
+from stacker.layer.record import LayerRecord, Replacement
 from stacker.linux.opath import open_below
 from stacker.stream.compression import CHUNK, decompressed, read_chunks
-from stacker.tar.entry import File, shown
+from stacker.tar.entry import File, printable
 from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
 
@@ -32,7 +32,7 @@ _ANY: Final = Limits(
 
 
 class SkeletonWriter:
-    """Compress what a :class:`TarReader` keeps into ``file``; :meth:`keep` is its callback."""
+    """Compresses skeleton bytes into ``file``; :meth:`keep` is the callback of a `TarReader`."""
 
     def __init__(self, file: BinaryIO) -> None:
         import zstandard
@@ -50,26 +50,29 @@ class SkeletonWriter:
             parts.clear()
 
     def finish(self) -> None:
-        """Write what is left and end the zstd frame."""
+        """Write the buffered bytes and end the zstd frame."""
         self._file.write(self._compressor.compress(b"".join(self._parts)))
         self._parts.clear()
         self._file.write(self._compressor.flush())
 
 
 @contextmanager
-def skeleton_entries(path: Path, *, what: str) -> Iterator[TarReader]:
-    """Open the skeleton ``path`` and give a reader over its entries."""
+def open_skeleton(path: Path, *, what: str) -> Iterator[TarReader]:
+    """Open the skeleton ``path`` and yield a reader of its entries.
+
+    :param what: the name of the layer in errors.
+    """
     with path.open("rb") as file:
         yield TarReader(
             decompressed(read_chunks(file), what=what), what=what, limits=_ANY, elided=True
         )
 
 
-def reassembled(paths: LayerPaths, record: LayerRecord, *, what: str) -> Iterator[bytes]:
-    """Give the layer's tar stream, from its skeleton and its tree.
+def reassemble(paths: LayerPaths, record: LayerRecord, *, what: str) -> Iterator[bytes]:
+    """Yield the layer's tar stream, from its skeleton and its tree.
 
-    :raises IntegrityError: a file is missing or not as long as the skeleton says, or the
-        skeleton is damaged.
+    :param what: the name of the layer in errors.
+    :raises IntegrityError: a file is missing or has another length, or the skeleton is damaged.
     """
     try:
         yield from _reassembled(paths, record, what)
@@ -79,7 +82,7 @@ def reassembled(paths: LayerPaths, record: LayerRecord, *, what: str) -> Iterato
 
 def _reassembled(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[bytes]:
     kept: list[bytes] = []
-    places = Places(record)
+    locations = FileLocations(record)
     with paths.skeleton.open("rb") as file:
         reader = TarReader(
             decompressed(read_chunks(file), what=what),
@@ -92,43 +95,43 @@ def _reassembled(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[
             if isinstance(entry, File):
                 yield b"".join(kept)
                 kept.clear()
-                place = places.of(reader.count - 1, entry.path)
+                place = locations.find(reader.count - 1, entry.path)
                 yield from _payload(entry, place, paths, what)
-    if reader.count != record.entries:  # a zstd frame that is cut short says nothing
+    if reader.count != record.entries:  # zstd does not report a truncated frame
         raise IntegrityError(
             f"damaged skeleton: {what}: got {reader.count} entries, want {record.entries}"
         )
     yield b"".join(kept)
 
 
-class Places:
-    """Where a layer's files lie, after symbolic links led them and later entries replaced them."""
+class FileLocations:
+    """Finds a layer's files on disk, given symbolic links and replaced files."""
 
     def __init__(self, record: LayerRecord) -> None:
-        self._placed = record.placed
-        self._gone: dict[bytes, list[Displacement]] = {}
-        for displacement in record.displaced:
-            self._gone.setdefault(displacement.path, []).append(displacement)
+        self._moved = record.moved
+        self._gone: dict[bytes, list[Replacement]] = {}
+        for replacement in record.replacements:
+            self._gone.setdefault(replacement.path, []).append(replacement)
 
-    def of(self, number: int, path: bytes) -> tuple[int | None, bytes]:
-        """Say where entry ``number``, named ``path``, lies.
+    def find(self, number: int, path: bytes) -> tuple[int | None, bytes]:
+        """Return the location of entry ``number``, which the tar calls ``path``.
 
-        :returns: the number of the replaced thing it lies in, or ``None`` for the tree, and the
-            path there.
+        :returns: the number of the replaced file or directory, or ``None`` for the tree, and the
+            path inside it.
         """
-        path = self._placed.get(number, path)
+        path = self._moved.get(number, path)
         first, above = None, path if self._gone else b""
         while above:
-            displacement = self._next(above, number)
-            if displacement is not None and (first is None or displacement.at < first.at):
-                first = displacement
+            replacement = self._next(above, number)
+            if replacement is not None and (first is None or replacement.entry < first.entry):
+                first = replacement
             above = above.rpartition(b"/")[0]
-        return (None, path) if first is None else (first.aside, path[len(first.path) + 1 :])
+        return (None, path) if first is None else (first.number, path[len(first.path) + 1 :])
 
-    def _next(self, path: bytes, number: int) -> Displacement | None:
-        """Give the first replacement of ``path`` after entry ``number``."""
+    def _next(self, path: bytes, number: int) -> Replacement | None:
+        """Return the first replacement of ``path`` after entry ``number``."""
         candidates = self._gone.get(path, [])
-        at = bisect_right(candidates, number, key=lambda displacement: displacement.at)
+        at = bisect_right(candidates, number, key=lambda each: each.entry)
         return candidates[at] if at < len(candidates) else None
 
 
@@ -137,12 +140,12 @@ def _payload(
 ) -> Iterator[bytes]:
     number, inside = place
     root = paths.diff if number is None else paths.replaced / str(number)
-    what = f"{what}: {shown(entry.path)}"
+    what = f"{what}: {printable(entry.path)}"
     segments = ((0, entry.size),) if entry.segments is None else entry.segments
     try:
         fd = open_below(os.fsencode(root), inside)
     except PermissionError as error:
-        raise StackerError(f"cannot read a layer back: {what}: {error.strerror}") from error
+        raise StackerError(f"cannot read layer: {what}: {error.strerror}") from error
     except OSError as error:
         raise IntegrityError(
             f"layer differs from its skeleton: {what}: {error.strerror}"

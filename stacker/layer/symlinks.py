@@ -1,8 +1,8 @@
-"""Symbolic links followed by name, inside a root.
+"""Follow symbolic links by name, inside a root (path_resolution(7)).
 
-In: a path, and a question that says where a link leads.  Out: the path with no link in it.  One
-walk serves the tree that grows and the tree that is merged, so a link means the same in both.
-Source: path_resolution(7).
+A path and a function that reads links come in; a path without symbolic links goes out.  The tree
+that grows and the merged tree share this walk, so a link means the same in both.  This module
+must not use a filesystem.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable
 from typing import Final
 
 from stacker.errors import LayerError
-from stacker.tar.entry import shown
+from stacker.tar.entry import printable
 
-_LINKS_IN_A_PATH: Final = 40  # as the kernel's MAXSYMLINKS (path_resolution(7))
+_MAX_LINKS: Final = 40  # the kernel's MAXSYMLINKS (path_resolution(7))
 
 
-def joined(parent: bytes, name: bytes) -> bytes:
+def join(parent: bytes, name: bytes) -> bytes:
     """Join two normalised paths; the root is empty."""
     return parent + b"/" + name if parent else name
 
 
-def followed(
+def follow_symlinks(
     path: bytes,
     target_of: Callable[[bytes], bytes | None],
     *,
@@ -29,13 +29,13 @@ def followed(
     left: Callable[[bytes], None] | None = None,
     check: Callable[[int], None] | None = None,
 ) -> bytes:
-    """Follow every symbolic link in ``path``; what does not exist stays as it is.
+    """Follow every symbolic link in ``path``; keep components that do not exist.
 
-    :param target_of: gives a link's target, ``None`` for all else; asked of physical paths.
-    :param want: what an error says should have been there.
-    :param left: told of each directory that a ``..`` leaves again.
-    :param check: told after each link how many components are still to be walked.
-    :raises LayerError: the links go round in a circle.
+    :param target_of: returns the target of a link, ``None`` for anything else; gets physical paths.
+    :param want: names the expected file type in an error.
+    :param left: called with each directory that a ``..`` leaves.
+    :param check: called after each link with the number of components that remain.
+    :raises LayerError: the links form a loop.
     """
     todo, physical, links = path.split(b"/")[::-1], b"", 0
     while todo:
@@ -47,15 +47,15 @@ def followed(
                 left(physical)
             physical = physical.rpartition(b"/")[0]
             continue
-        candidate = joined(physical, part)
+        candidate = join(physical, part)
         target = target_of(candidate)
         if target is None:
             physical = candidate
             continue
         links += 1
-        if links > _LINKS_IN_A_PATH:
+        if links > _MAX_LINKS:
             raise LayerError(
-                f"symlink loop: {shown(path)}: got more than {_LINKS_IN_A_PATH} links, want {want}"
+                f"symlink loop: {printable(path)}: got more than {_MAX_LINKS} links, want {want}"
             )
         if target[:1] == b"/":
             physical = b""

@@ -1,8 +1,8 @@
-"""How a deletion is written on disk.
+"""The two ways to write a deletion on disk.
 
-A closed choice that is handed in and recorded per layer: overlayfs's privileged names or its
-unprivileged ones (kernel, filesystems/overlayfs.rst, *whiteouts and opaque directories* and
-*userxattr*).  It is never inferred from a mount or from privileges later on.
+:class:`WhiteoutFormat` selects overlayfs's ``trusted.overlay.*`` or ``user.overlay.*`` xattrs
+(kernel, filesystems/overlayfs.rst, *whiteouts and opaque directories*, *userxattr*).  Each layer
+and each store records its format; code must not infer it later from a mount or from privileges.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OVERLAY: Final = b"overlay."
 
 
 class WhiteoutFormat(Enum):
-    """The xattr namespace that overlayfs is told to read; whiteouts are char devices 0:0."""
+    """The namespace of overlayfs's xattrs; a whiteout is a character device 0:0 in both."""
 
     TRUSTED = "trusted"
     USER = "user"
@@ -35,38 +35,38 @@ class WhiteoutFormat(Enum):
 
     @property
     def prefix(self) -> bytes:
-        """The start of the xattr names that mean something to overlayfs in this format."""
+        """The prefix of the xattr names that overlayfs interprets in this format."""
         return self.value.encode() + b"." + _OVERLAY
 
     @property
     def opaque_marks(self) -> tuple[bytes, ...]:
-        """The xattrs that mark directories: ``y`` for opaque, ``x`` for files as whiteouts."""
+        """The xattrs of marked directories: ``y`` means opaque, ``x`` means file whiteouts."""
         return (self.prefix + b"opaque",)
 
     @property
     def whiteout_marks(self) -> tuple[bytes, ...]:
-        """The xattrs that make a whiteout of a file, in a directory that is marked ``x``."""
+        """The xattrs that turn a file into a whiteout, in a directory marked ``x``."""
         return (self.prefix + b"whiteout",)
 
     @property
     def has_names(self) -> bool:
-        """Whether names of files are deletions; they are not in what this program writes."""
+        """Whether file names such as ``.wh.x`` are deletions; this program never writes any."""
         return False
 
-    def escaped(self, name: bytes) -> bytes:
-        """Give the name under which an image's own xattr ``name`` is kept in a layer.
+    def escape(self, name: bytes) -> bytes:
+        """Return the name under which a layer on disk has the image's xattr ``name``.
 
-        An image may carry overlayfs's names as data (a container image inside an image).  They
-        are kept as overlayfs escapes them (overlayfs.rst, *Nesting overlayfs mounts*), so that
-        a mount shows them and does not obey them.
+        An image may contain overlayfs's names as data, e.g. a container image inside an image.
+        They get the escape of overlayfs.rst, *Nesting overlayfs mounts*: a mount exposes them and
+        does not interpret them.
         """
         prefix = self.prefix
         if not name.startswith(prefix):
             return name
         return prefix + _OVERLAY + name[len(prefix) :]
 
-    def unescaped(self, name: bytes) -> bytes | None:
-        """Give an image's name back for one found on disk; ``None`` for a mark of our own."""
+    def unescape(self, name: bytes) -> bytes | None:
+        """Return the image's name of an xattr on disk; ``None`` for one of overlayfs's marks."""
         prefix = self.prefix
         if not name.startswith(prefix):
             return name
@@ -78,14 +78,14 @@ class WhiteoutFormat(Enum):
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
 
     def make_opaque(self, directory: int) -> None:
-        """Mark the directory open (not as ``O_PATH``) as ``directory`` opaque."""
+        """Mark a directory opaque; its descriptor must not be ``O_PATH``."""
         xattr.set_value(directory, self.prefix + b"opaque", b"y")
 
     def is_opaque(self, directory: int | bytes) -> bool:
-        """Say whether a directory, a descriptor or a path, is marked opaque."""
+        """Return whether a directory, a descriptor or a path, is marked opaque."""
         return xattr.get_value(directory, self.prefix + b"opaque") == b"y"
 
 
 def is_whiteout(status: os.stat_result) -> bool:
-    """Say whether ``status`` is that of a whiteout on disk."""
+    """Return whether ``status`` is that of a whiteout on disk."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

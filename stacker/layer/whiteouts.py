@@ -1,8 +1,9 @@
-"""Whiteouts of one layer, from the names in its tar to the marks on disk.
+"""Write the whiteouts of a layer as overlayfs marks.
 
-They act on lower layers only, wherever they stand in the stream (image-spec layer.md), so they
-are collected first and written when the layer's own tree is complete.  What they name is a path
-of the layers below: the layer's own symbolic links do not lead them anywhere.
+The paths of whiteouts come in; character devices 0:0 and opaque marks go out.  Whiteouts act on
+lower layers only, wherever they are in the stream (image-spec layer.md), so they are written when
+the layer's own tree is complete.  A whiteout names a path of the lower layers: this module must
+not follow the layer's own symbolic links.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from stacker.layer.root import IMPLIED, IMPLIED_MODE, Tree
-from stacker.layer.symlinks import joined
+from stacker.layer.root import IMPLIED, IMPLIED_MODE, LayerRoot
+from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.entry import OpaqueWhiteout, Whiteout, is_redundant
 from stacker.tar.limits import Budget
@@ -19,18 +20,18 @@ from stacker.tar.limits import Budget
 _SEARCH = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Marks:
+class WhiteoutWriter:
     """Collects whiteouts, then writes them.
 
-    ``opaque`` is the set of directories marked, ``written`` the number of char devices 0:0 and
-    ``holders`` the directories these lie in.
-    ``stranded`` and ``stranded_opaque`` are those below a non-directory of this layer.
+    After :meth:`write`, ``opaque`` has the directories marked opaque, ``written`` is the number of
+    character devices 0:0, and ``parents`` has the directories with these devices.  ``stranded`` and
+    ``stranded_opaque`` have the whiteouts below a non-directory of this layer.
     """
 
     def __init__(self, whiteout_format: WhiteoutFormat, budget: Budget) -> None:
         self.opaque: set[bytes] = set()
         self.written = 0
-        self.holders: set[bytes] = set()
+        self.parents: set[bytes] = set()
         self.stranded: list[bytes] = []
         self.stranded_opaque: list[bytes] = []
         self._format = whiteout_format
@@ -38,18 +39,18 @@ class Marks:
         self._hidden: dict[bytes, None] = {}
         self._emptied: dict[bytes, None] = {}
 
-    def whiteout(self, entry: Whiteout) -> None:
-        """Take note of a path to hide."""
+    def add(self, entry: Whiteout) -> None:
+        """Add a path to hide."""
         self._budget.spend(len(entry.path), entry.path)
         self._hidden[entry.path] = None
 
-    def opaque_whiteout(self, entry: OpaqueWhiteout) -> None:
-        """Take note of a directory whose lower contents are to be hidden."""
+    def add_opaque(self, entry: OpaqueWhiteout) -> None:
+        """Add a directory whose lower contents are hidden."""
         self._budget.spend(len(entry.path), entry.path)
         self._emptied[entry.path] = None
 
-    def write(self, tree: Tree) -> None:
-        """Write what was collected into the finished ``tree``."""
+    def write(self, tree: LayerRoot) -> None:
+        """Write the collected whiteouts into the complete ``tree``."""
         for path in self._needed(self._emptied):
             if _is_directory(tree, path):
                 self.opaque.add(path)
@@ -66,20 +67,25 @@ class Marks:
     def _needed(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the paths that no other whiteout of this layer hides already.
 
-        So neither an opaque directory nor a hidden one holds whiteouts.
+        So neither an opaque directory nor a hidden one has whiteouts.
         """
         return sorted(p for p in paths if not is_redundant(p, self._hidden, self._emptied))
 
-    def _by_directory(self, tree: Tree, path: bytes) -> bool:
-        """Let a directory of this layer hide a lower one of the same name by being opaque."""
+    def _by_directory(self, tree: LayerRoot, path: bytes) -> bool:
+        """Mark a directory of this layer opaque, to hide the lower directory of that name.
+
+        :returns: whether this layer has such a directory.
+        """
         if path not in tree.directories:
             return False
         if tree.directories[path] is None:
-            tree.directories[path] = IMPLIED  # the lower one, whose attributes it had, is gone
+            tree.directories[path] = (
+                IMPLIED  # the lower directory, whose attributes it had, is hidden
+            )
         self.opaque.add(path)
         return True
 
-    def _hide(self, tree: Tree, path: bytes) -> None:
+    def _hide(self, tree: LayerRoot, path: bytes) -> None:
         above, _, name = path.rpartition(b"/")
         if not _is_directory(tree, above) or above in tree.severed:
             self.stranded.append(path)
@@ -88,11 +94,11 @@ class Marks:
         try:
             self._format.hide(parent, name)
             self.written += 1
-            self.holders.add(above)
+            self.parents.add(above)
         except FileExistsError:
             pass  # the layer's own file hides the lower one
 
-    def _make_opaque(self, tree: Tree, path: bytes) -> None:
+    def _make_opaque(self, tree: LayerRoot, path: bytes) -> None:
         above, _, name = path.rpartition(b"/")
         parent, _ = tree.parent(above)
         fd = os.open(name or b".", _SEARCH, dir_fd=parent)
@@ -102,13 +108,13 @@ class Marks:
             os.close(fd)
 
 
-def _is_directory(tree: Tree, path: bytes) -> bool:
-    """Make ``path`` a directory if nothing of the layer is or was in the way; say if it is one."""
+def _is_directory(tree: LayerRoot, path: bytes) -> bool:
+    """Return whether ``path`` is a directory of this layer; make it if nothing is in its way."""
     made = b""
     for name in path.split(b"/") if path else ():
         if made in tree.severed:
             return False
-        inner = joined(made, name)
+        inner = join(made, name)
         if inner not in tree.directories:
             tree.budget.spend(len(inner), inner)
             parent, _ = tree.parent(made)

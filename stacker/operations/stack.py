@@ -84,12 +84,12 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        from stacker.tar.entry import shown  # mounts do not need it
+        from stacker.tar.entry import printable  # mounts do not need it
 
         name = os.fsencode(error.filename or "")
         raise LayerError(
             f"cannot stack layers: chain {chain_id}: got a path of {len(name)} bytes with the "
-            f"store's own, want at most {_PATH_MAX - 1}: {shown(name[:_MAX_PRINTED])}…",
+            f"store's own, want at most {_PATH_MAX - 1}: {printable(name[:_MAX_PRINTED])}…",
             hint="if the path in the image is shorter than that, use a shorter --store path",
         ) from error
 

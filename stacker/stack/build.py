@@ -89,7 +89,7 @@ class _Builder:
         if b"" in layer.record.opaque:
             self._start_over(number, layer)
         self._push(layer.diff, layer.record.implied)
-        self._whiteout_parents[layer.diff] = layer.record.whiteout_holders
+        self._whiteout_parents[layer.diff] = layer.record.whiteout_parents
         self._plain = self._plain and layer.record.is_plain
         if layer.record.deferred_links:
             directory = self._make_directory(f"links-{number}")

@@ -15,10 +15,10 @@ from stacker.errors import LayerError
 from stacker.layer.links import make_in_order
 from stacker.layer.metadata import copy_attributes
 from stacker.layer.root import IMPLIED_MODE
-from stacker.layer.symlinks import followed, joined
+from stacker.layer.symlinks import follow_symlinks, join
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.lookup import Found, LayerLookup
-from stacker.tar.entry import HardLink, shown
+from stacker.tar.entry import HardLink, printable
 
 
 def write_links(
@@ -38,8 +38,8 @@ def write_links(
     maker = _LinkMaker(links, LayerLookup(layers, whiteout_format), directory, what)
     for link in make_in_order(links, maker.make).values():
         raise LayerError(
-            f"malformed hard link: {what}: {shown(link.path)}: got the target "
-            f"{shown(link.target)}, which waits for this link itself, want a file"
+            f"malformed hard link: {what}: {printable(link.path)}: got the target "
+            f"{printable(link.target)}, which waits for this link itself, want a file"
         )
     for path in sorted(maker.directories, reverse=True):
         os.utime(os.fsencode(directory) + b"/" + path, ns=(0, 0))
@@ -87,7 +87,7 @@ class _LinkMaker:
     def _make_directories(self, path: bytes) -> None:
         inner = b""
         for name in path.split(b"/") if path else ():
-            inner = joined(inner, name)
+            inner = join(inner, name)
             if inner not in self.directories:
                 os.mkdir(self._root + b"/" + inner)
                 os.chmod(self._root + b"/" + inner, IMPLIED_MODE)
@@ -95,7 +95,7 @@ class _LinkMaker:
 
     def _source(self, link: HardLink) -> bytes:
         above, _, name = link.target.rpartition(b"/")
-        path = joined(followed(above, self._symlink, want="a file"), name)
+        path = join(follow_symlinks(above, self._symlink, want="a file"), name)
         if path in self._left and path != link.path:  # a link to itself keeps what is there
             raise _NotYetError(path)
         return self._made.get(path) or _linkable(self._found(path), link, self._what)
@@ -120,8 +120,8 @@ class _LinkMaker:
 def _linkable(found: Found | None, link: HardLink, what: str) -> bytes:
     if found is None or found.is_directory:
         raise LayerError(
-            f"malformed hard link: {what}: {shown(link.path)}: got the target "
-            f"{shown(link.target)}, which is {'a directory' if found else 'nowhere'}, "
+            f"malformed hard link: {what}: {printable(link.path)}: got the target "
+            f"{printable(link.target)}, which is {'a directory' if found else 'nowhere'}, "
             "want a file of this layer or one below"
         )
     return found.place

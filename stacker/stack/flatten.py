@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stacker.layer.apply import exact_modes
+from stacker.layer.apply import zero_umask
 from stacker.layer.metadata import Rename, carry, without_marks
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 from stacker.linux import opath
@@ -39,7 +39,7 @@ def flatten(layers: Sequence[Path], target: Path, whiteout_format: WhiteoutForma
     :param whiteout_format: how deletions are written in the layers.
     :raises OSError: as the filesystem says, e.g. a full disk.
     """
-    _fill(layers, target, whiteout_format, _Manner(rename=whiteout_format.unescaped))
+    _fill(layers, target, whiteout_format, _Manner(rename=whiteout_format.unescape))
 
 
 def merge_layers(layers: Sequence[Path], target: Path, whiteout_format: WhiteoutFormat) -> None:
@@ -66,7 +66,7 @@ class _Manner:
 def _fill(
     layers: Sequence[Path], target: Path, whiteout_format: WhiteoutFormat, manner: _Manner
 ) -> None:
-    with exact_modes(), _opened(target) as fd:
+    with zero_umask(), _opened(target) as fd:
         make_private(fd)  # so that whoever it belonged to exchanges nothing in it meanwhile
         _Flattener(LayerLookup(layers, whiteout_format), manner).fill(fd)
 

@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stacker.layer.symlinks import followed, joined
+from stacker.layer.symlinks import follow_symlinks, join
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 
 
@@ -59,7 +59,7 @@ class LayerLookup:
             names.append(name)
         while names:  # and no recursion: a tree may be deeper than Python's stack
             name, sources = names.pop(), self._sources[known]
-            known = joined(known, name)
+            known = join(known, name)
             self._sources[known] = self.below(sources, name)
         return self._sources[known]
 
@@ -115,7 +115,7 @@ class LayerLookup:
         :param replaced: paths that are no links any more, whatever they are here.
         :raises LayerError: the links go round in a circle.
         """
-        return followed(
+        return follow_symlinks(
             path,
             lambda candidate: None if candidate in replaced else self.symlink(candidate),
             want="a file or directory",
@@ -124,4 +124,4 @@ class LayerLookup:
     def physical_name(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
         """Follow symbolic links in the parents of ``path`` only."""
         above, _, name = path.rpartition(b"/")
-        return joined(self.physical(above, replaced=replaced), name)
+        return join(self.physical(above, replaced=replaced), name)

@@ -18,14 +18,14 @@ from stacker.layer.apply import apply
 from stacker.layer.metadata import IDENTITY, SQUASH
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
-from stacker.layer.skeleton import Places, skeleton_entries
+from stacker.layer.skeleton import FileLocations, open_skeleton
 from stacker.stack.lookup import LayerLookup
 from stacker.tar.entry import (
-    Bookkeeping,
+    AufsFile,
     Directory,
     Entry,
+    ExistingFile,
     File,
-    Known,
     OpaqueWhiteout,
     Whiteout,
     is_redundant,
@@ -78,7 +78,7 @@ def rebase(
     whiteouts = _whiteouts(layer, below)
     paths = LayerPaths(directory)
     paths.diff.mkdir()
-    with skeleton_entries(layer.paths.skeleton, what=layer.name) as reader:
+    with open_skeleton(layer.paths.skeleton, what=layer.name) as reader:
         record = apply(
             _Entries(layer, whiteouts, reader),
             paths.diff,
@@ -115,7 +115,7 @@ class _Whiteouts:
 def _whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
     """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
     names, areas, brought = set[bytes](), set[bytes](), set[bytes]()
-    with skeleton_entries(layer.paths.skeleton, what=layer.name) as reader:
+    with open_skeleton(layer.paths.skeleton, what=layer.name) as reader:
         for entry in reader:
             if isinstance(entry, Whiteout):
                 names.add(entry.path)
@@ -167,7 +167,7 @@ class _Entries:
         self.what = layer.name
         self.count = 0
         self._layer = layer
-        self._places = Places(layer.record)
+        self._locations = FileLocations(layer.record)
         self._whiteouts = whiteouts
         self._entries = entries
 
@@ -179,9 +179,9 @@ class _Entries:
     def _translated(self, entry: Entry) -> Entry:
         match entry:
             case File(path=path, size=size):
-                return Known(path, size, self._source(path))
+                return ExistingFile(path, size, self._source(path))
             case Whiteout(path=path) | OpaqueWhiteout(path=path) if self._whiteouts.is_moot(path):
-                return Bookkeeping(path)
+                return AufsFile(path)
             case Whiteout(path=path):
                 return Whiteout(self._whiteouts.hidden[path])
             case OpaqueWhiteout(path=path):
@@ -191,7 +191,7 @@ class _Entries:
 
     def _source(self, path: bytes) -> bytes:
         layer = self._layer
-        number, inside = self._places.of(self.count - 1, path)
+        number, inside = self._locations.find(self.count - 1, path)
         root = layer.diff if number is None else layer.paths.replaced / str(number)
         return os.fsencode(root) + (b"/" + inside if inside else b"")
 

@@ -1,7 +1,7 @@
-"""A stream of chunks as the 512-byte blocks and payloads that a tar is made of.
+"""Split a stream of chunks into the 512-byte blocks and payloads of a tar.
 
-In: chunks of any size.  Out: blocks, payloads (written to a descriptor straight from the chunk
-they came in), and a copy of all that is not payload.  Knows no header.
+Chunks of any size come in.  Blocks go out, as do payloads, which are written to a descriptor
+without a copy.  This module must not interpret headers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ BLOCK: Final = 512
 
 
 class BlockReader:
-    """Take bytes from ``chunks``.
+    """Takes blocks and payloads from ``chunks``.
 
-    :param keep: called with every byte that is taken as a block.
+    :param what: the name of the stream in errors.
+    :param keep: called with every byte that is read as part of a block.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class BlockReader:
 
     @property
     def offset(self) -> int:
-        """Bytes of the stream before the next one to be read."""
+        """The position of the next byte in the stream."""
         return self._before + self._at
 
     def payload(self) -> Iterator[memoryview]:
-        """Give what is left of the last entry's payload, in pieces."""
+        """Yield the unread rest of the last entry's payload, in pieces."""
         while self._left:
             if self._at == len(self._buffer):
                 self._fill("the rest of a payload")
@@ -52,7 +53,7 @@ class BlockReader:
         """Write the next ``length`` bytes of the last entry's payload to ``fd``."""
         at = self._at
         end = at + length
-        if end <= len(self._buffer):  # nearly every file lies whole in one chunk
+        if end <= len(self._buffer):  # most payloads are inside one chunk
             self._at = end
             self._left -= length
             written = os.write(fd, self._view[at:end])
@@ -71,7 +72,7 @@ class BlockReader:
             )
 
     def _has_more(self) -> bool:
-        """Take the next chunk, if there is one.  An error of the stream is not its end."""
+        """Take the next chunk; return whether there is one.  An error of the stream propagates."""
         for chunk in self._chunks:
             if chunk:
                 self._before += len(self._buffer)
@@ -80,7 +81,7 @@ class BlockReader:
         return False
 
     def _kept(self, length: int) -> bytes:
-        """Take ``length`` bytes that belong in the skeleton."""
+        """Take ``length`` bytes that belong to the skeleton."""
         at = self._at
         self._at = end = at + length
         data = self._buffer[at:end]
@@ -116,11 +117,11 @@ class BlockReader:
             length -= self._at
 
     def _at_end(self) -> bool:
-        """Say whether the stream is used up, at a place where that is allowed."""
+        """Return whether the stream ends here, where the format allows it."""
         return self._at == len(self._buffer) and not self._has_more()
 
     def _rest(self) -> None:
-        """Read what follows the end marker: it is part of the layer's diff_id."""
+        """Read the bytes after the end marker: they are part of the layer's diff_id."""
         while not self._at_end():
             self._kept(len(self._buffer) - self._at)
 

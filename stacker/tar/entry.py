@@ -1,8 +1,8 @@
-"""What one tar entry asks for, as a type.
+"""The types of tar entries, and the names in them.
 
-In: the fields of a header, already decoded.  Out: one of the types below, with a normalised
-path.  This is the only place where a name that starts with ``.wh.`` means something.  Knows
-no disk and no tar bytes.
+Decoded header fields come in; one of the types below, with a normalised path, goes out.  Only
+this module gives a meaning to names that start with ``.wh.``.  It must not read tar bytes or
+touch a filesystem.
 
 Paths are bytes without a leading, trailing or doubled slash; the root is ``b""``.
 """
@@ -16,14 +16,14 @@ from stacker.errors import LayerError
 
 WHITEOUT_PREFIX: Final = b".wh."
 OPAQUE_NAME: Final = b".wh..wh..opq"
-BOOKKEEPING_PREFIX: Final = b".wh..wh."
+AUFS_PREFIX: Final = b".wh..wh."
 
 Xattrs: TypeAlias = Mapping[bytes, bytes]
 """Extended attributes by full name, e.g. ``security.capability``."""
 
 
 class Meta(NamedTuple):
-    """Owner, mode and times; times are nanoseconds since the epoch."""
+    """Mode, owner, times and xattrs; times are nanoseconds since the epoch."""
 
     mode: int
     uid: int
@@ -34,7 +34,7 @@ class Meta(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A run of data in a sparse file: bytes from ``offset`` for ``length``."""
+    """A range of data in a sparse file: ``length`` bytes from ``offset``."""
 
     offset: int
     length: int
@@ -43,8 +43,9 @@ class Segment(NamedTuple):
 class File(NamedTuple):
     """A regular file.
 
-    ``size`` is what the file will have; ``stored`` is what the stream carries (less, when
-    ``segments`` says where the data of a sparse file belong).
+    :param size: the length of the file in bytes.
+    :param stored: the length of the payload; less than ``size`` in a sparse file.
+    :param segments: where the payload of a sparse file belongs; ``None`` for any other file.
     """
 
     path: bytes
@@ -55,14 +56,14 @@ class File(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """A directory with attributes of its own."""
+    """A directory that has an entry, and so has attributes."""
 
     path: bytes
     meta: Meta
 
 
 class Symlink(NamedTuple):
-    """A symbolic link; ``target`` is data and never rewritten."""
+    """A symbolic link; ``target`` is data and is never rewritten."""
 
     path: bytes
     meta: Meta
@@ -70,14 +71,14 @@ class Symlink(NamedTuple):
 
 
 class HardLink(NamedTuple):
-    """A further name for ``target``, a normalised path from the root."""
+    """Another name for ``target``, which is a normalised path from the root."""
 
     path: bytes
     target: bytes
 
 
 class Special(NamedTuple):
-    """A device or a FIFO; ``kind`` is the ``S_IF*`` constant."""
+    """A device or a FIFO; ``kind`` is its ``S_IF*`` constant."""
 
     path: bytes
     meta: Meta
@@ -86,21 +87,21 @@ class Special(NamedTuple):
 
 
 class Whiteout(NamedTuple):
-    """Hide ``path`` of the layers below (image-spec layer.md, *Whiteouts*)."""
+    """Hides ``path`` in the layers below (image-spec layer.md, *Whiteouts*)."""
 
     path: bytes
 
 
 class OpaqueWhiteout(NamedTuple):
-    """Hide what the layers below have in the directory ``path`` (*Opaque Whiteout*)."""
+    """Hides the contents of the directory ``path`` in the layers below (*Opaque Whiteout*)."""
 
     path: bytes
 
 
-class Known(NamedTuple):
-    """A regular file that exists already: ``source`` is its place on disk.
+class ExistingFile(NamedTuple):
+    """A regular file to hard link from ``source``, a path on disk.
 
-    No tar gives this; it is what a :class:`File` becomes when a layer is applied once more.
+    No tar contains this.  It replaces a :class:`File` when an unpacked layer is applied again.
     """
 
     path: bytes
@@ -108,8 +109,8 @@ class Known(NamedTuple):
     source: bytes
 
 
-class Bookkeeping(NamedTuple):
-    """AUFS's own ``.wh..wh.*`` files: they mean nothing to anybody else and are skipped."""
+class AufsFile(NamedTuple):
+    """A ``.wh..wh.*`` file of AUFS; other programs ignore it."""
 
     path: bytes
 
@@ -122,13 +123,13 @@ Entry: TypeAlias = (
     | Special
     | Whiteout
     | OpaqueWhiteout
-    | Bookkeeping
-    | Known
+    | AufsFile
+    | ExistingFile
 )
 
 
 def normalised(name: bytes) -> bytes:
-    """Clean ``name`` lexically; ``..`` and absolute names stay inside the root."""
+    """Return ``name`` as a path from the root; ``..`` and absolute names stay inside the root."""
     if name[-1:] == b"/":
         name = name.rstrip(b"/")
     if name[:2] == b"./":
@@ -148,20 +149,20 @@ def _cleaned(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
-def whiteout_of(path: bytes) -> Whiteout | OpaqueWhiteout | Bookkeeping | None:
-    """Say what ``path`` means when its last component starts with ``.wh.``.
+def parse_whiteout(path: bytes) -> Whiteout | OpaqueWhiteout | AufsFile | None:
+    """Return the whiteout that ``path`` is, or ``None`` for an ordinary name.
 
-    :raises LayerError: the rest of the name is empty, ``.`` or ``..``: no file has that name,
-        and tools that cut the prefix off have deleted a parent directory for it.
+    :raises LayerError: the rest of the name is empty, ``.`` or ``..``.  No file has such a name,
+        and tools that strip the prefix have deleted a parent directory for it.
     """
     parent, _, base = path.rpartition(b"/")
     if base == OPAQUE_NAME:
         return OpaqueWhiteout(parent)
-    if (b"/" + path).find(b"/" + BOOKKEEPING_PREFIX) >= 0:
-        return Bookkeeping(path)
+    if (b"/" + path).find(b"/" + AUFS_PREFIX) >= 0:
+        return AufsFile(path)
     if (b"/" + parent).find(b"/" + WHITEOUT_PREFIX) >= 0:
         raise LayerError(
-            f"malformed whiteout: {shown(path)}: got a path below a name that is reserved for "
+            f"malformed whiteout: {printable(path)}: got a path below a name that is reserved for "
             "whiteouts, want a file name"
         )
     if not base.startswith(WHITEOUT_PREFIX):
@@ -169,7 +170,7 @@ def whiteout_of(path: bytes) -> Whiteout | OpaqueWhiteout | Bookkeeping | None:
     hidden = base[len(WHITEOUT_PREFIX) :]
     if hidden in (b"", b".", b".."):
         raise LayerError(
-            f"malformed whiteout: {shown(path)}: got the name {shown(hidden)!r} to hide, "
+            f"malformed whiteout: {printable(path)}: got the name {printable(hidden)!r} to hide, "
             "want a file name"
         )
     return Whiteout(parent + b"/" + hidden if parent else hidden)
@@ -196,7 +197,7 @@ def without_user_xattrs(xattrs: Xattrs) -> Xattrs:
     return {name: value for name, value in xattrs.items() if not name.startswith(b"user.")}
 
 
-def shown(name: bytes) -> str:
-    """Give a path a printable form for messages: UTF-8 where it is, escapes where it is not."""
+def printable(name: bytes) -> str:
+    """Return a path as text for a message: valid UTF-8 as it is, other bytes escaped."""
     text = name.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,8 +1,8 @@
-"""The fields of a tar header, from 512 bytes to a name, numbers and metadata.
+"""Decode the fields of a 512-byte tar header.
 
-In: a block.  Out: a :class:`Header`; ``ValueError`` for what is no number, ``None`` where the
-checksum says that it is no header.  Neighbours in a layer have nearly all of their fields in
-common, so a field is decoded once and remembered by its bytes.  Knows no stream.
+A block comes in; a name, numbers and metadata go out.  Neighbours in a layer share most of their
+fields, so each field is decoded once and cached by its bytes.  This module must not read the
+stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zlib import adler32
 from stacker.tar.entry import Meta
 
 _REMEMBERED: Final = 1 << 16
-# name, mode with owner, size, time, checksum; the tail begins with the flag.
+# Name, mode with owner, size, time, checksum; the tail starts with the type flag.
 _FIELDS: Final = Struct("100s24s12s12s8s").unpack_from
 _BEFORE_SUM: Final = 148
 _TAIL: Final = 156
@@ -23,10 +23,10 @@ _BLANK_SUM: Final = 8 * 0x20
 
 
 class Tail(NamedTuple):
-    """What a header says from its flag on; most of a layer's entries have it in common.
+    """A header from its type flag on; most entries of a layer have equal tails.
 
-    :param link: the field that holds a link's target, as it stands there.
-    :param rest: what begins with the magic number, 257 bytes from the header's start.
+    :param link: the undecoded field with the target of a link.
+    :param rest: the bytes from the magic number on, at offset 257 of the header.
     """
 
     flag: bytes
@@ -35,23 +35,23 @@ class Tail(NamedTuple):
 
 
 Header: TypeAlias = tuple[bytes, int, Meta, Tail]
-"""Name with prefix, size, metadata, tail: plain, since there is one for every entry."""
+"""Name with prefix, size, metadata, tail.  A plain tuple, since there is one for each entry."""
 
 
 def number(field: bytes) -> int:
-    """Decode a numeric header field: octal text, or GNU's base-256 when the first bit is set.
+    """Decode a numeric header field: octal text, or GNU's base-256 if the first bit is set.
 
-    :raises ValueError: it is neither.
+    :raises ValueError: the field has neither form.
     """
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
         value = int.from_bytes(field, "big") & ((1 << bits) - 1)
         value -= (1 << bits) if field[0] & 0x40 else 0
-        if not -(1 << 63) <= value < 1 << 63:  # no size and no time the kernel could take
+        if not -(1 << 63) <= value < 1 << 63:  # sizes and times that the kernel does not accept
             raise ValueError(_no_number(field))
         return value
     text = field.strip(b" \0").partition(b"\0")[0]
-    if text and not text.isdigit():  # int() would take signs, underscores and prefixes
+    if text and not text.isdigit():  # int() accepts signs, underscores and prefixes
         raise ValueError(_no_number(field))
     return int(text or b"0", 8)
 
@@ -61,7 +61,7 @@ def _no_number(field: bytes) -> str:
 
 
 class HeaderFields:
-    """Decode the headers of one stream."""
+    """Decodes the headers of one stream."""
 
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
@@ -71,15 +71,15 @@ class HeaderFields:
         self._tail, self._prefix, self._tail_sum = Tail(b"", b"", b""), b"", 0
 
     def decoded(self, block: bytes, at: int) -> Header | None:
-        """Decode the header at ``at``; ``None`` if its checksum is wrong.
+        """Decode the header at offset ``at``; return ``None`` if its checksum is wrong.
 
-        :raises ValueError: the checksum is right, and a number is none.
+        :raises ValueError: the checksum is right, but a field is not a number.
         """
         name, owner, size, time, checksum = _FIELDS(block, at)
         tail = block[at + _TAIL : at + _END]
         if tail != self._tail_bytes:
             self._turn_to(tail)
-        # adler32's low half is 1 + the sum of the bytes mod 65521, which 148 cannot reach.
+        # The low half of adler32 is 1 + the sum of the bytes; 148 bytes cannot reach its modulus.
         total = (adler32(block[at : at + _BEFORE_SUM]) & 0xFFFF) + self._tail_sum
         known = self._numbers.get
         if known(checksum) != total and not self._is_sum(block[at : at + _END], total):
@@ -90,7 +90,7 @@ class HeaderFields:
         return self._prefix + name.partition(b"\0")[0], length, meta, self._tail
 
     def number(self, field: bytes) -> int:
-        """Decode a field, as :func:`number` does."""
+        """Decode a field as :func:`number` does, with a cache."""
         value = self._numbers.get(field)
         if value is None:
             value = number(field)
@@ -109,22 +109,24 @@ class HeaderFields:
         return meta
 
     def _turn_to(self, tail: bytes) -> None:
-        """Have ready what a tail says, and what it adds to the sum."""
+        """Make ``tail`` the current tail, with its prefix and its part of the checksum."""
         known = self._tails.get(tail)
         if known is None:
             flag, link, rest = tail[:1], tail[1:101], tail[101:]
-            # The sums of this and of what comes before it are each 1 too large.
+            # Each adler32 sum is 1 too large: two in this total, and one in the sum before it.
             total = flag[0] + adler32(link) % 0x10000 + adler32(rest) % 0x10000 + _BLANK_SUM - 3
             known = Tail(flag, link, rest), _prefix_in(rest), total
-            if not link[0] and len(self._tails) < _REMEMBERED:  # no two links are alike
+            if (
+                not link[0] and len(self._tails) < _REMEMBERED
+            ):  # links have different targets, so caching them gains nothing
                 self._tails[tail] = known
         self._tail_bytes = tail
         self._tail, self._prefix, self._tail_sum = known
 
     def _is_sum(self, header: bytes, total: int) -> bool:
-        """Compare the checksum, however it is spelt, with what the bytes add up to.
+        """Compare the checksum field with the sum of the bytes.
 
-        Old writers took bytes as signed numbers.
+        Old writers summed the bytes as signed numbers.
         """
         try:
             want = self.number(header[148:156])
@@ -137,10 +139,10 @@ class HeaderFields:
 
 
 def _prefix_in(rest: bytes) -> bytes:
-    """Give what comes before the name, with its slash (POSIX pax, *ustar Interchange Format*)."""
+    """Return the name prefix with its slash (POSIX pax, *ustar Interchange Format*)."""
     if rest[:6] != b"ustar\0" or not rest[88]:
         return b""
     prefix = rest[88:243]
-    if rest[251:] == b"tar\0":  # star keeps times in the prefix's last 24 bytes
+    if rest[251:] == b"tar\0":  # star stores times in the last 24 bytes of the prefix
         prefix = prefix[:131]
     return prefix.partition(b"\0")[0] + b"/"

@@ -1,4 +1,8 @@
-"""The members of an archive that is read for its own sake: names and places, no payloads."""
+"""List the members of a seekable archive without reading their payloads.
+
+An open file comes in; names, types and byte ranges go out.  `stacker.source` reads single files
+of a docker archive through them.  This module must not interpret a member's content.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,19 @@ from typing import BinaryIO, NamedTuple
 
 from stacker.errors import LayerError
 from stacker.tar.blocks import BLOCK
-from stacker.tar.entry import Directory, File, HardLink, Symlink, shown
+from stacker.tar.entry import Directory, File, HardLink, Symlink, printable
 from stacker.tar.reader import TarReader
 
 
 class Member(NamedTuple):
-    """A member of an archive read for its own sake: where it lies in the file."""
+    """A member of an archive.
+
+    :param name: its normalised path.
+    :param kind: the type flag: ``0`` file, ``1`` hard link, ``2`` symbolic link, ``5`` directory.
+    :param size: the length of the payload in bytes.
+    :param offset: the position of the payload in the archive.
+    :param linkname: the target of a link.
+    """
 
     name: bytes
     kind: bytes
@@ -23,7 +34,7 @@ class Member(NamedTuple):
 
 
 class _Seeking:
-    """Chunks of a file, over whose payloads a reader may jump."""
+    """The chunks of a file; a reader can seek over payloads with :meth:`skip`."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -40,14 +51,15 @@ class _Seeking:
         return chunk
 
     def skip(self, length: int) -> None:
-        """Go on ``length`` bytes further, at the most to the end of the file."""
+        """Advance by ``length`` bytes, at most to the end of the file."""
         self._file.seek(min(self._file.tell() + length, self._end))
 
 
 def read_index(file: BinaryIO, what: str) -> Iterator[Member]:
-    """Give the members of the archive ``file``, a seekable file, without reading their payloads.
+    """Yield the members of the seekable archive ``file``.
 
-    :raises LayerError: it is malformed or cut short.
+    :param what: the name of the archive in errors.
+    :raises LayerError: the archive is malformed or truncated.
     """
     end = file.seek(0, os.SEEK_END)
     reader = TarReader(_Seeking(file), what=what)
@@ -56,8 +68,8 @@ def read_index(file: BinaryIO, what: str) -> Iterator[Member]:
             case File(path=path, size=size, stored=stored):
                 if entry.segments is not None or reader.offset + stored > end:
                     raise LayerError(
-                        f"malformed archive: {what}: {shown(path)}: got {end} bytes of archive, "
-                        f"want {size} bytes of file at {reader.offset}"
+                        f"malformed archive: {what}: {printable(path)}: got {end} bytes of "
+                        f"archive, want {size} bytes of file at {reader.offset}"
                     )
                 yield Member(path, b"0", size, reader.offset, b"")
             case Directory(path=path):

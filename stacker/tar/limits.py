@@ -1,4 +1,8 @@
-"""How much a layer may ask for.  A value; who exceeds it is told so by who counts."""
+"""The limits on one layer, and a budget for the names that unpacking has to remember.
+
+Numbers from the command line come in; a :class:`LayerError` goes out when a layer exceeds one.
+`stacker.jobs.tasks` imports this module at every pull, so it must not import the parser.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,19 @@ from stacker.errors import LayerError
 _MIB = 1 << 20
 _MAX_PRINTED = 80
 RATIO_GRACE = 64 * _MIB
-"""Bytes a blob may always expand to, whatever the ratio says."""
+"""Bytes that a blob may expand to regardless of the ratio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on one layer (DESIGN section 4, *Limits*).
+    """Limits on one layer (docs/rules.md, Limits).
 
-    :param unpacked_bytes: bytes of the tar stream, and of the files with their holes counted.
+    :param unpacked_bytes: bytes of the tar stream, and of all files including their holes.
     :param entries: entries of the tar stream.
     :param depth: components of a path.
     :param pax_bytes: bytes of one extended header, long name or sparse map.
-    :param names: bytes of names, of directories' attributes, and of where links lead, that have to
-        be remembered until the layer's end.
+    :param names: bytes of names, directory attributes and link targets that unpacking has to
+        remember until the end of the layer.
     :param ratio: uncompressed bytes per compressed byte, beyond :data:`RATIO_GRACE`.
     """
 
@@ -33,27 +37,32 @@ class Limits:
     ratio: int = 20_000
 
     def expanded(self, compressed: int) -> int:
-        """Give the uncompressed bytes that ``compressed`` bytes may become."""
+        """Return the number of uncompressed bytes that ``compressed`` bytes may become."""
         return min(self.unpacked_bytes, max(RATIO_GRACE, self.ratio * compressed))
 
 
 class Budget:
-    """Counts bytes of names and attributes against :attr:`Limits.names`."""
+    """Counts the bytes of names and attributes that unpacking remembers until the end of a layer.
+
+    Directories get their attributes last, whiteouts and links may have to wait, and a stack needs
+    to know where entries landed.  A short tar can need many such bytes: a path of 512
+    components implies as many directories, each with its own path.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limit = self._left = limits.names
 
     def spend(self, size: int, path: bytes) -> None:
-        """Count ``size`` bytes, which are for ``path``.
+        """Count ``size`` bytes, needed for ``path``.
 
-        :raises LayerError: they are more than the limit, together with all before.
+        :raises LayerError: the total exceeds :attr:`Limits.names`.
         """
         self._left -= size
         if self._left < 0:
-            from stacker.tar.entry import shown  # only errors need it
+            from stacker.tar.entry import printable  # only errors need it
 
             raise LayerError(
-                f"over a limit: {shown(path[:_MAX_PRINTED])}: got more than {self._limit} bytes of "
-                "names and attributes to be remembered until the layer's end",
+                f"over a limit: {printable(path[:_MAX_PRINTED])}: got more than {self._limit} "
+                "bytes of names and attributes to remember until the end of the layer",
                 hint="raise the limit with --max-names if you trust the image",
             )

@@ -1,7 +1,7 @@
-"""The records of a PAX extended header (POSIX pax, *pax Header Block*).
+"""Parse the records of a PAX extended header (POSIX pax, *pax Header Block*).
 
-In: the header's payload.  Out: its records, and the values that other modules want of them
-(decimal numbers, times in nanoseconds, extended attributes).  Knows no entry and no disk.
+The payload of the header comes in.  Records go out, and the values in them: decimal numbers,
+times in nanoseconds, extended attributes.  This module must not build entries.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ SCHILY = b"SCHILY.xattr."
 LIBARCHIVE = b"LIBARCHIVE.xattr."
 
 _TIME = 64
-_DIGITS = 18  # fits a signed 64-bit number, which is what the kernel takes
+_DIGITS = 18  # fits the signed 64-bit numbers of the kernel
 
 GLOBAL = frozenset({b"uid", b"gid", b"mtime", b"atime"})
-"""Keywords that mean something as a default for every later file.
+"""The keywords of a global header that apply to every later file.
 
-POSIX would apply all of them; Go's archive/tar and libarchive apply none, and a global ``size``
-would make readers disagree about where the next header stands.  Extended attributes are not
-among them either: a megabyte of them in one header would be a megabyte for every file.
+POSIX applies all of them, Go's archive/tar and libarchive apply none.  A global ``size`` would
+make readers disagree about the position of the next header.  Global extended attributes are
+ignored too: one megabyte in one header would become a megabyte for every file.
 """
 
 
 def records(block: bytes, what: str) -> Iterator[tuple[bytes, bytes]]:
-    """Split ``block`` into its (keyword, value) records, in order, repeats included.
+    """Yield the (keyword, value) records of ``block``, in order and with repeats.
 
-    :raises LayerError: a record's length, blank, equals sign or newline is not where it must be.
+    :raises LayerError: a record has a wrong length, or lacks its blank, equals sign or newline.
     """
     at, end = 0, len(block)
     while at < end:
@@ -54,14 +54,17 @@ def _malformed(what: str, got: bytes, want: str) -> LayerError:
 
 
 def decimal(value: bytes, key: str, what: str) -> int:
-    """Read a decimal number that decides where things are, so that a wrong one is an error."""
+    """Parse a decimal number that determines a position.
+
+    :raises LayerError: the value is not one, so readers could disagree about the position.
+    """
     if not value.isdigit() or len(value.lstrip(b"0")) > _DIGITS:
         raise LayerError(f"malformed PAX {key}: {what}: got {value[:40]!r}, want a decimal number")
     return int(value)
 
 
 def nanoseconds(value: bytes) -> int | None:
-    """Read a time; ``None`` when it is none, as other readers then keep the header's."""
+    """Parse a time; return ``None`` for a malformed one: other readers then use the header's."""
     if len(value) > _TIME:
         return None
     sign, text = (-1, value[1:]) if value[:1] == b"-" else (1, value)
@@ -72,7 +75,10 @@ def nanoseconds(value: bytes) -> int | None:
 
 
 def xattrs(values: Mapping[bytes, bytes], what: str) -> dict[bytes, bytes] | None:
-    """Collect the extended attributes; star's binary form wins over libarchive's base64."""
+    """Return the extended attributes; star's binary form takes precedence over libarchive's base64.
+
+    :raises LayerError: a name lacks its namespace, or a value is not base64.
+    """
     found: dict[bytes, bytes] = {}
     for key, value in values.items():
         if key.startswith(LIBARCHIVE):

@@ -1,13 +1,12 @@
-"""Tar bytes in, typed entries out, payloads on request.
+"""Parse a tar stream into typed entries; write payloads on request.
 
-One parser reads layers, skeletons and archives, so that no two readers of a stream can differ
-about where the next header stands.  It reads ustar, PAX, GNU, star and v7 headers (POSIX pax,
-*ustar Interchange Format*; GNU tar manual, *Tar Internals*), and refuses what is not one: a
-wrong checksum, a number that is none, a member cut short, bytes before the end marker that are
-no header.  Knows no disk: where a payload goes is the caller's business.
+Chunks of bytes come in; entries go out, and payloads to a descriptor of the caller.  The reader
+accepts ustar, PAX, GNU, star and v7 headers (POSIX pax, *ustar Interchange Format*; GNU tar
+manual, *Tar Internals*).  It must not create files: the caller decides where a payload goes.
 
-Where readers differ this one sides with Go's archive/tar, which wrote and reads nearly every
-layer there is: links, devices and directories carry no payload whatever their size field says.
+A wrong checksum, a malformed number, a truncated member, and data in place of a header are errors.
+Where readers differ, this one follows Go's archive/tar, which writes and reads most layers: links,
+devices and directories have no payload, whatever their size field says.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from stacker.tar.entry import (
     Special,
     Symlink,
     normalised,
-    shown,
-    whiteout_of,
+    parse_whiteout,
+    printable,
 )
 from stacker.tar.header import Header, HeaderFields, Tail
 from stacker.tar.limits import Limits
@@ -43,24 +42,24 @@ _OLD_SPARSE: Final = b"S"
 _SPECIAL: Final = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
 _LONG: Final = {b"L": b"path", b"K": b"linkpath"}
 _EXTENDED: Final = frozenset(b"x g X L K".split(b" "))
-_LAST_ID: Final = 0xFFFF_FFFE  # chown(2) reads 0xFFFFFFFF as "leave it"
+_LAST_ID: Final = 0xFFFF_FFFE  # chown(2) does not change an ID of 0xFFFFFFFF
 _READ: Final = 256 * 1024
 _ODD: Final = frozenset((b"", b"."))
-"""How a component begins that may be none (``..``) or a whiteout."""
+"""The first bytes of components that may be ``..``, or a whiteout."""
 
 
 class TarReader(BlockReader):
-    """Iterate over the entries of a tar stream.
+    """Iterates over the entries of a tar stream.
 
-    Between two entries, :meth:`write_payload` or :meth:`payload` gives the bytes of the one
-    that came last; what is not asked for is skipped.
+    Between two entries, :meth:`write_payload` and :meth:`payload` return the bytes of the last
+    entry; the iterator skips the rest.
 
     :param chunks: the stream, in pieces of any size.
-    :param what: how an error names the stream.
-    :param keep: called with every byte that is not the payload of a :class:`File`, in order:
-        what a skeleton is made of.
-    :param elided: the stream *is* a skeleton: payloads of files are not in it.
-    :raises LayerError: from the iteration, for anything malformed or over a limit.
+    :param what: the name of the stream in errors.
+    :param keep: called with every byte except the payloads of :class:`File`, in order, to write a
+        skeleton.
+    :param elided: the stream is a skeleton, without the payloads of files.
+    :raises LayerError: while iterating, for a malformed stream or an exceeded limit.
     """
 
     def __init__(
@@ -105,11 +104,11 @@ class TarReader(BlockReader):
                 self._skip(self._left)
                 self._left = 0
         if self._local or self._long:
-            self._malformed("got an extended header and then the end, want the entry it is for")
+            self._malformed("got an extended header and then the end, want an entry after it")
         self._rest()
 
     def _header(self) -> Header | None:
-        """Take the next header; what is kept begins with the padding before it."""
+        """Take the next header; the bytes kept start with the padding before it."""
         start = self._at
         at = start + self._padding
         block, self._at = self._buffer, at + BLOCK
@@ -119,7 +118,7 @@ class TarReader(BlockReader):
         else:
             self._at = start
             if self._is_at_end():
-                return None  # no end marker: accepted by every reader there is
+                return None  # every known reader accepts a missing end marker
             block, at = self._kept(BLOCK), 0
         self._padding = 0
         try:
@@ -131,14 +130,14 @@ class TarReader(BlockReader):
         return header
 
     def _is_at_end(self) -> bool:
-        """Say whether nothing comes after a payload that may need its padding."""
+        """Return whether the stream ends after a payload; its padding may be missing."""
         padding, self._padding = self._padding, 0
         if padding:
             self._kept(padding)
         return self._at_end()
 
     def _no_header(self, block: bytes) -> None:
-        """Find the end where a header would be, and nothing else."""
+        """Require an end marker in place of a header."""
         if block != _ZERO:
             raise LayerError(
                 f"malformed tar: {self.what}: got a header at byte {self.offset - BLOCK} with "
@@ -176,9 +175,9 @@ class TarReader(BlockReader):
 
     def _read_records(self, block: bytes, flag: bytes) -> None:
         if flag != b"g":
-            self._local, self._sparse = {}, []  # of two headers in a row Go obeys the last
-        elif self._local or self._long:  # for some readers these are lost now, for others not
-            self._malformed("got a global header after an extended one, want the entry it is for")
+            self._local, self._sparse = {}, []  # Go uses the last of two headers
+        elif self._local or self._long:  # readers differ about whether these still apply
+            self._malformed("got a global header after an extended one, want an entry")
         target = self._globals if flag == b"g" else self._local
         for key, value in pax.records(block, self.what):
             if flag == b"g" and key not in pax.GLOBAL:
@@ -205,7 +204,9 @@ class TarReader(BlockReader):
 
     def _check_owner(self, name: bytes, meta: Meta) -> None:
         if not (0 <= meta.uid <= _LAST_ID and 0 <= meta.gid <= _LAST_ID):
-            self._malformed(f"entry {shown(name)}: got owner {meta.uid}:{meta.gid}, want ids")
+            self._malformed(
+                f"entry {printable(name)}: got owner {meta.uid}:{meta.gid}, want valid IDs"
+            )
         self._meta = meta
 
     def _take_extended(self) -> Mapping[bytes, bytes]:
@@ -217,7 +218,7 @@ class TarReader(BlockReader):
     def _overridden(
         self, name: bytes, size: int, meta: Meta, extended: Mapping[bytes, bytes]
     ) -> tuple[bytes, int, Meta]:
-        """Let extended headers overrule the header."""
+        """Apply extended headers over the fields of the header."""
         given, uid, gid = extended.get(b"size"), extended.get(b"uid"), extended.get(b"gid")
         mtime = pax.nanoseconds(extended.get(b"mtime", b""))
         atime = pax.nanoseconds(extended.get(b"atime", b""))
@@ -246,7 +247,7 @@ class TarReader(BlockReader):
         self._left, self._padding = stored, -stored % BLOCK
         above, _, base = name.rpartition(b"/")
         if above == self._above and base[:1] not in _ODD:
-            path = self._directory + base  # what could be wrong with it was looked for before
+            path = self._directory + base  # this directory's path was checked for an earlier file
         else:
             path = normalised(name)
             if (hidden := self._hidden(path)) is not None:
@@ -255,7 +256,7 @@ class TarReader(BlockReader):
                 self._above, self._directory = above, path[: len(path) - len(base)]
         if self._elided:
             self._left = 0
-        # What File() does, without a call in between: most entries come by here.
+        # Calling File() costs one more Python call, and most entries are files.
         return tuple.__new__(File, (path, meta, size, stored, segments))
 
     def _other(
@@ -273,15 +274,15 @@ class TarReader(BlockReader):
         if flag in _SPECIAL:
             return self._special(tail, path, meta)
         raise LayerError(
-            f"unknown entry type: {self.what}: {shown(path)}: got {flag!r}, want a file, "
+            f"unknown entry type: {self.what}: {printable(path)}: got {flag!r}, want a file, "
             "directory, link, device or FIFO"
         )
 
     def _hidden(self, path: bytes) -> Entry | None:
-        """Give what ``path`` is instead of what its header says, when it is a whiteout."""
+        """Return the whiteout or AUFS file that ``path`` names, whatever the type in its header."""
         if path.count(b"/") >= self.limits.depth:
             self._over("components in a path", self.limits.depth, "--max-depth")
-        if b".wh." not in path or (hidden := whiteout_of(path)) is None:
+        if b".wh." not in path or (hidden := parse_whiteout(path)) is None:
             return None
         self._keep_payload()
         return hidden
@@ -292,7 +293,7 @@ class TarReader(BlockReader):
         self._left, self._padding = stored, -stored % BLOCK
 
     def _keep_payload(self) -> None:
-        """Put a payload that has no place in a tree into the skeleton."""
+        """Write a payload that is not part of a file in the tree to the skeleton."""
         while self._left:
             length = min(self._left, _READ)
             self._left -= length
@@ -303,9 +304,11 @@ class TarReader(BlockReader):
             return Special(path, meta, _SPECIAL[tail.flag], 0)
         device = tail.rest[72:88]
         major, minor = self._number(device[:8]), self._number(device[8:])
-        # What dev_t holds in the kernel; mknod(2) would cut the rest off, and 0:0 means something.
+        # The kernel's dev_t has 12 and 20 bits.  mknod(2) would truncate, and 0:0 is a whiteout.
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-            self._malformed(f"{shown(path)}: got device {major}:{minor}, want at most 4095:1048575")
+            self._malformed(
+                f"{printable(path)}: got device {major}:{minor}, want at most 4095:1048575"
+            )
         return Special(path, meta, _SPECIAL[tail.flag], os.makedev(major, minor))
 
     def _sparse_file(
@@ -316,9 +319,9 @@ class TarReader(BlockReader):
         meta: Meta,
         extended: Mapping[bytes, bytes] | None,
     ) -> tuple[bytes, int, int, Meta, tuple[Segment, ...] | None]:
-        """Give what :meth:`_file` takes; the map itself is consumed."""
+        """Return the arguments of :meth:`_file`, after reading the sparse map."""
         repeated, self._sparse = self._sparse, []
-        values, what = extended or {}, f"{self.what}: {shown(path)}"
+        values, what = extended or {}, f"{self.what}: {printable(path)}"
         stored, version = size, sparse.version(values)
         if tail.flag == _OLD_SPARSE:
             segments, size = sparse.from_old_header(
@@ -338,7 +341,7 @@ class TarReader(BlockReader):
                     repeated, lambda v: pax.decimal(v, "sparse map", what)
                 )
             if not real:
-                self._malformed(f"{shown(path)}: got a sparse map, want a size with it")
+                self._malformed(f"{printable(path)}: got a sparse map, want a size with it")
             size = pax.decimal(real, "sparse size", what)
         whole = sparse.checked(segments, size=size, stored=stored, what=what)
         return path, size, stored, meta, whole

@@ -1,7 +1,7 @@
-"""Sparse files in tar: three PAX forms and GNU's old one (GNU tar manual, *Storing Sparse Files*).
+"""Parse the maps of sparse files: three PAX forms and GNU's old form.
 
-In: header bytes, PAX records or the start of a payload.  Out: where the stored bytes belong.
-Knows no disk.
+Header bytes, PAX records or the start of a payload come in; segments go out (GNU tar manual,
+*Storing Sparse Files*).  This module must not write files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _SIZE_OR_MAP = (
 def checked(
     segments: Sequence[Segment], *, size: int, stored: int, what: str
 ) -> tuple[Segment, ...]:
-    """Give ``segments`` back when they are in order, inside the file, and add up to ``stored``.
+    """Return the non-empty ``segments`` after checking their order, bounds and total.
 
-    :raises LayerError: they overlap, run past ``size`` or disagree with the stored bytes.
+    :raises LayerError: they overlap, exceed ``size``, or do not add up to ``stored`` bytes.
     """
     at = total = 0
     if size < 0:
@@ -52,7 +52,7 @@ def checked(
 def from_records(
     repeated: Sequence[tuple[bytes, bytes]], number: Callable[[bytes], int]
 ) -> list[Segment]:
-    """Read versions 0.0 (repeated offset and numbytes) and 0.1 (one comma separated map)."""
+    """Parse versions 0.0 (repeated offset and numbytes) and 0.1 (one comma-separated map)."""
     listed: list[int] = []
     for key, value in repeated:
         if key == b"GNU.sparse.map":
@@ -63,13 +63,13 @@ def from_records(
 
 
 def version(values: Mapping[bytes, bytes]) -> int | None:
-    """Say which PAX form records are of.
+    """Return which PAX form the records have.
 
-    Of an unknown version, or with neither version, size nor map, they make no sparse file: other
-    readers then take the header's name and the payload as it is (Go's archive/tar), and a name
-    that only some of them see could hide a file.
+    Records of an unknown version make no sparse file; nor do records without version, size and map.
+    Other readers then use the header's name and the plain payload (Go's archive/tar).  If readers
+    saw different names, an image could hide a file from some of them.
 
-    :returns: 0: the map is in the records; 1: it stands at the start of the payload; or ``None``.
+    :returns: 0 if the map is in the records, 1 if it is at the start of the payload, or ``None``.
     """
     given = values.get(b"GNU.sparse.major", b""), values.get(b"GNU.sparse.minor", b"")
     if given == (b"", b""):
@@ -80,10 +80,11 @@ def version(values: Mapping[bytes, bytes]) -> int | None:
 def from_payload(
     take: Callable[[int], bytes], stored: int, limits: Limits, what: str
 ) -> tuple[list[Segment], int]:
-    """Read version 1.0: decimal lines at the start of the payload, padded to a block.
+    """Parse version 1.0: decimal lines at the start of the payload, padded to a block.
 
-    :param take: gives the next bytes of the payload.
-    :returns: the segments, and the bytes of the payload that the map took.
+    :param take: returns the next bytes of the payload.
+    :param stored: the length of the payload in bytes.
+    :returns: the segments, and the length of the map in the payload.
     """
     text, used = b"", 0
 
@@ -114,12 +115,12 @@ def from_old_header(
     limits: Limits,
     what: str,
 ) -> tuple[list[Segment], int]:
-    """Read GNU's old form: four segments in the header, the others in blocks behind it.
+    """Parse GNU's old form: four segments in the header, the others in the blocks after it.
 
     :param rest: the header from byte 257 on.
-    :param take: gives the next bytes of the stream.
+    :param take: returns the next bytes of the stream.
     :param number: decodes a 12-byte numeric field.
-    :returns: the segments and the file's real size.
+    :returns: the segments, and the length of the file in bytes.
     """
     segments = _old_segments(rest[129:225], _OLD_IN_HEADER, number)
     size, more, used = number(rest[226:238]), rest[225], 0

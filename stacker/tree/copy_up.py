@@ -144,7 +144,7 @@ class CopyUp:
         if (status.st_uid, status.st_gid) != (uid, gid):
             os.chown(path, uid, gid)
         for name, value in lower.xattrs(node).items():
-            os.setxattr(path, self._inodes.dialect.escaped(name), value)
+            os.setxattr(path, self._inodes.dialect.escape(name), value)
         if not stat.S_ISLNK(mode):
             os.chmod(path, stat.S_IMODE(mode))
         os.utime(path, ns=(mtime, mtime))

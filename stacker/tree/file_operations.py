@@ -108,7 +108,7 @@ class Files:
         _refuse_acl(name)
         inode = self._inodes.raised(node)
         if inode is not None:
-            return os.getxattr(self._path_of(inode), self._inodes.dialect.escaped(name))
+            return os.getxattr(self._path_of(inode), self._inodes.dialect.escape(name))
         return self._inodes.lower.xattr(node, name)
 
     def xattr_names(self, node: Node) -> list[bytes]:
@@ -118,7 +118,7 @@ class Files:
             names += self._inodes.lower.xattrs(node)
         else:
             listed = map(os.fsencode, os.listxattr(self._path_of(inode)))
-            names += map(self._inodes.dialect.unescaped, listed)
+            names += map(self._inodes.dialect.unescape, listed)
         return [name for name in names if name is not None and not name.startswith(_ACL)]
 
     def set_xattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -130,7 +130,7 @@ class Files:
         _refuse_acl(name)
         if flags:  # before it is copied up for nothing
             self._check_presence(node, name, flags)
-        os.setxattr(self._path(node), self._inodes.dialect.escaped(name), value, flags)
+        os.setxattr(self._path(node), self._inodes.dialect.escape(name), value, flags)
 
     def _check_presence(self, node: Node, name: bytes, flags: int) -> None:
         present = name in self.xattr_names(node)
@@ -147,7 +147,7 @@ class Files:
         _refuse_acl(name)
         if self._inodes.raised(node) is None and name not in self._inodes.lower.xattrs(node):
             raise OSError(errno.ENODATA, "no such attribute")
-        os.removexattr(self._path(node), self._inodes.dialect.escaped(name))
+        os.removexattr(self._path(node), self._inodes.dialect.escape(name))
 
     # Contents of regular files
 

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from stacker.layer.paths import LayerPaths
-from stacker.layer.symlinks import joined
+from stacker.layer.symlinks import join
 from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.protocol import ROOT, Status
@@ -246,7 +246,7 @@ class _Merger(MergedTree):
             for name, (number, item) in sorted(self._shown(path, sources).items()):
                 child = self._append(name, node, number, item)
                 if type(item) is Directory:
-                    inner = joined(path, name)
+                    inner = join(path, name)
                     todo.append((child, inner, self._below(path, name, inner, sources)))
             self._last[node] = len(self)
         self._names = bytes(self._text)

@@ -18,12 +18,12 @@ from stacker.layer.links import make_in_order
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED
-from stacker.layer.skeleton import skeleton_entries
-from stacker.layer.symlinks import joined
+from stacker.layer.skeleton import open_skeleton
+from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import is_whiteout
 from stacker.tar.entry import (
     OPAQUE_NAME,
-    Bookkeeping,
+    AufsFile,
     Directory,
     Entry,
     File,
@@ -86,7 +86,7 @@ class Contents:
         while names:  # and no recursion: a tree may be deeper than Python's stack
             if (name := names.pop()) in inside:
                 return None
-            made = joined(made, name)
+            made = join(made, name)
             inside[name] = Directory(made, IMPLIED)
             inside = self.directories[made] = {}
         return inside
@@ -103,7 +103,7 @@ def read(source: LayerPaths | Path, dialect: WhiteoutDialect, inodes: Inodes) ->
     if not isinstance(source, LayerPaths):
         return scanned(source, dialect, inodes)
     record = LayerRecord.from_json(source.record.read_bytes(), str(source.record))
-    if not (record.placed or record.displaced or record.warnings):
+    if not (record.moved or record.replacements or record.warnings):
         found = _FromSkeleton(source, record).read()
         if found is not None:
             return found
@@ -130,7 +130,7 @@ class _FromSkeleton:
         """Give the contents, or ``None`` where only the tree can tell them."""
         what = str(self._source.skeleton)
         try:
-            with skeleton_entries(self._source.skeleton, what=what) as reader:
+            with open_skeleton(self._source.skeleton, what=what) as reader:
                 self._take(reader)
                 count = reader.count
         except LayerError as error:
@@ -170,7 +170,7 @@ class _FromSkeleton:
                 self._hidden.add(entry.path)
             case OpaqueWhiteout():
                 self._emptied.add(entry.path)
-            case Bookkeeping():
+            case AufsFile():
                 pass
             case _:
                 raise _UnusualError
@@ -250,7 +250,7 @@ def scanned(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
         if isinstance(dialect, ForeignDialect):
             entries = iter(_without_deletions(found, path, place, entries, dialect))
         for name, status in entries:
-            inner = joined(path, name)
+            inner = join(path, name)
             inside[name] = item = _item(inner, place + b"/" + name, status, dialect, inodes)
             if isinstance(item, Directory):
                 todo.append(inner)
@@ -277,8 +277,8 @@ def _without_deletions(
             hidden.add(name)
         else:
             kept.append((name, status))
-    found.directories[path].update((name, Whiteout(joined(path, name))) for name in hidden)
-    found.opaque |= {joined(path, name) for name, _ in kept if name in hidden}
+    found.directories[path].update((name, Whiteout(join(path, name))) for name in hidden)
+    found.opaque |= {join(path, name) for name, _ in kept if name in hidden}
     return kept
 
 
@@ -331,7 +331,7 @@ def _meta(place: bytes, status: os.stat_result, dialect: WhiteoutDialect) -> Met
     if isinstance(dialect, ForeignDialect):
         refuse_unread(names, place)
     for listed in names:
-        name = dialect.unescaped(listed)
+        name = dialect.unescape(listed)
         if name is not None:
             xattrs[name] = os.getxattr(place, listed, follow_symlinks=False)
     return Meta(

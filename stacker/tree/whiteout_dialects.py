@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import opath
-from stacker.tar.entry import BOOKKEEPING_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX
+from stacker.tar.entry import AUFS_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,14 +47,14 @@ class ForeignDialect:
         self.prefix = written.prefix
         self.hide = written.hide
 
-    def escaped(self, name: bytes) -> bytes:
+    def escape(self, name: bytes) -> bytes:
         """Give the name under which somebody's own xattr is kept; see `WhiteoutFormat.escaped`."""
         for prefix in _PREFIXES:
             if name.startswith(prefix):
                 return prefix + _ESCAPE + name[len(prefix) :]
         return name
 
-    def unescaped(self, name: bytes) -> bytes | None:
+    def unescape(self, name: bytes) -> bytes | None:
         """Give somebody's own name back for one found on disk; ``None`` for a mark."""
         for prefix in _PREFIXES:
             if name.startswith(prefix):
@@ -75,7 +75,7 @@ def is_reserved(name: bytes) -> bool:
 def hidden_by(name: bytes) -> set[bytes]:
     """Give the name that a file of a reserved name hides, if it hides one."""
     hidden = name[len(WHITEOUT_PREFIX) :]
-    if name.startswith(BOOKKEEPING_PREFIX) or hidden in {b"", b".", b".."}:
+    if name.startswith(AUFS_PREFIX) or hidden in {b"", b".", b".."}:
         return set()
     return {hidden}
 

@@ -24,7 +24,7 @@ import pytest
 from stacker.errors import LayerError
 from stacker.layer.apply import apply
 from stacker.layer.paths import LayerPaths
-from stacker.layer.skeleton import SkeletonWriter, reassembled
+from stacker.layer.skeleton import SkeletonWriter, reassemble
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.removal import remove_tree
 from stacker.stream.compression import decompressed
@@ -182,7 +182,7 @@ def test_what_is_accepted_unpacks_to_what_other_tools_extract(sample: Sample, pl
         writer.finish()
     if len(stream) < SMALL or not _has_huge_files(sample):
         digest = hashlib.sha256()
-        for piece in reassembled(paths, record, what=sample.name):
+        for piece in reassemble(paths, record, what=sample.name):
             digest.update(piece)
         assert digest.hexdigest() == hashlib.sha256(stream).hexdigest()
     others = {

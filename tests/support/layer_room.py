@@ -19,7 +19,7 @@ from stacker.layer.apply import apply
 from stacker.layer.metadata import IDENTITY, SQUASH, IdMap
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
-from stacker.layer.skeleton import SkeletonWriter, reassembled, skeleton_entries
+from stacker.layer.skeleton import SkeletonWriter, open_skeleton, reassemble
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 from stacker.tar.entry import Entry
 from stacker.tar.limits import Limits
@@ -106,7 +106,7 @@ class Unpacked:
         }
 
     def reassembled(self) -> bytes:
-        return b"".join(reassembled(self.paths, self.record, what="test"))
+        return b"".join(reassemble(self.paths, self.record, what="test"))
 
 
 class Room:
@@ -152,7 +152,7 @@ class Room:
             assert self._outside() == before, "something outside of the layer has changed"
         unpacked = Unpacked(paths, record)
         assert unpacked.reassembled() == stream
-        with skeleton_entries(unpacked.skeleton, what="test") as again:
+        with open_skeleton(unpacked.skeleton, what="test") as again:
             assert list(again) == entries_of(stream, limits=limits)
         assert LayerRecord.from_json(record.to_json(), "test") == record
         return unpacked

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stacker.layer.apply import apply
 from stacker.layer.paths import LayerPaths, Stack
-from stacker.layer.skeleton import SkeletonWriter, reassembled
+from stacker.layer.skeleton import SkeletonWriter, reassemble
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.mountapi import umount2
 from stacker.mount.drivers.overlay import OverlayDriver
@@ -103,7 +103,7 @@ def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> Unpac
         writer.finish()
     paths.record.write_bytes(record.to_json())
     again = io.BytesIO()
-    for chunk in reassembled(paths, record, what="layer"):
+    for chunk in reassemble(paths, record, what="layer"):
         again.write(chunk)
     assert again.getvalue() == tar
     return UnpackedLayer.at(f"layer {number}", paths, record)

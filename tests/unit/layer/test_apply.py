@@ -64,7 +64,7 @@ def test_a_file_below_a_relative_symlink_goes_where_it_leads(room: Room) -> None
     assert layer.read("usr/lib/x") == b"1"
     assert layer.read("usr/lib/new/y") == b"2"
     assert layer.target("lib") == b"usr/lib"
-    assert layer.record.placed == {2: b"usr/lib/x", 3: b"usr/lib/new/y"}
+    assert layer.record.moved == {2: b"usr/lib/x", 3: b"usr/lib/new/y"}
 
 
 def test_a_chain_of_symlinks_is_followed_inside_the_root(room: Room) -> None:

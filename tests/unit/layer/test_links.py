@@ -100,7 +100,7 @@ def test_a_link_to_itself_keeps_what_is_there(room: Room) -> None:
         hardlink("l/a", "a"),
     )  # fmt: skip
     assert layer.read("a") == b"1"
-    assert not layer.record.displaced
+    assert not layer.record.replacements
 
 
 def test_a_link_to_itself_alone_is_deferred_or_nothing(room: Room) -> None:

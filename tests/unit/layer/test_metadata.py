@@ -242,7 +242,7 @@ def test_what_the_filesystem_cannot_hold_is_warned_of_once(room: Room) -> None:
         *(file(f"f{n}", xattrs={"unheard.of": b"1", "user.a": b"2"}) for n in range(5))
     )
     assert layer.record.warnings == (
-        "xattrs left out: unheard.of and others of unheard.*: Operation not supported",
+        "omitted xattrs: unheard.of and others of unheard.*: Operation not supported",
     )
     assert layer.xattr("f4", "user.a") == b"2"
 

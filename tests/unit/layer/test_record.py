@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacker.errors import IntegrityError, UnsupportedError
-from stacker.layer.record import Displacement, LayerRecord
+from stacker.layer.record import LayerRecord, Replacement
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.entry import HardLink
 
@@ -32,7 +32,7 @@ COUNTS = st.integers(0, 1 << 60)
         file_bytes=COUNTS,
         tar_bytes=COUNTS,
         whiteouts=COUNTS,
-        whiteout_holders=SETS,
+        whiteout_parents=SETS,
         opaque=SETS,
         implied=SETS,
         assumed=SETS,
@@ -40,8 +40,8 @@ COUNTS = st.integers(0, 1 << 60)
         stranded=TUPLES,
         stranded_opaque=TUPLES,
         escaped_xattrs=st.booleans(),
-        placed=st.dictionaries(COUNTS, PATHS, max_size=3),
-        displaced=st.lists(st.builds(Displacement, COUNTS, PATHS, COUNTS), max_size=3).map(tuple),
+        moved=st.dictionaries(COUNTS, PATHS, max_size=3),
+        replacements=st.lists(st.builds(Replacement, COUNTS, PATHS, COUNTS), max_size=3).map(tuple),
         blobs=st.lists(st.text(max_size=8), max_size=3).map(tuple),
         warnings=st.lists(st.text(max_size=8), max_size=3).map(tuple),
     )
@@ -59,7 +59,7 @@ def test_the_file_is_versioned_json_that_names_its_choices() -> None:
 
 
 def test_a_blob_it_was_unpacked_from_is_added() -> None:
-    record = LayerRecord(WhiteoutFormat.USER).seen_as("sha256:a", 512).seen_as("sha256:b", 512)
+    record = LayerRecord(WhiteoutFormat.USER).with_blob("sha256:a", 512).with_blob("sha256:b", 512)
     assert record.blobs == ("sha256:a", "sha256:b")
     assert record.tar_bytes == 512
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from stacker.errors import LayerError
-from stacker.layer.root import Tree
+from stacker.layer.root import LayerRoot
 from stacker.tar.entry import Meta
 from stacker.tar.limits import Limits
 from tests.support.layer_room import Room
@@ -22,11 +22,11 @@ from tests.support.tars import (
 
 
 @contextmanager
-def growing(room: Room, *, limits: Limits | None = None) -> Iterator[Tree]:
+def growing(room: Room, *, limits: Limits | None = None) -> Iterator[LayerRoot]:
     root = room.path / "grown"
     root.mkdir()
     before = len(os.listdir("/proc/self/fd"))
-    with Tree(root, replaced=room.path / "replaced", limits=limits) as tree:
+    with LayerRoot(root, replaced=room.path / "replaced", limits=limits) as tree:
         yield tree
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor stayed open"
 
@@ -59,11 +59,11 @@ def test_a_cached_descriptor_is_dropped_when_its_directory_is_replaced(room: Roo
     with growing(room) as tree:
         tree.parent(b"a/b/c")
         root = tree.parent(b"")[0]
-        tree.displace(root, b"a", b"a")
+        tree.set_aside(root, b"a", b"a")
         assert set(tree.directories) == {b""}
         fd, _ = tree.parent(b"a/b/c")
         assert os.fstat(fd).st_ino == ino(room, "a/b/c")
-        assert [d.path for d in tree.displaced] == [b"a"]
+        assert [d.path for d in tree.replacements] == [b"a"]
 
 
 def test_a_cached_descriptor_is_dropped_when_a_symlink_on_its_way_is_replaced(room: Room) -> None:
@@ -74,12 +74,12 @@ def test_a_cached_descriptor_is_dropped_when_a_symlink_on_its_way_is_replaced(ro
         os.symlink("d", "l", dir_fd=root)
         assert tree.parent(b"l")[1] == b"d"
         root = tree.parent(b"")[0]
-        tree.displace(root, b"l", b"l")
+        tree.set_aside(root, b"l", b"l")
         os.symlink("e", "l", dir_fd=root)
         fd, physical = tree.parent(b"l")
         assert physical == b"e"
         assert os.fstat(fd).st_ino == ino(room, "e")
-        assert not tree.displaced, "a symlink holds no contents that a skeleton needs"
+        assert not tree.replacements, "a symlink holds no contents that a skeleton needs"
 
 
 def test_a_descriptor_reached_through_a_directory_by_a_symlink_is_dropped_with_it(
@@ -89,7 +89,7 @@ def test_a_descriptor_reached_through_a_directory_by_a_symlink_is_dropped_with_i
         tree.parent(b"d/e")
         os.symlink("d/e", "l", dir_fd=tree.parent(b"")[0])
         assert tree.parent(b"l")[1] == b"d/e"
-        tree.displace(tree.parent(b"")[0], b"d", b"d")
+        tree.set_aside(tree.parent(b"")[0], b"d", b"d")
         fd, physical = tree.parent(b"l")
         assert physical == b"d/e"
         assert os.fstat(fd).st_ino == ino(room, "d/e")
@@ -155,7 +155,7 @@ def test_replacing_directories_takes_time_by_what_is_in_them_and_not_by_all_ther
             tree.parent(b"d%d" % n)
         for _ in range(300):
             tree.parent(b"x/y")
-            tree.displace(tree.parent(b"")[0], b"x", b"x")
+            tree.set_aside(tree.parent(b"")[0], b"x", b"x")
         assert set(tree.directories) == {b"", *(b"d%d" % n for n in range(300))}
     assert Counted.looked_at < 1000
 

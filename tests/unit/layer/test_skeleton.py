@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from stacker.errors import IntegrityError
-from stacker.layer.record import Displacement
-from stacker.layer.skeleton import Places, SkeletonWriter, reassembled, skeleton_entries
+from stacker.layer.record import Replacement
+from stacker.layer.skeleton import FileLocations, SkeletonWriter, open_skeleton, reassemble
 from stacker.stream.compression import CHUNK
 from tests.support import tars
 from tests.support.layer_room import FORM, Room, Unpacked, entries_of
@@ -59,7 +59,7 @@ def test_a_layer_of_many_chunks_is_put_together(room: Room) -> None:
 
 def test_a_large_file_is_put_together_in_bounded_pieces(room: Room) -> None:
     layer = room.unpack(file("big", bytes(3 << 20)), chunk=1 << 16)
-    pieces = list(reassembled(layer.paths, layer.record, what="test"))
+    pieces = list(reassemble(layer.paths, layer.record, what="test"))
     assert max(map(len, pieces)) <= CHUNK < 3 << 20
 
 
@@ -71,7 +71,7 @@ def layer(room: Room) -> Unpacked:
         file("gone", b"old"),
         file("gone", b"new"),
         symlink("l", "d"),
-        file("l/b", b"placed"),
+        file("l/b", b"moved"),
         tars.sparse_01("s", 10_000, [(5000, b"x" * 100)]),
     )
 
@@ -132,7 +132,7 @@ def test_a_skeleton_gives_every_entry_without_the_tree(room: Room) -> None:
     parts = [file("a", b"1" * 1000), dir("d"), whiteout("w"), hardlink("h", "a"), symlink("l", "t")]
     layer = room.unpack(*parts)
     layer.diff.rename(layer.paths.root / "moved")
-    with skeleton_entries(layer.skeleton, what="test") as reader:
+    with open_skeleton(layer.skeleton, what="test") as reader:
         assert list(reader) == entries_of(tar(*parts))
 
 
@@ -152,23 +152,23 @@ def test_places_follow_the_first_replacement_after_an_entry() -> None:
 
     record = LayerRecord(
         FORM,
-        placed={0: b"d/x", 7: b"e/x"},
-        displaced=(
-            Displacement(2, b"d/x", 0),
-            Displacement(4, b"d", 1),
-            Displacement(6, b"d", 2),
-            Displacement(9, b"d/x", 3),
+        moved={0: b"d/x", 7: b"e/x"},
+        replacements=(
+            Replacement(2, b"d/x", 0),
+            Replacement(4, b"d", 1),
+            Replacement(6, b"d", 2),
+            Replacement(9, b"d/x", 3),
         ),
     )
-    places = Places(record)
-    assert places.of(0, b"l/x") == (0, b"")
-    assert places.of(1, b"d/x") == (0, b"")
-    assert places.of(1, b"d/y/z") == (1, b"y/z")
-    assert places.of(2, b"d/x") == (1, b"x")
-    assert places.of(4, b"d") == (2, b"")
-    assert places.of(5, b"d/x") == (2, b"x")
-    assert places.of(6, b"d/x") == (3, b"")
-    assert places.of(8, b"d/x") == (3, b"")
-    assert places.of(9, b"d/x") == (None, b"d/x")
-    assert places.of(7, b"l/x") == (None, b"e/x")
-    assert places.of(1, b"dd") == (None, b"dd")
+    locations = FileLocations(record)
+    assert locations.find(0, b"l/x") == (0, b"")
+    assert locations.find(1, b"d/x") == (0, b"")
+    assert locations.find(1, b"d/y/z") == (1, b"y/z")
+    assert locations.find(2, b"d/x") == (1, b"x")
+    assert locations.find(4, b"d") == (2, b"")
+    assert locations.find(5, b"d/x") == (2, b"x")
+    assert locations.find(6, b"d/x") == (3, b"")
+    assert locations.find(8, b"d/x") == (3, b"")
+    assert locations.find(9, b"d/x") == (None, b"d/x")
+    assert locations.find(7, b"l/x") == (None, b"e/x")
+    assert locations.find(1, b"dd") == (None, b"dd")

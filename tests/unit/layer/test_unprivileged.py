@@ -34,7 +34,7 @@ from pathlib import Path
 from stacker.layer.apply import apply
 from stacker.layer.metadata import {idmap}
 from stacker.layer.paths import LayerPaths
-from stacker.layer.skeleton import SkeletonWriter, reassembled
+from stacker.layer.skeleton import SkeletonWriter, reassemble
 from stacker.tar.reader import TarReader
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.errors import StackerError
@@ -52,7 +52,7 @@ with paths.skeleton.open("wb") as file:
     except StackerError as error:
         sys.exit(f"{{type(error).__name__}}: {{error}} ({{error.hint}})")
     skeleton.finish()
-again = b"".join(reassembled(paths, record, what="test"))
+again = b"".join(reassemble(paths, record, what="test"))
 assert again == stream
 print(*record.warnings, sep="\\n")
 """
@@ -137,8 +137,8 @@ def test_a_user_without_privileges_can_unpack_squashed(open_path: Path) -> None:
         assert stat.S_ISCHR(status.st_mode)
         assert status.st_rdev == 0
     warnings = done.stdout.decode()
-    assert "devices left out: null and others" in warnings
-    assert "xattrs left out: trusted.x" in warnings
+    assert "omitted devices: null and others" in warnings
+    assert "omitted xattrs: trusted.x" in warnings
     assert len(warnings.splitlines()) == 3
 
 

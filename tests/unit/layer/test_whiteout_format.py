@@ -18,9 +18,9 @@ FORMS = pytest.mark.parametrize("form", list(WhiteoutFormat))
 @FORMS
 def test_an_image_s_own_overlay_names_are_escaped_and_come_back(form: WhiteoutFormat) -> None:
     name = form.prefix + b"opaque"
-    assert form.escaped(name) == form.prefix + b"overlay.opaque"
-    assert form.unescaped(form.escaped(name)) == name
-    assert form.unescaped(name) is None
+    assert form.escape(name) == form.prefix + b"overlay.opaque"
+    assert form.unescape(form.escape(name)) == name
+    assert form.unescape(name) is None
 
 
 @given(
@@ -29,7 +29,7 @@ def test_an_image_s_own_overlay_names_are_escaped_and_come_back(form: WhiteoutFo
 )
 def test_escaping_is_undone_for_every_name(form: WhiteoutFormat, parts: list[bytes]) -> None:
     name = b".".join(parts)
-    assert form.unescaped(form.escaped(name)) == name
+    assert form.unescape(form.escape(name)) == name
 
 
 @FORMS
@@ -37,7 +37,7 @@ def test_escaping_is_undone_for_every_name(form: WhiteoutFormat, parts: list[byt
 def test_names_that_only_look_like_overlay_s_are_left_alone(
     form: WhiteoutFormat, name: bytes
 ) -> None:
-    assert form.escaped(name) is name
+    assert form.escape(name) is name
 
 
 def test_a_whiteout_is_a_char_device_0_0(tmp_path: Path) -> None:

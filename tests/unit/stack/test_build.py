@@ -236,7 +236,7 @@ def test_a_layer_is_applied_anew_within_the_limits_it_was_unpacked_with(room: Pa
         (room / name).mkdir()
         build_stack(layers, repairs=room / name, whiteout_format=FORM, limits=limits)
     (room / "two").mkdir()
-    with pytest.raises(LayerError, match="directories in each other"):
+    with pytest.raises(LayerError, match="nested directories"):
         build_stack(layers, repairs=room / "two", whiteout_format=FORM, limits=Limits(depth=2))
 
 

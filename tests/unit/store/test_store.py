@@ -397,7 +397,7 @@ def test_the_list_is_an_index_other_tools_can_read(store: Store) -> None:
 
 
 def test_a_record_survives_its_way_to_disk_and_back(store: Store) -> None:
-    record = LayerRecord(FORM, opaque=frozenset({b"", b"\xff\n"}), placed={3: b"a/\x80"})
+    record = LayerRecord(FORM, opaque=frozenset({b"", b"\xff\n"}), moved={3: b"a/\x80"})
     record = replace(record, warnings=("w",), tar_bytes=1 << 40)
     assert LayerRecord.from_json(record.to_json(), "here") == record
     del store

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from stacker.errors import LayerError
 from stacker.tar.entry import (
-    Bookkeeping,
+    AufsFile,
     OpaqueWhiteout,
     Whiteout,
     normalised,
-    shown,
-    whiteout_of,
+    parse_whiteout,
+    printable,
 )
 
 
@@ -69,7 +69,7 @@ def test_a_normalised_path_has_no_empty_dot_or_dot_dot_component_and_is_stable(n
 @pytest.mark.parametrize("name", [b".wh.", b".wh..", b".wh...", b"d/.wh.", b"d/.wh..", b"d/.wh..."])
 def test_a_bare_whiteout_prefix_is_malformed(name: bytes) -> None:
     with pytest.raises(LayerError, match="malformed whiteout"):
-        whiteout_of(name)
+        parse_whiteout(name)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_bare_whiteout_prefix_is_malformed(name: bytes) -> None:
     ],
 )
 def test_a_whiteout_is_a_type(name: bytes, meaning: object) -> None:
-    assert whiteout_of(name) == meaning
+    assert parse_whiteout(name) == meaning
 
 
 @pytest.mark.parametrize(
@@ -98,19 +98,19 @@ def test_a_whiteout_is_a_type(name: bytes, meaning: object) -> None:
     [b".wh..wh.aufs", b".wh..wh.plnk", b"d/.wh..wh.orph", b".wh..wh.plnk/1.2", b".wh..wh..opq/x"],
 )
 def test_other_names_with_a_doubled_prefix_are_aufs_bookkeeping(name: bytes) -> None:
-    assert whiteout_of(name) == Bookkeeping(name)
+    assert parse_whiteout(name) == AufsFile(name)
 
 
 def test_a_path_below_a_whiteout_name_is_malformed() -> None:
     with pytest.raises(LayerError, match="malformed whiteout"):
-        whiteout_of(b"d/.wh.x/y")
+        parse_whiteout(b"d/.wh.x/y")
 
 
 @given(st.binary())
 def test_a_name_is_shown_on_one_line_and_printable(name: bytes) -> None:
-    assert shown(name).isprintable()
+    assert printable(name).isprintable()
 
 
 def test_a_readable_name_is_shown_as_it_is() -> None:
-    assert shown("usr/größe".encode()) == "usr/größe"
-    assert shown(b"a\nb\xff\x1b[2J") == "a\\nb\\xff\\x1b[2J"
+    assert printable("usr/größe".encode()) == "usr/größe"
+    assert printable(b"a\nb\xff\x1b[2J") == "a\\nb\\xff\\x1b[2J"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stacker.errors import LayerError
 from stacker.tar.entry import (
-    Bookkeeping,
+    AufsFile,
     Directory,
     File,
     HardLink,
@@ -84,7 +84,7 @@ def test_each_type_flag_becomes_its_type() -> None:
         )
     ]
     assert kinds == [
-        File, Directory, Symlink, HardLink, Special, Special, Whiteout, OpaqueWhiteout, Bookkeeping,
+        File, Directory, Symlink, HardLink, Special, Special, Whiteout, OpaqueWhiteout, AufsFile,
     ]  # fmt: skip
 
 

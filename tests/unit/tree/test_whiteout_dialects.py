@@ -79,7 +79,7 @@ class Both:
 
     def names(self) -> list[str]:
         if not self.writing:
-            return shown(snapshot(self.room, "up", "low"))
+            return printable(snapshot(self.room, "up", "low"))
         tree = writable(self.room)
         try:
             return sorted(walk(tree, 0, ""))
@@ -91,7 +91,7 @@ def snapshot(room: Path, *names: str) -> dict[bytes, Seen]:
     return tree_snapshot(merge([room / name for name in names], FORM))
 
 
-def shown(found: dict[bytes, Seen]) -> list[str]:
+def printable(found: dict[bytes, Seen]) -> list[str]:
     return sorted(path.decode() for path in found if path)
 
 
@@ -273,5 +273,5 @@ def test_what_is_hidden_is_a_name(name: bytes) -> None:
 )
 def test_every_name_that_is_kept_is_given_back(prefix: str, rest: bytes) -> None:
     name = prefix.encode() + rest
-    assert FORM.unescaped(FORM.escaped(name)) == name
-    assert FORM.escaped(name) not in {*FORM.opaque_marks, *FORM.whiteout_marks}
+    assert FORM.unescape(FORM.escape(name)) == name
+    assert FORM.escape(name) not in {*FORM.opaque_marks, *FORM.whiteout_marks}
