@@ -20,6 +20,7 @@ OF_FLOOR = (
     ("python-ml", "tmpfs", "0.8"),
     ("mix", "ext4", "1.0"),
 )
+_ON = {"tmpfs": "tmpfs", "ext4": "ext4 in memory"}
 FASTER = (("mix", "tmpfs", "6"), ("mix", "ext4", "3"))
 OF_LAYOUT, OF_DOWNLOAD = 1.1, 0.15
 """What a pull from a registry may take: so much of one from a layout, and of a bare download."""
@@ -131,12 +132,12 @@ def _unpacking(lines: Sequence[Figures]) -> Iterator[list[str]]:
 
     for corpus, medium, aim in OF_FLOOR:
         if (corpus, medium, FLOOR) in walls:
-            what = f"`{corpus}` on {medium}, seconds, of those of `{FLOOR}`".replace("|", "\\|")
+            what = f"`{corpus}` on {_ON[medium]}, multiple of `{FLOOR}`".replace("|", "\\|")
             yield [what, aim, f"{times(corpus, medium, FLOOR):.2f}"]
     for corpus, medium, aim in FASTER:
         rivals = [peer for peer in RIVALS if (corpus, medium, peer) in walls]
         found = ", ".join(f"{1 / times(corpus, medium, peer):.1f}" for peer in rivals)
-        yield [f"`{corpus}` on {medium}, times as fast as {', '.join(rivals)}", aim, found]
+        yield [f"`{corpus}` on {_ON[medium]}, times as fast as {', '.join(rivals)}", aim, found]
 
 
 def _pulling(walls: Mapping[str, float]) -> Iterator[list[str]]:

@@ -1,10 +1,11 @@
-"""The tables that README and docs show, each between two marks in its page.
+"""The tables of README and docs, each between two marks in its page.
 
 In: results of all suites.  Out: the pages with tables of them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,54 +15,85 @@ from benchmarks.peers import PEERS, STACKER
 
 ROOT = Path(__file__).parent.parent
 END = "<!-- measured: end -->"
-_SHOWN = {"tmpfs": "in memory", "ext4": "on ext4"}
+_MEDIA = {"tmpfs": "tmpfs", "ext4": "ext4 in memory", "disk": "real disk"}
+_NUMBER = re.compile(r"\d+(?:\.\d+)+")
 
 
 def summary(documents: Sequence[Figures]) -> str:
-    """Give a table of all gzip corpora, a row for each and its medium."""
+    """Return a table of the gzip corpora, a row for each corpus and medium."""
     lines = [
         line
         for line in of_suite(documents, "throughput")
-        if line["form"] == "gzip" and not line["sync"] and line["medium"] in _SHOWN
+        if line["form"] == "gzip" and line["medium"] in _MEDIA
     ]
     present = {line["peer"] for line in lines}
     peers = [peer.name for peer in PEERS if peer.name in present]
-    head = ["seconds to a root filesystem", *(name.replace("|", "\\|") for name in peers)]
-    cases = dict.fromkeys((line["corpus"], line["medium"]) for line in lines)
-    return aims.table(head, [_row(lines, case, peers) for case in cases])
+    head = ["corpus", "medium", *(name.replace("|", "\\|") for name in peers)]
+    cases = dict.fromkeys(map(_case, lines))
+    return aims.table(head, [_row(lines, case, peers) for case in sorted(cases, key=_order)])
 
 
-def _row(lines: Sequence[Figures], case: tuple[str, str], peers: Sequence[str]) -> list[str]:
+def _case(line: Figures) -> tuple[str, str, bool]:
+    return line["corpus"], line["medium"], line["sync"]
+
+
+def _order(case: tuple[str, str, bool]) -> tuple[int, bool, str]:
+    corpus, medium, is_synced = case
+    return list(_MEDIA).index(medium), is_synced, corpus
+
+
+def _row(lines: Sequence[Figures], case: tuple[str, str, bool], peers: Sequence[str]) -> list[str]:
     walls = {
         line["peer"]: line["wall"]["median"]
         for line in lines
-        if (line["corpus"], line["medium"]) == case and "failed" not in line
+        if _case(line) == case and "failed" not in line
     }
     own = walls[STACKER.name]
-    corpus, medium = case
+    corpus, medium, is_synced = case
     cells = [
         f"{walls[peer]:.1f}" + ("" if peer == STACKER.name else f" ({walls[peer] / own:.1f} x)")
         if peer in walls
         else "-"
         for peer in peers
     ]
-    return [f"{corpus}, {_SHOWN[medium]}", *cells]
+    return [corpus, _MEDIA[medium] + (", synced" if is_synced else ""), *cells]
+
+
+def origin(documents: Sequence[Figures]) -> str:
+    """Return a table of the machines and of the versions of all programs."""
+    machines = dict.fromkeys(
+        "{cpu}, {cores} cores, {gigabytes} GB of memory, {system}, Linux {kernel}, "
+        "Python {python}".format(
+            **document["machine"], gigabytes=round(document["machine"]["memory"] / 1e9)
+        )
+        for document in documents
+    )
+    versions = {
+        name: (_NUMBER.search(text) or [text])[0]
+        for document in documents
+        for name, text in sorted(document["versions"].items())
+    }
+    programs = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    rows = [["machine", machine] for machine in machines]
+    return aims.table(["measured on", ""], [*rows, ["programs", programs]])
 
 
 TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...]] = {
-    "README.md": (("summary", "throughput", summary),),
+    "README.md": (("summary", "throughput", summary), ("origin", "throughput", origin)),
     "docs/explanation/performance.md": (
+        ("origin", "throughput", origin),
+        ("summary", "throughput", summary),
         ("aims", "throughput", aims.reached),
         ("stages", "stages", aims.stages),
         ("registry", "registry", aims.pulled),
         ("mounts", "fuse", aims.mounted),
     ),
 }
-"""By page: a table's mark, the suite it cannot do without, and what makes it."""
+"""By page: a table's mark, the suite that it needs, and the function that writes it."""
 
 
 def rewrite(documents: Sequence[Figures], root: Path = ROOT) -> list[Path]:
-    """Put into all pages below `root` the tables that there are results for; return the pages."""
+    """Write the tables that have results into the pages below `root`; return the pages."""
     written = []
     for name, tables in TABLES.items():
         page = root / name
@@ -75,13 +107,13 @@ def rewrite(documents: Sequence[Figures], root: Path = ROOT) -> list[Path]:
 
 
 def marked(text: str, mark: str, table: str) -> str:
-    """Put a table between the marks of a text.
+    """Return `text` with a table between the two marks.
 
-    :raises ValueError: it has no such marks.
+    :raises ValueError: the text has no such marks.
     """
     begin = f"<!-- measured: {mark} -->"
     before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
     if not (found and end):
-        raise ValueError(f"no place for a table: got no {begin} … {END}, want both")
+        raise ValueError(f"no marks for a table: got no {begin} … {END}, want both")
     return f"{before}{begin}\n{table}\n{END}{after}"

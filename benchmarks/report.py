@@ -62,7 +62,7 @@ def _origin(documents: Sequence[Figures]) -> str:
 
 
 def _throughput_table(lines: Sequence[Figures]) -> str:
-    head = ["corpus", "form", "medium", "peer", "wall s", "of floor", "CPU s", "peak RSS MB"]
+    head = ["corpus", "form", "medium", "peer", "wall s", "of baseline", "CPU s", "peak RSS MB"]
     floors = {_case(line): line for line in lines if line["peer"] == FLOOR}
     rows = [
         [line["corpus"], line["form"], _medium(line), line["peer"], *_costs(line, floors)]
@@ -266,7 +266,7 @@ def _case(line: Figures) -> tuple[object, ...]:
 
 
 def _medium(line: Figures) -> str:
-    shown = {"disk": f"disk ({line['filesystem']})", "ext4": "ext4, new for each run"}.get(
+    shown = {"disk": f"real disk ({line['filesystem']})", "ext4": "ext4 in memory"}.get(
         line["medium"], str(line["medium"])
     )
     return f"{shown}, synced" if line["sync"] else shown

@@ -160,10 +160,10 @@ def test_table_and_plots_are_made(documents: list[dict[str, Any]], tmp_path: Pat
     assert {path: path.read_bytes() for path in written} == again
 
 
-def test_readme_gets_a_row_for_every_gzip_corpus(documents: list[dict[str, Any]]) -> None:
+def test_summary_has_a_row_for_every_gzip_corpus(documents: list[dict[str, Any]]) -> None:
     table = pages.summary(documents)
     for corpus in CORPORA:
-        assert f"| {corpus}, in memory | " in table
+        assert f"| {corpus} | tmpfs | " in table
     text = f"a\n<!-- measured: x -->\nold\n{pages.END}\nz"
     once = pages.marked(text, "x", table)
     assert table in once
