@@ -1,9 +1,8 @@
-"""Where the time goes when an image is pulled on this machine.
+"""Measure where a pull of an image spends its time on this machine.
 
-In: a source, and an empty store on the disk in question.  Out: a :class:`Report`: seconds and
-bytes of every stage, each alone; what the whole takes when they run side by side, as a pull lets
-them; and which of them sets the pace.  Knows how layers are put on processors; measures nothing
-that a pull does not do.
+A source and empty stores come in; a `Report` goes out: seconds and bytes of every stage alone, the
+seconds of whole pulls with all stages in parallel, and the stage that limits them.
+This module must not measure anything that a pull does not do.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from stacker.image.platform import Platform
 from stacker.jobs.tasks import UnpackOptions, UnpackTask
 from stacker.jobs.unpack_layer import unpack_layer
 from stacker.layer.record import LayerRecord
-from stacker.operations.pull import pull
+from stacker.operations.pull import pull_image
 from stacker.source.protocol import Source
 from stacker.store.store import Store
 from stacker.stream import stages
@@ -33,14 +32,17 @@ THREADS: Final = (
     (stages.HASH_BLOB, stages.HASH_LAYER),
     (stages.PARSE, stages.APPLY, stages.COMMIT),
 )
-"""The stages that follow each other in one thread when a layer is unpacked."""
+"""The stages that share a thread when a layer is unpacked."""
 
 _COMPRESSED: Final = {stages.READ, stages.HASH_BLOB}
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFigures:
-    """What one layer takes: seconds by stage, medians; bytes of its blob and of its tar."""
+    """The measurements of one layer.
+
+    :param seconds: the median of each stage.
+    """
 
     diff_id: DiffID
     entries: int
@@ -50,20 +52,22 @@ class LayerFigures:
 
     @property
     def slowest_thread(self) -> tuple[str, ...]:
-        """The stages of the thread that the others wait for."""
-        return max(THREADS, key=self.spent)
+        """The stages of the thread that takes longest."""
+        return max(THREADS, key=self.total)
 
-    def spent(self, names: Iterable[str]) -> float:
-        """Sum up seconds of stages."""
+    def total(self, names: Iterable[str]) -> float:
+        """Return the sum of the seconds of some stages."""
         return sum(self.seconds[name] for name in names)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an image takes.
+    """The measurements of an image.
 
     :param pull: seconds of a whole pull, a median.
-    :param jobs: layers that were unpacked at the same time.
+    :param processors: the number of processors that the process may use.
+    :param jobs: the number of layers that were unpacked at the same time.
+    :param runs: the number of runs that the medians are of.
     """
 
     layers: tuple[LayerFigures, ...]
@@ -73,42 +77,42 @@ class Report:
     runs: int
 
     def seconds(self, stage: str) -> float:
-        """Give the seconds of a stage, of all layers together."""
+        """Return the seconds that a stage takes for all layers."""
         return sum(layer.seconds[stage] for layer in self.layers)
 
     def bytes(self, stage: str) -> int:
-        """Give the bytes that a stage takes in; inflating counts what it gives out."""
+        """Return the bytes of all layers that a stage reads; for inflate, the bytes it writes."""
         if stage in _COMPRESSED:
             return sum(layer.blob_bytes for layer in self.layers)
         return sum(layer.tar_bytes for layer in self.layers)
 
     @property
     def shared(self) -> float:
-        """Seconds that the processors need for all stages, when none is ever idle."""
+        """Seconds of all stages if every processor is always busy."""
         total = sum(map(self.seconds, stages.STAGES))
         return total / min(self.processors, len(THREADS) * min(self.jobs, len(self.layers)))
 
     @property
     def longest(self) -> LayerFigures:
-        """The layer with the thread that takes longest."""
-        return max(self.layers, key=lambda layer: layer.spent(layer.slowest_thread))
+        """The layer with the slowest thread."""
+        return max(self.layers, key=lambda layer: layer.total(layer.slowest_thread))
 
     @property
     def is_bound_by_one_layer(self) -> bool:
-        """Whether one layer's slowest thread takes longer than all the work shared out."""
-        return self.longest.spent(self.longest.slowest_thread) > self.shared
+        """Whether one layer's slowest thread takes longer than all work on busy processors."""
+        return self.longest.total(self.longest.slowest_thread) > self.shared
 
     @property
     def limit(self) -> str:
-        """The stage that sets the pace."""
+        """The stage that limits the speed of a pull."""
         if self.is_bound_by_one_layer:
             return max(self.longest.slowest_thread, key=lambda name: self.longest.seconds[name])
         return max(stages.STAGES, key=self.seconds)
 
 
-def bench(
+def measure_pull(
     source: Source,
-    rooms: Callable[[], AbstractContextManager[Store]],
+    empty_store: Callable[[], AbstractContextManager[Store]],
     *,
     platform: Platform,
     options: UnpackOptions,
@@ -117,16 +121,17 @@ def bench(
     runs: int,
     emit: Emit,
 ) -> Report:
-    """Pull an image into empty stores, with a clock in every stage and without.
+    """Pull an image into empty stores, by turns with a clock in every stage and without.
 
-    :param rooms: makes an empty store and takes it away again.
-    :param runs: times that it is done; figures are medians.
-    :param emit: called with the events of every pull, and with :class:`LayerTimed`.
-    :raises NotFoundError: it has no layers.
+    :param empty_store: creates an empty store that is removed when the context ends.
+    :param jobs: the number of layers to unpack at the same time; one if stages are timed.
+    :param runs: the number of pulls of each kind; the report has medians.
+    :param emit: receives the events of every pull, and `LayerTimed`.
+    :raises NotFoundError: the image has no layers.
     """
     timed: list[LayerTimed] = []
     records: dict[DiffID, LayerRecord] = {}
-    walls: list[float] = []
+    pulls: list[float] = []
 
     def collect(event: Event) -> None:
         match event:
@@ -136,10 +141,10 @@ def bench(
                 records[diff_id] = record
         emit(event)
 
-    for work, at_once in ((_timed_layer, 1), (unpack_layer, jobs)) * runs:
-        with rooms() as store:
+    for unpack, at_once in ((_unpack_timed, 1), (unpack_layer, jobs)) * runs:
+        with empty_store() as store:
             started = perf_counter()
-            pull(
+            pull_image(
                 store,
                 source,
                 platform=platform,
@@ -147,17 +152,16 @@ def bench(
                 jobs=at_once,
                 origin="",
                 emit=collect,
-                work=work,
+                unpack=unpack,
             )
-            if work is unpack_layer:
-                walls.append(perf_counter() - started)
+            if unpack is unpack_layer:
+                pulls.append(perf_counter() - started)
     if not timed:
         raise NotFoundError("nothing to measure: got an image without layers, want at least one")
-    layers = tuple(_figures(timed, records))
-    return Report(layers, median(walls), processors, jobs, runs)
+    return Report(tuple(_figures(timed, records)), median(pulls), processors, jobs, runs)
 
 
-def _timed_layer(task: UnpackTask, emit: Emit) -> LayerUnpacked:
+def _unpack_timed(task: UnpackTask, emit: Emit) -> LayerUnpacked:
     clock = StageClock()
     unpacked = unpack_layer(task, emit, clock)
     emit(LayerTimed(unpacked.diff_id, clock.seconds, task.blob.size))
@@ -168,11 +172,11 @@ def _figures(
     timed: Sequence[LayerTimed], records: Mapping[DiffID, LayerRecord]
 ) -> Iterator[LayerFigures]:
     for diff_id in dict.fromkeys(event.diff_id for event in timed):
-        mine, record = [event for event in timed if event.diff_id == diff_id], records[diff_id]
+        runs, record = [event for event in timed if event.diff_id == diff_id], records[diff_id]
         yield LayerFigures(
             diff_id,
             record.entries,
-            mine[0].blob_bytes,
+            runs[0].blob_bytes,
             record.tar_bytes,
-            {name: median(event.seconds[name] for event in mine) for name in stages.STAGES},
+            {name: median(event.seconds[name] for event in runs) for name in stages.STAGES},
         )

@@ -1,16 +1,15 @@
-"""Pull: the seven steps from a source to an image that can be mounted (DESIGN section 1).
+"""Pull an image: fetch what the store lacks, unpack it, stack it and list it.
 
-(1) the manifest, through an index when there is one; (2) is the image here already?  (3) if not,
-its config, which names the diff_ids; (4) which layers are here?  (5) the others' blobs; (6) each
-unpacked and checked; (7) stacked and listed.  In: a source, a store, choices.  Out: an image ID.
-Knows the order and the workers; what a layer or a stack is, others know.
+A source, a store and options come in; a `Pulled` with the image ID goes out.
+This module must not know how a blob is fetched or a layer unpacked: workers run `unpack_layer`.
+If the store has every layer, a pull imports neither the workers nor what they use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.events import Emit, LayersFound, LayerUnpacked, MissingLayer
@@ -29,23 +28,26 @@ from stacker.source.resolve import has_index_platform, resolve
 from stacker.store.store import Store
 
 _ATTEMPTS = 3
+UnpackLayer = Callable[[UnpackTask, Emit], LayerUnpacked]
+"""What a worker does with one layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What came of a pull.
+    """The result of a pull.
 
-    :param unpacked: layers this pull unpacked; ``present`` those it did not have to.
+    :param unpacked: the number of layers that this pull unpacked.
+    :param present: the number of layers that the store had, or that another process unpacked.
     """
 
     image_id: ImageID
     manifest: Descriptor
     unpacked: int = 0
     present: int = 0
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
-def pull(
+def pull_image(
     store: Store,
     source: Source,
     *,
@@ -55,166 +57,198 @@ def pull(
     origin: str,
     emit: Emit,
     must_match: bool = False,
-    work: Callable[[UnpackTask, Emit], LayerUnpacked] | None = None,
+    unpack: UnpackLayer | None = None,
 ) -> Pulled:
-    """Bring an image into ``store`` and list it there.
+    """Pull an image into the store.
 
-    :param platform: which image of an index; ``must_match`` demands it of a lone one, too.
-    :param jobs: layers unpacked at the same time.
-    :param origin: the source as the caller named it, remembered beside the image's names.
-    :param emit: called with :class:`LayersFound`, ``LayerProgress`` and ``LayerUnpacked``.
-    :param work: what workers do with a layer in place of unpacking it; it may emit events.
+    :param platform: which image of an index to pull.
+    :param must_match: refuse an image for another platform, even if it is the only one.
+    :param jobs: the number of layers to unpack at the same time.
+    :param origin: the source as the user wrote it, stored with the image's names.
+    :param emit: receives `LayersFound`, `LayerProgress`, `LayerUnpacked` and the events of
+        `unpack`.
+    :param unpack: what workers run for a layer; ``None`` for `unpack_layer`.
+    :raises NotFoundError: the source has no such image, or another process removed it.
+    :raises IntegrityError: a document or a layer differs from its digest.
     """
-    means = _Means(store, options, jobs, emit, work)
-    wanted = platform if must_match else None
-    source, unpacked = _modern(source, means, wanted)
+    unpacker = _Unpacker(store, options, jobs, emit, unpack)
+    source, unpacked = _convert_schema1(source, unpacker, platform if must_match else None)
     descriptor = resolve(source, platform)
     manifest = _manifest(source, descriptor)
-    image_id = manifest.image_id
     for _ in range(_ATTEMPTS):
         config = _config(store, source, manifest)
         if must_match and not has_index_platform(source, descriptor):
-            require_platform(config.platform, platform, str(image_id))
-        pairs = pair_layers(manifest, config)
-        unpacked += _unpack_missing(source, pairs, means, is_first=not unpacked)
-        if not _stack(store, config, options):
-            continue  # somebody removed a layer meanwhile
-        with store.images.write_lock():
-            if not is_complete(store, config):
-                continue
-            store.blobs.write(image_id, source.document(manifest.config))
-            store.blobs.write(descriptor.digest, source.document(descriptor))
-            if options.sync:  # first what the list refers to, then the list
-                sync_filesystem(store.root)
-            store.images.add(descriptor, source.names, origin, sync=options.sync)
-            if options.sync:
-                sync_filesystem(store.root)
-        mine = [layer.record for layer in unpacked if layer.record is not None]
-        return Pulled(
-            image_id,
-            descriptor,
-            len(mine),
-            len(set(config.diff_ids)) - len(mine),
-            tuple(dict.fromkeys(warning for record in mine for warning in record.warnings)),
-        )
+            require_platform(config.platform, platform, str(manifest.image_id))
+        unpacked += unpacker.unpack_image(source, manifest, config, is_first=not unpacked)
+        if _stack(store, config, options) and _list(
+            store, source, descriptor, manifest, config=config, origin=origin, sync=options.sync
+        ):
+            return _result(manifest.image_id, descriptor, config, unpacked)
+        # Another process removed a layer or the stack in the meantime.
     raise NotFoundError(
-        f"image removed while it was pulled: {image_id}", hint="somebody runs `stacker rm` here"
+        f"image removed while it was pulled: {manifest.image_id}",
+        hint="pull again after `stacker rm` has ended in the other process",
     )
+
+
+def _result(
+    image_id: ImageID, manifest: Descriptor, config: ImageConfig, unpacked: Sequence[LayerUnpacked]
+) -> Pulled:
+    records = [layer.record for layer in unpacked if layer.record is not None]
+    present = len(set(config.diff_ids)) - len(records)
+    warnings = dict.fromkeys(warning for record in records for warning in record.warnings)
+    return Pulled(image_id, manifest, len(records), present, tuple(warnings))
 
 
 def _manifest(source: Source, descriptor: Descriptor) -> Manifest:
     what = f"{descriptor.digest}"
-    document = parse_document(
-        source.document(descriptor), media_type=descriptor.media_type or None, what=what
-    )
+    content = source.document(descriptor)
+    document = parse_document(content, media_type=descriptor.media_type or None, what=what)
     if isinstance(document, Manifest):
         return document
     raise IntegrityError(f"{what}: got an index, want a manifest")
 
 
 def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
+    """Return the image's config from the store, or from the source if it is missing or damaged."""
     image_id = manifest.image_id
-    with suppress(NotFoundError, IntegrityError):  # not here, or damaged: then from the source
+    with suppress(NotFoundError, IntegrityError):
         return store.images.config(image_id)
     return parse_config(source.document(manifest.config), f"config {image_id}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Means:
-    """Where layers are unpacked to, how, how many at once, who is told, and who does it."""
+def _convert_schema1(
+    source: Source, unpacker: _Unpacker, platform: Platform | None
+) -> tuple[Source, list[LayerUnpacked]]:
+    """Return a source of schema 2, and the layers that were unpacked to compute its config.
 
+    :param platform: the platform that an image of schema 1 must have.
+    """
+    manifest = manifest_of(source)
+    if manifest is None:
+        return source, []
+    if platform:
+        require_platform(manifest.platform, platform, str(source.root().digest))
+    limit = unpacker.options.limits.unpacked_bytes
+    layers, missing = layers_of(unpacker.store, source, manifest, limit=limit)
+    present = tuple(dict.fromkeys(diff_id for _, diff_id in layers.values()))
+    identities = [(blob, UndeclaredDiffID(blob.digest)) for blob in missing]
+    unpacked = unpacker.unpack(source, identities, present) if missing else []
+    diff_ids = {layer.blob: layer.diff_id for layer in unpacked}
+    layers |= {blob.digest: (blob, diff_ids[blob.digest]) for blob in missing}
+    return converted(source, manifest, layers), unpacked
+
+
+@dataclass(frozen=True, slots=True)
+class _Unpacker:
     store: Store
     options: UnpackOptions
     jobs: int
     emit: Emit
-    work: Callable[[UnpackTask, Emit], LayerUnpacked] | None
+    unpack_layer: UnpackLayer | None
+
+    def unpack_image(
+        self, source: Source, manifest: Manifest, config: ImageConfig, *, is_first: bool
+    ) -> list[LayerUnpacked]:
+        """Unpack the layers of an image that the store lacks.
+
+        :param is_first: report `LayersFound` even if no layer is missing.
+        """
+        blobs = {diff_id: blob for blob, diff_id in pair_layers(manifest, config)}
+        present = tuple(diff_id for diff_id in blobs if self.store.layers.has(diff_id))
+        lacking = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in present]
+        if not (lacking or is_first):
+            return []
+        return self.unpack(source, list(_declared(lacking)), present)
+
+    def unpack(
+        self,
+        source: Source,
+        missing: Sequence[tuple[Descriptor, LayerIdentity]],
+        present: tuple[DiffID, ...],
+    ) -> list[LayerUnpacked]:
+        """Unpack the missing layers in worker processes, the largest first."""
+        layers = (MissingLayer(identity.name, blob.digest, blob.size) for blob, identity in missing)
+        self.emit(LayersFound(tuple(layers), present))
+        if not missing:
+            return []
+        self.store.staging.sweep()
+        self.store.partials.sweep()
+        unpacked: list[LayerUnpacked] = []
+        try:
+            for layer in self._run(source, missing):
+                self.emit(layer)
+                unpacked.append(layer)
+        finally:
+            if len(unpacked) < len(missing):
+                self.store.staging.sweep()
+        return unpacked
+
+    def _run(
+        self, source: Source, missing: Sequence[tuple[Descriptor, LayerIdentity]]
+    ) -> Iterable[LayerUnpacked]:
+        from stacker.jobs.pool import run_tasks
+        from stacker.jobs.unpack_layer import unpack_layer
+
+        _import_compressions()
+        tasks = [
+            UnpackTask(source, self.store.root, blob, identity, self.options)
+            for blob, identity in sorted(missing, key=lambda layer: -layer[0].size)
+        ]
+        work = self.unpack_layer or unpack_layer
+        return run_tasks(tasks, work, jobs=self.jobs, emit=self.emit)
 
 
-def _modern(
-    source: Source, means: _Means, wanted: Platform | None
-) -> tuple[Source, list[LayerUnpacked]]:
-    """Return a source of schema 2, and what was unpacked to make one of schema 1 that."""
-    manifest = manifest_of(source)
-    if manifest is None:
-        return source, []
-    root = source.root()
-    if wanted:
-        require_platform(manifest.platform, wanted, str(root.digest))
-    limit = means.options.limits.unpacked_bytes
-    found, missing = layers_of(means.store, source, manifest, limit=limit)
-    here = tuple(dict.fromkeys(diff_id for _, diff_id in found.values()))
-    identified = [(blob, UndeclaredDiffID(blob.digest)) for blob in missing]
-    unpacked = _unpack(source, identified, here, means) if missing else []
-    diff_ids = {layer.blob: layer.diff_id for layer in unpacked}
-    found |= {blob.digest: (blob, diff_ids[blob.digest]) for blob in missing}
-    return converted(source, manifest, found), unpacked
+def _declared(
+    layers: Sequence[tuple[Descriptor, DiffID]],
+) -> Iterable[tuple[Descriptor, LayerIdentity]]:
+    if layers:
+        from stacker.jobs.unpack_layer import DeclaredDiffID
+
+        for blob, diff_id in layers:
+            yield blob, DeclaredDiffID(diff_id)
 
 
-def _unpack_missing(
-    source: Source,
-    pairs: Sequence[tuple[Descriptor, DiffID]],
-    means: _Means,
-    *,
-    is_first: bool,
-) -> list[LayerUnpacked]:
-    blobs = {diff_id: blob for blob, diff_id in pairs}
-    present = tuple(diff_id for diff_id in blobs if means.store.layers.has(diff_id))
-    lacking = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in present]
-    missing: list[tuple[Descriptor, LayerIdentity]] = []
-    if lacking:
-        from stacker.jobs.unpack_layer import DeclaredDiffID  # not for an image without work
-
-        missing = [(blob, DeclaredDiffID(diff_id)) for blob, diff_id in lacking]
-    return _unpack(source, missing, present, means) if missing or is_first else []
-
-
-def _unpack(
-    source: Source,
-    missing: Sequence[tuple[Descriptor, LayerIdentity]],
-    present: tuple[DiffID, ...],
-    means: _Means,
-) -> list[LayerUnpacked]:
-    listed = (MissingLayer(identity.name, blob.digest, blob.size) for blob, identity in missing)
-    means.emit(LayersFound(tuple(listed), present))
-    if not missing:
-        return []
-    from stacker.jobs.pool import run_tasks
-    from stacker.jobs.unpack_layer import unpack_layer  # an image that is all there needs neither
-
-    store = means.store
-    store.staging.sweep()
-    store.partials.sweep()
-    _import_what_workers_need()
-    tasks = [
-        UnpackTask(source, store.root, blob, identity, means.options)
-        for blob, identity in sorted(missing, key=lambda pair: -pair[0].size)
-    ]
-    done = []
-    try:
-        for result in run_tasks(
-            tasks, means.work or unpack_layer, jobs=means.jobs, emit=means.emit
-        ):
-            means.emit(result)
-            done.append(result)
-    finally:
-        if len(done) < len(tasks):
-            store.staging.sweep()
-    return done
-
-
-def _import_what_workers_need() -> None:
-    """Import once, before forking, what each worker would import by itself."""
+def _import_compressions() -> None:
+    """Import modules before the fork that otherwise each worker imports itself."""
     import isal.igzip_lib  # noqa: F401
     import xattr  # noqa: F401
     import zstandard  # noqa: F401
 
 
 def _stack(store: Store, config: ImageConfig, options: UnpackOptions) -> bool:
-    """Stack the layers; ``False`` when one of them is gone."""
+    """Stack the layers; return False if the store lacks one of them."""
     with ExitStack() as held:
         try:
             held.enter_context(store.layers.reading(config.diff_ids))
         except NotFoundError:
             return False
         ensure_stack(store, config, limits=options.limits, sync=options.sync)
+        return True
+
+
+def _list(
+    store: Store,
+    source: Source,
+    descriptor: Descriptor,
+    manifest: Manifest,
+    *,
+    config: ImageConfig,
+    origin: str,
+    sync: bool,
+) -> bool:
+    """Add the image to the list of images; return False if the store lacks a part of it.
+
+    :param sync: flush the filesystem before the list is written, and again afterwards.
+    """
+    with store.images.write_lock():
+        if not is_complete(store, config):
+            return False
+        store.blobs.write(manifest.image_id, source.document(manifest.config))
+        store.blobs.write(descriptor.digest, source.document(descriptor))
+        if sync:  # the list must not refer to anything that a crash can lose
+            sync_filesystem(store.root)
+        store.images.add(descriptor, source.names, origin, sync=sync)
+        if sync:
+            sync_filesystem(store.root)
         return True

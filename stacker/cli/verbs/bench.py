@@ -67,7 +67,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Measure, and show."""
-    report = _measured(args, session)
+    report = _measure(args, session)
     if session.json:
         print_item("bench", _document(report))
         return
@@ -108,7 +108,7 @@ def _bound(report: Report) -> str:
         layer, thread = report.longest, report.longest.slowest_thread
         return (
             f"in layer {shortened(layer.diff_id.hex, 13)}: its {' + '.join(thread)} take "
-            f"{layer.spent(thread):.3f} s, whatever runs beside them"
+            f"{layer.total(thread):.3f} s, whatever runs beside them"
         )
     return f"the largest part of {report.shared:.3f} s on {report.processors} busy processors"
 
@@ -120,14 +120,14 @@ def _rate(report: Report, stage: str) -> str:
     return f"{report.bytes(stage) / seconds / _MEGABYTE:.0f}"
 
 
-def _measured(args: Namespace, session: Session) -> Report:
+def _measure(args: Namespace, session: Session) -> Report:
     from stacker.cli.registry_options import registry_access
     from stacker.image.platform import Platform
     from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.metadata import IdMap
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.linux.process import usable_processors
-    from stacker.operations.bench import bench
+    from stacker.operations.bench import measure_pull
     from stacker.source.open import open_source
 
     wanted = Platform.parse(args.platform) if args.platform else None
@@ -138,9 +138,9 @@ def _measured(args: Namespace, session: Session) -> Report:
             args.source, spool=spool, access=registry_access(args, os.environ, args.source)
         ) as source,
     ):
-        return bench(
+        return measure_pull(
             source,
-            lambda: _room(store),
+            lambda: _empty_store(store),
             platform=wanted or Platform.host(os.uname().machine),
             options=UnpackOptions(
                 WhiteoutFormat.permitted(), IdMap.permitted(), sync=args.sync, resume=False
@@ -153,11 +153,11 @@ def _measured(args: Namespace, session: Session) -> Report:
 
 
 @contextmanager
-def _room(store: Store) -> Iterator[Store]:
+def _empty_store(store: Store) -> Iterator[Store]:
     from stacker.store.store import Store
 
-    with store.staging.directory("bench") as room:
-        yield Store.open(room / "store")
+    with store.staging.directory("bench") as directory:
+        yield Store.open(directory / "store")
 
 
 def _document(report: Report) -> dict[str, object]:
@@ -177,7 +177,7 @@ def _document(report: Report) -> dict[str, object]:
         "limit": {
             "stage": report.limit,
             "diff_id": str(report.longest.diff_id) if report.is_bound_by_one_layer else None,
-            "seconds": report.longest.spent(report.longest.slowest_thread)
+            "seconds": report.longest.total(report.longest.slowest_thread)
             if report.is_bound_by_one_layer
             else report.shared,
             "advice": _ADVICE[report.limit],

@@ -149,7 +149,7 @@ def _access(args: Namespace) -> RegistryAccess | None:
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
     from stacker.cli.progress import report_progress
     from stacker.linux.process import usable_processors
-    from stacker.operations.pull import pull
+    from stacker.operations.pull import pull_image
     from stacker.source.open import open_source
 
     store = session.store()
@@ -158,7 +158,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
         open_source(args.source, spool=room, access=_access(args)) as source,
         report_progress(session) as emit,
     ):
-        return pull(
+        return pull_image(
             store,
             source,
             platform=platform,

@@ -14,7 +14,7 @@ from stacker.image.platform import Platform
 from stacker.jobs.tasks import UnpackOptions
 from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.operations.pull import pull
+from stacker.operations.pull import pull_image
 from stacker.operations.remove import parts_of, remove_image
 from stacker.operations.stack import chain_id_of, ensure_stack
 from stacker.operations.usage import images_in, store_usage
@@ -44,7 +44,7 @@ def bring(store: Store, tmp_path: Path) -> Bring:
             tmp_path / name, layers, name=name, config=lambda config: config.update(author=author)
         )
         with open_source(app.source, spool=tmp_path) as source:
-            done = pull(
+            done = pull_image(
                 store,
                 source,
                 platform=Platform("linux", "amd64"),
