@@ -120,7 +120,7 @@ def _open_directory(name: str, parent: int | None) -> int:
     try:
         descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
     except PermissionError:
-        _unlock(name, parent)
+        _grant_owner_access(name, parent)
         descriptor = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
     if os.fstat(descriptor).st_mode & S_IRWXU != S_IRWXU:
         with suppress(PermissionError):  # not the owner; unlink(2) may work or fail
@@ -128,7 +128,7 @@ def _open_directory(name: str, parent: int | None) -> int:
     return descriptor
 
 
-def _unlock(name: str, parent: int | None) -> None:
+def _grant_owner_access(name: str, parent: int | None) -> None:
     # fchmodat2(2) with AT_SYMLINK_NOFOLLOW needs Linux 6.6; fchmod(2) rejects O_PATH.
     handle = os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
     try:

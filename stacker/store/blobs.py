@@ -1,7 +1,8 @@
-"""Blobs by digest, as an OCI image layout keeps them (image-spec image-layout.md).
+"""Blobs by digest, in the layout of OCI images (image-spec image-layout.md).
 
-Documents are always kept; layers only on request.  A blob that is there is whole: it gets its
-name by a rename after it was verified.
+`BlobStore` writes and reads manifests, configs and indexes, and keeps layer blobs if the user asks
+for them.  A blob gets its name by a rename after its verification, so an existing blob is complete.
+This module does not interpret the content.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ class BlobStore:
     root: Path
 
     def path(self, digest: Digest | ImageID) -> Path:
-        """Give the place of a blob, there or not."""
+        """Return the path of a blob, whether or not it exists."""
         return self.root / digest.algorithm / digest.hex
 
     def has(self, digest: Digest | ImageID) -> bool:
-        """Say whether a blob is here."""
+        """Return whether a blob is in the store."""
         return self.path(digest).exists()
 
     def read(self, digest: Digest | ImageID) -> bytes:
-        """Give the content of a document, verified again.
+        """Return the content of a document, and verify its digest.
 
-        :raises NotFoundError: it is not here.
-        :raises IntegrityError: the disk gives other bytes than were written.
+        :raises NotFoundError: the blob is not in the store.
+        :raises IntegrityError: the content on disk has another digest.
         """
         try:
             content = self.path(digest).read_bytes()
@@ -43,12 +44,12 @@ class BlobStore:
         if found.hexdigest() != digest.hex:
             raise IntegrityError(
                 f"damaged blob: {self.path(digest)}: got {found.hexdigest()}, want {digest.hex}",
-                hint="pull the image again: that writes its documents anew",
+                hint="pull the image again with `stacker pull`, which rewrites its documents",
             )
         return content
 
     def write(self, digest: Digest | ImageID, content: bytes) -> None:
-        """Keep a verified document; one that the disk has damaged is written anew."""
+        """Write a verified document; replace a damaged copy, keep an identical one."""
         path = self.path(digest)
         try:
             if path.read_bytes() == content:
@@ -59,7 +60,10 @@ class BlobStore:
         write_atomically(path, content)
 
     def adopt(self, digest: Digest, file: Path) -> None:
-        """Take over ``file``, on the same filesystem and verified, as the blob ``digest``."""
+        """Rename a verified file to a blob.
+
+        :param file: a file on the filesystem of the store.
+        """
         path = self.path(digest)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         file.replace(path)

@@ -1,7 +1,8 @@
-"""What is to be stacked for an image, by the chain ID of its layers.
+"""Stacks by chain ID: the directories that a mount of an image combines.
 
-A chain that is there is whole.  Its directories are layers of the store, or lie beside its
-record: what stacking had to repair.
+`ChainStore` records a `Stack` and returns it.  Its directories are layers of the store, or fixup
+directories next to the record.  An existing chain is complete, because a rename gives it its name.
+This module does not compute stacks; `stacker.stack` does.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ class ChainStore:
     staging: Staging
 
     def path(self, chain_id: ChainID) -> Path:
-        """Give the place of a chain, there or not."""
+        """Return the path of a chain, whether or not it exists."""
         return self.root / "chains" / chain_id.algorithm / chain_id.hex
 
     def has(self, chain_id: ChainID) -> bool:
-        """Say whether a chain is here."""
+        """Return whether a chain is in the store."""
         return self.path(chain_id).exists()
 
     def read(self, chain_id: ChainID) -> Stack:
-        """Read a chain.
+        """Return the stack of a chain.
 
-        :raises NotFoundError: it is not here.
+        :raises NotFoundError: the chain is not in the store.
         :raises IntegrityError: its record is damaged.
+        :raises UnsupportedError: a newer version of stacker wrote its record.
         """
         path = self.path(chain_id) / _RECORD
         try:
@@ -59,17 +61,21 @@ class ChainStore:
             )
         except FileNotFoundError:
             raise NotFoundError(
-                f"no such chain in the store: {chain_id}", hint="pull the image again"
+                f"no such chain in the store: {chain_id}",
+                hint="pull the image again with `stacker pull`",
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
                 f"damaged chain record: {path}: {error}",
-                hint="remove the images that have these layers (`stacker rm`), and pull them again",
+                hint="remove the images with these layers (`stacker rm`), and pull them again",
             ) from error
 
     @contextmanager
     def building(self, chain_id: ChainID) -> Iterator[Path | None]:
-        """Give an empty directory to build in, or ``None`` when the chain is there by now."""
+        """Lock a chain, and return an empty directory to build it in.
+
+        :returns: ``None`` if another process has built the chain meanwhile.
+        """
         with self.staging.locked(f"chain-{chain_id.algorithm}-{chain_id.hex}") as path:
             if self.has(chain_id):
                 yield None
@@ -80,9 +86,10 @@ class ChainStore:
     def commit(
         self, chain_id: ChainID, directory: Path, stack: Stack, *, sync: bool = False
     ) -> None:
-        """Give a finished chain its name; directories inside ``directory`` move with it.
+        """Record a stack, and rename its directory to the name of the chain.
 
-        :param sync: have the filesystem on disk first.
+        :param directory: the result of :meth:`building`, with the fixup directories of the stack.
+        :param sync: flush the filesystem to disk before the rename.
         """
         final = self.path(chain_id)
         moved = [

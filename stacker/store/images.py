@@ -1,8 +1,9 @@
 """Images by ID and by name.
 
-``index.json`` of the store's OCI layout is the list: one descriptor a name, with the usual
-annotation, and one of ours for the source it was pulled from.  Who changes it holds its lock, and
-who follows it to the documents shares that, so that none of them is removed meanwhile.
+``index.json`` of the store's OCI layout lists the images: one descriptor for each name, with the
+annotation of the OCI image layout for the name and one of stacker for the source.  Changes need
+`ImageStore.write_lock`.  `ImageStore.read_lock` keeps the listed documents from being removed.
+This module does not use layers.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image that is here, with everything it is called."""
+    """An image of the store, with its manifests, names and sources.
+
+    :param manifests: descriptors of every manifest that it was pulled by.
+    :param sources: the SOURCE arguments that it was pulled from.
+    """
 
     id: ImageID
     manifests: tuple[Descriptor, ...]
@@ -50,16 +55,18 @@ class ImageStore:
     blobs: BlobStore
 
     def all(self) -> list[StoredImage]:
-        """Give every image, in the order they were first pulled."""
+        """Return every image, in the order of the first pulls."""
         grouped: dict[ImageID, list[Descriptor]] = {}
         for entry in self._entries():
             grouped.setdefault(self.manifest(entry).image_id, []).append(entry)
         return [_stored(image_id, entries) for image_id, entries in grouped.items()]
 
     def find(self, text: str) -> ImageID:
-        """Give the image that a full ID, a name, a source or a unique prefix of an ID means.
+        """Return the ID of an image.
 
-        :raises NotFoundError: none; :raises UsageError: several.
+        :param text: a full ID, a unique prefix of an ID, a name or a source.
+        :raises NotFoundError: no image matches.
+        :raises UsageError: several images match the prefix.
         """
         digits = text.removeprefix("sha256:")
         if self._is_config(digits):
@@ -73,14 +80,14 @@ class ImageStore:
         if len(found) > 1:
             raise UsageError(
                 f"ambiguous image: {text!r}: got {', '.join(sorted(i.short for i in found))}",
-                hint="write more digits of the image ID",
+                hint="give more digits of the image ID; `stacker images` lists the IDs",
             )
         if not found:
             raise NotFoundError(f"no such image: {text!r}", hint=_hint(images, digits))
         return found[0]
 
     def _is_config(self, digits: str) -> bool:
-        """Say whether a full digest is that of a config; the list need not be read then."""
+        """Return whether digits are the full digest of a config, which avoids reading the list."""
         if len(digits) != 64 or not set(digits) <= _HEX:
             return False
         try:
@@ -90,15 +97,19 @@ class ImageStore:
         return True
 
     def config(self, image_id: ImageID) -> ImageConfig:
-        """Read an image's config.
+        """Return the config of an image.
 
-        :raises NotFoundError: the image is not here.
+        :raises NotFoundError: the image is not in the store.
         """
         return parse_config(self.blobs.read(image_id), f"config {image_id}")
 
     def manifest(self, descriptor: Descriptor) -> Manifest:
-        """Read a manifest that the index lists."""
-        from stacker.image.manifest import Manifest, parse_document  # whoever has an ID needs none
+        """Return a manifest that the list refers to.
+
+        :raises NotFoundError: the manifest is not in the store.
+        :raises IntegrityError: the document is damaged, or is not a manifest.
+        """
+        from stacker.image.manifest import Manifest, parse_document  # not needed for an image ID
 
         what = f"manifest {descriptor.digest}"
         document = parse_document(
@@ -109,18 +120,18 @@ class ImageStore:
         return document
 
     def write_lock(self) -> AbstractContextManager[object]:
-        """Hold the lock that every change of the list needs."""
+        """Take the exclusive lock that every change of the list needs."""
         return lock.exclusive(self.root / _LOCK)
 
     def read_lock(self) -> AbstractContextManager[object]:
-        """Hold the lock under which nothing goes that the list names."""
+        """Take the shared lock that keeps listed documents from being removed."""
         return lock.shared(self.root / _LOCK)
 
     @contextmanager
     def reading(self, image_id: ImageID) -> Iterator[ImageConfig]:
-        """Keep an image from being removed, and give its config.
+        """Lock an image against removal, and return its config.
 
-        :raises NotFoundError: it is not here.
+        :raises NotFoundError: the image is not in the store.
         """
         try:
             held = lock.shared(self.blobs.path(image_id), create=False)
@@ -131,25 +142,29 @@ class ImageStore:
 
     @contextmanager
     def removing(self, image_id: ImageID) -> Iterator[None]:
-        """Lock an image against its readers.
+        """Lock an image against readers, for its removal.
 
-        :raises LockedError: somebody is reading it.
+        :raises NotFoundError: the image is not in the store.
+        :raises LockedError: another process reads it.
         """
         try:
             held = lock.try_exclusive(self.blobs.path(image_id), create=False)
         except FileNotFoundError:
             raise NotFoundError(f"no such image: {image_id}") from None
         if held is None:
-            raise LockedError(f"image in use: {image_id}: somebody is mounting or unpacking it")
+            raise LockedError(f"image in use: {image_id}: another process mounts or unpacks it")
         with held:
             yield
 
     def add(
         self, manifest: Descriptor, names: tuple[str, ...], source: str, *, sync: bool = False
     ) -> None:
-        """List an image; its names move to it.  Call it inside :meth:`write_lock`.
+        """Add an image to the list, and move its names from other images.
 
-        :param sync: have the new list on disk before it takes the place of the old one.
+        The caller holds :meth:`write_lock`.
+
+        :param manifest: descriptor of the image's manifest.
+        :param sync: flush the new list to disk before it replaces the old one.
         """
         kept = [_without(entry, names) for entry in self._entries()]
         fresh = [
@@ -160,7 +175,7 @@ class ImageStore:
         self._write([*entries, *fresh], sync=sync)
 
     def remove(self, image_id: ImageID) -> None:
-        """Take an image off the list.  Call it inside :meth:`write_lock`."""
+        """Remove an image from the list.  The caller holds :meth:`write_lock`."""
         self._write(
             [entry for entry in self._entries() if self.manifest(entry).image_id != image_id]
         )
@@ -192,8 +207,8 @@ class ImageStore:
 def _hint(images: list[StoredImage], digits: str) -> str:
     for image in images:
         if digits in {entry.digest.hex for entry in image.manifests}:
-            return f"that is the digest of a manifest; the image ID is {image.id}"
-    return "`stacker images` lists those that are here"
+            return f"this is the digest of a manifest; the image ID is {image.id}"
+    return "`stacker images` lists the images in the store"
 
 
 def _stored(image_id: ImageID, entries: list[Descriptor]) -> StoredImage:
@@ -210,7 +225,7 @@ def _without(entry: Descriptor, names: tuple[str, ...]) -> Descriptor:
 
 
 def _is_covered(entry: Descriptor, manifest: Descriptor, fresh: list[Descriptor]) -> bool:
-    """Say whether a nameless ``entry`` adds nothing to the ``fresh`` ones."""
+    """Return whether an entry without a name repeats one of the ``fresh`` entries."""
     return (
         entry.digest == manifest.digest
         and NAME not in entry.annotations

@@ -1,10 +1,10 @@
-"""Indexes that somebody put together here: several images under one name.
+"""Indexes that `stacker index` created: several images under one name.
 
-    $STORE/indexes/<SHA-256 of the name>.json   the name, the document's digest, members' origins
-    $STORE/blobs/<algorithm>/<hex>              the document: an OCI image index, byte for byte
+    $STORE/indexes/<SHA-256 of the name>.json   name, digest of the document, origins of members
+    $STORE/blobs/<algorithm>/<hex>              the document, an OCI image index
 
-A document is never changed: an index that is changed gets another one.  What the members are,
-and where they can be had, is said and not followed here.
+A document never changes; a changed index gets a new document.  This module records the origins of
+the members, and does not read them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _LONGEST = 255
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
-    """An index that is here.
+    """An index of the store.
 
-    :param content: the document's bytes, which ``digest`` is of.
-    :param origins: where each member is to be had, by its digest: an image ID, or the
-        ``docker://HOST/REPO@DIGEST`` that it was taken from.
+    :param content: the bytes of the document.
+    :param origins: the origin of each member by its digest: an image ID of the store, or
+        ``docker://HOST/REPO@DIGEST``.
     """
 
     name: str
@@ -55,25 +55,26 @@ class IndexStore:
     blobs: BlobStore
 
     def write_lock(self) -> AbstractContextManager[object]:
-        """Hold the lock that every change needs."""
+        """Take the exclusive lock that every change needs."""
         return lock.exclusive(self.root / "indexes.lock")
 
     def all(self) -> Iterator[StoredIndex]:
-        """Give every index, by name."""
+        """Yield every index, sorted by name."""
         names = [self._record(path)[0] for path in self._folder.glob("*.json")]
         for name in sorted(names):
             yield self.find(name)
 
     def find(self, name: str) -> StoredIndex:
-        """Give the index called ``name``.
+        """Return the index of a name.
 
-        :raises NotFoundError: it is not here.
-        :raises IntegrityError: what lies on disk is damaged.
+        :raises NotFoundError: the store has no such index.
+        :raises IntegrityError: the index on disk is damaged.
         """
         path = self._path(name)
         if not path.exists():
             raise NotFoundError(
-                f"no such index: {quoted(name)}", hint="`stacker index list` lists those here"
+                f"no such index: {quoted(name)}",
+                hint="`stacker index list` lists the indexes in the store",
             )
         _, digest, origins = self._record(path)
         content = self.blobs.read(digest)
@@ -83,13 +84,15 @@ class IndexStore:
         return StoredIndex(name, content, index, origins)
 
     def has(self, name: str) -> bool:
-        """Say whether there is an index called ``name``."""
+        """Return whether the store has an index of this name."""
         return self._path(name).exists()
 
     def put(self, name: str, index: Index, origins: Mapping[str, str]) -> StoredIndex:
-        """Keep an index; one of that name goes.  Call it inside :meth:`write_lock`.
+        """Write an index, and replace one of the same name.
 
-        :raises UsageError: ``name`` is none.
+        The caller holds :meth:`write_lock`.
+
+        :raises UsageError: the name is malformed.
         """
         _check_name(name)
         content = to_bytes(index.to_json())
@@ -108,9 +111,9 @@ class IndexStore:
         return fresh
 
     def remove(self, name: str) -> None:
-        """Take an index away.  Call it inside :meth:`write_lock`.
+        """Remove an index.  The caller holds :meth:`write_lock`.
 
-        :raises NotFoundError: it is not here.
+        :raises NotFoundError: the store has no such index.
         """
         digest = self.find(name).digest
         self._path(name).unlink()
@@ -127,7 +130,9 @@ class IndexStore:
         what = str(path)
         members = parse_object(path.read_bytes(), what)
         if required(members, "version", int, what) != VERSION:
-            raise UnsupportedError(f"unknown index: {what}", hint="a newer stacker wrote it")
+            raise UnsupportedError(
+                f"unknown index: {what}", hint="update stacker: a newer version wrote it"
+            )
         return (
             required(members, "name", str, what),
             Digest.parse(required(members, "document", str, what)),
@@ -135,7 +140,7 @@ class IndexStore:
         )
 
     def _forget(self, digest: Digest | None) -> None:
-        """Remove a document that no index here has any more."""
+        """Remove a document unless another index uses it."""
         used = {self._record(path)[1] for path in self._folder.glob("*.json")}
         if digest is not None and digest not in used:
             self.blobs.path(digest).unlink(missing_ok=True)
@@ -145,5 +150,5 @@ def _check_name(name: str) -> None:
     if not 0 < len(name) <= _LONGEST or not name.isprintable() or " " in name or "://" in name:
         raise UsageError(
             f"malformed name: got {quoted(name)}, want 1 to {_LONGEST} characters without blanks",
-            hint="for example app:1.0",
+            hint="use a name such as app:1.0",
         )

@@ -1,8 +1,9 @@
 """Unpacked layers by diff_id.
 
-A layer that is there is whole and verified: it gets its name by a rename, after both digests
-matched.  One process unpacks a layer; who comes meanwhile waits for it.  Readers share a lock,
-so that nobody removes what is being read.
+`LayerStore` locks a layer for its puller, its readers or its removal, and returns its paths.  A
+layer gets its name by a rename after both digests matched, so an existing layer is complete.  One
+process unpacks a layer while others wait; readers share a lock that prevents its removal.  This
+module does not unpack.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ class LayerStore:
         return LayerPaths(self.root / diff_id.algorithm / diff_id.hex)
 
     def has(self, diff_id: DiffID) -> bool:
-        """Say whether a layer is here."""
+        """Return whether a layer is in the store."""
         return self.paths(diff_id).root.exists()
 
     def record(self, diff_id: DiffID) -> LayerRecord:
-        """Read what is known about a layer.
+        """Return the record of a layer.
 
-        :raises NotFoundError: it is not here.
+        :raises NotFoundError: the layer is not in the store.
+        :raises IntegrityError: the record is damaged.
         """
-        from stacker.layer.record import LayerRecord  # most mounts read none
+        from stacker.layer.record import LayerRecord  # most mounts do not read records
 
         path = self.paths(diff_id).record
         try:
@@ -54,9 +56,11 @@ class LayerStore:
 
     @contextmanager
     def unpacking(self, diff_id: DiffID) -> Iterator[LayerPaths | None]:
-        """Give a place to unpack into, or ``None`` when the layer is there by now.
+        """Lock a layer, and return the paths to unpack it to.
 
-        Without a :meth:`commit` everything is removed when the context ends.
+        Without a :meth:`commit`, the end of the context removes them.
+
+        :returns: ``None`` if another process has unpacked the layer meanwhile.
         """
         with self.staging.locked(f"{diff_id.algorithm}-{diff_id.hex}") as path:
             if self.has(diff_id):
@@ -68,10 +72,10 @@ class LayerStore:
 
     @contextmanager
     def unpacking_blob(self, blob: Digest) -> Iterator[LayerPaths]:
-        """Give a place to unpack a blob into whose diff_id will show in the end.
+        """Lock a blob whose diff_id is unknown, and return the paths to unpack it to.
 
-        A :meth:`commit` belongs into :meth:`unpacking` of that diff_id; without one everything
-        is removed when the context ends.
+        The caller calls :meth:`commit` inside :meth:`unpacking` of the computed diff_id.  Without
+        it, the end of the context removes the paths.
         """
         with self.staging.locked(f"blob-{blob.algorithm}-{blob.hex}") as path:
             paths = LayerPaths(path)
@@ -81,10 +85,10 @@ class LayerStore:
     def commit(
         self, diff_id: DiffID, paths: LayerPaths, record: LayerRecord, *, sync: bool
     ) -> None:
-        """Give a finished layer its name.
+        """Write the record of an unpacked layer, and rename it to its diff_id.
 
-        :param sync: have the filesystem on disk first, so that a power cut cannot leave a
-            layer that has a name and lacks contents.
+        :param sync: flush the filesystem to disk before and after the rename, so that a power cut
+            cannot leave an incomplete layer under its name.
         """
         paths.record.write_bytes(record.to_json())
         paths.root.chmod(0o700)
@@ -98,9 +102,9 @@ class LayerStore:
 
     @contextmanager
     def reading(self, diff_ids: Iterable[DiffID]) -> Iterator[None]:
-        """Keep layers from being removed.
+        """Lock layers against removal.
 
-        :raises NotFoundError: one is not here.
+        :raises NotFoundError: a layer is not in the store.
         """
         with ExitStack() as held:
             for diff_id in dict.fromkeys(diff_ids):
@@ -108,15 +112,16 @@ class LayerStore:
                     held.enter_context(lock.shared(self._lock(diff_id)))
                 if not self.has(diff_id):
                     raise NotFoundError(
-                        f"no such layer in the store: {diff_id}", hint="pull the image again"
+                        f"no such layer in the store: {diff_id}",
+                        hint="pull the image again with `stacker pull`",
                     )
             yield
 
     @contextmanager
     def removing(self, diff_ids: Iterable[DiffID]) -> Iterator[list[Path]]:
-        """Lock layers against readers and give what is to be removed.
+        """Lock layers against readers, and return the paths to remove.
 
-        :raises LockedError: somebody reads one of them.
+        :raises LockedError: another process reads one of them.
         """
         with ExitStack() as held:
             paths = []
@@ -125,13 +130,13 @@ class LayerStore:
                     continue
                 taken = lock.try_exclusive(self._lock(diff_id))
                 if taken is None:
-                    raise LockedError(f"layer in use: {diff_id}: somebody is reading it")
+                    raise LockedError(f"layer in use: {diff_id}: another process reads it")
                 held.enter_context(taken)
                 paths += [self.paths(diff_id).root, self._lock(diff_id)]
             yield paths
 
     def all(self) -> Iterator[DiffID]:
-        """Give the diff_id of every layer here."""
+        """Yield the diff_id of every layer in the store."""
         for algorithm in sorted(self.root.iterdir()):
             for entry in sorted(algorithm.iterdir()):
                 if entry.is_dir():

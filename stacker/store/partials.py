@@ -1,10 +1,9 @@
-"""Blobs of which only the beginning is here: what a pull that died had got.
+"""Partial blobs: the first bytes of interrupted downloads, which a later pull resumes.
 
     $STORE/partial/<algorithm>-<hex>
 
-In comes a digest, out comes a file that one process at a time may go on with; the file itself
-carries the lock.  What is in it is not verified: a name here promises nothing, which is why it
-stands outside of ``blobs/``.  Where the rest comes from is not known here.
+`PartialStore` takes a digest and returns a `Partial`, a locked file for one process at a time.  Its
+content is not verified, so it is not below ``blobs/``.  This module does not download.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from stacker.image.digest import Digest
 from stacker.linux import lock
 
 STALE_AFTER: Final = 7 * 24 * 3600
-"""Seconds after its last write when a partial blob counts as given up."""
+"""Seconds after the last write when a partial blob is abandoned."""
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Partial:
-    """The first ``size`` bytes of a blob, in a file that is ours alone.
+    """The first ``size`` bytes of a blob, in a file that this process has locked.
 
     :param descriptor: the file, open for reading and writing.
     """
@@ -42,33 +41,33 @@ class Partial:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether bytes of an earlier run may be at fault for what went wrong."""
+        """Whether bytes of an earlier pull can be the cause of a wrong digest."""
         return self.size > 0 and not self.is_complete
 
     def read(self, size: int, /) -> bytes:
-        """Read on in what was here at the start; b"" at its end."""
+        """Return the next bytes of the partial blob, ``b""`` at its end."""
         data = os.pread(self._descriptor, min(size, self.size - self._position), self._position)
         self._position += len(data)
         return data
 
     def clear(self) -> None:
-        """Forget what is here."""
+        """Truncate the file to nothing."""
         os.ftruncate(self._descriptor, 0)
         self.size = self._position = 0
 
     def remove(self) -> None:
-        """Take the file away; nothing happens when it has gone, or become a blob."""
-        if not self._is_gone:  # what has the name then is somebody else's
+        """Unlink the file, unless it is already removed or renamed to a blob."""
+        if not self._is_gone:  # another process may use the name by now
             self.path.unlink(missing_ok=True)
             self._is_gone = True
 
     def tee(self, chunks: Iterator[bytes], *, is_needed: bool) -> Iterator[bytes]:
-        """Pass the whole blob's ``chunks`` on, and write what is not here yet.
+        """Yield the chunks of the complete blob, and append the missing ones to the file.
 
-        At their end, which they reach only when they were verified, the blob is whole.
+        The blob is complete after the last chunk, because verified chunks end only if they match.
 
-        :param is_needed: a full disk is an error; otherwise the file gives way.
-        :raises OSError: it cannot be written.
+        :param is_needed: whether a full disk is an error; otherwise the file is truncated.
+        :raises OSError: a write fails.
         """
         seen, is_writing = 0, True
         for chunk in chunks:
@@ -94,15 +93,17 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class PartialStore:
-    """The directory ``partial/`` of a store; it is made when it is needed."""
+    """The directory ``partial/`` of a store, created on first use."""
 
     root: Path
 
     @contextmanager
     def locked(self, digest: Digest) -> Iterator[Partial | None]:
-        """Give what there is of a blob, ``None`` while somebody else goes on with it.
+        """Lock a partial blob, and return it; it may be empty.
 
-        What is there when the context ends stays, unless it is empty.
+        The file stays after the context, unless it is empty.
+
+        :returns: ``None`` if another process has the lock.
         """
         self.root.mkdir(mode=0o700, exist_ok=True)
         path = self.root / f"{digest.algorithm}-{digest.hex}"
@@ -119,7 +120,11 @@ class PartialStore:
                     partial.remove()
 
     def sweep(self, *, older_than: float = STALE_AFTER) -> int:
-        """Remove what nobody wrote to for ``older_than`` seconds; say how many there were."""
+        """Remove partial blobs without a recent write.
+
+        :param older_than: seconds since the last write.
+        :returns: the number of removed files.
+        """
         swept, limit = 0, time.time() - older_than
         for path in self._all():
             with suppress(FileNotFoundError):

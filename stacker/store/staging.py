@@ -1,7 +1,8 @@
-"""Directories on their way into the store, one owner at a time.
+"""Staging directories: unfinished work that a rename moves into the store.
 
-A name in ``staging/`` is worked on by whoever holds the lock beside it.  What lies there and is
-not locked is what a crash left, and is swept.
+`Staging` takes a name and returns a path, locked by a file next to it.  A name without a holder of
+its lock is left from a crash, and `Staging.sweep` removes it.  This module does not depend on the
+content.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Staging:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[Path]:
-        """Wait until nobody else works on ``name``; give a path there that does not exist.
+        """Wait for the lock of a name, and return a path that does not exist yet.
 
-        What is still at that path when the context ends is removed.
+        The end of the context removes the path, unless it was renamed.
         """
         path, beside = self.root / name, self.root / (name + _LOCK)
         with lock.exclusive(beside):
@@ -42,17 +43,20 @@ class Staging:
 
     @contextmanager
     def directory(self, purpose: str) -> Iterator[Path]:
-        """Give an empty directory of the caller's own, removed when the context ends."""
+        """Return a new empty directory; the end of the context removes it.
+
+        :param purpose: first part of its name.
+        """
         with self.locked(f"{purpose}-{os.urandom(6).hex()}") as path:
             path.mkdir(mode=0o700)
             yield path
 
     @contextmanager
     def trash(self) -> Iterator[Callable[[Iterable[Path]], None]]:
-        """Give a function that takes paths out of the store at once.
+        """Return a function that removes paths from the store by renaming them.
 
-        What it took is deleted when the context ends, which may last, so that no lock need be
-        held meanwhile.
+        The end of the context deletes them.  That takes long, so the caller releases its locks
+        before it.
         """
         with self.directory("trash") as trash:
             numbers = count()
@@ -64,7 +68,10 @@ class Staging:
             yield discard
 
     def sweep(self) -> int:
-        """Remove what nobody works on; say how many things there were."""
+        """Remove names that no process has locked.
+
+        :returns: the number of removed paths.
+        """
         swept = 0
         for name in sorted({entry.removesuffix(_LOCK) for entry in os.listdir(self.root)}):
             beside = self.root / (name + _LOCK)

@@ -1,15 +1,18 @@
-"""The store as a whole: one directory, made and recognised here.
+"""Open or create a store.
 
     $STORE/stacker.json                 version and whiteout format of the store
     $STORE/oci-layout, index.json       the blob store is an OCI image layout
     $STORE/blobs/<algorithm>/<hex>
     $STORE/layers/<algorithm>/<hex>/    diff, layer.json, skeleton.tar.zst
-    $STORE/chains/<algorithm>/<hex>/    chain.json, and what a stack had to repair
+    $STORE/chains/<algorithm>/<hex>/    chain.json, and the fixup directories of a stack
+    $STORE/indexes/<hex>.json           indexes that `stacker index` created
     $STORE/mounts/<id>/                 belongs to stacker.mount
-    $STORE/partial/<name>               what there is of blobs whose transfer broke off
-    $STORE/staging/<name>/              on its way to one of the above by rename(2)
+    $STORE/partial/<name>               partial blobs of interrupted downloads
+    $STORE/staging/<name>/              unfinished work, which rename(2) moves into the store
 
-The store is 0700: a set-user-ID file in an image is nobody's way to root.
+`Store.open` takes a directory and returns a `Store` with one property for each part.  The directory
+has mode 0700, so that other users cannot run set-user-ID files of an image.  This module does not
+read the parts.
 """
 
 from __future__ import annotations
@@ -35,14 +38,14 @@ if TYPE_CHECKING:
     from stacker.store.staging import Staging
 
 VERSION = 1
-_MARK = "stacker.json"
+_METADATA = "stacker.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The store at ``root``; :meth:`open` is how to get one.
+    """The store in the directory ``root``; :meth:`open` returns one.
 
-    Its parts are loaded by whoever uses them: unmounting wants none, mounting a few.
+    Each property imports its module on use, because an unmount needs none and a mount needs few.
     """
 
     root: Path
@@ -77,21 +80,21 @@ class Store:
 
     @property
     def chains(self) -> ChainStore:
-        """What is to be stacked, by chain ID."""
+        """Stacks by chain ID."""
         from stacker.store.chains import ChainStore
 
         return ChainStore(self.root, self.staging)
 
     @property
     def staging(self) -> Staging:
-        """What is on its way."""
+        """Directories for unfinished work."""
         from stacker.store.staging import Staging
 
         return Staging(self.root / "staging")
 
     @property
     def partials(self) -> PartialStore:
-        """What there is of blobs whose transfer broke off."""
+        """Partial blobs of interrupted downloads."""
         from stacker.store.partials import PartialStore
 
         return PartialStore(self.root / "partial")
@@ -103,28 +106,28 @@ class Store:
 
     @property
     def whiteout_format(self) -> WhiteoutFormat:
-        """The whiteout format of a stack without layers, recorded when the store was made.
+        """The whiteout format for images without layers, recorded when the store was created.
 
-        A store made by an older stacker records none; then it is what this process may write.
+        If an older version created the store, this is the format that this process can write.
 
         :raises StackerError: the recorded format is unknown.
         """
         from stacker.layer.whiteout_format import WhiteoutFormat
 
-        mark = self.root / _MARK
+        metadata = self.root / _METADATA
         try:
-            recorded = json.loads(mark.read_bytes()).get("whiteoutFormat")
+            recorded = json.loads(metadata.read_bytes()).get("whiteoutFormat")
             return WhiteoutFormat(recorded) if recorded else WhiteoutFormat.permitted()
         except ValueError as error:
-            raise StackerError(f"damaged store: {mark}: {error}") from error
+            raise StackerError(f"damaged store: {metadata}: {error}") from error
 
     @classmethod
     def open(cls, root: Path) -> Store:
-        """Open the store at ``root``; make it if there is nothing or an empty directory.
+        """Open a store; create it if the directory is missing or empty.
 
-        :raises UsageError: there is something else.
-        :raises UnsupportedError: a newer version wrote it.
-        :raises StackerError: it cannot be made or read.
+        :raises UsageError: the directory is not a store.
+        :raises UnsupportedError: a newer version of stacker created the store.
+        :raises StackerError: the directory cannot be created or read.
         """
         root = Path(os.path.realpath(root))
         try:
@@ -132,47 +135,47 @@ class Store:
         except OSError as error:
             raise StackerError(
                 f"cannot open the store: {root}: {error.strerror}",
-                hint="name a directory you may write to with --store or STACKER_STORE",
+                hint="name a writable directory with --store or STACKER_STORE",
             ) from error
         return cls(root)
 
 
 def _ensure(root: Path) -> None:
-    mark = root / _MARK
+    metadata = root / _METADATA
     try:
-        version = json.loads(mark.read_bytes()).get("version")
+        version = json.loads(metadata.read_bytes()).get("version")
     except FileNotFoundError:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock.exclusive(root, create=False):
-            if not mark.exists():  # somebody else was first
-                _make(root)
+            if not metadata.exists():  # another process created it meanwhile
+                _create(root)
         return
     except (ValueError, AttributeError) as error:
-        raise StackerError(f"damaged store: {mark}: {error}") from error
+        raise StackerError(f"damaged store: {metadata}: {error}") from error
     if version != VERSION:
         raise UnsupportedError(
             f"unknown store: {root}: got version {version}, want version {VERSION}",
-            hint="a newer stacker wrote it",
+            hint="update stacker: a newer version created the store",
         )
     if root.stat().st_mode & 0o077:
         root.chmod(0o700)
 
 
-def _make(root: Path) -> None:
+def _create(root: Path) -> None:
     from stacker.layer.whiteout_format import WhiteoutFormat
 
     foreign = set(os.listdir(root)) - {"oci-layout", "index.json", "blobs", *_PARTS}
     if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
         raise UsageError(
-            f"not a store: {root}: got a directory with other things in it",
-            hint="name an empty or missing directory",
+            f"not a store: {root}: got a directory with other files",
+            hint="name an empty or a missing directory with --store",
         )
     root.chmod(0o700)
     for part in _PARTS:
         (root / part).mkdir(mode=0o700, exist_ok=True)
     _write(root / "oci-layout", {"imageLayoutVersion": "1.0.0"})
     whiteout_format = WhiteoutFormat.permitted().value
-    _write(root / _MARK, {"version": VERSION, "whiteoutFormat": whiteout_format})
+    _write(root / _METADATA, {"version": VERSION, "whiteoutFormat": whiteout_format})
 
 
 _PARTS = ("blobs", "layers", "chains", "mounts", "staging")

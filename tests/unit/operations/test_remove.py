@@ -61,7 +61,7 @@ def bring(store: Store, tmp_path: Path) -> Bring:
 def test_an_image_that_is_being_read_stays(store: Store, bring: Bring) -> None:
     image = bring("app", A, B)
     with store.images.reading(image) as config:
-        with pytest.raises(LockedError, match="mounting or unpacking"):
+        with pytest.raises(LockedError, match="mounts or unpacks"):
             remove_image(store, image)
         assert ensure_stack(store, config).directories
     assert [found.id for found in store.images.all()] == [image]
