@@ -1,8 +1,8 @@
-"""An image out of the store, with everything that no other image needs.
+"""Remove an image from the store, with the parts that no other image uses.
 
-In: a store and an image.  Out: nothing of it, or a refusal while it is mounted.  The order is
-the list, the locks, the table of mounts: a mount that is being made holds a lock, and one that
-was made stands in the table.
+A store and an image ID come in; the removed `ImageParts` go out, or a `LockedError` if the image is
+in use.  Locks are taken before the mount table is read: a mount in progress holds a lock, and a
+finished mount is in the table.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What images are made of in the store, by name."""
+class ImageParts:
+    """The parts of images in the store, by digest."""
 
     layers: frozenset[DiffID]
     chains: frozenset[ChainID]
     blobs: frozenset[Digest]
 
-    def without(self, other: Parts) -> Parts:
-        """Give what is in this and not in `other`."""
-        return Parts(
+    def without(self, other: ImageParts) -> ImageParts:
+        """Return the parts that are not in `other`."""
+        return ImageParts(
             self.layers - other.layers, self.chains - other.chains, self.blobs - other.blobs
         )
 
 
-def remove_image(store: Store, image_id: ImageID) -> Parts:
+def remove_image(store: Store, image_id: ImageID) -> ImageParts:
     """Remove an image with all its names.
 
-    :returns: what went with it, since no other image needs it.
-    :raises NotFoundError: it is not here.
-    :raises LockedError: it is mounted, or somebody is mounting or unpacking it.
+    :returns: the parts that were removed because no other image uses them.
+    :raises NotFoundError: the store has no such image.
+    :raises LockedError: the image is mounted, or another process mounts or unpacks it.
     """
     store.partials.sweep()
     with store.staging.trash() as discard, store.images.write_lock():
-        images = {image.id: image for image in store.images.all()}
-        mine = images.pop(image_id, None)
-        if mine is None:
+        images = {each.id: each for each in store.images.all()}
+        image = images.pop(image_id, None)
+        if image is None:
             raise NotFoundError(f"no such image: {image_id}")
-        going = parts_of(store, [mine]).without(parts_of(store, images.values()))
+        unused = parts_of(store, [image]).without(parts_of(store, images.values()))
         with ExitStack() as held:
             held.enter_context(store.images.removing(image_id))
-            layers = held.enter_context(store.layers.removing(going.layers))
-            _refuse_mounted(store, image_id, going)
+            layers = held.enter_context(store.layers.removing(unused.layers))
+            _refuse_mounted(store, image_id, unused)
             store.images.remove(image_id)
-            discard([*layers, *_places(store, going)])
-    return going
+            discard([*layers, *_existing(store, unused)])
+    return unused
 
 
-def parts_of(store: Store, images: Iterable[StoredImage]) -> Parts:
-    """List what images are made of; what of it is missing is listed all the same."""
+def parts_of(store: Store, images: Iterable[StoredImage]) -> ImageParts:
+    """Return the parts that images refer to, whether the store has them or not."""
     layers: set[DiffID] = set()
     chains: set[ChainID] = set()
     blobs: set[Digest] = set()
@@ -75,18 +75,18 @@ def parts_of(store: Store, images: Iterable[StoredImage]) -> Parts:
             manifest = store.images.manifest(descriptor)
             blobs |= {descriptor.digest, manifest.config.digest}
             blobs |= {layer.digest for layer in manifest.layers}
-    return Parts(frozenset(layers), frozenset(chains), frozenset(blobs))
+    return ImageParts(frozenset(layers), frozenset(chains), frozenset(blobs))
 
 
-def _places(store: Store, parts: Parts) -> list[Path]:
-    wanted = [*map(store.chains.path, parts.chains), *map(store.blobs.path, parts.blobs)]
-    return [path for path in wanted if path.exists()]
+def _existing(store: Store, parts: ImageParts) -> list[Path]:
+    paths = [*map(store.chains.path, parts.chains), *map(store.blobs.path, parts.blobs)]
+    return [path for path in paths if path.exists()]
 
 
-def _refuse_mounted(store: Store, image_id: ImageID, going: Parts) -> None:
-    # By the end of a path: somebody may have mounted by another name of the store.
-    inside = [f"/layers/{d.algorithm}/{d.hex}/" for d in going.layers]
-    inside += [f"/chains/{c.algorithm}/{c.hex}/" for c in going.chains]
+def _refuse_mounted(store: Store, image_id: ImageID, unused: ImageParts) -> None:
+    # Compare the ends of paths: a mount may have named the store by another path.
+    inside = [f"/layers/{d.algorithm}/{d.hex}/" for d in unused.layers]
+    inside += [f"/chains/{c.algorithm}/{c.hex}/" for c in unused.chains]
     for entry in Table(store.mounts).entries():
         if entry.state == "stale":
             continue

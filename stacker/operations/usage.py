@@ -1,7 +1,8 @@
-"""What images take on disk, shared and alone.
+"""Count the bytes that images and the store take on disk.
 
-In: a store.  Out: numbers of bytes.  A layer's are its files' sizes, as counted when it was
-unpacked, so that nothing is walked; what is small and of another kind is measured.
+A store comes in; numbers of bytes go out.
+The size of a layer is the sum of its file sizes, which its record holds since it was unpacked.
+Only directories outside of layers are walked.
 """
 
 from __future__ import annotations
@@ -24,35 +25,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """One image, and the bytes of its layers' files.
+    """One image, and the bytes of the files in its layers.
 
-    :param shared: in layers that another image has, too; ``own`` in the others.
-    :param missing: layers that should be here and are not, or are damaged.
+    :param shared: bytes in layers that other images also have.
+    :param unique: bytes in layers that only this image has.
+    :param missing: the number of layers that are damaged or not in the store.
     """
 
     image: StoredImage
     config: ImageConfig
     shared: int
-    own: int
+    unique: int
     missing: int
 
     @property
     def total(self) -> int:
-        """Bytes of all its layers' files."""
-        return self.shared + self.own
+        """Bytes of the files in all layers."""
+        return self.shared + self.unique
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
     """A whole store, in bytes.
 
-    :param layers: of all layers' files, each layer once; ``unlisted`` of those that no image
-        lists (a pull that was broken off keeps what it has).
-    :param skeletons: the layers' tars without contents.
-    :param blobs: documents, and the layers' blobs where they are kept.
-    :param partial: of blobs whose transfer broke off; the next pull goes on with them.
-    :param chains: what stacking had to repair.
-    :param mounts: writes that go with their mounts.
+    :param layers: files in all layers; a layer that several images share counts once.
+    :param unlisted: files in layers that no image uses; an interrupted pull keeps its layers.
+    :param skeletons: tars of layers without file contents.
+    :param blobs: manifests and configs, and the blobs of layers if they were kept.
+    :param partial: blobs whose download was interrupted; the next pull resumes them.
+    :param chains: fixups of stacks.
+    :param mounts: writes to mounts that are discarded at unmount.
     """
 
     images: tuple[ImageUsage, ...]
@@ -66,29 +68,29 @@ class StoreUsage:
 
     @property
     def total(self) -> int:
-        """Everything."""
+        """Bytes of all parts."""
         return self.layers + self.skeletons + self.blobs + self.partial + self.chains + self.mounts
 
 
-def images_in(store: Store) -> tuple[ImageUsage, ...]:
-    """Measure every image, in the order they were first pulled."""
+def images_usage(store: Store) -> tuple[ImageUsage, ...]:
+    """Return the usage of every image, in the order in which they were first pulled."""
     with store.images.read_lock():
         images = [(image, store.images.config(image.id)) for image in store.images.all()]
     users = Counter(diff_id for _, config in images for diff_id in set(config.diff_ids))
     sizes = {diff_id: layer_bytes(store, diff_id) for diff_id in users}
-    return tuple(_measured(image, config, users, sizes) for image, config in images)
+    return tuple(_image_usage(image, config, users, sizes) for image, config in images)
 
 
 def store_usage(store: Store) -> StoreUsage:
-    """Measure everything."""
-    images = images_in(store)
+    """Return the usage of the whole store."""
+    images = images_usage(store)
     listed = {diff_id for usage in images for diff_id in usage.config.diff_ids}
-    here = {diff_id: layer_bytes(store, diff_id) or 0 for diff_id in store.layers.all()}
+    stored = {diff_id: layer_bytes(store, diff_id) or 0 for diff_id in store.layers.all()}
     return StoreUsage(
         images,
-        layers=sum(here.values()),
-        unlisted=sum(size for diff_id, size in here.items() if diff_id not in listed),
-        skeletons=sum(_size(store.layers.paths(diff_id).skeleton) for diff_id in here),
+        layers=sum(stored.values()),
+        unlisted=sum(size for diff_id, size in stored.items() if diff_id not in listed),
+        skeletons=sum(_size(store.layers.paths(diff_id).skeleton) for diff_id in stored),
         blobs=_tree_size(store.blobs.root),
         partial=_tree_size(store.partials.root) if store.partials.root.exists() else 0,
         chains=_tree_size(store.root / "chains"),
@@ -97,9 +99,9 @@ def store_usage(store: Store) -> StoreUsage:
 
 
 def layer_bytes(store: Store, diff_id: DiffID) -> int | None:
-    """Give the bytes of a layer's files; ``None`` when it is not here, or nothing to use.
+    """Return the bytes of the files in a layer, or None if it is damaged or not in the store.
 
-    Whoever wants to know which images have a damaged layer must be able to list them.
+    It does not raise, so that a user can list the images with damaged layers.
     """
     try:
         return store.layers.record(diff_id).file_bytes
@@ -107,26 +109,26 @@ def layer_bytes(store: Store, diff_id: DiffID) -> int | None:
         return None
 
 
-def users_of(store: Store) -> Counter[DiffID]:
-    """Count the images that have each layer."""
+def count_layer_users(store: Store) -> Counter[DiffID]:
+    """Return the number of images that use each layer."""
     with store.images.read_lock():
         configs = [store.images.config(image.id) for image in store.images.all()]
     return Counter(diff_id for config in configs for diff_id in set(config.diff_ids))
 
 
-def _measured(
+def _image_usage(
     image: StoredImage,
     config: ImageConfig,
     users: Counter[DiffID],
     sizes: dict[DiffID, int | None],
 ) -> ImageUsage:
-    mine = {diff_id: sizes[diff_id] for diff_id in config.diff_ids}
+    layers = {diff_id: sizes[diff_id] for diff_id in config.diff_ids}
     return ImageUsage(
         image,
         config,
-        shared=sum(size or 0 for diff_id, size in mine.items() if users[diff_id] > 1),
-        own=sum(size or 0 for diff_id, size in mine.items() if users[diff_id] == 1),
-        missing=sum(size is None for size in mine.values()),
+        shared=sum(size or 0 for diff_id, size in layers.items() if users[diff_id] > 1),
+        unique=sum(size or 0 for diff_id, size in layers.items() if users[diff_id] == 1),
+        missing=sum(size is None for size in layers.values()),
     )
 
 
@@ -138,7 +140,10 @@ def _size(path: Path) -> int:
 
 
 def _tree_size(root: Path) -> int:
-    """Add up the sizes of a tree's files, entering no mount; what vanishes meanwhile is gone."""
+    """Return the sum of the file sizes below `root`, without other mounts.
+
+    A file that another process removes meanwhile does not count.
+    """
     total, left = 0, [os.fsencode(root)]
     device = root.stat().st_dev
     seen: set[int] = set()

@@ -58,7 +58,7 @@ def _row(usage: ImageUsage) -> tuple[str, ...]:
         ", ".join(shortened(name, 60) for name in usage.image.names),
         usage.image.id.short,
         size(usage.shared),
-        size(usage.own),
+        size(usage.unique),
         size(usage.total),
     )
 
@@ -69,7 +69,7 @@ def _document(usage: StoreUsage) -> dict[str, object]:
             {
                 "image_id": str(image.image.id),
                 "names": list(image.image.names),
-                "bytes": {"shared": image.shared, "own": image.own, "total": image.total},
+                "bytes": {"shared": image.shared, "own": image.unique, "total": image.total},
             }
             for image in usage.images
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_line, print_table, shortened, size
-from stacker.operations.usage import images_in
+from stacker.operations.usage import images_usage
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -32,7 +32,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """List."""
     del args
-    usages = images_in(session.store())
+    usages = images_usage(session.store())
     if session.json:
         print_items("images", [_document(usage) for usage in usages])
     elif session.verbosity < 0:
@@ -51,7 +51,7 @@ def _row(usage: ImageUsage) -> tuple[str, ...]:
         shortened(str(config.platform), 30),
         str(len(config.diff_ids)),
         size(usage.total),
-        size(usage.own),
+        size(usage.unique),
         (config.created or "")[:10],
     )
 
@@ -67,5 +67,5 @@ def _document(usage: ImageUsage) -> dict[str, object]:
         "created": config.created,
         "layers": len(config.diff_ids),
         "missing_layers": usage.missing,
-        "bytes": {"shared": usage.shared, "own": usage.own, "total": usage.total},
+        "bytes": {"shared": usage.shared, "own": usage.unique, "total": usage.total},
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.output import print_item, print_text, size
 from stacker.errors import NotFoundError
 from stacker.operations.stack import chain_id_of
-from stacker.operations.usage import images_in
+from stacker.operations.usage import images_usage
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -37,7 +37,7 @@ def run(args: Namespace, session: Session) -> None:
     """Show."""
     store = session.store()
     image_id = store.images.find(args.image)
-    usage = next((usage for usage in images_in(store) if usage.image.id == image_id), None)
+    usage = next((usage for usage in images_usage(store) if usage.image.id == image_id), None)
     if usage is None:
         raise NotFoundError(f"no such image: {image_id}")
     if session.json:
@@ -62,7 +62,7 @@ def _lines(usage: ImageUsage) -> Iterator[tuple[str, str]]:
         yield "created", config.created
     if config.author:
         yield "author", config.author
-    yield "layers", f"{len(config.diff_ids)}, {size(usage.total)} ({size(usage.own)} its own)"
+    yield "layers", f"{len(config.diff_ids)}, {size(usage.total)} ({size(usage.unique)} its own)"
     if usage.missing:
         yield "missing", f"{usage.missing} of the layers: pull the image again"
     yield "chain id", str(chain_id_of(config))
@@ -106,7 +106,7 @@ def _document(usage: ImageUsage) -> dict[str, object]:
         "chain_id": str(chain_id_of(config)),
         "layers": [str(diff_id) for diff_id in config.diff_ids],
         "missing_layers": usage.missing,
-        "bytes": {"shared": usage.shared, "own": usage.own, "total": usage.total},
+        "bytes": {"shared": usage.shared, "own": usage.unique, "total": usage.total},
         "config": {
             "user": execution.user,
             "env": list(execution.env),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_table, size
 from stacker.image.config import chain_ids
-from stacker.operations.usage import users_of
+from stacker.operations.usage import count_layer_users
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -37,7 +37,7 @@ def run(args: Namespace, session: Session) -> None:
     """List."""
     store = session.store()
     config = store.images.config(store.images.find(args.image))
-    users = users_of(store)
+    users = count_layer_users(store)
     chains = chain_ids(config.diff_ids)
     layers = [(diff_id, store.layers.record(diff_id)) for diff_id in config.diff_ids]
     if session.json:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.digest import ImageID
-    from stacker.operations.remove import Parts
+    from stacker.operations.remove import ImageParts
 
 DESCRIPTION = """\
 Remove images with all their names, and the layers that no other image has.  An image that is
@@ -48,5 +48,5 @@ def run(args: Namespace, session: Session) -> None:
         print_items("rm", removed)
 
 
-def _document(image_id: ImageID, parts: Parts) -> dict[str, object]:
+def _document(image_id: ImageID, parts: ImageParts) -> dict[str, object]:
     return {"image_id": str(image_id), "layers": sorted(str(layer) for layer in parts.layers)}

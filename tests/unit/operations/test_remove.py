@@ -17,7 +17,7 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.operations.pull import pull_image
 from stacker.operations.remove import parts_of, remove_image
 from stacker.operations.stack import chain_id_of, ensure_stack
-from stacker.operations.usage import images_in, store_usage
+from stacker.operations.usage import images_usage, store_usage
 from stacker.source.open import open_source
 from stacker.store.store import Store
 from tests.support import images
@@ -117,16 +117,16 @@ def test_an_image_that_is_pulled_again_after_its_removal_is_whole(
     image = bring("app", A, B)
     remove_image(store, image)
     assert bring("app", A, B) == image
-    (usage,) = images_in(store)
-    assert (usage.own, usage.shared, usage.missing) == (110, 0, 0)
+    (usage,) = images_usage(store)
+    assert (usage.unique, usage.shared, usage.missing) == (110, 0, 0)
 
 
 def test_a_layer_that_is_missing_is_counted_and_not_measured(store: Store, bring: Bring) -> None:
     image = bring("app", A, B)
     with store.staging.trash() as discard:
         discard([store.layers.paths(store.images.config(image).diff_ids[1]).root])
-    (usage,) = images_in(store)
-    assert (usage.own, usage.missing) == (10, 1)
+    (usage,) = images_usage(store)
+    assert (usage.unique, usage.missing) == (10, 1)
     remove_image(store, image)
     assert list(store.layers.all()) == []
 
@@ -134,14 +134,14 @@ def test_a_layer_that_is_missing_is_counted_and_not_measured(store: Store, bring
 def test_a_damaged_record_hides_no_image_and_can_be_got_rid_of(store: Store, bring: Bring) -> None:
     image = bring("app", A, B)
     store.layers.paths(store.images.config(image).diff_ids[1]).record.write_bytes(b"")
-    (usage,) = images_in(store)
-    assert (usage.own, usage.missing) == (10, 1)
+    (usage,) = images_usage(store)
+    assert (usage.unique, usage.missing) == (10, 1)
     with pytest.raises(IntegrityError, match="damaged layer record") as caught:
         store.layers.record(store.images.config(image).diff_ids[1])
     assert "stacker rm" in (caught.value.hint or "")
     remove_image(store, image)
     assert bring("app", A, B) == image
-    assert images_in(store)[0].missing == 0
+    assert images_usage(store)[0].missing == 0
 
 
 def test_what_no_image_lists_is_told_apart(store: Store, bring: Bring) -> None:
