@@ -117,7 +117,7 @@ def proxies(environ: Mapping[str, str]) -> Proxies:
 
     names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
     http, https, exempt = (environ.get(name) or environ.get(name.lower(), "") for name in names)
-    return Proxies.of(http, https, exempt)
+    return Proxies.parse(http, https, exempt)
 
 
 def _user(environ: Mapping[str, str]) -> Path:

@@ -21,15 +21,15 @@ from stacker.errors import (
 from stacker.events import Transfer
 from stacker.image.document import quoted
 from stacker.image.reference import Reference
-from stacker.registry.client import connected, refusal
-from stacker.registry.upload import PIECE, Feed, Upload, exists
+from stacker.registry.client import connected_client, status_error
+from stacker.registry.upload import CHUNK_BYTES, SeekableBlob, Upload, exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stacker.image.descriptor import Descriptor
     from stacker.registry.client import Client
-    from stacker.registry.http.response import Answer
+    from stacker.registry.http.response import Response
     from stacker.registry.settings import RegistryAccess
     from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
@@ -41,12 +41,12 @@ _STORED = (200, 201, 202)
 class Repository:
     """A repository to push into, and the tag for what is pushed; see `Destination`.
 
-    :param piece: bytes of one request; see `stacker.registry.upload.PIECE`.
+    :param chunk_bytes: bytes of one request; see `stacker.registry.upload.CHUNK_BYTES`.
     """
 
     client: Client
     reference: Reference
-    piece: int = PIECE
+    chunk_bytes: int = CHUNK_BYTES
 
     @property
     def what(self) -> str:
@@ -69,7 +69,7 @@ class Repository:
         """Have a blob in the repository; see `Destination`."""
         if exists(self.client, descriptor):
             return Transfer.PRESENT
-        upload = Upload(self.client, descriptor, piece=self.piece)
+        upload = Upload(self.client, descriptor, chunk_bytes=self.chunk_bytes)
         begun = self._mounted(upload, descriptor, mount_from)
         if begun is not None and begun.status == 201:
             return Transfer.MOUNTED
@@ -77,7 +77,7 @@ class Repository:
             if begun is not None:
                 upload.cancel(begun)
             return None
-        with closing(Feed(descriptor, opened)) as feed:
+        with closing(SeekableBlob(descriptor, opened)) as feed:
             upload.send(feed, begun, report)
         return Transfer.SENT
 
@@ -95,14 +95,14 @@ class Repository:
 
     def _mounted(
         self, upload: Upload, descriptor: Descriptor, mount_from: Sequence[str]
-    ) -> Answer | None:
+    ) -> Response | None:
         """Ask for the blob of another repository: 201 when it is here now, 202 to upload it.
 
         Source: distribution-spec, "Mounting a blob from another repository".
         """
         for repository in self._siblings(mount_from):
             try:
-                return upload.begin(
+                return upload.start(
                     "?" + urlencode({"mount": str(descriptor.digest), "from": repository})
                 )
             except (AuthenticationError, NetworkError, NotFoundError):
@@ -121,16 +121,16 @@ class Repository:
 
     def _put(self, name: str, descriptor: Descriptor, content: bytes) -> None:
         what = f"{self.reference.name}:{name}" if name == self.reference.tag else self.what
-        answer = self.client.ask(
+        response = self.client.request(
             "PUT",
             self.client.url(f"manifests/{name}"),
             {"Content-Type": descriptor.media_type, "Content-Length": str(len(content))},
             content,
         )
-        if answer.status not in _STORED:
-            raise refusal(answer, what, 201)
-        answer.refusal()
-        stored = answer.header("Docker-Content-Digest")
+        if response.status not in _STORED:
+            raise status_error(response, what, 201)
+        response.drain()
+        stored = response.header("Docker-Content-Digest")
         if stored and stored != str(descriptor.digest):
             raise IntegrityError(
                 f"stored as something else: {what}: got {quoted(stored)}, want {descriptor.digest}"
@@ -145,5 +145,5 @@ def open_repository(reference: Reference, access: RegistryAccess) -> Iterator[Re
     :raises UsageError: `RegistryAccess.conf` forbids it, or has a malformed location.
     """
     home = access.registries.primary(reference)
-    with connected(home, access, actions="pull,push") as client:
+    with connected_client(home, access, actions="pull,push") as client:
         yield Repository(client, home.reference)

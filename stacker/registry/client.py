@@ -1,7 +1,7 @@
-"""A client of one repository: questions to the registry's API, asked with the right to ask.
+"""A client of one repository: requests to the registry API, with authentication.
 
-In come paths such as ``manifests/1.0``, out come answers with status 200 or 206, or errors.
-What a manifest is, is not known here.
+In come paths such as ``manifests/1.0``, out come responses, or errors for their statuses.  Nothing
+here parses a manifest.
 Sources: OCI distribution-spec, "API" and "Error Codes"; Docker Registry HTTP API V2.
 """
 
@@ -21,19 +21,19 @@ from stacker.errors import (
 from stacker.image.document import objects, parse_object, quoted
 from stacker.registry.authentication import LOGIN_HINT, Authenticator, parse_challenges
 from stacker.registry.credentials import find_credentials
-from stacker.registry.http.exchange import Exchange
-from stacker.registry.http.origin import origin_of, schemes
+from stacker.registry.http.origin import origin_of, schemes_for
+from stacker.registry.http.session import HttpSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from stacker.registry.credentials import Credentials
-    from stacker.registry.http.response import Answer
+    from stacker.registry.http.response import Response
     from stacker.registry.registries_conf import RegistryAddress
     from stacker.registry.settings import RegistryAccess
 
 
-_KINDS: dict[int, tuple[str, type[StackerError]]] = {
+_ERRORS: dict[int, tuple[str, type[StackerError]]] = {
     401: ("credentials refused", AuthenticationError),
     403: ("access denied", AuthenticationError),
     404: ("not found", NotFoundError),
@@ -63,11 +63,11 @@ _CODES = {
 
 
 class Client:
-    """Talks to the registry at `base`, such as ``https://registry.example``, about a repository.
+    """A client of a repository in the registry at `base`, such as ``https://registry.example``.
 
-    `actions` are what a token shall allow there: ``pull``, or ``pull,push``.
+    A copy in another process keeps the token and opens its own connections.
 
-    A copy that travels to another process keeps the token, and makes connections of its own.
+    :param actions: what a token must allow: ``pull``, or ``pull,push``.
     """
 
     def __init__(
@@ -86,19 +86,19 @@ class Client:
         self._credentials = credentials
         self._actions = actions
         self._authorization = ""
-        self._exchange = Exchange(access, self.what)
+        self._session = HttpSession(access, self.what)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the connections behind."""
-        return {name: value for name, value in self.__dict__.items() if name != "_exchange"}
+        """Return the state without the connections."""
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start without connections."""
+        """Restore the state, without connections."""
         self.__dict__.update(state)
-        self._exchange = Exchange(self.access, self.what, has_met=True)
+        self._session = HttpSession(self.access, self.what, was_reached=True)
 
     def __eq__(self, other: object) -> bool:
-        """Say whether both ask the same registry about the same repository."""
+        """Return whether both are clients of the same repository."""
         if not isinstance(other, Client):
             return NotImplemented
         return (self.base, self.repository) == (other.base, other.repository)
@@ -106,42 +106,42 @@ class Client:
     def __hash__(self) -> int:
         return hash((self.base, self.repository))
 
-    def get(self, path: str, headers: Mapping[str, str], what: str) -> Answer:
-        """Ask for what is at `path` below the repository.
+    def get(self, path: str, headers: Mapping[str, str], what: str) -> Response:
+        """Return the response for `path` below the repository, with status 200 or 206.
 
         :param what: the object's name for messages.
-        :raises AuthenticationError: the registry wants credentials, or better ones.
-        :raises NotFoundError: it does not have that.
-        :raises NetworkError: it cannot be reached, or fails.
+        :raises AuthenticationError: the registry refuses the request or the credentials.
+        :raises NotFoundError: the registry does not have the object.
+        :raises NetworkError: the registry cannot be reached, or fails.
         """
-        answer = self.ask("GET", self.url(path), headers)
-        if answer.status not in (200, 206):
-            raise refusal(answer, what)
-        answer.what = what
-        return answer
+        response = self.request("GET", self.url(path), headers)
+        if response.status not in (200, 206):
+            raise status_error(response, what)
+        response.what = what
+        return response
 
-    def elsewhere(self, url: str, headers: Mapping[str, str], what: str) -> Answer:
-        """Ask for what is at any URL, as a stranger.
+    def get_foreign(self, url: str, headers: Mapping[str, str], what: str) -> Response:
+        """Return the response for any URL, without credentials.
 
-        :raises NotFoundError: it is not there.
-        :raises NetworkError: nobody is, or they fail or refuse.
+        :raises NotFoundError: the server does not have the object.
+        :raises NetworkError: the server cannot be reached, fails, or refuses the request.
         """
         try:
-            answer = self._exchange.get(url, headers)
+            response = self._session.get(url, headers)
         except NetworkError as error:
-            raise NetworkError(f"not to be had: {what}: {error.message}") from error
-        if answer.status in (200, 206):
-            answer.what = what
-            return answer
-        kind: type[StackerError] = NotFoundError if answer.status == 404 else NetworkError
-        answer.close()
-        raise kind(f"not to be had: {what}: got status {answer.status}, want 200")
+            raise NetworkError(f"cannot fetch: {what}: {error.message}") from error
+        if response.status in (200, 206):
+            response.what = what
+            return response
+        kind: type[StackerError] = NotFoundError if response.status == 404 else NetworkError
+        response.close()
+        raise kind(f"cannot fetch: {what}: got status {response.status}, want 200")
 
     def url(self, path: str) -> str:
-        """Return the URL of what is at `path` below the repository."""
+        """Return the URL of `path` below the repository."""
         return f"{self.base}/v2/{self.repository}/{path}"
 
-    def ask(
+    def request(
         self,
         method: str,
         url: str,
@@ -149,52 +149,52 @@ class Client:
         body: bytes | None = None,
         *,
         once: bool = False,
-    ) -> Answer:
-        """Ask with the right to ask, and give the answer whatever its status is.
+    ) -> Response:
+        """Send a request with authentication, and return the response of any status.
 
-        Where the registry sends us to another host, that one hears no credentials.
+        A host that the registry redirects to does not receive the credentials.
 
-        :param url: absolute; of the registry, or what it gave as a location.
-        :param once: do not ask again when no answer comes, or a busy server's.
-        :raises AuthenticationError: the registry wants credentials, or better ones.
-        :raises BrokenOffError: with `once`: no answer.
-        :raises NetworkError: it cannot be reached, or fails.
+        :param url: absolute; of the registry, or a location that it gave.
+        :param once: do not repeat the request without a response or with that of a busy server.
+        :raises AuthenticationError: the registry wants credentials, or other ones.
+        :raises TransferInterruptedError: with `once`: no response.
+        :raises NetworkError: the registry cannot be reached, or fails.
         """
-        send = self._exchange.once if once else self._exchange.ask
-        mine = origin_of(url, self.what) == origin_of(self.base, self.what)
-        answer = send(method, url, self._headed(headers, mine=mine), body)
-        if answer.status == 401 and mine and not answer.redirected:
-            challenges = parse_challenges(answer.headers("WWW-Authenticate"))
+        send = self._session.request_once if once else self._session.request
+        is_own = origin_of(url, self.what) == origin_of(self.base, self.what)
+        response = send(method, url, self._authorized(headers, is_own=is_own), body)
+        if response.status == 401 and is_own and not response.redirected:
+            challenges = parse_challenges(response.headers("WWW-Authenticate"))
             if method == "HEAD":
-                answer.close()  # it announces the length of a body that never comes
+                response.close()  # it announces the length of a body that never comes
             else:
-                answer.refusal()  # the connection can be used again
-            self._authorization = self._authenticator().answer(challenges)
-            answer = send(method, url, self._headed(headers, mine=mine), body)
-        return answer
+                response.drain()
+            self._authorization = self._authenticator().authorization(challenges)
+            response = send(method, url, self._authorized(headers, is_own=is_own), body)
+        return response
 
-    def wait(self, attempt: int, answer: Answer | None = None) -> None:
-        """Wait after failed attempt number `attempt`, for as long as `answer` asks, if it does.
+    def wait(self, attempt: int, response: Response | None = None) -> None:
+        """Wait after failed attempt number `attempt`, for the Retry-After of `response` if any.
 
-        :raises NetworkError: that is too long.
+        :raises NetworkError: Retry-After exceeds `Timeouts.max_wait`.
         """
         timeouts = self.access.timeouts
         pause = timeouts.pause(attempt)
-        timeouts.sleep(self._exchange.pause(answer, attempt) if answer else pause)
+        timeouts.sleep(self._session.pause(response, attempt) if response else pause)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._exchange.close()
+        """Close all connections."""
+        self._session.close()
 
-    def _headed(self, headers: Mapping[str, str], *, mine: bool) -> dict[str, str]:
+    def _authorized(self, headers: Mapping[str, str], *, is_own: bool) -> dict[str, str]:
         sent = dict(headers)
-        if self._authorization and mine:
+        if self._authorization and is_own:
             sent["Authorization"] = self._authorization
         return sent
 
     def _authenticator(self) -> Authenticator:
         return Authenticator(
-            self._exchange,
+            self._session,
             origin_of(self.base, self.what),
             credentials=self._credentials,
             scope=f"repository:{self.repository}:{self._actions}",
@@ -203,37 +203,70 @@ class Client:
         )
 
 
-def base_of(host: str, access: RegistryAccess, what: str) -> str:
+def make_client(address: RegistryAddress, access: RegistryAccess, actions: str = "pull") -> Client:
+    """Return a client of the repository at `address`, with its credentials.
+
+    :param actions: what a token must allow: ``pull``, or ``pull,push``.
+    :raises NetworkError: the registry cannot be reached.
+    :raises StackerError: a credential file cannot be read.
+    """
+    reference = address.reference
+    access = replace(access, insecure=access.insecure or address.insecure)
+    return Client(
+        base_url(reference.host, access, reference.name),
+        reference.repository,
+        access=access,
+        credentials=find_credentials(access.auth_files, reference.host, reference.repository),
+        actions=actions,
+    )
+
+
+@contextmanager
+def connected_client(
+    address: RegistryAddress, access: RegistryAccess, *, actions: str = "pull"
+) -> Iterator[Client]:
+    """Yield a client of the repository at `address`, and close its connections at the end.
+
+    Requests that no mirror may answer use `RegistriesConf.primary` as the address.
+    """
+    client = make_client(address, access, actions)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def base_url(host: str, access: RegistryAccess, what: str) -> str:
     """Return the URL of the registry at ``HOST[:PORT]``, with the scheme that it speaks."""
-    *others, last = schemes(host, insecure=access.insecure)
+    *others, last = schemes_for(host, insecure=access.insecure)
     if others:
-        exchange = Exchange(access, what)
+        session = HttpSession(access, what)
         try:
             for scheme in others:
-                if exchange.answers(f"{scheme}://{host}/v2/"):
+                if session.is_reachable(f"{scheme}://{host}/v2/"):
                     return f"{scheme}://{host}"
         finally:
-            exchange.close()
+            session.close()
     return f"{last}://{host}"
 
 
-def refusal(answer: Answer, what: str, want: int = 200) -> StackerError:
+def status_error(response: Response, what: str, want: int = 200) -> StackerError:
     """Return the error for a status, with the registry's error codes in words.
 
     :param what: the object's name for messages.
-    :param want: the status that was expected.
+    :param want: the expected status.
     """
-    failed, kind = _KINDS.get(answer.status, ("registry failed", NetworkError))
+    failed, kind = _ERRORS.get(response.status, ("registry failed", NetworkError))
     hint = LOGIN_HINT if kind is AuthenticationError else None
-    if answer.redirected and kind is AuthenticationError:
-        # The other host does not get our credentials, so they cannot be at fault.
+    if response.redirected and kind is AuthenticationError:
+        # The other host does not receive our credentials, so they cannot be at fault.
         failed, kind, hint = "redirected to a refusal", NetworkError, None
-    said = _explained(answer.refusal())
-    return kind(f"{failed}: {what}: got status {answer.status}{said}, want {want}", hint=hint)
+    codes = _explained_codes(response.drain())
+    return kind(f"{failed}: {what}: got status {response.status}{codes}, want {want}", hint=hint)
 
 
-def _explained(body: bytes) -> str:
-    """Return what the codes of a registry's error document mean, empty where it has none."""
+def _explained_codes(body: bytes) -> str:
+    """Return the codes of a registry's error document in words, empty without such a document."""
     try:
         listed = objects(parse_object(body, "errors"), "errors", "errors")
     except IntegrityError:
@@ -241,44 +274,3 @@ def _explained(body: bytes) -> str:
     codes = dict.fromkeys(code for e in listed[:3] if isinstance(code := e.get("code"), str))
     words = [_CODES.get(code) or f"error code {quoted(code)}" for code in codes]
     return f" ({', '.join(words)})" if words else ""
-
-
-# FOLDED from stacker.registry.client
-# """A client for the repository that a reference names, with the credentials that are known for it.
-#
-# In come a reference and how registries may be reached, out comes a `Client`.  What is asked of it
-# is not known here.
-# """
-
-
-@contextmanager
-def connected(
-    place: RegistryAddress, access: RegistryAccess, *, actions: str = "pull"
-) -> Iterator[Client]:
-    """Give a client of one place, whose connections are closed at the end; see `client_at`.
-
-    For what only the registry itself can be asked: `RegistriesConf.home` says where that is.
-    """
-    client = client_at(place, access, actions=actions)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def client_at(place: RegistryAddress, access: RegistryAccess, *, actions: str = "pull") -> Client:
-    """Return a client of the repository at `place`.
-
-    :param actions: what a token shall allow: ``pull``, or ``pull,push``.
-    :raises NetworkError: the registry cannot be reached.
-    :raises StackerError: files with credentials cannot be read.
-    """
-    reference = place.reference
-    access = replace(access, insecure=access.insecure or place.insecure)
-    return Client(
-        base_of(reference.host, access, reference.name),
-        reference.repository,
-        access=access,
-        credentials=find_credentials(access.auth_files, reference.host, reference.repository),
-        actions=actions,
-    )

@@ -1,8 +1,7 @@
-"""Who we are to a registry: what files and credential helpers know about it.
+"""Find the credentials for a registry in credential files and credential helpers.
 
-In come paths of files and a repository, out come credentials or nothing.  Which files those
-are is the caller's choice, and what is done with the secrets not known here.  No message of
-this module shows a value of such a file.
+In come the paths of files and a repository, out come credentials or None.  The caller chooses the
+files.  No message of this module shows a value from such a file or from a helper.
 Sources: containers-auth.json(5); Docker's config.json, "Credential helpers".
 """
 
@@ -20,17 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _HELPER = re.compile("[A-Za-z0-9_.-]+")
-_HELPER_SECONDS = 60  # a helper may have to ask a keyring, which may have to ask a person
-_IS_TOKEN = "<token>"  # noqa: S105 - how helpers say that the secret is an identity token
-_NONE_THERE = b"credentials not found"
+_HELPER_SECONDS = 60  # the keyring behind a helper may have to ask the user
+_IS_TOKEN = "<token>"  # noqa: S105 - the user name that marks the secret as an identity token
+_NOT_FOUND = b"credentials not found"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user and a password, or a token that stands for them; none of it is ever shown.
+    """A user name and a password, or a token in their place; repr() hides all of them.
 
-    :param identity_token: is exchanged for access tokens (OAuth 2's refresh token).
-    :param registry_token: is sent as it is.
+    :param identity_token: an OAuth 2 refresh token, exchanged for access tokens.
+    :param registry_token: an access token.
     """
 
     user: str = field(default="", repr=False)
@@ -40,12 +39,12 @@ class Credentials:
 
 
 def find_credentials(paths: Iterable[str], host: str, repository: str) -> Credentials | None:
-    """Return what the first file that knows the registry has for the repository.
+    """Return the credentials for the repository from the first file that has any.
 
-    In a file the host's own helper goes first, then what is written there for the repository,
-    for what it is in and for the host, then the helper for all hosts.
+    Within a file the order is: the helper for the host; entries for the repository, for its
+    parents and for the host; the helper for all hosts.
 
-    :param paths: absolute paths; a file that is not there is passed over.
+    :param paths: absolute paths; a missing file is skipped.
     :raises IntegrityError: a file is malformed.
     :raises AuthenticationError: a helper fails.
     :raises StackerError: a file cannot be read.
@@ -71,34 +70,34 @@ def _read(path: str) -> bytes | None:
 def _in_file(file: dict[str, object], path: str, host: str, repository: str) -> Credentials | None:
     helpers = _object(file.get("credHelpers"), f"{path}: credHelpers")
     if host in helpers:
-        return _ask(_text(helpers[host], f"{path}: credHelpers"), host)
+        return _helper_credentials(_text(helpers[host], f"{path}: credHelpers"), host)
     entries = _object(file.get("auths"), f"{path}: auths")
     for key in _keys(entries, host, repository):
         where = f"{path}: auths: {host}"
         if (found := _entry(_object(entries[key], where), where)) is not None:
             return found
     store = _text(file.get("credsStore"), f"{path}: credsStore")
-    return _ask(store, host) if store else None
+    return _helper_credentials(store, host) if store else None
 
 
 def _keys(entries: dict[str, object], host: str, repository: str) -> Iterator[str]:
-    """Give the keys that cover a repository, the longest first."""
+    """Yield the keys that cover a repository, longest first."""
     parts = repository.split("/")
     for count in range(len(parts), -1, -1):
         key = "/".join([host, *parts[:count]])
         if key in entries:
             yield key
-    # Docker wrote URLs, and still reads them.
+    # Older versions of Docker wrote URLs.
     yield from (key for key in entries if "://" in key and host_of(key) == host)
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL that stands where others write a host."""
+    """Return the host of a URL that is used as a key."""
     return url.partition("://")[2].partition("/")[0]
 
 
 def _entry(entry: dict[str, object], where: str) -> Credentials | None:
-    """Return what an entry holds; Docker leaves an empty one where a helper has the rest."""
+    """Return the credentials of an entry, None if it is empty because a helper has them."""
     user, colon, password = _decoded(_text(entry.get("auth"), where), where).partition(":")
     if not colon:
         user = _text(entry.get("username"), where)
@@ -122,51 +121,50 @@ def _decoded(text: str, where: str) -> str:
     return decoded
 
 
-def _ask(name: str, host: str) -> Credentials | None:
-    output = ask_helper(name, "get", host.encode(), host)
-    return None if output is None else _answered(output, f"docker-credential-{name}")
+def _helper_credentials(name: str, host: str) -> Credentials | None:
+    output = run_helper(name, "get", host.encode(), host)
+    return None if output is None else _parsed(output, f"docker-credential-{name}")
 
 
-def ask_helper(name: str, action: str, given: bytes, host: str) -> bytes | None:
-    """Run ``docker-credential-NAME ACTION``; what it prints is for nobody's eyes.
+def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
+    """Run ``docker-credential-NAME ACTION``.
 
     :param action: ``get``, ``store`` or ``erase``.
-    :param given: what it reads.
-    :returns: what it printed, None when it has no such credentials.
-    :raises AuthenticationError: it is not there, or fails.
-    :raises IntegrityError: it can have no such name.
+    :returns: its standard output, which may contain secrets; None if it has no credentials.
+    :raises AuthenticationError: the helper is not installed, or fails.
+    :raises IntegrityError: the name is malformed.
     """
     import subprocess
 
     what = f"docker-credential-{name}"
     if not _HELPER.fullmatch(name):
-        raise IntegrityError(f"malformed name of a credential helper: for {host}")
+        raise IntegrityError(f"malformed name of a credential helper for {host}")
     try:
         done = subprocess.run(
             [what, action],
-            input=given,
+            input=stdin,
             capture_output=True,
             check=False,
             timeout=_HELPER_SECONDS,
         )
     except FileNotFoundError:
         raise AuthenticationError(
-            f"no such credential helper: {what}: for {host}", hint="install it, or use --authfile"
+            f"no such credential helper: {what}, for {host}", hint="install it, or use --authfile"
         ) from None
     except (OSError, subprocess.TimeoutExpired):
-        raise AuthenticationError(f"credential helper failed: {what}: for {host}") from None
+        raise AuthenticationError(f"credential helper failed: {what}, for {host}") from None
     if done.returncode:
-        if _NONE_THERE in done.stdout:
+        if _NOT_FOUND in done.stdout:
             return None
         raise AuthenticationError(
-            f"credential helper failed: {what}: for {host}: got exit status {done.returncode}"
+            f"credential helper failed: {what}, for {host}: exit status {done.returncode}"
         )
     return done.stdout
 
 
-def _answered(output: bytes, what: str) -> Credentials:
-    answer = parse_object(output, what)
-    user, secret = _text(answer.get("Username"), what), _text(answer.get("Secret"), what)
+def _parsed(output: bytes, what: str) -> Credentials:
+    members = parse_object(output, what)
+    user, secret = _text(members.get("Username"), what), _text(members.get("Secret"), what)
     if user == _IS_TOKEN:
         return Credentials(identity_token=secret)
     return Credentials(user, secret)

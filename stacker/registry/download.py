@@ -1,7 +1,7 @@
-"""A blob as a file that is fetched while it is read, and goes on where it broke off.
+"""A blob as a file that is downloaded while it is read, and that resumes after an interruption.
 
-In comes a function that asks for the blob from some byte on, out come its bytes.  Which server
-that is, and whether the bytes have the right digest, is not known here.
+In comes a function that requests the blob from an offset, out come its bytes.  The caller chooses
+the server and verifies the digest.
 Source: RFC 9110, section 14 (Range, Content-Range, 206, 416).
 """
 
@@ -12,37 +12,38 @@ import re
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NetworkError
-from stacker.registry.http.response import BrokenOffError
+from stacker.registry.http.response import TransferInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stacker.registry.http.response import Answer
-    from stacker.registry.ranges import Parts
+    from stacker.registry.http.response import Response
+    from stacker.registry.ranges import ParallelRanges
     from stacker.registry.settings import Timeouts
     from stacker.stream.compression import Readable
 
-    Fetch = Callable[[int], Answer]
-    """Asks for the bytes from an offset on; at 0 without a range."""
+    Fetch = Callable[[int], Response]
+    """Requests the bytes from an offset; offset 0 is requested without a range."""
 
-_WELL = 64 * 1024  # bytes after which a transfer counts as going well again
+_PROGRESS = 64 * 1024  # bytes after which earlier failures no longer count
 _CHUNK = 256 * 1024
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 class _UnusableRangeError(Exception):
-    """The answer is not what the range asked for."""
+    """The response has another range than the requested one."""
 
 
-class Transfer(io.RawIOBase):
-    """A blob of `size` bytes; it is asked for at once, and ends after `size` bytes.
+class BlobDownload(io.RawIOBase):
+    """A blob of `size` bytes, as a raw file; the first request is sent at once.
 
     :param what: the blob's name for messages.
-    :param have: its first bytes, where there are some; then it is asked for the rest after them.
-    :param move_on: has `fetch` ask another server from then on, and returns whether there is one.
-    :param split: fetches what lies behind a position in several ranges, where that may be done.
-    :raises IntegrityError: the server says that it has another size.
-    :raises NetworkError: it broke off too often.
+    :param have: the blob's first bytes from an earlier download; the request then asks for the
+        bytes after them, once they have been read.
+    :param next_mirror: makes `fetch` use the next server; returns False if there is none.
+    :param split: requests the bytes from an offset in parallel ranges, or returns None.
+    :raises IntegrityError: the server announces another size.
+    :raises NetworkError: the transfer was interrupted too often.
     """
 
     def __init__(
@@ -53,22 +54,22 @@ class Transfer(io.RawIOBase):
         what: str,
         timeouts: Timeouts,
         have: Readable | None = None,
-        move_on: Callable[[], bool] | None = None,
-        split: Callable[[int], Parts | None] | None = None,
+        next_mirror: Callable[[], bool] | None = None,
+        split: Callable[[int], ParallelRanges | None] | None = None,
     ) -> None:
         self._fetch = fetch
         self._size = size
         self._what = what
         self._timeouts = timeouts
-        self._answer: Answer | None = None
-        self._position = self._well_at = self._until = 0
+        self._response: Response | None = None
+        self._position = self._last_progress = self._end = 0
         self._failures = 0
-        self._takes_ranges = True
-        self._sum = 0
+        self._has_ranges = True
+        self._checksum = 0
         self._have = have
-        self._move_on = move_on
+        self._next_mirror = next_mirror
         self._split = split
-        self._parts: Parts | None = None
+        self._ranges: ParallelRanges | None = None
         if size and have is None:
             self._connect()
 
@@ -77,108 +78,108 @@ class Transfer(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Fill as much of `buffer` as comes, and return how much that is."""
+        """Read bytes into `buffer`, and return how many."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return up to `size` bytes, all that are left when negative, b"" at the end.
+        """Return up to `size` bytes, all that are left if negative, b"" at the end.
 
-        :raises NetworkError: it broke off too often.
+        :raises NetworkError: the transfer was interrupted too often.
         """
         if size is None or size < 0:
             return self.readall()
         while size and self._position < self._size:
             if self._have is not None:
-                if data := self._from_before(self._have, size):
+                if data := self._read_earlier(self._have, size):
                     return data
-            elif self._parts is not None:
-                if data := self._from_parts(self._parts, size):
+            elif self._ranges is not None:
+                if data := self._read_ranges(self._ranges, size):
                     return data
-            elif self._answer is None:
+            elif self._response is None:
                 self._connect()
-            elif data := self._read(self._answer, size):
+            elif data := self._read_response(self._response, size):
                 return data
         return b""
 
     def close(self) -> None:
-        """Give up what has not been read."""
+        """Close the connections; unread bytes are discarded."""
         self._disconnect()
-        if self._parts is not None:
-            self._parts.close()
+        if self._ranges is not None:
+            self._ranges.close()
         super().close()
 
-    def _from_before(self, have: Readable, size: int) -> bytes:
-        """Return what was here before, nothing at its end."""
+    def _read_earlier(self, have: Readable, size: int) -> bytes:
+        """Return bytes of the earlier download, empty at its end."""
         data = have.read(min(size, self._size - self._position))
         if data:
             self._advance(data)
         else:
-            self._have, self._well_at = None, self._position
+            self._have, self._last_progress = None, self._position
         return data
 
-    def _from_parts(self, parts: Parts, size: int) -> bytes:
-        """Return what came in several ranges, nothing where they end."""
-        data = parts.read(size)
+    def _read_ranges(self, ranges: ParallelRanges, size: int) -> bytes:
+        """Return bytes of the parallel ranges, empty where they end."""
+        data = ranges.read(size)
         if data:
             self._advance(data)
         else:
-            parts.close()
-            self._parts, self._well_at = None, self._position
+            ranges.close()
+            self._ranges, self._last_progress = None, self._position
         return data
 
     def _advance(self, data: bytes) -> None:
         self._position += len(data)
-        self._sum = _checksum(data, self._sum)
+        self._checksum = _crc32(data, self._checksum)
 
-    def _read(self, answer: Answer, size: int) -> bytes:
-        """Return what comes, or nothing when the answer broke off."""
+    def _read_response(self, response: Response, size: int) -> bytes:
+        """Return bytes of the response, empty after an interruption."""
         try:
-            data = answer.read(min(size, self._until - self._position))
-        except BrokenOffError as error:
-            return self._failed(error.message)
+            data = response.read(min(size, self._end - self._position))
+        except TransferInterruptedError as error:
+            return self._fail(error.message)
         if not data:
-            return self._failed(f"broken off: {self._what}: the body ended early")
+            return self._fail(f"transfer interrupted: {self._what}: the body ended early")
         self._advance(data)
-        if self._position == self._until:
+        if self._position == self._end:
             self._disconnect()
             if self._position < self._size:
-                self._count()  # a range that was cut short is no failure, until it is a habit
+                self._count_failure()  # one shortened range is no failure, but many are
         return data
 
     def _connect(self) -> None:
-        """Have an answer that stands at our position, or count a failure."""
+        """Get a response that continues at our position, or count a failure."""
         split, self._split = self._split, None
         if split is not None:
-            self._parts = split(self._position)
-            if self._parts is not None:
+            self._ranges = split(self._position)
+            if self._ranges is not None:
                 return
         if self._failures >= self._timeouts.attempts:
-            self._give_up(f"broken off: {self._what}: got too many short ranges")
-        asked = self._position if self._takes_ranges else 0
-        self._answer = answer = self._fetch(asked)
+            self._give_up(f"transfer interrupted: {self._what}: got too many short ranges")
+        offset = self._position if self._has_ranges else 0
+        self._response = response = self._fetch(offset)
         try:
-            start, self._until = self._extent(answer, asked)
+            start, self._end = self._extent(response, offset)
             if start < self._position:
-                self._skip(answer)
+                self._skip(response)
         except _UnusableRangeError:
-            self._takes_ranges = False
-            self._failed(f"broken off: {self._what}: got another range than was asked for")
-        except BrokenOffError as error:
-            self._failed(error.message)
+            self._has_ranges = False
+            self._fail(f"transfer interrupted: {self._what}: got another range than requested")
+        except TransferInterruptedError as error:
+            self._fail(error.message)
 
-    def _extent(self, answer: Answer, asked: int) -> tuple[int, int]:
-        """Return where an answer starts and ends."""
-        if answer.status == 200:
-            self._check_size(answer.length)
+    def _extent(self, response: Response, offset: int) -> tuple[int, int]:
+        """Return the offsets where a response starts and ends."""
+        if response.status == 200:
+            self._check_size(response.length)
             return 0, self._size
-        match = _RANGE.fullmatch(answer.header("Content-Range"))
-        if not (asked and match):
+        match = _RANGE.fullmatch(response.header("Content-Range"))
+        if not (offset and match):
             raise _UnusableRangeError
         start, last = int(match[1]), int(match[2])
         self._check_size(None if match[3] == "*" else int(match[3]))
-        if start != asked or not start <= last < self._size:
+        if start != offset or not start <= last < self._size:
             raise _UnusableRangeError
         return start, last + 1
 
@@ -186,36 +187,38 @@ class Transfer(io.RawIOBase):
         if size not in (None, self._size):
             self._disconnect()
             raise IntegrityError(
-                f"wrong size: {self._what}: the registry says {size} bytes, want {self._size}"
+                f"wrong size: {self._what}: got {size} bytes from the registry, want {self._size}"
             )
 
-    def _skip(self, answer: Answer) -> None:
-        """Read what has been read before, and see that it is the same.
+    def _skip(self, response: Response) -> None:
+        """Read the bytes before our position again, and check that they are unchanged.
 
-        The blob's digest has the last word; a checksum says sooner, and of what, that it failed.
+        The digest check at the end would find the change later, and blame the blob.
         """
         seen = checksum = 0
         while seen < self._position:
-            data = answer.read(min(_CHUNK, self._position - seen))
+            data = response.read(min(_CHUNK, self._position - seen))
             if not data:
-                raise BrokenOffError(f"broken off: {self._what}: the body ended early")
+                raise TransferInterruptedError(
+                    f"transfer interrupted: {self._what}: the body ended early"
+                )
             seen += len(data)
-            checksum = _checksum(data, checksum)
-        if checksum != self._sum:
+            checksum = _crc32(data, checksum)
+        if checksum != self._checksum:
             self._disconnect()
             raise IntegrityError(
-                f"changed during the transfer: {self._what}: the first {seen} bytes differ from "
-                "those that came before",
-                hint="try again; if it happens again, the registry serves different bytes",
+                f"changed during the transfer: {self._what}: got other bytes for the first "
+                f"{seen} bytes than before",
+                hint="try again; if the error persists, the registry serves different bytes",
             )
 
-    def _failed(self, message: str) -> bytes:
-        """Count a failure and wait before the next try.
+    def _fail(self, message: str) -> bytes:
+        """Count a failure, and wait before the next attempt.
 
-        :raises NetworkError: it was the last one, of the last server.
+        :raises NetworkError: it was the last attempt with the last server.
         """
         self._disconnect()
-        self._count()
+        self._count_failure()
         if self._failures >= self._timeouts.attempts:
             self._give_up(message)
         else:
@@ -223,34 +226,34 @@ class Transfer(io.RawIOBase):
         return b""
 
     def _give_up(self, message: str) -> None:
-        """Begin again with another server, if there is one.
+        """Continue with the next server.
 
         :raises NetworkError: there is none.
         """
-        if self._move_on is None or not self._move_on():
+        if self._next_mirror is None or not self._next_mirror():
             raise NetworkError(f"{message}; got {self._position} of {self._size} bytes")
-        self._failures, self._takes_ranges = 0, True
+        self._failures, self._has_ranges = 0, True
 
-    def _count(self) -> None:
-        if self._position - self._well_at >= _WELL:
-            self._failures, self._well_at = 0, self._position
+    def _count_failure(self) -> None:
+        if self._position - self._last_progress >= _PROGRESS:
+            self._failures, self._last_progress = 0, self._position
         self._failures += 1
 
     def _disconnect(self) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+        if self._response is not None:
+            self._response.close()
+            self._response = None
 
 
-def size_said(answer: Answer) -> int | None:
-    """Return how many bytes there are in all, by what an answer with any of them says."""
-    if answer.status == 200:
-        return answer.length
-    match = _RANGE.fullmatch(answer.header("Content-Range"))
+def total_size(response: Response) -> int | None:
+    """Return the size of the whole blob in bytes, None if the response does not contain it."""
+    if response.status == 200:
+        return response.length
+    match = _RANGE.fullmatch(response.header("Content-Range"))
     return int(match[3]) if match and match[3] != "*" else None
 
 
-def _checksum(data: bytes, before: int) -> int:
-    from isal import isal_zlib  # ten times faster than a digest, and it proves nothing
+def _crc32(data: bytes, before: int) -> int:
+    from isal import isal_zlib  # ten times as fast as a digest, which would prove more
 
     return isal_zlib.crc32(data, before)

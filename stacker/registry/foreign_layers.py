@@ -1,8 +1,7 @@
-"""Layers that a registry does not have and that lie elsewhere, as their descriptors say.
+"""Fetch foreign layers: from the registry, or from the URLs in their descriptors.
 
-In comes a client and a descriptor, out come answers: the registry's, or those of the addresses in
-`urls` where somebody allowed it.  Nobody there hears credentials.  What the bytes are worth, their
-digest says to whoever reads them.
+In come a client and a descriptor, out come responses.  Servers at those URLs receive no
+credentials, and are used only if the caller allows it.  The caller verifies the bytes.
 Source: image-spec descriptor.md, "urls"; layer.md, "Non-Distributable Layers".
 """
 
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
 
     from stacker.image.descriptor import Descriptor
     from stacker.registry.client import Client
-    from stacker.registry.http.response import Answer
+    from stacker.registry.http.response import Response
     from stacker.registry.mirrors import Mirrors
 
 
 class ForeignLayer:
-    """Finds a layer at its registry, or else where its descriptor says.
+    """Fetches a layer from its registry, else from the URLs in its descriptor.
 
-    :param is_allowed: whether anybody but the registry may be asked.
+    :param is_allowed: whether those URLs may be used.
     :param what: the layer's name for messages.
     """
 
@@ -37,48 +36,48 @@ class ForeignLayer:
         self._layer = layer
         self._is_allowed = is_allowed
         self._what = what
-        self._at = -1  # the number of the address that had it last; -1 is the registry
+        self._current = -1  # the index of the URL in use; -1 is the registry
 
-    def get(self, path: str, headers: Mapping[str, str]) -> Answer:
-        """Ask for the layer; who has been passed over is not asked again.
+    def get(self, path: str, headers: Mapping[str, str]) -> Response:
+        """Return a response with the layer; a server that failed before is skipped.
 
-        :raises NotFoundError: nobody who may be asked has it.
-        :raises NetworkError: the last of the addresses cannot be asked, or not safely.
+        :raises NotFoundError: no server that may be used has the layer.
+        :raises NetworkError: the last URL cannot be reached, or must not be used.
         """
         while True:
             try:
-                if self._at < 0:
+                if self._current < 0:
                     return self._client.get(path, headers, self._what)
-                return self._elsewhere(self._layer.urls[self._at], headers)
+                return self._get_url(self._layer.urls[self._current], headers)
             except NotFoundError as error:
                 if not self._is_allowed:
-                    raise _with_flag(error, self._layer) from None
-                self._pass_over(error)
+                    raise _with_hint(error, self._layer) from None
+                self._skip(error)
             except NetworkError as error:
-                if self._at < 0:
+                if self._current < 0:
                     raise
-                self._pass_over(error)
+                self._skip(error)
 
-    def _pass_over(self, error: NotFoundError | NetworkError) -> None:
-        if self._at + 1 == len(self._layer.urls):
+    def _skip(self, error: NotFoundError | NetworkError) -> None:
+        if self._current + 1 == len(self._layer.urls):
             raise error
-        self._at += 1
+        self._current += 1
 
-    def _elsewhere(self, url: str, headers: Mapping[str, str]) -> Answer:
+    def _get_url(self, url: str, headers: Mapping[str, str]) -> Response:
         origin = origin_of(url, self._what)
-        home = is_loopback(origin_of(self._client.base, self._what).host)
-        if is_loopback(origin.host) and not home:
+        is_local = is_loopback(origin_of(self._client.base, self._what).host)
+        if is_loopback(origin.host) and not is_local:
             raise NetworkError(
-                f"refused to ask: {self._what}: got {quoted(origin.host)}, want another machine"
+                f"refused to fetch: {self._what}: got {quoted(origin.host)}, want another machine"
             )
         if origin.scheme != "https" and not is_loopback(origin.host):
             got = quoted(f"{origin.scheme}://{origin.host}")
-            raise NetworkError(f"refused to ask: {self._what}: got {got}, want https")
-        return self._client.elsewhere(url, headers, f"{self._what} at {origin.host}")
+            raise NetworkError(f"refused to fetch: {self._what}: got {got}, want https")
+        return self._client.get_foreign(url, headers, f"{self._what} at {origin.host}")
 
 
-def _with_flag(error: NotFoundError, layer: Descriptor) -> NotFoundError:
+def _with_hint(error: NotFoundError, layer: Descriptor) -> NotFoundError:
     listed = ", ".join(map(quoted, layer.urls))
     return NotFoundError(
-        error.message, hint=f"a foreign layer: --allow-foreign has it fetched from {listed}"
+        error.message, hint=f"a foreign layer: --allow-foreign fetches it from {listed}"
     )

@@ -1,8 +1,9 @@
-"""Whether a registry takes credentials, asked before they are kept.
+"""Check credentials with a registry, and write them to credential files and helpers.
 
-In come a host and credentials, out comes an answer.  Where they are kept is `keyring`.
-Source: distribution-spec 1.1, "Determining Support"; Docker Registry HTTP API V2, "API Version
-Check".
+In come a host, credentials and the paths of files, out come the places that were written.  podman,
+skopeo and docker read the same files.  No message shows a value from such a file or from a helper.
+Sources: distribution-spec 1.1, "Determining Support"; Docker Registry HTTP API V2, "API Version
+Check"; containers-auth.json(5); Docker's config.json, "Credential helpers".
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from stacker.image.document import parse_object
 from stacker.image.reference import Reference
 from stacker.linux import lock
 from stacker.registry.authentication import Authenticator, parse_challenges
-from stacker.registry.client import base_of, refusal
-from stacker.registry.credentials import ask_helper, host_of
-from stacker.registry.http.exchange import Exchange
+from stacker.registry.client import base_url, status_error
+from stacker.registry.credentials import host_of, run_helper
 from stacker.registry.http.origin import origin_of
+from stacker.registry.http.session import HttpSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,66 +32,57 @@ if TYPE_CHECKING:
     from stacker.registry.credentials import Credentials
     from stacker.registry.settings import RegistryAccess
 
+_MODE = 0o600
 
-def log_in(host: str, credentials: Credentials, access: RegistryAccess) -> bool:
-    """Ask the registry at ``HOST[:PORT]`` whether it takes credentials.
 
-    :returns: ``False`` when it wants none, so that nobody knows whether they are right.
-    :raises AuthenticationError: it does not take them.
-    :raises NetworkError: it cannot be reached.
-    :raises UsageError: `RegistryAccess.conf` blocks it.
+def check_credentials(host: str, credentials: Credentials, access: RegistryAccess) -> bool:
+    """Check whether the registry at ``HOST[:PORT]`` accepts credentials.
+
+    :returns: False if the registry requires none, so that it did not check them.
+    :raises AuthenticationError: the registry refuses them.
+    :raises NetworkError: the registry cannot be reached.
+    :raises UsageError: registries.conf blocks the registry.
     """
-    home = access.registries.primary(Reference.parse(f"{host}/any"))
-    access = replace(access, insecure=access.insecure or home.insecure)
-    base = base_of(host, access, host)
+    address = access.registries.primary(Reference.parse(f"{host}/any"))
+    access = replace(access, insecure=access.insecure or address.insecure)
+    base = base_url(host, access, host)
     url = f"{base}/v2/"
-    with closing(Exchange(access, host)) as exchange:
-        answer = exchange.get(url, {})
-        if answer.status == 200:
-            answer.close()
+    with closing(HttpSession(access, host)) as session:
+        response = session.get(url, {})
+        if response.status == 200:
+            response.close()
             return False
-        if answer.status != 401 or answer.redirected:
-            raise refusal(answer, host)
-        challenges = parse_challenges(answer.headers("WWW-Authenticate"))
-        answer.refusal()  # the connection can be used again
+        if response.status != 401 or response.redirected:
+            raise status_error(response, host)
+        challenges = parse_challenges(response.headers("WWW-Authenticate"))
+        response.drain()
         authenticator = Authenticator(
-            exchange,
+            session,
             origin_of(base, host),
             credentials=credentials,
             scope="",
             what=host,
             insecure=access.insecure,
         )
-        answer = exchange.get(url, {"Authorization": authenticator.answer(challenges)})
-        if answer.status in (401, 403):
+        response = session.get(url, {"Authorization": authenticator.authorization(challenges)})
+        if response.status in (401, 403):
             raise AuthenticationError(
-                f"credentials refused: {host}: got status {answer.status}, want 200"
+                f"credentials refused: {host}: got status {response.status}, want 200"
             )
-        if answer.status != 200:
-            raise refusal(answer, host)
-        answer.close()
+        if response.status != 200:
+            raise status_error(response, host)
+        response.close()
     return True
 
 
-# FOLDED from stacker.registry.login
-# """Where credentials are kept: the files that podman and docker share, and their helpers.
-#
-# In come paths, a host and credentials, out comes where they went.  Whether they are any good is
-# not known here.  No message shows a value of such a file, or what a helper says.
-# Sources: containers-auth.json(5); Docker's config.json, "Credential helpers".
-# """
+def save_credentials(paths: Sequence[str], host: str, user: str, password: str) -> str:
+    """Save credentials for a host where a reader of `paths` finds them first.
 
-_MODE = 0o600
+    The first file that has an entry or a helper for the host is updated, else the first file.
+    If that file names a helper, the helper stores the secret.  Other entries stay.
 
-
-def keep(paths: Sequence[str], host: str, user: str, password: str) -> str:
-    """Keep credentials for a host where a reader of `paths` finds them first.
-
-    That is the first file that knows the host or has a helper for it, else the first of all; a
-    helper that it names is given the secret, and the file is not.  Its other entries stay.
-
-    :param paths: absolute paths of files, the first that knows a host counts.
-    :returns: the file's path, or the helper's name.
+    :param paths: absolute paths of credential files, in the order in which they are read.
+    :returns: the path of the file, or the name of the helper.
     :raises IntegrityError: a file is malformed.
     :raises AuthenticationError: a helper fails.
     :raises StackerError: a file cannot be written.
@@ -98,24 +90,24 @@ def keep(paths: Sequence[str], host: str, user: str, password: str) -> str:
     if ":" in user:
         raise UsageError("malformed user name: got one with ':', want none (RFC 7617)")
     path = next((path for path in paths if _covers(_read(path), host)), paths[0])
-    with _changed(path) as file:
+    with _updating(path) as file:
         helper = _helper(file, path, host)
         entries = _part(file, "auths", path)
         if not helper:
             auth = b64encode(f"{user}:{password}".encode()).decode()
             entries[host] = {"auth": auth}
             return path
-        given = {"ServerURL": host, "Username": user, "Secret": password}
-        _tell(helper, "store", json.dumps(given).encode(), host)
+        secret = {"ServerURL": host, "Username": user, "Secret": password}
+        _update_helper(helper, "store", json.dumps(secret).encode(), host)
         if host in entries or host not in _part(file, "credHelpers", path):
-            entries[host] = {}  # as docker has it: somewhere else there is more
+            entries[host] = {}  # as Docker marks an entry whose secret a helper has
     return f"docker-credential-{helper}"
 
 
-def forget(paths: Sequence[str], host: str) -> list[str]:
-    """Remove what is kept for a host from every one of `paths`, and from helpers they name.
+def remove_credentials(paths: Sequence[str], host: str) -> list[str]:
+    """Remove the credentials for a host from all files in `paths` and from their helpers.
 
-    :returns: the files and helpers that knew it.
+    :returns: the files and helpers that had credentials.
     :raises IntegrityError: a file is malformed.
     :raises AuthenticationError: a helper fails.
     :raises StackerError: a file cannot be written.
@@ -125,11 +117,11 @@ def forget(paths: Sequence[str], host: str) -> list[str]:
         file = _read(path)
         keys = [key for key in _part(file, "auths", path) if host in (key, host_of(key))]
         helper = _helper(file, path, host)
-        if helper and ask_helper(helper, "get", host.encode(), host) is not None:
-            _tell(helper, "erase", host.encode(), host)
+        if helper and run_helper(helper, "get", host.encode(), host) is not None:
+            _update_helper(helper, "erase", host.encode(), host)
             found.append(f"docker-credential-{helper}")
         if keys:
-            with _changed(path) as changed:
+            with _updating(path) as changed:
                 for key in keys:
                     _part(changed, "auths", path).pop(key, None)
             if not helper:
@@ -137,8 +129,8 @@ def forget(paths: Sequence[str], host: str) -> list[str]:
     return found
 
 
-def _tell(helper: str, action: str, given: bytes, host: str) -> None:
-    if ask_helper(helper, action, given, host) is None:
+def _update_helper(helper: str, action: str, stdin: bytes, host: str) -> None:
+    if run_helper(helper, action, stdin, host) is None:
         raise AuthenticationError(f"credential helper failed: docker-credential-{helper}")
 
 
@@ -177,29 +169,29 @@ def _read(path: str) -> dict[str, object]:
 
 
 @contextmanager
-def _changed(path: str) -> Iterator[dict[str, object]]:
-    """Give what is in a file, to be changed; the file then has it, whole or not at all."""
-    place = Path(os.path.realpath(path))  # a link stays one
+def _updating(path: str) -> Iterator[dict[str, object]]:
+    """Yield the members of a file, and replace the file atomically by their new values."""
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with lock.exclusive(place.parent, create=False):
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with lock.exclusive(target.parent, create=False):
             file = _read(path)
             yield file
-            _write(place, json.dumps(file, indent="\t").encode())
+            _write(target, json.dumps(file, indent="\t").encode())
     except OSError as error:
         raise StackerError(
-            f"cannot keep credentials: {path}: {error.strerror}",
+            f"cannot write credentials: {path}: {error.strerror}",
             hint="name another file with --authfile",
         ) from error
 
 
-def _write(place: Path, content: bytes) -> None:
-    draft = place.with_name(f".{place.name}.{os.getpid()}")
+def _write(target: Path, content: bytes) -> None:
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         with os.fdopen(fd, "wb") as file:
             file.write(content)
-        draft.replace(place)
+        draft.replace(target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

@@ -1,7 +1,7 @@
-"""A client of several addresses at once: mirrors in order, and at last where the image really is.
+"""A client of several addresses: the mirrors in order, and the registry itself last.
 
-In come the questions a `Client` takes, out goes the answer of the first place that has one.
-What was asked for by digest is checked by whoever asks, so it does not matter who answers.
+In come the requests that a `Client` takes, out comes the first successful response.  The caller
+verifies the digest, so it does not matter which address answers.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.errors import AuthenticationError, NetworkError, NotFoundError, StackerError
-from stacker.registry.client import client_at
+from stacker.registry.client import make_client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from stacker.registry.client import Client
-    from stacker.registry.http.response import Answer
+    from stacker.registry.http.response import Response
     from stacker.registry.registries_conf import RegistryAddress
     from stacker.registry.settings import RegistryAccess
 
-_ELSEWHERE = (NetworkError, NotFoundError, AuthenticationError)
+_SKIPPED = (NetworkError, NotFoundError, AuthenticationError)
 
 
 class Mirrors:
-    """Asks `addresses` in turn; who could not be reached is not asked again.
+    """Sends each request to `addresses` in turn, and skips unreachable ones from then on.
 
-    :param what: the image's name for messages, whichever place it comes from.
+    :param what: the image's name for messages, independent of the address.
     """
 
     def __init__(
@@ -33,70 +33,70 @@ class Mirrors:
     ) -> None:
         self.access = access
         self.what = what
-        self._places = tuple(addresses)
+        self._addresses = tuple(addresses)
         self._clients: dict[int, Client] = {}
-        self._at = 0
-        self._has_met = False
+        self._first = 0
+        self._has_answered = False
 
     def __eq__(self, other: object) -> bool:
-        """Say whether both ask the same addresses."""
-        return isinstance(other, Mirrors) and self._places == other._places
+        """Return whether both use the same addresses."""
+        return isinstance(other, Mirrors) and self._addresses == other._addresses
 
     def __hash__(self) -> int:
-        return hash(self._places)
+        return hash(self._addresses)
 
-    def get(self, path: str, headers: Mapping[str, str], what: str) -> Answer:
-        """Ask for what is at `path` below the repository; see `Client.get`.
+    def get(self, path: str, headers: Mapping[str, str], what: str) -> Response:
+        """Return the first successful response for `path` below the repository; see `Client.get`.
 
-        :raises StackerError: what the last place says; the hint tells of those before it.
+        :raises StackerError: the error of the last address; its hint lists the earlier errors.
         """
         errors: list[StackerError] = []
-        for number in range(self._at, len(self._places)):
+        for number in range(self._first, len(self._addresses)):
             try:
                 client = self._client(number)
                 where = what if client.what in what else f"{what} at {client.what}"
-                answer = client.get(path, headers, where)
-            except _ELSEWHERE as error:
+                response = client.get(path, headers, where)
+            except _SKIPPED as error:
                 errors.append(error)
             else:
-                # A mirror that lacks one blob may have the next.
-                if not self._has_met or all(isinstance(e, NetworkError) for e in errors):
-                    self._at = number
-                self._has_met = True
-                return answer
-        raise _joint(errors)
+                # A mirror that lacks this object may have the next one.
+                if not self._has_answered or all(isinstance(e, NetworkError) for e in errors):
+                    self._first = number
+                self._has_answered = True
+                return response
+        raise _joined(errors)
 
     @property
     def base(self) -> str:
-        """The URL of the registry that is asked first."""
-        return self._client(self._at).base
+        """The URL of the registry that receives the next request first."""
+        return self._client(self._first).base
 
-    def elsewhere(self, url: str, headers: Mapping[str, str], what: str) -> Answer:
-        """Ask for what is at any URL, as a stranger; see `Client.elsewhere`."""
-        return self._client(self._at).elsewhere(url, headers, what)
+    def get_foreign(self, url: str, headers: Mapping[str, str], what: str) -> Response:
+        """Return the response for any URL, without credentials; see `Client.get_foreign`."""
+        return self._client(self._first).get_foreign(url, headers, what)
 
-    def move_on(self) -> bool:
-        """Ask another place from now on; return whether there is one."""
-        if self._at + 1 >= len(self._places):
+    def next_mirror(self) -> bool:
+        """Skip the current address from now on; return False if it is the last one."""
+        if self._first + 1 >= len(self._addresses):
             return False
-        self._at += 1
+        self._first += 1
         return True
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         for client in self._clients.values():
             client.close()
 
     def _client(self, number: int) -> Client:
         if number not in self._clients:
-            self._clients[number] = client_at(self._places[number], self.access)
+            self._clients[number] = make_client(self._addresses[number], self.access)
         return self._clients[number]
 
 
-def _joint(errors: Sequence[StackerError]) -> StackerError:
+def _joined(errors: Sequence[StackerError]) -> StackerError:
     *before, last = errors
     if not before:
         return last
     hints = [last.hint] if last.hint else []
-    hints.append("before that: " + "; ".join(error.message for error in before))
+    hints.append("earlier: " + "; ".join(error.message for error in before))
     return type(last)(last.message, hint="; ".join(hints))

@@ -1,8 +1,8 @@
-"""What a machine's owner says about registries: mirrors, other locations, short names.
+"""registries.conf: mirrors, other locations, blocked registries and short names.
 
-In comes an image's name, out come the addresses it may be had from, the best first.  Which files
-say so, and how a registry is talked to, is not known here.
-Source: containers-registries.conf(5), version 2 of the format.
+In come the contents of TOML files, out comes a `RegistriesConf`, merged as podman and skopeo merge
+them; it turns an image's name into registry addresses.  The caller finds and reads the files.
+Source: containers-registries.conf(5), version 2 of the format; containers-registries.conf.d(5).
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
 PULLS = {"": (True, True), "all": (True, True), "digest-only": (True, False)}
 PULLS |= {"tag-only": (False, True)}
-"""``pull-from-mirror``: whether a mirror is asked by digest, and by tag."""
+"""``pull-from-mirror`` → whether the mirror serves digests, and whether it serves tags."""
 
-_END = r"(?=[:/@]|$)"  # what may follow a prefix in a name
+_MODES = ("enforcing", "permissive", "disabled", "")
+_END = r"(?=[:/@]|$)"  # a prefix ends here, or continues with one of these
 
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A place that has what another one has, or some of it.
+    """A mirror of a namespace.
 
-    :param location: what stands there in place of the prefix.
+    :param location: replaces the namespace's prefix.
     :param pulls: a key of `PULLS`.
     """
 
@@ -43,10 +44,10 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """What is said about all names that begin with a prefix: one ``[[registry]]`` table.
+    """One ``[[registry]]`` table: settings for all names with a prefix.
 
     :param prefix: ``HOST[:PORT][/PATH]``, or ``*.DOMAIN[/PATH]`` for the hosts below a domain.
-    :param location: what stands in its place where the image is; empty for the name as it is.
+    :param location: replaces the prefix; empty to use the name as it is.
     """
 
     prefix: str
@@ -56,7 +57,7 @@ class Namespace:
     mirrors: tuple[Mirror, ...] = ()
 
     def matches(self, name: str) -> int:
-        """Return how many characters of a name the prefix stands for, 0 when it is another's."""
+        """Return how many characters of a name the prefix matches, 0 for none."""
         host = "[^/]+" if self.prefix.startswith("*.") else ""
         found = re.match(host + re.escape(self.prefix.removeprefix("*")) + _END, name)
         return found.end() if found else 0
@@ -64,7 +65,10 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class RegistryAddress:
-    """Where an image is to be had: its name there, and whether anybody has to vouch for it."""
+    """An image's name in a registry.
+
+    :param insecure: accept plain HTTP and certificates of unknown CAs.
+    """
 
     reference: Reference
     insecure: bool = False
@@ -72,10 +76,10 @@ class RegistryAddress:
 
 @dataclass(frozen=True, slots=True)
 class RegistriesConf:
-    """Everything that is said.
+    """The settings of all files.
 
-    :param aliases: short names and what they stand for.
-    :param search: registries to look for other short names in.
+    :param aliases: short name → full name.
+    :param search: registries in which other short names are searched.
     """
 
     namespaces: tuple[Namespace, ...] = ()
@@ -83,12 +87,12 @@ class RegistriesConf:
     search: tuple[str, ...] = ()
 
     def expand_short_name(self, text: str) -> str:
-        """Return a name with its registry: the text itself, unless it is a short name.
+        """Return a name with its registry: `text` itself unless it is a short name.
 
-        Where several registries are to be searched nobody is asked: whoever owns the name in
-        one of them would decide what is pulled.
+        A short name is not searched in several registries: the owner of the name in any of them
+        would decide which image is pulled.
 
-        :raises UsageError: several registries may be meant.
+        :raises UsageError: there are several registries to search.
         """
         name, _, _ = text.partition("@")
         host, slash, _ = name.partition("/")
@@ -109,16 +113,16 @@ class RegistriesConf:
         return f"{self.search[0]}/{text}" if self.search and path else text
 
     def primary(self, reference: Reference) -> RegistryAddress:
-        """Return where an image really is, which no mirror is: where one pushes to.
+        """Return the address of an image without its mirrors; pushes go there.
 
-        :raises UsageError: it is blocked, or a location cannot be part of a name.
+        :raises UsageError: the registry is blocked, or a location is malformed.
         """
         return self.addresses(reference)[-1]
 
     def addresses(self, reference: Reference) -> tuple[RegistryAddress, ...]:
-        """Return where an image may be had, its mirrors before its own location.
+        """Return the addresses of an image, mirrors first.
 
-        :raises UsageError: it is blocked, or a location cannot be part of a name.
+        :raises UsageError: the registry is blocked, or a location is malformed.
         """
         name = str(reference)
         found = max(
@@ -129,7 +133,9 @@ class RegistriesConf:
         if found is None:
             return (RegistryAddress(reference),)
         if found.blocked:
-            raise UsageError(f"blocked: {reference}: registries.conf blocks {quoted(found.prefix)}")
+            raise UsageError(
+                f"registry blocked: {reference}: by {quoted(found.prefix)} in registries.conf"
+            )
         rest = name[found.matches(name) :]
         kind = 0 if reference.digest else 1
         mirrors = [mirror for mirror in found.mirrors if PULLS[mirror.pulls][kind]]
@@ -144,25 +150,15 @@ def _located(name: str) -> Reference:
     try:
         return Reference.parse(name)
     except UsageError as error:
-        raise UsageError(f"{error.message}, after a location in registries.conf") from None
-
-
-# FOLDED from stacker.registry.registries_conf
-# """registries.conf files to one value: TOML, merged as podman and skopeo merge it.
-#
-# In come the contents of files, out comes a `RegistriesConf`.  Where they are is unknown here.
-# Source: containers-registries.conf(5) and containers-registries.conf.d(5).
-# """
-
-_MODES = ("enforcing", "permissive", "disabled", "")
+        raise UsageError(f"{error.message}, with a location of registries.conf") from None
 
 
 def parse_registries_conf(files: Iterable[tuple[str, bytes]]) -> RegistriesConf:
-    """Return what files say together; of two that speak about the same, the later one counts.
+    """Return the merged settings of all files; a later file overrides an earlier one.
 
-    :param files: name and content of each.
-    :raises UsageError: one is malformed.
-    :raises UnsupportedError: one is in version 1 of the format.
+    :param files: name and content of each file.
+    :raises UsageError: a file is malformed.
+    :raises UnsupportedError: a file has version 1 of the format.
     """
     namespaces: dict[str, Namespace] = {}
     aliases: dict[str, str] = {}
@@ -177,13 +173,13 @@ def parse_registries_conf(files: Iterable[tuple[str, bytes]]) -> RegistriesConf:
             _check_mode(members, name)
         except IntegrityError as error:
             raise UsageError(error.message) from None
-    # An empty value takes an alias away.
-    aliases = {short: meant for short, meant in aliases.items() if meant}
+    # An empty value removes an alias of an earlier file.
+    aliases = {short: full for short, full in aliases.items() if full}
     return RegistriesConf(tuple(namespaces.values()), aliases, search)
 
 
 def _parsed(name: str, content: bytes) -> dict[str, object]:
-    import tomllib  # only where there is such a file
+    import tomllib  # most machines have no such file
 
     try:
         members: dict[str, object] = tomllib.loads(content.decode())
@@ -192,8 +188,8 @@ def _parsed(name: str, content: bytes) -> dict[str, object]:
     if "registries" in members:
         raise UnsupportedError(
             f"{name}: [registries]: got version 1 of the format, want version 2",
-            hint="containers-registries.conf(5) says how [[registry]] is written; "
-            "--registries-conf names another file",
+            hint="rewrite it with [[registry]] tables, see containers-registries.conf(5), or name "
+            "another file with --registries-conf",
         )
     return members
 
@@ -210,7 +206,9 @@ def _namespaces(members: dict[str, object], name: str) -> dict[str, Namespace]:
         where = f"{name}: registry[{number}]"
         space = _namespace(table, where)
         if found.setdefault(space.prefix, space) != space:
-            raise UsageError(f"{where}: prefix {quoted(space.prefix)}: got it twice, want it once")
+            raise UsageError(
+                f"{where}: prefix {quoted(space.prefix)}: got two different tables, want one"
+            )
     return found
 
 

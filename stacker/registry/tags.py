@@ -1,6 +1,6 @@
-"""The tags of a repository, page by page.
+"""List the tags of a repository, page by page.
 
-In comes a client, out come tags in the registry's order.  What they name is not known here.
+In comes a client, out come tags in the registry's order.  Nothing here resolves a tag.
 Sources: OCI distribution-spec 1.1, "Listing Tags"; RFC 8288 for the Link header.
 """
 
@@ -12,61 +12,61 @@ from urllib.parse import urljoin
 
 from stacker.errors import NetworkError
 from stacker.image.document import DOCUMENT_LIMIT, parse_object, strings
-from stacker.registry.client import refusal
+from stacker.registry.client import status_error
 from stacker.registry.http.origin import origin_of
-from stacker.registry.http.response import BrokenOffError
+from stacker.registry.http.response import TransferInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stacker.registry.client import Client
-    from stacker.registry.http.response import Answer
+    from stacker.registry.http.response import Response
 
 PAGE = 1000
-"""Tags that are asked for at once; a registry may give fewer."""
+"""Tags per request; a registry may return fewer."""
 _MOST_PAGES = 10_000
 _NEXT = re.compile(r'<([^>]*)>[^,]*;\s*rel="?next"?', re.IGNORECASE)
 
 
 def list_tags(client: Client, *, page: int = PAGE) -> Iterator[str]:
-    """Give every tag of the client's repository, each once.
+    """Yield every tag of the client's repository once.
 
-    :param page: how many to ask for at once.
-    :raises NotFoundError: there is no such repository.
-    :raises AuthenticationError: the registry wants credentials, or better ones.
-    :raises NetworkError: it cannot be reached, or sends us astray or in circles.
-    :raises IntegrityError: an answer is malformed.
+    :param page: tags per request.
+    :raises NotFoundError: no such repository.
+    :raises AuthenticationError: the registry refuses the request or the credentials.
+    :raises NetworkError: the registry cannot be reached, or its pages lead elsewhere or loop.
+    :raises IntegrityError: a response is malformed.
     """
     what = f"tags of {client.what}"
     url = client.url(f"tags/list?n={page}")
-    asked: set[str] = set()
+    requested: set[str] = set()
     seen: set[str] = set()
     while url:
-        asked.add(url)
-        answer = client.ask("GET", url, {"Accept": "application/json"})
-        if answer.status != 200:
-            raise refusal(answer, what)
-        for tag in _tags(answer, what):
+        requested.add(url)
+        response = client.request("GET", url, {"Accept": "application/json"})
+        if response.status != 200:
+            raise status_error(response, what)
+        for tag in _tags(response, what):
             if tag not in seen:
                 seen.add(tag)
                 yield tag
-        url = _next(answer, url, what)
-        if url in asked or len(asked) > _MOST_PAGES:
-            raise NetworkError(f"pages in circles: {what}: got the same page twice, want the next")
+        url = _next_page(response, url, what)
+        if url in requested or len(requested) > _MOST_PAGES:
+            raise NetworkError(f"page loop: {what}: got the same page twice, want the next one")
 
 
-def _tags(answer: Answer, what: str) -> tuple[str, ...]:
+def _tags(response: Response, what: str) -> tuple[str, ...]:
     try:
-        raw = answer.whole(DOCUMENT_LIMIT)
-    except BrokenOffError as error:
+        raw = response.read_all(DOCUMENT_LIMIT)
+    except TransferInterruptedError as error:
         raise NetworkError(error.message) from error
-    # Where a repository has no tag, some registries say null.
+    # Some registries return null for a repository without tags.
     return strings(parse_object(raw, what), "tags", what)
 
 
-def _next(answer: Answer, url: str, what: str) -> str:
-    """Return where the next page is, empty after the last."""
-    for value in answer.headers("Link"):
+def _next_page(response: Response, url: str, what: str) -> str:
+    """Return the URL of the next page, empty after the last one."""
+    for value in response.headers("Link"):
         if found := _NEXT.search(value):
             following = _joined(url, found[1])
             if origin_of(following, what) != origin_of(url, what):

@@ -1,7 +1,7 @@
-"""One blob into one repository: in one request or in pieces, going on where it broke off.
+"""Upload one blob into one repository: in one request or in chunks, resumed after an interruption.
 
-In come a blob's bytes and the location where an upload began, out comes a blob that the registry
-has checked.  Whether it was needed is not known here.
+In come a blob's bytes and the response that started an upload, out comes a blob that the registry
+has verified.  The caller decides whether the upload is necessary.
 Sources: OCI distribution-spec 1.1, "Pushing blobs"; Docker Registry HTTP API V2, "Blob Upload".
 """
 
@@ -14,9 +14,9 @@ from urllib.parse import urljoin
 
 from stacker.errors import NetworkError, StackerError
 from stacker.image.document import quoted
-from stacker.registry.client import refusal
-from stacker.registry.http.origin import check_plain, is_loopback, origin_of
-from stacker.registry.http.response import BrokenOffError, number
+from stacker.registry.client import status_error
+from stacker.registry.http.origin import check_scheme, is_loopback, origin_of
+from stacker.registry.http.response import TransferInterruptedError, parse_number
 from stacker.stream.compression import read_chunks
 from stacker.stream.verify import verified
 
@@ -25,100 +25,101 @@ if TYPE_CHECKING:
 
     from stacker.image.descriptor import Descriptor
     from stacker.registry.client import Client
-    from stacker.registry.http.response import Answer
+    from stacker.registry.http.response import Response
     from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
 
-PIECE = 8 << 20
-"""Bytes of one request; a blob of no more goes in one.  A piece is held in memory."""
-_LARGEST_PIECE = 256 << 20
+CHUNK_BYTES = 8 << 20
+"""Bytes per request, all in memory; a blob of at most that size goes in one request."""
+_LARGEST_CHUNK = 256 << 20
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _LOST = frozenset({404, 410})
 _OCTETS = "application/octet-stream"
 
 
-class _LostError(StackerError):
-    """The registry knows nothing of this upload any more, or not what we know.
+class _LostUploadError(StackerError):
+    """The registry has no such upload any more, or has another offset than we do.
 
-    :param busy: the answer that may say how long to wait.
+    :param busy: the response that may have a Retry-After.
     """
 
-    def __init__(self, message: str, busy: Answer | None = None) -> None:
+    def __init__(self, message: str, busy: Response | None = None) -> None:
         super().__init__(message)
         self.busy = busy
 
 
 class Upload:
-    """Sends the blob that `descriptor` describes through `client`.
+    """Uploads the blob that `descriptor` describes through `client`.
 
-    :param piece: bytes of one request.
+    :param chunk_bytes: bytes per request.
     """
 
-    def __init__(self, client: Client, descriptor: Descriptor, *, piece: int) -> None:
+    def __init__(self, client: Client, descriptor: Descriptor, *, chunk_bytes: int) -> None:
         self._client = client
         self._blob = descriptor
-        self._piece = piece
+        self._chunk_bytes = chunk_bytes
         self._what = f"{client.what}@{descriptor.digest}"
         self._failures = self._furthest = 0
 
-    def send(self, feed: Feed, begun: Answer | None, report: ByteProgress) -> None:
-        """Send the blob.
+    def send(self, blob: SeekableBlob, started: Response | None, report: ByteProgress) -> None:
+        """Send the blob, from the start again if the registry loses the upload.
 
-        :param feed: its bytes.
-        :param begun: the registry's answer to an upload's beginning; without one, it is begun.
-        :raises NetworkError: it fails too often.
-        :raises AuthenticationError: the registry does not let us.
-        :raises IntegrityError: the bytes are not what the descriptor says.
+        :param started: the response that started the upload; without one, it is started here.
+        :raises NetworkError: too many failures.
+        :raises AuthenticationError: the registry refuses the upload.
+        :raises IntegrityError: the bytes do not match the descriptor.
         """
         while True:
-            answer = begun or self.begin()
-            begun = None
+            response = started or self.start()
+            started = None
             try:
-                self._send(feed, answer, report)
-            except _LostError as error:
-                self._count(error.message, error.busy)
+                self._send(blob, response, report)
+            except _LostUploadError as error:
+                self._count_failure(error.message, error.busy)
                 if exists(self._client, self._blob):
                     return
             else:
                 return
 
-    def begin(self, query: str = "") -> Answer:
-        """Begin an upload, or have the blob mounted when `query` says so: 202, or 201."""
+    def start(self, query: str = "") -> Response:
+        """Start an upload, or mount the blob if `query` asks for it: status 202 or 201."""
         url = self._client.url(f"blobs/uploads/{query}")
-        answer = self._client.ask("POST", url, {"Content-Length": "0"}, b"")
-        if answer.status not in (201, 202):
-            raise refusal(answer, self._what, 202)
-        answer.refusal()  # the connection can be used again
-        return answer
+        response = self._client.request("POST", url, {"Content-Length": "0"}, b"")
+        if response.status not in (201, 202):
+            raise status_error(response, self._what, 202)
+        response.drain()
+        return response
 
-    def cancel(self, begun: Answer) -> None:
-        """Tell the registry that an upload will not go on; it would find out by itself."""
+    def cancel(self, started: Response) -> None:
+        """Cancel an upload; if this fails, the registry expires the upload later."""
         with suppress(NetworkError):
-            answer = self._client.ask("DELETE", self._location(begun), {}, once=True)
-            answer.refusal()
+            url = self._location(started)
+            self._client.request("DELETE", url, {}, once=True).drain()
 
-    def _send(self, feed: Feed, begun: Answer, report: ByteProgress) -> None:
-        place = self._location(begun)
-        if self._blob.size <= self._piece:
-            self._close(place, feed.at(0, self._piece))
+    def _send(self, blob: SeekableBlob, started: Response, report: ByteProgress) -> None:
+        url = self._location(started)
+        if self._blob.size <= self._chunk_bytes:
+            self._finish(url, blob.read_at(0, self._chunk_bytes))
         else:
-            piece = max(self._piece, _shortest(begun, self._what))
-            self._close(self._send_pieces(feed, piece, place, report), b"")
+            chunk_bytes = max(self._chunk_bytes, _shortest_chunk(started, self._what))
+            self._finish(self._send_chunks(blob, chunk_bytes, url, report), b"")
         report(self._blob.size)
 
-    def _send_pieces(self, feed: Feed, piece: int, place: str, report: ByteProgress) -> str:
-        """Send everything piece by piece, and return where the upload is to be closed."""
+    def _send_chunks(
+        self, blob: SeekableBlob, chunk_bytes: int, url: str, report: ByteProgress
+    ) -> str:
+        """Send all chunks, and return the URL that finishes the upload."""
         offset = 0
         while offset < self._blob.size:
-            offset, place = self._send_piece(place, offset, feed.at(offset, piece))
+            offset, url = self._send_chunk(url, offset, blob.read_at(offset, chunk_bytes))
             if offset > self._furthest:
                 self._failures, self._furthest = 0, offset
             report(offset)
-        return place
+        return url
 
-    def _send_piece(self, place: str, offset: int, data: bytes) -> tuple[int, str]:
-        """Send a piece; return how far the upload got, and where it goes on."""
+    def _send_chunk(self, url: str, offset: int, data: bytes) -> tuple[int, str]:
+        """Send a chunk; return the offset and the URL at which the upload continues."""
         end = offset + len(data)
         headers = {
             "Content-Type": _OCTETS,
@@ -126,118 +127,128 @@ class Upload:
             "Content-Range": f"{offset}-{end - 1}",
         }
         try:
-            answer = self._client.ask("PATCH", place, headers, data, once=True)
-        except BrokenOffError as error:
-            return self._resumed(place, error.message)
-        if answer.status in _PASSING or answer.status == 416:
-            return self._resumed(place, self._busy(answer), answer)
-        self._check(answer, 202)
-        reached = _reached(answer)
+            response = self._client.request("PATCH", url, headers, data, once=True)
+        except TransferInterruptedError as error:
+            return self._resume(url, error.message)
+        if response.status in _TRANSIENT or response.status == 416:
+            return self._resume(url, self._interruption(response), response)
+        self._check(response, 202)
+        reached = _reached(response)
         if reached is None:
             reached = end
         if reached <= offset:
-            self._count(f"upload gets no further: {self._what}: got {reached} bytes, want {end}")
-        return self._believed(reached, end), self._location(answer, place)
+            self._count_failure(
+                f"upload makes no progress: {self._what}: got {reached} bytes, want {end}"
+            )
+        return self._checked_offset(reached, end), self._location(response, url)
 
-    def _resumed(self, place: str, message: str, busy: Answer | None = None) -> tuple[int, str]:
-        """Ask how far an upload got that broke off, after a while."""
-        self._count(message, busy)
-        answer = self._client.ask("GET", place, {})
-        if answer.status not in (200, 202, 204):
-            said = answer.status
-            answer.refusal()
-            # Debian's registry gives an upload up when part of a piece came.
-            raise _LostError(f"{message}; the upload cannot go on: got status {said}, want 204")
-        answer.refusal()
-        reached = _reached(answer)
-        return self._believed(reached or 0, self._blob.size), self._location(answer, place)
+    def _resume(self, url: str, message: str, busy: Response | None = None) -> tuple[int, str]:
+        """Wait, and ask for the offset at which an interrupted upload continues."""
+        self._count_failure(message, busy)
+        response = self._client.request("GET", url, {})
+        if response.status not in (200, 202, 204):
+            status = response.status
+            response.drain()
+            # Debian's registry drops an upload after an incomplete chunk.
+            raise _LostUploadError(f"{message}; cannot resume: got status {status}, want 204")
+        response.drain()
+        reached = _reached(response)
+        offset = self._checked_offset(reached or 0, self._blob.size)
+        return offset, self._location(response, url)
 
-    def _close(self, place: str, data: bytes) -> None:
-        """End the upload: with the whole blob, or with nothing when the registry has it all."""
-        joint = "&" if "?" in place else "?"
-        url = f"{place}{joint}digest={self._blob.digest}"
+    def _finish(self, url: str, data: bytes) -> None:
+        """Finish the upload: with the whole blob, or without data after the chunks."""
+        joint = "&" if "?" in url else "?"
         headers = {"Content-Type": _OCTETS, "Content-Length": str(len(data))}
         try:
-            answer = self._client.ask("PUT", url, headers, data, once=True)
-        except BrokenOffError as error:
-            raise _LostError(error.message) from error
-        if answer.status in _PASSING and not data:
-            self._count(self._busy(answer), answer)
-            self._close(place, data)  # the registry has it all; what it has not, it says
-        elif answer.status in _PASSING or answer.status == 416:
-            raise _LostError(self._busy(answer), answer)
+            response = self._client.request(
+                "PUT", f"{url}{joint}digest={self._blob.digest}", headers, data, once=True
+            )
+        except TransferInterruptedError as error:
+            raise _LostUploadError(error.message) from error
+        if response.status in _TRANSIENT and not data:
+            self._count_failure(self._interruption(response), response)
+            self._finish(url, data)  # repeating it is harmless: the registry has all chunks
+        elif response.status in _TRANSIENT or response.status == 416:
+            raise _LostUploadError(self._interruption(response), response)
         else:
-            self._check(answer, 201)
+            self._check(response, 201)
 
-    def _check(self, answer: Answer, want: int) -> None:
-        if answer.status in _LOST:
-            raise _LostError(refusal(answer, self._what, want).message)
-        if answer.status not in (want, 201, 204):  # 204: older registries
-            raise refusal(answer, self._what, want)
-        answer.refusal()
+    def _check(self, response: Response, want: int) -> None:
+        if response.status in _LOST:
+            raise _LostUploadError(status_error(response, self._what, want).message)
+        if response.status not in (want, 201, 204):  # 204: older registries
+            raise status_error(response, self._what, want)
+        response.drain()
 
-    def _busy(self, answer: Answer) -> str:
-        answer.refusal()
-        return f"upload interrupted: {self._what}: got status {answer.status}"
+    def _interruption(self, response: Response) -> str:
+        response.drain()
+        return f"upload interrupted: {self._what}: got status {response.status}"
 
-    def _count(self, message: str, busy: Answer | None = None) -> None:
+    def _count_failure(self, message: str, busy: Response | None = None) -> None:
         """Count a failure and wait.
 
-        :raises NetworkError: it was the last one.
+        :raises NetworkError: it was the last attempt.
         """
         self._failures += 1
         if self._failures >= self._client.access.timeouts.attempts:
             raise NetworkError(f"{message}; gave up after {self._failures} attempts")
         self._client.wait(self._failures, busy)
 
-    def _believed(self, reached: int, most: int) -> int:
+    def _checked_offset(self, reached: int, most: int) -> int:
         if reached > most:
-            raise _LostError(
-                f"upload at a wrong place: {self._what}: got {reached} bytes, want at most {most}"
+            raise _LostUploadError(
+                f"wrong upload offset: {self._what}: got {reached} bytes, want at most {most}"
             )
         return reached
 
-    def _location(self, answer: Answer, before: str = "") -> str:
-        """Return where an upload goes on; the registry may name another place in each answer."""
-        said = answer.header("Location")
-        if not (said or before):
-            raise NetworkError(f"no place to upload to: {self._what}: got no Location, want one")
+    def _location(self, response: Response, before: str = "") -> str:
+        """Return the URL at which an upload continues; each response may name another one."""
+        location = response.header("Location")
+        if not (location or before):
+            raise NetworkError(f"no upload URL: {self._what}: got no Location header, want one")
         try:
-            place = urljoin(before or self._client.url("blobs/uploads/"), said)
+            url = urljoin(before or self._client.url("blobs/uploads/"), location)
         except ValueError:
-            place = ""
-        mine, theirs = origin_of(self._client.base, self._what), origin_of(place, self._what)
-        check_plain(theirs, mine, self._what, insecure=self._client.access.insecure)
-        if is_loopback(theirs.host) and not is_loopback(mine.host):
+            url = ""
+        own, target = origin_of(self._client.base, self._what), origin_of(url, self._what)
+        check_scheme(target, own, self._what, insecure=self._client.access.insecure)
+        if is_loopback(target.host) and not is_loopback(own.host):
             raise NetworkError(
-                f"refused to upload: {self._what}: got {quoted(theirs.host)}, want another machine"
+                f"refused to upload: {self._what}: got {quoted(target.host)}, want another machine"
             )
-        return place
+        return url
 
 
-class Feed:
-    """Gives the bytes of the blob that `descriptor` describes; closed by `close`."""
+class SeekableBlob:
+    """The bytes of the blob that `descriptor` describes from any offset, verified on the way.
 
-    def __init__(self, descriptor: Descriptor, opened: BlobOpener) -> None:
+    Reading forward costs nothing extra, nor does going back within the last chunk.  Going back
+    further reads the blob from the start again.
+
+    :param opener: opens the blob.
+    """
+
+    def __init__(self, descriptor: Descriptor, opener: BlobOpener) -> None:
         self._descriptor = descriptor
-        self._opened = opened
+        self._opener = opener
         self._chunks: Iterator[bytes] | None = None
-        self._piece = b""
+        self._data = b""
         self._start = 0
 
-    def at(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset` on, fewer at the blob's end.
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`, fewer at the blob's end.
 
-        With its last byte the whole blob has been verified.
+        When it returns the last byte, the whole blob is verified.
 
-        :raises IntegrityError: it is not what the descriptor says.
+        :raises IntegrityError: the blob does not match the descriptor.
         """
         if offset < self._start or self._chunks is None:
             self._restart()
         self._advance(offset, min(offset + size, self._descriptor.size))
-        if self._start + len(self._piece) == self._descriptor.size:
-            self._finish()
-        return self._piece[offset - self._start : offset - self._start + size]
+        if self._start + len(self._data) == self._descriptor.size:
+            self._verify()
+        return self._data[offset - self._start : offset - self._start + size]
 
     def close(self) -> None:
         """Close the blob."""
@@ -247,7 +258,7 @@ class Feed:
 
     def _restart(self) -> None:
         self.close()
-        self._piece, self._start = b"", 0
+        self._data, self._start = b"", 0
         what = f"blob {self._descriptor.digest}"
         self._chunks = verified(
             self._read_through(),
@@ -257,65 +268,66 @@ class Feed:
         )
 
     def _read_through(self) -> Iterator[bytes]:
-        with closing(self._opened()) as file:
+        with closing(self._opener()) as file:
             yield from read_chunks(file)
 
     def _advance(self, offset: int, end: int) -> None:
-        """Read up to `end`, and keep what lies from `offset` on."""
-        parts, start = [self._piece], self._start
-        reached = start + len(self._piece)
+        """Read up to `end`, and keep the bytes from `offset`."""
+        parts, start = [self._data], self._start
+        reached = start + len(self._data)
         while True:
             while parts and start + len(parts[0]) <= offset:
                 start += len(parts.pop(0))
             if reached >= end:
                 break
-            parts.append(self._next())
+            parts.append(self._next_chunk())
             reached += len(parts[-1])
-        self._piece, self._start = b"".join(parts), start
+        self._data, self._start = b"".join(parts), start
 
-    def _next(self) -> bytes:
+    def _next_chunk(self) -> bytes:
         for chunk in self._chunks or ():
             return chunk
-        raise AssertionError  # whoever verifies fails before there is nothing left
+        raise AssertionError  # a blob that is too short fails its verification before this
 
-    def _finish(self) -> None:
-        """Reach the end of the stream, where its digest is judged."""
+    def _verify(self) -> None:
+        """Reach the end of the stream, where `verified` checks the digest."""
         for _ in self._chunks or ():
             pass
 
 
 def exists(client: Client, wanted: Descriptor, kind: str = "blobs") -> bool:
-    """Return whether a repository has something; who does not say so plainly does not.
+    """Return whether a repository has a blob or a document; False if the registry is unclear.
 
     :param kind: ``blobs`` or ``manifests``.
     """
     accept = wanted.media_type if kind == "manifests" else "*/*"
-    answer = client.ask("HEAD", client.url(f"{kind}/{wanted.digest}"), {"Accept": accept})
-    there = answer.status == 200 and answer.length in (None, wanted.size)
-    answer.close()
-    return there
+    response = client.request("HEAD", client.url(f"{kind}/{wanted.digest}"), {"Accept": accept})
+    found = response.status == 200 and response.length in (None, wanted.size)
+    response.close()
+    return found
 
 
-def _shortest(begun: Answer, what: str) -> int:
-    """Return the bytes a piece must have at least; the last one may have fewer.
+def _shortest_chunk(started: Response, what: str) -> int:
+    """Return the minimum bytes per chunk, except for the last one.
 
     Source: distribution-spec, "Pushing a blob in chunks", OCI-Chunk-Min-Length.
     """
-    shortest = number(begun.header("OCI-Chunk-Min-Length")) or 0
-    if shortest > _LARGEST_PIECE:
+    shortest = parse_number(started.header("OCI-Chunk-Min-Length")) or 0
+    if shortest > _LARGEST_CHUNK:
         raise NetworkError(
-            f"pieces too large: {what}: got a minimum of {shortest} bytes, "
-            f"want at most {_LARGEST_PIECE}"
+            f"chunks too large: {what}: got a minimum of {shortest} bytes, "
+            f"want at most {_LARGEST_CHUNK}"
         )
     return shortest
 
 
-def _reached(answer: Answer) -> int | None:
-    """Return how many bytes an upload has, None when the registry does not say.
+def _reached(response: Response) -> int | None:
+    """Return how many bytes the registry has of an upload, None if it does not say.
 
-    ``0-0`` is said of one byte, and by some of none: none is meant, since no piece is that short.
+    ``0-0`` means one byte, but some registries send it for none.  It is read as none here, since
+    no chunk has a single byte.
     """
-    match = _RANGE.fullmatch(answer.header("Range").strip())
+    match = _RANGE.fullmatch(response.header("Range").strip())
     if match is None:
         return None
     last = int(match[1])

@@ -61,9 +61,9 @@ def _registry(text: str, access: RegistryAccess | None) -> Iterator[Source]:
         text = access.registries.expand_short_name(text)
     reference = Reference.parse(text)  # before the HTTP library, which takes its time to load
     from stacker.registry.settings import RegistryAccess
-    from stacker.source.registry_image import open_registry
+    from stacker.source.registry_image import open_registry_image
 
-    with open_registry(reference, access or RegistryAccess()) as source:
+    with open_registry_image(reference, access or RegistryAccess()) as source:
         yield source
 
 

@@ -18,12 +18,12 @@ from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT, quoted
 from stacker.image.manifest import type_of
 from stacker.image.schema1 import is_schema1, signed_payload
-from stacker.registry.client import client_at
-from stacker.registry.download import Transfer, size_said
+from stacker.registry.client import make_client
+from stacker.registry.download import BlobDownload, total_size
 from stacker.registry.foreign_layers import ForeignLayer
-from stacker.registry.http.response import BrokenOffError
+from stacker.registry.http.response import TransferInterruptedError
 from stacker.registry.mirrors import Mirrors
-from stacker.registry.ranges import open_parts
+from stacker.registry.ranges import open_ranges
 from stacker.source.protocol import read_document
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from stacker.image.reference import Reference
     from stacker.registry.client import Client
-    from stacker.registry.http.response import Answer
-    from stacker.registry.ranges import FetchRange, Parts
+    from stacker.registry.http.response import Response
+    from stacker.registry.ranges import FetchRange, ParallelRanges
     from stacker.registry.settings import RegistryAccess
     from stacker.stream.compression import Readable
 
@@ -49,7 +49,7 @@ _ACCEPT = ", ".join(
 
 
 @dataclass(frozen=True, slots=True)
-class Registry:
+class RegistryImage:
     """An image, or an index of images, in a registry; see `Source`.
 
     The manifest that was asked for is embedded in `chosen`; `read` has the other documents that
@@ -86,11 +86,11 @@ class Registry:
     def size_of(self, digest: Digest) -> int:
         """Return how many bytes the registry says a blob has; see `SizedSource`."""
         what = f"{self.client.what}@{digest}"
-        answer = self.client.get(f"blobs/{digest}", {"Range": "bytes=0-0"}, what)
-        size = size_said(answer)
-        answer.close()
+        response = self.client.get(f"blobs/{digest}", {"Range": "bytes=0-0"}, what)
+        size = total_size(response)
+        response.close()
         if size is None:
-            raise UnsupportedError(f"unknown size: {what}: got an answer that does not say it")
+            raise UnsupportedError(f"unknown size: {what}: got an response that does not say it")
         return size
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
@@ -108,31 +108,31 @@ class Registry:
             allowed = self.client.access.allow_foreign
             foreign = ForeignLayer(self.client, descriptor, is_allowed=allowed, what=what)
 
-        def ask(start: int, end: int) -> Answer:
+        def ask(start: int, end: int) -> Response:
             headers = {"Accept": accept}
             if start or end < descriptor.size:
                 headers["Range"] = f"bytes={start}-{end - 1}"
             if foreign:
                 return foreign.get(path, headers)
-            answer = self.client.get(path, headers, what)
+            response = self.client.get(path, headers, what)
             if is_document:
-                _check_type(answer, descriptor.media_type, what)
-            return answer
+                _check_type(response, descriptor.media_type, what)
+            return response
 
-        transfer = Transfer(
+        transfer = BlobDownload(
             lambda offset: ask(offset, descriptor.size),
             descriptor.size,
             what=what,
             timeouts=self.client.access.timeouts,
             have=have,
-            move_on=self.client.move_on if isinstance(self.client, Mirrors) else None,
+            next_mirror=self.client.next_mirror if isinstance(self.client, Mirrors) else None,
             split=None if foreign else lambda start: self._parts(ask, start, descriptor.size),
         )
         return cast("BinaryIO", transfer)
 
-    def _parts(self, ask: FetchRange, start: int, size: int) -> Parts | None:
+    def _parts(self, ask: FetchRange, start: int, size: int) -> ParallelRanges | None:
         access = self.client.access
-        return open_parts(
+        return open_ranges(
             ask,
             start,
             size,
@@ -143,7 +143,7 @@ class Registry:
 
 
 @contextmanager
-def open_registry(reference: Reference, access: RegistryAccess) -> Iterator[Registry]:
+def open_registry_image(reference: Reference, access: RegistryAccess) -> Iterator[RegistryImage]:
     """Give the image that `reference` names; its connections are closed at the end.
 
     :raises NotFoundError: no such image.
@@ -155,7 +155,7 @@ def open_registry(reference: Reference, access: RegistryAccess) -> Iterator[Regi
     """
     client = _client(reference, access)
     try:
-        yield Registry(client, _root(client, reference), (str(reference),))
+        yield RegistryImage(client, _root(client, reference), (str(reference),))
     finally:
         client.close()
 
@@ -164,7 +164,7 @@ def _client(reference: Reference, access: RegistryAccess) -> Client | Mirrors:
     addresses = access.registries.addresses(reference)
     if len(addresses) > 1:
         return Mirrors(addresses, access, reference.name)
-    return client_at(addresses[0], access)
+    return make_client(addresses[0], access)
 
 
 def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
@@ -192,30 +192,30 @@ def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, st
     attempt = 0
     while True:
         attempt += 1
-        answer = client.get(path, {"Accept": _ACCEPT}, what)
+        response = client.get(path, {"Accept": _ACCEPT}, what)
         try:
-            raw = answer.whole(DOCUMENT_LIMIT)
-        except BrokenOffError as error:
+            raw = response.read_all(DOCUMENT_LIMIT)
+        except TransferInterruptedError as error:
             if attempt < timeouts.attempts:
                 timeouts.sleep(timeouts.pause(attempt))
-            elif isinstance(client, Mirrors) and client.move_on():
+            elif isinstance(client, Mirrors) and client.next_mirror():
                 attempt = 0
             else:
                 raise NetworkError(error.message) from error
             continue
-        announced = _type(answer)
+        announced = _type(response)
         return raw, announced if announced in _DOCUMENTS else None
 
 
-def _check_type(answer: Answer, media_type: str, what: str) -> None:
+def _check_type(response: Response, media_type: str, what: str) -> None:
     """Check that a registry announces a document as what its descriptor says it is."""
-    announced = _type(answer)
+    announced = _type(response)
     if announced in _DOCUMENTS and announced != media_type:
-        answer.close()
+        response.close()
         raise IntegrityError(
             f"wrong media type: {what}: got {quoted(announced)}, want {quoted(media_type)}"
         )
 
 
-def _type(answer: Answer) -> str:
-    return answer.header("Content-Type").partition(";")[0].strip().lower()
+def _type(response: Response) -> str:
+    return response.header("Content-Type").partition(";")[0].strip().lower()

@@ -522,7 +522,7 @@ def huge_pieces(request: Handler) -> bool:
 @pytest.mark.parametrize(
     ("quirk", "failure"),
     [
-        (nowhere, (10, "no place to upload to")),
+        (nowhere, (10, "no upload URL")),
         (astray, (10, "want https")),
         (to_a_file, (10, "malformed URL")),
         (not_there, (10, "gave up after")),
@@ -532,7 +532,7 @@ def huge_pieces(request: Handler) -> bool:
         (too_patient, (10, "3600 s")),
         (wrong_digest, (5, "stored as something else")),
         (no_manifest, (10, "invalid manifest")),
-        (huge_pieces, (10, "pieces too large")),
+        (huge_pieces, (10, "chunks too large")),
     ],
 )
 def test_a_failed_push_is_one_line_and_names_no_image(

@@ -45,14 +45,14 @@ def run(args: Namespace, session: Session) -> None:
     """Ask, check, keep."""
     from stacker.cli.registry_options import auth_files
     from stacker.registry.credentials import Credentials
-    from stacker.registry.login import keep, log_in
+    from stacker.registry.login import check_credentials, save_credentials
 
     host = host_named(args.host)
     user, password = _user(args), _password(args)
-    if not log_in(host, Credentials(user, password), anonymous_access(args, os.environ)):
+    if not check_credentials(host, Credentials(user, password), anonymous_access(args, os.environ)):
         session.say(f"warning: {host} wants no credentials, so nobody checked them")
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
-    place = keep(files, host, user, password)
+    place = save_credentials(files, host, user, password)
     if session.json:
         print_item("login", {"host": host, "place": place})
     else:

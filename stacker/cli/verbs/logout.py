@@ -33,11 +33,11 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Forget."""
     from stacker.cli.registry_options import auth_files
-    from stacker.registry.login import forget
+    from stacker.registry.login import remove_credentials
 
     host = host_named(args.host)
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
-    places = forget(files, host)
+    places = remove_credentials(files, host)
     if not places:
         raise NotFoundError(f"not logged in: {host}: got no credentials for it")
     if session.json:

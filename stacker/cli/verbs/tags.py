@@ -57,8 +57,8 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _tags(reference: Reference, access: RegistryAccess) -> list[str]:
-    from stacker.registry.client import connected
+    from stacker.registry.client import connected_client
     from stacker.registry.tags import list_tags
 
-    with connected(access.registries.primary(reference), access) as client:
+    with connected_client(access.registries.primary(reference), access) as client:
         return list(list_tags(client))

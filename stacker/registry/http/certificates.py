@@ -1,9 +1,9 @@
-"""Whom to believe that they are a registry, and who we are to it: certificates in directories.
+"""TLS trust: CA certificates for registries, and our client certificates.
 
-In come a host and a port, out come files.  What is in them OpenSSL reads; no connection is made
-here.
-Source: containers-certs.d(5): ``*.crt`` vouch for a registry beside those of the system, a
-``*.cert`` with the ``*.key`` of the same name is ours.
+In come a host and a port, out come paths of certificate files.  OpenSSL reads those files later;
+nothing here parses a certificate or opens a connection.
+Source: containers-certs.d(5): ``*.crt`` are CA certificates besides those of the system, a
+``*.cert`` with the ``*.key`` of the same name is a client certificate.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _HTTPS = 443
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Files with certificates.
+    """Paths of certificate files for one host.
 
-    :param authorities: who may vouch for a host.
-    :param pairs: certificates of ours, each with its key.
+    :param authorities: CA certificates.
+    :param pairs: client certificates, each with its key.
     """
 
     authorities: tuple[str, ...] = ()
@@ -30,51 +30,48 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True)
 class CertificateDirectories:
-    """Where certificates lie.
+    """Directories with certificate files.
 
-    :param directory: those in it count for everybody; ours are shown to the registry only.
-    :param places: directories with a directory for each ``HOST[:PORT]``; the first with one counts.
+    :param directory: its CA certificates count for every host, its client certificates for the
+        registry only.
+    :param places: directories that have a subdirectory per ``HOST[:PORT]``; the first one with
+        a subdirectory for the host counts.
     """
 
     directory: str = ""
     places: tuple[str, ...] = field(default=())
 
-    def certificates_for(self, host: str, port: int, *, is_home: bool) -> Certificates:
-        """Return what counts for a host.
+    def certificates_for(self, host: str, port: int, *, is_registry: bool) -> Certificates:
+        """Return the certificates for a host.
 
-        :param is_home: it is the registry itself, and not where it sends us.
-        :raises UsageError: a certificate lacks its key, or a key its certificate.
+        :param is_registry: the host is the registry, not a host that it redirects to.
+        :raises UsageError: a certificate without its key, or a key without its certificate.
         """
         general = read_directory(self.directory) if self.directory else Certificates()
-        own = self._own(host, port)
-        shown = general.pairs if is_home else ()
-        return Certificates(general.authorities + own.authorities, shown + own.pairs)
+        own = self._host_certificates(host, port)
+        pairs = general.pairs if is_registry else ()
+        return Certificates(general.authorities + own.authorities, pairs + own.pairs)
 
-    def _own(self, host: str, port: int) -> Certificates:
+    def _host_certificates(self, host: str, port: int) -> Certificates:
         name = f"[{host}]" if ":" in host else host
         names = [f"{name}:{port}", name] if port == _HTTPS else [f"{name}:{port}"]
         for place in self.places:
-            for one in names:
-                if os.path.isdir(directory := os.path.join(place, one)):
-                    return read_directory(directory)
+            for subdirectory in names:
+                if os.path.isdir(path := os.path.join(place, subdirectory)):
+                    return read_directory(path)
         return Certificates()
 
 
 def read_directory(directory: str) -> Certificates:
-    """Return what a directory has; one that may not be read has nothing.
+    """Return the certificate files in a directory, none if it is missing or not readable.
 
-    :raises UsageError: a certificate lacks its key, or a key its certificate.
+    :raises UsageError: a certificate without its key, or a key without its certificate.
     """
     try:
         names = sorted(os.listdir(directory))
     except (PermissionError, FileNotFoundError):
         return Certificates()
-    for name, other in ((".cert", ".key"), (".key", ".cert")):
-        for found in names:
-            partner = found.removesuffix(name) + other
-            if found.endswith(name) and partner not in names:
-                path = os.path.join(directory, found)
-                raise UsageError(f"half a certificate: {path!r}: got no {partner!r} beside it")
+    _check_pairs(names, directory)
     paths = {name: os.path.join(directory, name) for name in names}
     return Certificates(
         tuple(path for name, path in paths.items() if name.endswith(".crt")),
@@ -84,3 +81,12 @@ def read_directory(directory: str) -> Certificates:
             if name.endswith(".cert")
         ),
     )
+
+
+def _check_pairs(names: list[str], directory: str) -> None:
+    for suffix, other in ((".cert", ".key"), (".key", ".cert")):
+        for name in names:
+            partner = name.removesuffix(suffix) + other
+            if name.endswith(suffix) and partner not in names:
+                path = os.path.join(directory, name)
+                raise UsageError(f"incomplete client certificate: {path!r}: want {partner!r} too")

@@ -1,6 +1,6 @@
-"""Where a registry listens: which schemes may be spoken to a host, and which redirects followed.
+"""Origins of URLs: which scheme to use for a host, and which redirects to follow.
 
-In come hosts and URLs, out come decisions about them.  No connection is made here.
+In come hosts and URLs, out come decisions.  Nothing here opens a connection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PORTS = {"https": 443, "http": 80}
 
 
 class Origin(NamedTuple):
-    """Who answers a URL (RFC 6454, section 4)."""
+    """The scheme, host and port of a URL (RFC 6454, section 4)."""
 
     scheme: str
     host: str
@@ -28,7 +28,7 @@ class Origin(NamedTuple):
 def origin_of(url: str, what: str) -> Origin:
     """Return the origin of an absolute URL.
 
-    :raises NetworkError: it is malformed, or of another scheme than http and https.
+    :raises NetworkError: the URL is malformed, or its scheme is neither http nor https.
     """
     try:
         parts: SplitResult = urlsplit(url)
@@ -38,40 +38,41 @@ def origin_of(url: str, what: str) -> Origin:
     except ValueError:
         origin = Origin("", "", 0)
     if origin.scheme not in _PORTS or not origin.host:
-        # A location may carry a signature: it is not shown.
+        # The message omits the URL, which may carry a signature.
         raise NetworkError(f"malformed URL from the registry: {what}: want http:// or https://")
     return origin
 
 
-def schemes(host: str, *, insecure: bool) -> tuple[str, ...]:
-    """Return the schemes to try for ``HOST[:PORT]``, the best first.
+def schemes_for(host: str, *, insecure: bool) -> tuple[str, ...]:
+    """Return the schemes to try for ``HOST[:PORT]``, in order.
 
-    Plain http is for this machine, where nobody listens in on it, and for who insists.
+    Plain HTTP is allowed on the loopback interface, where no other machine can listen, and with
+    `insecure`.
     """
     if is_loopback(urlsplit(f"//{host}").hostname or ""):
         return ("http", "https")
     return ("https", "http") if insecure else ("https",)
 
 
-def check_plain(origin: Origin, came_from: Origin, what: str, *, insecure: bool) -> None:
-    """Check that `came_from` may send us to `origin`.
+def check_scheme(origin: Origin, previous: Origin, what: str, *, insecure: bool) -> None:
+    """Check that a redirect or a location may lead from `previous` to `origin`.
 
-    :raises NetworkError: it leads from https to http, or to plain http of another machine.
+    :raises NetworkError: it leads from HTTPS to HTTP, or to plain HTTP on another machine.
     """
     if origin.scheme == "https":
         return
     got = quoted(f"http://{origin.host}")
-    if came_from.scheme == "https":
+    if previous.scheme == "https":
         raise NetworkError(f"refused to follow: {what}: got {got}, want https")
     if not insecure and not is_loopback(origin.host):
         raise NetworkError(
             f"refused to follow: {what}: got {got}, want https",
-            hint="--insecure allows plain http, which anybody on the way can read and change",
+            hint="--insecure allows plain HTTP, which others on the network can read and change",
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine, by what it says."""
+    """Return whether a host name or address is that of the loopback interface, without DNS."""
     from ipaddress import ip_address
 
     if host == "localhost":

@@ -1,7 +1,11 @@
-"""Connections to hosts, kept for the next question: directly or through a proxy, with certificates.
+"""Pools of connections: directly or through a proxy, with certificates, and with a time limit.
 
-In comes an origin, out comes urllib3's pool for it.  What is asked, and what is done about
-answers, is not known here.
+In comes an origin, out comes urllib3's pool for it.  Nothing here sends a request.
+
+urllib3's timeouts bound each single wait, so a server that sends one byte of its headers now and
+then never exceeds them.  The connections of these pools also bound the time of everything that
+http.client reads at once: the headers, and the line before each chunk of a body (RFC 9112,
+section 7.1).  `stacker.registry.http.response` bounds the rate of the body.
 """
 
 from __future__ import annotations
@@ -28,75 +32,75 @@ if TYPE_CHECKING:
     from stacker.registry.settings import RegistryAccess
 
 
-class Connections:
-    """Pools of connections by the way they are made.
+class ConnectionPools:
+    """One pool manager for each combination of proxy and certificates.
 
-    The first host that is asked is the registry: a certificate that is ours in general goes to it
-    and nobody else.
+    The first host is the registry: client certificates for all hosts go to it only.
     """
 
     def __init__(self, access: RegistryAccess) -> None:
         self._access = access
-        self._home = ""
-        self._pools: dict[tuple[str, Certificates], urllib3.PoolManager] = {}
+        self._registry = ""
+        self._managers: dict[tuple[str, Certificates], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         if access.insecure:
-            # It was asked for; urllib3 would say so on stderr at every connection.
+            # The user asked for it; urllib3 would warn on stderr at every connection.
             urllib3.disable_warnings(exceptions.InsecureRequestWarning)
 
-    def to(self, origin: Origin) -> urllib3.PoolManager:
-        """Return the pool that leads to `origin`.
+    def pool_for(self, origin: Origin) -> urllib3.PoolManager:
+        """Return the pool manager for `origin`.
 
         :raises UsageError: a certificate cannot be read.
         """
-        self._home = self._home or origin.host
-        material = Certificates()
+        self._registry = self._registry or origin.host
+        certificates = Certificates()
         if origin.scheme == "https":
-            material = self._access.certificates.certificates_for(
-                origin.host, origin.port, is_home=origin.host == self._home
+            certificates = self._access.certificates.certificates_for(
+                origin.host, origin.port, is_registry=origin.host == self._registry
             )
-        way = (self._access.proxies.proxy_for(origin), material)
-        with self._lock:  # several ranges of a layer are asked for at once
-            if way not in self._pools:
-                self._pools[way] = self._made(*way)
-            return self._pools[way]
+        key = (self._access.proxies.proxy_for(origin), certificates)
+        with self._lock:  # parallel range requests share a session
+            if key not in self._managers:
+                self._managers[key] = self._create(*key)
+            return self._managers[key]
 
     def close(self) -> None:
-        """Close what is open."""
-        for manager in self._pools.values():
+        """Close all connections."""
+        for manager in self._managers.values():
             for key in manager.pools.keys():  # noqa: SIM118 - it refuses to be iterated over
                 manager.pools[key].close()  # which clear() leaves to the garbage collector
 
-    def _made(self, proxy: str, material: Certificates) -> urllib3.PoolManager:
+    def _create(self, proxy: str, certificates: Certificates) -> urllib3.PoolManager:
         options: dict[str, Any] = {
             "maxsize": max(1, self._access.parallel_ranges),
             "cert_reqs": "CERT_NONE" if self._access.insecure else "CERT_REQUIRED",
         }
-        if material != Certificates():
-            options["ssl_context"] = _context(material, insecure=self._access.insecure)
-        manager = self._manager(proxy, options)
-        manager.pool_classes_by_scheme = pools(self._access.timeouts.rate_window)
+        if certificates != Certificates():
+            options["ssl_context"] = _context(certificates, insecure=self._access.insecure)
+        manager = _manager(proxy, options)
+        manager.pool_classes_by_scheme = pool_classes(self._access.timeouts.rate_window)
         return manager
 
-    def _manager(self, proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
-        if not proxy:
-            return urllib3.PoolManager(**options)
-        parts = urlsplit(proxy)
-        if parts.username is not None:
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
-        place = parts.netloc.rpartition("@")[2]
-        return urllib3.ProxyManager(f"{parts.scheme}://{place}", **options)
+
+def _manager(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
+    if not proxy:
+        return urllib3.PoolManager(**options)
+    parts = urlsplit(proxy)
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib3.ProxyManager(f"{parts.scheme}://{host}", **options)
 
 
-def _context(material: Certificates, *, insecure: bool) -> ssl.SSLContext:
+def _context(certificates: Certificates, *, insecure: bool) -> ssl.SSLContext:
     context = create_urllib3_context(
         cert_reqs=ssl.CERT_NONE if insecure else ssl.CERT_REQUIRED,
     )
     context.load_default_certs()
-    for path in material.authorities:
+    for path in certificates.authorities:
         _load(path, context.load_verify_locations, path)
-    for path, key in material.pairs:
+    for path, key in certificates.pairs:
         _load(path, context.load_cert_chain, path, key)
     return context
 
@@ -109,7 +113,7 @@ def _load(path: str, load: Any, *files: str) -> None:
 
 
 def _fault(error: OSError | ValueError) -> str:
-    """Return why OpenSSL does not take a file; its own texts name its source files."""
+    """Return why OpenSSL refuses a file; its own texts name its source files."""
     if not isinstance(error, ssl.SSLError):
         return getattr(error, "strerror", None) or "got no certificate, want one in PEM"
     if error.reason == "KEY_VALUES_MISMATCH":
@@ -117,23 +121,13 @@ def _fault(error: OSError | ValueError) -> str:
     return "got no certificate and key in PEM, want both"
 
 
-# FOLDED from stacker.registry.http.pool
-# """Connections whose answers must get on, however small the pieces they come in.
-#
-# In come seconds, out come classes for urllib3's pools.  Its own time-outs are for each wait: a
-# server that sends a byte of its headers now and then stays within all of them, and for ever.
-# How fast a body must be, `answer` knows; here it is about what http.client reads in one go, the
-# headers, and the line before each chunk of a body (RFC 9112, section 7.1).
-# """
+def pool_classes(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
+    """Return urllib3's pool classes by scheme, with a limit on the time of each read.
 
-
-def pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
-    """Return the classes of pools, by scheme, whose answers get on.
-
-    :param seconds: from the first byte of what is read in one go to its last.
+    :param seconds: from the first byte of what http.client reads at once to its last.
     """
 
-    class Response(_Response):
+    class Response(_TimedResponse):
         # http.client calls `response_class`: a functools.partial would become a method there.
         window = seconds
 
@@ -152,38 +146,38 @@ def pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
     return {"http": PlainPool, "https": SecurePool}
 
 
-class _Response(HTTPResponse):
+class _TimedResponse(HTTPResponse):
     window: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._watched = _Watched(self.fp.detach(), self.window)
-        self.fp = io.BufferedReader(self._watched)
+        self._timed = _TimedSocket(self.fp.detach(), self.window)
+        self.fp = io.BufferedReader(self._timed)
 
     def read1(self, n: int = -1) -> bytes:
-        self._watched.start()
+        self._timed.restart()
         return super().read1(n)
 
 
-class _Watched(io.RawIOBase):
-    """What comes from a socket until that takes too long."""
+class _TimedSocket(io.RawIOBase):
+    """A socket that raises TimeoutError if bytes keep arriving for too long."""
 
     def __init__(self, socket: io.RawIOBase, seconds: float) -> None:
         self._socket = socket
         self._seconds = seconds
         self._end: float | None = None
 
-    def start(self) -> None:
-        """Count from the next byte on; how long that may take is for the socket to say."""
+    def restart(self) -> None:
+        """Start the clock at the next byte; the socket's own timeout bounds the wait for it."""
         self._end = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
-        """Fill as much of `buffer` as comes.
+        """Read bytes into `buffer`.
 
-        :raises TimeoutError: it has been coming for too long.
+        :raises TimeoutError: the first byte since `restart` came too long ago.
         """
         got = self._socket.readinto(buffer)
         now = time.monotonic()

@@ -1,8 +1,8 @@
-"""Which proxy to go through, by where one wants to go.
+"""Choose the proxy for a host.
 
-In come the words of the usual variables, out comes a proxy's URL or none.  Who read the variables,
-and how a proxy is talked to, is not known here.
-Source: Go's httpproxy, curl(1) NO_PROXY; they differ about a leading dot, and this is Go's way.
+In come the values of HTTP_PROXY, HTTPS_PROXY and NO_PROXY, out comes the URL of a proxy, or none.
+Nothing here reads the environment or talks to a proxy.
+Source: Go's httpproxy and curl(1), NO_PROXY.  They differ about a leading dot; this is Go's way.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Proxies by the scheme of what is asked for, and who is asked directly.
+    """Proxies by URL scheme, and the hosts that are reached directly.
 
-    :param exempt: hosts, domains, addresses and networks, each perhaps with a port; or ``*``.
+    :param no_proxy: hosts, domains, addresses and networks, each with an optional port; or ``*``.
     """
 
     http: str = ""
     https: str = ""
-    exempt: tuple[str, ...] = ()
+    no_proxy: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, http: str, https: str, no_proxy: str) -> Proxies:
-        """Return what the values of HTTP_PROXY, HTTPS_PROXY and NO_PROXY mean.
+    def parse(cls, http: str, https: str, no_proxy: str) -> Proxies:
+        """Return the proxies that HTTP_PROXY, HTTPS_PROXY and NO_PROXY configure.
 
-        :raises UsageError: a proxy is no URL.
-        :raises UnsupportedError: it is of another kind than http and https.
+        :raises UsageError: a proxy is not a URL.
+        :raises UnsupportedError: a proxy's scheme is neither http nor https.
         """
-        exempt = (word.strip().lower() for word in no_proxy.split(","))
-        return cls(_url(http), _url(https), tuple(word for word in exempt if word))
+        words = (word.strip().lower() for word in no_proxy.split(","))
+        return cls(_url(http), _url(https), tuple(word for word in words if word))
 
     def proxy_for(self, origin: Origin) -> str:
-        """Return the URL of the proxy on the way to `origin`, empty when there is none.
+        """Return the URL of the proxy for `origin`, empty for a direct connection.
 
-        This machine is never asked for through a proxy, to which it would be another one.
+        The loopback interface is always reached directly: to the proxy it is another machine.
         """
         proxy = self.https if origin.scheme == "https" else self.http
         host = origin.host.lower().rstrip(".")
         if not proxy or is_loopback(host):
             return ""
-        if any(_exempts(word, host, origin.port) for word in self.exempt):
+        if any(_exempts(word, host, origin.port) for word in self.no_proxy):
             return ""
         return proxy
 
@@ -64,8 +64,8 @@ def _url(text: str) -> str:
     except ValueError:
         is_whole, parts = False, urlsplit("")
     if not is_whole:
-        # It may have a password in it: it is not shown.
-        raise UsageError("malformed proxy: got no URL, want http://HOST:PORT")
+        # The message omits the value, which may contain a password.
+        raise UsageError("malformed proxy: want http://HOST:PORT")
     if parts.scheme not in ("http", "https"):
         raise UnsupportedError(f"proxy: got {quoted(parts.scheme)}, want http or https")
     return url
@@ -85,7 +85,7 @@ def _exempts(word: str, host: str, port: int) -> bool:
 
 
 def _split(word: str) -> tuple[str, str]:
-    """Take a port off; an IPv6 address has one behind brackets only."""
+    """Return the host and the port, empty if absent; an IPv6 address needs brackets for a port."""
     if word.startswith("["):
         name, _, rest = word[1:].partition("]")
         return name, rest.removeprefix(":")

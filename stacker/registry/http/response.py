@@ -1,7 +1,7 @@
-"""One answer of an HTTP server, read with a watch on its pace.
+"""One HTTP response, with a lower limit on the rate of its body.
 
-In comes urllib3's response, out come bytes, or an error that says in what way they stopped.
-What was asked for, and whether it is worth another try, is not known here.
+In comes urllib3's response, out come bytes, or an error that says why they stopped.  Nothing here
+decides about another attempt.
 """
 
 from __future__ import annotations
@@ -19,65 +19,67 @@ if TYPE_CHECKING:
 
     from stacker.registry.settings import Timeouts
 
-_SMALL = 64 * 1024  # bytes of a refusal that are read: its body may say why
+_SMALL = 64 * 1024  # bytes of an error response that are read: the body may say why
 _CHUNK = 256 * 1024
-_LONGEST_NUMBER = 19  # digits: sizes are of 64 bits, and Python takes ever longer for longer ones
+_LONGEST_NUMBER = 19  # digits: sizes have 64 bits, and longer ones cost Python quadratic time
 
 
-class BrokenOffError(NetworkError):
-    """An answer did not come, or stopped before its end; another try may do."""
+class TransferInterruptedError(NetworkError):
+    """A response did not come, or stopped before its end; another attempt may succeed."""
 
 
-class Answer:
-    """A status, headers, and a body that is read once.
+class Response:
+    """A status, headers, and a body that can be read once.
 
-    :param what: whose answer it is, for messages; whoever knows better may say so.
-    :param redirected: it came from another origin than the one that was asked.
+    :param what: the object's name for messages; a caller may replace it by a better one.
+    :param redirected: another origin than the requested one sent the response.
     """
 
     def __init__(
-        self, response: BaseHTTPResponse, what: str, timeouts: Timeouts, *, redirected: bool
+        self, raw: BaseHTTPResponse, what: str, timeouts: Timeouts, *, redirected: bool
     ) -> None:
-        self._response = response
+        self._raw = raw
         self.what = what
-        self._pace = _Pace(timeouts)
-        self.status = response.status
+        self._rate = _Rate(timeouts)
+        self.status = raw.status
         self.redirected = redirected
 
     def header(self, name: str) -> str:
-        """Return a header's value, empty when it is absent."""
-        return str(self._response.headers.get(name, ""))
+        """Return a header's value, empty if the header is absent."""
+        return str(self._raw.headers.get(name, ""))
 
     def headers(self, name: str) -> list[str]:
         """Return every value of a header that may occur several times."""
-        return [str(value) for value in self._response.headers.getlist(name)]
+        return [str(value) for value in self._raw.headers.getlist(name)]
 
     @property
     def length(self) -> int | None:
-        """The body's length in bytes, where the server says it."""
-        return number(self.header("Content-Length"))
+        """The body's length in bytes, None without a Content-Length."""
+        return parse_number(self.header("Content-Length"))
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes as they come, b"" at the end.
+        """Return up to `size` bytes, as many as have arrived, b"" at the end.
 
-        :raises BrokenOffError: the connection broke, nothing came for too long, or too little.
+        :raises TransferInterruptedError: the connection broke, timed out or was too slow.
         """
         started = time.monotonic()
         try:
-            data = self._response.read1(size, decode_content=False) or b""
+            data = self._raw.read1(size, decode_content=False) or b""
         except (exceptions.HTTPError, OSError) as error:
             self.close()
-            raise BrokenOffError(f"broken off: {self.what}: {reason(error)}") from error
-        if slow := self._pace.after(time.monotonic() - started, len(data)):
+            raise TransferInterruptedError(
+                f"transfer interrupted: {self.what}: {reason(error)}"
+            ) from error
+        if fault := self._rate.add(time.monotonic() - started, len(data)):
             self.close()
-            raise BrokenOffError(f"broken off: {self.what}: {slow}")
+            raise TransferInterruptedError(f"transfer interrupted: {self.what}: {fault}")
         return data
 
-    def whole(self, limit: int) -> bytes:
+    def read_all(self, limit: int) -> bytes:
         """Return the whole body.
 
-        :raises IntegrityError: it has more than `limit` bytes.
-        :raises BrokenOffError: as `read`.
+        :raises IntegrityError: the body exceeds `limit` bytes.
+        :raises TransferInterruptedError: see `read`.
         """
         parts: list[bytes] = []
         got = self.length or 0
@@ -91,28 +93,31 @@ class Answer:
             )
         return b"".join(parts)
 
-    def refusal(self) -> bytes:
-        """Return what the server says of a failure, shortened; empty when that fails, too."""
+    def drain(self) -> bytes:
+        """Read the rest of a small body, so that the connection can be reused.
+
+        :returns: the body; empty if it is too large or does not arrive.
+        """
         try:
-            return self.whole(_SMALL)
-        except (BrokenOffError, IntegrityError):
+            return self.read_all(_SMALL)
+        except (TransferInterruptedError, IntegrityError):
             return b""
 
     def close(self) -> None:
-        """Give up the rest; the connection is used again if nothing is left on it."""
-        self._response.close()
+        """Discard the rest of the body; the connection is reused if no byte is left."""
+        self._raw.close()
 
 
-def number(text: str) -> int | None:
-    """Return the number that a header's value is, None when it is none or beyond all sizes."""
-    is_one = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
-    return int(text) if is_one else None
+def parse_number(text: str) -> int | None:
+    """Return the decimal number in a header's value, None if it is none or exceeds 64 bits."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
+    return int(text) if is_number else None
 
 
-class _Pace:
-    """Bytes that came in the time that was spent waiting for them, window by window.
+class _Rate:
+    """The transfer rate over the time that was spent in reads, measured window by window.
 
-    The reader's own time does not count: an unpacker may be slower than a registry.
+    The caller's own time does not count: unpacking may be slower than the registry.
     """
 
     def __init__(self, timeouts: Timeouts) -> None:
@@ -120,14 +125,14 @@ class _Pace:
         self._waited = 0.0
         self._got = 0
 
-    def after(self, waited: float, got: int) -> str:
-        """Return what is wrong after one more read, empty when nothing is."""
+    def add(self, waited: float, got: int) -> str:
+        """Count one more read; return the fault if the transfer is too slow, else empty."""
         self._waited += waited
         self._got += got
         if self._waited < self._timeouts.rate_window:
             return ""
         if self._got < self._timeouts.min_rate * self._waited:
-            wanted = f"want at least {self._timeouts.min_rate} bytes a second"
-            return f"too slow: got {self._got} bytes in {self._waited:.3g} s, {wanted}"
+            want = f"want at least {self._timeouts.min_rate} bytes per second"
+            return f"too slow: got {self._got} bytes in {self._waited:.3g} s, {want}"
         self._waited, self._got = 0.0, 0
         return ""

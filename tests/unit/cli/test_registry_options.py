@@ -61,7 +61,7 @@ def test_proxies_are_named_in_upper_or_lower_case() -> None:
     environ = {"https_proxy": "http://lower.example", "no_proxy": "a.example"}
     assert proxies(environ).https == "http://lower.example"
     found = proxies({**environ, "HTTPS_PROXY": "upper.example:1", "NO_PROXY": "*"})
-    assert (found.https, found.exempt) == ("http://upper.example:1", ("*",))
+    assert (found.https, found.no_proxy) == ("http://upper.example:1", ("*",))
 
 
 @pytest.mark.parametrize(

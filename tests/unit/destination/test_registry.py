@@ -22,7 +22,7 @@ from tests.support.registries import FakeRegistry, Handler, fake_registry
 
 DATA = os.urandom(10_000)
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
-PIECE = 3_000
+CHUNK_BYTES = 3_000
 WAITED: list[float] = []
 TIMEOUTS = Timeouts(connect=5, read=5, sleep=WAITED.append)
 
@@ -35,18 +35,22 @@ def server() -> Iterator[FakeRegistry]:
 
 
 @contextmanager
-def repository(server: FakeRegistry, piece: int = PIECE) -> Iterator[Repository]:
+def repository(server: FakeRegistry, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Repository]:
     reference = Reference.parse(f"{server.host}/app:1.0")
     with open_repository(reference, RegistryAccess(timeouts=TIMEOUTS)) as opened:
-        yield replace(opened, piece=piece)
+        yield replace(opened, chunk_bytes=chunk_bytes)
 
 
 def sent(
-    server: FakeRegistry, *, data: bytes = DATA, mount_from: Sequence[str] = (), piece: int = PIECE
+    server: FakeRegistry,
+    *,
+    data: bytes = DATA,
+    mount_from: Sequence[str] = (),
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> list[int]:
     """Send the blob, and give the progress that was reported."""
     reports: list[int] = []
-    with repository(server, piece) as place:
+    with repository(server, chunk_bytes) as place:
         how = place.put_blob(
             BLOB, lambda: io.BytesIO(data), mount_from=mount_from, report=reports.append
         )
@@ -60,7 +64,7 @@ def methods(server: FakeRegistry) -> list[str]:
 
 
 def test_a_small_blob_goes_in_one_request(server: FakeRegistry) -> None:
-    assert sent(server, piece=len(DATA)) == [len(DATA)]
+    assert sent(server, chunk_bytes=len(DATA)) == [len(DATA)]
     assert methods(server) == ["HEAD", "POST", "PUT"]
 
 
@@ -237,7 +241,7 @@ def test_an_upload_that_is_lost_begins_anew(
 
 
 def test_an_upload_that_gets_no_further_ends(server: FakeRegistry) -> None:
-    """The first piece is taken each time, which is no progress the second time."""
+    """The first chunk_bytes is taken each time, which is no progress the second time."""
     server.quirk = lambda request: (
         not request.headers.get("Content-Range", "0-").startswith("0-") and lost(request)
     )
@@ -252,7 +256,7 @@ def test_a_registry_that_takes_nothing_more_is_given_up(server: FakeRegistry) ->
         return request.command == "PATCH" and request.answer(202, b"", place)
 
     server.quirk = stuck
-    with repository(server) as place, pytest.raises(NetworkError, match="gets no further"):
+    with repository(server) as place, pytest.raises(NetworkError, match="makes no progress"):
         place.put_blob(BLOB, lambda: io.BytesIO(DATA), report=lambda _: None)
     assert methods(server).count("PATCH") == 6
 
@@ -276,21 +280,21 @@ def test_a_server_that_is_busy_is_given_the_time_it_asks_for(server: FakeRegistr
     assert WAITED == [7]
 
 
-@pytest.mark.parametrize("piece", [PIECE, len(DATA)])
+@pytest.mark.parametrize("chunk_bytes", [CHUNK_BYTES, len(DATA)])
 def test_who_is_busy_at_the_end_is_asked_again_and_sent_nothing_twice(
-    server: FakeRegistry, piece: int
+    server: FakeRegistry, chunk_bytes: int
 ) -> None:
     server.quirk = busy_once("PUT", 503)
-    sent(server, piece=piece)
+    sent(server, chunk_bytes=chunk_bytes)
     assert WAITED == [7]
     # One request of the whole blob may have been taken in part: that upload is not gone on with.
-    assert methods(server).count("POST") == (1 if piece < len(DATA) else 2)
+    assert methods(server).count("POST") == (1 if chunk_bytes < len(DATA) else 2)
 
 
 def test_what_is_not_the_blob_is_not_finished(server: FakeRegistry) -> None:
     wrong = DATA[:-1] + bytes([DATA[-1] ^ 1])
-    for piece in (PIECE, len(DATA)):
-        with repository(server, piece) as place, pytest.raises(IntegrityError):
+    for chunk_bytes in (CHUNK_BYTES, len(DATA)):
+        with repository(server, chunk_bytes) as place, pytest.raises(IntegrityError):
             place.put_blob(BLOB, lambda: io.BytesIO(wrong), report=lambda _: None)
     assert "PUT" not in methods(server)
     assert sum(len(a.body) for a in server.asked if a.method == "PATCH") < len(DATA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stacker.registry.authentication import widened
+from stacker.registry.authentication import merge_scopes
 
 WANTED = "repository:app:pull,push"
 
@@ -22,9 +22,9 @@ WANTED = "repository:app:pull,push"
     ],
 )
 def test_the_challenge_names_the_objects_and_we_the_actions(asked: str, want: str) -> None:
-    assert widened(asked, WANTED) == want
+    assert merge_scopes(asked, WANTED) == want
 
 
 def test_a_login_wants_nothing_in_particular() -> None:
-    assert widened("", "") == ""
-    assert widened("repository:app:pull", "") == "repository:app:pull"
+    assert merge_scopes("", "") == ""
+    assert merge_scopes("repository:app:pull", "") == "repository:app:pull"

@@ -22,7 +22,7 @@ from stacker.image.digest import Digest
 from stacker.image.mediatype import OCI_LAYER
 from stacker.registry.client import Client
 from stacker.registry.settings import RegistryAccess, Timeouts
-from stacker.source.registry_image import Registry
+from stacker.source.registry_image import RegistryImage
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 
 CONTENT = random.Random(0).randbytes(400_000)
@@ -50,13 +50,13 @@ def timeouts(waits: list[float]) -> Timeouts:
 
 
 @contextmanager
-def reaching(server: FakeRegistry, timeouts: Timeouts) -> Iterator[Registry]:
+def reaching(server: FakeRegistry, timeouts: Timeouts) -> Iterator[RegistryImage]:
     """Give a source with nothing but a connection."""
     client = Client(
         f"http://{server.host}", "app", access=RegistryAccess(timeouts=timeouts), credentials=None
     )
     try:
-        yield Registry(client, DESCRIPTOR, ())
+        yield RegistryImage(client, DESCRIPTOR, ())
     finally:
         client.close()
 
@@ -150,7 +150,9 @@ def test_a_transfer_that_does_not_get_on_ends(
     server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     server.quirk = always(lambda request: request.broken(CONTENT, 10))
-    with pytest.raises(NetworkError, match=f"broken off: .*{DESCRIPTOR.digest}.*; got 10 of 400"):
+    with pytest.raises(
+        NetworkError, match=f"transfer interrupted: .*{DESCRIPTOR.digest}.*; got 10 of 400"
+    ):
         fetch(server, timeouts)
     assert waits == [0.5, 1, 2, 4]
     assert len(server.asked) == 5
@@ -241,14 +243,20 @@ def test_who_answers_another_range_is_not_asked_for_ranges(
 
 def test_a_part_that_nobody_asked_for_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: request.part(0, 10, CONTENT[:10], 400_000))
-    with pytest.raises(NetworkError, match="another range than was asked for"):
+    with pytest.raises(NetworkError, match="another range than requested"):
         fetch(server, timeouts)
 
 
 WRONG_SIZES: dict[str, tuple[Callable[[Handler], Any], str]] = {
-    "longer": (lambda r: r.answer(200, CONTENT + b"x"), "says 400001 bytes, want 400000"),
-    "shorter": (lambda r: r.answer(200, CONTENT[:-1]), "says 399999 bytes, want 400000"),
-    "empty": (lambda r: r.answer(200), "says 0 bytes, want 400000"),
+    "longer": (
+        lambda r: r.answer(200, CONTENT + b"x"),
+        "got 400001 bytes from the registry, want 400000",
+    ),
+    "shorter": (
+        lambda r: r.answer(200, CONTENT[:-1]),
+        "got 399999 bytes from the registry, want 400000",
+    ),
+    "empty": (lambda r: r.answer(200), "got 0 bytes from the registry, want 400000"),
 }
 
 
@@ -267,7 +275,7 @@ def test_a_range_of_another_whole_is_an_error(server: FakeRegistry, timeouts: Ti
     server.quirk = lambda request: (
         first(request) or (request.part(1000, 400_000, CONTENT[1000:], 400_001))
     )
-    with pytest.raises(IntegrityError, match="says 400001 bytes, want 400000"):
+    with pytest.raises(IntegrityError, match="got 400001 bytes from the registry, want 400000"):
         fetch(server, timeouts)
 
 
@@ -279,7 +287,7 @@ def test_a_blob_that_shrank_is_an_error(server: FakeRegistry, timeouts: Timeouts
 
 
 def chunked(request: Handler, data: bytes) -> None:
-    """Answer without saying how much it will be."""
+    """Response without saying how much it will be."""
     request.send_response(200)
     request.send_header("Transfer-Encoding", "chunked")
     request.end_headers()
@@ -447,7 +455,7 @@ def test_nobody_is_waited_for_too_long(
     server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     server.quirk = always(lambda request: request.answer(429, b"", {"Retry-After": "3600"}))
-    with pytest.raises(NetworkError, match="got status 429 and the request to wait 3600 s") as it:
+    with pytest.raises(NetworkError, match="got status 429 with a Retry-After of 3600 s") as it:
         fetch(server, timeouts)
     assert it.value.hint == "try again later"
     assert waits == []
@@ -497,7 +505,7 @@ def test_a_redirect_may_be_relative(server: FakeRegistry, timeouts: Timeouts, st
 
 def test_redirects_in_circles_end(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: request.answer(302, b"", {"Location": PATH}))
-    with pytest.raises(NetworkError, match=r"redirected in circles: .*/app: got more than 5"):
+    with pytest.raises(NetworkError, match=r"redirect loop: .*/app: got more than 5"):
         fetch(server, timeouts)
     assert len(server.asked) == 6
 

@@ -18,7 +18,7 @@ from stacker.registry.client import Client
 from stacker.registry.credentials import Credentials
 from stacker.registry.http.certificates import CertificateDirectories
 from stacker.registry.settings import RegistryAccess, Timeouts
-from stacker.source.registry_image import Registry
+from stacker.source.registry_image import RegistryImage
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 
@@ -67,7 +67,7 @@ def fetch(
         access=access,
         credentials=Credentials("me", "secret"),
     )
-    source = Registry(client, LAYER, ())
+    source = RegistryImage(client, LAYER, ())
     layer = replace(LAYER, urls=urls, media_type=media_type)
     try:
         with source.resume_blob(layer, io.BytesIO(have)) as blob:
@@ -155,7 +155,7 @@ def test_a_stranger_hears_no_credentials(server: FakeRegistry, elsewhere: FakeRe
 def test_nothing_but_https_is_spoken_to_other_machines(
     server: FakeRegistry, address: str, insecure: bool
 ) -> None:
-    with pytest.raises(NetworkError, match=r"refused to ask|malformed URL"):
+    with pytest.raises(NetworkError, match=r"refused to fetch|malformed URL"):
         fetch(server, address, insecure=insecure)
 
 
@@ -197,11 +197,11 @@ def test_a_registry_elsewhere_cannot_send_us_to_this_machine(elsewhere: FakeRegi
             insecure=True,
             allow_foreign=True,
             timeouts=TIMEOUTS,
-            proxies=Proxies.of(proxy.host, "", ""),
+            proxies=Proxies.parse(proxy.host, "", ""),
         )
         client = Client("http://registry.example", "app", access=access, credentials=None)
         layer = replace(LAYER, urls=(url(elsewhere),))
         with pytest.raises(NetworkError, match="want another machine"):
-            Registry(client, layer, ()).open_blob(layer)
+            RegistryImage(client, layer, ()).open_blob(layer)
         client.close()
     assert not elsewhere.asked

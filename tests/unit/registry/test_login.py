@@ -9,7 +9,7 @@ import pytest
 
 from stacker.errors import AuthenticationError, IntegrityError, StackerError, UsageError
 from stacker.registry.credentials import find_credentials
-from stacker.registry.login import forget, keep
+from stacker.registry.login import remove_credentials, save_credentials
 
 HOST, SECRET = "registry.example", "open-sesame"
 
@@ -17,9 +17,9 @@ HOST, SECRET = "registry.example", "open-sesame"
 def test_what_is_kept_is_found_where_a_reader_looks_first(tmp_path: Path) -> None:
     first, second = tmp_path / "new" / "first.json", tmp_path / "second.json"
     paths = [str(first), str(second)]
-    assert keep(paths, HOST, "me", SECRET) == paths[0]
+    assert save_credentials(paths, HOST, "me", SECRET) == paths[0]
     second.write_text(json.dumps({"auths": {"other.example": {"auth": "YTpi"}}}))
-    assert keep(paths, "other.example", "me", SECRET) == paths[1]
+    assert save_credentials(paths, "other.example", "me", SECRET) == paths[1]
     for host in (HOST, "other.example"):
         found = find_credentials(paths, host, "app")
         assert found is not None
@@ -30,10 +30,10 @@ def test_an_entry_for_one_repository_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     mine = {f"{HOST}/team": {"auth": "YTpi"}, f"https://{HOST}/v1/": {"auth": "YTpi"}}
     path.write_text(json.dumps({"auths": mine}))
-    keep([str(path)], HOST, "me", SECRET)
-    assert forget([str(path)], HOST) == [str(path)]
+    save_credentials([str(path)], HOST, "me", SECRET)
+    assert remove_credentials([str(path)], HOST) == [str(path)]
     assert list(json.loads(path.read_bytes())["auths"]) == [f"{HOST}/team"]
-    assert forget([str(path)], HOST) == []
+    assert remove_credentials([str(path)], HOST) == []
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_malformed_file_stays_as_it_is(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(IntegrityError) as caught:
-        keep([str(path)], HOST, "me", SECRET)
+        save_credentials([str(path)], HOST, "me", SECRET)
     assert SECRET not in str(caught.value)
     assert path.read_text() == content
 
@@ -54,17 +54,17 @@ def test_a_helper_that_fails_leaves_the_file(tmp_path: Path, helper: str) -> Non
     content = json.dumps({"credsStore": helper, "auths": {HOST: {"auth": "YTpi"}}})
     path.write_text(content)
     with pytest.raises((AuthenticationError, IntegrityError)):
-        keep([str(path)], HOST, "me", SECRET)
+        save_credentials([str(path)], HOST, "me", SECRET)
     assert path.read_text() == content
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StackerError, match="cannot keep credentials"):
-        keep([str(tmp_path / "file" / "a.json")], HOST, "me", SECRET)
+    with pytest.raises(StackerError, match="cannot write credentials"):
+        save_credentials([str(tmp_path / "file" / "a.json")], HOST, "me", SECRET)
 
 
 def test_a_user_with_a_colon_would_be_another_user(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        keep([str(tmp_path / "a.json")], HOST, "a:b", SECRET)
+        save_credentials([str(tmp_path / "a.json")], HOST, "a:b", SECRET)

@@ -17,7 +17,7 @@ from stacker.image.digest import Digest
 from stacker.image.mediatype import OCI_LAYER
 from stacker.registry.client import Client
 from stacker.registry.settings import RegistryAccess, Timeouts
-from stacker.source.registry_image import Registry
+from stacker.source.registry_image import RegistryImage
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 
 CONTENT = random.Random(0).randbytes(1_000_003)
@@ -39,7 +39,7 @@ def server() -> Iterator[FakeRegistry]:
 def opened(server: FakeRegistry, count: int = 3, have: bytes = b"") -> Iterator[Any]:
     access = RegistryAccess(timeouts=TIMEOUTS, parallel_ranges=count, range_bytes=PART)
     client = Client(f"http://{server.host}", "app", access=access, credentials=None)
-    source = Registry(client, DESCRIPTOR, ())
+    source = RegistryImage(client, DESCRIPTOR, ())
     try:
         with (
             source.resume_blob(DESCRIPTOR, io.BytesIO(have))

@@ -125,7 +125,7 @@ def test_what_is_blocked_is_refused() -> None:
 
 
 def test_a_location_that_is_none_says_where_it_comes_from() -> None:
-    with pytest.raises(UsageError, match=r"location in registries\.conf"):
+    with pytest.raises(UsageError, match=r"location of registries\.conf"):
         addresses('[[registry]]\nprefix = "a.example"\nlocation = "nodots"', "a.example/app:1")
 
 

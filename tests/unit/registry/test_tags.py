@@ -10,7 +10,7 @@ import pytest
 
 from stacker.errors import IntegrityError, NetworkError, NotFoundError
 from stacker.image.reference import Reference
-from stacker.registry.client import connected
+from stacker.registry.client import connected_client
 from stacker.registry.registries_conf import RegistryAddress
 from stacker.registry.settings import RegistryAccess, Timeouts
 from stacker.registry.tags import list_tags
@@ -27,12 +27,12 @@ def server() -> Iterator[FakeRegistry]:
 
 def tags(server: FakeRegistry, page: int = 10) -> list[str]:
     access = RegistryAccess(timeouts=Timeouts(connect=5, read=5, sleep=lambda _: None))
-    with connected(RegistryAddress(Reference.parse(f"{server.host}/app")), access) as client:
+    with connected_client(RegistryAddress(Reference.parse(f"{server.host}/app")), access) as client:
         return list(list_tags(client, page=page))
 
 
 def paged(request: Handler, form: str = '<{}>; rel="next"') -> bool:
-    """Answer as distribution-spec has it."""
+    """Response as distribution-spec has it."""
     if "/tags/list" not in request.path:
         return False
     query = parse_qs(urlsplit(request.path).query)
@@ -73,7 +73,7 @@ def test_a_page_elsewhere_is_not_asked_for(server: FakeRegistry, place: str) -> 
 
 def test_pages_in_circles_end(server: FakeRegistry) -> None:
     server.quirk = lambda request: paged(request, '</v2/app/tags/list?n=10>; rel="next"')
-    with pytest.raises(NetworkError, match="circles"):
+    with pytest.raises(NetworkError, match="page loop"):
         tags(server)
 
 

@@ -12,7 +12,7 @@ import pytest
 from stacker.errors import IntegrityError
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
-from stacker.registry.upload import Feed
+from stacker.registry.upload import SeekableBlob
 
 DATA = os.urandom(1_000_000)
 BLOB = Descriptor("", Digest.of(DATA), len(DATA))
@@ -32,48 +32,48 @@ class Blob:
 
 def test_pieces_in_order_are_the_blob_read_once() -> None:
     blob = Blob()
-    feed = Feed(BLOB, blob)
-    pieces = [feed.at(offset, 70_000) for offset in range(0, len(DATA), 70_000)]
+    feed = SeekableBlob(BLOB, blob)
+    pieces = [feed.read_at(offset, 70_000) for offset in range(0, len(DATA), 70_000)]
     assert b"".join(pieces) == DATA
     assert len(blob.files) == 1
 
 
 def test_going_back_within_the_last_piece_reads_nothing_anew() -> None:
     blob = Blob()
-    feed = Feed(BLOB, blob)
-    assert feed.at(300_000, 100_000) == DATA[300_000:400_000]
-    assert feed.at(350_000, 100_000) == DATA[350_000:450_000]
-    assert feed.at(350_001, 10) == DATA[350_001:350_011]
+    feed = SeekableBlob(BLOB, blob)
+    assert feed.read_at(300_000, 100_000) == DATA[300_000:400_000]
+    assert feed.read_at(350_000, 100_000) == DATA[350_000:450_000]
+    assert feed.read_at(350_001, 10) == DATA[350_001:350_011]
     assert len(blob.files) == 1
 
 
 def test_going_back_further_reads_it_anew_and_closes_what_was_open() -> None:
     blob = Blob()
-    feed = Feed(BLOB, blob)
-    feed.at(600_000, 1)
-    assert feed.at(0, 5) == DATA[:5]
+    feed = SeekableBlob(BLOB, blob)
+    feed.read_at(600_000, 1)
+    assert feed.read_at(0, 5) == DATA[:5]
     feed.close()
     assert len(blob.files) == 2
     assert all(file.closed for file in blob.files)
 
 
 def test_any_offsets_give_what_stands_there() -> None:
-    chance, feed = random.Random(3), Feed(BLOB, Blob())
+    chance, feed = random.Random(3), SeekableBlob(BLOB, Blob())
     for _ in range(200):
         at, size = chance.randrange(len(DATA) + 1), chance.randrange(300_000)
-        assert feed.at(at, size) == DATA[at : at + size]
+        assert feed.read_at(at, size) == DATA[at : at + size]
 
 
 @pytest.mark.parametrize("data", [DATA[:-1] + b"x" * (DATA[-1:] != b"x"), DATA + b"x", DATA[:-1]])
 def test_the_last_byte_is_not_given_before_the_digest_matched(data: bytes) -> None:
-    feed = Feed(BLOB, Blob(data))
-    feed.at(0, 500_000)
+    feed = SeekableBlob(BLOB, Blob(data))
+    feed.read_at(0, 500_000)
     with pytest.raises(IntegrityError):
-        feed.at(500_000, 500_000)
+        feed.read_at(500_000, 500_000)
 
 
 def test_a_blob_of_no_bytes_has_a_digest_too() -> None:
     nothing = Descriptor("", Digest.of(b""), 0)
-    assert Feed(nothing, Blob(b"")).at(0, 10) == b""
+    assert SeekableBlob(nothing, Blob(b"")).read_at(0, 10) == b""
     with pytest.raises(IntegrityError):
-        Feed(nothing, Blob(b"x")).at(0, 10)
+        SeekableBlob(nothing, Blob(b"x")).read_at(0, 10)

@@ -14,10 +14,10 @@ import pytest
 from urllib3 import exceptions
 
 from stacker.errors import NetworkError
-from stacker.registry.client import refusal
+from stacker.registry.client import status_error
 from stacker.registry.http.certificates import CertificateDirectories
-from stacker.registry.http.exchange import Exchange
 from stacker.registry.http.failures import is_certificate, reason
+from stacker.registry.http.session import HttpSession
 from stacker.registry.settings import RegistryAccess, Timeouts
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.registries import FakeRegistry, fake_registry
@@ -38,7 +38,7 @@ def server() -> Iterator[FakeRegistry]:
 
 def failure(host: str, trust: CertificateDirectories | None = None) -> NetworkError:
     access = RegistryAccess(timeouts=TIMEOUTS, certificates=trust or CertificateDirectories())
-    with closing(Exchange(access, "app")) as exchange, pytest.raises(NetworkError) as caught:
+    with closing(HttpSession(access, "app")) as exchange, pytest.raises(NetworkError) as caught:
         exchange.get(f"https://{host}/v2/", {})
     return caught.value
 
@@ -125,18 +125,20 @@ def test_connection_error_is_explained_without_the_library_s_text(
 
 def answer(status: int, *codes: Any) -> Any:
     body = json.dumps({"errors": [{"code": code} for code in codes]}).encode()
-    return SimpleNamespace(status=status, redirected=False, refusal=lambda: body)
+    return SimpleNamespace(status=status, redirected=False, drain=lambda: body)
 
 
 def test_error_codes_of_a_registry_are_said_in_words() -> None:
-    error = refusal(answer(404, "MANIFEST_UNKNOWN", "MANIFEST_UNKNOWN", "NAME_UNKNOWN"), "app:1")
+    error = status_error(
+        answer(404, "MANIFEST_UNKNOWN", "MANIFEST_UNKNOWN", "NAME_UNKNOWN"), "app:1"
+    )
     assert error.message == (
         "not found: app:1: got status 404 (no such manifest, no such repository), want 200"
     )
 
 
 def test_unknown_error_code_is_quoted() -> None:
-    error = refusal(answer(500, "ODD\x1b[31m", 7), "app:1")
+    error = status_error(answer(500, "ODD\x1b[31m", 7), "app:1")
     assert error.message == (
         r"registry failed: app:1: got status 500 (error code 'ODD\x1b[31m'), want 200"
     )

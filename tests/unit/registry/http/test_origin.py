@@ -1,11 +1,11 @@
-"""Which schemes are spoken to whom."""
+"""Which schemes_for are spoken to whom."""
 
 from __future__ import annotations
 
 import pytest
 
 from stacker.errors import NetworkError
-from stacker.registry.http.origin import Origin, check_plain, is_loopback, origin_of, schemes
+from stacker.registry.http.origin import Origin, check_scheme, is_loopback, origin_of, schemes_for
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from stacker.registry.http.origin import Origin, check_plain, is_loopback, origi
 def test_plain_http_is_for_this_machine_or_who_insists(
     host: str, insecure: bool, expected: tuple[str, ...]
 ) -> None:
-    assert schemes(host, insecure=insecure) == expected
+    assert schemes_for(host, insecure=insecure) == expected
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "", "localhost.", "1270.0.0.1"])
@@ -57,13 +57,13 @@ LOCAL = Origin("http", "127.0.0.1", 5000)
 @pytest.mark.parametrize("insecure", [True, False])
 def test_nothing_leads_from_https_to_http(target: Origin, insecure: bool) -> None:
     with pytest.raises(NetworkError, match="refused to follow: x: got 'http://"):
-        check_plain(target, TLS, "x", insecure=insecure)
+        check_scheme(target, TLS, "x", insecure=insecure)
 
 
 def test_plain_http_does_not_leave_this_machine_unasked() -> None:
     with pytest.raises(NetworkError, match="refused to follow") as caught:
-        check_plain(PLAIN, LOCAL, "x", insecure=False)
+        check_scheme(PLAIN, LOCAL, "x", insecure=False)
     assert "--insecure" in (caught.value.hint or "")
-    check_plain(PLAIN, LOCAL, "x", insecure=True)
-    check_plain(LOCAL, PLAIN, "x", insecure=False)
-    check_plain(TLS, PLAIN, "x", insecure=False)
+    check_scheme(PLAIN, LOCAL, "x", insecure=True)
+    check_scheme(LOCAL, PLAIN, "x", insecure=False)
+    check_scheme(TLS, PLAIN, "x", insecure=False)

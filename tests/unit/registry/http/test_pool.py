@@ -14,8 +14,8 @@ import pytest
 
 from stacker.errors import NetworkError, StackerError, UsageError
 from stacker.registry.http.certificates import CertificateDirectories, Certificates, read_directory
-from stacker.registry.http.exchange import Exchange
 from stacker.registry.http.proxies import Proxies
+from stacker.registry.http.session import HttpSession
 from stacker.registry.settings import RegistryAccess, Timeouts
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.registries import FakeProxy, FakeRegistry, fake_proxy, fake_registry
@@ -66,14 +66,14 @@ def exchange(
     proxies: Proxies | None = None,
     *,
     insecure: bool = False,
-) -> Iterator[Exchange]:
+) -> Iterator[HttpSession]:
     access = RegistryAccess(
         insecure=insecure,
         timeouts=TIMEOUTS,
         certificates=trust or CertificateDirectories(),
         proxies=proxies or Proxies(),
     )
-    exchange = Exchange(access, "registry.example/app")
+    exchange = HttpSession(access, "registry.example/app")
     try:
         yield exchange
     finally:
@@ -85,7 +85,7 @@ def status(
 ) -> int:
     with exchange(*words, insecure=insecure) as asking:  # type: ignore[arg-type]
         answer = asking.get(url, {})
-        answer.whole(1000)
+        answer.read_all(1000)
         return answer.status
 
 
@@ -103,7 +103,7 @@ def refused(
 
 def through(proxy: FakeProxy, no_proxy: str = "", login: str = "") -> Proxies:
     url = f"http://{login}{proxy.host}"
-    return Proxies.of(url, url, no_proxy)
+    return Proxies.parse(url, url, no_proxy)
 
 
 def test_https_goes_through_a_tunnel(proxy: FakeProxy, trust: CertificateDirectories) -> None:
@@ -142,7 +142,7 @@ def test_a_proxy_may_want_a_password(proxy: FakeProxy, trust: CertificateDirecto
 def test_a_proxy_that_is_not_there_or_leads_nowhere_is_said_to_be_the_one(
     proxy: FakeProxy, trust: CertificateDirectories
 ) -> None:
-    gone = Proxies.of("", "http://127.0.0.1:1", "")
+    gone = Proxies.parse("", "http://127.0.0.1:1", "")
     assert "the proxy: " in refused(NetworkError, SECURE, trust, gone)
     said = refused(NetworkError, "https://other.example/", trust, through(proxy))
     assert "the proxy gave status 502" in said
@@ -180,10 +180,10 @@ def test_port_443_need_not_be_named(tmp_path: Path) -> None:
     (tmp_path / "[fd00::1]:5000").mkdir()
     (tmp_path / "[fd00::1]:5000" / "b.crt").touch()
     trust = CertificateDirectories(places=(str(tmp_path),))
-    found = trust.certificates_for("registry.example", 443, is_home=True)
+    found = trust.certificates_for("registry.example", 443, is_registry=True)
     assert found == Certificates((str(tmp_path / "registry.example" / "a.crt"),))
-    assert trust.certificates_for("registry.example", 5000, is_home=True) == Certificates()
-    assert trust.certificates_for("fd00::1", 5000, is_home=True).authorities
+    assert trust.certificates_for("registry.example", 5000, is_registry=True) == Certificates()
+    assert trust.certificates_for("fd00::1", 5000, is_registry=True).authorities
 
 
 def test_a_certificate_of_ours_is_shown_to_the_registry_and_nobody_else(
@@ -196,8 +196,8 @@ def test_a_certificate_of_ours_is_shown_to_the_registry_and_nobody_else(
         shutil.copy(certificate, Path(trust.directory) / "me.cert")
         shutil.copy(key, Path(trust.directory) / "me.key")
         assert status(url, trust) == 200
-    assert trust.certificates_for("registry.example", 443, is_home=True).pairs
-    assert not trust.certificates_for("elsewhere.example", 443, is_home=False).pairs
+    assert trust.certificates_for("registry.example", 443, is_registry=True).pairs
+    assert not trust.certificates_for("elsewhere.example", 443, is_registry=False).pairs
 
 
 def test_a_redirect_elsewhere_does_not_see_our_certificate(

@@ -12,7 +12,7 @@ PROXY = "http://proxy.example:3128"
 
 
 def proxy_for(url: str, no_proxy: str = "") -> str:
-    return Proxies.of("http://plain.example", PROXY, no_proxy).proxy_for(origin_of(url, "x"))
+    return Proxies.parse("http://plain.example", PROXY, no_proxy).proxy_for(origin_of(url, "x"))
 
 
 def test_each_scheme_has_its_proxy() -> None:
@@ -22,7 +22,7 @@ def test_each_scheme_has_its_proxy() -> None:
 
 
 def test_a_proxy_without_a_scheme_is_one_of_http() -> None:
-    assert Proxies.of("", "proxy.example:3128", "").https == PROXY
+    assert Proxies.parse("", "proxy.example:3128", "").https == PROXY
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9:5000", "[::1]"])
@@ -70,12 +70,12 @@ def test_who_is_exempt_is_asked_directly(no_proxy: str, host: str, is_direct: bo
 @pytest.mark.parametrize("text", ["http://", "http://[", "http://proxy:0", "http://proxy:x", ":80"])
 def test_a_malformed_proxy_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(UsageError, match="malformed proxy"):
-        Proxies.of("", text, "")
+        Proxies.parse("", text, "")
     with pytest.raises(UsageError) as caught:
-        Proxies.of("http://me:secret@proxy:x", "", "")
+        Proxies.parse("http://me:secret@proxy:x", "", "")
     assert "secret" not in caught.value.message
 
 
 def test_another_kind_of_proxy_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="socks5"):
-        Proxies.of("", "socks5://me:secret@proxy.example", "")
+        Proxies.parse("", "socks5://me:secret@proxy.example", "")
