@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker
+from tests.support.command import PATIENCE, Stacker, wait_until
 from tests.support.mounts import unmount_below
 from tests.support.tars import file, tar
-
-PATIENCE = 60  # seconds until a test that waits for a process gives up
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +36,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
         tar(*(file(f"{n}/{m % 100}/{m}", b"%d" % m) for m in range(20_000))) for n in range(3)
     ]
     return images.layout(tmp_path_factory.mktemp("large"), layers)
-
-
-def wait_until(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Look again and again, for as long as the process works."""
-    end = time.monotonic() + PATIENCE
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        os.sched_yield()
 
 
 def unpacked_names(store: Path) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker
+from tests.support.command import PATIENCE, Stacker, wait_until
 from tests.support.registries import (
     FakeRegistry,
     Handler,
@@ -27,7 +26,6 @@ from tests.support.tars import file, tar
 
 LARGE = random.Random(1).randbytes(3_000_000)
 LAYERS = [tar(file("a", b"1"), file("large", LARGE)), tar(file("b", b"2"))]
-PATIENCE = 60  # seconds until a test that waits for a process gives up
 AT = 2_000_000
 
 
@@ -67,15 +65,6 @@ def ranges(server: FakeRegistry) -> list[str]:
 def left(stacker: Stacker) -> list[Path]:
     root = stacker.store / "partial"
     return sorted(root.iterdir()) if root.exists() else []
-
-
-def wait_until(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Look again and again, for as long as the process works."""
-    end = time.monotonic() + PATIENCE
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        os.sched_yield()
 
 
 def stalling(

@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 60  # seconds until a wait for a process fails
 REPOSITORY = Path(__file__).parents[2]
 PATH = os.pathsep.join([str(REPOSITORY), sysconfig.get_path("platlib")])
 """Where Python finds the package and what it needs, whichever interpreter it is."""
@@ -161,3 +164,16 @@ def at_home(tmp_path: Path, store: str = "store") -> Stacker:
     (tmp_path / "home").mkdir(exist_ok=True)
     environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
     return Stacker(tmp_path / store, environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+def wait_until(is_ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait for a condition while a process works.
+
+    :param is_ready: the condition; its truth ends the wait.
+    :raises AssertionError: the process ended first, or `PATIENCE` seconds passed.
+    """
+    end = time.monotonic() + PATIENCE
+    while not is_ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        os.sched_yield()

@@ -21,7 +21,7 @@ from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import SkeletonWriter, open_skeleton, reassemble
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
-from stacker.tar.entry import Entry
+from stacker.tar.entry import Directory, Entry, File, HardLink, Special, Symlink
 from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
 from tests.support.tars import tar
@@ -45,6 +45,25 @@ def entries_of(
 ) -> list[Entry]:
     """Parse a stream."""
     return list(TarReader(chunked(stream, chunk), what="test", limits=limits))
+
+
+def only_entry(stream: bytes) -> Entry:
+    """Parse a stream that has one entry."""
+    [entry] = entries_of(stream)
+    return entry
+
+
+def payloads(stream: bytes, chunk: int | None = None) -> list[bytes]:
+    """Return the content of each entry of a stream."""
+    reader = TarReader(chunked(stream, chunk), what="test")
+    return [b"".join(bytes(piece) for piece in reader.payload()) for _ in reader]
+
+
+def path_of(stream: bytes) -> bytes:
+    """Return the path of a stream's only entry, which is no whiteout."""
+    entry = only_entry(stream)
+    assert isinstance(entry, File | Directory | Symlink | HardLink | Special)
+    return entry.path
 
 
 @dataclass(frozen=True)

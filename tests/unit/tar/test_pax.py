@@ -12,13 +12,10 @@ from stacker.errors import LayerError
 from stacker.tar.entry import (
     Directory,
     File,
-    HardLink,
-    Special,
-    Symlink,
 )
 from stacker.tar.reader import TarReader
 from tests.support import tars
-from tests.support.layer_room import chunked, entries_of
+from tests.support.layer_room import chunked, entries_of, only_entry, path_of, payloads
 from tests.support.tars import (
     dir,  # noqa: A004 - the word for it
     file,
@@ -29,22 +26,6 @@ from tests.support.tars import (
     symlink,
     tar,
 )
-
-
-def only(stream: bytes) -> object:
-    (entry,) = entries_of(stream)
-    return entry
-
-
-def payloads(stream: bytes, chunk: int | None = None) -> list[bytes]:
-    reader = TarReader(chunked(stream, chunk), what="test")
-    return [b"".join(bytes(piece) for piece in reader.payload()) for _ in reader]
-
-
-def path_of(stream: bytes) -> bytes:
-    found = only(stream)
-    assert isinstance(found, File | Directory | Symlink | HardLink | Special)
-    return found.path
 
 
 def test_pax_size_wins_over_the_header_and_says_where_the_next_header_stands() -> None:
@@ -69,7 +50,7 @@ def test_a_pax_number_that_is_none_is_malformed(key: str, value: str) -> None:
 
 
 def test_pax_ids_and_times_win_over_the_header() -> None:
-    found = only(tar(pax(uid="3000000", gid="7", mtime="1.5", atime="2"), file("a")))
+    found = only_entry(tar(pax(uid="3000000", gid="7", mtime="1.5", atime="2"), file("a")))
     assert isinstance(found, File)
     assert (found.meta.uid, found.meta.gid) == (3000000, 7)
     assert (found.meta.mtime, found.meta.atime) == (1_500_000_000, 2_000_000_000)
@@ -80,14 +61,14 @@ def test_of_a_repeated_record_the_last_one_counts() -> None:
 
 
 def test_of_two_headers_in_a_row_the_last_one_counts_alone() -> None:
-    found = only(tar(pax(path="a", uid="5"), pax(path="b"), file("x", uid=1)))
+    found = only_entry(tar(pax(path="a", uid="5"), pax(path="b"), file("x", uid=1)))
     assert isinstance(found, File)
     assert (found.path, found.meta.uid) == (b"b", 1)
 
 
 def test_a_value_may_hold_newlines_equals_signs_and_what_looks_like_records() -> None:
     value = b"=\n13 path=evil\n\0\xff"
-    found = only(tar(pax((b"SCHILY.xattr.user.a", value)), file("x")))
+    found = only_entry(tar(pax((b"SCHILY.xattr.user.a", value)), file("x")))
     assert isinstance(found, File)
     assert found.meta.xattrs == {b"user.a": value}
 
@@ -157,7 +138,7 @@ def test_a_global_header_is_a_default_for_owners_and_times() -> None:
 
 def test_a_later_global_header_adds_and_overrides() -> None:
     stream = tar(pax_global(uid="7", gid="1"), pax_global(uid="9"), file("a"))
-    found = only(stream)
+    found = only_entry(stream)
     assert isinstance(found, File)
     assert (found.meta.uid, found.meta.gid) == (9, 1)
 

@@ -23,7 +23,7 @@ from stacker.tar.entry import (
 )
 from stacker.tar.header import number
 from stacker.tar.reader import TarReader
-from tests.support.layer_room import chunked, entries_of
+from tests.support.layer_room import chunked, entries_of, only_entry, path_of
 from tests.support.tars import (
     BLOCK,
     GNU,
@@ -47,22 +47,6 @@ from tests.support.tars import (
     tar,
     whiteout,
 )
-
-
-def only(stream: bytes) -> object:
-    (entry,) = entries_of(stream)
-    return entry
-
-
-def payloads(stream: bytes, chunk: int | None = None) -> list[bytes]:
-    reader = TarReader(chunked(stream, chunk), what="test")
-    return [b"".join(bytes(piece) for piece in reader.payload()) for _ in reader]
-
-
-def path_of(stream: bytes) -> bytes:
-    found = only(stream)
-    assert isinstance(found, File | Directory | Symlink | HardLink | Special)
-    return found.path
 
 
 # -- kinds of entries -------------------------------------------------------------------------
@@ -90,11 +74,11 @@ def test_each_type_flag_becomes_its_type() -> None:
 
 @pytest.mark.parametrize("flag", [b"0", b"\0", b"7"])
 def test_regular_old_and_contiguous_files_are_files(flag: bytes) -> None:
-    assert isinstance(only(tar(file("a", b"1", flag=flag))), File)
+    assert isinstance(only_entry(tar(file("a", b"1", flag=flag))), File)
 
 
 def test_an_old_file_whose_name_ends_in_a_slash_is_a_directory() -> None:
-    assert isinstance(only(tar(entry("a/", flag=b"\0", magic=V7))), Directory)
+    assert isinstance(only_entry(tar(entry("a/", flag=b"\0", magic=V7))), Directory)
 
 
 def test_gnu_s_directory_with_a_list_of_names_is_a_directory_and_the_list_is_passed_over() -> None:
@@ -117,7 +101,7 @@ def test_header_only_types_carry_no_payload_whatever_their_size_says(flag: bytes
 
 
 def test_devices_keep_their_numbers() -> None:
-    found = only(tar(entry("sda", flag=b"4", major=8, minor=b"0000021")))
+    found = only_entry(tar(entry("sda", flag=b"4", major=8, minor=b"0000021")))
     assert isinstance(found, Special)
     assert (found.kind, found.device) == (stat.S_IFBLK, os.makedev(8, 17))
 
@@ -149,13 +133,13 @@ def test_star_keeps_times_at_the_end_of_the_prefix() -> None:
 def test_pax_path_and_linkpath_win_over_the_header() -> None:
     long = "d/" * 200 + "x"
     assert path_of(tar(pax(path=long) + file("short"))) == long.encode()
-    found = only(tar(pax(path="l", linkpath="t" * 500) + symlink("x", "y")))
+    found = only_entry(tar(pax(path="l", linkpath="t" * 500) + symlink("x", "y")))
     assert isinstance(found, Symlink)
     assert (found.path, found.target) == (b"l", b"t" * 500)
 
 
 def test_gnu_long_names_and_links_win_over_the_header_and_over_pax() -> None:
-    found = only(tar(gnu_name("n" * 300), gnu_link("t" * 300), symlink("x", "y")))
+    found = only_entry(tar(gnu_name("n" * 300), gnu_link("t" * 300), symlink("x", "y")))
     assert isinstance(found, Symlink)
     assert (found.path, found.target) == (b"n" * 300, b"t" * 300)
     both = tar(gnu_name("gnu"), pax(path="pax"), file("x"))
@@ -250,7 +234,7 @@ def test_a_negative_size_is_malformed() -> None:
 
 
 def test_an_empty_device_number_of_a_file_does_not_matter() -> None:
-    assert only(tar(file("a", major=b"rubbish!", minor=b"\xff" * 8)))
+    assert only_entry(tar(file("a", major=b"rubbish!", minor=b"\xff" * 8)))
 
 
 # -- checksums --------------------------------------------------------------------------------
@@ -284,4 +268,4 @@ def test_every_changed_byte_of_a_header_is_noticed(at: int, by: int) -> None:
         return
     # The checksum's own spelling, or a byte and its signed reading: the fields are the same.
     assert 148 <= at < 156
-    assert found == only(tar(header("name", mode=0o755, uid=5, mtime=MTIME)))
+    assert found == only_entry(tar(header("name", mode=0o755, uid=5, mtime=MTIME)))

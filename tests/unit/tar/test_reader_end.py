@@ -9,16 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacker.errors import LayerError, StackerError
-from stacker.tar.entry import (
-    Directory,
-    File,
-    HardLink,
-    Special,
-    Symlink,
-)
 from stacker.tar.reader import TarReader
 from tests.support import tars
-from tests.support.layer_room import chunked, entries_of
+from tests.support.layer_room import chunked, entries_of, path_of, payloads
 from tests.support.tars import (
     BLOCK,
     END,
@@ -34,22 +27,6 @@ from tests.support.tars import (
     tar,
     whiteout,
 )
-
-
-def only(stream: bytes) -> object:
-    (entry,) = entries_of(stream)
-    return entry
-
-
-def payloads(stream: bytes, chunk: int | None = None) -> list[bytes]:
-    reader = TarReader(chunked(stream, chunk), what="test")
-    return [b"".join(bytes(piece) for piece in reader.payload()) for _ in reader]
-
-
-def path_of(stream: bytes) -> bytes:
-    found = only(stream)
-    assert isinstance(found, File | Directory | Symlink | HardLink | Special)
-    return found.path
 
 
 # -- the end ----------------------------------------------------------------------------------
