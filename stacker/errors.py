@@ -14,6 +14,7 @@ A hint names the command or option to use next.  This module does not import any
     +-- UnsupportedError     7
     +-- LockedError          8
     +-- MountError           9
+    |   +-- RefusedError
     +-- NetworkError        10
 
 The first line of each docstring is the exit code's meaning in the documentation.
@@ -118,6 +119,10 @@ class MountError(StackerError):
     """
 
     exit_code = 9
+
+
+class RefusedError(MountError):
+    """A mount driver cannot make a mount on this machine; another driver may succeed."""
 
 
 class NetworkError(StackerError):

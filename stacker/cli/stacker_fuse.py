@@ -24,7 +24,8 @@ from stacker.cli.stacker_fuse_options import (
     parse,
 )
 from stacker.errors import MountError, StackerError
-from stacker.fuse.options import Guise, Owners, overflow_ids
+from stacker.fuse.options import FuseOptions, Owners, overflow_ids
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import process
 from stacker.mount.plan import Plan
 from stacker.mount.target import refuse_overlap
@@ -87,28 +88,28 @@ def plan_of(wanted: Wanted, *, privileged: bool) -> Plan:
     target = _directory("mount point", wanted.target)
     lowers = tuple(dict.fromkeys(_directory("lower directory", each) for each in wanted.lowers))
     upper, work = _writing(wanted, target)
-    machine = privileged and process.in_initial_user_namespace()
+    trusted = privileged and process.in_initial_user_namespace() and not wanted.user_xattrs
     return Plan(
         id=NAME,
         target=target,
         layers=lowers,
-        xattr_namespace="user" if wanted.user_xattrs or not machine else "trusted",
+        whiteout_format=WhiteoutFormat.TRUSTED if trusted else WhiteoutFormat.USER,
         read_only=wanted.read_only or upper is None,
         upper=upper,
         work=work,
         volatile=wanted.volatile,
-        foreign=True,
-        guise=_guise(wanted, privileged=privileged),
+        fuse=_fuse_options(wanted),
     )
 
 
-def _guise(wanted: Wanted, *, privileged: bool) -> Guise:
+def _fuse_options(wanted: Wanted) -> FuseOptions:
     user, group = overflow_ids()
-    return Guise(
+    return FuseOptions(
         source=wanted.source,
         subtype=NAME,
-        options=frozenset(wanted.options),
-        to_all=privileged if wanted.to_all is None else wanted.to_all,
+        mount_options=frozenset(wanted.options),
+        allow_other=wanted.to_all,
+        foreign=True,
         users=Owners(wanted.users, wanted.squashed_user, user),
         groups=Owners(wanted.groups, wanted.squashed_group, group),
     )
@@ -143,11 +144,11 @@ def _writing(wanted: Wanted, target: Path) -> tuple[Path | None, Path | None]:
 
 def _alone(plan: Plan) -> AbstractContextManager[None]:
     """Refuse an upper directory that another mount writes to."""
-    from stacker.mount.upper_directory import only_user
+    from stacker.mount.upper_directory import exclusive_upper
 
     if plan.read_only or plan.upper is None:
         return nullcontext()
-    return only_user(plan.upper, patience=_PATIENCE)
+    return exclusive_upper(plan.upper, pauses=_PATIENCE)
 
 
 def _leave(plan: Plan) -> None:
@@ -163,12 +164,13 @@ def _leave(plan: Plan) -> None:
 
 def _stay(plan: Plan) -> None:
     from stacker.fuse.daemon import Daemon
+    from stacker.mount.drivers.fuse import served_tree
 
-    daemon = Daemon(plan)
+    daemon = Daemon(served_tree(plan))
     with _alone(plan):
         daemon.mount()
-    daemon.hire()
-    daemon.stay()
+    daemon.start_workers()
+    daemon.supervise()
 
 
 def _call_self(name: str) -> None:
@@ -181,7 +183,7 @@ def _describe(plan: Plan) -> None:
     lines = [f"mount point: {plan.target}", *(f"lower: {layer}" for layer in plan.layers)]
     if not plan.read_only:
         lines += [f"upper: {plan.upper}", f"work: {plan.work}"]
-        lines.append(f"marks: {plan.xattr_namespace}.overlay.*")
+        lines.append(f"marks: {plan.whiteout_format.value}.overlay.*")
     for line in lines:
         _say(line)
 

@@ -1,7 +1,8 @@
-"""What the processes behind a FUSE mount run: an adapter, as something that answers a connection.
+"""The FUSE adapters: which one serves a tree, and how it is loaded.
 
-In comes an adapter's name, out goes what makes a :class:`Service` of a tree.  Knows no process and
-no mount: `fuse_daemon` begins a service, forks, and lets each worker serve.
+A `ServedTree` comes in; a function that makes a `Service` of the merged tree goes out.  An adapter
+is loaded only for a mount that uses it.  This module starts no process and mounts nothing:
+`stacker.fuse.daemon` calls `Service.begin`, forks, and calls `Service.serve` in each worker.
 """
 
 from __future__ import annotations
@@ -10,21 +11,18 @@ import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 from stacker.errors import MountError
-from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.tree.whiteout_dialects import ForeignDialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stacker.fuse.options import FuseAdapter, ServedTree
     from stacker.fuse.passthrough import Passthrough
-    from stacker.mount.plan import FuseAdapter, Plan
     from stacker.tree.merged import MergedTree
-    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
-_MOST_WORKERS: Final = 4
+_MAX_WORKERS: Final = 4
 PYFUSE3_HINT: Final = (
     "pip install 'stacker-rootfs[fuse]', which needs gcc, pkg-config and libfuse3-dev;"
-    " or leave --fuse-adapter away"
+    " or omit --fuse-adapter"
 )
 
 
@@ -32,39 +30,39 @@ class Service(Protocol):
     """Answers requests about one tree; processes that are forked from each other share it."""
 
     def begin(self, connection: int) -> str | None:
-        """Answer the kernel's first request, so that others wait no longer.
+        """Answer the kernel's INIT request, so that other requests are no longer blocked.
 
-        :param connection: the descriptor of a connection that nobody has read from.
-        :returns: what a person should know of what was agreed on, if anything.
-        :raises OSError: this kernel cannot be answered.
+        :param connection: the descriptor of a connection that no process has read from.
+        :returns: a note for the user.
+        :raises OSError: the kernel's version of the protocol is not supported.
         """
 
     def serve(self, channel: int) -> None:
-        """Answer requests until the mount is gone; it was begun here, or before a fork.
+        """Answer requests until the mount is gone; `begin` has run, possibly before a fork.
 
-        :param channel: the connection's descriptor or a clone of it, owned from now on.
-        :raises Exception: anything but the mount's end; another process may go on.
+        :param channel: the descriptor of the connection or of a clone; this method owns it.
+        :raises Exception: any error except the end of the mount; another worker can continue.
         """
 
 
-def workers(plan: Plan) -> int:
-    """Say how many processes answer: one where there are writes, since there is one such tree."""
-    return min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if plan.read_only else 1
+def worker_count(tree: ServedTree) -> int:
+    """Return how many processes answer requests: one for a writable tree, which is not shared."""
+    return min(_MAX_WORKERS, len(os.sched_getaffinity(0))) if tree.read_only else 1
 
 
-def service_of(plan: Plan) -> Callable[[MergedTree], Service]:
-    """Load the adapter that a plan wants.
+def load_adapter(tree: ServedTree) -> Callable[[MergedTree], Service]:
+    """Load the adapter that a tree's options name.
 
-    :raises MountError: it needs what is not installed.
+    :raises MountError: the adapter is not installed.
     """
-    if plan.fuse_adapter == "pyfuse3":
-        return _by_libfuse()
-    if not plan.read_only:
-        return _writing(plan)
-    return _passing(plan) if plan.fuse_passthrough else _reading(plan)
+    if tree.options.adapter == "pyfuse3":
+        return _load_pyfuse3()
+    if not tree.read_only:
+        return _load_writable(tree)
+    return _load_passthrough(tree) if tree.options.passthrough else _load_read_only(tree)
 
 
-def _by_libfuse() -> Callable[[MergedTree], Service]:
+def _load_pyfuse3() -> Callable[[MergedTree], Service]:
     try:
         from stacker.fuse.libfuse import Pyfuse3Service
     except ImportError as error:
@@ -72,82 +70,87 @@ def _by_libfuse() -> Callable[[MergedTree], Service]:
     return Pyfuse3Service
 
 
-def _reading(plan: Plan, note: str | None = None) -> Callable[[MergedTree], Service]:
+def _load_read_only(tree: ServedTree, note: str | None = None) -> Callable[[MergedTree], Service]:
     from stacker.fuse.channel import KernelService
-    from stacker.fuse.prefetch import Ahead
-    from stacker.fuse.read_only import Adapter
+    from stacker.fuse.prefetch import Prefetcher
+    from stacker.fuse.read_only import ReadOnlyAdapter
 
-    def serve(tree: MergedTree) -> Service:
-        # Whoever stores ahead may have to wait for what somebody else answers.
-        ahead = Ahead(tree) if workers(plan) > 1 else None
-        passthrough = None if note else _unasked(plan, tree)
-        return KernelService(lambda: Adapter(tree, passthrough, ahead), passthrough, note=note)
+    def serve(merged: MergedTree) -> Service:
+        # A store into the page cache can block until another worker has answered a read.
+        prefetcher = Prefetcher(merged) if worker_count(tree) > 1 else None
+        passthrough = None if note else _automatic_passthrough(tree, merged)
+        return KernelService(
+            lambda: ReadOnlyAdapter(merged, passthrough, prefetcher), passthrough, note=note
+        )
 
     return serve
 
 
-def _unasked(plan: Plan, tree: MergedTree) -> Passthrough | None:
-    """Give a tree of large files to the kernel, unless that keeps overlays from lying on top."""
-    from stacker.fuse.passthrough import Passthrough, depth_over, is_permitted, is_worth_it
+def _automatic_passthrough(tree: ServedTree, merged: MergedTree) -> Passthrough | None:
+    """Use passthrough for a tree of large files, unless an overlay on top would then fail."""
+    from stacker.fuse.passthrough import (
+        Passthrough,
+        is_permitted,
+        is_worthwhile,
+        stack_depth,
+    )
 
-    if not (is_permitted() and is_worth_it(tree)) or depth_over(plan.layers) > 1:
+    if not (is_permitted() and is_worthwhile(merged)) or stack_depth(tree.layers) > 1:
         return None
-    return Passthrough(tree, 1)
+    return Passthrough(merged, 1)
 
 
-def _passing(plan: Plan) -> Callable[[MergedTree], Service]:
+def _load_passthrough(tree: ServedTree) -> Callable[[MergedTree], Service]:
     from stacker.fuse.channel import KernelService
-    from stacker.fuse.passthrough import Passthrough, depth_over, is_permitted
-    from stacker.fuse.read_only import Adapter
+    from stacker.fuse.passthrough import Passthrough, is_permitted, stack_depth
+    from stacker.fuse.read_only import ReadOnlyAdapter
 
     if not is_permitted():
-        return _reading(plan, "no passthrough: only root of the machine may, with CAP_SYS_ADMIN")
-    depth = depth_over(plan.layers)
+        note = "no passthrough: it needs CAP_SYS_ADMIN in the initial user namespace"
+        return _load_read_only(tree, note)
+    depth = stack_depth(tree.layers)
 
-    def serve(tree: MergedTree) -> Service:
-        passthrough = Passthrough(tree, depth)
-        without = "no passthrough: this kernel has none (Linux 6.9)"
-        return KernelService(lambda: Adapter(tree, passthrough), passthrough, without=without)
+    def serve(merged: MergedTree) -> Service:
+        passthrough = Passthrough(merged, depth)
+        return KernelService(
+            lambda: ReadOnlyAdapter(merged, passthrough),
+            passthrough,
+            unsupported_note="no passthrough: the kernel does not support it (Linux 6.9)",
+        )
 
     return serve
 
 
-def _writing(plan: Plan) -> Callable[[MergedTree], Service]:
-    """Give what serves a tree with writes: one adapter, since there is one such tree."""
+def _load_writable(tree: ServedTree) -> Callable[[MergedTree], Service]:
     import resource
 
     from stacker.fuse.channel import KernelService
-    from stacker.fuse.mapped_owners import MappedAdapter
+    from stacker.fuse.mapped_owners import MappedOwnersAdapter
     from stacker.fuse.read_write import WritableAdapter
     from stacker.tree.writable import WritableTree
 
-    upper, work = plan.upper, plan.work
+    upper, work = tree.upper, tree.work
     if upper is None or work is None:
-        raise MountError(f"cannot mount by FUSE: {plan.target}: got no upper directory, want one")
-    form, guise = form_of(plan), plan.guise
+        raise MountError(f"cannot mount by FUSE: {tree.target}: got no upper directory, want one")
 
-    def serve(tree: MergedTree) -> Service:
-        os.umask(0)  # modes come as they shall be
+    def serve(merged: MergedTree) -> Service:
+        os.umask(0)  # the kernel has already applied the umask of the caller
         _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for open files without a name
-        writable = WritableTree(tree, form, upper, work, durable=not plan.volatile)
-        if guise is None or guise.owners_as_they_are:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for open, deleted files
+        writable = WritableTree(
+            merged, tree.whiteout_format, upper, work, durable=not tree.volatile
+        )
+        if tree.options.keeps_owners:
             adapter = WritableAdapter(writable)
         else:
-            adapter = MappedAdapter(writable, guise)
+            adapter = MappedOwnersAdapter(writable, tree.options)
         return KernelService(lambda: adapter)
 
     return serve
 
 
-def form_of(plan: Plan) -> WhiteoutDialect:
-    """Say how deletions are read and written in the directories of a plan."""
-    written = WhiteoutFormat(plan.xattr_namespace)
-    return ForeignDialect(written) if plan.foreign else written
-
-
 def is_installed(adapter: FuseAdapter) -> bool:
-    """Say whether there is what an adapter needs, without loading it."""
-    from importlib.util import find_spec  # no mount by another driver asks
+    """Return whether an adapter is installed, without loading it."""
+    from importlib.util import find_spec  # only mounts by the FUSE driver get here
 
     return adapter == "kernel" or find_spec("pyfuse3") is not None

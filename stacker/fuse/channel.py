@@ -39,12 +39,12 @@ class KernelService:
         passthrough: Passthrough | None = None,
         *,
         note: str | None = None,
-        without: str | None = None,
+        unsupported_note: str | None = None,
     ) -> None:
         self._adapter = adapter
         self._passthrough = passthrough
         self._note = note
-        self._without = without
+        self._unsupported_note = unsupported_note
 
     def begin(self, connection: int) -> str | None:
         """Agree with the kernel on a version and on flags.
@@ -54,7 +54,7 @@ class KernelService:
         """
         _begin(connection, self._adapter())
         if self._passthrough is not None and not self._passthrough.agreed:
-            return self._without
+            return self._unsupported_note
         return self._note
 
     def serve(self, channel: int) -> None:

@@ -1,8 +1,9 @@
-"""Getting a FUSE connection mounted, and taken away, with privileges or without.
+"""Mount and unmount a FUSE connection, as root or through fusermount3.
 
-In come a plan's target and source; out goes the descriptor that requests are read from.  With
-CAP_SYS_ADMIN it is mount(2); otherwise fusermount3, which is set-user-ID and hands the descriptor
-over a socket (its manual page; fuse.rst, *How do non-privileged mounts work?*).  Knows no tree.
+A `ServedTree` comes in; the descriptor that requests are read from goes out.  With CAP_SYS_ADMIN
+this module calls mount(2); otherwise it runs fusermount3, which is set-user-ID and returns the
+descriptor over a socket (fuse.rst, *How do non-privileged mounts work?*).  It must not look at
+the layers.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import MountError
+from stacker.errors import MountError, RefusedError
 from stacker.fuse.protocol import IOC_CLONE, READ_AHEAD
 from stacker.linux import mountapi, mountinfo, process
 from stacker.linux.mountapi import FileDescriptor
-from stacker.mount.drivers.protocol import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stacker.mount.plan import Plan
+    from stacker.fuse.options import ServedTree
 
 DEVICE: Final = "/dev/fuse"
 _HELPERS: Final = ("fusermount3", "fusermount")
@@ -37,21 +37,21 @@ _FLAGS: Final = {
     "sync": mountapi.MS_SYNCHRONOUS,
     "dirsync": mountapi.MS_DIRSYNC,
 }
-OPTIONS: Final = frozenset(_FLAGS)
-"""Options of mount(8) that a mount can have, besides ``ro``."""
-_BY_HELPER: Final = frozenset({"noexec", "noatime", "sync", "dirsync"})
-"""Those that fusermount3 takes from a user."""
+MOUNT_OPTIONS: Final = frozenset(_FLAGS)
+"""The options of mount(8) that a FUSE mount accepts, besides ``ro``."""
+_HELPER_OPTIONS: Final = frozenset({"noexec", "noatime", "sync", "dirsync"})
+"""Those that fusermount3 accepts from a user."""
 
 
-def helper() -> str | None:
-    """Return the path of fusermount3, or of its predecessor; ``None`` when neither is installed."""
+def find_helper() -> str | None:
+    """Return the path of fusermount3 or of fusermount; ``None`` when neither is installed."""
     from shutil import which
 
     return next((path for name in _HELPERS if (path := which(name))), None)
 
 
-def connect(plan: Plan, root_mode: int) -> int:
-    """Mount an empty connection on a plan's target, and return its descriptor.
+def connect(tree: ServedTree, root_mode: int) -> int:
+    """Mount a new connection on a tree's target, and return its descriptor.
 
     :param root_mode: type and permissions of the tree's root.
     :raises OSError: /dev/fuse cannot be opened, or the kernel refuses.
@@ -59,79 +59,75 @@ def connect(plan: Plan, root_mode: int) -> int:
     :raises RefusedError: fusermount3 refuses.
     """
     if process.has_capability(process.CAP_SYS_ADMIN):
-        return _connect_by_mount(plan, root_mode)
-    return _connect_by_helper(plan)
+        return _connect_by_mount(tree, root_mode)
+    return _connect_by_helper(tree)
 
 
-def _connect_by_mount(plan: Plan, root_mode: int) -> int:
+def _connect_by_mount(tree: ServedTree, root_mode: int) -> int:
     device = os.open(DEVICE, _READ_WRITE)
     try:
         options = (
             f"fd={device},rootmode={stat.S_IFDIR | root_mode:o},user_id={os.geteuid()},"
             f"group_id={os.getegid()},default_permissions"
         )
-        if plan.guise is None or plan.guise.to_all:
+        if tree.options.allow_other is not False:
             options += ",allow_other"
-        kind = f"fuse.{_subtype(plan)}"
-        with FileDescriptor.open_directory(plan.target) as place:
-            mountapi.mount(plan.source, place.path, kind, _flags(plan), options.encode())
+        kind = f"fuse.{tree.options.subtype}"
+        with FileDescriptor.open_directory(tree.target) as target:
+            mountapi.mount(tree.source, target.path, kind, _flags(tree), options.encode())
     except BaseException:
         os.close(device)
         raise
     return device
 
 
-def _subtype(plan: Plan) -> str:
-    return "stacker" if plan.guise is None else plan.guise.subtype
-
-
-def _flags(plan: Plan) -> int:
-    flags = mountapi.MS_RDONLY if plan.read_only else 0
-    if plan.guise is not None:
-        for word in plan.guise.options:
-            flags |= _FLAGS[word]
+def _flags(tree: ServedTree) -> int:
+    flags = mountapi.MS_RDONLY if tree.read_only else 0
+    if tree.options.mount_options is not None:
+        for option in tree.options.mount_options:
+            flags |= _FLAGS[option]
     elif not process.in_initial_user_namespace():
         flags |= mountapi.MS_NOSUID | mountapi.MS_NODEV
     return flags
 
 
-def _connect_by_helper(plan: Plan) -> int:
+def _connect_by_helper(tree: ServedTree) -> int:
     import socket
     import subprocess
 
-    ours, its = socket.socketpair()
-    with ours, its:
+    ours, helpers = socket.socketpair()
+    with ours, helpers:
         done = subprocess.run(
-            [_required_helper(), "-o", _words(plan), "--", str(plan.target)],
-            env={"_FUSE_COMMFD": str(its.fileno()), "LC_ALL": "C"},
-            pass_fds=[its.fileno()],
+            [_require_helper(), "-o", _helper_options(tree), "--", str(tree.target)],
+            env={"_FUSE_COMMFD": str(helpers.fileno()), "LC_ALL": "C"},
+            pass_fds=[helpers.fileno()],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
         )
-        its.close()
+        helpers.close()
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if done.returncode or not descriptors:
-        raise RefusedError(_said("mount", plan.target, done.stderr))
-    os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - as the standard library has it
+        raise RefusedError(_helper_message("mount", tree.target, done.stderr))
+    os.set_inheritable(descriptors[0], False)  # noqa: FBT003 - the signature of the standard library
     return descriptors[0]
 
 
-def _words(plan: Plan) -> str:
-    """Give what fusermount3 is told; without privileges it insists on nosuid and nodev."""
-    source = plan.source.replace("\\", "\\\\").replace(",", "\\,")
-    words = ["ro" if plan.read_only else "rw", "nosuid", "nodev", "default_permissions"]
-    words += [f"fsname={source}", f"subtype={_subtype(plan)}"]
-    if plan.guise is not None:
-        words += sorted(plan.guise.options & _BY_HELPER)
-        words += ["allow_other"] if plan.guise.to_all else []
-    return ",".join(words)
+def _helper_options(tree: ServedTree) -> str:
+    """Return the options for fusermount3, which requires nosuid and nodev from users."""
+    source = tree.source.replace("\\", "\\\\").replace(",", "\\,")
+    options = ["ro" if tree.read_only else "rw", "nosuid", "nodev", "default_permissions"]
+    options += [f"fsname={source}", f"subtype={tree.options.subtype}"]
+    options += sorted((tree.options.mount_options or frozenset()) & _HELPER_OPTIONS)
+    options += ["allow_other"] if tree.options.allow_other else []
+    return ",".join(options)
 
 
 def clone(connection: int) -> int:
-    """Open another channel of a connection, whose requests die with it (FUSE_DEV_IOC_CLONE).
+    """Open another channel of a connection (FUSE_DEV_IOC_CLONE).
 
-    Where the device may not be opened, it is the same channel once more.
+    The kernel aborts the requests that were read from a channel when the channel is closed.
+    Where this process may not open the device, return a duplicate of the same channel.
     """
     import fcntl
 
@@ -146,47 +142,47 @@ def clone(connection: int) -> int:
     return os.dup(connection)
 
 
-def read_further_ahead(plan: Plan) -> None:
-    """Raise the mount's read-ahead above the kernel's 128 KiB; only root may."""
-    found = mountinfo.at(plan.target)
-    if found is None or found.source != plan.source:
+def raise_read_ahead(tree: ServedTree) -> None:
+    """Raise the mount's read-ahead above the kernel's default of 128 KiB; only root can."""
+    found = mountinfo.at(tree.target)
+    if found is None or found.source != tree.source:
         return
     major, minor = found.device
     with suppress(OSError):
-        knob = Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb")
-        knob.write_text(str(READ_AHEAD >> 10))
+        setting = Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb")
+        setting.write_text(str(READ_AHEAD >> 10))
 
 
 def disconnect(target: Path, *, lazy: bool) -> None:
-    """Take a mount away that fusermount3 made.
+    """Unmount a mount that fusermount3 made.
 
-    :param lazy: detach it even while processes use it.
-    :raises MountError: it is in use, or fusermount3 is missing.
+    :param lazy: detach the mount even while processes use it.
+    :raises MountError: the mount is in use, or fusermount3 is missing.
     """
     import subprocess
 
-    words: Sequence[str] = ["-u", "-z"] if lazy else ["-u"]
+    options: Sequence[str] = ["-u", "-z"] if lazy else ["-u"]
     done = subprocess.run(
-        [_required_helper(), *words, "--", str(target)],
+        [_require_helper(), *options, "--", str(target)],
         env={"LC_ALL": "C"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
     )
     if done.returncode:
-        raise MountError(_said("unmount", target, done.stderr))
+        raise MountError(_helper_message("unmount", target, done.stderr))
 
 
-def _required_helper() -> str:
-    path = helper()
+def _require_helper() -> str:
+    path = find_helper()
     if path is None:
         raise MountError(
-            "no fusermount3: it mounts for a user without privileges",
+            "fusermount3 is not installed: a user without CAP_SYS_ADMIN needs it to mount",
             hint="install the package fuse3",
         )
     return path
 
 
-def _said(verb: str, target: Path, said: bytes) -> str:
-    text = "; ".join(said.decode(errors="replace").split("\n")).strip("; ")
-    return f"cannot {verb} by fusermount3: {target}: {text or 'it gives no reason'}"
+def _helper_message(verb: str, target: Path, stderr: bytes) -> str:
+    text = "; ".join(stderr.decode(errors="replace").split("\n")).strip("; ")
+    return f"cannot {verb} with fusermount3: {target}: {text or 'it gives no reason'}"

@@ -1,10 +1,12 @@
-"""The processes behind a FUSE mount: one that looks after it, and workers that answer.
+"""The processes behind a FUSE mount: a supervisor, and workers that answer requests.
 
-In comes a plan; when `start` returns, the mount answers, and whatever stood in its way was raised.
-A tree that does not change is built once and shared by all workers, which were forked from the
-same process; each has a channel of its own, so that the kernel fails what a dead worker had taken
-and a new one goes on.  A tree that takes writes has one worker, and dies with it: nobody else knows
-what the kernel has been told.  They leave when the mount is gone; SIGTERM takes it away.
+A `ServedTree` comes in; when `start` returns, the mount answers requests.  The supervisor mounts,
+replaces dead workers and unmounts on SIGTERM.  This module must not use a mount plan or the store.
+
+The supervisor builds a read-only tree once and forks the workers, which share it.  Each worker has
+a channel of its own, so the kernel aborts only the requests that a dead worker had read.  A
+writable tree has one worker, and the mount dies with it, since only that worker knows which inodes
+the kernel holds.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.errors import MountError, StackerError
 from stacker.fuse import connect
-from stacker.fuse.adapters import form_of, service_of, workers
+from stacker.fuse.adapters import load_adapter, worker_count
 from stacker.linux import mountapi, mountinfo, opath, process
 from stacker.tree.merged import merge, tree_of
 from stacker.tree.protocol import ROOT
@@ -31,42 +33,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stacker.fuse.adapters import Service
-    from stacker.mount.plan import Plan
+    from stacker.fuse.options import ServedTree
+    from stacker.layer.paths import LayerPaths
     from stacker.tree.merged import MergedTree
 
-_PAUSE: Final = 0.05
-"""Seconds before a dead worker is replaced, so that a request that kills them costs little."""
+_RESTART_PAUSE: Final = 0.05
+"""Seconds before a dead worker is replaced, so a request that kills workers costs little CPU."""
 _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
-def start(plan: Plan) -> tuple[int, str | None]:
-    """Mount a plan in the background.
+def start(tree: ServedTree) -> tuple[int, str | None]:
+    """Mount a tree in the background.
 
-    :returns: the number of the process that looks after it, and what a person should know.
-    :raises OSError: as the kernel says.
-    :raises StackerError: what else stood in the way.
+    :returns: the PID of the supervisor, and a note for the user.
+    :raises OSError: from the kernel.
+    :raises StackerError: the mount failed for another reason.
     """
     reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as answer:
+    with os.fdopen(reader, "rb") as pipe:
         try:
-            child = _forked(lambda: _leave(plan, writer))
+            child = _fork(lambda: _daemonize(tree, writer))
         finally:
             os.close(writer)
         os.waitpid(child, 0)
-        said = answer.read()
-    if not said:
-        raise MountError(f"cannot mount by FUSE: {plan.target}: the process that serves it died")
-    outcome = pickle.loads(said)  # noqa: S301 - our own child wrote it
+        reply = pipe.read()
+    if not reply:
+        raise MountError(f"cannot mount by FUSE: {tree.target}: the server process died")
+    outcome = pickle.loads(reply)  # noqa: S301 - our own child wrote it
     if isinstance(outcome, BaseException):
         raise outcome
-    number, note = outcome
-    return int(number), note
+    pid, note = outcome
+    return int(pid), note
 
 
-def _forked(run: Callable[[], None]) -> int:
-    """Fork a process that does one thing and returns to nobody."""
+def _fork(run: Callable[[], None]) -> int:
+    """Fork a child that calls a function and exits; return its PID."""
     with warnings.catch_warnings():
-        # Python warns where other threads could hold locks; the child touches nothing of theirs.
+        # Python warns where another thread could hold a lock; the child uses no such lock.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
@@ -79,49 +82,49 @@ def _forked(run: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def _leave(plan: Plan, writer: int) -> None:
-    """Leave the caller: its session, its directory, its descriptors (and with them its locks)."""
+def _daemonize(tree: ServedTree, writer: int) -> None:
+    """Leave the caller's session and working directory, and close its descriptors and locks."""
     os.setsid()
     os.chdir("/")
     if writer != 3:
         os.dup2(writer, 3)
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 3:
-            with suppress(OSError):  # the one that listed them is gone
+            with suppress(OSError):  # the descriptor of this listing is closed by now
                 os.close(int(name))
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(null, standard)
     os.close(null)
-    _forked(lambda: _serve_for(3, plan))
+    _fork(lambda: _serve(3, tree))
 
 
-def _serve_for(writer: int, plan: Plan) -> None:
-    """Mount, tell the caller, and stay until the mount is gone."""
+def _serve(writer: int, tree: ServedTree) -> None:
+    """Mount, send the outcome to the caller, and supervise until the mount is gone."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    daemon = Daemon(plan)
+    daemon = Daemon(tree)
     try:
         note = daemon.mount()
     except (OSError, StackerError) as error:
         os.write(writer, pickle.dumps(error))
         return
-    daemon.hire(writer)
+    daemon.start_workers(writer)
     try:
         os.write(writer, pickle.dumps((os.getpid(), note)))
-    except OSError:  # the caller is gone, and nobody knows of this mount
+    except OSError:  # the caller died and recorded no mount
         daemon.unmount()
     os.close(writer)
-    daemon.stay()
+    daemon.supervise()
 
 
 class Daemon:
-    """The process that looks after a mount: `mount`, then `hire`, then `stay`.
+    """The supervisor of a mount: call `mount`, then `start_workers`, then `supervise`.
 
-    :param plan: the mount.
+    :param tree: the tree to serve.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, tree: ServedTree) -> None:
+        self._tree = tree
         self._service: Service
         self._connection = self._upper = -1
         self._device: tuple[int, int] | None = None
@@ -130,41 +133,41 @@ class Daemon:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # in the foreground
             self._signals.add(signal.SIGHUP)
 
-    def hire(self, *closed: int) -> None:
-        """Start the workers.
+    def start_workers(self, *unused: int) -> None:
+        """Fork the workers.
 
-        :param closed: descriptors that they have no use for.
+        :param unused: descriptors that the workers close.
         """
-        while len(self._workers) < workers(self._plan):
-            self._hire(*closed)
-        if not self._plan.read_only:  # so that the mount is dead when its worker is
+        while len(self._workers) < worker_count(self._tree):
+            self._start_worker(*unused)
+        if not self._tree.read_only:  # the kernel then ends the mount when the worker dies
             os.close(self._connection)
 
-    def stay(self) -> None:
-        """Look after the mount until it is gone."""
-        self._claim_upper()
-        self._look_after()
+    def supervise(self) -> None:
+        """Replace dead workers until the mount is gone."""
+        self._lock_upper()
+        self._wait_for_workers()
 
     def mount(self) -> str | None:
-        """Mount; signals wait until `stay`.
+        """Mount; signals stay blocked until `supervise`.
 
-        :returns: what a person should know.
-        :raises OSError: as the kernel says.
-        :raises StackerError: what else stands in the way.
+        :returns: a note for the user.
+        :raises OSError: from the kernel.
+        :raises StackerError: the mount failed for another reason.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
-        plan = self._plan
-        serve = service_of(plan)
-        gc.disable()  # nothing here has cycles, and looking for them takes as long as the rest
-        tree = _merged(plan)
-        if plan.read_only and plan.guise is not None and not plan.guise.owners_as_they_are:
-            tree = tree.owned(plan.guise.users.shown, plan.guise.groups.shown)
-        self._service = serve(tree)
+        tree = self._tree
+        adapter = load_adapter(tree)
+        gc.disable()  # the tree has no cycles, and a collection would double the time to build it
+        merged = _merge(tree)
+        if tree.read_only and not tree.options.keeps_owners:
+            merged = merged.owned(tree.options.users.in_mount, tree.options.groups.in_mount)
+        self._service = adapter(merged)
         gc.freeze()
-        if not (plan.read_only or plan.upper is None):
-            self._upper = os.open(plan.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._connection = connect.connect(plan, tree.mode(ROOT))
-        found = mountinfo.at(plan.target)
+        if not (tree.read_only or tree.upper is None):
+            self._upper = os.open(tree.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._connection = connect.connect(tree, merged.mode(ROOT))
+        found = mountinfo.at(tree.target)
         if found is not None and found.fstype.startswith("fuse"):
             self._device = found.device
         try:
@@ -172,55 +175,55 @@ class Daemon:
         except BaseException:
             self.unmount()
             raise
-        connect.read_further_ahead(plan)
+        connect.raise_read_ahead(tree)
         return note
 
-    def _claim_upper(self) -> None:
-        """Hold the directory that keeps the writes as long as anybody answers, mounted or detached.
+    def _lock_upper(self) -> None:
+        """Hold a lock on the upper directory until the last process of this mount ends.
 
-        Whoever made the mount has a lock on it until it is written down (`mount.upper`), so this
-        waits; the worker has the descriptor too, and with it the lock.
+        The process that makes the mount holds an exclusive lock until it has written the record
+        (`stacker.mount.upper_directory`), so this call waits.  The worker inherits the descriptor
+        and with it the lock, which therefore also covers a mount that was detached.
         """
         if self._upper >= 0:
             fcntl.flock(self._upper, fcntl.LOCK_SH)
 
-    def _hire(self, *closed: int) -> None:
-        self._workers.add(_forked(lambda: self._work(closed)))
+    def _start_worker(self, *unused: int) -> None:
+        self._workers.add(_fork(lambda: self._work(unused)))
 
-    def _work(self, closed: tuple[int, ...]) -> None:
-        if not self._plan.read_only:  # nobody can take this one's place; it leaves with the mount
+    def _work(self, unused: tuple[int, ...]) -> None:
+        if not self._tree.read_only:  # the supervisor cannot replace this worker
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            gc.enable()  # what is frozen costs nothing, and this process may live for months
+            gc.enable()  # frozen objects cost nothing, and this process may live for months
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
-        for descriptor in closed:
+        for descriptor in unused:
             os.close(descriptor)
         self._service.serve(self._channel())
 
     def _channel(self) -> int:
-        """Give a channel of this process's own; the one it is cloned from stays with the parent."""
+        """Return a channel of this process; the supervisor keeps the one that it is cloned from."""
         channel = connect.clone(self._connection)
         if channel != self._connection:
             os.close(self._connection)
         return channel
 
-    def _look_after(self) -> None:
-        """Replace workers that die, until they leave because the mount is gone."""
+    def _wait_for_workers(self) -> None:
         while self._workers:
             if signal.sigwait(self._signals) != signal.SIGCHLD:
                 self.unmount()
                 continue
             while self._workers:
-                number, status = os.waitpid(-1, os.WNOHANG)
-                if not number:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
                     break
-                self._workers.discard(number)
-                if status and self._plan.read_only:
-                    time.sleep(_PAUSE)
-                    self._hire()
+                self._workers.discard(pid)
+                if status and self._tree.read_only:
+                    time.sleep(_RESTART_PAUSE)
+                    self._start_worker()
 
     def unmount(self) -> None:
-        """Detach the mount wherever it is; who uses it may finish."""
+        """Detach the mount at every mount point; processes that use it can finish."""
         for mount in mountinfo.read().mounts:
             if mount.device != self._device:
                 continue
@@ -232,33 +235,35 @@ class Daemon:
                     connect.disconnect(mount.mount_point, lazy=True)
 
 
-def _merged(plan: Plan) -> MergedTree:
-    """Read the directories of a plan.
+def _merge(tree: ServedTree) -> MergedTree:
+    """Read and merge the layers.
 
-    :raises OSError: as the kernel says, with the path as the plan has it.
+    :raises OSError: from the kernel, with the path that the caller gave.
     """
-    known = {source.diff: source for source in plan.sources}
-    shown = plan.layers
-    if plan.read_only and plan.upper is not None:  # one more layer, then
-        shown = (plan.upper, *shown)
-    sources = [known.get(layer) or _held(layer, plan) for layer in shown]
+    layers = tree.layers
+    if tree.read_only and tree.upper is not None:
+        layers = (tree.upper, *layers)
+    opened = [_opened(layer, tree) for layer in layers]
     try:
-        return merge(sources, form_of(plan))
+        return merge(opened, tree.whiteout_format)
     except OSError as error:
-        for layer, source in zip(shown, sources, strict=True):
-            inside = os.fsdecode(error.filename or b"").removeprefix(f"{tree_of(source)}/")
-            if layer != tree_of(source) and inside != os.fsdecode(error.filename or b""):
+        name = os.fsdecode(error.filename or b"")
+        for layer, source in zip(map(tree_of, layers), map(tree_of, opened), strict=True):
+            inside = name.removeprefix(f"{source}/")
+            if layer != source and inside != name:
                 raise OSError(error.errno, error.strerror, str(layer / inside)) from error
         raise
 
 
-def _held(layer: Path, plan: Plan) -> Path:
-    """Give a path that leads to a directory as long as this process lives.
+def _opened(layer: LayerPaths | Path, tree: ServedTree) -> LayerPaths | Path:
+    """Return a path to a directory that is valid for the life of this process.
 
-    The mount may cover it; and what other programs hand over may be a mount of theirs that they
-    take away as soon as this one is there (containers/storage's idmapped ones).
+    The mount may cover the directory.  Another program may pass a mount of its own and unmount it
+    as soon as this mount exists (the idmapped mounts of containers/storage).
     """
-    if not (plan.foreign or layer.is_relative_to(plan.target)):
+    if not isinstance(layer, Path):
         return layer
-    held = os.open(layer, os.O_PATH | os.O_DIRECTORY)
-    return Path(os.fsdecode(opath.proc_path(held)))
+    if not (tree.options.foreign or layer.is_relative_to(tree.target)):
+        return layer
+    opened = os.open(layer, os.O_PATH | os.O_DIRECTORY)
+    return Path(os.fsdecode(opath.proc_path(opened)))

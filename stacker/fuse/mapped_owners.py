@@ -1,7 +1,7 @@
 """A tree that takes writes and whose owners show as others than those on disk.
 
 In come requests with ids as they show, out go replies with such; to `WritableAdapter`'s tree go
-those on disk.  Which id is which, `guise` knows.
+those on disk.  Which id is which, `options` knows.
 
 Where all files have one owner, nobody can be given a file, and whatever the disk says to such a
 wish it is granted, as fuse-overlayfs grants it.
@@ -18,22 +18,22 @@ from stacker.linux import process
 from stacker.tree.writable import Caller
 
 if TYPE_CHECKING:
-    from stacker.fuse.options import Guise
+    from stacker.fuse.options import FuseOptions
     from stacker.tree.protocol import Node, Status
     from stacker.tree.writable import WritableTree
 
 
-class MappedAdapter(WritableAdapter):
+class MappedOwnersAdapter(WritableAdapter):
     """Answers requests about one tree.
 
     :param tree: nobody else uses it.
-    :param guise: the owners.
+    :param options: the owners.
     """
 
-    def __init__(self, tree: WritableTree, guise: Guise) -> None:
+    def __init__(self, tree: WritableTree, options: FuseOptions) -> None:
         super().__init__(tree)
-        self._users, self._groups = guise.users, guise.groups
-        self._squashed = guise.is_squashed
+        self._users, self._groups = options.users, options.groups
+        self._squashed = options.is_squashed
         self._status = self._mapped_status
         self._creator: Caller | None = None
         if self._squashed and (os.geteuid() or not process.in_initial_user_namespace()):
@@ -42,12 +42,12 @@ class MappedAdapter(WritableAdapter):
     def _mapped_status(self, node: Node) -> Status:
         status = self._files.status(node)
         return status._replace(
-            uid=self._users.shown(status.uid), gid=self._groups.shown(status.gid)
+            uid=self._users.in_mount(status.uid), gid=self._groups.in_mount(status.gid)
         )
 
     def _change_owner(self, node: Node, uid: int, gid: int) -> None:
-        user = uid if uid < 0 else self._users.kept(uid)
-        group = gid if gid < 0 else self._groups.kept(gid)
+        user = uid if uid < 0 else self._users.on_disk(uid)
+        group = gid if gid < 0 else self._groups.on_disk(gid)
         if not self._squashed:
             self._files.change_owner(node, user, group)
             return
@@ -58,4 +58,4 @@ class MappedAdapter(WritableAdapter):
         if self._creator is not None:
             return self._creator
         uid, gid = super()._caller(request)
-        return Caller(self._users.kept(uid), self._groups.kept(gid))
+        return Caller(self._users.on_disk(uid), self._groups.on_disk(gid))

@@ -1,90 +1,131 @@
-"""What a FUSE mount looks like to others where it is not as this program makes its own.
+"""What a FUSE server needs to know: the tree to serve, and the options of the mount.
 
-In come a source, options and owners as somebody asked for them; they go into a `Plan`.  Values
-only: nothing is mounted here.  The words are those of mount(8) and of fuse-overlayfs.1.
+A mount driver or `stacker-fuse` creates these values; the other modules of this package read them.
+Values only: this module mounts nothing, and must not use a mount plan or the store.  The terms
+are those of mount(8) and fuse-overlayfs(1).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
+    from stacker.layer.paths import LayerPaths
     from stacker.linux.process import IdRange
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
+FuseAdapter = Literal["kernel", "pyfuse3"]
+"""Who answers requests: this package's own implementation of the kernel's protocol, or libfuse."""
 OVERFLOW: Final = 65534
-"""The id of who has none here, unless the kernel is told otherwise (proc_sys_kernel(5))."""
+"""The overflow ID, unless a sysctl sets another (proc_sys_kernel(5))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """Which ids show for those on disk.
+    """How user IDs, or group IDs, on disk map to the IDs in the mount.
 
-    :param ranges: ids on disk (`inside`) that show as others (`outside`); none for all as they
-        are.  The first that has an id counts.
-    :param squashed: the id that shows for every one; it goes before `ranges`.
-    :param overflow: what shows for an id in no range, and is kept for one that nobody shows as.
+    :param ranges: IDs on disk (`inside`) that appear as other IDs (`outside`); empty for no
+        mapping.  The first range that contains an ID applies.
+    :param squashed: the ID that all files appear to have; it takes precedence over `ranges`.
+    :param overflow: the ID for all IDs outside of every range, in both directions.
     """
 
     ranges: tuple[IdRange, ...] = ()
     squashed: int | None = None
     overflow: int = OVERFLOW
 
-    def shown(self, kept: int) -> int:
-        """Give the id that shows for one on disk."""
+    def in_mount(self, on_disk: int) -> int:
+        """Return the ID in the mount for an ID on disk."""
         if self.squashed is not None:
             return self.squashed
         for each in self.ranges:
-            if 0 <= kept - each.inside < each.count:
-                return kept - each.inside + each.outside
-        return self.overflow if self.ranges else kept
+            if 0 <= on_disk - each.inside < each.count:
+                return on_disk - each.inside + each.outside
+        return self.overflow if self.ranges else on_disk
 
-    def kept(self, shown: int) -> int:
-        """Give the id on disk for one that shall show."""
+    def on_disk(self, in_mount: int) -> int:
+        """Return the ID on disk for an ID in the mount."""
         for each in self.ranges:
-            if 0 <= shown - each.outside < each.count:
-                return shown - each.outside + each.inside
-        return self.overflow if self.ranges else shown
+            if 0 <= in_mount - each.outside < each.count:
+                return in_mount - each.outside + each.inside
+        return self.overflow if self.ranges else in_mount
 
     @property
-    def as_they_are(self) -> bool:
-        """Whether nothing is changed."""
+    def is_identity(self) -> bool:
+        """Whether no ID changes."""
         return self.squashed is None and not self.ranges
 
 
 @dataclass(frozen=True, slots=True)
-class Guise:
-    """How a mount shows, and to whom.
+class FuseOptions:
+    """Options of one FUSE mount; the defaults are those of ``stacker mount``.
 
-    :param source: what /proc/self/mountinfo shows as its source.
-    :param subtype: its type there is ``fuse.`` and this.
-    :param options: of mount(8): ``nosuid``, ``noatime``, …; but not ``ro``, which is the plan's.
-    :param to_all: others than who mounts it may use it (``allow_other`` of fuse(8)).
-    :param users: the owners of files.
-    :param groups: their groups.
+    :param adapter: who answers requests.
+    :param passthrough: let the kernel read large files without the server, where it can.
+    :param source: the source in mountinfo; ``None`` for ``stacker:<id>``.
+    :param subtype: the type in mountinfo is ``fuse.<subtype>``.
+    :param mount_options: options of mount(8) such as ``nosuid`` and ``noatime``, but not ``ro``;
+        ``None`` for ``nosuid,nodev`` in a user namespace and no option elsewhere.
+    :param allow_other: let other users access the mount (fuse(8)); ``None`` allows it where the
+        kernel needs no permission from fusermount3.
+    :param users: how owners map.
+    :param groups: how groups map.
+    :param foreign: other programs wrote the directories, so every format of deletions is read;
+        they can also unmount the directories as soon as the mount exists.
     """
 
-    source: str
-    subtype: str
-    options: frozenset[str] = frozenset()
-    to_all: bool = True
+    adapter: FuseAdapter = "kernel"
+    passthrough: bool = False
+    source: str | None = None
+    subtype: str = "stacker"
+    mount_options: frozenset[str] | None = None
+    allow_other: bool | None = None
     users: Owners = Owners()
     groups: Owners = Owners()
+    foreign: bool = False
 
     @property
-    def owners_as_they_are(self) -> bool:
-        """Whether owners and groups show as they are on disk."""
-        return self.users.as_they_are and self.groups.as_they_are
+    def keeps_owners(self) -> bool:
+        """Whether owners and groups in the mount are those on disk."""
+        return self.users.is_identity and self.groups.is_identity
 
     @property
     def is_squashed(self) -> bool:
-        """Whether files cannot be given to anybody, since all have one owner or group."""
+        """Whether all files have one owner or one group, so that chown(2) has no effect."""
         return self.users.squashed is not None or self.groups.squashed is not None
 
 
+@dataclass(frozen=True, slots=True)
+class ServedTree:
+    """The tree that one FUSE mount serves; paths are absolute.
+
+    :param target: the mount point.
+    :param source: the source in mountinfo.
+    :param layers: the layers to merge, topmost first; a path alone for a directory without a
+        skeleton.
+    :param whiteout_format: how deletions are read, and written to `upper`.
+    :param read_only: refuse writes; an `upper` is then one more layer.
+    :param upper: the directory that receives the writes.
+    :param work: the directory for unfinished copies, on the filesystem of `upper`.
+    :param volatile: `upper` is discarded at unmount, so fsync(2) does nothing.
+    :param options: the options of the mount.
+    """
+
+    target: Path
+    source: str
+    layers: tuple[LayerPaths | Path, ...]
+    whiteout_format: WhiteoutDialect
+    read_only: bool = True
+    upper: Path | None = None
+    work: Path | None = None
+    volatile: bool = False
+    options: FuseOptions = FuseOptions()
+
+
 def overflow_ids() -> tuple[int, int]:
-    """Return the ids of users and groups that have none here, as the kernel is set."""
+    """Return the overflow user ID and group ID that the kernel uses (proc_sys_kernel(5))."""
     return _overflow("uid"), _overflow("gid")
 
 

@@ -1,8 +1,9 @@
-"""Large files that the kernel reads by itself, past the server (FUSE passthrough).
+"""FUSE passthrough: large files that the kernel reads without the server.
 
-In come inodes that are opened; out go the numbers of backing files that the kernel knows.  Linux
-6.9 on, with CAP_SYS_ADMIN in the machine's own user namespace; a file that cannot be one is read
-through the server.  Source: Documentation/filesystems/fuse/fuse-passthrough.rst, fs/fuse/iomode.c.
+Inodes that a process opens come in; the IDs of backing files, which the kernel holds open, go out.
+It needs Linux 6.9 and CAP_SYS_ADMIN in the initial user namespace; the server reads every other
+file.  This module must not answer requests.  Source: Documentation/filesystems/fuse/
+fuse-passthrough.rst, fs/fuse/iomode.c.
 """
 
 from __future__ import annotations
@@ -15,86 +16,88 @@ from typing import TYPE_CHECKING, Final
 from stacker.fuse import protocol as fuse
 from stacker.linux import process
 from stacker.linux.filesystem import is_overlay
+from stacker.tree.merged import tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from stacker.layer.paths import LayerPaths
     from stacker.tree.merged import MergedTree
     from stacker.tree.protocol import Node
 
-LEAST: Final = 1 << 20
-"""Bytes from which on a file is worth it."""
-_NEVER: Final = -1
+MIN_SIZE: Final = 1 << 20
+"""Bytes of the smallest file that uses passthrough."""
+_REFUSED: Final = -1
 
 
 class Passthrough:
     """The backing files of one connection.
 
-    The kernel takes one backing file for an inode, whoever registers it, as long as it is open.  So
-    the processes that are forked from the one that made this share a table, and a lock an inode.
+    The kernel accepts one backing file per inode, for all processes, as long as the inode is open.
+    So the workers, which are forked from one process, share a table and a lock per inode.
 
-    :param tree: where the files are.
-    :param depth: how many filesystems may lie on each other, ours among them: 1, or 2.
+    :param tree: the tree with the files.
+    :param depth: how many filesystems are stacked, this one included: 1 or 2.
     """
 
     def __init__(self, tree: MergedTree, depth: int) -> None:
         self.depth = depth
         self.agreed = False
-        """Whether the kernel does so; known once it has been asked."""
+        """Whether the kernel supports passthrough; known after the INIT request."""
         self.channel = -1
         """This process's descriptor of the connection."""
         self._tree = tree
-        self._numbers = memoryview(mmap.mmap(-1, 4 * len(tree))).cast("i")
+        self._backing_ids = memoryview(mmap.mmap(-1, 4 * len(tree))).cast("i")
         self._lock = os.memfd_create("backing files", os.MFD_CLOEXEC)
 
-    def number(self, inode: Node) -> int:
-        """Give the number of an inode's backing file; 0 when it has to be read through the server.
+    def backing_id(self, inode: Node) -> int:
+        """Return the ID of an inode's backing file; 0 when the server has to read the file.
 
-        Once one or the other was said it stays so, as the kernel wants of files that are open.
+        The answer for an inode never changes, as the kernel requires while the inode is open.
         """
-        if self._tree.status(inode).size < LEAST:
+        if self._tree.status(inode).size < MIN_SIZE:
             return 0
-        if not self._numbers[inode]:
+        if not self._backing_ids[inode]:
             fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, inode)
             try:
-                if not self._numbers[inode]:
-                    self._numbers[inode] = self._registered(inode)
+                if not self._backing_ids[inode]:
+                    self._backing_ids[inode] = self._register(inode)
             finally:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, inode)
-        return max(self._numbers[inode], 0)
+        return max(self._backing_ids[inode], 0)
 
-    def _registered(self, inode: Node) -> int:
-        # It stays registered until the mount is gone; the kernel then closes it.
+    def _register(self, inode: Node) -> int:
+        # The kernel closes the backing file when the mount is gone.
         fd = self._tree.open(inode)
         try:
-            # The result is the number; for a buffer that could not change it would be the buffer.
-            file = bytearray(fuse.BACKING_MAP.pack(fd, 0, 0))
-            return int(fcntl.ioctl(self.channel, fuse.IOC_BACKING_OPEN, file))
-        except OSError:  # ELOOP: it lies too deep; EPERM: no privilege any more
-            return _NEVER
+            # ioctl returns the ID for a mutable buffer; for bytes it would return the buffer.
+            request = bytearray(fuse.BACKING_MAP.pack(fd, 0, 0))
+            return int(fcntl.ioctl(self.channel, fuse.IOC_BACKING_OPEN, request))
+        except OSError:  # ELOOP: too many stacked filesystems; EPERM: privileges were dropped
+            return _REFUSED
         finally:
             os.close(fd)
 
 
-def is_worth_it(tree: MergedTree) -> bool:
-    """Say whether a tree is mostly large files: a mebibyte and more an entry.
+def is_worthwhile(tree: MergedTree) -> bool:
+    """Return whether a tree has mostly large files: at least 1 MiB per entry on average.
 
-    For that the kernel has to ask at every opening and closing, which costs some dozens of
-    microseconds, whatever the size and also the second time.  What it saves is a copy and a page of
-    the page cache for each page that is read, some 150 microseconds a mebibyte.
+    With passthrough the kernel sends a request for each open and each close, of any file, which
+    costs some dozens of microseconds.  It saves a copy and a second cached page for each page that
+    is read, about 150 microseconds per MiB.
     """
-    return tree.size >= LEAST * len(tree)
+    return tree.size >= MIN_SIZE * len(tree)
 
 
 def is_permitted() -> bool:
-    """Say whether this process may let the kernel read files by itself."""
+    """Return whether this process may register backing files."""
     return process.has_capability(process.CAP_SYS_ADMIN) and process.in_initial_user_namespace()
 
 
-def depth_over(layers: Iterable[Path]) -> int:
-    """Say how many filesystems lie on each other where these directories are shown.
+def stack_depth(layers: Iterable[LayerPaths | Path]) -> int:
+    """Return how many filesystems a mount of these layers stacks, itself included.
 
-    With 2, no overlay can be mounted on top of what is shown (FILESYSTEM_MAX_STACK_DEPTH).
+    With 2 no overlay can be mounted on top of it (FILESYSTEM_MAX_STACK_DEPTH).
     """
-    return 2 if any(is_overlay(layer) for layer in layers) else 1
+    return 2 if any(is_overlay(tree_of(layer)) for layer in layers) else 1

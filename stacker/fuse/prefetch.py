@@ -38,7 +38,7 @@ _SLOTS: Final = 256
 _DIRECTORY, _LAST, _UNTIL, _STREAK = range(4)
 
 
-class Ahead:
+class Prefetcher:
     """What was read last in some directories, shared by processes that are forked from each other.
 
     :param tree: where the files are.

@@ -31,29 +31,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stacker.fuse.passthrough import Passthrough
-    from stacker.fuse.prefetch import Ahead
+    from stacker.fuse.prefetch import Prefetcher
     from stacker.tree.merged import MergedTree
     from stacker.tree.protocol import Node
 
 _ABOUT_NO_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
 
 
-class Adapter(Requests):
+class ReadOnlyAdapter(Requests):
     """Answers requests about one tree.
 
     :param tree: it may be shared with other processes; this object may not.
     :param passthrough: let the kernel read large files by itself; what is opened it asks for then.
-    :param ahead: what knows which files come next; shared with the other processes.
+    :param prefetcher: what knows which files come next; shared with the other processes.
     """
 
     def __init__(
         self,
         tree: MergedTree,
         passthrough: Passthrough | None = None,
-        ahead: Ahead | None = None,
+        prefetcher: Prefetcher | None = None,
     ) -> None:
         super().__init__()
-        self._ahead = ahead
+        self._prefetcher = prefetcher
         self._small: Node | None = None
         self._tree = tree
         self._passthrough = passthrough
@@ -100,7 +100,7 @@ class Adapter(Requests):
         flags, _ = fuse.OPEN_IN.unpack_from(request, HEADER)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "read-only")
-        number = self._passthrough.number(node) if self._passthrough else 0
+        number = self._passthrough.backing_id(node) if self._passthrough else 0
         kind = fuse.OPEN_PASSTHROUGH if number else fuse.OPEN_KEEP_CACHE
         return fuse.OPEN_OUT.pack(0, kind | fuse.OPEN_NO_FLUSH, number)
 
@@ -197,8 +197,8 @@ class Adapter(Requests):
         """Let the kernel have the files that are probably read next."""
         if self._small is not None:
             small, self._small = self._small, None
-            if self._ahead is not None and self.outlet is not None:
-                self._ahead.follow(small, self.outlet)
+            if self._prefetcher is not None and self.outlet is not None:
+                self._prefetcher.follow(small, self.outlet)
 
     def _read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
         file, length = self._files.of(node), 0

@@ -34,6 +34,11 @@ class WhiteoutFormat(Enum):
         return cls.USER
 
     @property
+    def is_trusted(self) -> bool:
+        """Whether only root in the initial user namespace can use the xattrs (xattr(7))."""
+        return self is WhiteoutFormat.TRUSTED
+
+    @property
     def prefix(self) -> bytes:
         """The prefix of the xattr names that overlayfs interprets in this format."""
         return self.value.encode() + b"." + _OVERLAY

@@ -1,7 +1,8 @@
-"""Making a mount, from a request to a record: the order of things, and undoing them.
+"""Make a mount: check the request, try the drivers, and write the record.
 
-In comes a request, out goes a mount that `Table` knows.  Whatever fails, nothing is left: no
-record, no upper, no work directory, no mount.  Knows no store and no image.
+A `MountRequest` and a `StackedImage` come in; a mount goes out that `Table` lists.  A failed
+attempt leaves no record, no upper or work directory and no mount.  This module must not use the
+store.
 """
 
 from __future__ import annotations
@@ -15,102 +16,100 @@ from typing import TYPE_CHECKING
 from stacker.errors import MountError, StackerError
 from stacker.linux import process
 from stacker.mount.drivers.choose import driver_named, execute
-from stacker.mount.drivers.fuse import SERVED
+from stacker.mount.drivers.fuse import FUSE_DRIVERS
 from stacker.mount.record import MountRecord
 from stacker.mount.state import KernelView
-from stacker.mount.target import claimed, resolve
-from stacker.mount.unmount import release
+from stacker.mount.target import locked_target, resolve_target
+from stacker.mount.unmount import unmount_path
 from stacker.mount.upper_directory import prepared, resolve_upper
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.mount.drivers.protocol import Driver, Mounted
-    from stacker.mount.plan import Plan, Request
+    from stacker.mount.plan import MountRequest, Plan, StackedImage
     from stacker.mount.table import Table
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
-def checked(request: Request, *, forbidden: Path | None = None) -> Request:
-    """Return a request whose directories are absolute, free of symlinks, and fit for a mount.
+def checked(request: MountRequest, *, forbidden: Path | None = None) -> MountRequest:
+    """Return a request whose paths are absolute, without symlinks, and fit for a mount.
 
     :param forbidden: the store; neither the target nor the upper directory may overlap it.
-    :raises MountError: TARGET or the upper directory cannot be used.
+    :raises MountError: the target or the upper directory cannot be used.
     """
-    target = resolve(request.target, forbidden=forbidden)
+    target = resolve_target(request.target, forbidden=forbidden)
     upper = request.upper and resolve_upper(request.upper, target, forbidden=forbidden)
     return replace(request, target=target, upper=upper)
 
 
 def attach(
-    table: Table,
-    request: Request,
-    *,
-    image: str,
-    driver: str = "auto",
-    forbidden: Path | None = None,
+    table: Table, request: MountRequest, image: StackedImage, *, forbidden: Path | None = None
 ) -> tuple[MountRecord, Mounted]:
-    """Mount what is requested, and write it down.
+    """Mount an image, and write the record.
 
-    :param table: where mounts are written down.
-    :param image: a label for the record.
-    :param driver: a driver's name, or ``auto``.
+    :param table: the table that lists the mount.
     :param forbidden: as for `checked`.
-    :raises UsageError: no such driver.
-    :raises MountError: TARGET is unfit, or no driver can; nothing is left behind.
-    :raises LockedError: TARGET or the upper directory is in use.
-    :raises UnsupportedError: the named driver cannot do what is asked for.
+    :raises UsageError: no driver has the name that the request gives.
+    :raises MountError: the target cannot be used, or every driver fails.
+    :raises LockedError: the target or the upper directory is in use.
+    :raises UnsupportedError: the named driver does not support the request.
     """
-    if driver != "auto":
-        driver_named(driver)
-    fit = checked(request, forbidden=forbidden)
-    with claimed(fit.target):
+    if request.driver != "auto":
+        driver_named(request.driver)
+    request = checked(request, forbidden=forbidden)
+    with locked_target(request.target):
         try:
-            _refuse_copied(table, fit.target)
-            return _attach(table, fit, image, driver)
+            _refuse_copied(table, request.target)
+            return _attach(table, request, image)
         except StackerError:
             raise
         except OSError as error:
-            text = f"cannot mount: {error.filename or fit.target}: {error.strerror}"
-            raise (StackerError if error.errno in _DISK else MountError)(text) from error
+            text = f"cannot mount: {error.filename or request.target}: {error.strerror}"
+            raise (StackerError if error.errno in _DISK_ERRORS else MountError)(text) from error
 
 
-def _attach(table: Table, request: Request, image: str, driver: str) -> tuple[MountRecord, Mounted]:
-    with table.new_room() as room:
-        plan = request.plan(room.id, room.path)
-        with prepared(plan, room.path):
-            tries = _Tries(table, _record(plan, image), plan.fuse_adapter)
+def _attach(
+    table: Table, request: MountRequest, image: StackedImage
+) -> tuple[MountRecord, Mounted]:
+    with table.new_directory() as own:
+        plan = request.plan(image, own.id, own.path)
+        with prepared(plan, own.path):
+            attempts = _Attempts(table, plan, _record(plan, image))
             try:
-                mounted = execute(driver, plan, tries.announce)
+                mounted = execute(request.driver, plan, attempts.record_driver)
             except BaseException:
-                tries.undo()
+                attempts.undo()
                 raise
-            return tries.record, mounted
+            return attempts.record, mounted
 
 
-class _Tries:
-    """The record, which names the driver that is being tried before it is."""
+class _Attempts:
+    """The record of a mount, which names each driver before that driver is tried."""
 
-    __slots__ = ("_adapter", "_table", "record")
+    __slots__ = ("_plan", "_table", "record")
 
-    def __init__(self, table: Table, record: MountRecord, adapter: str) -> None:
+    def __init__(self, table: Table, plan: Plan, record: MountRecord) -> None:
         self._table = table
-        self._adapter = adapter
+        self._plan = plan
         self.record = record
 
-    def announce(self, driver: Driver) -> None:
-        # FUSE serves one directory as it does many, where overlay would bind it.
-        bound = None if driver.name in SERVED else self.record.bound
-        adapter = self._adapter if driver.name == "fuse" else None
+    def record_driver(self, driver: Driver) -> None:
+        # A FUSE driver serves a single directory, where the overlay driver would bind it.
+        bound = None if driver.name in FUSE_DRIVERS else self.record.bound
+        adapter = None
+        if driver.name == "fuse":
+            adapter = "kernel" if self._plan.fuse is None else self._plan.fuse.adapter
         self.record = replace(self.record, driver=driver.name, bound=bound, fuse_adapter=adapter)
         self._table.write(self.record)
 
     def undo(self) -> None:
-        # A driver that fails leaves nothing; this is for a Ctrl-C that arrives when it is done.
-        # Never for a copy: it empties the target itself, if it was the one that filled it.
-        if self.record.driver not in {"", "copy"} and KernelView().state(self.record) == "mounted":
-            release(self.record.target, lazy=True)
+        # A driver that fails undoes its mount; this handles a KeyboardInterrupt after the mount.
+        # A copy is excluded, since the driver empties the target only if it has filled it.
+        made = self.record.driver not in {"", "copy"}
+        if made and KernelView().state(self.record) == "mounted":
+            unmount_path(self.record.target, lazy=True)
 
 
 def _refuse_copied(table: Table, target: Path) -> None:
@@ -122,13 +121,13 @@ def _refuse_copied(table: Table, target: Path) -> None:
         )
 
 
-def _record(plan: Plan, image: str) -> MountRecord:
+def _record(plan: Plan, image: StackedImage) -> MountRecord:
     status = plan.target.stat()
     layer = plan.layers[0].stat()
     return MountRecord(
         id=plan.id,
         target=plan.target,
-        image=image,
+        image=image.id,
         driver="",
         read_only=plan.read_only,
         upper=None if plan.volatile else plan.upper,
@@ -139,4 +138,6 @@ def _record(plan: Plan, image: str) -> MountRecord:
         target_inode=status.st_ino,
         target_mode=(S_IMODE(status.st_mode), status.st_uid, status.st_gid),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        diff_ids=image.diff_ids,
+        chain_id=image.chain_id,
     )

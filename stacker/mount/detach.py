@@ -1,6 +1,6 @@
-"""Undoing a mount, and clearing what crashes and reboots left behind.
+"""Undo a mount, and clear the mounts that crashes and reboots left in the table.
 
-In comes a target, out goes what became of it.  Knows no store and no image.
+A mount point comes in; the entry of the mount goes out.  This module must not use the store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
 from stacker.mount.state import KernelView
 from stacker.mount.table import Entry, Table
-from stacker.mount.upper_directory import release_work
+from stacker.mount.upper_directory import remove_work
 
 if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
@@ -25,24 +25,27 @@ if TYPE_CHECKING:
 
 
 def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
-    """Undo the mount at a target, or clear it if it is stale; its thrown-away writes go too.
+    """Unmount a target, or clear its entry if it is stale; discard the writes of ``--rw``.
 
-    A detached mount whose tree somebody still shows elsewhere keeps its directories until
-    `clear_stale` finds it gone; with `lazy`, processes that still use it lose them.
+    If the mount has a second mount point, its directories stay until `clear_stale` finds the mount
+    gone.  With `lazy`, processes that still use the mount lose these directories.
 
-    :param lazy: do so even while it is in use.
-    :returns: the mount, with the state in which it was found.
-    :raises NotFoundError: nothing of this table is mounted there.
-    :raises MountError: it is in use, covered, elsewhere, or the kernel refuses.
-    :raises LockedError: somebody else is making or undoing it.
+    :param lazy: detach the mount even while processes use it.
+    :returns: the mount, with its state before this call.
+    :raises NotFoundError: the table has no mount at `target`.
+    :raises MountError: the mount is in use, covered by another mount or in another mount
+        namespace, or the kernel refuses.
+    :raises LockedError: another process is making or undoing the mount.
     """
     path = Path(os.path.realpath(target))
     entry = table.find(path)
     if entry is None:
         raise _not_found(target)
     if entry.state == "busy":
-        raise LockedError(f"mount is being made or undone: {target}", hint="try again")
-    with table.held(entry.record.id, wait=True):
+        raise LockedError(
+            f"mount is in use: {target}: another process is making or undoing it", hint="try again"
+        )
+    with table.locked(entry.record.id, wait=True):
         record = table.read(entry.record.id)
         if record is None:
             raise _not_found(target)
@@ -54,28 +57,28 @@ def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
 
 
 def clear_stale(table: Table) -> list[MountRecord]:
-    """Remove the records and writes of mounts that are gone, and rooms that were never used.
+    """Remove the records and writes of stale mounts, and directories without a record.
 
-    A stale copy is only forgotten: nothing is removed outside the table but work directories.
+    Outside of the table, only work directories are removed: the files of a stale copy stay.
 
-    :returns: the records that were removed.
-    :raises MountError: something cannot be removed.
+    :returns: the removed records.
+    :raises MountError: a directory cannot be removed.
     """
     stale = [entry.record for entry in table.entries() if entry.state == "stale"]
     cleared = [record for record in stale if _clear(table, record)]
     for identifier in table.abandoned():
-        with suppress(LockedError), table.held(identifier):
-            if table.read(identifier) is None:  # it was not: somebody had just begun to use it
+        with suppress(LockedError), table.locked(identifier):
+            if table.read(identifier) is None:  # another process may have written it meanwhile
                 table.remove(identifier)
     return cleared
 
 
 def _clear(table: Table, record: MountRecord) -> bool:
-    with suppress(LockedError), table.held(record.id):
-        # Asked again under the lock: what looked stale may have just been finished or removed.
+    with suppress(LockedError), table.locked(record.id):
+        # Checked again under the lock: another process may have finished or removed the mount.
         if table.read(record.id) == record and KernelView().state(record) == "stale":
             if is_dead(record):
-                _bury(record)
+                _unmount_dead(record)
             _discard(table, record)
             return True
     return False
@@ -85,31 +88,31 @@ def _undo(record: MountRecord, state: State, *, lazy: bool) -> None:
     if state == "elsewhere":
         raise _elsewhere(record)
     if is_dead(record):
-        _bury(record)
+        _unmount_dead(record)
     if state == "mounted":
         _refuse_covered(record)
         driver_named(record.driver).unmount(record, lazy=lazy)
 
 
-def _bury(record: MountRecord) -> None:
-    """Take away a mount that nobody answers for any more; whoever uses it gets errors already."""
+def _unmount_dead(record: MountRecord) -> None:
+    """Detach a mount without a server; processes that use it already get errors."""
     _refuse_covered(record)
     driver_named(record.driver).unmount(record, lazy=True)
 
 
 def _refuse_covered(record: MountRecord) -> None:
-    """Refuse to take away somebody else's mount in place of ours."""
+    """Refuse to unmount another program's mount in place of ours."""
     if record.driver == "copy" or record.bound is not None:
         return
     table = mountinfo.read()
     top, source = table.at(record.target), source_of(record.id)
     if top is None:
         places = ", ".join(str(m.mount_point) for m in table.mounts if m.source == source)
-        text = f"cannot unmount: {record.target}: the mount is at {places} by now"
+        text = f"cannot unmount: {record.target}: the mount was moved to {places}"
         raise MountError(text, hint=f"umount {places}")
     if top.source != source:
         text = f"cannot unmount: {record.target}: {top.fstype} {top.source} is mounted over it"
-        raise MountError(text, hint="unmount that first")
+        raise MountError(text, hint=f"umount {record.target}, then stacker umount {record.target}")
 
 
 def _elsewhere(record: MountRecord) -> MountError:
@@ -117,20 +120,20 @@ def _elsewhere(record: MountRecord) -> MountError:
     enter = f"nsenter --mount --target {inside} " if inside else ""
     return MountError(
         f"cannot unmount: {record.target}: it is mounted in another mount namespace",
-        hint=f"there: {enter}umount {record.target}",
+        hint=f"in that namespace: {enter}umount {record.target}",
     )
 
 
 def _not_found(target: Path) -> NotFoundError:
     return NotFoundError(
-        f"nothing to unmount: {target}: stacker has mounted nothing there", hint="stacker mounts"
+        f"nothing to unmount: {target}: stacker has no mount there", hint="stacker mounts"
     )
 
 
 def _discard(table: Table, record: MountRecord) -> None:
     try:
         if record.upper is not None:
-            release_work(record.upper, table.directory / record.id)
+            remove_work(record.upper, table.directory / record.id)
         table.remove(record.id)
     except OSError as error:
         text = f"cannot clear a mount: {error.filename or record.target}: {error.strerror}"

@@ -1,24 +1,23 @@
-"""A mount as a value: what is to be stacked, where, and where writes go.
+"""A mount as values: the request of a caller, and the plan that a driver executes.
 
-In come directories (a `Request`); out goes a `Plan`, which the drivers execute and which
-`Plan.to_json` prints for other runtimes.  Nothing here touches a filesystem, and nothing here
-knows a store or an image.
+A `MountRequest` and a `StackedImage` come in; a `Plan` goes out, which `Plan.to_json` prints for
+other runtimes.  This module reads and writes no file, and must not use the store.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from stacker.errors import UsageError
 
 if TYPE_CHECKING:
-    from stacker.fuse.options import Guise
-    from stacker.layer.paths import LayerPaths
+    from pathlib import Path
 
-XattrNamespace = Literal["trusted", "user"]
-FuseAdapter = Literal["kernel", "pyfuse3"]
-"""Who speaks FUSE: the kernel's own protocol in plain Python, or libfuse by pyfuse3."""
+    from stacker.fuse.options import FuseOptions
+    from stacker.layer.paths import LayerPaths, Stack
+    from stacker.layer.whiteout_format import WhiteoutFormat
 
 PLAN_VERSION = 1
 
@@ -27,65 +26,59 @@ PLAN_VERSION = 1
 class Plan:
     """Everything a driver needs to make one mount; paths are absolute.
 
-    :param id: names the mount; a kernel mount shows it as its source, ``stacker:<id>``.
-    :param target: the directory to mount on.
-    :param layers: topmost first, as overlayfs's ``lowerdir`` lists them; at least one, and at
-        least two for an overlay without `upper` (`Request.plan` sees to both).
-    :param xattr_namespace: where the layers keep their opaque marks.
+    :param id: the ID of the mount; mountinfo shows the source ``stacker:<id>``.
+    :param target: the mount point.
+    :param layers: the directories to stack, topmost first, as overlayfs's ``lowerdir`` lists
+        them.  There is at least one, and an overlay without `upper` has at least two.
+    :param whiteout_format: how deletions are written in `layers`.
     :param read_only: refuse writes, even with an `upper`.
-    :param upper: the directory that takes writes.
-    :param work: overlayfs's scratch directory, on the same mount as `upper`.
-    :param volatile: `upper` is thrown away with the mount, so that nothing need be synced.
-    :param plain: a single layer that holds no whiteout, no mark and no escaped name, so that it
-        can be shown as it is.
-    :param empty: the one of `layers` that is only there to be empty.
-    :param sources: where the parts of those `layers` lie that have more than a directory.
-    :param fuse_adapter: what the FUSE driver answers by; others do not look at it.
-    :param fuse_passthrough: let the kernel read large files past the FUSE driver, where it can.
-    :param foreign: other programs made `layers` and `upper`, and deletions are written as theirs;
-        only the FUSE driver reads such.
-    :param guise: how a FUSE mount shows, unless it is as all others.
+    :param upper: the directory that receives the writes.
+    :param work: overlayfs's work directory, on the same mount as `upper`.
+    :param volatile: `upper` is discarded at unmount, so nothing needs to be flushed to disk.
+    :param plain: the only layer has no whiteout, no opaque mark and no escaped name, so a bind
+        mount exposes it correctly.
+    :param empty: the one of `layers` that is an empty directory, if there is one.
+    :param layer_paths: those of `layers` that have a skeleton, with the path of it.
+    :param fuse: options for the FUSE driver; ``None`` for the defaults.  Other drivers ignore it.
     """
 
     id: str
     target: Path
     layers: tuple[Path, ...]
-    xattr_namespace: XattrNamespace
+    whiteout_format: WhiteoutFormat
     read_only: bool = True
     upper: Path | None = None
     work: Path | None = None
     volatile: bool = False
     plain: bool = False
     empty: Path | None = None
-    sources: tuple[LayerPaths, ...] = ()
-    fuse_adapter: FuseAdapter = "kernel"
-    fuse_passthrough: bool = False
-    foreign: bool = False
-    guise: Guise | None = None
+    layer_paths: tuple[LayerPaths, ...] = ()
+    fuse: FuseOptions | None = None
 
     @property
     def source(self) -> str:
-        """What /proc/self/mountinfo shows as the source of a mount of this plan."""
-        return source_of(self.id) if self.guise is None else self.guise.source
+        """The source that /proc/self/mountinfo shows for this mount."""
+        named = None if self.fuse is None else self.fuse.source
+        return named or source_of(self.id)
 
     @property
     def is_bind(self) -> bool:
-        """Whether the tree is one directory as it lies, so that a bind mount shows it."""
+        """Whether a bind mount of the only layer exposes the merged tree."""
         return self.plain and self.read_only and self.upper is None and len(self.layers) == 1
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """The directories that must be made before the plan can be executed."""
+        """The directories that must exist before a driver executes the plan."""
         wanted = (self.empty, self.upper, self.work)
         return tuple(path for path in wanted if path is not None)
 
     def to_json(self, driver: str = "overlay") -> dict[str, object]:
-        """Give the plan as a document of version `PLAN_VERSION`.
+        """Return the plan as a document of version `PLAN_VERSION`.
 
-        Besides the fields of this class it has ``directories``, to be made first, and
-        ``mounts``, a list of ``{type, source, options}`` as containerd's snapshotters return
-        and OCI's config.json takes them.  A FUSE mount names its directories as an overlay does;
-        no kernel makes it by itself.  A copy is no mount.  Bytes of a path that are no UTF-8 are
+        Besides the fields of this class it has ``directories``, which the runtime creates first,
+        and ``mounts``, a list of ``{type, source, options}`` as containerd's snapshotters return
+        it and OCI's config.json accepts it.  A FUSE mount lists its directories as an overlay
+        does, but needs a server.  A copy needs no mount.  Path bytes that are not UTF-8 become
         lone surrogates (PEP 383).
 
         :param driver: the name of the driver that would execute the plan.
@@ -95,14 +88,14 @@ class Plan:
             "id": self.id,
             "target": str(self.target),
             "layers": [str(layer) for layer in self.layers],
-            "xattr_namespace": self.xattr_namespace,
+            "xattr_namespace": self.whiteout_format.value,
             "read_only": self.read_only,
             "upper": _text(self.upper),
             "work": _text(self.work),
             "volatile": self.volatile,
             "plain": self.plain,
-            "fuse_adapter": self.fuse_adapter,
-            "fuse_passthrough": self.fuse_passthrough,
+            "fuse_adapter": "kernel" if self.fuse is None else self.fuse.adapter,
+            "fuse_passthrough": self.fuse is not None and self.fuse.passthrough,
             "directories": [str(path) for path in self.directories],
             "mounts": [] if driver == "copy" else [self._mount(driver)],
         }
@@ -110,17 +103,17 @@ class Plan:
     def _mount(self, driver: str) -> dict[str, object]:
         if driver == "fuse-overlayfs":
             kind = "fuse.fuse-overlayfs"
-            return {"type": kind, "source": self.source, "options": self._directories()}
+            return {"type": kind, "source": self.source, "options": self._directory_options()}
         if driver == "fuse":
-            options = [*self._directories(), "default_permissions"]
+            options = [*self._directory_options(), "default_permissions"]
             return {"type": "fuse.stacker", "source": self.source, "options": options}
         if self.is_bind:
             return {"type": "bind", "source": str(self.layers[0]), "options": ["bind", "ro"]}
         words = (key if value is None else f"{key}={value}" for key, value in self.parameters())
-        options = [*self._directories(), *words]
+        options = [*self._directory_options(), *words]
         return {"type": "overlay", "source": self.source, "options": options}
 
-    def _directories(self) -> list[str]:
+    def _directory_options(self) -> list[str]:
         lower = ":".join(_escape(layer, ":") for layer in self.layers)
         options = ["ro" if self.read_only else "rw", f"lowerdir={lower}"]
         if self.upper is not None and self.work is not None:
@@ -128,13 +121,13 @@ class Plan:
         return options
 
     def parameters(self) -> list[tuple[str, str | None]]:
-        """Give overlayfs's options apart from the directories; ``None`` marks a flag.
+        """Return overlayfs's options except the directories; ``None`` marks a flag.
 
-        redirect_dir and metacopy are off because a layer's author could use both to show what
-        lies elsewhere (Documentation/filesystems/overlayfs.rst, "Sharing and copying layers").
+        redirect_dir and metacopy are off, because a layer's author could use both to expose files
+        from elsewhere (Documentation/filesystems/overlayfs.rst, "Sharing and copying layers").
         """
         found: list[tuple[str, str | None]] = [("redirect_dir", "nofollow"), ("metacopy", "off")]
-        if self.xattr_namespace == "user":
+        if not self.whiteout_format.is_trusted:
             found.append(("userxattr", None))
         if self.volatile and not self.read_only:
             found.append(("volatile", None))
@@ -142,85 +135,108 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What a caller wants mounted; `plan` makes it executable.
+class StackedImage:
+    """An image whose layers are in the store and stacked.
+
+    :param id: the image ID, for the mount record and for messages.
+    :param stack: the directories to mount.
+    :param layer_paths: those directories of `stack` that have a skeleton, with the path of it.
+    :param diff_ids: the layers of the image, as text, since this package uses no image types.
+    :param chain_id: the chain ID that names `stack` in the store, as text; ``None`` for
+        directories outside a store.
+    """
+
+    id: str
+    stack: Stack
+    layer_paths: tuple[LayerPaths, ...] = ()
+    diff_ids: tuple[str, ...] = ()
+    chain_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What a caller asks for.
 
     :param target: the directory to mount on.
-    :param layers: topmost first; none for an image without layers.
-    :param xattr_namespace: as in `Plan`.
-    :param plain: as in `Plan`; only looked at when there is one layer.
+    :param driver: a driver's name, or ``auto``.
     :param read_only: refuse writes.
-    :param upper: a directory that keeps the writes; without one they go with the mount.
-    :param sources: as in `Plan`.
-    :param fuse_adapter: as in `Plan`.
-    :param fuse_passthrough: as in `Plan`.
+    :param upper: a directory that keeps the writes; without one they are discarded at unmount.
+    :param fuse: options for the FUSE driver; ``None`` for the defaults.
+    :raises UsageError: `fuse` is given, and `driver` is another one.
     """
 
     target: Path
-    layers: tuple[Path, ...]
-    xattr_namespace: XattrNamespace
-    plain: bool = False
+    driver: str = "auto"
     read_only: bool = True
     upper: Path | None = None
-    sources: tuple[LayerPaths, ...] = ()
-    fuse_adapter: FuseAdapter = "kernel"
-    fuse_passthrough: bool = False
+    fuse: FuseOptions | None = None
 
-    def plan(self, identifier: str, room: Path) -> Plan:
-        """Lay the mount out, with everything that goes with it below one directory.
+    def __post_init__(self) -> None:
+        if self.fuse is not None and self.driver != "fuse":
+            option = "--fuse-passthrough" if self.fuse.passthrough else "--fuse-adapter"
+            raise UsageError(
+                f"{option} requires --driver fuse: got --driver {self.driver}",
+                hint=f"add --driver fuse, or omit {option}",
+            )
 
-        :param identifier: names the mount.
-        :param room: the mount's own directory; `empty`, `upper` and `work` are placed in it.
+    def plan(self, image: StackedImage, identifier: str, directory: Path) -> Plan:
+        """Return the plan of a mount of an image.
+
+        :param identifier: the ID of the mount.
+        :param directory: the mount's own directory; `Plan.empty`, and an upper and a work
+            directory that are discarded at unmount, are below it.
         """
-        upper, work, volatile = self._upper_and_work(room)
-        layers, empty = self._lowers(room / "empty", alone=upper is None)
+        upper, work, volatile = self._upper_and_work(directory)
+        layers, empty = _lower_directories(image.stack, directory / "empty", alone=upper is None)
         return Plan(
             id=identifier,
             target=self.target,
             layers=layers,
-            xattr_namespace=self.xattr_namespace,
+            whiteout_format=image.stack.whiteout_format,
             read_only=self.read_only,
             upper=upper,
             work=work,
             volatile=volatile,
-            plain=self.plain or not self.layers,
+            plain=image.stack.plain or not image.stack.directories,
             empty=empty,
-            sources=self.sources,
-            fuse_adapter=self.fuse_adapter,
-            fuse_passthrough=self.fuse_passthrough,
+            layer_paths=image.layer_paths,
+            fuse=self.fuse,
         )
 
-    def _upper_and_work(self, room: Path) -> tuple[Path | None, Path | None, bool]:
+    def _upper_and_work(self, directory: Path) -> tuple[Path | None, Path | None, bool]:
         if self.upper is not None:
             return self.upper, work_beside(self.upper), False
         if self.read_only:
             return None, None, False
-        return room / "upper", room / "work", True
+        return directory / "upper", directory / "work", True
 
-    def _lowers(self, empty: Path, *, alone: bool) -> tuple[tuple[Path, ...], Path | None]:
-        # Overlayfs wants two directories: two lowers, or an upper and a lower.
-        if not self.layers:
-            return (empty,), empty
-        if alone and len(self.layers) == 1 and not self.plain:
-            return (*self.layers, empty), empty
-        return self.layers, None
+
+def _lower_directories(
+    stack: Stack, empty: Path, *, alone: bool
+) -> tuple[tuple[Path, ...], Path | None]:
+    # Overlayfs requires two directories: two lower ones, or an upper and a lower one.
+    if not stack.directories:
+        return (empty,), empty
+    if alone and len(stack.directories) == 1 and not stack.plain:
+        return (*stack.directories, empty), empty
+    return stack.directories, None
 
 
 def source_of(identifier: str) -> str:
-    """Give the source by which /proc/self/mountinfo shows a mount of ours."""
+    """Return the source that /proc/self/mountinfo shows for a mount of this program."""
     return f"stacker:{identifier}"
 
 
 def work_beside(upper: Path) -> Path:
-    """Give the scratch directory of an upper that a person named: its hidden sibling.
+    """Return the work directory of a persistent upper directory: its hidden sibling.
 
-    It must lie on the upper's own mount, and not inside it.
+    Overlayfs requires it on the mount of the upper directory, and not inside of it.
     """
     return upper.parent / f".{upper.name}.stacker-work"
 
 
 def new_id() -> str:
-    """Invent a name for a mount; making its directory is what proves it unused."""
+    """Return a random mount ID; creating the mount's directory proves that it is unused."""
     return os.urandom(6).hex()
 
 

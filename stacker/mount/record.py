@@ -1,11 +1,14 @@
-"""What is written down about a mount, as a value and as the document ``mount.json``.
+"""The record of a mount, as a value and as the document ``mount.json``.
 
-In come bytes or fields, out go the other.  Knows no directory and asks the kernel nothing.
+A `MountRecord` comes in and bytes go out, or the reverse.  This module reads and writes no file,
+and must not ask the kernel.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,26 +16,30 @@ from typing import Any
 from stacker.errors import IntegrityError, UnsupportedError
 
 RECORD_VERSION = 1
+_LAYER = re.compile(r"/layers/([a-z0-9]+)/([0-9a-f]+)/diff$")
+_CHAIN = re.compile(r"/chains/([a-z0-9]+)/([0-9a-f]+)/[^/]+$")
 
 
 @dataclass(frozen=True, slots=True)
 class MountRecord:
-    """One mount, written before it is made and removed after it is undone.
+    """One mount, written before the mount is made and removed after it is undone.
 
-    :param id: names the mount, its directory, and its source in mountinfo.
-    :param target: the absolute path it was mounted at.
-    :param image: whatever label the caller gave; not looked at.
-    :param driver: the driver that made it, or tried last.
-    :param read_only: whether it refuses writes.
-    :param upper: the directory a person named to keep writes; ``None`` when they are thrown away.
-    :param layers: topmost first.
-    :param bound: device and inode of the one layer, when the plan is to bind it.
-    :param boot_id: the boot it was made in.
-    :param mount_namespace: the inode of the mount namespace it was made in.
-    :param target_inode: the inode of the directory beneath, by which a copy knows its target.
-    :param target_mode: that directory's mode, owner and group, for a copy to put back.
-    :param created: RFC 3339, UTC, whole seconds.
-    :param fuse_adapter: what answers, when the driver is FUSE.
+    :param id: the ID of the mount, which names its directory and its source in mountinfo.
+    :param target: the absolute path of the mount point.
+    :param image: the image ID.
+    :param driver: the driver that made the mount, or that was tried last.
+    :param read_only: whether the mount refuses writes.
+    :param upper: the persistent upper directory; ``None`` when writes are discarded at unmount.
+    :param layers: the stacked directories, topmost first.
+    :param bound: device and inode number of the only layer, if the plan is a bind mount.
+    :param boot_id: the boot ID of the kernel that made the mount.
+    :param mount_namespace: the inode number of the mount namespace of the mount.
+    :param target_inode: the inode number of the mount point, which identifies a copy's target.
+    :param target_mode: mode, owner and group of the mount point, which unmounting a copy restores.
+    :param created: when the mount was made: RFC 3339, UTC, whole seconds.
+    :param fuse_adapter: the adapter, if the driver is FUSE.
+    :param diff_ids: the layers that the mount uses.
+    :param chain_id: the chain ID of the stack that the mount uses.
     """
 
     id: str
@@ -49,28 +56,31 @@ class MountRecord:
     target_mode: tuple[int, int, int]
     created: str
     fuse_adapter: str | None = None
+    diff_ids: tuple[str, ...] = ()
+    chain_id: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Give the record as a document of version `RECORD_VERSION`."""
+        """Return the record as a document of version `RECORD_VERSION`."""
         document = asdict(self)
         document["target"] = str(self.target)
         document["upper"] = None if self.upper is None else str(self.upper)
         document["layers"] = [str(layer) for layer in self.layers]
         document["target_mode"] = list(self.target_mode)
         document["bound"] = None if self.bound is None else list(self.bound)
+        document["diff_ids"] = list(self.diff_ids)
         return {"version": RECORD_VERSION, **document}
 
     def to_bytes(self) -> bytes:
-        """Give the document as it is written to disk, ASCII only."""
+        """Return the document as it is written to disk, ASCII only."""
         return json.dumps(self.to_json(), indent=1).encode("ascii") + b"\n"
 
 
 def parse(data: bytes, origin: Path) -> MountRecord:
-    """Read a record back.
+    """Parse a record.
 
-    :param origin: where the bytes are from, for the error.
-    :raises UnsupportedError: a later version wrote it.
-    :raises IntegrityError: it is not such a document.
+    :param origin: the file that the bytes are from, for the error.
+    :raises UnsupportedError: a later version of this program wrote the record.
+    :raises IntegrityError: the record is malformed.
     """
     try:
         document = json.loads(data)
@@ -80,20 +90,29 @@ def parse(data: bytes, origin: Path) -> MountRecord:
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"mount record is malformed: {origin}: {error!r}") from None
     raise UnsupportedError(
-        f"mount record is of another version: {origin}: got {version}, want {RECORD_VERSION}"
+        f"mount record has an unsupported version: {origin}: got {version}, want {RECORD_VERSION}"
     )
 
 
 def _from_document(document: dict[str, Any]) -> MountRecord:
-    late = {"fuse_adapter": None}  # not in records of the first releases
-    document = {**late, **document}
+    # Records of earlier releases lack these fields.
+    later = {"fuse_adapter": None, **_ids_of(document["layers"])}
+    document = {**later, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])
     values["upper"] = None if values["upper"] is None else Path(values["upper"])
     values["layers"] = tuple(Path(layer) for layer in values["layers"])
+    values["diff_ids"] = tuple(values["diff_ids"])
     mode, owner, group = values["target_mode"]
     values["target_mode"] = (int(mode), int(owner), int(group))
     if values["bound"] is not None:
         device, inode = values["bound"]
         values["bound"] = (int(device), int(inode))
     return MountRecord(**values)
+
+
+def _ids_of(layers: Iterable[str]) -> dict[str, object]:
+    """Return the IDs in the paths of a store, for a record that has only these paths."""
+    diff_ids = [f"{m[1]}:{m[2]}" for layer in layers if (m := _LAYER.search(layer))]
+    chain_ids = [f"{m[1]}:{m[2]}" for layer in layers if (m := _CHAIN.search(layer))]
+    return {"diff_ids": diff_ids, "chain_id": chain_ids[0] if chain_ids else None}

@@ -1,8 +1,9 @@
-"""Whether a recorded mount is still there, as the kernel tells it.
+"""The state of a recorded mount, as the kernel reports it.
 
-In come records, out go words.  Nothing is written and nothing is cleared here.  A mount can
-outlive the command that made it, be undone behind our back, vanish with a reboot or with its
-mount namespace, or live on in a namespace that was copied from ours.
+A `MountRecord` comes in; a `State` goes out.  This module writes and clears nothing.
+
+A mount can outlive the command that made it.  Another program can unmount it, it can vanish with a
+reboot or with its mount namespace, and it can survive in a copy of our mount namespace.
 """
 
 from __future__ import annotations
@@ -21,42 +22,42 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
 State = Literal["mounted", "stale", "elsewhere", "busy"]
-"""`elsewhere`: in a mount namespace that is not ours; `busy`: being made or undone right now."""
+"""`elsewhere`: in another mount namespace; `busy`: a process is making or undoing the mount."""
 
 
 class KernelView:
-    """What the kernel says at one moment; other namespaces are only asked about when need be."""
+    """What the kernel reports at one moment; it reads other mount namespaces only if needed."""
 
     @cached_property
     def boot_id(self) -> str:
-        """The boot we are in."""
+        """The boot ID of the running kernel."""
         return process.boot_id()
 
     @cached_property
     def namespace(self) -> int:
-        """Our mount namespace."""
+        """The inode number of our mount namespace."""
         return process.mount_namespace()
 
     @cached_property
     def mounts(self) -> MountTable:
-        """What is mounted in our namespace."""
+        """The mounts in our mount namespace."""
         return mountinfo.read()
 
     @cached_property
     def others(self) -> dict[int, MountTable | None]:
-        """What is mounted in the other living namespaces; ``None`` where we may not look."""
+        """The mounts in every other live mount namespace; ``None`` without permission to read."""
         living = process.live_mount_namespaces()
         return {space: _read(pid) for space, pid in living.items() if space != self.namespace}
 
     def state(self, record: MountRecord) -> State:
-        """Say how a recorded mount is; `busy` is not for the kernel to know."""
-        if self._shows(record):
+        """Return the state of a recorded mount; the mount table adds `busy`."""
+        if self._is_visible(record):
             return "stale" if is_dead(record) else "mounted"
         if record.boot_id == self.boot_id and self._is_elsewhere(record):
             return "elsewhere"
         return "stale"
 
-    def _shows(self, record: MountRecord) -> bool:
+    def _is_visible(self, record: MountRecord) -> bool:
         if record.driver == "copy":
             return self._is_copied(record)
         if record.boot_id != self.boot_id:
@@ -66,23 +67,23 @@ class KernelView:
         return _has_source(self.mounts, record)
 
     def _is_copied(self, record: MountRecord) -> bool:
-        # A copy outlives a reboot, but not on a tmpfs, whose inode numbers start over.
-        here = record.boot_id == self.boot_id
-        if here and self._is_covered(record):
+        # A copy survives a reboot, except on a tmpfs, where inode numbers are used again.
+        same_boot = record.boot_id == self.boot_id
+        if same_boot and self._is_covered(record):
             return True
         try:
-            same = record.target.stat().st_ino == record.target_inode
-            return same and (here or not is_tmpfs(record.target))
+            same_inode = record.target.stat().st_ino == record.target_inode
+            return same_inode and (same_boot or not is_tmpfs(record.target))
         except OSError:
             return False
 
     def _is_covered(self, record: MountRecord) -> bool:
-        # Its own read-only bind, or somebody's mount over it: either way the copy is beneath.
+        # By the copy's own read-only bind or by another mount; the copy is beneath either.
         own = record.mount_namespace == self.namespace
         return own and self.mounts.at(record.target) is not None
 
     def _is_bound(self, record: MountRecord, bound: tuple[int, int]) -> bool:
-        # A bind has no source of its own, so the directory that shows must be the layer.
+        # A bind mount has no source of its own, so compare the visible directory with the layer.
         if self.mounts.at(record.target) is None:
             return False
         try:
@@ -105,13 +106,13 @@ class KernelView:
 
 
 def _has_source(mounts: MountTable, record: MountRecord) -> bool:
-    # Wherever it is: somebody may have moved it, or bound it to a second place.
+    # At any mount point: another program may have moved the mount, or bound it to a second one.
     source = source_of(record.id)
     return any(mount.source == source for mount in mounts.mounts)
 
 
 def _covers(mounts: MountTable, record: MountRecord) -> bool:
-    # An unbound copy on a filesystem that only the other namespace sees: assume it is there.
+    # A copy without a bind may be on a filesystem that only the other namespace has: assume so.
     return record.driver == "copy" or mounts.at(record.target) is not None
 
 

@@ -1,14 +1,14 @@
-"""What is mounted, on disk: a directory for each mount, with its record and its writes.
+"""The mount table on disk: a directory per mount, with its record and its discarded writes.
 
-In comes the directory that holds them all; out go rooms to make a mount in, and entries that say
-what became of each.  Knows drivers by name only and makes no mount.
+The parent of these directories comes in; directories for new mounts, and entries with the state of
+each recorded mount, go out.  This module makes no mount, and must not use a driver.
 
     <mounts>/<id>/mount.json    the record, written before the mount is made
-    <mounts>/<id>/upper, work   writes that are thrown away
-    <mounts>/<id>/empty         a directory without anything in it
+    <mounts>/<id>/upper, work   writes that are discarded at unmount
+    <mounts>/<id>/empty         an empty directory
 
-Whoever makes, undoes or clears a mount holds a `flock` on its directory.  A directory that is not
-locked and has no readable record is what a crash left behind.
+A process that makes, undoes or clears a mount holds a `flock` on its directory.  A directory that
+is not locked and has no valid record is the leftover of a crash.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _RECORD = "mount.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """The directory of a mount that is being made; its name is the mount's id."""
+class MountDirectory:
+    """The own directory of a mount; its name is the ID of the mount."""
 
     id: str
     path: Path
@@ -44,16 +44,16 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A recorded mount, and how it is now."""
+    """A recorded mount and its state."""
 
     record: MountRecord
     state: State
 
 
 class Table:
-    """The mounts that were made with one directory.
+    """The mounts of one store.
 
-    :param directory: the parent of all rooms; made when first needed.
+    :param directory: the parent of all mount directories; created when it is first needed.
     """
 
     __slots__ = ("directory",)
@@ -62,47 +62,50 @@ class Table:
         self.directory = directory
 
     @contextmanager
-    def new_room(self) -> Iterator[Room]:
-        """Make a directory for a new mount, locked for the block, and gone if the block fails.
+    def new_directory(self) -> Iterator[MountDirectory]:
+        """Create and lock a directory for a new mount; remove it if the block fails.
 
-        :raises OSError: when it cannot be made.
+        :raises OSError: the directory cannot be created.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        room, held = self._claim()
+        created, held = self._create()
         with held:
             try:
-                yield room
+                yield created
             except BaseException:
-                remove_tree(room.path, missing_ok=True)
+                remove_tree(created.path, missing_ok=True)
                 raise
 
     @contextmanager
-    def held(self, identifier: str, *, wait: bool = False) -> Iterator[None]:
-        """Hold the lock on a mount's directory, so that it can be undone.
+    def locked(self, identifier: str, *, wait: bool = False) -> Iterator[None]:
+        """Lock a mount's directory, so that the mount can be undone.
 
-        :param wait: wait for the lock; even looking at a mount holds it for a moment.
-        :raises LockedError: somebody holds it, or the directory is gone.
+        :param wait: wait for the lock, which even a process that lists mounts holds for a moment.
+        :raises LockedError: another process holds the lock, or the directory is gone.
         """
-        taken = self._take(identifier, wait=wait)
-        if taken is None:
-            raise LockedError(f"mount is being made or undone: {identifier}")
-        with taken:
+        held = self._lock(identifier, wait=wait)
+        if held is None:
+            raise LockedError(
+                f"mount is in use: {identifier}: another process is making or undoing it",
+                hint="try again",
+            )
+        with held:
             yield
 
     def write(self, record: MountRecord) -> None:
-        """Write a record into its room, whole or not at all.
+        """Write a record to its directory, completely or not at all.
 
-        :raises OSError: when it cannot be written.
+        :raises OSError: the record cannot be written.
         """
-        room = self.directory / record.id
-        draft = room / f".{_RECORD}"
+        directory = self.directory / record.id
+        draft = directory / f".{_RECORD}"
         draft.write_bytes(record.to_bytes())
-        draft.replace(room / _RECORD)
+        draft.replace(directory / _RECORD)
 
     def read(self, identifier: str) -> MountRecord | None:
-        """Read the record of a mount; ``None`` when there is none that can be read.
+        """Read the record of a mount; return ``None`` when it is missing or malformed.
 
-        :raises UnsupportedError: a later version wrote it.
+        :raises UnsupportedError: a later version of this program wrote the record.
         """
         path = self.directory / identifier / _RECORD
         try:
@@ -111,59 +114,61 @@ class Table:
             return None
 
     def entries(self) -> list[Entry]:
-        """List the recorded mounts, oldest first.
+        """Return the recorded mounts, oldest first; none if the table does not exist.
 
-        :raises OSError: the table cannot be read; one that is not there is empty.
-        :raises UnsupportedError: a later version wrote one of the records.
+        :raises OSError: the table cannot be read.
+        :raises UnsupportedError: a later version of this program wrote one of the records.
         """
         records = [record for name in self._names() if (record := self.read(name)) is not None]
         records.sort(key=lambda record: (record.created, record.id))
         return self._entries(records)
 
     def entry(self, identifier: str) -> Entry | None:
-        """Look one mount up by its id.
+        """Return the mount with an ID.
 
-        :raises UnsupportedError: a later version wrote the record.
+        :raises UnsupportedError: a later version of this program wrote the record.
         """
         record = self.read(identifier)
         return None if record is None else self._entries([record])[0]
 
     def find(self, target: Path) -> Entry | None:
-        """Look a mount up by its target; one that is still there comes before those that are not.
+        """Return the mount at a mount point; a live mount takes precedence over a stale one.
 
         :param target: absolute.
-        :raises UnsupportedError: a later version wrote one of the records.
+        :raises UnsupportedError: a later version of this program wrote one of the records.
         """
-        rank = ("mounted", "busy", "elsewhere", "stale")
+        precedence = ("mounted", "busy", "elsewhere", "stale")
         records = (self.read(name) for name in self._names())
-        here = [record for record in records if record is not None and record.target == target]
-        return min(self._entries(here), key=lambda entry: rank.index(entry.state), default=None)
+        at_target = [record for record in records if record is not None and record.target == target]
+        return min(
+            self._entries(at_target), key=lambda entry: precedence.index(entry.state), default=None
+        )
 
     def remove(self, identifier: str) -> None:
         """Remove a mount's directory and all writes in it; the caller holds its lock.
 
-        :raises OSError: when something in it cannot be removed.
+        :raises OSError: a file cannot be removed.
         """
         remove_tree(self.directory / identifier, missing_ok=True)
 
     def abandoned(self) -> list[str]:
-        """List the ids of rooms without a record, which nobody holds and no mount here bears."""
-        # In this order: who finishes meanwhile has written a record before letting go.
+        """Return the IDs of directories without a record, a lock and a mount."""
+        # In this order, since a process writes the record before it releases the lock.
         free = [name for name in self._names() if not self._is_locked(name)]
         unknown = [name for name in free if self.read(name) is None]
         mounted = {mount.source for mount in KernelView().mounts.mounts} if unknown else set()
         return [name for name in unknown if source_of(name) not in mounted]
 
-    def _claim(self) -> tuple[Room, Lock]:
+    def _create(self) -> tuple[MountDirectory, Lock]:
         while True:
             identifier = new_id()
             path = self.directory / identifier
-            # The other case of FileNotFoundError: somebody swept the room before it was locked.
+            # FileNotFoundError: another process cleared the directory before it was locked.
             with suppress(FileExistsError, FileNotFoundError):
                 path.mkdir(mode=0o700)
-                return Room(identifier, path), lock.exclusive(path, create=False)
+                return MountDirectory(identifier, path), lock.exclusive(path, create=False)
 
-    def _take(self, identifier: str, *, wait: bool) -> Lock | None:
+    def _lock(self, identifier: str, *, wait: bool) -> Lock | None:
         path = self.directory / identifier
         try:
             if wait:
@@ -179,8 +184,7 @@ class Table:
             return []
 
     def _entries(self, records: list[MountRecord]) -> list[Entry]:
-        # First who is at work, then what is mounted: asked the other way round, a mount that is
-        # made meanwhile is neither.
+        # Locks before mounts: in the other order, a mount that is made meanwhile has neither.
         busy = {record.id for record in records if self._is_locked(record.id)}
         view = KernelView()
         return [

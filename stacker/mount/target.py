@@ -1,7 +1,7 @@
-"""Whether a directory can be mounted on.
+"""Check that a directory can be mounted on, and lock it while a mount is made.
 
-In comes the path a person gave, out goes an absolute one without symlinks, and for as long as a
-mount is being made a lock on it.  Knows no driver.
+The path that the user gave comes in; an absolute path without symlinks goes out.  This module must
+not use a driver.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError
 from stacker.linux import lock, mountinfo
+from stacker.mount.plan import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def resolve(target: Path, *, forbidden: Path | None = None) -> Path:
-    """Check a mount target, and return its absolute path with every symlink followed.
+def resolve_target(target: Path, *, forbidden: Path | None = None) -> Path:
+    """Check a mount point, and return its absolute path with every symlink followed.
 
-    :param target: as given.
-    :param forbidden: a directory (the store) that must not contain the target, nor lie in it.
-    :raises MountError: it is missing, no directory, a mount point, or in the way of `forbidden`.
+    :param target: the path as the user gave it.
+    :param forbidden: a directory (the store) that must not overlap the target.
+    :raises MountError: the target is missing, is not a directory, is already a mount point, or
+        overlaps `forbidden`.
     """
     path = _existing(target)
     if not path.is_dir():
         raise MountError(
-            f"mount target is not a directory: {target}", hint="give a directory, best an empty one"
+            f"mount target is not a directory: {target}", hint="choose an empty directory"
         )
     if forbidden is not None:
         refuse_overlap("mount target", path, "the store", Path(os.path.realpath(forbidden)))
@@ -37,48 +39,50 @@ def resolve(target: Path, *, forbidden: Path | None = None) -> Path:
 
 
 @contextmanager
-def claimed(target: Path) -> Iterator[None]:
-    """Keep everybody else from mounting on a directory meanwhile.
+def locked_target(target: Path) -> Iterator[None]:
+    """Prevent other processes of this program from mounting on a directory during the block.
 
-    The lock is on the directory beneath, which the mount then hides; so whoever waited for it
-    finds a mount point.
+    The lock is on the directory itself, which the mount then covers.  A process that waited for
+    the lock therefore finds a mount point.
 
-    :param target: as `resolve` returned it.
-    :raises LockedError: somebody is mounting there.
-    :raises MountError: it cannot be opened, or became a mount point.
+    :param target: a path that `resolve_target` returned.
+    :raises LockedError: another process is mounting on the directory.
+    :raises MountError: the directory cannot be opened, or became a mount point.
     """
     try:
         held = lock.try_exclusive(target, create=False)
     except OSError as error:
         raise MountError(f"cannot open mount target: {target}: {error.strerror}") from error
     if held is None:
-        raise LockedError(f"mount target is in use: {target}: another mount is being made there")
+        raise LockedError(
+            f"mount target is in use: {target}: another process is mounting on it", hint="try again"
+        )
     with held:
         refuse_mount_point(target)
         yield
 
 
 def refuse_mount_point(path: Path) -> None:
-    """Refuse a directory that something is mounted on.
+    """Refuse a directory that is already a mount point.
 
-    :raises MountError: it is a mount point.
+    :raises MountError: something is mounted on the directory.
     """
     found = mountinfo.at(path)
     if found is None:
         return
-    ours = found.source.startswith("stacker:")
+    ours = found.source.startswith(source_of(""))
     raise MountError(
         f"mount target is busy: {path}: {found.fstype} {found.source} is mounted there",
-        hint=f"stacker umount {path}" if ours else "unmount it first, or choose another directory",
+        hint=f"stacker umount {path}" if ours else f"umount {path}, or choose another directory",
     )
 
 
 def refuse_overlap(what: str, path: Path, what_else: str, other: Path) -> None:
-    """Refuse two directories of which one contains the other, or that are one.
+    """Refuse two directories if they are equal, or if one contains the other.
 
-    :param what: what `path` is, for the error.
-    :param what_else: what `other` is.
-    :raises MountError: they overlap.
+    :param what: the role of `path`, for the error.
+    :param what_else: the role of `other`, for the error.
+    :raises MountError: the directories overlap.
     """
     if path.is_relative_to(other):
         relation = "inside"

@@ -1,7 +1,7 @@
-"""Taking one mount away, and saying who keeps it when that fails.
+"""Unmount one path, and name the processes that keep it busy.
 
-In comes a path where something is mounted; out goes nothing, or a `MountError` that names the
-processes and mounts in the way.  Knows no record.
+The path of a mount point comes in; nothing goes out, or a `MountError` that names the processes
+and mounts that use it.  This module must not use mount records.
 """
 
 from __future__ import annotations
@@ -10,68 +10,79 @@ import errno
 import os
 import time
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError
 from stacker.linux import mountapi, mountinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-_NAMED_USERS = 5
-_PAUSES = (0.001, 0.005, 0.02)
-"""Seconds between attempts."""
+_MAX_NAMED_PROCESSES = 5
+_BUSY_PAUSES = (0.001, 0.005, 0.02)
+"""Seconds between attempts at a busy mount."""
 _HINTS = {
     errno.EPERM: "unmounting needs CAP_SYS_ADMIN in the user namespace that mounted it",
-    errno.EINVAL: "it may belong to the mount namespace this one was copied from",
+    errno.EINVAL: "it may belong to the mount namespace that this one was copied from",
 }
 
 
-def release(target: Path, *, lazy: bool = False) -> None:
-    """Unmount what shows at a path; a symlink is not followed.
+def retry(attempt: Callable[[], bool], pauses: Sequence[float]) -> bool:
+    """Call a function until it returns ``True``, at most once more than there are pauses.
 
-    :param lazy: detach it, and all that is mounted in it, even while processes use it.
-    :raises MountError: it is in use, or the kernel refuses.
+    :param pauses: seconds to sleep between two calls.
+    :returns: what the last call returned.
     """
+    for pause in pauses:
+        if attempt():
+            return True
+        time.sleep(pause)
+    return attempt()
+
+
+def unmount_path(target: Path, *, lazy: bool = False) -> None:
+    """Unmount the topmost mount at a path; a symlink is not followed.
+
+    :param lazy: detach the mount, and all mounts inside it, even while processes use it.
+    :raises MountError: the mount is in use, or the kernel refuses.
+    """
+    flags = mountapi.UMOUNT_NOFOLLOW | (mountapi.MNT_DETACH if lazy else 0)
     try:
-        _unmount(target, mountapi.UMOUNT_NOFOLLOW | (mountapi.MNT_DETACH if lazy else 0))
+        # Another process that stats the directory keeps it busy for an instant.
+        if not retry(lambda: _try_unmount(target, flags), _BUSY_PAUSES):
+            raise _busy(target)
     except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise _busy(target) from error
         hint = _HINTS.get(error.errno or 0)
         raise MountError(f"cannot unmount: {target}: {error.strerror}", hint=hint) from error
 
 
-def _unmount(target: Path, flags: int) -> None:
-    # Whoever looks at the directory just now keeps it busy for an instant.
-    for pause in _PAUSES:
-        try:
-            mountapi.umount2(target, flags)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            time.sleep(pause)
-        else:
-            return
-    mountapi.umount2(target, flags)
+def _try_unmount(target: Path, flags: int) -> bool:
+    try:
+        mountapi.umount2(target, flags)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _busy(target: Path) -> MountError:
     reasons = []
     if inside := mountinfo.read().below(target):
         reasons.append(f"{inside[0].mount_point} is mounted in it")
-    if users := list(_first(_NAMED_USERS, users_of(target))):
+    if users := list(islice(processes_in(target), _MAX_NAMED_PROCESSES)):
         reasons.append(f"used by process {', '.join(map(str, users))}")
     hint = f"{'; '.join(reasons)}; or detach it with --lazy" if reasons else "detach it with --lazy"
     return MountError(f"cannot unmount: {target}: it is in use", hint=hint)
 
 
-def users_of(directory: Path) -> Iterator[int]:
-    """Find processes with a working directory, root, program or open file in a directory.
+def processes_in(directory: Path) -> Iterator[int]:
+    """Yield the processes with a working directory, root, program or open file in a directory.
 
-    Only links are read, so that a dead network filesystem cannot stop the search; processes of
-    others are skipped without privilege, and so are files that are only mapped.
+    This reads only symlinks in /proc, so an unresponsive network filesystem cannot block it.  It
+    skips processes that this process may not inspect, and files that are only mapped.
     """
     prefix = os.fsencode(directory)
     for name in os.listdir("/proc"):
@@ -91,8 +102,3 @@ def _links(process: str) -> Iterator[bytes]:
 
 def _is_in(link: bytes, prefix: bytes) -> bool:
     return link == prefix or link.startswith(prefix + b"/")
-
-
-def _first(count: int, numbers: Iterator[int]) -> Iterator[int]:
-    for number, _ in zip(numbers, range(count), strict=False):
-        yield number

@@ -1,28 +1,28 @@
-"""The directories that take a mount's writes.
+"""The directories that receive a mount's writes.
 
-In comes a plan, out go `upper` and `work`, ready for overlayfs.  The root of a merged tree has
-the attributes of the upper directory, so a fresh one takes those of the topmost layer.  Knows no
-driver.
+A plan comes in; its upper and work directories go out, ready for overlayfs.  The root of a merged
+tree has the attributes of the upper directory, so a new one gets those of the topmost layer.  This
+module must not use a driver.
 
-A directory that a person named is used by one mount at a time: its hidden sibling, the work
-directory, says by which.  Overlayfs itself would only warn in the log.
+At most one mount uses a persistent upper directory: the work directory beside it names the mount's
+own directory.  Overlayfs itself would only log a warning.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError
-from stacker.linux import lock, mountinfo, xattr
+from stacker.linux import lock, mountinfo
 from stacker.linux.removal import remove_tree
 from stacker.mount.plan import work_beside
 from stacker.mount.table import Table
 from stacker.mount.target import refuse_overlap
+from stacker.mount.unmount import retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
 
 _OWNER = "owner"
-_PAUSES = (0.01, 0.05, 0.2)
-"""Seconds between attempts."""
+_LOCK_PAUSES = (0.01, 0.05, 0.2)
+"""Seconds between attempts to lock an upper directory."""
 
 
 def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -> Path:
-    """Check a directory that shall keep writes, and return its absolute path without symlinks.
+    """Check a persistent upper directory, and return its absolute path without symlinks.
 
-    It need not exist, its parent must.
+    The directory may be missing; its parent must exist.
 
-    :param upper: as given.
-    :param target: where the mount will be.
-    :param forbidden: a directory (the store) that must not overlap it.
-    :raises MountError: it cannot be an upper directory.
+    :param upper: the path as the caller gave it.
+    :param target: the mount point.
+    :param forbidden: a directory (the store) that must not overlap `upper`.
+    :raises MountError: the directory cannot be an upper directory.
     """
     path = Path(os.path.realpath(upper))
     if not path.parent.is_dir():
@@ -52,18 +52,18 @@ def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -
     refuse_overlap("upper directory", path, "the mount target", target)
     if forbidden is not None:
         refuse_overlap("upper directory", path, "the store", Path(os.path.realpath(forbidden)))
-    _refuse_own_mount(path)
+    _refuse_mount_point(path)
     return path
 
 
 @contextmanager
-def prepared(plan: Plan, room: Path) -> Iterator[None]:
-    """Make the directories of a plan; if the block fails, those outside the room are undone.
+def prepared(plan: Plan, directory: Path) -> Iterator[None]:
+    """Create the directories of a plan; if the block fails, undo those outside `directory`.
 
-    :param room: the mount's own directory, which the caller removes.
+    :param directory: the mount's own directory, which the caller removes.
     :raises LockedError: another mount uses the upper directory.
-    :raises MountError: the work directory's place is taken by something else.
-    :raises OSError: a directory cannot be made.
+    :raises MountError: the path of the work directory belongs to something else.
+    :raises OSError: a directory cannot be created.
     """
     if plan.empty is not None:
         plan.empty.mkdir(mode=0o755)
@@ -72,40 +72,40 @@ def prepared(plan: Plan, room: Path) -> Iterator[None]:
     elif plan.volatile:
         plan.work.mkdir(mode=0o700)
         plan.upper.mkdir(mode=0o700)
-        _copy_attributes(plan.layers[0], plan.upper)
+        _copy_root_attributes(plan, plan.upper)
         yield
     else:
-        with _kept(plan.upper, plan.work, plan.layers[0], room):
+        with _persistent(plan, plan.upper, plan.work, directory):
             yield
 
 
-def release_work(upper: Path, room: Path) -> None:
-    """Remove the work directory beside an upper that a person named, if it is this mount's.
+def remove_work(upper: Path, directory: Path) -> None:
+    """Remove the work directory beside a persistent upper directory, if a mount owns it.
 
-    :param room: the mount's own directory.
-    :raises OSError: when it cannot be removed.
+    :param directory: that mount's own directory.
+    :raises OSError: the work directory cannot be removed.
     """
     work = work_beside(upper)
-    if _owner(work) == room:
+    if _owner(work) == directory:
         remove_tree(work)
 
 
 @contextmanager
-def _kept(upper: Path, work: Path, model: Path, room: Path) -> Iterator[None]:
-    made = _make(upper)
-    with only_user(upper), ExitStack() as undo:
-        if made:
+def _persistent(plan: Plan, upper: Path, work: Path, directory: Path) -> Iterator[None]:
+    created = _create(upper)
+    with exclusive_upper(upper), ExitStack() as undo:
+        if created:
             undo.callback(upper.rmdir)
-        _claim(upper, work, room)
+        _claim_work(upper, work, directory)
         undo.callback(remove_tree, work)
         if not any(upper.iterdir()):
-            undo.callback(_copy_status, upper.stat(), upper)
-            _copy_attributes(model, upper)
+            undo.callback(_restore_owner_and_mode, upper, upper.stat())
+            _copy_root_attributes(plan, upper)
         yield
         undo.pop_all()
 
 
-def _make(upper: Path) -> bool:
+def _create(upper: Path) -> bool:
     try:
         upper.mkdir(mode=0o755)
     except FileExistsError:
@@ -114,42 +114,43 @@ def _make(upper: Path) -> bool:
 
 
 @contextmanager
-def only_user(upper: Path, *, patience: Sequence[float] = _PAUSES) -> Iterator[None]:
-    """Let nobody else begin to write to an upper directory during the block.
+def exclusive_upper(upper: Path, *, pauses: Sequence[float] = _LOCK_PAUSES) -> Iterator[None]:
+    """Lock an upper directory, so that no other mount starts to use it during the block.
 
-    :param patience: seconds to wait between attempts; whoever wrote to it may just be leaving.
-    :raises LockedError: somebody does already.
+    :param pauses: seconds between attempts; the server of a mount that was just unmounted needs
+        an instant to exit.
+    :raises LockedError: another process holds the lock.
     """
-    with _locked(upper, patience):
+    taken: list[lock.Lock] = []
+
+    def try_lock() -> bool:
+        held = lock.try_exclusive(upper, create=False)
+        taken.extend([held] if held is not None else [])
+        return held is not None
+
+    if not retry(try_lock, pauses):
+        raise LockedError(
+            f"upper directory is in use: {upper}: another process is mounting it, or a detached"
+            " mount still uses it",
+            hint="end the processes that use the mount, or choose another directory",
+        )
+    with taken[0]:
         yield
 
 
-def _locked(upper: Path, patience: Sequence[float]) -> lock.Lock:
-    # The server of a mount that has just been undone needs an instant to leave.
-    for pause in (*patience, 0):
-        held = lock.try_exclusive(upper, create=False)
-        if held is not None:
-            return held
-        time.sleep(pause)
-    raise LockedError(
-        f"upper directory is in use: {upper}: a mount is being made with it, or was detached and"
-        " is still in use"
-    )
-
-
-def _claim(upper: Path, work: Path, room: Path) -> None:
-    """Make the work directory ours; the caller holds the lock on `upper`."""
+def _claim_work(upper: Path, work: Path, directory: Path) -> None:
+    """Create the work directory, and record its owner; the caller holds the lock on `upper`."""
     if os.path.lexists(work):
-        _clear_leftover(upper, work)
+        _remove_leftover(upper, work)
     work.mkdir(mode=0o700)
-    (work / _OWNER).write_bytes(os.fsencode(room))
+    (work / _OWNER).write_bytes(os.fsencode(directory))
 
 
-def _clear_leftover(upper: Path, work: Path) -> None:
+def _remove_leftover(upper: Path, work: Path) -> None:
     owner = _owner(work)
     if owner is None and (work.is_symlink() or not work.is_dir() or any(work.iterdir())):
         raise MountError(
-            f"work directory is not ours: {work}: it has no owner file",
+            f"work directory has no owner file: {work}: another program created it",
             hint="remove it if no overlay uses it",
         )
     entry = None if owner is None else Table(owner.parent).entry(owner.name)
@@ -162,35 +163,37 @@ def _clear_leftover(upper: Path, work: Path) -> None:
 
 
 def _owner(work: Path) -> Path | None:
-    """Give the room of the mount that made a work directory."""
+    """Return the own directory of the mount that created a work directory."""
     try:
         return Path(os.fsdecode((work / _OWNER).read_bytes()))
     except OSError:
         return None
 
 
-def _refuse_own_mount(path: Path) -> None:
+def _refuse_mount_point(path: Path) -> None:
     if mountinfo.at(path) is not None:
         raise MountError(
-            f"upper directory is a mount point: {path}: overlayfs wants a work directory beside"
+            f"upper directory is a mount point: {path}: overlayfs requires a work directory beside"
             " it on the same mount",
             hint="choose a directory inside it",
         )
 
 
-def _copy_attributes(model: Path, directory: Path) -> None:
-    """Give a directory another's owner, xattrs, mode and times, but none of overlayfs's marks."""
-    status = model.stat()
-    for name, value in xattr.items(os.fsencode(model)):
-        if b".overlay." not in name:
-            with suppress(PermissionError):  # e.g. security.selinux in a user namespace
-                xattr.set_value(os.fsencode(directory), name, value)
-    _copy_status(status, directory)
-    os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
+def _copy_root_attributes(plan: Plan, upper: Path) -> None:
+    """Copy the root's owner, xattrs, mode and times, but no overlayfs mark, to a new upper."""
+    from stacker.layer.metadata import copy_attributes  # read-only mounts copy none
+
+    root = plan.layers[0]
+    _change_owner(upper, root.stat())  # another user may own an upper directory that existed
+    copy_attributes(os.fsencode(root), os.fsencode(upper), whiteout_format=plan.whiteout_format)
 
 
-def _copy_status(status: os.stat_result, directory: Path) -> None:
+def _restore_owner_and_mode(directory: Path, status: os.stat_result) -> None:
+    _change_owner(directory, status)
+    directory.chmod(S_IMODE(status.st_mode))
+
+
+def _change_owner(directory: Path, status: os.stat_result) -> None:
     now = directory.stat()
     if (now.st_uid, now.st_gid) != (status.st_uid, status.st_gid):
         os.chown(directory, status.st_uid, status.st_gid)
-    directory.chmod(S_IMODE(status.st_mode))

@@ -84,13 +84,12 @@ def _existing(store: Store, parts: ImageParts) -> list[Path]:
 
 
 def _refuse_mounted(store: Store, image_id: ImageID, unused: ImageParts) -> None:
-    # Compare the ends of paths: a mount may have named the store by another path.
-    inside = [f"/layers/{d.algorithm}/{d.hex}/" for d in unused.layers]
-    inside += [f"/chains/{c.algorithm}/{c.hex}/" for c in unused.chains]
+    layers, chains = {str(d) for d in unused.layers}, {str(c) for c in unused.chains}
     for entry in Table(store.mounts).entries():
+        record = entry.record
         if entry.state == "stale":
             continue
-        if any(part in f"{layer}/" for layer in entry.record.layers for part in inside):
+        if record.chain_id in chains or not layers.isdisjoint(record.diff_ids):
             raise LockedError(
                 f"image in use: {image_id}: it is mounted at {entry.record.target}",
                 hint=f"stacker umount {entry.record.target}",

@@ -8,14 +8,15 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stacker.fuse.options import FuseAdapter, FuseOptions
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.fuse import FuseDriver
-from stacker.mount.plan import FuseAdapter, Plan
+from stacker.mount.plan import Plan
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.unprivileged import acting_as
 
@@ -68,8 +69,8 @@ def target(request: pytest.FixtureRequest, layer: Path, tmp_path: Path) -> Itera
     skip_without(adapter)
     target = tmp_path / "target"
     target.mkdir()
-    plan = Plan("adapters", target, (layer,), "user", fuse_adapter=adapter)
-    FuseDriver().mount(replace(plan, fuse_passthrough=passthrough))
+    options = FuseOptions(adapter, passthrough)
+    FuseDriver().mount(Plan("adapters", target, (layer,), WhiteoutFormat.USER, fuse=options))
     try:
         yield os.fsencode(target)
     finally:

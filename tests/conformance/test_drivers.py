@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from stacker.errors import StackerError, UnsupportedError
+from stacker.fuse.options import FuseAdapter, FuseOptions
 from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountinfo
@@ -19,12 +20,12 @@ from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.drivers.fuse_overlayfs import PROGRAM, FuseOverlayfsDriver
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
-from stacker.mount.plan import FuseAdapter, Plan, Request
+from stacker.mount.plan import MountRequest, Plan, StackedImage
 from stacker.mount.record import MountRecord
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.sequential import Item, Sequential
 from tests.support.snapshot import snapshot
-from tests.support.stacks import D, F, L, O, S, W, archive, scratch, sources, unpacked_stack
+from tests.support.stacks import D, F, L, O, S, W, archive, layer_paths, scratch, unpacked_stack
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
 
@@ -97,21 +98,25 @@ def writer(request: pytest.FixtureRequest) -> Way:
 class Mount:
     """One mount in one way, undone at the end."""
 
-    def __init__(self, way: Way, stack: Stack, room: Path, **options: object) -> None:
+    def __init__(
+        self,
+        way: Way,
+        stack: Stack,
+        room: Path,
+        *,
+        read_only: bool = True,
+        upper: Path | None = None,
+        plain: bool = False,
+    ) -> None:
         self.driver = driver = way.driver
         self.target = room / "target"
         self.target.mkdir(exist_ok=True)
         own = room / "mount"
         own.mkdir(exist_ok=True)
-        request = Request(
-            self.target,
-            stack.directories,
-            stack.whiteout_format.value,
-            sources=sources(stack),
-            fuse_adapter=way.fuse_adapter,
-            **options,  # type: ignore[arg-type]
-        )
-        self.plan: Plan = request.plan("conformance", own)
+        image = StackedImage("image", replace(stack, plain=plain), layer_paths(stack))
+        request = MountRequest(self.target, read_only=read_only, upper=upper)
+        plan = request.plan(image, "conformance", own)
+        self.plan: Plan = replace(plan, fuse=FuseOptions(way.fuse_adapter))
         for directory in self.plan.directories:
             directory.mkdir(exist_ok=True)
         status = self.target.stat()

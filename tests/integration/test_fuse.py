@@ -22,12 +22,14 @@ import pytest
 from stacker.errors import IntegrityError
 from stacker.fuse import protocol
 from stacker.fuse.dispatch import Requests
-from stacker.fuse.read_only import Adapter
+from stacker.fuse.options import FuseAdapter, FuseOptions
+from stacker.fuse.read_only import ReadOnlyAdapter
 from stacker.fuse.read_write import WritableAdapter
 from stacker.layer.paths import LayerPaths
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock, mountapi, mountinfo
 from stacker.mount.drivers.fuse import FuseDriver
-from stacker.mount.plan import FuseAdapter, Plan
+from stacker.mount.plan import Plan
 from tests.support import images
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.command import Stacker
@@ -185,9 +187,9 @@ def test_a_kernel_that_offers_nothing_gets_the_same_tree(
 ) -> None:
     skip_without("kernel")
     (layer,) = (path.parent for path in (stacker.store / "layers").rglob("diff/big"))
-    for adapter in (Adapter, WritableAdapter):
+    for adapter in (ReadOnlyAdapter, WritableAdapter):
         monkeypatch.setattr(adapter, "wanted", 0)
-    plan = Plan("0e", target, (layer,), "trusted", read_only=read_only)
+    plan = Plan("0e", target, (layer,), WhiteoutFormat.TRUSTED, read_only=read_only)
     if not read_only:
         plan = replace(plan, upper=tmp_path / "upper", work=tmp_path / "work", volatile=True)
         for path in plan.directories:
@@ -210,7 +212,7 @@ def test_a_reply_that_the_kernel_does_not_take_is_an_error_and_not_the_end(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: bytes, *, read_only: bool
 ) -> None:
     skip_without("kernel")
-    kind = Adapter if read_only else WritableAdapter
+    kind = ReadOnlyAdapter if read_only else WritableAdapter
     answer = kind.answer
 
     def wrong(adapter: Requests, request: bytes) -> bytes | memoryview | None:
@@ -224,7 +226,7 @@ def test_a_reply_that_the_kernel_does_not_take_is_an_error_and_not_the_end(
     monkeypatch.setattr(kind, "answer", wrong)
     for name in ("layer", "upper", "work", "target"):
         (tmp_path / name).mkdir(exist_ok=True)
-    plan = Plan("0d", target, (tmp_path / "layer",), "user", read_only=read_only)
+    plan = Plan("0d", target, (tmp_path / "layer",), WhiteoutFormat.USER, read_only=read_only)
     if not read_only:
         plan = replace(plan, upper=tmp_path / "upper", work=tmp_path / "work", volatile=True)
     first = int((FuseDriver().mount(plan).note or "").split()[1])
@@ -576,7 +578,7 @@ def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path, adapter: FuseAd
     layer, target = tmp_path / "layer", tmp_path / "target"
     for path in (layer, target):
         path.mkdir()
-    plan = Plan("keepsnothing", target, (layer,), "user", fuse_adapter=adapter)
+    plan = Plan("keepsnothing", target, (layer,), WhiteoutFormat.USER, fuse=FuseOptions(adapter))
     with lock.exclusive(tmp_path / "lock"):
         note = FuseDriver().mount(plan).note or ""
     try:
@@ -597,7 +599,14 @@ def test_a_missing_record_is_an_error_and_no_mount(tmp_path: Path, adapter: Fuse
     layer.record.write_bytes(b"{}")
     with pytest.raises(IntegrityError):
         FuseDriver().mount(
-            Plan("0f", target, (layer.diff,), "user", sources=(layer,), fuse_adapter=adapter)
+            Plan(
+                "0f",
+                target,
+                (layer.diff,),
+                WhiteoutFormat.USER,
+                layer_paths=(layer,),
+                fuse=FuseOptions(adapter),
+            )
         )
     assert mountinfo.at(target) is None
 
@@ -607,7 +616,9 @@ def test_a_program_runs_from_it(tmp_path: Path, adapter: FuseAdapter) -> None:
     for path in (layer, target):
         path.mkdir()
     shutil.copy("/bin/true", layer / "true")
-    FuseDriver().mount(Plan("runs", target, (layer,), "user", fuse_adapter=adapter))
+    FuseDriver().mount(
+        Plan("runs", target, (layer,), WhiteoutFormat.USER, fuse=FuseOptions(adapter))
+    )
     try:
         assert subprocess.run([target / "true"], check=False).returncode == 0
     finally:

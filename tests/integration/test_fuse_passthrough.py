@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from stacker.fuse.passthrough import LEAST, depth_over
+from stacker.fuse.options import FuseOptions
+from stacker.fuse.passthrough import MIN_SIZE, stack_depth
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
@@ -24,8 +26,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="passthrough is for root"),
     pytest.mark.usefixtures("alone_among_mounts"),
 ]
-LARGE = os.urandom(LEAST + 12_345)
-PLACES = range(0, LEAST - 8192, 8192)
+LARGE = os.urandom(MIN_SIZE + 12_345)
+PLACES = range(0, MIN_SIZE - 8192, 8192)
 FEW = 10
 """Requests to find, open and close a file, and to look at it."""
 
@@ -41,7 +43,7 @@ def room(tmp_path: Path) -> Iterator[Path]:
 def filled(layer: Path) -> Path:
     layer.mkdir(exist_ok=True)
     (layer / "large").write_bytes(LARGE)
-    (layer / "small").write_bytes(LARGE[: LEAST - 1])
+    (layer / "small").write_bytes(LARGE[: MIN_SIZE - 1])
     return layer
 
 
@@ -57,11 +59,12 @@ def overlaid(lower: Path, place: Path) -> Path:
 def mount(layer: Path, target: Path, *, asked: bool = True) -> list[int]:
     """Mount, and give the processes that answer."""
     skip_without("kernel")
-    note = FuseDriver().mount(Plan("0a", target, (layer,), "user", fuse_passthrough=asked)).note
+    options = FuseOptions(passthrough=asked)
+    note = FuseDriver().mount(Plan("0a", target, (layer,), WhiteoutFormat.USER, fuse=options)).note
     assert note is not None
     if "no passthrough" in note:
         pytest.skip(note)
-    first = int(note.split()[1])
+    first = int(note.split(";")[0].split()[-1])
     return workers(first)
 
 
@@ -97,7 +100,7 @@ def test_a_large_file_is_read_by_the_kernel(room: Path) -> None:
 def test_where_nearly_all_is_large_nobody_has_to_ask(room: Path) -> None:
     layer = filled(room / "layer")
     with (layer / "larger").open("wb") as file:
-        file.truncate(2 * LEAST)
+        file.truncate(2 * MIN_SIZE)
     mount(layer, room / "other")  # or skip: the kernel has none
     processes = mount(layer, room / "target", asked=False)
     assert asked_of_the_server(processes, room / "target/large") < FEW
@@ -113,7 +116,7 @@ def test_where_there_are_small_files_nothing_is_asked_of_the_server_at_opening(r
 def test_a_store_on_an_overlay_is_not_passed_through_unasked(room: Path) -> None:
     layer = filled(room / "layer")
     (layer / "small").unlink()
-    os.truncate(layer / "large", 3 * LEAST)
+    os.truncate(layer / "large", 3 * MIN_SIZE)
     processes = mount(overlaid(layer, room / "first"), room / "target", asked=False)
     assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
 
@@ -122,7 +125,7 @@ def test_a_program_can_be_run_by_the_kernel_alone(room: Path) -> None:
     program = room / "layer/program"
     program.parent.mkdir()
     shutil.copy("/bin/true", program)
-    os.truncate(program, 3 * LEAST)
+    os.truncate(program, 3 * MIN_SIZE)
     mount(program.parent, room / "target", asked=False)
     assert subprocess.run([room / "target/program"], check=False).returncode == 0
 
@@ -134,8 +137,8 @@ def test_a_small_file_is_not(room: Path) -> None:
 
 def test_a_store_on_an_overlay_is_passed_through_as_well(room: Path) -> None:
     layer = overlaid(filled(room / "layer"), room / "first")
-    assert depth_over([room / "layer"]) == 1
-    assert depth_over([room / "layer", layer]) == 2
+    assert stack_depth([room / "layer"]) == 1
+    assert stack_depth([room / "layer", layer]) == 2
     processes = mount(layer, room / "target")
     assert asked_of_the_server(processes, room / "target/large") < FEW
 

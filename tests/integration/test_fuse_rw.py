@@ -22,11 +22,12 @@ from pathlib import Path
 
 import pytest
 
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi, mountinfo, opath
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
-from stacker.mount.plan import Plan, XattrNamespace
+from stacker.mount.plan import Plan
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import snapshot
 from tests.support.stacks import scratch
@@ -44,7 +45,7 @@ HERE = -100  # AT_FDCWD
 class Stack:
     """Two lower directories, an upper one and a target."""
 
-    def __init__(self, room: Path, form: XattrNamespace = "trusted") -> None:
+    def __init__(self, room: Path, form: WhiteoutFormat = WhiteoutFormat.TRUSTED) -> None:
         self.room, self.form = room, form
         self.one, self.two, self.upper = room / "one", room / "two", room / "upper"
         self.target = room / "target"
@@ -580,9 +581,9 @@ def changes(root: Path) -> None:
     (root / "link").unlink()
 
 
-@pytest.mark.parametrize("form", ["trusted", "user"])
+@pytest.mark.parametrize("form", list(WhiteoutFormat), ids=lambda form: form.value)
 @pytest.mark.parametrize(("first", "second"), [("fuse", "overlay"), ("overlay", "fuse")])
-def test_an_upper_directory_is_both_drivers(first: str, second: str, form: XattrNamespace) -> None:
+def test_an_upper_directory_is_both_drivers(first: str, second: str, form: WhiteoutFormat) -> None:
     with scratch() as room:
         stack = Stack(room, form)
         with stack.mounted(DRIVERS[first]) as root:

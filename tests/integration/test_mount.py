@@ -10,13 +10,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stacker.errors import LockedError, MountError, NotFoundError, StackerError, UsageError
+from stacker.fuse.options import FuseAdapter
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi, mountinfo
 from stacker.linux.removal import remove_tree
 from stacker.mount.attach import attach
@@ -24,10 +25,11 @@ from stacker.mount.detach import clear_stale, detach
 from stacker.mount.drivers import choose
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Mounted
-from stacker.mount.plan import FuseAdapter, Plan, Request, XattrNamespace
+from stacker.mount.plan import MountRequest, Plan, StackedImage
 from stacker.mount.record import MountRecord
 from stacker.mount.table import Table
 from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.bench import image_of
 from tests.support.mounts import unmount_below
 from tests.support.unprivileged import IMPORT_PATH, UNPRIVILEGED
 
@@ -62,14 +64,13 @@ def place() -> Iterator[Path]:
 
 
 def request(
-    place: Path,
-    *,
-    namespace: XattrNamespace = "trusted",
-    read_only: bool = True,
-    upper: Path | None = None,
-) -> Request:
-    layers = (place / "layers/upper", place / "layers/lower")
-    return Request(place / "target", layers, namespace, False, read_only, upper)
+    place: Path, *, driver: str = "auto", read_only: bool = True, upper: Path | None = None
+) -> MountRequest:
+    return MountRequest(place / "target", driver, read_only, upper)
+
+
+def image(place: Path, *more: Path) -> StackedImage:
+    return image_of(place / "layers/upper", place / "layers/lower", *more)
 
 
 def table(place: Path) -> Table:
@@ -77,8 +78,8 @@ def table(place: Path) -> Table:
 
 
 def mount(place: Path, *, read_only: bool = True) -> MountRecord:
-    wanted = request(place, read_only=read_only)
-    return attach(table(place), wanted, image="image", driver="overlay")[0]
+    wanted = request(place, driver="overlay", read_only=read_only)
+    return attach(table(place), wanted, image(place))[0]
 
 
 def nothing_is_left(place: Path) -> bool:
@@ -92,12 +93,12 @@ def nothing_is_left(place: Path) -> bool:
 
 
 def test_a_mount_is_made_listed_and_undone(place: Path) -> None:
-    record, mounted = attach(table(place), request(place), image="sha256:01")
+    record, mounted = attach(table(place), request(place), image(place))
     assert (mounted.driver, mounted.reasons) == ("overlay", ())
     assert sorted(os.listdir(place / "target")) == ["both", "kept"]
     (entry,) = table(place).entries()
     assert (entry.record, entry.state) == (record, "mounted")
-    assert (record.image, record.target) == ("sha256:01", place / "target")
+    assert (record.image, record.target) == ("image", place / "target")
     assert detach(table(place), place / "target").state == "mounted"
     assert nothing_is_left(place)
 
@@ -225,12 +226,15 @@ MOUNT_AND_WAIT = """
 import sys
 from pathlib import Path
 from stacker.mount.attach import attach
-from stacker.mount.plan import Request
+from stacker.layer.paths import Stack
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.plan import MountRequest, StackedImage
 from stacker.mount.table import Table
 place = Path(sys.argv[1])
 layers = (place / "layers/upper", place / "layers/lower")
-request = Request(place / "target", layers, "user", read_only=False)
-attach(Table(place / "mounts"), request, image="image", driver="overlay")
+image = StackedImage("image", Stack(layers, WhiteoutFormat.USER, False))
+request = MountRequest(place / "target", "overlay", read_only=False)
+attach(Table(place / "mounts"), request, image)
 print("mounted", flush=True)
 sys.stdin.read()
 """
@@ -239,22 +243,23 @@ sys.stdin.read()
 # The same run for each kind of caller; it tells what happened and undoes it.
 RUN = """
 import json, os, sys
-from dataclasses import replace
 from pathlib import Path
 from stacker.errors import StackerError
+from stacker.fuse.options import FuseOptions
 from stacker.mount.attach import attach
 from stacker.mount.detach import detach
-from stacker.mount.plan import Request
+from stacker.layer.paths import Stack
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.plan import MountRequest, StackedImage
 from stacker.mount.table import Table
 place, driver, namespace, read_only, *adapter = Path(sys.argv[1]), *sys.argv[2:]
 layers = (place / "layers/upper", place / "layers/lower")
 table = Table(place / "mounts")
-request = Request(place / "target", layers, namespace, read_only=read_only == "ro")
-if adapter:
-    passthrough = adapter[1:] == ["passthrough"]
-    request = replace(request, fuse_adapter=adapter[0], fuse_passthrough=passthrough)
+image = StackedImage("image", Stack(layers, WhiteoutFormat(namespace), False))
+options = FuseOptions(adapter[0], adapter[1:] == ["passthrough"]) if adapter else None
+request = MountRequest(place / "target", driver, read_only == "ro", fuse=options)
 try:
-    record, mounted = attach(table, request, image="image", driver=driver)
+    record, mounted = attach(table, request, image)
     told = {"driver": mounted.driver, "note": mounted.note, "reasons": mounted.reasons}
     told["tree"] = sorted(os.listdir(place / "target"))
     told["inside"] = os.listdir(place / "target/dir")
@@ -314,7 +319,7 @@ def test_unprivileged_user_gets_an_overlay_in_a_user_namespace(
 def test_trusted_layers_are_not_shown_wrongly_in_a_user_namespace(caller: Caller) -> None:
     told = caller.run("overlay", "trusted", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
     assert told["exit"] == 9
-    assert "trusted.overlay.*, which cannot be read here" in told["error"]
+    assert "which only the initial user namespace can read" in told["error"]
     assert (told["left"], told["rooms"]) == ([], [])
 
 
@@ -387,13 +392,16 @@ import errno, json, os, sys
 from pathlib import Path
 from stacker.mount.attach import attach
 from stacker.mount.detach import detach
-from stacker.mount.plan import Request
+from stacker.layer.paths import Stack
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.plan import MountRequest, StackedImage
 from stacker.mount.table import Table
 place = Path(sys.argv[1])
 layers = (place / "layers/upper", place / "layers/lower")
 table, root = Table(place / "mounts"), place / "target"
-request = Request(root, layers, "user", read_only=False, upper=place / "changes")
-told = {"driver": attach(table, request, image="image", driver="fuse")[1].driver}
+image = StackedImage("image", Stack(layers, WhiteoutFormat.USER, False))
+request = MountRequest(root, "fuse", read_only=False, upper=place / "changes")
+told = {"driver": attach(table, request, image)[1].driver}
 def attempt(name, do, *words, **more):
     try:
         do(*words, **more)
@@ -450,7 +458,7 @@ def test_unprivileged_user_writes_through_fuse_and_keeps_it(
     work.mkdir()
     layers = (caller.place / "layers/upper", caller.place / "layers/lower")
     target = caller.place / "target"
-    OverlayDriver().mount(Plan("k", target, layers, "user", False, changes, work))
+    OverlayDriver().mount(Plan("k", target, layers, WhiteoutFormat.USER, False, changes, work))
     shown = sorted(name for name in os.listdir(target) if not name.startswith("file-"))
     assert shown == told["tree"]
     assert os.listdir(target / "dir") == ["linked"]
@@ -496,7 +504,7 @@ def test_unprivileged_user_without_a_namespace_gets_a_copy_and_the_reason(
     assert overlay == (
         f"no permission to mount: {caller.place}/target: this process lacks CAP_SYS_ADMIN"
     )
-    assert fuse.startswith("cannot mount by fusermount3")
+    assert fuse.startswith("cannot mount with fusermount3")
     assert (told["note"] is not None) == (mode == "ro")
     assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (told["left"], told["rooms"]) == ([], [])
@@ -519,9 +527,8 @@ def test_a_copy_in_a_user_namespace_is_protected_by_a_bind(caller: Caller) -> No
 @pytest.mark.parametrize("upper", [None, "changes"])
 def test_a_mount_that_fails_leaves_nothing(place: Path, upper: str | None) -> None:
     wanted = request(place, read_only=False, upper=place / upper if upper else None)
-    broken = replace(wanted, layers=(*wanted.layers, place / "missing"))
     with pytest.raises(MountError, match="missing: No such file"):
-        attach(table(place), broken, image="image")
+        attach(table(place), wanted, image(place, place / "missing"))
     assert nothing_is_left(place)
 
 
@@ -540,20 +547,20 @@ def test_an_interrupt_leaves_nothing(
     monkeypatch.setattr(choose, "DRIVERS", (InterruptedWhenDone(),))
     wanted = request(place, read_only=False, upper=place / upper if upper else None)
     with pytest.raises(KeyboardInterrupt):
-        attach(table(place), wanted, image="image")
+        attach(table(place), wanted, image(place))
     assert nothing_is_left(place)
 
 
 def test_a_driver_that_does_not_exist_is_said_before_anything_is_done(place: Path) -> None:
     with pytest.raises(UsageError, match="no such mount driver: zfs"):
-        attach(table(place), request(place), image="image", driver="zfs")
+        attach(table(place), request(place, driver="zfs"), image(place))
     assert sorted(os.listdir(place)) == ["layers", "target"]
 
 
 def test_a_table_that_cannot_be_written_is_an_error_and_no_traceback(place: Path) -> None:
     (place / "mounts").write_text("in the way")
     with pytest.raises(MountError, match="mounts: Not a directory"):
-        attach(table(place), request(place), image="image")
+        attach(table(place), request(place), image(place))
     assert mountinfo.at(place / "target") is None
 
 
@@ -561,7 +568,7 @@ def test_a_full_disk_leaves_no_mount_and_no_room(place: Path) -> None:
     (place / "mounts").mkdir()
     mountapi.mount("small", place / "mounts", "tmpfs", 0, b"size=4k,nr_inodes=3")
     with pytest.raises(StackerError, match="No space left") as caught:
-        attach(table(place), request(place, read_only=False), image="image")
+        attach(table(place), request(place, read_only=False), image(place))
     assert caught.value.exit_code == 1
     assert os.listdir(place / "mounts") == []
     assert mountinfo.at(place / "target") is None
@@ -573,7 +580,9 @@ from pathlib import Path
 from stacker.mount import table
 from stacker.mount.drivers import choose
 from stacker.mount.attach import attach
-from stacker.mount.plan import Request
+from stacker.layer.paths import Stack
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.plan import MountRequest, StackedImage
 place, moment = Path(sys.argv[1]), sys.argv[2]
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "before the record":
@@ -581,8 +590,9 @@ if moment == "before the record":
 elif moment == "before the mount":
     choose.OverlayDriver.mount = die
 layers = (place / "layers/upper", place / "layers/lower")
-request = Request(place / "target", layers, "trusted", read_only=False, upper=place / "changes")
-attach(table.Table(place / "mounts"), request, image="image")
+image = StackedImage("image", Stack(layers, WhiteoutFormat.TRUSTED, False))
+request = MountRequest(place / "target", read_only=False, upper=place / "changes")
+attach(table.Table(place / "mounts"), request, image)
 die()
 """
 
@@ -596,7 +606,7 @@ def test_a_process_that_is_killed_leaves_only_what_is_swept(place: Path, moment:
     else:
         assert len(clear_stale(table(place))) == (moment == "before the mount")
         again = request(place, read_only=False, upper=place / "changes")
-        attach(table(place), again, image="image")
+        attach(table(place), again, image(place))
         detach(table(place), place / "target")
     assert os.listdir(place / "mounts") == []
     assert sorted(os.listdir(place)) == ["changes", "layers", "mounts", "target"]
@@ -608,16 +618,19 @@ from pathlib import Path
 from stacker.errors import LockedError, MountError
 from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
-from stacker.mount.plan import Request
+from stacker.layer.paths import Stack
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.plan import MountRequest, StackedImage
 from stacker.mount.table import Table
 place, target = Path(sys.argv[1]), Path(sys.argv[2])
 table = Table(place / "mounts")
 layers = (place / "layers/upper", place / "layers/lower")
-request = Request(target, layers, "trusted", read_only=False)
+image = StackedImage("image", Stack(layers, WhiteoutFormat.TRUSTED, False))
+request = MountRequest(target, read_only=False)
 won = 0
 for _ in range(40):
     try:
-        attach(table, request, image="image")
+        attach(table, request, image)
     except (LockedError, MountError) as error:
         assert "busy" in error.message or "in use" in error.message, error
         continue
@@ -654,7 +667,7 @@ def test_processes_at_once_neither_share_a_target_nor_sweep_each_other(
 
 def test_the_same_mount_is_not_undone_twice_at_once(place: Path) -> None:
     record = mount(place)
-    with table(place).held(record.id), pytest.raises(LockedError):
+    with table(place).locked(record.id), pytest.raises(LockedError):
         detach(table(place), place / "target")
     assert mountinfo.at(place / "target") is not None
 
@@ -663,8 +676,8 @@ def test_a_printed_plan_can_be_executed_by_mount_8(place: Path) -> None:
     odd = place / "o:d,d \\"
     (place / "layers").rename(odd)
     wanted = request(place, read_only=False)
-    layers = tuple(odd / layer.name for layer in wanted.layers)
-    document = replace(wanted, layers=layers).plan("0a", place / "room").to_json()
+    shown = image_of(odd / "upper", odd / "lower")
+    document = wanted.plan(shown, "0a", place / "room").to_json()
     directories, mounts = document["directories"], document["mounts"]
     assert isinstance(directories, list)
     assert isinstance(mounts, list)

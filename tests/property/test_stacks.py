@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from stacker.errors import LayerError
+from stacker.fuse.options import FuseAdapter
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers.fuse import FuseDriver
-from stacker.mount.plan import FuseAdapter
 from stacker.stack.flatten import flatten
 from stacker.tree.merged import merge
 from tests.support.adapters import ADAPTERS, skip_without
@@ -32,9 +32,9 @@ from tests.support.stacks import (
     S,
     W,
     archive,
+    layer_paths,
     mounted,
     scratch,
-    sources,
     unpacked_stack,
 )
 
@@ -112,7 +112,7 @@ def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
         flat.mkdir()
         flatten(stack.directories, flat, form)
         assert snapshot(flat) == wanted
-        known = {source.diff: source for source in sources(stack)}
+        known = {source.diff: source for source in layer_paths(stack)}
         directories = list(stack.directories)
         if directories:
             assert tree_snapshot(merge(directories, form)) == wanted

@@ -318,7 +318,9 @@ def test_the_kernel_is_told_enough_to_remember_all_it_was_told(
         target = room / "mounted"
         target.mkdir()
         layers = tuple(writable.lowers)
-        plan = Plan("law", target, layers, "trusted", False, writable.upper, writable.work)
+        plan = Plan(
+            "law", target, layers, WhiteoutFormat.TRUSTED, False, writable.upper, writable.work
+        )
         FuseDriver().mount(plan)
         mounted = Plain(target)
         try:

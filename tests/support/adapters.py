@@ -7,7 +7,7 @@ import os
 import pytest
 
 from stacker.fuse.adapters import is_installed
-from stacker.mount.plan import FuseAdapter
+from stacker.fuse.options import FuseAdapter
 
 ADAPTERS: tuple[FuseAdapter, ...] = ("kernel", "pyfuse3")
 

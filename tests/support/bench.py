@@ -5,15 +5,32 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from stacker.layer.paths import Stack
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountinfo
-from stacker.mount.plan import Request, XattrNamespace
+from stacker.mount.attach import attach
+from stacker.mount.plan import MountRequest, StackedImage
 from stacker.mount.table import Table
+
+if TYPE_CHECKING:
+    from stacker.mount.drivers.protocol import Mounted
+    from stacker.mount.record import MountRecord
+
+
+def image_of(
+    *layers: Path,
+    whiteout_format: WhiteoutFormat = WhiteoutFormat.TRUSTED,
+    plain: bool = False,
+) -> StackedImage:
+    """Return directories as an image, topmost first."""
+    return StackedImage("image", Stack(layers, whiteout_format, plain))
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A store-like directory, an empty target, and everything mounted below is taken away."""
+    """A store-like directory, an empty target and a mount table below one directory."""
 
     path: Path
 
@@ -40,14 +57,15 @@ class Bench:
         return path
 
     def request(
-        self,
-        *layers: Path,
-        namespace: XattrNamespace = "trusted",
-        plain: bool = False,
-        read_only: bool = True,
-        upper: Path | None = None,
-    ) -> Request:
-        return Request(self.target, layers, namespace, plain, read_only, upper)
+        self, *, driver: str = "auto", read_only: bool = True, upper: Path | None = None
+    ) -> MountRequest:
+        return MountRequest(self.target, driver, read_only, upper)
+
+    def mount(
+        self, request: MountRequest, *layers: Path, plain: bool = False
+    ) -> tuple[MountRecord, Mounted]:
+        image = image_of(*layers, plain=plain)
+        return attach(self.table, request, image, forbidden=self.store)
 
     def left(self) -> list[str]:
         """Everything that a failed mount could have left, outside the layers."""

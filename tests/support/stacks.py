@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from stacker.fuse.options import FuseAdapter, FuseOptions
 from stacker.layer.apply import apply
 from stacker.layer.paths import LayerPaths, Stack
 from stacker.layer.skeleton import SkeletonWriter, reassemble
@@ -17,7 +18,7 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.mountapi import umount2
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
-from stacker.mount.plan import FuseAdapter, Request
+from stacker.mount.plan import MountRequest, StackedImage
 from stacker.stack.build import build_stack
 from stacker.stack.rebase import UnpackedLayer
 from stacker.tar.reader import TarReader
@@ -117,8 +118,8 @@ def unpacked_stack(layers: Sequence[bytes], room: Path, form: WhiteoutFormat) ->
     return build_stack([by_tar[tar] for tar in layers], repairs=repairs, whiteout_format=form)
 
 
-def sources(stack: Stack) -> tuple[LayerPaths, ...]:
-    """Say where the skeletons of a chain's layers lie; repairs have none."""
+def layer_paths(stack: Stack) -> tuple[LayerPaths, ...]:
+    """Return the layers of a stack that have a skeleton."""
     return tuple(
         LayerPaths(directory.parent)
         for directory in stack.directories
@@ -137,15 +138,9 @@ def mounted(
     """Mount a chain read-only."""
     target = room / "target"
     target.mkdir(exist_ok=True)
-    request = Request(
-        target,
-        stack.directories,
-        stack.whiteout_format.value,
-        plain=stack.plain,
-        sources=sources(stack),
-        fuse_adapter=fuse_adapter,
-    )
-    plan = request.plan("law", room)
+    image = StackedImage("image", stack, layer_paths(stack))
+    options = FuseOptions(fuse_adapter)
+    plan = MountRequest(target, "fuse", fuse=options).plan(image, "property", room)
     for directory in plan.directories:
         directory.mkdir(exist_ok=True)
     (driver or OverlayDriver()).mount(plan)

@@ -108,9 +108,7 @@ class Writable:
         target.mkdir(exist_ok=True)
         scratch.mkdir(exist_ok=True)
         layers = tuple(self.lowers)
-        plan = Plan(
-            "kernel", target, layers, self.form.value, False, self.upper, scratch, volatile=False
-        )
+        plan = Plan("kernel", target, layers, self.form, False, self.upper, scratch, volatile=False)
         OverlayDriver().mount(plan)
         try:
             yield target

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item, print_line
-from stacker.operations.mount import Presentation, mount_image, plan_image
+from stacker.mount.plan import MountRequest
+from stacker.operations.mount import mount_image, plan_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
+    from stacker.fuse.options import FuseOptions
     from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.record import MountRecord
 
@@ -67,18 +69,17 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Mount, or say how it would be done."""
-    wish = Presentation(
+    request = MountRequest(
         target=Path(args.target),
         driver=args.driver,
-        writable=args.rw,
+        read_only=not (args.rw or args.upper),
         upper=None if args.upper is None else Path(args.upper),
-        fuse_adapter=args.fuse_adapter,
-        fuse_passthrough=args.fuse_passthrough,
+        fuse=_fuse_options(args),
     )
     if args.print_plan:
-        _print_plan(args.image, wish, session)
+        _print_plan(args.image, request, session)
         return
-    record, mounted = mount_image(session.store(), args.image, wish)
+    record, mounted = mount_image(session.store(), args.image, request)
     _explain(mounted, session)
     if session.json:
         print_item("mount", _document(record, mounted))
@@ -86,8 +87,16 @@ def run(args: Namespace, session: Session) -> None:
         print_line(mounted.driver)
 
 
-def _print_plan(image: str, wish: Presentation, session: Session) -> None:
-    plan, driver, reasons = plan_image(session.store(), image, wish)
+def _fuse_options(args: Namespace) -> FuseOptions | None:
+    if args.fuse_adapter is None and not args.fuse_passthrough:
+        return None
+    from stacker.fuse.options import FuseOptions  # most mounts need no FUSE
+
+    return FuseOptions(adapter=args.fuse_adapter or "kernel", passthrough=args.fuse_passthrough)
+
+
+def _print_plan(image: str, request: MountRequest, session: Session) -> None:
+    plan, driver, reasons = plan_image(session.store(), image, request)
     print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json(driver)})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item, print_line
-from stacker.operations.mount import unpack_image
+from stacker.operations.unpack import unpack_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -37,6 +37,6 @@ def run(args: Namespace, session: Session) -> None:
     image_id = unpack_image(session.store(), args.image, Path(args.directory))
     if session.json:
         path = os.path.realpath(args.directory)
-        print_item("unpack", {"image_id": str(image_id), "directory": path})
+        print_item("unpack", {"image_id": image_id, "directory": path})
     else:
         print_line(args.directory)

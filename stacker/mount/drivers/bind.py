@@ -1,8 +1,8 @@
-"""Binding one directory read-only onto another.
+"""Bind one directory read-only onto another; the overlay and the copy driver use it.
 
-In come a directory and the target's descriptor; out goes a mount, or an `OSError` and no mount.
-Knows no plan.  The bind is private: were it a peer of the mount it was cloned from, a /proc that
-somebody mounts inside the target would appear inside the layer too (mount_namespaces(7)).
+Two directories come in; a mount goes out, or an `OSError` and no mount.  This module must not use
+a plan.  The bind mount is private: as a peer of the source's mount it would propagate a mount that
+is made inside the target, such as /proc, to the layer (mount_namespaces(7)).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Api = Literal["auto", "context", "mount2"]
-"""Which of the kernel's interfaces to use: ``auto`` takes mount(2) where there is no newer one."""
+"""The kernel interface: ``context`` for fsopen(2) and open_tree(2), ``mount2`` for mount(2),
+``auto`` for the former with the latter as fallback."""
 
-# statvfs(3) flags that a user namespace may not drop when it remounts (mount_namespaces(7)).
-_KEPT = {
+# statvfs(3) flags that a user namespace may not clear when it remounts (mount_namespaces(7)).
+_LOCKED_FLAGS = {
     os.ST_NOSUID: mountapi.MS_NOSUID,
     os.ST_NODEV: mountapi.MS_NODEV,
     os.ST_NOEXEC: mountapi.MS_NOEXEC,
@@ -32,43 +33,41 @@ _KEPT = {
 
 
 def bind_read_only(source: Path, target: Path, *, api: Api = "auto") -> None:
-    """Show a directory, read-only, at another.
+    """Bind a directory read-only onto another.
 
-    :param source: the directory to show.
-    :param target: the directory to show it at.
-    :raises OSError: with the path that the kernel takes offence at.
+    :raises OSError: from the kernel, with the path that it refuses.
     """
-    with FileDescriptor.open_directory(target) as place:
+    with FileDescriptor.open_directory(target) as mount_point:
         if api != "mount2":
             try:
-                _bind_by_tree(source, target, place.number)
+                _bind_by_open_tree(source, target, mount_point.number)
             except OSError as error:
                 if api == "context" or error.errno != errno.ENOSYS:
                     raise
             else:
                 return
-        _bind_by_mount2(source, target, place.path)
+        _bind_by_mount2(source, target, mount_point.path)
 
 
-def _bind_by_tree(source: Path, target: Path, place: int) -> None:
+def _bind_by_open_tree(source: Path, target: Path, mount_point: int) -> None:
     with FileDescriptor(mountapi.open_tree(source)) as tree:
         mountapi.mount_setattr(
             tree.number, set_flags=mountapi.MOUNT_ATTR_RDONLY, propagation=mountapi.MS_PRIVATE
         )
-        mountapi.move_mount(tree.number, place, path=target)
+        mountapi.move_mount(tree.number, mount_point, path=target)
 
 
-def _bind_by_mount2(source: Path, target: Path, place: Path) -> None:
-    mountapi.mount(source, place, None, mountapi.MS_BIND)
+def _bind_by_mount2(source: Path, target: Path, mount_point: Path) -> None:
+    mountapi.mount(source, mount_point, None, mountapi.MS_BIND)
     try:
         mountapi.mount("none", target, None, mountapi.MS_PRIVATE)
         flags = mountapi.MS_REMOUNT | mountapi.MS_BIND | mountapi.MS_RDONLY
-        mountapi.mount("none", target, None, flags | _kept_flags(target))
+        mountapi.mount("none", target, None, flags | _locked_flags(target))
     except OSError:
         mountapi.umount2(target)
         raise
 
 
-def _kept_flags(path: Path) -> int:
+def _locked_flags(path: Path) -> int:
     present = os.statvfs(path).f_flag
-    return sum(flag for seen, flag in _KEPT.items() if present & seen)
+    return sum(flag for seen, flag in _LOCKED_FLAGS.items() if present & seen)

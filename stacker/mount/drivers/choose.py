@@ -1,18 +1,18 @@
-"""Which driver makes a mount: the one that was asked for, or the first that can.
+"""Select the driver for a mount: the named one, or the first that succeeds.
 
-In come a driver's name and a plan; out goes a mount and why it was made so.  A driver's own
-refusal saves an attempt that would fail or mislead; beyond it, trying beats guessing.
+A driver's name and a plan come in; a mount goes out, with the reasons why other drivers were not
+used.  A driver refuses a plan beforehand only if an attempt would fail or mislead.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, UsageError
+from stacker.errors import MountError, RefusedError, StackerError, UsageError
 from stacker.mount.drivers.copy import CopyDriver
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.drivers.overlay import OverlayDriver
-from stacker.mount.drivers.protocol import Driver, Mounted, RefusedError
+from stacker.mount.drivers.protocol import Driver, Mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
 
 DRIVERS: tuple[Driver, ...] = (OverlayDriver(), FuseDriver(), CopyDriver())
-"""What ``auto`` tries, in this order."""
+"""The drivers that ``auto`` tries, in order."""
 
 
 def driver_named(name: str) -> Driver:
-    """Return the driver of a name.
+    """Return the driver with a name.
 
-    :raises UsageError: there is none.
+    :raises UsageError: no driver has this name.
     """
     for driver in DRIVERS:
         if driver.name == name:
             return driver
     if name == "fuse-overlayfs":
-        from stacker.mount.drivers.fuse_overlayfs import FuseOverlayfsDriver  # by its name only
+        # Loaded only when a command line or a record names it.
+        from stacker.mount.drivers.fuse_overlayfs import FuseOverlayfsDriver
 
         return FuseOverlayfsDriver()
     known = ", ".join(driver.name for driver in DRIVERS)
@@ -40,58 +41,58 @@ def driver_named(name: str) -> Driver:
 
 
 def choose(name: str, plan: Plan) -> tuple[Driver, tuple[str, ...]]:
-    """Return the driver that would be tried first, and why those before it would not.
+    """Return the driver that `execute` would try first, and why it would skip others.
 
     :param name: a driver's name, or ``auto``.
-    :raises StackerError: the driver's own refusal, when it was asked for by name.
-    :raises MountError: every driver refuses.
+    :raises StackerError: the named driver refuses the plan.
+    :raises MountError: every driver refuses the plan.
     """
     reasons: list[StackerError] = []
     for driver in _candidates(name):
         refusal = driver.refusal(plan)
         if refusal is None:
-            return driver, _lines(reasons)
+            return driver, _messages(reasons)
         if name != "auto":
             raise refusal
         reasons.append(refusal)
-    raise _nobody(plan, reasons)
+    raise _no_driver(plan, reasons)
 
 
-def execute(name: str, plan: Plan, announce: Callable[[Driver], None]) -> Mounted:
-    """Mount by the driver of a name, or by the first that neither refuses nor is refused.
+def execute(name: str, plan: Plan, on_attempt: Callable[[Driver], None]) -> Mounted:
+    """Mount by the named driver, or by the first that succeeds.
 
     :param name: a driver's name, or ``auto``.
-    :param announce: called with each driver before it is tried.
-    :raises StackerError: what stood in the way; for ``auto``, of every driver.
+    :param on_attempt: called with each driver before it is tried.
+    :raises StackerError: why the named driver failed, or why every driver failed.
     """
     reasons: list[StackerError] = []
     for driver in _candidates(name):
         refusal = driver.refusal(plan)
         if refusal is None:
-            announce(driver)
+            on_attempt(driver)
             try:
                 mounted = driver.mount(plan)
             except RefusedError as error:
                 refusal = error
             else:
-                return Mounted(mounted.driver, mounted.note, _lines(reasons))
+                return Mounted(mounted.driver, mounted.note, _messages(reasons))
         if name != "auto":
             raise refusal
         reasons.append(refusal)
-    raise _nobody(plan, reasons)
+    raise _no_driver(plan, reasons)
 
 
 def _candidates(name: str) -> tuple[Driver, ...]:
     return DRIVERS if name == "auto" else (driver_named(name),)
 
 
-def _lines(reasons: list[StackerError]) -> tuple[str, ...]:
+def _messages(reasons: list[StackerError]) -> tuple[str, ...]:
     return tuple(error.message for error in reasons)
 
 
-def _nobody(plan: Plan, reasons: list[StackerError]) -> MountError:
+def _no_driver(plan: Plan, reasons: list[StackerError]) -> MountError:
     hints = [error.hint for error in reasons if error.hint]
     return MountError(
-        f"no driver can mount: {plan.target}: {'; '.join(_lines(reasons))}",
+        f"no driver can mount: {plan.target}: {'; '.join(_messages(reasons))}",
         hint=hints[0] if hints else None,
     )

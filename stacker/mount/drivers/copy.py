@@ -1,7 +1,7 @@
-"""The copy driver: TARGET itself is filled with the merged tree, for where nothing can be mounted.
+"""The copy driver: it fills the target with a copy of the merged tree.
 
-In comes a plan, out goes a full directory, bound onto itself read-only where privileges allow.
-What the merged tree is, and how it is written, `stack/flatten` knows.
+A plan comes in; a full directory goes out, bound onto itself read-only where privileges allow.
+`stacker.stack.flatten` merges and writes the tree.  This driver needs no privilege.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stacker.linux import mountinfo
 from stacker.linux.removal import remove_contents
 from stacker.mount.drivers.bind import bind_read_only
 from stacker.mount.drivers.protocol import Mounted
-from stacker.mount.unmount import release
+from stacker.mount.unmount import unmount_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,32 +25,31 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 class CopyDriver:
-    """A copy of the tree in the target itself; it costs time and space, and needs no privilege."""
+    """A copy of the merged tree in the target, which costs time and disk space."""
 
     name = "copy"
 
     def refusal(self, plan: Plan) -> StackerError | None:
-        """Say that writes cannot be kept apart, or that there are files in the way.
+        """Return why a copy cannot be made: an upper directory, or files in the target.
 
-        It must be known before anything is written down that the target was empty, since
-        undoing a copy empties it.
+        The target must be empty before the record is written, since unmounting a copy empties it.
         """
         if plan.upper is not None and not plan.volatile:
             return UnsupportedError(
-                f"a copy cannot keep writes apart: {plan.upper}: no --upper with the copy driver",
-                hint="use --driver overlay, or leave --upper away",
+                f"the copy driver does not support --upper: {plan.upper}",
+                hint="use --driver overlay, or omit --upper",
             )
         try:
-            return _not_empty(plan.target)
+            return _refuse_files(plan.target)
         except OSError as error:
             return MountError(f"cannot copy into: {plan.target}: {error.strerror}")
 
     def mount(self, plan: Plan) -> Mounted:
-        """Fill the target, or leave it as empty as it was.
+        """Fill the target, or leave it empty.
 
         :raises MountError: the target is not empty, or a file cannot be written.
         """
@@ -59,28 +58,28 @@ class CopyDriver:
         before = plan.target.stat()
         try:
             _fill(plan)
-            return Mounted(self.name, note=_protect(plan) if plan.read_only else None)
+            return Mounted(self.name, note=_bind_onto_itself(plan) if plan.read_only else None)
         except BaseException:
-            with suppress(OSError):  # what failed first is what to tell
+            with suppress(OSError):  # the first error is the one to report
                 _empty(plan.target, (S_IMODE(before.st_mode), before.st_uid, before.st_gid))
             raise
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
-        """Empty the target, and give it back its mode and owner.
+        """Empty the target, and restore its mode and owner.
 
-        :raises MountError: it is in use, is another directory by now, or cannot be emptied.
+        :raises MountError: the target is in use, was replaced, or cannot be emptied.
         """
         try:
-            _require_same(record)
+            _require_same_inode(record)
             if mountinfo.at(record.target) is not None:
-                release(record.target, lazy=lazy)
+                unmount_path(record.target, lazy=lazy)
             _empty(record.target, record.target_mode)
         except OSError as error:
             text = f"cannot unmount a copy: {error.filename or record.target}: {error.strerror}"
             raise MountError(text) from error
 
 
-def _not_empty(target: Path) -> MountError | None:
+def _refuse_files(target: Path) -> MountError | None:
     with os.scandir(target) as entries:
         first = next(entries, None)
     if first is None:
@@ -91,37 +90,36 @@ def _not_empty(target: Path) -> MountError | None:
     )
 
 
-def _require_same(record: MountRecord) -> None:
+def _require_same_inode(record: MountRecord) -> None:
     if record.target.stat().st_ino != record.target_inode:
         raise MountError(
-            f"cannot unmount a copy: {record.target}: another directory shows there",
-            hint="if something is mounted over it, unmount that first",
+            f"cannot unmount a copy: {record.target}: it is another directory than at mount time",
+            hint=f"if another mount covers it: umount {record.target}, then try again",
         )
 
 
 def _fill(plan: Plan) -> None:
-    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.stack.flatten import flatten
 
     try:
-        flatten(plan.layers, plan.target, WhiteoutFormat(plan.xattr_namespace))
+        flatten(plan.layers, plan.target, plan.whiteout_format)
     except OSError as error:
-        # Calls on a descriptor only know its number.
+        # Calls with dir_fd report a descriptor number or a bare name.
         name = error.filename if isinstance(error.filename, (str, bytes)) else str(plan.target)
         text = f"cannot copy the tree: {os.fsdecode(name)}: {error.strerror}"
-        raise (StackerError if error.errno in _DISK else MountError)(text) from error
+        raise (StackerError if error.errno in _DISK_ERRORS else MountError)(text) from error
 
 
-def _protect(plan: Plan) -> str | None:
+def _bind_onto_itself(plan: Plan) -> str | None:
     try:
         bind_read_only(plan.target, plan.target)
     except OSError as error:
-        return f"the copy can be written to: {error.strerror} when making it read-only"
+        return f"the copy is writable: cannot bind it read-only: {error.strerror}"
     return None
 
 
 def _empty(target: Path, mode: tuple[int, int, int]) -> None:
     remove_contents(target)
-    with suppress(PermissionError):  # somebody else's directory, which we could fill all the same
+    with suppress(PermissionError):  # the target is writable for this user, who does not own it
         os.chown(target, mode[1], mode[2])
         target.chmod(mode[0])

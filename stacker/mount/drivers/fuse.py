@@ -1,36 +1,34 @@
-"""The FUSE driver: the merged tree through /dev/fuse, where the kernel will not stack it.
+"""The FUSE driver: a server exposes the merged tree through /dev/fuse.
 
-In comes a plan, out goes a mount that processes in the background answer for (`fuse_daemon`), by
-the adapter that the plan names (`fuse_service`).
-Light to import: what serves a mount is loaded when one is made.
+A plan comes in; a mount goes out, which background processes serve (`stacker.fuse.daemon`) by the
+adapter that the plan names.  The code of the server is loaded only when a mount is made.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, UnsupportedError
+from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
 from stacker.linux import lock, process
-from stacker.mount.drivers.protocol import Mounted, RefusedError
-from stacker.mount.unmount import release
+from stacker.mount.drivers.protocol import Mounted
+from stacker.mount.unmount import retry, unmount_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stacker.fuse.options import ServedTree
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
-SERVED = frozenset({"fuse", "fuse-overlayfs"})
-"""Drivers whose mounts are a process's to answer for."""
+FUSE_DRIVERS = frozenset({"fuse", "fuse-overlayfs"})
+"""The drivers whose mounts a server process answers for."""
 _DEVICE = "/dev/fuse"
 _ATTEMPTS = 3
-_PAUSES = (0.001, 0.005, 0.02, 0.1, 0.4, 1.5)
-"""Seconds between looks at whether a server has left."""
-_ANOTHER_DRIVER_MAY = {
+_SERVER_EXIT_PAUSES = (0.001, 0.005, 0.02, 0.1, 0.4, 1.5)
+"""Seconds between checks whether a server has exited."""
+_REFUSALS = {
     errno.EPERM,
     errno.EACCES,
     errno.EINVAL,
@@ -39,151 +37,177 @@ _ANOTHER_DRIVER_MAY = {
     errno.ENXIO,
     errno.EPROTO,
 }
+"""Errors with which another driver may still succeed."""
 
 
 class FuseDriver:
-    """The tree by a server of its own, in the caller's mount namespace."""
+    """A server of this program, in the caller's mount namespace."""
 
     name = "fuse"
 
     def refusal(self, plan: Plan) -> StackerError | None:
-        """Say that there is no FUSE here, or that it would show a wrong tree."""
-        if (refusal := _no_adapter(plan) or _no_passthrough(plan)) is not None:
+        """Return why FUSE is not available, or would expose a wrong tree."""
+        if (refusal := _refuse_adapter(plan) or _refuse_passthrough(plan)) is not None:
             return refusal
         if not os.path.exists(_DEVICE):
             return MountError(
-                f"no FUSE here: {_DEVICE} does not exist",
-                hint="`modprobe fuse`, or give the container the device /dev/fuse",
+                f"FUSE is not available: {_DEVICE} does not exist",
+                hint="`modprobe fuse`, or add the device /dev/fuse to the container",
             )
         privileged = process.has_capability(process.CAP_SYS_ADMIN)
-        if plan.xattr_namespace == "trusted" and not (
+        if plan.whiteout_format.is_trusted and not (
             privileged and process.in_initial_user_namespace()
         ):
             return MountError(
-                f"cannot read the layers: {plan.target}: they keep their marks in"
-                " trusted.overlay.*, which only root sees",
-                hint="use a store of your own",
+                f"cannot read the layers: {plan.target}: their opaque marks are trusted.overlay.*"
+                " xattrs, which only root can read",
+                hint="pull the image into a store of your own (--store)",
             )
-        return None if privileged else _no_helper()
+        return None if privileged else _refuse_without_helper()
 
     def mount(self, plan: Plan) -> Mounted:
-        """Start the server, and return when the mount answers.
+        """Start the server, and return when the mount answers requests.
 
-        :raises RefusedError: /dev/fuse cannot be used here.
+        :raises RefusedError: /dev/fuse cannot be used on this machine.
         :raises MountError: a layer or the target is at fault.
         """
         from stacker.fuse.daemon import start
 
         try:
-            number, more = start(plan)
+            pid, remark = start(served_tree(plan))
         except OSError as error:
             raise explain(plan, error) from error
-        note = f"process {number} serves it"
-        return Mounted(self.name, note=f"{note}; {more}" if more else note)
+        note = f"served by process {pid}"
+        return Mounted(self.name, note=f"{note}; {remark}" if remark else note)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
-        """Unmount the record's target; the server leaves by itself.
+        """Unmount the record's target; the server then exits.
 
-        :raises MountError: it is in use, or the kernel refuses.
+        :raises MountError: the mount is in use, or the kernel refuses.
         """
-        take_away(record.target, lazy=lazy)
+        unmount_fuse(record.target, lazy=lazy)
         if record.upper is not None and not lazy:
-            _await_end(record.upper)
+            _wait_for_exit(record.upper)
 
 
-def take_away(target: Path, *, lazy: bool = False) -> None:
-    """Unmount what a FUSE driver mounted, in the way in which it could be mounted.
+def served_tree(plan: Plan) -> ServedTree:
+    """Return what a server needs to know of a plan."""
+    from stacker.fuse.options import FuseOptions, ServedTree
+    from stacker.tree.whiteout_dialects import ForeignDialect
 
-    :raises MountError: it is in use, or the kernel refuses.
+    options = plan.fuse or FuseOptions()
+    with_skeleton = {paths.diff: paths for paths in plan.layer_paths}
+    written = plan.whiteout_format
+    return ServedTree(
+        target=plan.target,
+        source=plan.source,
+        layers=tuple(with_skeleton.get(layer, layer) for layer in plan.layers),
+        whiteout_format=ForeignDialect(written) if options.foreign else written,
+        read_only=plan.read_only,
+        upper=plan.upper,
+        work=plan.work,
+        volatile=plan.volatile,
+        options=options,
+    )
+
+
+def unmount_fuse(target: Path, *, lazy: bool = False) -> None:
+    """Unmount a FUSE mount: by umount2(2) with CAP_SYS_ADMIN, otherwise by fusermount3.
+
+    :raises MountError: the mount is in use, or the kernel refuses.
     """
     if process.has_capability(process.CAP_SYS_ADMIN):
-        release(target, lazy=lazy)
+        unmount_path(target, lazy=lazy)
     else:
         from stacker.fuse.connect import disconnect
 
         disconnect(target, lazy=lazy)
 
 
-def _await_end(upper: Path) -> None:
-    """Let the server leave, so that the next mount finds the directory of its writes free.
+def _wait_for_exit(upper: Path) -> None:
+    """Wait until the server has exited, so that the next mount can use the upper directory.
 
-    It has a lock on that until it ends (`fuse_daemon`); where somebody shows the same mount at a
-    second place it goes on, and is not waited for any longer.
+    The server holds a lock on `upper` until it exits.  If the same mount has a second mount point,
+    the server continues, and this function gives up after the last pause.
     """
-    for pause in _PAUSES:
-        with suppress(OSError):
+
+    def exited() -> bool:
+        try:
             held = lock.try_exclusive(upper, create=False)
-            if held is None:
-                time.sleep(pause)
-                continue
-            held.release()
-        return
+        except OSError:
+            return True
+        if held is None:
+            return False
+        held.release()
+        return True
+
+    retry(exited, _SERVER_EXIT_PAUSES)
 
 
 def is_dead(record: MountRecord) -> bool:
-    """Say whether a mount is there and nobody answers for it any more."""
-    return record.driver in SERVED and not _answers(record.target)
+    """Return whether a mount has lost its server."""
+    return record.driver in FUSE_DRIVERS and not _answers(record.target)
 
 
 def _answers(target: Path) -> bool:
-    """Ask something that the kernel keeps no answer to."""
+    """Send a request that the kernel never answers from a cache."""
     for _ in range(_ATTEMPTS):
         try:
             os.statvfs(target)
         except OSError as error:
-            if error.errno != errno.ECONNABORTED:  # whoever had the request died with it
+            if error.errno != errno.ECONNABORTED:  # the worker died that had read the request
                 return error.errno != errno.ENOTCONN
         else:
             return True
     return True
 
 
-def _no_adapter(plan: Plan) -> StackerError | None:
-    if plan.fuse_adapter == "kernel":
+def _refuse_adapter(plan: Plan) -> StackerError | None:
+    if plan.fuse is None or plan.fuse.adapter == "kernel":
         return None
     from stacker.fuse.adapters import PYFUSE3_HINT, is_installed
 
-    if not is_installed(plan.fuse_adapter):
+    adapter = plan.fuse.adapter
+    if not is_installed(adapter):
         return MountError(
-            f"cannot mount by {plan.fuse_adapter}: {plan.target}: {plan.fuse_adapter} is not"
-            " installed",
+            f"cannot mount by {adapter}: {plan.target}: {adapter} is not installed",
             hint=PYFUSE3_HINT,
         )
     if not plan.read_only or plan.upper is not None:
         return UnsupportedError(
-            f"the {plan.fuse_adapter} adapter is read-only: {plan.target}",
-            hint="leave --fuse-adapter away, or --rw and --upper",
+            f"the {adapter} adapter is read-only: {plan.target}",
+            hint="omit --fuse-adapter, or omit --rw and --upper",
         )
     return None
 
 
-def _no_passthrough(plan: Plan) -> StackerError | None:
-    if not plan.fuse_passthrough:
+def _refuse_passthrough(plan: Plan) -> StackerError | None:
+    if plan.fuse is None or not plan.fuse.passthrough:
         return None
-    if plan.fuse_adapter != "kernel":
-        what = f"the {plan.fuse_adapter} adapter has no passthrough"
+    if plan.fuse.adapter != "kernel":
+        what = f"the {plan.fuse.adapter} adapter has no passthrough"
     elif not plan.read_only or plan.upper is not None:
-        what = "passthrough is for read-only mounts"
+        what = "passthrough requires a read-only mount"
     else:
         return None
-    return UnsupportedError(f"{what}: {plan.target}", hint="leave --fuse-passthrough away")
+    return UnsupportedError(f"{what}: {plan.target}", hint="omit --fuse-passthrough")
 
 
-def _no_helper() -> MountError | None:
-    from stacker.fuse.connect import helper
+def _refuse_without_helper() -> MountError | None:
+    from stacker.fuse.connect import find_helper
 
-    if helper() is not None:
+    if find_helper() is not None:
         return None
     return MountError(
-        "no permission to mount by FUSE: this process lacks CAP_SYS_ADMIN, and there is no"
-        " fusermount3",
+        "no permission to mount by FUSE: this process lacks CAP_SYS_ADMIN, and fusermount3 is not"
+        " installed",
         hint="install the package fuse3",
     )
 
 
 def explain(plan: Plan, error: OSError) -> MountError:
-    """Give what a person hears of an error at mounting, and whether another driver may do it."""
+    """Return the error for a failed mount; a `RefusedError` if another driver may succeed."""
     about = error.filename
     where = "" if about in {None, str(plan.target)} else f" {os.fsdecode(about)}:"
     message = f"cannot mount by FUSE: {plan.target}:{where} {error.strerror}"
-    return (RefusedError if error.errno in _ANOTHER_DRIVER_MAY else MountError)(message)
+    return (RefusedError if error.errno in _REFUSALS else MountError)(message)

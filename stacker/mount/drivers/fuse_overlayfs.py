@@ -1,8 +1,8 @@
 """The driver `fuse-overlayfs`: the program of that name serves the tree, where it is installed.
 
-In comes a plan, out goes a mount.  It is here to compare with, and for who trusts it more, and is
-never taken unless it is asked for.  We mount, so that the mount is found and undone as others are,
-and hand it the connection in place of a mount point (``/dev/fd/N``, libfuse's fuse_session_mount).
+A plan comes in; a mount goes out.  It exists for comparison, and runs only if the command line
+names it.  This module mounts the connection itself, so that the mount table finds the mount, and
+passes the descriptor to the program as ``/dev/fd/N`` (libfuse's fuse_session_mount).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.errors import MountError, StackerError, UnsupportedError
 from stacker.linux.mountapi import FileDescriptor
-from stacker.mount.drivers.fuse import FuseDriver, explain, take_away
+from stacker.mount.drivers.fuse import FuseDriver, explain, served_tree, unmount_fuse
 from stacker.mount.drivers.protocol import Mounted
 
 if TYPE_CHECKING:
@@ -22,65 +22,65 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
 PROGRAM: Final = "fuse-overlayfs"
-_NO_NEWS: Final = "unknown argument ignored"
-"""How it begins what it says of options of its own making."""
+_UNIMPORTANT: Final = "unknown argument ignored"
+"""The start of its warnings about options that libfuse's mount helper adds."""
 
 
 class FuseOverlayfsDriver:
-    """The tree by fuse-overlayfs, in the caller's mount namespace."""
+    """The program fuse-overlayfs, in the caller's mount namespace."""
 
     name = PROGRAM
 
     def refusal(self, plan: Plan) -> StackerError | None:
-        """Say that it is not installed or cannot mount, or would keep writes for itself alone."""
-        if _program() is None:
+        """Return why fuse-overlayfs cannot run, or would write marks that overlayfs misreads."""
+        if _find_program() is None:
             return MountError(
-                f"cannot mount by {PROGRAM}: {plan.target}: it is not installed",
+                f"cannot mount by {PROGRAM}: {plan.target}: {PROGRAM} is not installed",
                 hint=f"install the package {PROGRAM}, or use --driver fuse",
             )
         if plan.upper is not None and not plan.volatile:
-            # Beside overlayfs's marks it writes .wh..wh..opq, which overlayfs shows as a file.
+            # It also creates files named .wh..wh..opq, which overlayfs lists as files.
             return UnsupportedError(
-                f"no --upper with {PROGRAM}: {plan.target}: it has marks of its own",
+                f"no --upper with {PROGRAM}: {plan.target}: its opaque marks are not overlayfs's",
                 hint="use --rw, or another driver",
             )
-        if ":" in str(plan.upper):  # it lists what that resolves to among the lower ones
+        if ":" in str(plan.upper):  # the program lists the resolved upper with the lower ones
             return UnsupportedError(
                 f"no writes with {PROGRAM}: {plan.upper}: got a colon in the path, want none",
                 hint="use another driver",
             )
-        return FuseDriver().refusal(replace(plan, fuse_adapter="kernel", fuse_passthrough=False))
+        return FuseDriver().refusal(replace(plan, fuse=None))
 
     def mount(self, plan: Plan) -> Mounted:
-        """Mount, start the program, and return when it has gone to the background.
+        """Mount, start the program, and return when the program is in the background.
 
-        :raises RefusedError: /dev/fuse cannot be used here.
-        :raises MountError: the program has ended; what it said is the reason.
+        :raises RefusedError: /dev/fuse cannot be used on this machine.
+        :raises MountError: the program failed; the message has its stderr.
         """
         from stacker.fuse.connect import connect
 
         mode = plan.layers[0].stat().st_mode & 0o7777
         try:
-            connection = connect(plan, mode)
+            connection = connect(served_tree(plan), mode)
         except OSError as error:
             raise explain(plan, error) from error
         with FileDescriptor(connection):
             try:
                 _serve(plan, connection)
             except BaseException:
-                take_away(plan.target, lazy=True)
+                unmount_fuse(plan.target, lazy=True)
                 raise
         return Mounted(self.name)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
-        """Unmount the record's target; the program leaves by itself.
+        """Unmount the record's target; the program then exits.
 
-        :raises MountError: it is in use, or the kernel refuses.
+        :raises MountError: the mount is in use, or the kernel refuses.
         """
-        take_away(record.target, lazy=lazy)
+        unmount_fuse(record.target, lazy=lazy)
 
 
-def _program() -> str | None:
+def _find_program() -> str | None:
     from shutil import which
 
     return which(PROGRAM)
@@ -90,11 +90,11 @@ def _serve(plan: Plan, connection: int) -> None:
     import subprocess
 
     with ExitStack() as opened:
-        directories = _directories(plan, opened)
+        directories = _open_directories(plan, opened)
         options = ",".join(f"{key}={':'.join(paths)}" for key, paths in directories.items())
         numbers = [int(os.path.basename(path)) for paths in directories.values() for path in paths]
         done = subprocess.run(
-            [_program() or PROGRAM, "-o", options, f"/dev/fd/{connection}"],
+            [_find_program() or PROGRAM, "-o", options, f"/dev/fd/{connection}"],
             pass_fds=[connection, *numbers],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -102,13 +102,13 @@ def _serve(plan: Plan, connection: int) -> None:
             text=True,
         )
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if not line.startswith(_NO_NEWS)]
-        reason = "; ".join(said) or "it gives no reason"
+        lines = [line for line in done.stderr.splitlines() if not line.startswith(_UNIMPORTANT)]
+        reason = "; ".join(lines) or "it gives no reason"
         raise MountError(f"cannot mount by {PROGRAM}: {plan.target}: {reason}")
 
 
-def _directories(plan: Plan, opened: ExitStack) -> dict[str, list[str]]:
-    """Name every directory by a descriptor, since the program knows no escapes in names."""
+def _open_directories(plan: Plan, opened: ExitStack) -> dict[str, list[str]]:
+    """Name each directory by a descriptor, since the program does not support escaped names."""
     named = {"lowerdir": plan.layers}
     if plan.upper is not None and plan.work is not None:
         named |= {"upperdir": (plan.upper,), "workdir": (plan.work,)}

@@ -1,8 +1,8 @@
 """The overlay driver: the kernel stacks the layers (Documentation/filesystems/overlayfs.rst).
 
-In comes a plan, out goes a mount.  The same code serves the machine's root and the root of a
-user namespace; what differs is the form of the layers, and `OverlayDriver.refusal` holds the two
-together.  A single plain layer is bound, which costs no filesystem at all.
+A plan comes in; a mount goes out.  The same code serves root in the initial user namespace and
+root in another one; they need different whiteout formats, which `OverlayDriver.refusal` checks.  A
+single plain layer is bind-mounted, without an overlay.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, UnsupportedError
+from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
 from stacker.linux import mountapi, process
 from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.drivers.bind import Api, bind_read_only
-from stacker.mount.drivers.protocol import Mounted, RefusedError
-from stacker.mount.plan import Plan
-from stacker.mount.unmount import release
+from stacker.mount.drivers.protocol import Mounted
+from stacker.mount.unmount import unmount_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
 _PAGE_LIMIT = 4095
-# Before Linux 6.5 `lowerdir+` is unknown, before 5.2 the calls are; seccomp filters say EPERM.
+# Linux 6.5 introduced `lowerdir+`, Linux 5.2 fsopen(2); seccomp filters return EPERM.
 _OLD_KERNEL = {errno.ENOSYS, errno.EINVAL, errno.EPERM}
-_ANOTHER_DRIVER_MAY = {
+_REFUSALS = {
     errno.EPERM,
     errno.EACCES,
     errno.EINVAL,
@@ -43,19 +43,19 @@ _HINTS = {
     errno.EPERM: _PRIVILEGE_HINT,
     errno.EACCES: _PRIVILEGE_HINT,
     errno.ENODEV: "the kernel has no overlayfs: try `modprobe overlay`, or use --driver copy",
-    errno.ELOOP: "a layer is listed twice, or lies inside another or inside the upper directory",
+    errno.ELOOP: "a layer is listed twice, or is inside another one or the upper directory",
     errno.E2BIG: "Linux 6.8 and later have no such limit; or use --driver copy",
 }
 _UPPER_HINT = (
-    "the upper directory must lie on a filesystem with extended attributes and d_type, such as"
-    " ext4, xfs, btrfs or tmpfs, not on an overlay or NFS; the kernel log may say more"
+    "the upper directory must be on a filesystem with extended attributes and d_type, such as"
+    " ext4, xfs, btrfs or tmpfs, not on an overlay or NFS; see the kernel log"
 )
 
 
 class OverlayDriver:
-    """The kernel's overlayfs, or a bind mount where one directory is the whole tree.
+    """The kernel's overlayfs, or a bind mount of a single plain layer.
 
-    :param api: which of the kernel's interfaces to use.
+    :param api: the kernel interface.
     """
 
     name = "overlay"
@@ -64,7 +64,7 @@ class OverlayDriver:
         self._api = api
 
     def refusal(self, plan: Plan) -> StackerError | None:
-        """Say why the kernel would refuse, or would show a wrong tree."""
+        """Return why the kernel would refuse, or would expose a wrong tree."""
         if len(plan.layers) > mountapi.OVERLAY_MAX_LAYERS:
             return UnsupportedError(
                 f"too many layers for overlayfs: {plan.target}: got {len(plan.layers)},"
@@ -75,18 +75,19 @@ class OverlayDriver:
                 f"no permission to mount: {plan.target}: this process lacks CAP_SYS_ADMIN",
                 hint=_PRIVILEGE_HINT,
             )
-        if plan.xattr_namespace == "trusted" and not (plan.is_bind or _is_machine_root()):
+        readable = plan.is_bind or process.in_initial_user_namespace()
+        if plan.whiteout_format.is_trusted and not readable:
             return MountError(
-                f"cannot mount in a user namespace: {plan.target}: the layers keep their marks in"
-                " trusted.overlay.*, which cannot be read here",
-                hint="use a store that was filled inside a user namespace, or --driver copy",
+                f"cannot mount in a user namespace: {plan.target}: the opaque marks of the layers"
+                " are trusted.overlay.* xattrs, which only the initial user namespace can read",
+                hint="pull the image into a store inside the user namespace, or use --driver copy",
             )
         return None
 
     def mount(self, plan: Plan) -> Mounted:
-        """Mount the overlay, or bind its only layer.
+        """Mount an overlay, or bind the only layer.
 
-        :raises RefusedError: the kernel refuses; the message has its reason.
+        :raises RefusedError: the kernel refuses; the message has the reason.
         :raises MountError: a layer or the target is at fault.
         """
         try:
@@ -96,32 +97,33 @@ class OverlayDriver:
             self._mount_overlay(plan)
         except OSError as error:
             raise _explain(plan, error) from error
-        return Mounted(self.name, note=None if _is_machine_root() else "in a user namespace")
+        in_user_namespace = not process.in_initial_user_namespace()
+        return Mounted(self.name, note="in a user namespace" if in_user_namespace else None)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
         """Unmount the record's target.
 
-        :raises MountError: it is in use, or the kernel refuses.
+        :raises MountError: the mount is in use, or the kernel refuses.
         """
-        release(record.target, lazy=lazy)
+        unmount_path(record.target, lazy=lazy)
 
     def _mount_overlay(self, plan: Plan) -> None:
-        with FileDescriptor.open_directory(plan.target) as place:
+        with FileDescriptor.open_directory(plan.target) as target:
             if self._api == "mount2":
-                _mount_by_mount2(plan, place)
+                _mount_by_mount2(plan, target)
                 return
             try:
-                _mount_by_context(plan, place)
+                _mount_by_context(plan, target)
             except OSError as error:
                 if self._api == "context" or error.errno not in _OLD_KERNEL:
                     raise
-                _second_attempt(plan, place, error)
+                _fall_back_to_mount2(plan, target, error)
 
 
-def _second_attempt(plan: Plan, place: FileDescriptor, first: OSError) -> None:
-    """Try the old call, and if it fails too, tell of both."""
+def _fall_back_to_mount2(plan: Plan, target: FileDescriptor, first: OSError) -> None:
+    """Try mount(2); if it fails too, raise an error with both reasons."""
     try:
-        _mount_by_mount2(plan, place)
+        _mount_by_mount2(plan, target)
     except OSError as second:
         if second.errno == first.errno:
             raise first from None
@@ -129,14 +131,14 @@ def _second_attempt(plan: Plan, place: FileDescriptor, first: OSError) -> None:
         raise OSError(first.errno, text, first.filename) from None
 
 
-def _mount_by_context(plan: Plan, place: FileDescriptor) -> None:
+def _mount_by_context(plan: Plan, target: FileDescriptor) -> None:
     with FileDescriptor(mountapi.fsopen("overlay")) as context:
         _configure(plan, context.number)
         mountapi.fsconfig_create(context.number)
         attributes = mountapi.MOUNT_ATTR_RDONLY if plan.read_only else 0
         with FileDescriptor(mountapi.fsmount(context.number, attributes=attributes)) as mount:
             _check_writable(plan, os.fstatvfs(mount.number).f_flag)
-            mountapi.move_mount(mount.number, place.number, path=plan.target)
+            mountapi.move_mount(mount.number, target.number, path=plan.target)
 
 
 def _configure(plan: Plan, context: int) -> None:
@@ -154,10 +156,10 @@ def _configure(plan: Plan, context: int) -> None:
 
 
 def _set_directory(context: int, key: str, path: Path) -> None:
-    """Name a directory by its path where that is safe, else by a descriptor.
+    """Set an option to a directory's path where that is safe, otherwise to a descriptor.
 
-    A string has `FSCONFIG_STRING_LIMIT` bytes; and whether colons and backslashes are escapes
-    has changed between kernels and differs between the keys.
+    The kernel limits a string to `FSCONFIG_STRING_LIMIT` bytes.  Whether colons and backslashes
+    are escapes differs between kernels and between options.
     """
     name = os.fsencode(path)
     if len(name) <= mountapi.FSCONFIG_STRING_LIMIT and not (b":" in name or b"\\" in name):
@@ -167,12 +169,12 @@ def _set_directory(context: int, key: str, path: Path) -> None:
         try:
             mountapi.fsconfig_fd(context, key, directory.number)
         except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.EBADF}:  # Linux 6.13 was the first to do it
+            if error.errno not in {errno.EINVAL, errno.EBADF}:  # before Linux 6.13
                 raise
             mountapi.fsconfig_string(context, key, directory.path)
 
 
-def _mount_by_mount2(plan: Plan, place: FileDescriptor) -> None:
+def _mount_by_mount2(plan: Plan, target: FileDescriptor) -> None:
     with ExitStack() as opened:
         options = os.fsencode(",".join(_mount2_options(plan, opened)))
         if len(options) > _PAGE_LIMIT:
@@ -182,7 +184,7 @@ def _mount_by_mount2(plan: Plan, place: FileDescriptor) -> None:
                 f" mount(2) takes {_PAGE_LIMIT}",
             )
         flags = mountapi.MS_RDONLY if plan.read_only else 0
-        mountapi.mount(plan.source, place.path, "overlay", flags, options)
+        mountapi.mount(plan.source, target.path, "overlay", flags, options)
     try:
         _check_writable(plan, os.statvfs(plan.target).f_flag)
     except OSError:
@@ -191,7 +193,7 @@ def _mount_by_mount2(plan: Plan, place: FileDescriptor) -> None:
 
 
 def _mount2_options(plan: Plan, opened: ExitStack) -> list[str]:
-    """Name every directory by a descriptor: short, and nothing in it needs an escape."""
+    """Name each directory by a descriptor, whose path is short and needs no escapes."""
 
     def name(path: Path) -> str:
         return str(opened.enter_context(FileDescriptor.open_directory(path)).path)
@@ -200,15 +202,15 @@ def _mount2_options(plan: Plan, opened: ExitStack) -> list[str]:
     if plan.upper is not None and plan.work is not None:
         options += [f"upperdir={name(plan.upper)}", f"workdir={name(plan.work)}"]
     for key, value in plan.parameters():
-        if key != "volatile":  # Linux 5.10; it saves time, and is not worth a failure
+        if key != "volatile":  # Linux 5.10 introduced it, and it is optional
             options.append(key if value is None else f"{key}={value}")
     return options
 
 
 def _check_writable(plan: Plan, flags: int) -> None:
-    # Where overlayfs cannot use the work directory it warns in the log and goes read-only.
+    # If overlayfs cannot use the work directory, it logs a warning and mounts read-only.
     if flags & os.ST_RDONLY and not plan.read_only:
-        text = "the kernel made the overlay read-only, since it cannot use the work directory"
+        text = "the kernel mounted the overlay read-only, because it cannot use the work directory"
         raise OSError(errno.EINVAL, text, str(plan.work))
 
 
@@ -220,9 +222,5 @@ def _explain(plan: Plan, error: OSError) -> MountError:
     hint = _HINTS.get(number)
     if number == errno.EINVAL and plan.upper is not None:
         hint = _UPPER_HINT
-    kind = RefusedError if number in _ANOTHER_DRIVER_MAY else MountError
+    kind = RefusedError if number in _REFUSALS else MountError
     return kind(message, hint=hint)
-
-
-def _is_machine_root() -> bool:
-    return process.in_initial_user_namespace()

@@ -1,7 +1,7 @@
-"""What every mount driver offers, and what comes of using one.
+"""The interface of a mount driver, and the result of a mount.
 
-Types only: the drivers are `overlay`, `fuse`, `fuse_overlayfs` and `copy`, the choice among them is
-`choose`.
+Types only: `overlay`, `fuse`, `fuse_overlayfs` and `copy` implement `Driver`, and
+`stacker.mount.drivers.choose` selects one of them.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from stacker.errors import MountError, StackerError
-
 if TYPE_CHECKING:
+    from stacker.errors import StackerError
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A mount that was made.
+    """The result of a mount.
 
-    :param driver: the name of the driver that made it.
-    :param note: what a person should know about it, if anything.
-    :param reasons: why drivers before this one in the order were not used, one line each.
+    :param driver: the name of the driver that made the mount.
+    :param note: a remark for the user, if there is one.
+    :param reasons: why each driver before this one was not used, one line each.
     """
 
     driver: str
@@ -30,34 +29,31 @@ class Mounted:
     reasons: tuple[str, ...] = ()
 
 
-class RefusedError(MountError):
-    """The driver cannot make this mount here, and another may: `choose` goes on to the next."""
-
-
 class Driver(Protocol):
-    """A way to show a merged tree at a mount point."""
+    """Exposes a merged tree at a mount point."""
 
     @property
     def name(self) -> str:
-        """The driver's name, as a person gives it."""
+        """The driver's name on the command line."""
 
     def refusal(self, plan: Plan) -> StackerError | None:
-        """Say why this driver cannot do that plan here; `None` when it is worth trying.
+        """Return why this driver cannot execute a plan on this machine; ``None`` to try it.
 
-        It is what a person gets who asked for this driver, and one line of the reasons
-        otherwise.  Changes nothing, and makes no guess that an attempt would answer better.
+        The user sees the error if the command line names this driver, and its message as one of
+        `Mounted.reasons` otherwise.  This method changes nothing, and predicts no failure that an
+        attempt would explain better.
         """
 
     def mount(self, plan: Plan) -> Mounted:
-        """Execute a plan, whole or not at all; `plan.directories` exist.
+        """Execute a plan completely or not at all; `plan.directories` exist.
 
-        :raises RefusedError: the kernel will not, and nothing about the target is at fault.
-        :raises MountError: it failed, and would with any other driver.
+        :raises RefusedError: the kernel refuses, and neither the target nor a layer is at fault.
+        :raises MountError: the mount failed, and would fail with any other driver.
         """
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
-        """Undo `mount`; the record's directory is not this driver's to remove.
+        """Undo `mount`, but leave the mount's own directory to the caller.
 
-        :param lazy: detach now, even while processes use it.
-        :raises MountError: it is in use, or the kernel refuses.
+        :param lazy: detach the mount even while processes use it.
+        :raises MountError: the mount is in use, or the kernel refuses.
         """

@@ -33,14 +33,21 @@ CODES: dict[type[StackerError], int] = {
     errors.UnsupportedError: 7,
     errors.LockedError: 8,
     errors.MountError: 9,
+    errors.RefusedError: 9,
     errors.NetworkError: 10,
 }
 
 
 def test_every_error_class_is_in_the_table() -> None:
-    defined = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    defined = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, StackerError)
+    ]
     assert set(CODES) == set(defined)
-    assert len(set(CODES.values())) == len(CODES)
+    with_own_code = [kind for kind in defined if "exit_code" in vars(kind)]
+    assert len({kind.exit_code for kind in with_own_code}) == len(with_own_code)
+    assert set(defined) - set(with_own_code) == {errors.RefusedError}
 
 
 @pytest.mark.parametrize(("kind", "code"), CODES.items())

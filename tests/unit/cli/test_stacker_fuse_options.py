@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stacker.cli.stacker_fuse_options import Wanted, parse, ranges, unescaped
 from stacker.errors import UsageError
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.process import IdRange
 from stacker.mount.plan import Plan
 
@@ -136,7 +137,7 @@ def test_what_a_plan_prints_for_mount_is_read_back(
     lowers: list[str], upper: str, work: str
 ) -> None:
     layers = tuple(map(Path, lowers))
-    plan = Plan("id", Path("/mnt"), layers, "user", False, Path(upper), Path(work))
+    plan = Plan("id", Path("/mnt"), layers, WhiteoutFormat.USER, False, Path(upper), Path(work))
     mounts: Any = plan.to_json("fuse")["mounts"]
     wanted = parse(["-o", ",".join(mounts[0]["options"]), "/mnt"])
     assert (wanted.lowers, wanted.unknown) == ([str(layer) for layer in layers], [])

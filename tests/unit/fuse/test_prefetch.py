@@ -10,7 +10,7 @@ import pytest
 
 from stacker.fuse import prefetch
 from stacker.fuse import protocol as fuse
-from stacker.fuse.prefetch import Ahead
+from stacker.fuse.prefetch import Prefetcher
 from stacker.fuse.splice import LEAST, Outlet
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import MergedTree, merge
@@ -76,7 +76,7 @@ def node(tree: MergedTree, number: int) -> int:
 
 
 def test_what_follows_files_that_were_read_in_order_is_stored(tree: MergedTree, pipe: Pipe) -> None:
-    ahead = Ahead(tree)
+    ahead = Prefetcher(tree)
     for number in range(2):
         ahead.follow(node(tree, number), pipe.outlet)
     assert pipe.stored() == [], "two may be chance"
@@ -93,7 +93,7 @@ def test_what_follows_files_that_were_read_in_order_is_stored(tree: MergedTree, 
 def test_only_files_that_are_small_and_have_contents_are_stored(
     tree: MergedTree, pipe: Pipe
 ) -> None:
-    ahead = Ahead(tree)
+    ahead = Prefetcher(tree)
     for number in range(10, 14):
         ahead.follow(node(tree, number), pipe.outlet)
     stored = dict(pipe.stored())
@@ -105,7 +105,7 @@ def test_only_files_that_are_small_and_have_contents_are_stored(
 def test_nothing_is_stored_twice_and_nothing_beyond_the_directory(
     tree: MergedTree, pipe: Pipe
 ) -> None:
-    ahead, seen = Ahead(tree), []
+    ahead, seen = Prefetcher(tree), []
     for number in range(FILES):
         ahead.follow(node(tree, number), pipe.outlet)
         seen += [stored for stored, _ in pipe.stored()]
@@ -118,14 +118,14 @@ def test_nothing_is_stored_twice_and_nothing_beyond_the_directory(
 def test_files_that_are_read_here_and_there_store_nothing(
     tree: MergedTree, pipe: Pipe, order: list[int]
 ) -> None:
-    ahead = Ahead(tree)
+    ahead = Prefetcher(tree)
     for number in order:
         ahead.follow(node(tree, number), pipe.outlet)
     assert pipe.stored() == []
 
 
 def test_while_one_process_stores_the_others_do_not_wait(tree: MergedTree, pipe: Pipe) -> None:
-    ahead = Ahead(tree)
+    ahead = Prefetcher(tree)
     locked, done = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -149,7 +149,7 @@ def test_a_file_that_has_changed_its_size_is_left_out(
 ) -> None:
     (tmp_path / "layer/many/010").write_bytes(b"less")
     (tmp_path / "layer/many/011").unlink()
-    ahead = Ahead(tree)
+    ahead = Prefetcher(tree)
     for number in range(4):
         ahead.follow(node(tree, number), pipe.outlet)
     stored = dict(pipe.stored())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stacker.fuse import protocol as fuse
 from stacker.fuse.passthrough import Passthrough
-from stacker.fuse.read_only import Adapter
+from stacker.fuse.read_only import ReadOnlyAdapter
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import MergedTree, merge
 
@@ -34,8 +34,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> MergedTree:
 
 
 @pytest.fixture
-def adapter(tree: MergedTree) -> Iterator[Adapter]:
-    adapter = Adapter(tree)
+def adapter(tree: MergedTree) -> Iterator[ReadOnlyAdapter]:
+    adapter = ReadOnlyAdapter(tree)
     yield adapter
     adapter.close()
 
@@ -45,7 +45,7 @@ def request(opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
     return fuse.IN_HEADER.pack(size, opcode, 7, node, 0, 0, 1, 0, 0) + body
 
 
-def asked(adapter: Adapter, opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
+def asked(adapter: ReadOnlyAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
     """Give what comes after the header of a reply that is none of an error."""
     reply = adapter.answer(request(opcode, body, node))
     assert reply is not None
@@ -54,7 +54,7 @@ def asked(adapter: Adapter, opcode: int, body: bytes = b"", node: int = ROOT) ->
     return bytes(reply[fuse.OUT_HEADER.size :])
 
 
-def refused(adapter: Adapter, opcode: int, body: bytes = b"", node: int = ROOT) -> int:
+def refused(adapter: ReadOnlyAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> int:
     """Give the errno of a reply that is an error."""
     reply = adapter.answer(request(opcode, body, node))
     assert reply is not None
@@ -63,7 +63,7 @@ def refused(adapter: Adapter, opcode: int, body: bytes = b"", node: int = ROOT) 
     return -int(error)
 
 
-def found(adapter: Adapter, name: bytes) -> int:
+def found(adapter: ReadOnlyAdapter, name: bytes) -> int:
     node = int(fuse.ENTRY_HEAD.unpack_from(asked(adapter, fuse.LOOKUP, name + b"\0"))[0])
     assert node
     return node
@@ -95,7 +95,7 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
     }
 
 
-def test_no_more_is_agreed_on_than_the_kernel_offers(adapter: Adapter) -> None:
+def test_no_more_is_agreed_on_than_the_kernel_offers(adapter: ReadOnlyAdapter) -> None:
     for flags in (0, fuse.INIT_DO_READDIRPLUS, 0xFFFFFFFF):
         major, minor, _, agreed, *_ = fuse.INIT_OUT.unpack(
             asked(adapter, fuse.INIT, init(flags=flags))
@@ -104,7 +104,7 @@ def test_no_more_is_agreed_on_than_the_kernel_offers(adapter: Adapter) -> None:
         assert agreed == flags & fuse.WANTED
 
 
-def test_linux_5_4_is_answered_in_its_own_words(adapter: Adapter) -> None:
+def test_linux_5_4_is_answered_in_its_own_words(adapter: ReadOnlyAdapter) -> None:
     offered = (1 << 26) - 1  # up to FUSE_EXPLICIT_INVAL_DATA; struct fuse_init_in ends after them
     reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
     major, minor, ahead, agreed, _, _, write, _, pages, *rest = fuse.INIT_OUT.unpack(reply)
@@ -114,12 +114,14 @@ def test_linux_5_4_is_answered_in_its_own_words(adapter: Adapter) -> None:
     assert set(rest) == {0}
 
 
-def test_a_kernel_of_a_later_major_version_is_told_ours(adapter: Adapter) -> None:
+def test_a_kernel_of_a_later_major_version_is_told_ours(adapter: ReadOnlyAdapter) -> None:
     assert asked(adapter, fuse.INIT, init(major=8))[:4] == b"\7\0\0\0"
 
 
 @pytest.mark.parametrize(("major", "minor"), [(6, 99), (7, 30)])
-def test_a_kernel_that_is_too_old_is_refused(adapter: Adapter, major: int, minor: int) -> None:
+def test_a_kernel_that_is_too_old_is_refused(
+    adapter: ReadOnlyAdapter, major: int, minor: int
+) -> None:
     assert refused(adapter, fuse.INIT, init(major, minor)) == errno.EPROTO
 
 
@@ -130,12 +132,12 @@ def test_passthrough_is_agreed_on_where_it_is_wanted_and_offered(
     passthrough = Passthrough(tree, 2)
     body = fuse.INIT_IN.pack(7, 40, 1 << 17, 0xFFFFFFFF)
     more = fuse.INIT_IN_FLAGS2.pack(fuse.INIT2_PASSTHROUGH if offered else 0)
-    reply = asked(Adapter(tree, passthrough), fuse.INIT, body + more + bytes(44))
+    reply = asked(ReadOnlyAdapter(tree, passthrough), fuse.INIT, body + more + bytes(44))
     _, _, _, flags, *_, flags2, depth = fuse.INIT_OUT.unpack(reply)
     assert passthrough.agreed == offered
     assert bool(flags & fuse.INIT_EXT) == offered
     assert (flags2, depth) == ((fuse.INIT2_PASSTHROUGH, 2) if offered else (0, 0))
-    later = Adapter(tree, passthrough)
+    later = ReadOnlyAdapter(tree, passthrough)
     if not offered:
         assert refused(later, fuse.OPEN, bytes(8)) == errno.ENOSYS
         return
@@ -147,38 +149,40 @@ def test_passthrough_is_agreed_on_where_it_is_wanted_and_offered(
     later.close()
 
 
-def test_a_missing_name_is_remembered_as_missing(adapter: Adapter) -> None:
+def test_a_missing_name_is_remembered_as_missing(adapter: ReadOnlyAdapter) -> None:
     entry = asked(adapter, fuse.LOOKUP, b"nothing\0")
     node, _, valid, *_ = fuse.ENTRY_HEAD.unpack_from(entry)
     assert (node, valid, len(entry)) == (0, fuse.FOREVER, 128)
 
 
-def test_nothing_is_opened(adapter: Adapter) -> None:
+def test_nothing_is_opened(adapter: ReadOnlyAdapter) -> None:
     for opcode in (fuse.OPEN, fuse.OPENDIR):
         assert refused(adapter, opcode, bytes(8)) == errno.ENOSYS
 
 
 @pytest.mark.parametrize("opcode", sorted(fuse.WRITING))
-def test_writes_are_refused(adapter: Adapter, opcode: int) -> None:
+def test_writes_are_refused(adapter: ReadOnlyAdapter, opcode: int) -> None:
     assert refused(adapter, opcode, bytes(64)) == errno.EROFS
 
 
 @pytest.mark.parametrize("opcode", [34, 39, 50, 52, 4711])
-def test_an_operation_that_is_not_known_is_not_implemented(adapter: Adapter, opcode: int) -> None:
+def test_an_operation_that_is_not_known_is_not_implemented(
+    adapter: ReadOnlyAdapter, opcode: int
+) -> None:
     assert refused(adapter, opcode, bytes(64)) == errno.ENOSYS
 
 
 @pytest.mark.parametrize("opcode", [fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT])
-def test_some_requests_get_no_reply(adapter: Adapter, opcode: int) -> None:
+def test_some_requests_get_no_reply(adapter: ReadOnlyAdapter, opcode: int) -> None:
     assert adapter.answer(request(opcode, bytes(16))) is None
 
 
-def test_a_node_that_never_was_is_stale(adapter: Adapter) -> None:
+def test_a_node_that_never_was_is_stale(adapter: ReadOnlyAdapter) -> None:
     for node in (0, 1000, (1 << 64) - 1):
         assert refused(adapter, fuse.GETATTR, bytes(16), node) == errno.ESTALE
 
 
-def test_a_request_that_is_cut_short_is_invalid(adapter: Adapter) -> None:
+def test_a_request_that_is_cut_short_is_invalid(adapter: ReadOnlyAdapter) -> None:
     assert refused(adapter, fuse.LOOKUP, b"no end") == errno.EINVAL
     assert refused(adapter, fuse.LOOKUP, b"\0") == errno.EINVAL
     assert refused(adapter, fuse.READ, bytes(10), found(adapter, b"file")) == errno.EINVAL
@@ -189,7 +193,7 @@ def test_a_request_that_is_cut_short_is_invalid(adapter: Adapter) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 60), st.integers(0, 70), st.binary(max_size=80))
 def test_no_request_makes_it_fail(tree: MergedTree, opcode: int, node: int, body: bytes) -> None:
-    adapter = Adapter(tree)
+    adapter = ReadOnlyAdapter(tree)
     reply = adapter.answer(request(opcode, body, node))
     assert reply is None or fuse.OUT_HEADER.unpack_from(reply)[::2] == (len(reply), 7)
     adapter.close()
@@ -199,7 +203,7 @@ def read_in(offset: int, size: int) -> bytes:
     return fuse.READ_IN.pack(0, offset, size, 0, 0, 0, 0)
 
 
-def test_a_file_is_read_in_pieces_and_ends(adapter: Adapter) -> None:
+def test_a_file_is_read_in_pieces_and_ends(adapter: ReadOnlyAdapter) -> None:
     node, whole = found(adapter, b"file"), b"contents" * 1000
     assert asked(adapter, fuse.READ, read_in(0, 1 << 30), node) == whole
     assert asked(adapter, fuse.READ, read_in(7990, 4096), node) == whole[7990:]
@@ -211,7 +215,7 @@ def test_a_file_is_read_in_pieces_and_ends(adapter: Adapter) -> None:
 @pytest.mark.parametrize("plus", [False, True])
 @pytest.mark.parametrize("size", [256, 4096, 1 << 20])
 def test_a_listing_in_pieces_has_every_name_once(
-    adapter: Adapter, size: int, *, plus: bool
+    adapter: ReadOnlyAdapter, size: int, *, plus: bool
 ) -> None:
     head = 128 if plus else 0
     opcode = fuse.READDIRPLUS if plus else fuse.READDIR
@@ -229,17 +233,17 @@ def test_a_listing_in_pieces_has_every_name_once(
     assert names == [b".", b"..", *NAMES]
 
 
-def test_only_directories_are_listed(adapter: Adapter) -> None:
+def test_only_directories_are_listed(adapter: ReadOnlyAdapter) -> None:
     node = found(adapter, b"file")
     assert refused(adapter, fuse.READDIR, read_in(0, 4096), node) == errno.ENOTDIR
 
 
-def test_a_link_is_read(adapter: Adapter) -> None:
+def test_a_link_is_read(adapter: ReadOnlyAdapter) -> None:
     assert asked(adapter, fuse.READLINK, node=found(adapter, b"link")) == b"file"
     assert refused(adapter, fuse.READLINK) == errno.EINVAL
 
 
-def test_xattrs_have_a_size_and_a_value(adapter: Adapter) -> None:
+def test_xattrs_have_a_size_and_a_value(adapter: ReadOnlyAdapter) -> None:
     node = found(adapter, b"file")
 
     def get(size: int) -> bytes:
@@ -252,7 +256,7 @@ def test_xattrs_have_a_size_and_a_value(adapter: Adapter) -> None:
     assert asked(adapter, fuse.LISTXATTR, fuse.XATTR.pack(99, 0), node) == b"user.kind\0"
 
 
-def test_data_and_holes_are_found(adapter: Adapter) -> None:
+def test_data_and_holes_are_found(adapter: ReadOnlyAdapter) -> None:
     node = found(adapter, b"file")
     hole = fuse.LSEEK_IN.pack(0, 1, os.SEEK_HOLE, 0)
     assert fuse.LSEEK_OUT.unpack(asked(adapter, fuse.LSEEK, hole, node)) == (8000,)
@@ -263,7 +267,7 @@ def test_data_and_holes_are_found(adapter: Adapter) -> None:
 def test_only_so_many_files_stay_open(tree: MergedTree, tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / str(number)).write_bytes(b"%d" % number)
-    adapter = Adapter(merge([tmp_path], WhiteoutFormat.USER))
+    adapter = ReadOnlyAdapter(merge([tmp_path], WhiteoutFormat.USER))
     before = len(os.listdir("/proc/self/fd"))
     for number in range(200):
         node = found(adapter, b"%d" % number)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stacker.mount.plan import Plan, Request, new_id, work_beside
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.plan import MountRequest, Plan, new_id, work_beside
+from tests.support.bench import image_of
 
 ROOM = Path("/store/mounts/0a")
 A, B = Path("/layers/a"), Path("/layers/b")
@@ -15,7 +17,8 @@ TARGET = Path("/target")
 def plan(
     *layers: Path, plain: bool = False, read_only: bool = True, upper: Path | None = None
 ) -> Plan:
-    return Request(TARGET, layers, "trusted", plain, read_only, upper).plan("0a", ROOM)
+    request = MountRequest(TARGET, read_only=read_only, upper=upper)
+    return request.plan(image_of(*layers, plain=plain), "0a", ROOM)
 
 
 def test_several_layers_read_only_need_nothing_else() -> None:
@@ -136,7 +139,7 @@ def test_a_bind_is_listed_as_one() -> None:
 
 
 def test_the_user_form_is_mounted_with_userxattr() -> None:
-    got = Request(TARGET, (A, B), "user").plan("0a", ROOM)
+    got = MountRequest(TARGET).plan(image_of(A, B, whiteout_format=WhiteoutFormat.USER), "0a", ROOM)
     assert "userxattr" in options(got)
     assert "userxattr" not in options(plan(A, B))
 

@@ -1,4 +1,4 @@
-"""A record comes back from disk as it went there, or not at all."""
+"""Mount records: written, parsed, and read from earlier releases."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ RECORD = MountRecord(
     target_inode=2,
     target_mode=(0o755, 3, 4),
     created="2024-01-01T00:00:00Z",
+    diff_ids=("sha256:1a", "sha256:2b"),
+    chain_id="sha256:3c",
 )
 
 
@@ -33,17 +35,32 @@ RECORD = MountRecord(
     "record",
     [RECORD, replace(RECORD, upper=None, bound=(5, 6)), replace(RECORD, fuse_adapter="pyfuse3")],
 )
-def test_a_record_comes_back_as_it_was(record: MountRecord) -> None:
+def test_record_survives_writing_and_parsing(record: MountRecord) -> None:
     assert parse(record.to_bytes(), ORIGIN) == record
 
 
-def test_a_record_from_before_there_were_adapters_is_read() -> None:
+def test_record_without_adapter_and_ids_takes_the_ids_from_its_paths() -> None:
+    layers = [
+        "/store/chains/sha256/3c/fixup",
+        "/store/layers/sha256/1a/diff",
+        "/store/layers/sha256/2b/diff",
+    ]
+    document = RECORD.to_json() | {"layers": layers}
+    for name in ("fuse_adapter", "diff_ids", "chain_id"):
+        del document[name]
+    expected = replace(RECORD, layers=tuple(map(Path, layers)))
+    assert parse(json.dumps(document).encode(), ORIGIN) == expected
+
+
+def test_record_of_directories_outside_a_store_has_no_ids() -> None:
     document = RECORD.to_json()
-    del document["fuse_adapter"]
-    assert parse(json.dumps(document).encode(), ORIGIN) == RECORD
+    del document["diff_ids"]
+    del document["chain_id"]
+    parsed = parse(json.dumps(document).encode(), ORIGIN)
+    assert (parsed.diff_ids, parsed.chain_id) == ((), None)
 
 
-def test_the_document_is_ascii_and_has_a_version() -> None:
+def test_document_is_ascii_and_has_a_version() -> None:
     document = json.loads(RECORD.to_bytes().decode("ascii"))
     assert document["version"] == 1
     assert document["target_mode"] == [0o755, 3, 4]
@@ -54,17 +71,17 @@ def test_the_document_is_ascii_and_has_a_version() -> None:
     [b"", b"{", b"[]", b"null", b"{}", b'{"version": 1}', b"\xff"],
     ids=["empty", "cut", "list", "null", "nothing", "no fields", "no text"],
 )
-def test_what_is_no_record_is_named(data: bytes) -> None:
+def test_malformed_record_is_an_error_with_its_path(data: bytes) -> None:
     with pytest.raises(IntegrityError, match=str(ORIGIN)):
         parse(data, ORIGIN)
 
 
-def test_a_field_of_another_shape_is_malformed() -> None:
+def test_field_of_another_shape_is_malformed() -> None:
     document = RECORD.to_json() | {"target_mode": [1]}
     with pytest.raises(IntegrityError, match="malformed"):
         parse(json.dumps(document).encode(), ORIGIN)
 
 
-def test_a_later_version_is_not_taken_for_rubbish() -> None:
+def test_record_of_a_later_version_is_unsupported() -> None:
     with pytest.raises(UnsupportedError, match="got 2, want 1"):
         parse(b'{"version": 2}', ORIGIN)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stacker.linux import mountapi
-from stacker.mount.attach import attach
 from stacker.mount.state import KernelView, State
 
 if TYPE_CHECKING:
@@ -30,18 +29,18 @@ def state(record: MountRecord) -> State:
 
 
 def overlay(bench: Bench) -> MountRecord:
-    request = bench.request(bench.layer("a", f="a"), bench.layer("b"))
-    return attach(bench.table, request, image="image", driver="overlay")[0]
+    request = bench.request(driver="overlay")
+    return bench.mount(request, bench.layer("a", f="a"), bench.layer("b"))[0]
 
 
 def bind(bench: Bench) -> MountRecord:
-    request = bench.request(bench.layer("a", f="a"), plain=True)
-    return attach(bench.table, request, image="image", driver="overlay")[0]
+    request = bench.request(driver="overlay")
+    return bench.mount(request, bench.layer("a", f="a"), plain=True)[0]
 
 
 def copy(bench: Bench) -> MountRecord:
-    request = bench.request(bench.layer("a", f="a"), bench.layer("b"))
-    return attach(bench.table, request, image="image", driver="copy")[0]
+    layers = bench.layer("a", f="a"), bench.layer("b")
+    return bench.mount(bench.request(driver="copy"), *layers)[0]
 
 
 Maker = Callable[["Bench"], "MountRecord"]
@@ -92,8 +91,8 @@ def test_a_copy_on_a_tmpfs_does_not_outlive_the_boot(bench: Bench) -> None:
     memory.mkdir()
     mountapi.mount("tmpfs", memory, "tmpfs", 0)
     (memory / "target").mkdir()
-    request = replace(bench.request(bench.layer("a", f="a")), target=memory / "target")
-    record = attach(bench.table, request, image="image", driver="copy")[0]
+    request = replace(bench.request(driver="copy"), target=memory / "target")
+    record = bench.mount(request, bench.layer("a", f="a"))[0]
     mountapi.umount2(memory / "target")
     assert state(record) == "mounted"
     assert state(replace(record, boot_id="another")) == "stale"

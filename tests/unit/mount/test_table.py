@@ -36,14 +36,14 @@ def record(bench: Bench, identifier: str) -> MountRecord:
 
 
 def written(bench: Bench, **changes: object) -> MountRecord:
-    with bench.table.new_room() as room:
+    with bench.table.new_directory() as room:
         made = replace(record(bench, room.id), **changes)  # type: ignore[arg-type]
         bench.table.write(made)
     return made
 
 
 def test_a_room_is_private_named_by_its_id_and_stays(bench: Bench) -> None:
-    with bench.table.new_room() as room:
+    with bench.table.new_directory() as room:
         assert room.path == bench.table.directory / room.id
     assert room.path.stat().st_mode & 0o777 == 0o700
     assert bench.table.directory.stat().st_mode & 0o777 == 0o700
@@ -51,7 +51,7 @@ def test_a_room_is_private_named_by_its_id_and_stays(bench: Bench) -> None:
 
 def test_a_room_goes_with_the_attempt_that_failed(bench: Bench) -> None:
     def fail() -> None:
-        with bench.table.new_room() as room:
+        with bench.table.new_directory() as room:
             (room.path / "upper").mkdir()
             raise ZeroDivisionError
 
@@ -90,24 +90,24 @@ def test_entries_are_listed_oldest_first(bench: Bench) -> None:
 
 
 def test_a_mount_that_is_being_made_is_busy_and_not_stale(bench: Bench) -> None:
-    with bench.table.new_room() as room:
+    with bench.table.new_directory() as room:
         bench.table.write(record(bench, room.id))
         assert [entry.state for entry in bench.table.entries()] == ["busy"]
-        with pytest.raises(LockedError, match=room.id), bench.table.held(room.id):
+        with pytest.raises(LockedError, match=room.id), bench.table.locked(room.id):
             pass
     assert [entry.state for entry in bench.table.entries()] == ["stale"]
 
 
 def test_holding_a_mount_that_is_gone_is_refused(bench: Bench) -> None:
-    with pytest.raises(LockedError), bench.table.held("0a"):
+    with pytest.raises(LockedError), bench.table.locked("0a"):
         pass
 
 
 def test_only_a_room_without_record_and_holder_is_abandoned(bench: Bench) -> None:
     written(bench)
-    with bench.table.new_room() as left:
+    with bench.table.new_directory() as left:
         pass
-    with bench.table.new_room() as held:
+    with bench.table.new_directory() as held:
         assert bench.table.abandoned() == [left.id]
     assert bench.table.abandoned() == sorted([left.id, held.id])
 
@@ -142,6 +142,6 @@ def test_a_room_that_is_swept_before_it_is_locked_is_made_anew(
         return real(path, create=create)
 
     monkeypatch.setattr(lock, "exclusive", sweep_first)
-    with bench.table.new_room() as room:
+    with bench.table.new_directory() as room:
         assert room.path.is_dir()
     assert swept != [room.path]

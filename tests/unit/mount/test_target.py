@@ -11,7 +11,7 @@ import pytest
 
 from stacker.errors import LockedError, MountError
 from stacker.linux import lock, mountapi
-from stacker.mount.target import claimed, resolve
+from stacker.mount.target import locked_target, resolve_target
 
 if TYPE_CHECKING:
     from tests.support.bench import Bench
@@ -21,13 +21,13 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 def refusal(target: Path, *, forbidden: Path | None = None) -> MountError:
     with pytest.raises(MountError) as caught:
-        resolve(target, forbidden=forbidden)
+        resolve_target(target, forbidden=forbidden)
     assert caught.value.exit_code == 9
     return caught.value
 
 
 def test_a_plain_directory_is_fit(bench: Bench) -> None:
-    assert resolve(bench.target, forbidden=bench.store) == bench.target
+    assert resolve_target(bench.target, forbidden=bench.store) == bench.target
 
 
 def test_symlinks_and_relative_paths_are_resolved(
@@ -35,8 +35,8 @@ def test_symlinks_and_relative_paths_are_resolved(
 ) -> None:
     (bench.path / "link").symlink_to("target")
     monkeypatch.chdir(bench.path)
-    assert resolve(Path("link")) == bench.target
-    assert resolve(Path("store/../target")) == bench.target
+    assert resolve_target(Path("link")) == bench.target
+    assert resolve_target(Path("store/../target")) == bench.target
 
 
 def test_a_missing_target_is_refused_with_a_hint(bench: Bench) -> None:
@@ -84,7 +84,7 @@ def test_a_store_reached_by_a_symlink_is_still_the_store(bench: Bench) -> None:
 
 def test_a_name_that_only_begins_like_the_stores_is_fit(bench: Bench) -> None:
     (bench.path / "store2").mkdir()
-    assert resolve(bench.path / "store2", forbidden=bench.store) == bench.path / "store2"
+    assert resolve_target(bench.path / "store2", forbidden=bench.store) == bench.path / "store2"
 
 
 def test_the_root_of_everything_is_busy() -> None:
@@ -109,19 +109,19 @@ def test_a_mount_of_ours_is_busy_and_the_hint_says_how_to_undo_it(bench: Bench) 
 def test_two_mounts_at_once_do_not_get_the_same_target(bench: Bench) -> None:
     with (
         lock.exclusive(bench.target, create=False),
-        pytest.raises(LockedError, match="another mount is being made"),
-        claimed(bench.target),
+        pytest.raises(LockedError, match="another process is mounting on it"),
+        locked_target(bench.target),
     ):
         pass
-    with claimed(bench.target):
+    with locked_target(bench.target):
         pass
 
 
 @needs_root
 def test_who_comes_after_the_other_mount_finds_the_target_busy(bench: Bench) -> None:
-    target = resolve(bench.target)
+    target = resolve_target(bench.target)
     mountapi.mount("stacker:0a", bench.target, "tmpfs", 0)
-    with pytest.raises(MountError, match="is busy"), claimed(target):
+    with pytest.raises(MountError, match="is busy"), locked_target(target):
         pass
 
 
@@ -129,8 +129,8 @@ def test_who_comes_after_the_other_mount_finds_the_target_busy(bench: Bench) -> 
 def test_a_target_below_a_closed_directory_is_refused(
     bench: Bench, unprivileged_python: str
 ) -> None:
-    code = "import sys; from pathlib import Path; from stacker.mount.target import resolve\n"
-    code += "try: resolve(Path(sys.argv[1]))\nexcept Exception as error: print(repr(error))"
+    code = "import sys; from pathlib import Path; from stacker.mount.target import resolve_target\n"
+    code += "try: resolve_target(Path(sys.argv[1]))\nexcept Exception as error: print(repr(error))"
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     command = [*nobody, unprivileged_python, "-c", code, str(bench.store / "mounts")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -13,25 +13,32 @@ from stacker.linux import lock, mountapi, mountinfo
 from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
 from stacker.mount.table import Table
+from tests.support.bench import image_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stacker.mount.plan import Request
+    from stacker.mount.plan import MountRequest, StackedImage
     from tests.support.bench import Bench
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 
-def request(bench: Bench, upper: Path | None, *, read_only: bool = False) -> Request:
+def image(bench: Bench) -> StackedImage:
     if not (bench.store / "layers").exists():
         bench.layer("a", f="a")
-    return bench.request(bench.store / "layers" / "a", read_only=read_only, upper=upper)
+    return image_of(bench.store / "layers/a")
 
 
-def mount(bench: Bench, upper: Path | None, *, read_only: bool = False) -> None:
-    wanted = request(bench, upper, read_only=read_only)
-    attach(bench.table, wanted, image="image", driver="overlay", forbidden=bench.store)
+def request(bench: Bench, upper: Path | None) -> MountRequest:
+    return bench.request(read_only=False, upper=upper)
+
+
+def mount(
+    bench: Bench, upper: Path | None, *, read_only: bool = False, driver: str = "overlay"
+) -> None:
+    request = bench.request(driver=driver, read_only=read_only, upper=upper)
+    attach(bench.table, request, image(bench), forbidden=bench.store)
 
 
 def siblings(bench: Bench) -> list[str]:
@@ -90,6 +97,24 @@ def test_the_root_has_the_attributes_of_the_topmost_layer(
     assert (bench.target / "f").read_text() == "a"  # the opaque mark was not for the upper
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("driver", ["overlay", "fuse"])
+def test_new_upper_keeps_the_roots_own_xattrs_and_no_mark(
+    bench: Bench, driver: str, *, persistent: bool
+) -> None:
+    if driver == "fuse" and not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    layer = bench.layer("a", f="a")
+    os.setxattr(layer, "user.app.overlay.mode", b"fast")
+    os.setxattr(layer, "trusted.overlay.overlay.redirect", b"escaped")
+    os.setxattr(layer, "trusted.overlay.opaque", b"y")
+    mount(bench, bench.path / "changes" if persistent else None, driver=driver)
+    assert os.getxattr(bench.target, "user.app.overlay.mode") == b"fast"
+    assert os.getxattr(bench.target, "trusted.overlay.redirect") == b"escaped"
+    assert "trusted.overlay.opaque" not in os.listxattr(bench.target)
+    assert (bench.target / "f").read_text() == "a"
+
+
 def test_an_upper_with_files_keeps_its_own_attributes(bench: Bench) -> None:
     upper = bench.path / "changes"
     upper.mkdir(mode=0o750)
@@ -105,7 +130,7 @@ def test_two_mounts_do_not_share_an_upper(bench: Bench) -> None:
     other = replace(request(bench, upper), target=second)
     for table in (bench.table, Table(bench.path / "store" / "another")):
         with pytest.raises(LockedError, match=f"by the mount at {bench.target}") as caught:
-            attach(table, other, image="image")
+            attach(table, other, image(bench))
         assert caught.value.hint == f"stacker umount {bench.target}"
     assert mountinfo.at(second) is None
     assert len(os.listdir(bench.table.directory)) == 1
@@ -121,14 +146,17 @@ def test_a_symlink_does_not_hide_that_an_upper_is_in_use(bench: Bench) -> None:
         attach(
             bench.table,
             replace(request(bench, bench.path / "link"), target=second),
-            image="image",
+            image(bench),
         )
 
 
 def test_an_upper_that_is_just_being_used_is_locked(bench: Bench) -> None:
     upper = bench.path / "changes"
     upper.mkdir()
-    with lock.exclusive(upper, create=False), pytest.raises(LockedError, match="is being made"):
+    with (
+        lock.exclusive(upper, create=False),
+        pytest.raises(LockedError, match="another process is mounting it"),
+    ):
         mount(bench, upper)
     assert bench.left() == []
 
@@ -212,10 +240,10 @@ def test_an_upper_on_an_overlay_is_refused_and_left_as_it_was(bench: Bench) -> N
     for name in ("changes", "fresh"):
         wanted = replace(request(bench, bench.target / name), target=second)
         with pytest.raises(MountError) as caught:
-            attach(bench.table, wanted, image="image")
-        assert "no --upper with the copy driver" in caught.value.message
+            attach(bench.table, wanted, image(bench))
+        assert "the copy driver does not support --upper" in caught.value.message
         assert caught.value.hint is not None
-        assert "must lie on a filesystem" in caught.value.hint
+        assert "must be on a filesystem" in caught.value.hint
     assert sorted(os.listdir(bench.target)) == ["changes", "f"]
     assert (bench.target / "changes").stat().st_mode & 0o777 == 0o701
     assert mountinfo.at(second) is None
@@ -224,6 +252,6 @@ def test_an_upper_on_an_overlay_is_refused_and_left_as_it_was(bench: Bench) -> N
 
 def test_a_copy_with_an_upper_leaves_nothing(bench: Bench) -> None:
     with pytest.raises(UnsupportedError):
-        attach(bench.table, request(bench, bench.path / "changes"), image="image", driver="copy")
+        mount(bench, bench.path / "changes", driver="copy")
     assert siblings(bench) == []
     assert bench.left() == []

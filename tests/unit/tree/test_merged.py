@@ -28,8 +28,8 @@ from tests.support.stacks import (
     S,
     W,
     archive,
+    layer_paths,
     scratch,
-    sources,
     unpacked,
     unpacked_stack,
 )
@@ -61,7 +61,7 @@ def room() -> Iterator[Path]:
 
 def layered(room: Path, *layers: Sequence[Item]) -> list[LayerPaths | Path]:
     stack = unpacked_stack([archive(layer) for layer in layers], room, FORM)
-    known = {source.diff: source for source in sources(stack)}
+    known = {source.diff: source for source in layer_paths(stack)}
     return [known.get(path, path) for path in stack.directories]
 
 

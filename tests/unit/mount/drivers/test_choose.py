@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stacker.errors import MountError, StackerError, UnsupportedError, UsageError
+from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError, UsageError
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers import choose
 from stacker.mount.drivers.copy import CopyDriver
-from stacker.mount.drivers.protocol import Driver, Mounted, RefusedError
+from stacker.mount.drivers.protocol import Driver, Mounted
 from stacker.mount.plan import Plan
 
 if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
-PLAN = Plan("0a", Path("/target"), (Path("/a"), Path("/b")), "trusted")
+PLAN = Plan("0a", Path("/target"), (Path("/a"), Path("/b")), WhiteoutFormat.TRUSTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def test_fuse_overlayfs_is_taken_only_if_asked_for() -> None:
 
 def test_a_copy_cannot_keep_writes_apart(tmp_path: Path) -> None:
     plan = replace(PLAN, target=tmp_path, upper=tmp_path / "upper", work=tmp_path / "work")
-    with pytest.raises(UnsupportedError, match="no --upper with the copy driver"):
+    with pytest.raises(UnsupportedError, match="the copy driver does not support --upper"):
         choose.choose("copy", plan)
     assert CopyDriver().refusal(replace(plan, volatile=True)) is None
 

@@ -11,7 +11,6 @@ import pytest
 
 from stacker.errors import MountError, StackerError
 from stacker.linux import mountapi, mountinfo
-from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 
 def copied(bench: Bench, *layers: Path, read_only: bool = True) -> tuple[MountRecord, Mounted]:
-    request = bench.request(*layers, read_only=read_only)
-    return attach(bench.table, request, image="image", driver="copy")
+    return bench.mount(bench.request(driver="copy", read_only=read_only), *layers)
 
 
 @needs_root
@@ -90,9 +88,9 @@ def test_a_full_disk_is_a_failure_of_its_own_and_leaves_nothing(bench: Bench) ->
     small = bench.target / "target"
     small.mkdir()
     layer = bench.layer("a", f="x" * 200_000)
-    request = bench.request(layer)
+    request = replace(bench.request(driver="copy"), target=small)
     with pytest.raises(StackerError, match=os.strerror(errno.ENOSPC)) as caught:
-        attach(bench.table, replace(request, target=small), image="image", driver="copy")
+        bench.mount(request, layer)
     assert caught.value.exit_code == 1
     assert os.listdir(small) == []
     assert os.listdir(bench.table.directory) == []
@@ -127,7 +125,7 @@ def test_a_mount_over_a_copy_is_not_taken_for_it(bench: Bench) -> None:
     copied(bench, bench.layer("a", f="a"))
     mountapi.mount("over", bench.target, "tmpfs", 0)
     (bench.target / "precious").write_text("x")
-    with pytest.raises(MountError, match="another directory shows"):
+    with pytest.raises(MountError, match="another directory than at mount time"):
         detach(bench.table, bench.target)
     found = mountinfo.at(bench.target)
     assert found is not None
@@ -147,6 +145,6 @@ def test_a_stale_copy_is_forgotten_and_nothing_is_emptied(bench: Bench) -> None:
 
 def test_a_target_that_holds_a_copy_is_busy_for_every_driver(bench: Bench) -> None:
     copied(bench, bench.layer("a", f="a"), read_only=False)
-    request = bench.request(bench.layer("b"), bench.layer("c"))
+    layers = bench.layer("b"), bench.layer("c")
     with pytest.raises(MountError, match="it holds a copy of image"):
-        attach(bench.table, request, image="other")
+        bench.mount(bench.request(), *layers)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from stacker.errors import MountError, UnsupportedError
+from stacker.errors import MountError, RefusedError, UnsupportedError
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi, mountinfo
 from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
 from stacker.mount.drivers.bind import Api
 from stacker.mount.drivers.overlay import OverlayDriver
-from stacker.mount.drivers.protocol import RefusedError
 from stacker.mount.plan import Plan
+from tests.support.bench import image_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ every_api = pytest.mark.parametrize("api", get_args(Api))
 
 def planned(bench: Bench, *layers: Path, plain: bool = False, read_only: bool = True) -> Plan:
     room = bench.path / "room"
-    plan = bench.request(*layers, plain=plain, read_only=read_only).plan("0a", room)
+    plan = bench.request(read_only=read_only).plan(image_of(*layers, plain=plain), "0a", room)
     for directory in plan.directories:
         directory.mkdir(parents=True)
     return plan
@@ -126,7 +127,9 @@ def test_no_layer_is_an_empty_tree(bench: Bench, api: Api) -> None:
 def test_the_user_form_is_read_as_such(bench: Bench, api: Api) -> None:
     lower, upper = bench.layer("lower", dir__old="x"), bench.layer("upper", dir__new="x")
     os.setxattr(upper / "dir", "user.overlay.opaque", b"y")
-    OverlayDriver(api).mount(replace(planned(bench, upper, lower), xattr_namespace="user"))
+    OverlayDriver(api).mount(
+        replace(planned(bench, upper, lower), whiteout_format=WhiteoutFormat.USER)
+    )
     assert os.listdir(bench.target / "dir") == ["new"]
 
 
