@@ -1,9 +1,9 @@
-"""Processes that work through a list of tasks, as many at a time as asked for.
+"""Run a function for many tasks, several at once, each in a forked process.
 
-In: tasks and a function, both plain values.  Out: results, and events while they are made.
-A process a layer keeps the parts that hold Python's lock apart; forking keeps what is
-imported.  Whatever ends the conductor ends its workers: they hold no state worth keeping.
-Knows nothing about layers.
+Tasks and a function come in; results go out, and events while the function runs.
+Workers are processes because some of the code holds the GIL; they are forked because a fork keeps
+the modules that the parent imported.  If the parent ends for any reason, the kernel kills the
+workers: they hold no state worth keeping.  This module must not depend on layers or blobs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Result = TypeVar("Result")
 
 _LENGTH = struct.Struct("!I")
 _EVENT, _RESULT, _ERROR = range(3)
-_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class WorkerDiedError(StackerError):
-    """A worker ended without an answer: killed, or out of memory."""
+    """A worker process ended without a result, for example because it was killed."""
 
 
 def run_tasks(
@@ -42,13 +42,15 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Run ``work(task, emit)`` for every task in at most ``jobs`` processes.
 
-    :returns: results as they come.  The first error ends all workers and is raised.
+    :param emit: receives the events of all workers, in this process.
+    :returns: the results, in the order in which the workers finish.
+    :raises StackerError: the first error of a worker; it ends all workers.
     """
     waiting = list(tasks)[::-1]
     with _processes(min(jobs, len(waiting)), work) as workers:
         busy = 0
         for worker in workers.values():
-            worker.give(waiting.pop())
+            worker.start(waiting.pop())
             busy += 1
         while busy:
             readable, _, _ = select.select(list(workers), [], [])
@@ -62,7 +64,7 @@ def run_tasks(
                     if kind == _ERROR:
                         raise value
                     if waiting:
-                        worker.give(waiting.pop())
+                        worker.start(waiting.pop())
                         busy += 1
                     yield value
 
@@ -83,7 +85,7 @@ def _processes(
 
 
 class _Worker(Generic[Task, Result]):
-    """One process, with a pipe each way; messages are pickles with their length before them."""
+    """One process, with a pipe each way; a message is a pickle after its length."""
 
     def __init__(self, work: Callable[[Task, Emit], Result]) -> None:
         tasks, self._tasks_to = os.pipe()
@@ -99,16 +101,16 @@ class _Worker(Generic[Task, Result]):
         os.close(answers)
         self._received = b""
 
-    def give(self, task: Task) -> None:
-        with suppress(BrokenPipeError):  # that it has died is seen when it is asked
+    def start(self, task: Task) -> None:
+        with suppress(BrokenPipeError):  # `answers` reports that the worker died
             _send(self._tasks_to, task)
 
     def answers(self) -> Iterator[tuple[int, Any]]:
         data = os.read(self.answers_from, 1 << 16)
         if not data:
             raise WorkerDiedError(
-                f"worker ended: process {self._pid}: got no answer, want a result",
-                hint="was it killed, perhaps for want of memory?",
+                f"worker ended: process {self._pid}: got no result, want one",
+                hint="the kernel may have killed it to free memory: see dmesg, use fewer --jobs",
             )
         self._received += data
         while len(self._received) >= _LENGTH.size:
@@ -117,7 +119,7 @@ class _Worker(Generic[Task, Result]):
                 return
             message = self._received[_LENGTH.size : end]
             self._received = self._received[end:]
-            yield pickle.loads(message)  # noqa: S301 - from a process of our own
+            yield pickle.loads(message)  # noqa: S301 - the worker sent it
 
     def end(self) -> None:
         with suppress(ProcessLookupError):
@@ -136,8 +138,8 @@ def _send(descriptor: int, value: object) -> None:
 
 @contextmanager
 def _without_signals() -> Iterator[set[int]]:
-    """Hold signals back, so that none makes a newborn worker run the conductor's clean-up."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    """Block signals during a fork, so that a new worker does not run the parent's handlers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     try:
         yield {int(number) for number in before}
     finally:
@@ -147,13 +149,13 @@ def _without_signals() -> Iterator[set[int]]:
 def _serve(
     work: Callable[[Any, Emit], Any], tasks: int, answers: int, parent: int, mask: set[int]
 ) -> NoReturn:
-    """Work until the conductor closes the pipe; never return into the conductor's code."""
+    """Work until the parent closes the pipe; never return into the parent's code."""
     status = 1
     try:
-        # The terminal sends Ctrl-C to all of us; the conductor decides what it means.
+        # The terminal sends SIGINT to the whole process group; the parent handles it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # it is under nohup(1)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) set it
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         set_parent_death_signal(signal.SIGKILL)
@@ -172,7 +174,7 @@ def _work_through(work: Callable[[Any, Emit], Any], tasks: int, answers: int) ->
                 answer = _RESULT, work(task, lambda event: _send(answers, (_EVENT, event)))
             except StackerError as error:
                 answer = _ERROR, error
-            except Exception as error:  # noqa: BLE001 - a bug must not look like a dead worker
+            except Exception as error:  # noqa: BLE001 - a bug must not look like a killed worker
                 answer = _ERROR, _unexpected(error)
             _send(answers, answer)
 

@@ -1,7 +1,7 @@
-"""What a worker is told to do with one layer, and what it tells of it.
+"""The task of a worker that unpacks a layer: which layer, from where, and how.
 
-Plain values, which travel between processes.  Light to import: who pulls an image that is all
-here needs them, and nothing of what they set going.
+All types are plain values that travel between processes by pickle.
+Every pull imports this module, so it must not import what a worker uses.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UnpackOptions:
-    """How layers are written: deletions, owners, bounds, and whether to wait for the disk.
+    """How layers are unpacked.
 
-    :param resume: keep what comes of a blob until its layer is there, for a later pull to go on.
+    :param whiteout_format: how deletions are written.
+    :param idmap: how owners are mapped.
+    :param limits: bounds of what one layer may contain.
+    :param sync: flush each layer to disk before publishing it.
+    :param keep_blobs: keep the blobs of layers in the store.
+    :param resume: keep the part of a blob that an interrupted pull received, and resume from it.
     """
 
     whiteout_format: WhiteoutFormat
