@@ -119,6 +119,13 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
     add_globals(parser)
 
 
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names an image of the store."""
+    parser.add_argument(
+        "image", metavar="IMAGE", help="image ID, unique prefix of an image ID, or name"
+    )
+
+
 def add_globals(parser: argparse.ArgumentParser) -> None:
     """Add the global options, which may precede or follow the verb.
 

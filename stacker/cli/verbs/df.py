@@ -1,4 +1,4 @@
-"""``stacker df``."""
+"""``stacker df``: the disk usage of the store."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ if TYPE_CHECKING:
     from stacker.operations.usage import ImageUsage, StoreUsage
 
 DESCRIPTION = """\
-Show what images take on disk: SHARED is in layers that several images have, OWN goes when the
-image is removed.  A layer counts with the sizes of its files.  Below stands what the store holds
-in all, each layer counted once.
+Show the disk usage of the store.  SHARED is the size of the layers that other images use as well;
+UNIQUE is the size that `stacker rm` frees.  The size of a layer is the sum of its file sizes.  The
+lines below the table show the whole store, where each layer counts once.
 """
 EXAMPLES = """\
-  stacker df
-  stacker df --json
+  stacker df           show sizes with units
+  stacker df --json    show sizes in bytes
 """
 _PARTS = (
-    ("layers", "the unpacked layers"),
-    ("unlisted", "of which no image has, left by pulls that failed"),
-    ("skeletons", "the layers' tars without contents"),
-    ("blobs", "documents and kept blobs"),
-    ("partial", "blobs whose transfer broke off, for the next pull to go on with"),
-    ("chains", "what stacking had to repair"),
-    ("mounts", "writes that go with their mounts"),
-    ("total", "in all"),
+    ("layers", "unpacked layers"),
+    ("unlisted", "layers without an image, left by failed pulls (included in layers)"),
+    ("skeletons", "tar streams of the layers without file contents"),
+    ("blobs", "manifests, configs and kept layer blobs"),
+    ("partial", "interrupted downloads that the next pull resumes"),
+    ("chains", "fixup directories of stacks"),
+    ("mounts", "writes that unmounting discards"),
+    ("total", "all of the above"),
 )
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add nothing: the verb has no arguments."""
+    """Add no arguments."""
     del parser
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Show."""
+    """Print the sizes of every image and of the store."""
     del args
     usage = store_usage(session.store())
     if session.json:
         print_item("df", _document(usage))
         return
-    headers = ("NAME", "IMAGE ID", "SHARED", "OWN", "TOTAL")
-    print_table(headers, [_row(image) for image in usage.images], right="SHARED OWN TOTAL")
+    headers = ("NAME", "IMAGE ID", "SHARED", "UNIQUE", "TOTAL")
+    print_table(headers, [_row(image) for image in usage.images], right="SHARED UNIQUE TOTAL")
     print_text("")
     for name, meaning in _PARTS:
         print_text(f"{name:<10} {size(getattr(usage, name)):>10}  {meaning}")

@@ -1,9 +1,10 @@
-"""``stacker history``."""
+"""``stacker history``: the build steps of an image."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from stacker.cli.options import add_image
 from stacker.cli.output import print_items, print_table, shortened, size
 from stacker.image.config import History
 from stacker.operations.usage import layer_bytes
@@ -17,17 +18,18 @@ if TYPE_CHECKING:
     from stacker.image.digest import DiffID
 
 DESCRIPTION = """\
-Show the steps by which an image was made, the latest first, as its config tells them; a step
-without a layer changed nothing but the config.
+Show the build steps of an image, the latest first, from the history in its config.  A step without
+a diff_id did not create a layer.
 """
 EXAMPLES = """\
   stacker history app:1.0
+  stacker history app:1.0 --json    show commands and digests in full
 """
 _COMMAND = 80
 
 
 class Step(NamedTuple):
-    """A step of an image's history, and the layer it made."""
+    """A build step of an image, and the layer that it created."""
 
     history: History
     diff_id: DiffID | None
@@ -35,14 +37,12 @@ class Step(NamedTuple):
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument(
-        "image", metavar="IMAGE", help="an image ID, the first digits of one, or a name"
-    )
+    """Add the arguments of the verb."""
+    add_image(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Show."""
+    """Print the build steps of an image."""
     store = session.store()
     config = store.images.config(store.images.find(args.image))
     steps = [
@@ -57,10 +57,10 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def paired(config: ImageConfig) -> Iterator[tuple[History, DiffID | None]]:
-    """Give each step with its layer, and layers that no step tells of with an empty one.
+    """Yield each step with its layer, and then layers without a step with an empty step.
 
-    Source: image-spec config.md, "history": steps stand in order, those without ``empty_layer``
-    made the diff_ids one by one.  Nothing forces an author to write all of them.
+    Steps without ``empty_layer`` correspond to the diff_ids in order.  An image may have fewer
+    steps than layers.  Source: image-spec config.md, "history".
     """
     left = iter(config.diff_ids)
     for history in config.history:

@@ -1,4 +1,4 @@
-"""``stacker images``."""
+"""``stacker images``: the images in the store."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ if TYPE_CHECKING:
     from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
-List the images in the store, in the order they were first pulled.  SIZE is that of the files in
-all layers of an image, OWN that of the layers which no other image has.  With --quiet, print
-the image IDs in full and nothing else.
+List the images in the store, in the order of their first pulls.  SIZE is the size of all layers of
+an image, UNIQUE the size of the layers that no other image uses.  With --quiet, print only the full
+image IDs.
 """
 EXAMPLES = """\
   stacker images
-  stacker rm $(stacker images --quiet)
+  stacker images --json                   show full digests and sizes in bytes
+  stacker rm $(stacker images --quiet)    remove all images
 """
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add nothing: the verb has no arguments."""
+    """Add no arguments."""
     del parser
 
 
 def run(args: Namespace, session: Session) -> None:
-    """List."""
+    """Print the images in the store."""
     del args
     usages = images_usage(session.store())
     if session.json:
@@ -39,8 +40,8 @@ def run(args: Namespace, session: Session) -> None:
         for usage in usages:
             print_line(str(usage.image.id))
     else:
-        headers = ("NAME", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE", "OWN", "CREATED")
-        print_table(headers, [_row(usage) for usage in usages], right="LAYERS SIZE OWN")
+        headers = ("NAME", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE", "UNIQUE", "CREATED")
+        print_table(headers, [_row(usage) for usage in usages], right="LAYERS SIZE UNIQUE")
 
 
 def _row(usage: ImageUsage) -> tuple[str, ...]:

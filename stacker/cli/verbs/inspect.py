@@ -1,9 +1,10 @@
-"""``stacker inspect``."""
+"""``stacker inspect``: names, platform and configuration of an image."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_text, size
 from stacker.errors import NotFoundError
 from stacker.operations.stack import chain_id_of
@@ -18,28 +19,32 @@ if TYPE_CHECKING:
     from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
-Show what an image is called, what it is made of and what it runs, in the words of its author.
+Show an image: its ID, names and digests, its platform and size, and its configuration for a
+container, such as entrypoint, environment and user.
 """
 EXAMPLES = """\
   stacker inspect app:1.0
-  stacker inspect app:1.0 --json
+  stacker inspect app:1.0 --json | jq .item.config.entrypoint
 """
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument(
-        "image", metavar="IMAGE", help="an image ID, the first digits of one, or a name"
-    )
+    """Add the arguments of the verb."""
+    add_image(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Show."""
+    """Print an image's names, platform and configuration.
+
+    :raises NotFoundError: the image is not in the list, only its config is.
+    """
     store = session.store()
     image_id = store.images.find(args.image)
     usage = next((usage for usage in images_usage(store) if usage.image.id == image_id), None)
     if usage is None:
-        raise NotFoundError(f"no such image: {image_id}")
+        raise NotFoundError(
+            f"no such image: {image_id}", hint="`stacker images` lists the images in the store"
+        )
     if session.json:
         print_item("image", _document(usage))
         return
@@ -48,7 +53,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _lines(usage: ImageUsage) -> Iterator[tuple[str, str]]:
-    """Give labels and texts; what is empty is left out."""
+    """Yield labels and texts; empty fields are omitted."""
     image, config = usage.image, usage.config
     yield "image id", str(image.id)
     for name in image.names:
@@ -62,9 +67,9 @@ def _lines(usage: ImageUsage) -> Iterator[tuple[str, str]]:
         yield "created", config.created
     if config.author:
         yield "author", config.author
-    yield "layers", f"{len(config.diff_ids)}, {size(usage.total)} ({size(usage.unique)} its own)"
+    yield "layers", f"{len(config.diff_ids)}, {size(usage.total)} ({size(usage.unique)} unique)"
     if usage.missing:
-        yield "missing", f"{usage.missing} of the layers: pull the image again"
+        yield "missing", f"{usage.missing} of the layers; pull the image again with `stacker pull`"
     yield "chain id", str(chain_id_of(config))
     yield from _execution_lines(config.execution)
 

@@ -1,9 +1,10 @@
-"""``stacker layers``."""
+"""``stacker layers``: the layers of an image."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stacker.cli.options import add_image
 from stacker.cli.output import print_items, print_table, size
 from stacker.image.config import chain_ids
 from stacker.operations.usage import count_layer_users
@@ -17,24 +18,22 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 DESCRIPTION = """\
-List the layers of an image, the lowest first: their diff_ids, what is in them, and how many
-images here have them.
+List the layers of an image, the base first, with their sizes.  DELETES is the number of whiteouts,
+IMAGES the number of images in the store that use the layer.
 """
 EXAMPLES = """\
   stacker layers app:1.0
-  stacker layers app:1.0 --json    with digests in full and the unpacked directories
+  stacker layers app:1.0 --json    show full digests and the unpacked directories
 """
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument(
-        "image", metavar="IMAGE", help="an image ID, the first digits of one, or a name"
-    )
+    """Add the arguments of the verb."""
+    add_image(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """List."""
+    """Print the layers of an image."""
     store = session.store()
     config = store.images.config(store.images.find(args.image))
     users = count_layer_users(store)

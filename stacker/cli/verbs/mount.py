@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
 from stacker.mount.plan import MountRequest
 from stacker.operations.mount import mount_image, plan_image
@@ -49,7 +50,7 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("image", metavar="IMAGE", help="an image ID, the first digits of one, or a name")
+    add_image(parser)
     add("target", metavar="TARGET", help="the directory to mount on")
     add("--driver", choices=DRIVERS, default="auto", help="how to mount (default: auto)")
     add(

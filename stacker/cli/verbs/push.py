@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.help import parse_count
+from stacker.cli.options import add_image
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, registry_access
 from stacker.image.document import quoted
@@ -46,7 +47,7 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("image", metavar="IMAGE", help="an image ID, the first digits of one, or a name")
+    add_image(parser)
     add("destination", metavar="DEST", help="where it goes")
     add_packing(parser)
     add_jobs(parser)

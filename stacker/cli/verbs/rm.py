@@ -1,4 +1,4 @@
-"""``stacker rm``."""
+"""``stacker rm``: remove images and unused layers."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ if TYPE_CHECKING:
     from stacker.operations.remove import ImageParts
 
 DESCRIPTION = """\
-Remove images with all their names, and the layers that no other image has.  An image that is
-mounted is refused, with exit code 8.  Each removed image's ID is printed on stdout.
+Remove images with all their names, and the layers that no other image uses.  Each removed image ID
+is printed on stdout.  A mounted image is not removed: unmount it first, or the command fails with
+exit code 8.  If one IMAGE does not exist, no image is removed.
 """
 EXAMPLES = """\
-  stacker rm app:1.0
-  stacker rm $(stacker images --quiet)
+  stacker rm app:1.0 app:1.1
+  stacker rm $(stacker images --quiet)    remove all images
 """
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the verb's arguments."""
+    """Add the arguments of the verb."""
     parser.add_argument(
         "images",
         metavar="IMAGE",
         nargs="+",
-        help="an image ID, the first digits of one, or a name",
+        help="image ID, unique prefix of an image ID, or name",
     )
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Remove all, or none where one of them is not here."""
+    """Remove images, or none of them if one does not exist."""
     store = session.store()
     removed: list[dict[str, object]] = []
     for image_id in dict.fromkeys([store.images.find(image) for image in args.images]):

@@ -1,4 +1,4 @@
-"""``stacker unpack``."""
+"""``stacker unpack``: the root filesystem of an image as a directory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
 from stacker.operations.unpack import unpack_image
 
@@ -15,25 +16,24 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Write an image's merged root filesystem to DIR as plain files, for a runtime that wants no mount.
-DIR must be missing or empty, and outside the store.  Where the filesystem can share blocks
-(reflinks), files take no space until they are changed.  The last line on stdout is DIR.
+Unpack the merged root filesystem of an image into DIR, for a runtime that does not need a mount.
+DIR must be empty or missing, and outside the store.  On a filesystem with reflinks, files share
+their blocks with the store.  The last line on stdout is DIR.
 """
 EXAMPLES = """\
   stacker unpack app:1.0 ./rootfs
+  chroot ./rootfs /bin/sh            run a program in it, as root
 """
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument(
-        "image", metavar="IMAGE", help="an image ID, the first digits of one, or a name"
-    )
-    parser.add_argument("directory", metavar="DIR", help="a missing or empty directory")
+    """Add the arguments of the verb."""
+    add_image(parser)
+    parser.add_argument("directory", metavar="DIR", help="empty or missing directory")
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Unpack, and print DIR."""
+    """Unpack an image, and print DIR."""
     image_id = unpack_image(session.store(), args.image, Path(args.directory))
     if session.json:
         path = os.path.realpath(args.directory)
