@@ -72,7 +72,7 @@ def room() -> Iterator[Path]:
 
 
 @pytest.fixture(params=list(WhiteoutFormat), ids=lambda form: form.value)
-def chain(request: pytest.FixtureRequest, room: Path) -> Stack:
+def stack(request: pytest.FixtureRequest, room: Path) -> Stack:
     return unpacked_stack([archive(layer) for layer in STACK], room, request.param)
 
 
