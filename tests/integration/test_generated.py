@@ -18,18 +18,18 @@ PAGES = [REPOSITORY / "man" / name for name in ("stacker.1", "stacker-fuse.1")]
 PAGES += [REPOSITORY / "man" / f"stacker-{verb}.1" for verb in SUMMARIES]
 
 
-def test_what_is_generated_is_up_to_date() -> None:
+def test_generated_files_are_up_to_date() -> None:
     words = [sys.executable, str(REPOSITORY / "scripts" / "generate"), "--check"]
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_there_is_no_page_of_a_verb_that_is_gone() -> None:
+def test_every_man_page_belongs_to_a_verb() -> None:
     assert sorted((REPOSITORY / "man").iterdir()) == sorted(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_is_clean_roff(page: Path) -> None:
+def test_man_page_has_no_groff_warnings(page: Path) -> None:
     if not shutil.which("groff"):
         pytest.skip("groff is not installed")
     words = ["groff", "-man", "-ww", "-Kutf8", "-Tutf8", "-rLL=78n", str(page)]
@@ -40,7 +40,7 @@ def test_a_page_is_clean_roff(page: Path) -> None:
 @pytest.mark.parametrize(
     ("shell", "script"), [("bash", "completions/stacker.bash"), ("zsh", "completions/_stacker")]
 )
-def test_a_completion_is_a_script_its_shell_can_read(shell: str, script: str) -> None:
+def test_completion_script_has_valid_syntax(shell: str, script: str) -> None:
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
     subprocess.run([shell, "-n", str(REPOSITORY / script)], check=True)
@@ -63,7 +63,7 @@ def test_bash_completes_verbs_and_options() -> None:
     assert completed("mount --driver c") == ["copy"]
 
 
-def test_the_schema_is_one_and_its_kinds_are_told_apart() -> None:
+def test_schema_is_valid_and_every_kind_has_a_constant() -> None:
     schema = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
     jsonschema.Draft202012Validator.check_schema(schema)
     kinds = [entry["$ref"].rpartition("/")[2] for entry in schema["oneOf"]]

@@ -1,4 +1,4 @@
-"""What a mount loads: this package's modules for it, and nothing heavy besides."""
+"""Modules that commands import: those of stacker for a mount, and no heavy ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.tars import file, tar
 
 pytestmark = pytest.mark.unmeasured
 
-# What `mount` needs of us: a new name here is a decision, since each costs start-up time.
+# Modules of stacker that `mount` imports.  Each costs start-up time, so extend this with care.
 OURS = """
 stacker stacker.cli stacker.cli.exit stacker.cli.help stacker.cli.options stacker.cli.output
 stacker.cli.session stacker.cli.verbs stacker.cli.verbs.mount stacker.errors
@@ -36,8 +36,8 @@ stacker.store.chains stacker.store.images stacker.store.layers stacker.store.sta
 stacker.store.store
 """
 
-# What `mount` takes from the standard library, on any Python version from 3.11 on; half of it
-# comes with dataclasses, another with argparse.  Underscored modules are those modules' business.
+# Modules of the standard library that `mount` imports, on any Python from 3.11 on.  Most of them
+# come with dataclasses and argparse.  Names with an underscore are their implementation.
 STANDARD = """
 argparse ast collections contextlib copy copyreg ctypes dataclasses dis encodings enum errno fcntl
 fnmatch functools gc genericpath gettext glob grp hashlib importlib inspect ipaddress itertools json
@@ -56,7 +56,7 @@ print(json.dumps([code, sorted(set(sys.modules) - before)]), file=sys.stderr)
 
 
 def loaded(stacker: Stacker, *words: str | Path) -> set[str]:
-    """Run a command, and give the modules it loaded."""
+    """Run a command, and return the modules that it imported."""
     command = [sys.executable, "-c", REPORT, "--store", str(stacker.store), *map(str, words)]
     done = subprocess.run(
         command, check=True, capture_output=True, env=stacker.environment, text=True
@@ -75,18 +75,18 @@ def stacker(tmp_path: Path) -> Stacker:
     return stacker
 
 
-def test_a_mount_loads_what_it_needs_and_no_more(stacker: Stacker, tmp_path: Path) -> None:
+def test_mount_imports_only_its_modules(stacker: Stacker, tmp_path: Path) -> None:
     modules = loaded(stacker, "mount", "app:1.0", tmp_path / "target", "--driver", "auto")
     stacker("umount", tmp_path / "target")
     ours = {name for name in modules if name.partition(".")[0] == "stacker"}
-    # A copy, where nothing can be mounted, has to write the tree as well.
+    # Without privileges, `auto` mounts by a copy, which imports the code to write a tree.
     copying = {name for name in ours if name.startswith("stacker.stack.")}
     assert ours - copying <= set(OURS.split())
     others = {name.partition(".")[0] for name in modules if not name.startswith("_")}
     assert others - {"stacker"} <= set(STANDARD.split())
 
 
-def test_a_plan_loads_no_more_than_a_mount(stacker: Stacker, tmp_path: Path) -> None:
+def test_print_plan_imports_the_modules_of_a_mount(stacker: Stacker, tmp_path: Path) -> None:
     modules = loaded(stacker, "mount", "app:1.0", tmp_path / "target", "--print-plan")
     assert {name for name in modules if name.partition(".")[0] == "stacker"} == set(OURS.split())
 
@@ -103,18 +103,18 @@ HEAVY = {
     [["--help"], ["images"], ["mounts"], ["df"], ["inspect", "app:1.0"], ["history", "app:1.0"]],
     ids=lambda words: words[0],
 )
-def test_no_question_loads_anything_heavy(stacker: Stacker, words: list[str]) -> None:
+def test_query_imports_no_heavy_module(stacker: Stacker, words: list[str]) -> None:
     assert not {name.partition(".")[0] for name in loaded(stacker, *words)} & HEAVY
 
 
-def test_a_verb_loads_no_other_verb(stacker: Stacker) -> None:
+def test_verb_imports_no_other_verb(stacker: Stacker) -> None:
     for verb in ("images", "df", "mounts"):
         found = {name for name in loaded(stacker, verb) if name.startswith("stacker.cli.verbs.")}
         assert found == {f"stacker.cli.verbs.{verb}"}
     assert not {f"stacker.cli.verbs.{verb}" for verb in SUMMARIES} & loaded(stacker, "--help")
 
 
-def test_an_unmount_loads_no_part_of_the_store(stacker: Stacker, tmp_path: Path) -> None:
+def test_unmount_imports_no_part_of_the_store(stacker: Stacker, tmp_path: Path) -> None:
     stacker("mount", "app:1.0", tmp_path / "target")
     modules = loaded(stacker, "umount", tmp_path / "target")
     assert {name for name in modules if name.startswith("stacker.store.")} == {
@@ -122,7 +122,7 @@ def test_an_unmount_loads_no_part_of_the_store(stacker: Stacker, tmp_path: Path)
     }
 
 
-def test_an_image_that_is_all_here_is_pulled_without_what_unpacks(
+def test_pull_of_a_complete_image_does_not_import_the_unpacker(
     stacker: Stacker, tmp_path: Path
 ) -> None:
     modules = loaded(stacker, "pull", "--quiet", f"oci:{tmp_path / 'app'}")

@@ -1,4 +1,4 @@
-"""The FUSE adapters, for tests over all of them; what is not installed skips with the reason."""
+"""The FUSE adapters, for tests that run with each of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ADAPTERS: tuple[FuseAdapter, ...] = ("kernel", "pyfuse3")
 
 
 def skip_without(adapter: FuseAdapter) -> None:
-    """Skip a test where an adapter cannot be used."""
+    """Skip a test if an adapter is not installed."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip("no /dev/fuse")
     if not is_installed(adapter):

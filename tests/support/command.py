@@ -1,4 +1,4 @@
-"""The real command in a process of its own, with what every call of it must keep to."""
+"""Run the real command in a process, and check what every command must do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATH = os.pathsep.join([str(REPOSITORY), sysconfig.get_path("platlib")])
 
 @dataclass(frozen=True)
 class Result:
-    """What a command said, and how it ended."""
+    """The output and the exit code of a command."""
 
     code: int
     out: str
@@ -41,21 +41,21 @@ class Result:
 
     @property
     def last_document(self) -> dict[str, Any]:
-        """The last of several JSON documents, one a line."""
+        """The last JSON document of stdout, one for each line."""
         document = json.loads(self.last)
         assert isinstance(document, dict)
         return document
 
     @property
     def item(self) -> dict[str, Any]:
-        """What a document is about."""
+        """The item of the document."""
         item = self.document["item"]
         assert isinstance(item, dict)
         return item
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """What a document lists."""
+        """The items of the document."""
         items = self.document["items"]
         assert isinstance(items, list)
         return items
@@ -63,10 +63,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Stacker:
-    """The command on one store.
+    """The command with one store.
 
-    :param wrap: words before it, such as those of unshare(1).
+    :param wrap: words before the command, such as those of unshare(1).
     :param python: the interpreter.
+    :param environ: additional environment variables.
     """
 
     store: Path
@@ -76,18 +77,18 @@ class Stacker:
 
     @property
     def environment(self) -> dict[str, str]:
-        """An environment in which only what a test says counts."""
+        """An environment without the variables that configure stacker."""
         mine = ("STACKER_", "XDG_", "NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(mine)}
         return {**kept, "PYTHONPATH": PATH, "TERM": "xterm", **self.environ}
 
     def words(self, *words: str | Path) -> list[str]:
-        """Give the whole command line."""
+        """Return the complete command line."""
         place = ("--store", str(self.store))
         return [*self.wrap, self.python, "-m", "stacker", *place, *map(str, words)]
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
-        """Run it, whatever comes of it."""
+        """Run the command, and return its result."""
         done = subprocess.run(
             self.words(*words),
             check=False,
@@ -103,7 +104,7 @@ class Stacker:
         return result
 
     def start(self, *words: str | Path) -> subprocess.Popen[str]:
-        """Start it, at the head of a process group of its own."""
+        """Start the command in a process group of its own."""
         return subprocess.Popen(
             self.words(*words),
             stdout=subprocess.PIPE,
@@ -114,15 +115,16 @@ class Stacker:
         )
 
     def __call__(self, *words: str | Path, cwd: Path | None = None) -> Result:
-        """Run what must succeed."""
+        """Run a command that must succeed."""
         result = self.run(*words, cwd=cwd)
         assert result.code == 0, result.err
         return result
 
     def refused(self, code: int, *words: str | Path) -> str:
-        """Run what must fail: one line that says why, perhaps a hint, no data.
+        """Run a command that must fail with one message, perhaps a hint, and no result.
 
-        :returns: what it said.
+        :param code: the expected exit code.
+        :returns: stderr.
         """
         result = self.run(*words)
         assert result.code == code, (result.code, result.err)
@@ -135,9 +137,10 @@ class Stacker:
         return result.err
 
     def assert_clean(self, *, images: int = 0, layers: int | None = None) -> None:
-        """Check that nothing half-done is in the store.
+        """Check that the store contains no unfinished work.
 
-        :param images: how many it lists; ``layers`` how many it holds.
+        :param images: expected number of images in the list.
+        :param layers: expected number of layers.
         """
         assert os.listdir(self.store / "staging") == []
         assert os.listdir(self.store / "mounts") == []
@@ -155,12 +158,12 @@ class Stacker:
             assert not [path for path in (self.store / "blobs").rglob("*") if path.is_file()]
 
     def layers(self) -> list[Path]:
-        """Give the directories of the layers in the store."""
+        """Return the directories of the layers in the store."""
         return [path for path in (self.store / "layers").glob("sha256/*") if path.is_dir()]
 
 
 def at_home(tmp_path: Path, store: str = "store") -> Stacker:
-    """Give the command, in a home below `tmp_path` where nobody has logged in."""
+    """Return the command with an empty home directory below `tmp_path`."""
     (tmp_path / "home").mkdir(exist_ok=True)
     environ = {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": "", "DOCKER_CONFIG": ""}
     return Stacker(tmp_path / store, environ={**environ, "XDG_RUNTIME_DIR": str(tmp_path)})

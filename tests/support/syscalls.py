@@ -1,4 +1,4 @@
-"""System calls that Python does not have, as the kernel's man pages describe them."""
+"""System calls that the standard library lacks, for tests of the FUSE server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def utimensat(
     *,
     follow_symlinks: bool = True,
 ) -> None:
-    """Set times as (seconds, nanoseconds), of which the latter may be UTIME_NOW or UTIME_OMIT."""
+    """Set times (utimensat(2)).
+
+    :param atime: seconds, and nanoseconds or UTIME_NOW or UTIME_OMIT; ``mtime`` likewise.
+    """
     times = struct.pack("4q", *atime, *mtime)
     flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
     if isinstance(path, int):
@@ -71,14 +74,17 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
 
 
 def getxattr(path: Name, name: str, size: int) -> int:
-    """Read an attribute into a buffer of a given size, and give how much there is."""
-    room = ctypes.create_string_buffer(size) if size else None
-    return _checked(_libc.getxattr(os.fsencode(path), name.encode(), room, size), path)
+    """Read an extended attribute into a buffer, and return its size in bytes."""
+    buffer = ctypes.create_string_buffer(size) if size else None
+    return _checked(_libc.getxattr(os.fsencode(path), name.encode(), buffer, size), path)
 
 
 @dataclass(frozen=True, slots=True)
 class Dirent:
-    """One entry as getdents64(2) gives it; ``offset`` is where the next one starts."""
+    """A directory entry of getdents64(2).
+
+    :param offset: position of the next entry.
+    """
 
     inode: int
     offset: int
@@ -87,10 +93,10 @@ class Dirent:
 
 
 def getdents(directory: int, size: int = 32768) -> list[Dirent]:
-    """Read the next entries of an open directory, ``.`` and ``..`` too; none at its end."""
-    room = ctypes.create_string_buffer(size)
-    filled = _checked(_libc.syscall(_SYS_GETDENTS64, directory, room, size))
-    return list(_parsed(room.raw[:filled]))
+    """Return the next entries of an open directory, with ``.`` and ``..``; none at its end."""
+    buffer = ctypes.create_string_buffer(size)
+    filled = _checked(_libc.syscall(_SYS_GETDENTS64, directory, buffer, size))
+    return list(_parsed(buffer.raw[:filled]))
 
 
 def _parsed(data: bytes) -> Iterator[Dirent]:

@@ -149,6 +149,6 @@ def test_help_is_printed_on_stdout(words: list[str], capsys: pytest.CaptureFixtu
     assert err == ""
 
 
-def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "stacker 0.1.0\n"

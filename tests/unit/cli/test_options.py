@@ -1,4 +1,4 @@
-"""Words to a verb and its arguments."""
+"""Parsing of the command line."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from stacker.mount.drivers.choose import DRIVERS, driver_named
         (["--debug", "images"], "debug", True),
     ],
 )
-def test_global_options_stand_before_or_behind_the_verb(
+def test_global_options_precede_or_follow_the_verb(
     words: list[str], name: str, value: object
 ) -> None:
     assert getattr(parse(words)[1], name) == value
 
 
-def test_what_is_said_before_the_verb_is_not_forgotten_behind_it() -> None:
+def test_options_before_and_after_the_verb_are_merged() -> None:
     args = parse(["--store", "/a", "--json", "mount", "-v", "app", "/mnt", "--rw"])[1]
     assert (args.store, args.json, args.verbosity) == ("/a", True, 1)
     assert (args.image, args.target, args.rw) == ("app", "/mnt", True)
 
 
-def test_a_word_that_looks_like_a_verb_is_an_argument_of_the_verb() -> None:
+def test_second_verb_is_an_argument() -> None:
     assert parse(["mount", "mount", "umount"])[1].image == "mount"
 
 
-def test_what_follows_two_dashes_is_no_option() -> None:
+def test_word_after_two_dashes_is_an_argument() -> None:
     assert parse(["umount", "--", "-q"])[1].target == "-q"
 
 
@@ -62,20 +62,20 @@ def test_what_follows_two_dashes_is_no_option() -> None:
         ([""], "unknown verb: "),
     ],
 )
-def test_words_that_make_no_sense_are_a_usage_error(words: list[str], message: str) -> None:
+def test_invalid_words_are_a_usage_error(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse(words)
     assert caught.value.hint
 
 
-def test_a_verb_that_is_nearly_right_is_guessed() -> None:
+def test_misspelled_verb_has_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         parse(["unmount", "/mnt"])
     assert caught.value.hint == "did you mean `umount`?"
 
 
 @pytest.mark.parametrize("verb", SUMMARIES)
-def test_every_verb_has_help_that_teaches(verb: str) -> None:
+def test_every_verb_has_a_description_and_examples(verb: str) -> None:
     module = load(verb)
     assert module.DESCRIPTION.strip().endswith((".", "zstd."))
     assert f"stacker {verb}" in module.EXAMPLES
@@ -89,11 +89,11 @@ def test_help_lists_every_verb() -> None:
     assert "Examples:" in text
 
 
-def test_the_whole_parser_knows_what_the_two_steps_know() -> None:
+def test_whole_parser_accepts_a_verb_with_its_options() -> None:
     whole = whole_parser().parse_args(["--store", "/a", "mount", "app", "/mnt", "--rw"])
     assert (whole.verb, whole.store, whole.image, whole.rw) == ("mount", "/a", "app", True)
 
 
-def test_the_drivers_offered_are_those_there_are() -> None:
+def test_driver_option_lists_every_driver() -> None:
     assert list(OFFERED[:-1]) == ["auto", *(driver.name for driver in DRIVERS)]
     assert [driver_named(name).name for name in OFFERED[1:]] == list(OFFERED[1:])

@@ -1,4 +1,4 @@
-"""Where the store is, and who hears what."""
+"""The default store, and the messages of a session."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from stacker.errors import UsageError
         (None, {"STACKER_STORE": "/b", "XDG_DATA_HOME": "/c"}, "/b"),
     ],
 )
-def test_the_store_is_the_one_named_first(
+def test_store_option_precedes_the_environment(
     named: str | None, environ: dict[str, str], root: str
 ) -> None:
     assert Session.of(Namespace(**({"store": named} if named else {})), environ).root == Path(root)
 
 
-def test_no_store_by_an_empty_name() -> None:
+def test_empty_store_option_is_rejected() -> None:
     with pytest.raises(UsageError):
         Session.of(Namespace(store=""), {})
 
 
-def test_root_keeps_a_store_for_the_machine() -> None:
+def test_store_of_root_is_in_var_lib() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root")
     environ = {"STACKER_STORE": "", "XDG_DATA_HOME": "/c"}
@@ -46,7 +46,7 @@ def test_root_keeps_a_store_for_the_machine() -> None:
         ({}, "/home/me/.local/share/stacker"),
     ],
 )
-def test_a_user_has_a_store_of_their_own(
+def test_store_of_a_user_follows_xdg(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], root: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
@@ -54,16 +54,16 @@ def test_a_user_has_a_store_of_their_own(
     assert Session.of(Namespace(), environ).root == Path(root)
 
 
-def test_who_has_no_home_is_told_to_name_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home_needs_the_store_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(os, "getuid", lambda: 54321)  # in no list of users
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # not in /etc/passwd
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with pytest.raises(UsageError, match="no home directory"):
         Session.of(Namespace(), {})
 
 
 @pytest.mark.parametrize(("verbosity", "heard"), [(-1, 0), (0, 1), (1, 2)])
-def test_the_more_is_asked_for_the_more_is_said(
+def test_verbosity_selects_messages(
     verbosity: int, heard: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = Session(Path("/a"), verbosity)
@@ -74,5 +74,5 @@ def test_the_more_is_asked_for_the_more_is_said(
     assert err.splitlines() == ["stacker: one", "two\\x1b"][:heard]
 
 
-def test_bars_are_for_terminals() -> None:
-    assert not Session(Path("/a")).draws  # pytest's stderr is none
+def test_bars_need_a_terminal() -> None:
+    assert not Session(Path("/a")).draws  # pytest's stderr is not a terminal

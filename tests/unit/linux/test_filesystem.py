@@ -1,4 +1,4 @@
-"""Clones, holes and types of filesystems."""
+"""Reflinks, sparse copies, atomic writes and filesystem types."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def content(descriptor: int) -> bytes:
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
-def test_a_copy_has_the_bytes_of_the_original(two_files: tuple[int, int]) -> None:
+def test_copy_has_the_content_of_the_source(two_files: tuple[int, int]) -> None:
     source, destination = two_files
     data = os.urandom(3 * MIB + 17)
     os.write(source, data)
@@ -40,14 +40,14 @@ def test_a_copy_has_the_bytes_of_the_original(two_files: tuple[int, int]) -> Non
     assert content(destination) == data
 
 
-def test_only_as_many_bytes_as_asked_for_are_copied(two_files: tuple[int, int]) -> None:
+def test_copy_stops_at_the_given_size(two_files: tuple[int, int]) -> None:
     source, destination = two_files
     os.write(source, b"0123456789")
     filesystem.copy_range(source, destination, 4)
     assert content(destination) == b"0123"
 
 
-def test_holes_stay_holes(two_files: tuple[int, int]) -> None:
+def test_copy_keeps_holes(two_files: tuple[int, int]) -> None:
     source, destination = two_files
     os.truncate(source, 64 * MIB)
     os.pwrite(source, b"middle", 32 * MIB)
@@ -58,7 +58,7 @@ def test_holes_stay_holes(two_files: tuple[int, int]) -> None:
     assert os.pread(destination, 6, 32 * MIB) == b"middle"
 
 
-def test_an_empty_file_and_one_that_is_all_hole_are_copied(two_files: tuple[int, int]) -> None:
+def test_empty_and_sparse_files_are_copied(two_files: tuple[int, int]) -> None:
     source, destination = two_files
     filesystem.copy_range(source, destination, 0)
     assert os.fstat(destination).st_size == 0
@@ -68,14 +68,14 @@ def test_an_empty_file_and_one_that_is_all_hole_are_copied(two_files: tuple[int,
 
 
 @pytest.mark.parametrize("hole", [False, True])
-def test_a_source_that_ends_early_is_an_error(two_files: tuple[int, int], *, hole: bool) -> None:
+def test_short_source_is_an_error(two_files: tuple[int, int], *, hole: bool) -> None:
     source, destination = two_files
     os.truncate(source, 5) if hole else os.write(source, b"short")
     with pytest.raises(OSError, match="the file ends"):
         filesystem.copy_range(source, destination, 10_000_000)
 
 
-def test_a_file_that_can_only_be_read_is_copied_by_reading(two_files: tuple[int, int]) -> None:
+def test_pseudo_file_is_copied_by_read(two_files: tuple[int, int]) -> None:
     _, destination = two_files
     source = os.open("/proc/self/status", os.O_RDONLY)
     try:
@@ -85,10 +85,10 @@ def test_a_file_that_can_only_be_read_is_copied_by_reading(two_files: tuple[int,
     assert content(destination) == b"Name:"
 
 
-def test_files_of_two_filesystems_are_copied(two_files: tuple[int, int]) -> None:
+def test_copy_between_filesystems(two_files: tuple[int, int]) -> None:
     source, _ = two_files
     os.write(source, b"across")
-    destination = os.memfd_create("destination")  # a tmpfs of its own
+    destination = os.memfd_create("destination")  # another filesystem
     try:
         filesystem.copy_range(source, destination, 6)
         assert content(destination) == b"across"
@@ -98,7 +98,7 @@ def test_files_of_two_filesystems_are_copied(two_files: tuple[int, int]) -> None
 
 
 @needs_root
-def test_a_clone_shares_the_blocks_where_the_filesystem_can(tmp_path: Path) -> None:
+def test_reflink_shares_blocks_or_returns_false(tmp_path: Path) -> None:
     image, place = tmp_path / "image", tmp_path / "xfs"
     place.mkdir()
     with image.open("wb") as file:
@@ -119,7 +119,7 @@ def test_a_clone_shares_the_blocks_where_the_filesystem_can(tmp_path: Path) -> N
         subprocess.run(["umount", place], check=True)
 
 
-def test_a_clone_of_a_closed_descriptor_is_an_error(tmp_path: Path) -> None:
+def test_reflink_of_a_closed_descriptor_is_an_error(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         descriptor = os.open("/dev/null", os.O_RDONLY)
         os.close(descriptor)
@@ -127,7 +127,7 @@ def test_a_clone_of_a_closed_descriptor_is_an_error(tmp_path: Path) -> None:
             filesystem.reflink(descriptor, file.fileno())
 
 
-def test_the_type_of_a_filesystem_is_told_by_path_and_descriptor(tmp_path: Path) -> None:
+def test_filesystem_type_of_a_path_and_a_descriptor(tmp_path: Path) -> None:
     proc_magic = 0x9FA0
     assert filesystem.filesystem_type(Path("/proc")) == proc_magic
     memory = os.memfd_create("memory")
@@ -142,7 +142,7 @@ def test_the_type_of_a_filesystem_is_told_by_path_and_descriptor(tmp_path: Path)
     assert caught.value.filename == str(tmp_path / "missing")
 
 
-def test_a_filesystem_can_be_synced(tmp_path: Path) -> None:
+def test_syncfs_flushes_a_filesystem(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     filesystem.syncfs(descriptor)
     os.close(descriptor)
@@ -150,7 +150,7 @@ def test_a_filesystem_can_be_synced(tmp_path: Path) -> None:
         filesystem.syncfs(descriptor)
 
 
-def test_a_file_is_on_disk_before_it_takes_another_s_place(
+def test_atomic_write_syncs_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, seen = tmp_path / "list", []

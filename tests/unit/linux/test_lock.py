@@ -1,4 +1,4 @@
-"""Laws of locks, held against other processes."""
+"""Locks between processes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def other_process_gets_it(path: Path, *, create: bool = True) -> bool:
     return done.stdout == "True\n"
 
 
-def test_an_exclusive_lock_keeps_other_processes_out_until_released(tmp_path: Path) -> None:
+def test_exclusive_lock_excludes_other_processes(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with lock.exclusive(path):
         assert not other_process_gets_it(path)
     assert other_process_gets_it(path)
 
 
-def test_shared_locks_bear_each_other_but_no_exclusive_one(tmp_path: Path) -> None:
+def test_shared_locks_exclude_only_exclusive_ones(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with lock.shared(path), lock.shared(path):
         assert lock.try_exclusive(path) is None
@@ -45,24 +45,24 @@ def test_shared_locks_bear_each_other_but_no_exclusive_one(tmp_path: Path) -> No
         assert lock.try_shared(path) is None
 
 
-def test_the_lock_file_is_private_and_made_when_missing(tmp_path: Path) -> None:
+def test_missing_lock_file_is_created_with_mode_0600(tmp_path: Path) -> None:
     with lock.exclusive(tmp_path / "lock"):
         assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_directory_can_be_locked(tmp_path: Path) -> None:
+def test_directory_is_locked(tmp_path: Path) -> None:
     with lock.exclusive(tmp_path, create=False):
         assert not other_process_gets_it(tmp_path, create=False)
     assert other_process_gets_it(tmp_path, create=False)
 
 
-def test_without_create_a_missing_file_stays_missing(tmp_path: Path) -> None:
+def test_missing_file_without_create_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         lock.exclusive(tmp_path / "lock", create=False)
     assert not (tmp_path / "lock").exists()
 
 
-def test_who_waited_for_a_file_that_was_unlinked_locks_the_new_one(tmp_path: Path) -> None:
+def test_lock_after_an_unlink_is_on_the_new_file(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     held = lock.exclusive(path)
     waiting = subprocess.Popen(
@@ -73,7 +73,7 @@ def test_who_waited_for_a_file_that_was_unlinked_locks_the_new_one(tmp_path: Pat
     with waiting, waiting.stdin, waiting.stdout:
         assert waiting.stdout.readline() == b"waiting\n"
         path.unlink()
-        with lock.exclusive(path):  # a new file, which the other must not believe to have
+        with lock.exclusive(path):  # a new file, which the waiting process must lock instead
             held.release()
             assert waiting.poll() is None
         assert waiting.stdout.readline() == b"same file\n"
@@ -91,7 +91,7 @@ with lock.exclusive(path) as held:
 """
 
 
-def test_a_lock_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> None:
+def test_lock_is_not_inherited_across_exec(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     held = lock.exclusive(path)
     child = subprocess.Popen(
@@ -103,7 +103,7 @@ def test_a_lock_is_not_inherited_by_programs_that_are_started(tmp_path: Path) ->
         assert other_process_gets_it(path)
 
 
-def test_releasing_twice_is_harmless(tmp_path: Path) -> None:
+def test_second_release_does_nothing(tmp_path: Path) -> None:
     held = lock.exclusive(tmp_path / "lock")
     held.release()
     held.release()

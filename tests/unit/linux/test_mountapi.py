@@ -1,4 +1,4 @@
-"""The calls themselves, on a real kernel."""
+"""The mount calls, against the running kernel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def context() -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_a_filesystem_is_configured_made_and_moved_into_place(place: Path, context: int) -> None:
+def test_filesystem_is_configured_created_and_attached(place: Path, context: int) -> None:
     mountapi.fsconfig_string(context, "source", "some source")
     mountapi.fsconfig_string(context, "size", "64k")
     mountapi.fsconfig_create(context)
@@ -51,7 +51,7 @@ def test_a_filesystem_is_configured_made_and_moved_into_place(place: Path, conte
     assert mountinfo.at(place) is None
 
 
-def test_an_error_carries_the_kernels_own_words(context: int) -> None:
+def test_error_contains_the_kernels_message(context: int) -> None:
     with pytest.raises(OSError, match=r"tmpfs: Unknown parameter 'colour'") as caught:
         mountapi.fsconfig_string(context, "colour", "blue")
     assert caught.value.errno == errno.EINVAL
@@ -60,13 +60,13 @@ def test_an_error_carries_the_kernels_own_words(context: int) -> None:
         mountapi.fsconfig_flag(context, "size")
 
 
-def test_a_string_has_the_limit_that_is_documented(context: int) -> None:
+def test_string_limit_is_255_bytes(context: int) -> None:
     mountapi.fsconfig_string(context, "source", "s" * mountapi.FSCONFIG_STRING_LIMIT)
     with pytest.raises(OSError, match="Invalid argument"):
         mountapi.fsconfig_string(context, "source", "s" * (mountapi.FSCONFIG_STRING_LIMIT + 1))
 
 
-def test_a_filesystem_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_unknown_filesystem_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nosuchfs") as caught:
         mountapi.fsopen("nosuchfs")
     assert caught.value.errno == errno.ENODEV
@@ -75,7 +75,7 @@ def test_a_filesystem_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENODEV
 
 
-def test_a_tree_is_cloned_and_made_read_only(place: Path, tmp_path: Path) -> None:
+def test_bind_mount_becomes_read_only(place: Path, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     tree = mountapi.open_tree(tmp_path / "tree")
     mountapi.mount_setattr(
@@ -90,7 +90,7 @@ def test_a_tree_is_cloned_and_made_read_only(place: Path, tmp_path: Path) -> Non
         (place / "file").write_bytes(b"")
 
 
-def test_a_directory_is_handed_over_as_a_descriptor(tmp_path: Path) -> None:
+def test_layer_is_passed_as_a_descriptor(tmp_path: Path) -> None:
     context = mountapi.fsopen("overlay")
     directory = os.open(tmp_path, os.O_PATH)
     try:
@@ -104,14 +104,14 @@ def test_a_directory_is_handed_over_as_a_descriptor(tmp_path: Path) -> None:
         os.close(context)
 
 
-def test_the_old_call_mounts_too(place: Path) -> None:
+def test_mount_2_mounts(place: Path) -> None:
     mountapi.mount("old way", place, "tmpfs", mountapi.MS_RDONLY, b"size=64k,mode=0711")
     found = mountinfo.at(place)
     assert found is not None
     assert (found.source, "mode=711" in found.super_options) == ("old way", True)
 
 
-def test_unmounting_follows_no_symlink(place: Path, tmp_path: Path) -> None:
+def test_unmount_does_not_follow_symlinks(place: Path, tmp_path: Path) -> None:
     mountapi.mount("tmpfs", place, "tmpfs", 0)
     (tmp_path / "link").symlink_to(place)
     with pytest.raises(OSError, match="Invalid argument") as caught:
@@ -120,13 +120,13 @@ def test_unmounting_follows_no_symlink(place: Path, tmp_path: Path) -> None:
     assert mountinfo.at(place) is not None
 
 
-def test_an_unknown_system_call_is_an_error_without_a_path() -> None:
+def test_unknown_system_call_is_an_error_without_a_path() -> None:
     with pytest.raises(OSError, match="Function not implemented") as caught:
         syscall(99_999, 1, b"x", None)
     assert caught.value.filename is None
 
 
-def test_a_path_in_an_error_may_be_bytes_or_path() -> None:
+def test_path_in_an_error_may_be_bytes_or_path() -> None:
     for path in (Path("/nowhere"), b"/nowhere", "/nowhere"):
         with pytest.raises(FileNotFoundError) as caught:
             mountapi.open_tree(path)

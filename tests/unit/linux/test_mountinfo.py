@@ -1,4 +1,4 @@
-"""Rules of /proc/self/mountinfo, from lines as kernels print them."""
+"""Parsing of /proc/self/mountinfo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES = rb"""22 27 0:21 / /proc rw,nosuid,relatime shared:13 - proc proc rw
 """
 
 
-def test_every_field_is_read() -> None:
+def test_every_field_is_parsed() -> None:
     root = mountinfo.parse(LINES).at(Path("/"))
     assert root == mountinfo.MountInfo(
         mount_id=27,
@@ -32,13 +32,13 @@ def test_every_field_is_read() -> None:
     )
 
 
-def test_optional_fields_of_any_number_are_skipped() -> None:
+def test_optional_fields_are_skipped() -> None:
     assert [mount.fstype for mount in mountinfo.parse(LINES).mounts] == [
         *("proc", "ext4", "overlay", "ext4", "tmpfs", "tmpfs")
     ]
 
 
-def test_octal_escapes_are_undone_and_the_topmost_mount_is_found() -> None:
+def test_escaped_mount_point_is_found() -> None:
     table = mountinfo.parse(LINES)
     path = Path("/a b\\\t\n#")
     assert [mount.mount_id for mount in table.all_at(path)] == [40, 41]
@@ -47,18 +47,18 @@ def test_octal_escapes_are_undone_and_the_topmost_mount_is_found() -> None:
     assert (top.mount_id, top.root, top.read_only) == (41, Path("/layers/x"), True)
 
 
-def test_an_empty_source_and_one_with_a_dash_are_read() -> None:
+def test_empty_source_and_source_with_a_dash_are_parsed() -> None:
     table = mountinfo.parse(LINES)
     empty, dash = table.mounts[-2:]
     assert (empty.source, empty.super_options) == ("", "rw,size=1k")
     assert dash.source == "a - b"
 
 
-def test_bytes_that_are_no_utf_8_survive() -> None:
+def test_non_utf_8_bytes_round_trip() -> None:
     assert mountinfo.parse(LINES).at(Path("/näm/\udcff")) is not None
 
 
-def test_lookups_are_by_whole_path() -> None:
+def test_lookup_compares_whole_paths() -> None:
     table = mountinfo.parse(LINES)
     assert table.at(Path("/pro")) is None
     assert table.at(Path("/proc/self")) is None
@@ -66,12 +66,12 @@ def test_lookups_are_by_whole_path() -> None:
     assert table.below(Path("/proc")) == []
 
 
-def test_a_line_of_another_kind_is_an_error() -> None:
+def test_malformed_line_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="unpack"):
         mountinfo.parse(b"not a line\n")
 
 
-def test_this_machines_table_has_a_root_and_a_proc() -> None:
+def test_mountinfo_of_this_process_has_root_and_proc() -> None:
     table = mountinfo.read()
     assert table.at(Path("/")) is not None
     proc = mountinfo.at(Path("/proc"))

@@ -1,4 +1,4 @@
-"""Descriptors that only name a file, and what can be done by them."""
+"""Operations through O_PATH descriptors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def held(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def test_a_link_is_held_itself_and_changed_itself(tmp_path: Path) -> None:
+def test_pinned_symlink_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.utime(tmp_path / "file", (1, 1))
     (tmp_path / "link").symlink_to("file")
@@ -42,7 +42,7 @@ def test_a_link_is_held_itself_and_changed_itself(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "other") == "file"
 
 
-def test_what_is_held_is_reached_when_its_name_is_gone(tmp_path: Path) -> None:
+def test_pinned_file_is_readable_after_its_unlink(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"data")
     with held(tmp_path / "file") as fd:
         (tmp_path / "file").unlink()
@@ -53,7 +53,7 @@ def test_what_is_held_is_reached_when_its_name_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
-def test_a_file_that_denies_its_owner_to_read_it_is_read_and_stays_so() -> None:
+def test_unreadable_file_is_read_and_keeps_its_mode() -> None:
     with TemporaryDirectory() as name, acting_as_owner_of(Path(name)):
         path = Path(name) / "file"
         path.write_bytes(b"data")
@@ -72,7 +72,7 @@ def acting_as_owner_of(place: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_only_files_and_directories_are_opened(tmp_path: Path, kind: str) -> None:
+def test_devices_and_fifos_are_not_reopened(tmp_path: Path, kind: str) -> None:
     (tmp_path / "link").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "pipe")
     with held(tmp_path / kind) as fd, pytest.raises(OSError, match="neither") as caught:
@@ -80,7 +80,7 @@ def test_only_files_and_directories_are_opened(tmp_path: Path, kind: str) -> Non
     assert caught.value.errno == errno.EINVAL
 
 
-def test_a_file_is_renamed_with_flags(tmp_path: Path) -> None:
+def test_rename_with_flags(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "b").write_bytes(b"b")
     fd = os.open(tmp_path, os.O_RDONLY)
@@ -96,7 +96,7 @@ def test_a_file_is_renamed_with_flags(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_space_is_freed_and_errors_are_the_kernels(tmp_path: Path) -> None:
+def test_fallocate_punches_a_hole(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w+b", buffering=0) as file:
         file.write(b"x" * 8192)
         opath.allocate(file.fileno(), 1 | 2, 0, 4096)  # keep the size, punch a hole

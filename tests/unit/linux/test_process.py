@@ -1,4 +1,4 @@
-"""What this process says of itself, against what other programs see."""
+"""Namespaces, capabilities and ID maps, compared with other programs."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ needs_user_namespaces = pytest.mark.skipif(
 )
 
 
-def test_the_boot_has_a_name_that_stays() -> None:
+def test_boot_id_is_stable() -> None:
     assert len(process.boot_id()) == len("01234567-89ab-cdef-0123-456789abcdef")
     assert process.boot_id() == ask("process.boot_id()")
 
 
-def test_a_child_lives_in_our_mount_namespace() -> None:
+def test_child_has_the_mount_namespace_of_its_parent() -> None:
     assert str(process.mount_namespace()) == ask("process.mount_namespace()")
     assert process.mount_namespace() == process.mount_namespace(os.getpid())
     assert process.mount_namespace() in process.live_mount_namespaces()
 
 
 @needs_user_namespaces
-def test_a_new_mount_namespace_is_another_and_is_seen_while_it_lives() -> None:
+def test_new_mount_namespace_is_listed_while_it_exists() -> None:
     child = subprocess.Popen(
         [*IN_A_USER_NAMESPACE, "sh", "-c", "echo ready; read line"],
         stdin=subprocess.PIPE,
@@ -59,7 +59,7 @@ def test_a_new_mount_namespace_is_another_and_is_seen_while_it_lives() -> None:
 
 
 @needs_user_namespaces
-def test_a_user_namespace_is_told_from_the_machine() -> None:
+def test_user_namespace_is_not_the_initial_one() -> None:
     assert ask("process.in_initial_user_namespace()", *IN_A_USER_NAMESPACE) == "False"
     assert ask("process.has_capability(process.CAP_SYS_ADMIN)", *IN_A_USER_NAMESPACE) == "True"
     maps = ask("process.uid_map(), process.gid_map()", *IN_A_USER_NAMESPACE)
@@ -67,25 +67,25 @@ def test_a_user_namespace_is_told_from_the_machine() -> None:
     assert f"IdRange(inside=0, outside={os.getgid()}, count=1)" in maps
 
 
-def test_the_uid_map_is_the_kernels() -> None:
+def test_uid_map_matches_proc() -> None:
     lines = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
     want = [process.IdRange(*map(int, line.split())) for line in lines]
     assert list(process.uid_map()) == want
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop a capability")
-def test_a_dropped_capability_is_not_effective(unprivileged_python: str) -> None:
+def test_dropped_capability_is_not_effective(unprivileged_python: str) -> None:
     without = ("setpriv", "--reuid=65534", "--clear-groups")
     question = "process.has_capability(process.CAP_SYS_ADMIN)"
     assert ask(question, python=unprivileged_python) == "True"
     assert ask(question, *without, python=unprivileged_python) == "False"
 
 
-def test_a_child_ends_with_its_parent() -> None:
+def test_child_dies_with_its_parent() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ORPHAN], check=True, capture_output=True, text=True
     )
-    # stdout closes only when the grandchild, which would wait for ever, is gone too.
+    # stdout closes only after the grandchild, which sleeps forever, has died.
     assert done.stdout == f"asked for {signal.SIGKILL:d}\n"
 
 
@@ -103,6 +103,6 @@ signal.pause()
 """
 
 
-def test_a_signal_that_does_not_exist_is_an_error() -> None:
+def test_invalid_signal_is_an_error() -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         process.set_parent_death_signal(1000)

@@ -1,4 +1,4 @@
-"""Laws of removing trees, with trees shaped to break it."""
+"""Removal of deep, locked, linked and mounted trees."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REMOVE = "import sys, pathlib; from stacker.linux.removal import *; "
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that every user can reach, which pytest's own is not."""
+    """Return a directory that every user can reach, unlike pytest's own."""
     path = Path(tempfile.mkdtemp())
     path.chmod(0o777)
     yield path
@@ -47,7 +47,7 @@ def deep_tree(top: Path, depth: int) -> None:
     os.close(here)
 
 
-def test_a_tree_of_every_kind_of_file_goes(tmp_path: Path) -> None:
+def test_tree_with_every_file_type_is_removed(tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "a" / "b").mkdir(parents=True)
     (top / "a" / "c").mkdir()
@@ -59,7 +59,7 @@ def test_a_tree_of_every_kind_of_file_goes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_symlinks_are_removed_and_never_followed(tmp_path: Path) -> None:
+def test_symlinks_are_removed_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_bytes(b"x")
@@ -73,17 +73,17 @@ def test_symlinks_are_removed_and_never_followed(tmp_path: Path) -> None:
     assert (outside / "file").read_bytes() == b"x"
 
 
-def test_contents_can_go_and_the_directory_stay(tmp_path: Path) -> None:
+def test_remove_contents_keeps_the_directory(tmp_path: Path) -> None:
     (tmp_path / "top" / "a").mkdir(parents=True)
     remove_contents(tmp_path / "top")
     assert list((tmp_path / "top").iterdir()) == []
 
 
-def test_depth_costs_no_descriptors_and_no_stack(tmp_path: Path) -> None:
+def test_deep_tree_needs_one_descriptor(tmp_path: Path) -> None:
     depth = 2 * sys.getrecursionlimit()
     deep_tree(tmp_path / "deep", depth)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    in_use = max(map(int, os.listdir("/proc/self/fd")))  # pytest and its plugins hold some
+    in_use = max(map(int, os.listdir("/proc/self/fd")))  # pytest and its plugins have open files
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 16, limits[1]))
     try:
         remove_tree(tmp_path / "deep")
@@ -92,14 +92,14 @@ def test_depth_costs_no_descriptors_and_no_stack(tmp_path: Path) -> None:
     assert not (tmp_path / "deep").exists()
 
 
-def test_a_missing_tree_is_an_error_unless_told_otherwise(tmp_path: Path) -> None:
+def test_missing_tree_is_an_error_without_missing_ok(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         remove_tree(tmp_path / "missing")
     assert str(tmp_path / "missing") in str(caught.value)
     remove_tree(tmp_path / "missing", missing_ok=True)
 
 
-def test_a_file_is_no_tree(tmp_path: Path) -> None:
+def test_file_is_not_a_tree(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(NotADirectoryError):
         remove_tree(tmp_path / "file")
@@ -107,7 +107,7 @@ def test_a_file_is_no_tree(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_an_owner_who_locked_himself_out_can_still_remove(
+def test_directories_without_permissions_are_removed_by_their_owner(
     public: Path, unprivileged_python: str
 ) -> None:
     make = "import os; os.makedirs('t/a/b'); open('t/a/b/f','w'); os.symlink('x', 't/a/l'); "
@@ -118,9 +118,7 @@ def test_an_owner_who_locked_himself_out_can_still_remove(
 
 
 @needs_root
-def test_a_stranger_is_refused_with_the_path_in_the_way(
-    public: Path, unprivileged_python: str
-) -> None:
+def test_another_user_gets_an_error_with_the_path(public: Path, unprivileged_python: str) -> None:
     (public / "top" / "inner").mkdir(parents=True)
     (public / "top").chmod(0o777)
     (public / "top" / "inner" / "file").write_bytes(b"x")
@@ -137,9 +135,7 @@ def test_a_stranger_is_refused_with_the_path_in_the_way(
 
 @needs_root
 @pytest.mark.parametrize("bound", ["top", "top/inner"])
-def test_a_mount_in_the_tree_is_refused_before_anything_is_removed(
-    tmp_path: Path, bound: str
-) -> None:
+def test_mount_in_the_tree_prevents_the_removal(tmp_path: Path, bound: str) -> None:
     precious, top = tmp_path / "precious", tmp_path / "top"
     (top / "inner").mkdir(parents=True)
     (top / "file").write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""Indexes made by hand: documents that are never changed, under names that are."""
+"""Indexes by name: documents, replacement and removal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def documents(indexes: IndexStore) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["app", "a/b:1.0@x", "x" * 255, "é"])
-def test_what_was_put_is_found(indexes: IndexStore, name: str) -> None:
+def test_index_is_found_by_its_name(indexes: IndexStore, name: str) -> None:
     put = indexes.put(name, INDEX, ORIGINS)
     found = indexes.find(name)
     assert found == put
@@ -40,7 +40,7 @@ def test_what_was_put_is_found(indexes: IndexStore, name: str) -> None:
     assert [one.name for one in indexes.all()] == [name]
 
 
-def test_a_document_goes_with_its_last_name(indexes: IndexStore) -> None:
+def test_document_is_removed_with_its_last_name(indexes: IndexStore) -> None:
     indexes.put("one", INDEX, {})
     indexes.put("two", INDEX, {})
     (shared,) = documents(indexes)
@@ -54,19 +54,19 @@ def test_a_document_goes_with_its_last_name(indexes: IndexStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "docker://x/y", "x" * 256])
-def test_what_is_no_name_is_refused(indexes: IndexStore, name: str) -> None:
+def test_malformed_name_is_rejected(indexes: IndexStore, name: str) -> None:
     with pytest.raises(UsageError):
         indexes.put(name, INDEX, {})
 
 
-def test_what_is_not_here_is_said(indexes: IndexStore) -> None:
+def test_missing_index_is_not_found(indexes: IndexStore) -> None:
     with pytest.raises(NotFoundError):
         indexes.find("none")
     with pytest.raises(NotFoundError):
         indexes.remove("none")
 
 
-def test_what_is_damaged_is_said(indexes: IndexStore) -> None:
+def test_damaged_index_is_an_integrity_error(indexes: IndexStore) -> None:
     put = indexes.put("app", INDEX, {})
     indexes.blobs.path(put.digest).write_bytes(b"{}")
     with pytest.raises(IntegrityError):

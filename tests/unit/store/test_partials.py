@@ -1,4 +1,4 @@
-"""Blobs of which only the beginning is here."""
+"""Partial blobs: resuming, locking and sweeping."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def broken(data: bytes, error: Exception) -> Iterator[bytes]:
 
 
 def begin(partials: PartialStore, data: bytes) -> None:
-    """Leave the first bytes of the blob."""
+    """Write the first bytes of the blob, as an interrupted pull does."""
     with partials.locked(DIGEST) as partial:
         assert partial is not None
         with pytest.raises(ConnectionError):
@@ -41,7 +41,7 @@ def read(partial: Partial) -> bytes:
     return b"".join(iter(lambda: partial.read(7), b""))
 
 
-def test_what_came_is_there_for_the_next(partials: PartialStore) -> None:
+def test_partial_blob_is_found_by_the_next_pull(partials: PartialStore) -> None:
     begin(partials, BLOB[:50])
     with partials.locked(DIGEST) as partial:
         assert partial is not None
@@ -50,10 +50,10 @@ def test_what_came_is_there_for_the_next(partials: PartialStore) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 49, 50, 51, 99, 200])
-def test_only_what_is_new_is_written(partials: PartialStore, size: int) -> None:
+def test_only_missing_bytes_are_written(partials: PartialStore, size: int) -> None:
     begin(partials, BLOB[:50])
     path = next(partials.root.iterdir())
-    path.write_bytes(b"?" * 50)  # so that it shows which bytes are written
+    path.write_bytes(b"?" * 50)  # a marker for bytes that must not be rewritten
     chunks = [BLOB[at : at + size] for at in range(0, len(BLOB), size)]
     with partials.locked(DIGEST) as partial:
         assert partial is not None
@@ -63,16 +63,16 @@ def test_only_what_is_new_is_written(partials: PartialStore, size: int) -> None:
     assert path.read_bytes() == b"?" * 50 + BLOB[50:]
 
 
-def test_a_blob_that_fails_its_check_is_never_whole(partials: PartialStore) -> None:
+def test_blob_with_a_wrong_digest_is_never_complete(partials: PartialStore) -> None:
     with partials.locked(DIGEST) as partial:
         assert partial is not None
         with pytest.raises(IntegrityError):
             list(partial.tee(broken(BLOB, IntegrityError("x")), is_needed=False))
         assert not partial.is_complete
-        assert not partial.is_suspect  # nothing of an earlier run was in it
+        assert not partial.is_suspect  # no bytes of an earlier pull
 
 
-def test_two_never_share_one(partials: PartialStore) -> None:
+def test_partial_blob_has_one_holder(partials: PartialStore) -> None:
     with partials.locked(DIGEST) as mine, partials.locked(DIGEST) as theirs:
         assert mine is not None
         assert theirs is None
@@ -80,7 +80,7 @@ def test_two_never_share_one(partials: PartialStore) -> None:
         assert mine is not None
 
 
-def test_nothing_is_left_of_what_is_empty_or_removed(partials: PartialStore) -> None:
+def test_empty_or_removed_partial_blob_leaves_no_file(partials: PartialStore) -> None:
     with partials.locked(DIGEST):
         pass
     assert not list(partials.root.iterdir())
@@ -93,7 +93,7 @@ def test_nothing_is_left_of_what_is_empty_or_removed(partials: PartialStore) -> 
         assert not list(partials.root.iterdir())
 
 
-def test_what_has_the_name_after_a_removal_is_somebody_else_s(partials: PartialStore) -> None:
+def test_second_removal_keeps_the_file_of_another_process(partials: PartialStore) -> None:
     with partials.locked(DIGEST) as partial:
         assert partial is not None
         partial.remove()
@@ -101,7 +101,7 @@ def test_what_has_the_name_after_a_removal_is_somebody_else_s(partials: PartialS
     assert partial.path.read_bytes() == b"theirs"
 
 
-def test_a_cleared_one_starts_again(partials: PartialStore) -> None:
+def test_cleared_partial_blob_starts_at_zero(partials: PartialStore) -> None:
     begin(partials, b"?" * 50)
     with partials.locked(DIGEST) as partial:
         assert partial is not None
@@ -112,7 +112,7 @@ def test_a_cleared_one_starts_again(partials: PartialStore) -> None:
 
 
 @pytest.mark.parametrize("is_needed", [True, False])
-def test_the_file_gives_way_to_a_full_disk(partials: PartialStore, is_needed: bool) -> None:
+def test_full_disk_truncates_the_partial_blob(partials: PartialStore, is_needed: bool) -> None:
     def fill() -> int:
         with partials.locked(DIGEST) as partial:
             assert partial is not None
@@ -123,7 +123,7 @@ def test_the_file_gives_way_to_a_full_disk(partials: PartialStore, is_needed: bo
             return 0
 
     def limited() -> int:
-        # A file that grows too large fails as a full disk does, but for the errno.
+        # A write beyond RLIMIT_FSIZE fails as on a full disk, with another errno.
         partials_module = __import__("stacker.store.partials", fromlist=["_NO_SPACE"])
         partials_module._NO_SPACE.add(errno.EFBIG)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -144,7 +144,7 @@ def in_a_child(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_what_nobody_goes_on_with_is_swept(partials: PartialStore) -> None:
+def test_abandoned_partial_blobs_are_swept(partials: PartialStore) -> None:
     assert partials.sweep() == 0
     begin(partials, BLOB[:50])
     assert partials.sweep() == 0

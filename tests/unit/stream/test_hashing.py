@@ -1,4 +1,4 @@
-"""Hashes that run beside the threads that feed them."""
+"""Hashes in a second thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stacker.stream.verify import hash_thread
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=100)), max_size=60))
-def test_several_hashes_give_what_they_would_give_in_place(steps: list[tuple[int, bytes]]) -> None:
+def test_hashes_in_a_thread_equal_inline_hashes(steps: list[tuple[int, bytes]]) -> None:
     alone = [hashlib.sha256() for _ in range(3)]
     with hash_thread(depth=4) as offload:
         beside = [offload(hashlib.sha256()) for _ in range(3)]
@@ -22,7 +22,7 @@ def test_several_hashes_give_what_they_would_give_in_place(steps: list[tuple[int
         assert [each.hexdigest() for each in beside] == [each.hexdigest() for each in alone]
 
 
-def test_a_digest_may_be_asked_for_at_any_time_and_again() -> None:
+def test_digest_is_available_at_any_time() -> None:
     alone = hashlib.sha256()
     with hash_thread() as offload:
         beside = offload(hashlib.sha256())
@@ -32,7 +32,7 @@ def test_a_digest_may_be_asked_for_at_any_time_and_again() -> None:
                 one.update(b"%d" % n)
 
 
-def test_who_gives_too_much_waits_and_the_thread_ends_with_the_context() -> None:
+def test_full_queue_blocks_updates() -> None:
     slow = threading.Event()
 
     class Slow:
@@ -67,14 +67,14 @@ def test_who_gives_too_much_waits_and_the_thread_ends_with_the_context() -> None
     assert threading.active_count() == before
 
 
-def test_leaving_without_asking_leaves_no_thread() -> None:
+def test_thread_ends_with_the_context() -> None:
     before = threading.active_count()
     with hash_thread() as offload:
         offload(hashlib.sha256()).update(b"x")
     assert threading.active_count() == before
 
 
-def test_what_comes_after_the_context_is_hashed_in_place() -> None:
+def test_update_after_the_context_is_hashed_inline() -> None:
     with hash_thread() as offload:
         beside = offload(hashlib.sha256())
         beside.update(b"a")

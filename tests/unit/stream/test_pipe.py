@@ -1,4 +1,4 @@
-"""Chunks from one thread to the next."""
+"""The queue between two threads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stacker.errors import IntegrityError, LayerError
 from stacker.stream.pipe import threaded
 
 
-def test_everything_arrives_in_order() -> None:
+def test_chunks_keep_their_order() -> None:
     chunks = [b"%d" % n for n in range(1000)]
     with threaded(iter(chunks)) as got:
         assert list(got) == chunks
 
 
-def test_the_producer_runs_in_a_thread_of_its_own_and_is_gone_afterwards() -> None:
+def test_producer_has_its_own_thread_which_ends() -> None:
     names = []
 
     def source() -> Iterator[bytes]:
@@ -33,7 +33,7 @@ def test_the_producer_runs_in_a_thread_of_its_own_and_is_gone_afterwards() -> No
 @pytest.mark.parametrize(
     "error", [IntegrityError("wrong"), LayerError("bad"), MemoryError(), OSError(5)]
 )
-def test_an_error_is_raised_at_the_consumer_after_what_came_before(error: Exception) -> None:
+def test_producer_error_follows_its_last_chunk(error: Exception) -> None:
     def source() -> Iterator[bytes]:
         yield b"1"
         yield b"2"
@@ -46,7 +46,7 @@ def test_an_error_is_raised_at_the_consumer_after_what_came_before(error: Except
     assert caught.value is error
 
 
-def test_after_an_error_the_stream_has_ended() -> None:
+def test_stream_ends_after_an_error() -> None:
     def source() -> Iterator[bytes]:
         yield b"1"
         raise LayerError("bad")
@@ -58,7 +58,7 @@ def test_after_an_error_the_stream_has_ended() -> None:
         assert list(chunks) == []
 
 
-def test_a_producer_that_is_ahead_waits() -> None:
+def test_producer_waits_while_the_queue_is_full() -> None:
     made = 0
     ahead = threading.Event()
 
@@ -66,7 +66,7 @@ def test_a_producer_that_is_ahead_waits() -> None:
         nonlocal made
         for _ in range(1000):
             made += 1
-            if made == 2:  # no further one is made before one is taken
+            if made == 2:  # the producer makes no chunk before the consumer takes one
                 ahead.set()
             yield b"x"
 
@@ -79,7 +79,7 @@ def test_a_producer_that_is_ahead_waits() -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
-def test_leaving_early_stops_and_closes_the_producer(taken: int) -> None:
+def test_end_of_the_context_closes_the_producer(taken: int) -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[bytes]:
@@ -97,7 +97,7 @@ def test_leaving_early_stops_and_closes_the_producer(taken: int) -> None:
     assert threading.active_count() == before
 
 
-def test_an_error_in_the_body_stops_the_producer_too() -> None:
+def test_error_in_the_context_stops_the_producer() -> None:
     before = threading.active_count()
 
     def endless() -> Iterator[bytes]:
@@ -111,7 +111,7 @@ def test_an_error_in_the_body_stops_the_producer_too() -> None:
     assert next(source, None) is None, "the source has been closed"
 
 
-def test_stages_in_a_row_stop_together() -> None:
+def test_nested_stages_stop_together() -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield b"x"
@@ -122,7 +122,7 @@ def test_stages_in_a_row_stop_together() -> None:
     assert threading.active_count() == before
 
 
-def test_an_error_passes_through_stages_in_a_row() -> None:
+def test_error_passes_through_nested_stages() -> None:
     def source() -> Iterator[bytes]:
         yield from [b"1"] * 50
         raise IntegrityError("wrong digest")

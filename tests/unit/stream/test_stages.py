@@ -1,4 +1,4 @@
-"""Stages and the clock that watches them."""
+"""The time of each stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stacker.stream.stages import APPLY, COMMIT, INFLATE, NO_OBSERVER, PARSE, RE
 
 
 class Time:
-    """A time that passes when told to."""
+    """A fake clock that a test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -23,7 +23,7 @@ class Time:
             yield item
 
 
-def test_each_stage_has_the_time_that_passes_in_it_and_not_in_those_before(
+def test_time_of_a_stage_excludes_earlier_stages(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     time = Time(monkeypatch)
@@ -35,7 +35,7 @@ def test_each_stage_has_the_time_that_passes_in_it_and_not_in_those_before(
         for item in parsed:
             time.now += 1000
             assert item < 4
-    time.now += 7  # nobody's
+    time.now += 7  # outside of all stages
     with clock.measure(COMMIT):
         time.now += 0.5
     assert clock.seconds == {
@@ -48,7 +48,7 @@ def test_each_stage_has_the_time_that_passes_in_it_and_not_in_those_before(
     }
 
 
-def test_a_stage_that_fails_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_stage_stops_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     time = Time(monkeypatch)
     clock = StageClock()
 
@@ -64,7 +64,7 @@ def test_a_stage_that_fails_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (clock.seconds[READ], clock.seconds[APPLY]) == (1, 10)
 
 
-def test_who_does_not_watch_gets_the_very_same_iterator() -> None:
+def test_no_observer_returns_the_same_iterator() -> None:
     items = iter([1])
     assert NO_OBSERVER.iterate(READ, items) is items
     with NO_OBSERVER.measure(APPLY):

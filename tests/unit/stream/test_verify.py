@@ -1,4 +1,4 @@
-"""A stream is what its digest and size say, or an error at the first byte too many or the end."""
+"""Verification, limits and counts of a stream."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ CHUNKS = st.lists(st.binary(max_size=20))
 
 
 @given(CHUNKS)
-def test_a_stream_that_is_right_passes_unchanged(chunks: list[bytes]) -> None:
+def test_matching_stream_passes_unchanged(chunks: list[bytes]) -> None:
     data = b"".join(chunks)
     passed = verified(iter(chunks), digest=Digest.of(data), size=len(data), what="blob x")
     assert list(passed) == chunks
 
 
 @given(CHUNKS, st.integers(-3, 3), st.booleans())
-def test_a_wrong_size_or_digest_is_an_error_by_the_end(
-    chunks: list[bytes], off: int, changed: bool
-) -> None:
+def test_wrong_size_or_digest_is_an_error(chunks: list[bytes], off: int, changed: bool) -> None:
     data = b"".join(chunks)
     digest = DiffID.of(data + b"x" if changed else data)
     size = max(0, len(data) + off)
@@ -39,7 +37,7 @@ def test_a_wrong_size_or_digest_is_an_error_by_the_end(
         assert b"".join(stream) == data
 
 
-def test_a_digest_of_another_algorithm_is_checked_by_it() -> None:
+def test_sha512_digest_is_verified() -> None:
     import hashlib
 
     digest = Digest("sha512", hashlib.sha512(b"a").hexdigest())
@@ -48,7 +46,7 @@ def test_a_digest_of_another_algorithm_is_checked_by_it() -> None:
         list(verified(iter([b"b"]), digest=digest, what="blob"))
 
 
-def test_bytes_over_the_size_are_not_passed_on_and_not_read_past() -> None:
+def test_bytes_beyond_the_size_are_not_yielded() -> None:
     taken = []
 
     def source() -> Iterator[bytes]:
@@ -63,13 +61,13 @@ def test_bytes_over_the_size_are_not_passed_on_and_not_read_past() -> None:
     assert taken == [b"123", b"456"]
 
 
-def test_without_a_size_only_the_digest_counts() -> None:
+def test_unknown_size_verifies_only_the_digest() -> None:
     assert b"".join(verified(iter([b"a", b"b"]), digest=Digest.of(b"ab"), what="layer")) == b"ab"
     with pytest.raises(IntegrityError, match="wrong digest"):
         list(verified(iter([]), digest=Digest.of(b"ab"), what="layer"))
 
 
-def test_a_bound_is_exact_and_names_the_flag() -> None:
+def test_limit_is_exact_and_its_error_names_the_option() -> None:
     assert list(bounded(iter([b"12", b"3"]), limit=3, what="layer", flag="--max-x")) == [
         b"12",
         b"3",
@@ -79,7 +77,7 @@ def test_a_bound_is_exact_and_names_the_flag() -> None:
     assert "--max-x" in (caught.value.hint or "")
 
 
-def test_a_meter_counts_every_chunk() -> None:
+def test_metered_reports_every_chunk() -> None:
     counted: list[int] = []
     assert list(metered(iter([b"12", b"", b"345"]), counted.append)) == [b"12", b"", b"345"]
     assert counted == [2, 0, 3]

@@ -1,4 +1,4 @@
-"""DESIGN section 4, *Streams*: what a stream is is decided by its first bytes."""
+"""Decompression: formats, corrupt streams and limits (docs/rules.md, Streams)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def skippable(data: bytes, kind: int = 0) -> bytes:
 
 
 def gzipped(data: bytes, *, flags: int = 0, extra: bytes = b"") -> bytes:
-    """A member whose header has the optional fields of RFC 1952 section 2.3.1."""
+    """Return a gzip member with the optional header fields of RFC 1952, section 2.3.1."""
     body = zlib.compressobj(wbits=-15)
     head = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + extra
     if flags & 2:
@@ -57,8 +57,8 @@ STREAMS = {
     "gzip, all optional fields": gzipped(
         TEXT, flags=0b11110, extra=b"\x04\0abcd" + b"name\0" + b"comment\0"
     ),
-    # eStargz: one member a chunk, a table of contents, and an empty member whose extra field
-    # says where that stands.
+    # eStargz: one member for each chunk, a table of contents, and an empty member whose
+    # extra field has the offset of the table.
     "gzip, eStargz tail": b"".join(gzip.compress(part) for part in chunked(TEXT, 5000))
     + gzip.compress(b"stargz.index.json")
     + gzipped(b"", flags=0b100, extra=struct.pack("<H", 26) + b"SG\x16\0" + b"0" * 16 + b"STARGZ"),
@@ -88,7 +88,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("chunk", [1, 7, 4096, 1 << 20])
 @pytest.mark.parametrize("name", STREAMS)
-def test_every_form_is_decompressed_in_chunks_of_any_size(name: str, chunk: int) -> None:
+def test_every_format_decompresses_from_chunks_of_any_size(name: str, chunk: int) -> None:
     stream = STREAMS[name]
     want = EXPECTED.get(name, b"" if "nothing" in name else TEXT)
     assert plain(stream, chunk) == want
@@ -106,14 +106,14 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("flags", "extra"), HEADERS)
-def test_a_gzip_header_may_come_in_pieces_whatever_fields_it_has(flags: int, extra: bytes) -> None:
+def test_split_gzip_header_with_any_fields_is_accepted(flags: int, extra: bytes) -> None:
     stream = gzipped(b"one", flags=flags, extra=extra)
     for cut in range(1, 40):
         pieces = [stream, stream[:cut], stream[cut:]]
         assert b"".join(decompressed(iter(pieces), what="test")) == b"oneone"
 
 
-def test_a_gzip_header_without_an_end_is_refused_before_it_takes_much_memory() -> None:
+def test_endless_gzip_header_is_rejected_early() -> None:
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -131,7 +131,7 @@ def test_a_gzip_header_without_an_end_is_refused_before_it_takes_much_memory() -
 @given(data=st.binary(max_size=3000), cuts=st.lists(st.integers(1, 500), max_size=20))
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("compress", [gzip.compress, zstd, bytes])
-def test_what_was_compressed_comes_back(
+def test_compressed_data_decompresses_to_the_original(
     compress: Callable[[bytes], bytes], data: bytes, cuts: list[int]
 ) -> None:
     stream, pieces = compress(data), []
@@ -159,18 +159,18 @@ def test_what_was_compressed_comes_back(
         (b"ustar", "none"),
     ],
 )
-def test_magic_decides(head: bytes, name: str) -> None:
+def test_magic_number_decides_the_format(head: bytes, name: str) -> None:
     assert detect_compression(head) == name
 
 
-def test_a_window_of_2_gib_is_taken() -> None:
+def test_zstd_window_of_2_gib_is_accepted() -> None:
     # Frame header descriptor without a content size, window descriptor of 2 GiB (RFC 8878 3.1.1),
     # then one last raw block of five bytes.
     frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([21 << 3]) + b"\x29\0\0" + b"hello"
     assert plain(frame) == b"hello"
 
 
-def test_a_window_beyond_2_gib_is_refused() -> None:
+def test_zstd_window_over_2_gib_is_rejected() -> None:
     frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([22 << 3]) + b"\x29\0\0" + b"hello"
     with pytest.raises(IntegrityError, match="corrupt zstd: test"):
         plain(frame)
@@ -179,20 +179,20 @@ def test_a_window_beyond_2_gib_is_refused() -> None:
 @pytest.mark.parametrize(
     "rubbish", [b"x", b"rubbish", b"\0\0rubbish", b"\x1f", b"\x1f\x8bxx", b"\0" * 600 + b"x"]
 )
-def test_bytes_after_a_gzip_member_that_are_no_member_are_an_error(rubbish: bytes) -> None:
+def test_garbage_after_a_gzip_member_is_an_error(rubbish: bytes) -> None:
     for chunk in (1, 4096):
         with pytest.raises(IntegrityError, match=r"gzip: test|truncated: test"):
             plain(gzip.compress(b"data") + rubbish, chunk)
 
 
 @pytest.mark.parametrize("rubbish", [b"rubbish", b"\0" * 600, b"\x1f\x8b\x08\0"])
-def test_bytes_after_a_zstd_frame_that_are_no_frame_are_an_error(rubbish: bytes) -> None:
+def test_garbage_after_a_zstd_frame_is_an_error(rubbish: bytes) -> None:
     for chunk in (1, 4096):
         with pytest.raises(IntegrityError, match="zstd: test"):
             plain(zstd(b"data") + rubbish, chunk)
 
 
-def test_every_truncation_of_a_gzip_stream_is_an_error() -> None:
+def test_truncated_gzip_stream_is_an_error() -> None:
     first, second = gzip.compress(TEXT[:3000]), gzip.compress(b"second")
     stream = first + second
     for cut in range(2, len(stream)):
@@ -203,8 +203,8 @@ def test_every_truncation_of_a_gzip_stream_is_an_error() -> None:
             plain(stream[:cut])
 
 
-def test_a_truncated_zstd_stream_never_gives_more_than_a_prefix() -> None:
-    # The frame's end is the digest's business (see the module); what comes out must be right.
+def test_truncated_zstd_stream_yields_a_prefix() -> None:
+    # The caller's digest detects the truncation; the output must be a prefix.
     stream = zstd(os.urandom(50) + TEXT[:3000])
     whole = plain(stream)
     for cut in range(4, len(stream)):
@@ -215,14 +215,14 @@ def test_a_truncated_zstd_stream_never_gives_more_than_a_prefix() -> None:
 
 
 @pytest.mark.parametrize("at", [-8, -5, -4, -1])
-def test_a_wrong_checksum_or_length_of_a_gzip_member_is_an_error(at: int) -> None:
+def test_wrong_gzip_checksum_or_length_is_an_error(at: int) -> None:
     stream = bytearray(gzip.compress(TEXT))
     stream[at] ^= 1
     with pytest.raises(IntegrityError, match="corrupt gzip: test"):
         plain(bytes(stream))
 
 
-def test_a_wrong_checksum_of_a_zstd_frame_is_an_error() -> None:
+def test_wrong_zstd_checksum_is_an_error() -> None:
     stream = bytearray(STREAMS["zstd, a checksum"])
     stream[-1] ^= 1
     with pytest.raises(IntegrityError, match="corrupt zstd: test"):
@@ -231,7 +231,7 @@ def test_a_wrong_checksum_of_a_zstd_frame_is_an_error() -> None:
 
 @given(st.sampled_from(sorted(set(STREAMS) - {"neither"})), st.data())
 @settings(max_examples=150, deadline=None)
-def test_a_mutated_stream_is_read_or_an_error_of_ours(name: str, data: st.DataObject) -> None:
+def test_mutated_stream_decompresses_or_is_a_stacker_error(name: str, data: st.DataObject) -> None:
     stream = bytearray(STREAMS[name][:3000])
     for _ in range(data.draw(st.integers(1, 4))):
         if stream:
@@ -244,7 +244,7 @@ def test_a_mutated_stream_is_read_or_an_error_of_ours(name: str, data: st.DataOb
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstd])
-def test_a_bomb_comes_in_bounded_chunks_and_only_as_fast_as_it_is_taken(
+def test_decompression_bomb_yields_bounded_chunks_on_demand(
     compress: Callable[[bytes], bytes],
 ) -> None:
     bomb = compress(bytes(64 << 20))
@@ -264,7 +264,7 @@ def test_a_bomb_comes_in_bounded_chunks_and_only_as_fast_as_it_is_taken(
     assert sum(map(len, first)) + sum(len(chunk) for chunk in stream) == 64 << 20
 
 
-def test_errors_of_the_source_come_through_as_they_are() -> None:
+def test_source_errors_pass_through() -> None:
     def broken(head: bytes) -> Iterator[bytes]:
         yield head
         raise IntegrityError("wrong size: blob")
@@ -274,13 +274,13 @@ def test_errors_of_the_source_come_through_as_they_are() -> None:
             list(decompressed(broken(stream[:500]), what="test"))
 
 
-def test_empty_chunks_are_no_end() -> None:
+def test_empty_chunks_do_not_end_the_stream() -> None:
     for stream in (gzip.compress(TEXT), zstd(TEXT), TEXT):
         pieces = [piece for part in chunked(stream, 1000) for piece in (b"", part, b"")]
         assert b"".join(decompressed(iter(pieces), what="test")) == TEXT
 
 
-def test_the_source_is_read_to_its_end_so_that_its_digest_is_checked() -> None:
+def test_source_is_read_to_its_end() -> None:
     for name, stream in STREAMS.items():
         ended = False
 
@@ -293,6 +293,6 @@ def test_the_source_is_read_to_its_end_so_that_its_digest_is_checked() -> None:
         assert ended, name
 
 
-def test_a_file_is_read_in_chunks_to_its_end() -> None:
+def test_file_is_read_in_chunks() -> None:
     assert list(read_chunks(io.BytesIO(b"12345"), 2)) == [b"12", b"34", b"5"]
     assert list(read_chunks(io.BytesIO(b""))) == []

@@ -1,4 +1,4 @@
-"""What is compressed is the same again, both after decompressing and when it is done twice."""
+"""Compression: it is reversible, and equal input gives equal output."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def chunked(data: bytes, size: int = 1000) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("data", [b"", b"x", TEXT, os.urandom(300_000)], ids=len)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_compressed_comes_back(kind: Compression, data: bytes) -> None:
+def test_compression_is_reversible(kind: Compression, data: bytes) -> None:
     blob = b"".join(compressed(chunked(data), kind))
     assert detect_compression(blob) == kind
     assert b"".join(decompressed(chunked(blob), what="test")) == data
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_bytes_make_equal_blobs_however_they_come(kind: Compression) -> None:
+def test_compression_does_not_depend_on_chunk_sizes(kind: Compression) -> None:
     one = b"".join(compressed(chunked(TEXT), kind, 5))
     two = b"".join(compressed(chunked(TEXT), kind, 5))
     assert one == two
 
 
-def test_a_gzip_header_tells_no_time_and_no_name() -> None:
+def test_gzip_header_has_no_time_and_no_name() -> None:
     head = b"".join(compressed(chunked(TEXT), "gzip"))[:10]
     # RFC 1952 section 2.3: deflate, no flags, time 0; the last byte is the system's.
     assert (head[:4], head[4:8]) == (b"\x1f\x8b\x08\x00", bytes(4))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_level_makes_another_blob(kind: Compression) -> None:
+def test_levels_compress_differently(kind: Compression) -> None:
     lowest, usual, highest = LEVELS[kind]
     sizes = [sum(map(len, compressed(chunked(TEXT), kind, n))) for n in (lowest, usual, highest)]
     assert len(set(sizes)) == 3
@@ -55,6 +55,6 @@ def test_each_level_makes_another_blob(kind: Compression) -> None:
 
 
 @pytest.mark.parametrize(("kind", "level"), [("gzip", 0), ("gzip", 10), ("zstd", 23)])
-def test_a_level_that_is_none_is_refused(kind: Compression, level: int) -> None:
+def test_invalid_level_is_rejected(kind: Compression, level: int) -> None:
     with pytest.raises(UsageError, match=f"got {level}"):
         compression_level(kind, level)
