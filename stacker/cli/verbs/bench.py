@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 DESCRIPTION = """\
-Unpack an image as `pull` does, into a store that is thrown away, and show where the time goes:
-seconds and MB/s of every stage, each alone; the whole as a pull does it, with stages and layers
-side by side; which stage sets the pace, and what would change that.
+Measure how fast an image is unpacked, stage by stage.  The image is pulled several times into a
+temporary store: with one stage at a time, and with all stages in parallel as `pull` does.  The
+output has the seconds and the MB/s of each stage, the seconds of a whole pull, the stage that
+limits the speed, and advice.
 
-The store is made below --store, so it is that disk which is measured.  Each run reads SOURCE
-twice; of a layer from a registry no part is kept for a later pull.  What is in the page cache is
-read from there: run it twice to see the difference.  SOURCE is what `stacker pull` takes.
+The temporary store is created in --store, so the disk of --store is measured.  Each run reads
+SOURCE twice.  Data in the page cache is read from there: run the command twice to see the
+difference.  SOURCE is as for `stacker pull`; interrupted downloads are not kept.
 """
 EXAMPLES = """\
   stacker bench oci:./layout:1.0
@@ -35,38 +36,46 @@ EXAMPLES = """\
   stacker bench --json oci:./layout | jq .item.limit
 """
 _ADVICE = {
-    stages.READ: "have the source on a faster disk, in the page cache, or in a nearer registry",
-    stages.HASH_BLOB: "a processor with SHA instructions, or less to check: compress better",
-    stages.INFLATE: "have the layer in zstd, which inflates faster than gzip",
-    stages.HASH_LAYER: "a processor with SHA instructions; the check itself is not optional",
-    stages.PARSE: "fewer files in the image: caches, tests and documentation left out",
-    stages.APPLY: "a store on a faster filesystem (tmpfs, say), or fewer files in the image",
-    stages.COMMIT: "leave out --sync, or have the store on a disk that syncs faster",
+    stages.READ: "move the image to a faster disk, into the page cache, or to a nearer registry",
+    stages.HASH_BLOB: "use a processor with SHA instructions, or compress the layer better",
+    stages.INFLATE: "compress the layer with zstd, which decompresses faster than gzip",
+    stages.HASH_LAYER: "use a processor with SHA instructions",
+    stages.PARSE: "remove files such as caches, tests and documentation from the image",
+    stages.APPLY: "use a store on a faster filesystem, such as tmpfs, or an image with fewer files",
+    stages.COMMIT: "omit --sync, or use a store on a disk that syncs faster",
 }
-_ONE_LAYER = "split the layer: several are unpacked side by side"
+_ONE_LAYER = "split the layer, because layers are unpacked in parallel"
 _MEGABYTE = 1e6
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="where the image is")
-    add("--platform", metavar="OS/ARCH[/VARIANT][:OSVERSION]", help="the image of that platform")
+    add("source", metavar="SOURCE", help="the image to measure")
     add(
-        "--runs", metavar="N", type=parse_count, default=3, help="figures are medians of N runs (3)"
+        "--platform",
+        metavar="OS/ARCH[/VARIANT][:OSVERSION]",
+        help="measure the image for this platform",
+    )
+    add(
+        "--runs",
+        metavar="N",
+        type=parse_count,
+        default=3,
+        help="the number of runs; the figures are medians (default: 3)",
     )
     add(
         "--jobs",
         metavar="N",
         type=parse_count,
-        help="layers unpacked at the same time (default: the usable processors)",
+        help="the number of layers to unpack in parallel (default: the number of processors)",
     )
-    add("--sync", action="store_true", help="have every layer on disk before it counts as there")
+    add("--sync", action="store_true", help="flush each layer to disk before publishing it")
     add_registries(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Measure, and show."""
+    """Measure the pull and print the report."""
     report = _measure(args, session)
     if session.json:
         print_item("bench", _document(report))
@@ -93,10 +102,10 @@ def _sentences(report: Report, total: float) -> Iterator[str]:
     yield ""
     yield (
         f"{count} layer{'s' if count > 1 else ''}, {tar / _MEGABYTE:.1f} MB, "
-        f"{sum(layer.entries for layer in report.layers)} entries; medians of {report.runs}"
+        f"{sum(layer.entries for layer in report.layers)} entries; medians of {report.runs} runs"
     )
-    yield f"one after the other  {total:8.3f} s"
-    yield f"as a pull does it    {report.pull:8.3f} s  {tar / report.pull / _MEGABYTE:.0f} MB/s"
+    yield f"one stage at a time  {total:8.3f} s"
+    yield f"as a pull runs them  {report.pull:8.3f} s  {tar / report.pull / _MEGABYTE:.0f} MB/s"
     yield f"limit: {report.limit}, {_bound(report)}"
     yield f"  {_ADVICE[report.limit]}"
     if report.is_bound_by_one_layer:
@@ -107,10 +116,10 @@ def _bound(report: Report) -> str:
     if report.is_bound_by_one_layer:
         layer, thread = report.longest, report.longest.slowest_thread
         return (
-            f"in layer {shortened(layer.diff_id.hex, 13)}: its {' + '.join(thread)} take "
-            f"{layer.total(thread):.3f} s, whatever runs beside them"
+            f"in layer {shortened(layer.diff_id.hex, 13)}: {' + '.join(thread)} take "
+            f"{layer.total(thread):.3f} s in one thread"
         )
-    return f"the largest part of {report.shared:.3f} s on {report.processors} busy processors"
+    return f"the longest stage: all take {report.shared:.3f} s on {report.processors} processors"
 
 
 def _rate(report: Report, stage: str) -> str:

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from stacker.source.protocol import Source
 
 DESCRIPTION = """\
-Copy an image from one place to another without unpacking it and without the store.  Every
-document and blob is verified on its way and arrives byte for byte, so digests stay what they
-are.  Of an index, the image that suits the platform is copied, or with --all the index with
-everything in it.  The last line on stdout is the digest of what was copied.
+Copy an image between registries, layouts and archives, without unpacking it and without using
+the store.  Every manifest and blob is verified and copied byte for byte, so digests stay the same.
+From an index, copy the image for the platform, or with --all the index and all its images.  The
+last line on stdout is the digest of the manifest or index.
 
-SOURCE is what `stacker pull` takes, DEST what `stacker push` takes.  Between repositories of one
-registry blobs are mounted, not sent.  Mirrors are read from, never written to.
---authfile, --cert-dir and --insecure are for both sides.
+SOURCE is as for `stacker pull`, DEST as for `stacker push`.  Between repositories of one registry,
+blobs are mounted instead of uploaded.  Mirrors are used for reading only.  The options for
+registries apply to SOURCE and to DEST.  A compressed archive is decompressed into a temporary file
+in $TMPDIR (default: /var/tmp).
 
-A foreign layer, which its manifest says is to be had elsewhere, is not copied, with --all or
-without: it stays there, and a warning says so.  An image of schema 1 cannot be copied as it is:
-pull it, and push what it became.
+Foreign layers are not copied, not even with --all: they stay at the URLs in the manifest, and a
+warning names them.  An image of Docker schema 1 cannot be copied: pull it, then push it.
 """
 EXAMPLES = """\
   stacker copy docker://registry.example/app:1.0 oci:./layout:1.0
@@ -40,21 +40,23 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help="where the image is")
-    parser.add_argument("destination", metavar="DEST", help="where it goes")
+    parser.add_argument("source", metavar="SOURCE", help="the image to copy")
+    parser.add_argument("destination", metavar="DEST", help="where to copy the image")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--all", action="store_true", help="of an index, everything")
+    which.add_argument(
+        "--all", action="store_true", help="copy the whole index with all its images"
+    )
     which.add_argument(
         "--platform",
         metavar="OS/ARCH[/VARIANT][:OSVERSION]",
-        help="the image of that platform, and no other (default: what suits this machine)",
+        help="copy the image for this platform only (default: the best match for this machine)",
     )
     add_jobs(parser)
     add_registries(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Copy, and print the digest."""
+    """Copy the image and print the digest of its manifest or index."""
     copied = _copy(args, session)
     warn_foreign(copied, session)
     if session.json:

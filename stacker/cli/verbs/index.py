@@ -1,4 +1,4 @@
-"""``stacker index``: a verb with verbs of its own."""
+"""``stacker index``, a verb with actions."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from stacker.store.indexes import StoredIndex
 
 DESCRIPTION = """\
-Put several images under one name, so that whoever pulls it gets the one that suits their machine.
-An index is made in the store of images that are there and of images in registries, which stay
-where they are until it is pushed; `push` sends the members that the registry lacks, then the
-index.  Members in a registry keep their digests.  Of an index in a registry, its members are taken.
+Manage indexes.  An index puts images for several platforms under one name; a pull selects the
+image for its platform.  `create` makes an index in the store, of images in the store and in
+registries; images in a registry stay there.  `push` uploads the members that the registry lacks,
+then the index.  Members from a registry keep their digests.
 """
 EXAMPLES = """\
   stacker index create app:1.0 app-amd64 docker://registry.example/app-arm64:1.0
@@ -56,9 +56,9 @@ EXAMPLES = """\
 _TEXTS = {
     "create": (
         """\
-Make an index of images.  One that is here is named as for `stacker mount`; of one in a registry
-the digest and the platform are noted, and an index there is taken apart.  Nothing is sent.  The
-last line on stdout is the index's digest.
+Create an index of images.  An image in the store is named as for `stacker mount`.  For an image
+in a registry, its digest and its platform are recorded.  For an index in a registry, each of its
+members is recorded.  Nothing is uploaded.  The last line on stdout is the digest of the index.
 """,
         """\
   stacker index create app:1.0 app-amd64 app-arm64
@@ -67,8 +67,8 @@ last line on stdout is the index's digest.
     ),
     "annotate": (
         """\
-Say more of an index, or of one of its members: for which platform it is, and annotations.  What
-is not mentioned stays.  Each change gives the index another digest, the last line on stdout.
+Set the annotations of an index, or the annotations and the platform of one member.  Other values
+stay the same.  Each change gives the index a new digest, which is the last line on stdout.
 """,
         """\
   stacker index annotate app:1.0 linux/arm --variant v6
@@ -77,9 +77,10 @@ is not mentioned stays.  Each change gives the index another digest, the last li
     ),
     "push": (
         """\
-Send an index, after the members that DEST lacks.  A member that is here goes as by `stacker push`;
-when its layers must be compressed anew its digest changes, and the index here then says the new
-one, too.  A member in a registry is copied from there.  The last line on stdout is the digest.
+Push an index, after the members that DEST lacks.  A member in the store is pushed as by `stacker
+push`.  If its layers must be compressed again, its digest changes, and the index in the store is
+updated.  A member in a registry is copied from there.  The last line on stdout is the digest of
+the index.
 """,
         """\
   stacker index push app:1.0 docker://registry.example/team/app:1.0
@@ -90,13 +91,13 @@ one, too.  A member in a registry is copied from there.  The last line on stdout
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the verb's own verbs."""
+    """Add the verb's actions and their arguments."""
     verbs = parser.add_subparsers(
         metavar="ACTION",
         dest="action",
         required=True,
         title="actions",
-        help="each has a --help of its own",
+        help="`stacker index ACTION --help` describes it",
         parser_class=Parser,
     )
 
@@ -110,22 +111,25 @@ def configure(parser: ArgumentParser) -> None:
         )
         return found
 
-    _configure_changes(add("create", "make an index"), add("annotate", "say more of an index"))
-    _configure_push(add("push", "send an index, after the members that DEST lacks"))
-    inspect = add("inspect", "show an index, here or in a registry")
+    _configure_changes(add("create", "Create an index"), add("annotate", "Annotate an index"))
+    _configure_push(add("push", "Push an index, after the members that DEST lacks"))
+    inspect = add("inspect", "Show an index in the store or in a registry")
     inspect.add_argument("name", metavar="NAME|docker://…", help="the index")
     add_registries(inspect)
-    remove = add("rm", "take indexes away; images stay")
-    remove.add_argument("names", metavar="NAME", nargs="+", help="an index")
-    add("list", "list the indexes that are here")
+    remove = add("rm", "Remove indexes; their images stay")
+    remove.add_argument("names", metavar="NAME", nargs="+", help="an index to remove")
+    add("list", "List the indexes in the store")
     for action in verbs.choices.values():
         add_globals(action)
 
 
 def _configure_changes(create: ArgumentParser, annotate: ArgumentParser) -> None:
-    create.add_argument("name", metavar="NAME", help="what it is called here")
+    create.add_argument("name", metavar="NAME", help="the name of the new index in the store")
     create.add_argument(
-        "members", metavar="IMAGE|docker://…", nargs="+", help="an image here, or in a registry"
+        "members",
+        metavar="IMAGE|docker://…",
+        nargs="+",
+        help="an image in the store or in a registry",
     )
     add_registries(create)
     add = annotate.add_argument
@@ -134,32 +138,34 @@ def _configure_changes(create: ArgumentParser, annotate: ArgumentParser) -> None
         "member",
         metavar="MEMBER",
         nargs="?",
-        help="which member is meant: its digest or the first digits, its platform, or an image "
-        "here (default: the index itself)",
+        help="the member to annotate, by its digest or the first digits, its platform, or its "
+        "image (default: the index itself)",
     )
-    add("--os", metavar="OS", default="", help="the member's operating system, such as linux")
-    add("--arch", metavar="ARCH", default="", help="its architecture, such as arm64")
-    add("--variant", metavar="VARIANT", default="", help="its variant, such as v7")
-    add("--os-version", metavar="VERSION", default="", help="its operating system's version")
+    add("--os", metavar="OS", default="", help="operating system of the member, such as linux")
+    add("--arch", metavar="ARCH", default="", help="architecture of the member, such as arm64")
+    add("--variant", metavar="VARIANT", default="", help="variant of the architecture, such as v7")
+    add("--os-version", metavar="VERSION", default="", help="version of the operating system")
     add(
         "--annotation",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="an annotation; KEY= takes one away",
+        help="set an annotation; KEY= removes it",
     )
 
 
 def _configure_push(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the index")
-    parser.add_argument("destination", metavar="DEST", help="where it goes, as for `stacker push`")
+    parser.add_argument(
+        "destination", metavar="DEST", help="where to push the index, as for `stacker push`"
+    )
     add_packing(parser)
     add_jobs(parser)
     add_registries(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Do what the action says."""
+    """Run the action."""
     actions = {
         "create": _create,
         "annotate": _annotate,
@@ -221,7 +227,7 @@ def _push(args: Namespace, session: Session) -> None:
 
     packing = packing_of(args)
     store = session.store()
-    store.indexes.find(args.name)  # before anything is written anywhere
+    store.indexes.find(args.name)  # fail before DEST is opened
     with ExitStack() as held:
         access = registry_access(args, os.environ, args.destination)
         destination = held.enter_context(open_destination(args.destination, access=access))
@@ -293,7 +299,7 @@ def _remote(args: Namespace, session: Session) -> tuple[Digest, Index]:
     if not isinstance(document, Index):
         raise UsageError(
             f"not an index: {args.name}: got a single image",
-            hint="`stacker pull` and `stacker inspect` show what an image is",
+            hint="pull the image, then use `stacker inspect`",
         )
     return root.digest, document
 

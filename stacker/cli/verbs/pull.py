@@ -20,20 +20,22 @@ if TYPE_CHECKING:
     from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
-Bring an image into the store.  Each layer is checked against the digest of its blob and against
-its diff_id, unpacked once, and shared by all images that have it; what is already here is not
-read again.  The last line on stdout is the image ID.
+Pull an image into the store.  stacker verifies the digest of each layer's blob and the diff_id
+of its content.  It unpacks each layer once; images share the layers that they have in common.
+Layers that are already in the store are not downloaded again.  The last line on stdout is the
+image ID.
 
 SOURCE is one of
   oci:DIR[:TAG]              an OCI image layout
-  oci-archive:FILE[:TAG]     the same in a tar
-  docker-archive:FILE[:NAME] what `docker save` writes
+  oci-archive:FILE[:TAG]     an OCI image layout in a tar archive
+  docker-archive:FILE[:NAME] an archive from `docker save`
   docker://HOST[:PORT]/REPO[:TAG][@DIGEST]   a registry
-Archives may be compressed with gzip or zstd.  A layer from a registry is unpacked while it
-arrives; a transfer that breaks off goes on where it was.  Credentials are read from the files that
-podman, skopeo and docker write, and asked of their credential helpers.  Mirrors, other locations,
-blocked registries and short names (docker://app:1.0) are those of containers-registries.conf(5),
-certificates for registries those of containers-certs.d(5).
+Archives may be compressed with gzip or zstd.
+
+A layer from a registry is unpacked during the download; an interrupted download resumes.
+Credentials come from the files and credential helpers of podman, skopeo and docker.
+containers-registries.conf(5) configures mirrors, locations, blocked registries and short names
+such as docker://app:1.0; containers-certs.d(5) configures certificates.
 """
 EXAMPLES = """\
   stacker pull oci:./layout:1.0
@@ -48,71 +50,70 @@ _LIMITS = Limits()
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="where the image is")
+    add("source", metavar="SOURCE", help="the image to pull")
     add(
         "--platform",
         metavar="OS/ARCH[/VARIANT][:OSVERSION]",
-        help="the image of that platform, and no other (default: what suits this machine)",
+        help="pull the image for this platform only (default: the best match for this machine)",
     )
     add(
         "--jobs",
         metavar="N",
         type=parse_count,
-        help="layers unpacked at the same time (default: the usable processors)",
+        help="the number of layers to unpack in parallel (default: the number of processors)",
     )
-    add("--keep-blobs", action="store_true", help="keep the layers' blobs in the store, too")
-    add("--sync", action="store_true", help="have every layer on disk before it counts as here")
+    add("--keep-blobs", action="store_true", help="also keep the blobs of layers in the store")
+    add("--sync", action="store_true", help="flush each layer to disk before publishing it")
     _add_transfer(add_registries(parser))
     _add_limits(parser)
 
 
 def _add_transfer(group: _ArgumentGroup) -> None:
-    """Add what says how layers come from a registry."""
+    """Add the options for downloads from a registry."""
     add = group.add_argument
     add(
         "--no-resume",
         dest="resume",
         action="store_false",
-        help="keep nothing of a layer whose transfer breaks off (default: a later pull goes on "
-        "with it)",
+        help="discard an interrupted download (default: keep it, so that a later pull resumes it)",
     )
     add(
         "--ranges",
         metavar="N",
         type=parse_count,
         default=1,
-        help="parts of one layer, of 4M each, that are fetched at once (default: 1, since layers "
-        "are)",
+        help="parallel range requests for each layer, 4 MiB each (default: %(default)s; layers "
+        "already download in parallel)",
     )
     add(
         "--allow-foreign",
         action="store_true",
-        help="fetch layers that a registry lacks from where the image says, without credentials",
+        help="download foreign layers from the URLs in the image, without credentials",
     )
 
 
 def _add_limits(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "limits of a layer", "A SIZE is in bytes, or ends with K, M, G or T (1024-based)."
+        "limits of a layer", "SIZE is a number of bytes; a suffix K, M, G or T is a power of 1024."
     )
     sizes = (
-        ("--max-bytes", _LIMITS.unpacked_bytes, "unpacked (default: 1T)"),
-        ("--max-pax-bytes", _LIMITS.pax_bytes, "one extended header (default: 1M)"),
+        ("--max-bytes", _LIMITS.unpacked_bytes, "bytes of all files (default: 1T)"),
+        ("--max-pax-bytes", _LIMITS.pax_bytes, "bytes of one PAX header (default: 1M)"),
         (
             "--max-names",
             _LIMITS.names,
-            "names and attributes that must be remembered until a layer's end (default: 128M)",
+            "bytes of names and xattrs held in memory (default: 128M)",
         ),
     )
     for flag, default, text in sizes:
         group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)
     counts = (
-        ("--max-entries", _LIMITS.entries, "entries (default: %(default)s)"),
-        ("--max-depth", _LIMITS.depth, "components of a path (default: %(default)s)"),
+        ("--max-entries", _LIMITS.entries, "entries in the layer (default: %(default)s)"),
+        ("--max-depth", _LIMITS.depth, "components in a path (default: %(default)s)"),
         (
             "--max-ratio",
             _LIMITS.ratio,
-            "unpacked bytes per compressed byte, beyond the first 64M (default: %(default)s)",
+            "unpacked bytes per compressed byte, after the first 64M (default: %(default)s)",
         ),
     )
     for flag, default, text in counts:

@@ -20,22 +20,21 @@ if TYPE_CHECKING:
     from stacker.operations.push import Pushed
 
 DESCRIPTION = """\
-Send an image of the store away.  Its config is sent byte for byte, so the image ID stays what it
-is.  A layer goes as the blob it came in where the store has that (`pull --keep-blobs`) or the
-destination does; any other is put together again from what lies on disk, verified against its
-diff_id, and compressed anew.  When all blobs are the original ones the manifest is, too, and
-keeps its digest.  The last line on stdout is the manifest's digest.
+Push an image of the store to a registry, a layout or an archive.  The config is sent byte for
+byte, so the image keeps its ID.  If the store (`pull --keep-blobs`) or DEST has the original blob
+of a layer, that blob is used.  Any other layer is reassembled from its files, verified against its
+diff_id and compressed again.  If all blobs are original, the manifest is too and keeps its digest.
+The last line on stdout is the digest of the manifest.
 
 DEST is one of
   docker://HOST[:PORT]/REPO[:TAG]   a registry
-  oci:DIR[:NAME]                    an OCI image layout, made or added to
-  oci-archive:FILE[:NAME]           the same in a new tar
-A registry is sent nothing that it has.  What another of its repositories is known to have is
-mounted from there; an upload that breaks off goes on where it was.  Of registries.conf, locations
-and blocked registries count; a mirror is never pushed to, and the name is written in full.
+  oci:DIR[:NAME]                    an OCI image layout; it is created if missing
+  oci-archive:FILE[:NAME]           a new tar archive of an OCI image layout
+Blobs that the registry has are not uploaded.  Blobs that another repository of the registry is
+known to have are mounted from there.  A broken upload resumes.  Locations and blocked registries
+of containers-registries.conf(5) apply; mirrors and short names do not.
 
-A foreign layer, which its manifest says is to be had elsewhere, is not sent: it stays there, and a
-warning says so.
+Foreign layers are not pushed: they stay at the URLs in the manifest, and a warning names them.
 """
 EXAMPLES = """\
   stacker push app:1.0 docker://registry.example/team/app:1.0
@@ -48,42 +47,42 @@ def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add_image(parser)
-    add("destination", metavar="DEST", help="where it goes")
+    add("destination", metavar="DEST", help="where to push the image")
     add_packing(parser)
     add_jobs(parser)
     add_registries(parser)
 
 
 def add_packing(parser: ArgumentParser) -> None:
-    """Add the options that say how layers are compressed anew."""
+    """Add the options for compressing layers again."""
     parser.add_argument(
         "--compression",
         choices=("gzip", "zstd"),
         default="gzip",
-        help="of layers whose original blob is not at hand (default: %(default)s)",
+        help="compression of layers without their original blob (default: %(default)s)",
     )
     parser.add_argument(
         "--level",
         metavar="N",
         type=parse_count,
-        help="of the compression: 1 to 9 for gzip (default: 6), 1 to 22 for zstd (default: 3)",
+        help="compression level: 1 to 9 for gzip (default: 6), 1 to 22 for zstd (default: 3)",
     )
 
 
 def add_jobs(parser: ArgumentParser) -> None:
-    """Add the option that says how much happens at once."""
+    """Add the option for the number of parallel transfers."""
     parser.add_argument(
         "--jobs",
         metavar="N",
         type=parse_count,
-        help="blobs on their way at the same time (default: the usable processors)",
+        help="the number of blobs to transfer in parallel (default: the number of processors)",
     )
 
 
 def packing_of(args: Namespace) -> PackOptions:
-    """Return how layers are compressed, by ``--compression`` and ``--level``.
+    """Return the options for compressing layers, from ``--compression`` and ``--level``.
 
-    :raises UsageError: there is no such level.
+    :raises UsageError: the compression has no such level.
     """
     from stacker.jobs.pack_layer import PackOptions
     from stacker.stream.compression import compression_level
@@ -113,11 +112,11 @@ def warn_foreign(copied: Copied, session: Session) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Push, and print the manifest's digest."""
+    """Push the image and print the digest of its manifest."""
     pushed = _push(args, session)
     warn_foreign(pushed.copied, session)
     if not pushed.original:
-        session.detail(f"{pushed.packed} layers were compressed anew, so the manifest is new")
+        session.detail(f"compressed {pushed.packed} layers again, so the manifest has a new digest")
     if session.json:
         print_event("push", item=_document(pushed, args.destination))
     else:
@@ -133,7 +132,7 @@ def _push(args: Namespace, session: Session) -> Pushed:
     packing = packing_of(args)
     access = registry_access(args, os.environ, args.destination)
     store = session.store()
-    store.images.find(args.image)  # before anything is written anywhere
+    store.images.find(args.image)  # fail before DEST is opened
     with (
         open_destination(args.destination, access=access) as destination,
         report_progress(session) as emit,
