@@ -1,11 +1,11 @@
-"""One layer from its source to the store: the chain of readers that everything else serves.
+"""Unpack one layer from its source into the store, in one chain of readers.
 
     blob -> verified(digest, size) -> decompressed -> verified(diff_id)
          -> entries -> apply -> commit
 
-In: a task, a plain value that may come from another process.  Out: a committed layer and what
-there is to say about it.  Knows neither how many layers there are nor who works on them, nor
-where a blob comes from: `BlobFetch` does.
+An `UnpackTask`, a plain value from this process or another, comes in; a committed layer and a
+`LayerUnpacked` go out.  `BlobFetch` opens the blob.  This module must not depend on the number of
+layers or on the processes that unpack them.
 """
 
 from __future__ import annotations
@@ -89,19 +89,19 @@ class DeclaredDiffID:
 def unpack_layer(
     task: UnpackTask, emit: Emit, observer: StageObserver = NO_OBSERVER
 ) -> LayerUnpacked:
-    """Unpack one layer and commit it, unless it is there by the time its lock is ours.
+    """Unpack one layer and commit it, unless another process commits it first.
 
     :param emit: called with `LayerProgress`.
-    :param observer: sees every stage.
+    :param observer: observes every stage.
     :raises IntegrityError: size, digest or diff_id differ, or the compression is corrupt.
-    :raises LayerError: the tar is malformed, hostile, or over a limit.
+    :raises LayerError: the tar is malformed or hostile, or exceeds a limit.
     :raises StackerError: the machine cannot do it.
     """
     try:
         store = Store.open(task.store)
         try:
             return _attempt(task, store, emit, observer)
-        except DamagedPartialError:  # and it is gone now
+        except DamagedPartialError:  # it has been removed
             return _attempt(task, store, emit, observer, afresh=True)
     except OSError as error:
         raise StackerError(f"cannot unpack: {task.what}: {error.strerror or error}") from error
@@ -115,7 +115,7 @@ def _attempt(
     *,
     afresh: bool = False,
 ) -> LayerUnpacked:
-    """Unpack and commit; ``afresh`` makes no use of what an earlier pull left."""
+    """Unpack and commit; ``afresh`` ignores the partial blob of an earlier pull."""
     blob, options = task.blob, task.options
     with task.identity.reserve(store) as paths:
         if isinstance(paths, DiffID):
@@ -136,7 +136,7 @@ def _attempt(
 
 
 class _Entries(TarReader):
-    """A reader whose observer sees each entry come."""
+    """A reader whose observer sees each entry."""
 
     observer = NO_OBSERVER
 
@@ -192,7 +192,7 @@ def _unpack(
 
 
 def _blaming(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass ``chunks`` on; if they are corrupt, let the blob's digest be the first to say so."""
+    """Yield ``chunks``; if they are corrupt, check the blob's digest first and report that."""
     try:
         yield from chunks
     except IntegrityError:
@@ -201,6 +201,6 @@ def _blaming(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _drain(chunks: Iterator[bytes]) -> None:
-    """Read on after a malformed entry: if a digest differs, that is the error to report."""
+    """Read the rest after a malformed entry: a wrong digest is the error to report instead."""
     for _ in chunks:
         pass

@@ -110,12 +110,14 @@ Rename: TypeAlias = Callable[[bytes], bytes | None]
 """Maps an xattr name to the name in the copy; ``None`` drops the xattr."""
 
 
-def copy_attributes(source: bytes, target: int | bytes, *, whiteout_format: WhiteoutFormat) -> None:
+def copy_layer_attributes(
+    source: bytes, target: int | bytes, *, whiteout_format: WhiteoutFormat
+) -> None:
     """Copy attributes between layers: everything except overlayfs's marks.
 
     :param target: a descriptor, or a path that is not followed, as ``source`` is not.
     """
-    carry(source, os.lstat(source), target, rename=without_marks(whiteout_format))
+    copy_attributes(source, os.lstat(source), target, rename=without_marks(whiteout_format))
 
 
 def without_marks(whiteout_format: WhiteoutFormat) -> Rename:
@@ -123,7 +125,9 @@ def without_marks(whiteout_format: WhiteoutFormat) -> Rename:
     return lambda name: None if whiteout_format.unescape(name) is None else name
 
 
-def carry(source: bytes, status: os.stat_result, target: int | bytes, *, rename: Rename) -> None:
+def copy_attributes(
+    source: bytes, status: os.stat_result, target: int | bytes, *, rename: Rename
+) -> None:
     """Copy the attributes of ``source`` to ``target``.
 
     :param status: the ``lstat`` of ``source``.

@@ -1,8 +1,8 @@
-"""What a stack adds on top of its layers, as directories of its own.
+"""Write the repairs that a stack puts on top of its layers, as separate directories.
 
-Two things: hard links whose targets are in lower layers (by a real link, so that a link stays a
-link), and the attributes of directories that upper layers only imply.  In: the merged tree so
-far, and what a layer's record says.  Knows no store and no skeleton.
+The layers so far and their records come in.  Directories go out with hard links whose targets are
+in lower layers, and with the attributes of directories that upper layers only imply.  This module
+must not read skeletons or use the store.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stacker.errors import LayerError
 from stacker.layer.links import make_in_order
-from stacker.layer.metadata import copy_attributes
+from stacker.layer.metadata import copy_layer_attributes
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.symlinks import follow_symlinks, join
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -29,11 +29,12 @@ def write_links(
     whiteout_format: WhiteoutFormat,
     what: str,
 ) -> frozenset[bytes]:
-    """Make ``links`` in the empty directory ``directory``, their targets being in ``layers``.
+    """Make ``links`` in the empty ``directory``; their targets are in ``layers``.
 
-    :param layers: the topmost first: the layer that has the links, and all below it.
-    :returns: the directories made, all of them implied.
-    :raises LayerError: a target exists nowhere, or is a directory.
+    :param layers: topmost first: the layer with the links, and all layers below it.
+    :param what: the name of the layer in errors.
+    :returns: the directories made; all of them are implied.
+    :raises LayerError: a target does not exist, or is a directory.
     """
     maker = _LinkMaker(links, LayerLookup(layers, whiteout_format), directory, what)
     for link in make_in_order(links, maker.make).values():
@@ -55,12 +56,12 @@ class _NotYetError(Exception):
 
 
 class _LinkMaker:
-    """Makes links in a directory on top of the layers that have their targets.
+    """Makes links in a directory on top of the layers with their targets.
 
-    A layer's entry at a link's name hides the lower entry, even while the link waits.  So a
-    target that is another link of the same layer is never looked up in the layers below.
+    A layer's entry at a link's name hides the lower entry, even while the link waits.  So a target
+    that is another link of the same layer is never looked up in the layers below.
 
-    ``directories`` collects the directories made, the root among them.
+    ``directories`` collects the directories made, including the root.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class _LinkMaker:
     def _source(self, link: HardLink) -> bytes:
         above, _, name = link.target.rpartition(b"/")
         path = join(follow_symlinks(above, self._symlink, want="a file"), name)
-        if path in self._left and path != link.path:  # a link to itself keeps what is there
+        if path in self._left and path != link.path:  # a link to itself changes nothing
             raise _NotYetError(path)
         return self._made.get(path) or _linkable(self._found(path), link, self._what)
 
     def _found(self, path: bytes) -> Found | None:
-        """Look a target up; what lower layers have below a link is hidden."""
+        """Look up a target; a link on its path hides the lower layers."""
         above = path
         while above := above.rpartition(b"/")[0]:
             if above in self._made:
@@ -124,7 +125,7 @@ def _linkable(found: Found | None, link: HardLink, what: str) -> bytes:
             f"{printable(link.target)}, which is {'a directory' if found else 'nowhere'}, "
             "want a file of this layer or one below"
         )
-    return found.place
+    return found.path
 
 
 def write_attributes(
@@ -135,19 +136,23 @@ def write_attributes(
     whiteout_format: WhiteoutFormat,
     whiteout_parents: Mapping[Path, frozenset[bytes]] | None = None,
 ) -> bool:
-    """Make directories in the empty ``directory`` that lie on top of others and carry attributes.
+    """Make the directories in ``directory`` that give merged directories their attributes.
 
-    Where a directory has none of its own, those of a lower one come up.  And a directory with
-    whiteouts that hides nothing, because no layer below has it, gets a second one above it:
-    overlayfs lists whiteouts of a directory that it does not merge.
+    A merged directory has the attributes of the topmost layer with an entry for it.  A directory
+    with whiteouts that no lower layer has gets a second directory above it, because overlayfs lists
+    the whiteouts of a directory that it does not merge.
 
-    :param layers: the topmost first; ``implied`` says for each what it has no entry for, and
-        ``whiteout_parents`` which directories in it hold whiteouts.
-    :returns: whether anything had to be made.
+    :param layers: the topmost first.
+    :param directory: an empty directory.
+    :param implied: the directories of each layer that have no entry in it.
+    :param whiteout_parents: the directories of each layer that have whiteouts.
+    :returns: whether a directory was made.
     """
     tree = LayerLookup(layers, whiteout_format)
-    bearers = _Bearers(tree, {os.fsencode(layer): paths for layer, paths in implied.items()})
-    wanted = {path for path in frozenset().union(*implied.values()) if bearers.differs(path)}
+    sources = _AttributeSources(
+        tree, {os.fsencode(layer): paths for layer, paths in implied.items()}
+    )
+    wanted = {path for path in frozenset().union(*implied.values()) if sources.differs(path)}
     for layer, paths in (whiteout_parents or {}).items():
         root = os.fsencode(layer)
         wanted |= {p for p in paths if tree.sources(p) == (root + b"/" + p if p else root,)}
@@ -160,12 +165,12 @@ def write_attributes(
         if path:
             os.mkdir(root + b"/" + path)
     for path in sorted(wanted, reverse=True):
-        place = bearers.bearer(path) or tree.sources(path)[0]
-        copy_attributes(place, root + b"/" + path, whiteout_format=whiteout_format)
+        path_on_disk = sources.source_of(path) or tree.sources(path)[0]
+        copy_layer_attributes(path_on_disk, root + b"/" + path, whiteout_format=whiteout_format)
     return bool(wanted)
 
 
-class _Bearers:
+class _AttributeSources:
     """Finds the directory on disk whose attributes a merged directory has."""
 
     def __init__(self, tree: LayerLookup, implied: Mapping[bytes, frozenset[bytes]]) -> None:
@@ -173,19 +178,22 @@ class _Bearers:
         self._implied = implied
 
     def differs(self, path: bytes) -> bool:
-        """Say whether the topmost directory's attributes are not those the tree must show."""
+        """Return whether the topmost directory lacks the attributes of the merged directory."""
         sources = self._tree.sources(path)
-        return bool(sources) and self.bearer(path) not in (None, sources[0])
+        return bool(sources) and self.source_of(path) not in (None, sources[0])
 
-    def bearer(self, path: bytes) -> bytes | None:
-        """Give the topmost directory at ``path`` that has an entry of its own."""
+    def source_of(self, path: bytes) -> bytes | None:
+        """Return the topmost directory at ``path`` with an entry in its layer."""
         if not path:
             places: Iterable[bytes] = self._tree.sources(path)
         else:
             above, _, name = path.rpartition(b"/")
             places = self._tree.candidates(self._tree.sources(above), name)
-        return next((place for place in places if not self._is_implied(place, path)), None)
+        return next(
+            (path_on_disk for path_on_disk in places if not self._is_implied(path_on_disk, path)),
+            None,
+        )
 
-    def _is_implied(self, place: bytes, path: bytes) -> bool:
-        layer = place[: -len(path) - 1] if path else place
+    def _is_implied(self, path_on_disk: bytes, path: bytes) -> bool:
+        layer = path_on_disk[: -len(path) - 1] if path else path_on_disk
         return path in self._implied[layer]

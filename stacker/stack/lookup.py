@@ -1,10 +1,11 @@
-"""Directories of layers as one tree, by overlayfs's rules and without mounting anything.
+"""Look up names in a stack of directories by overlayfs's rules, without a mount.
 
-In: the layers' directories, the topmost first, and how deletions are written in them.  Out:
-what a name in the merged tree is and which layers it comes from.  Nothing is written here.
-Sources: kernel, filesystems/overlayfs.rst, *Upper and Lower*, *Whiteouts and opaque directories*.
+The directories come in, topmost first, with their whiteout format; the paths on disk behind a
+name go out.  Stack repairs and copies work on these paths.  For a tree to read, use
+:class:`stacker.tree.protocol.Tree`.  This module must not write (kernel,
+filesystems/overlayfs.rst, *Upper and Lower*, *Whiteouts and opaque directories*).
 
-Paths are bytes relative to the root, without slashes at the ends; the root is ``b""``.
+Names are bytes relative to the root, without slashes at the ends; the root is ``b""``.
 """
 
 from __future__ import annotations
@@ -21,26 +22,28 @@ from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry of the merged tree: where it lies on disk, and its ``lstat``."""
+    """An entry of the merged tree: its path on disk, and the ``lstat`` of that."""
 
-    place: bytes
+    path: bytes
     status: os.stat_result
 
     @property
     def is_directory(self) -> bool:
-        """Whether it is a directory."""
+        """Whether the entry is a directory."""
         return stat.S_ISDIR(self.status.st_mode)
 
     @property
     def is_symlink(self) -> bool:
-        """Whether it is a symbolic link."""
+        """Whether the entry is a symbolic link."""
         return stat.S_ISLNK(self.status.st_mode)
 
 
 class LayerLookup:
-    """The merged tree of ``layers``, the topmost first.
+    """Finds the paths on disk behind the names of a stack.
 
-    It remembers what it has looked up; the layers must not change meanwhile.
+    It caches the directories that it finds, so the layers must not change.
+
+    :param layers: the topmost first.
     """
 
     def __init__(self, layers: Sequence[Path], form: WhiteoutFormat) -> None:
@@ -49,71 +52,71 @@ class LayerLookup:
         self._sources: dict[bytes, tuple[bytes, ...]] = {b"": self._roots}
 
     def sources(self, directory: bytes) -> tuple[bytes, ...]:
-        """Give the directories on disk that make up ``directory``, the topmost first.
+        """Return the directories on disk that merge into ``directory``, topmost first.
 
-        Empty when there is no such directory in the merged tree.
+        The result is empty if the merged tree has no such directory.
         """
         known, names = directory, list[bytes]()
         while known not in self._sources:
             known, _, name = known.rpartition(b"/")
             names.append(name)
-        while names:  # and no recursion: a tree may be deeper than Python's stack
+        while names:  # a loop, since a tree may be deeper than Python's recursion limit
             name, sources = names.pop(), self._sources[known]
             known = join(known, name)
             self._sources[known] = self.below(sources, name)
         return self._sources[known]
 
     def below(self, sources: Sequence[bytes], name: bytes) -> tuple[bytes, ...]:
-        """Give what makes up the directory ``name`` in the directory that ``sources`` make up."""
+        """Return the directories on disk that merge into ``name``, inside those in ``sources``."""
         found: list[bytes] = []
-        for place in self.candidates(sources, name):
-            found.append(place)
-            if place is not sources[-1] and self._form.is_opaque(place):
+        for path in self.candidates(sources, name):
+            found.append(path)
+            if path is not sources[-1] and self._form.is_opaque(path):
                 break
         return tuple(found)
 
     def candidates(self, sources: Sequence[bytes], name: bytes) -> Iterator[bytes]:
-        """Give the directories called ``name`` down to the first layer that has something else.
+        """Yield the directories called ``name``, down to the first layer with another file type.
 
-        Unlike :meth:`below` this does not stop at an opaque one: attributes of a directory that
-        has none of its own come from further down.
+        Unlike :meth:`below` this continues below an opaque directory: a directory without an entry
+        has the attributes of a lower one.
         """
         for source in sources:
-            place = source + b"/" + name
+            path = source + b"/" + name
             try:
-                status = os.lstat(place)
+                status = os.lstat(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 return
-            yield place
+            yield path
 
     def entry(self, path: bytes) -> Found | None:
-        """Look ``path`` up; its parents must be directories, and it is not followed."""
+        """Look up ``path``, whose parents must be directories; a symbolic link is not followed."""
         above, _, name = path.rpartition(b"/")
         for source in self.sources(above):
-            place = source + b"/" + name if name else source
+            path = source + b"/" + name if name else source
             try:
-                status = os.lstat(place)
+                status = os.lstat(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            return None if is_whiteout(status) else Found(place, status)
+            return None if is_whiteout(status) else Found(path, status)
         return None
 
     def symlink(self, path: bytes) -> bytes | None:
-        """Give the target when ``path``, its parents being directories, is a symbolic link."""
+        """Return the target if ``path`` is a symbolic link; its parents must be directories."""
         found = self.entry(path)
         if found is None or not found.is_symlink:
             return None
-        return os.readlink(found.place)
+        return os.readlink(found.path)
 
     def physical(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
         """Follow symbolic links in all components of ``path``, inside the root.
 
-        Components that do not exist stay as they are: that is where they would be made.
+        Components that do not exist stay in the result, since that is where they would be made.
 
-        :param replaced: paths that are no links any more, whatever they are here.
-        :raises LayerError: the links go round in a circle.
+        :param replaced: paths that are not symbolic links any more.
+        :raises LayerError: the links form a loop.
         """
         return follow_symlinks(
             path,

@@ -1,9 +1,9 @@
-"""One layer applied anew, to a stack that is known.
+"""Apply a layer again, on top of a known stack.
 
-Needed where a layer has a file in a directory that lower down is a symbolic link: unpacked on
-its own it could not know.  Its skeleton gives the entries again and its tree their contents
-(by hard link), and the same code that unpacks applies them, this time with the lower tree to
-resolve parents in.  So the rules stay in one place.
+A layer can have a file in a directory that is a symbolic link in a lower layer; when it was
+unpacked alone, that link was unknown.  The skeleton yields the layer's entries again, its tree
+provides the contents as hard links, and `stacker.layer.apply` resolves their parents in the lower
+tree.  This module must not have rules of its own for applying entries.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from stacker.tar.limits import Limits
 class UnpackedLayer:
     """An unpacked layer in a stack.
 
-    :param name: names the layer in errors.
+    :param name: the name of the layer in errors.
     :param paths: the files of the layer.
     :param record: the content of ``paths.record``.
     :param diff: the tree to stack: ``paths.diff``, or a copy of it.
@@ -55,7 +55,7 @@ class UnpackedLayer:
 
 
 def must_rebase(layer: UnpackedLayer, below: LayerLookup) -> bool:
-    """Say whether a symbolic link below leads an entry of ``layer`` to another place."""
+    """Return whether a symbolic link in the layers below moves an entry of ``layer``."""
     record = layer.record
     if any(
         below.symlink(path) is not None
@@ -71,9 +71,9 @@ def must_rebase(layer: UnpackedLayer, below: LayerLookup) -> bool:
 def rebase(
     layer: UnpackedLayer, below: LayerLookup, directory: Path, *, limits: Limits | None = None
 ) -> UnpackedLayer:
-    """Apply ``layer`` to ``below``; the outcome goes into the empty directory ``directory``.
+    """Apply ``layer`` on top of ``below``, in the empty ``directory``.
 
-    :param limits: those that it was unpacked with.
+    :param limits: the limits that the layer was unpacked with.
     """
     whiteouts = _whiteouts(layer, below)
     paths = LayerPaths(directory)
@@ -93,28 +93,30 @@ def rebase(
 
 @dataclass(frozen=True, slots=True)
 class _Whiteouts:
-    """A layer's whiteouts as its stream names them, and where these lead in the lower tree.
+    """The whiteouts of a layer, and the paths that they hide in the lower tree.
 
-    ``names`` and ``areas`` are the paths hidden and the directories emptied, as named; ``hidden``
-    and ``emptied`` say where those lead that other whiteouts do not make moot.
-    ``brought`` are the directories with an entry in the layer: whatever is there lower down,
-    and wherever in the stream the entry stands, they are directories and lead nowhere else.
+    :param names: the paths of the whiteouts in the stream.
+    :param areas: the directories of the opaque whiteouts in the stream.
+    :param hidden: maps each of ``names`` that is not redundant to a path without symbolic links.
+    :param emptied: the same for ``areas``.
+    :param directories: the directories with an entry in the layer.  They replace lower symbolic
+        links, wherever the entry is in the stream.
     """
 
     names: frozenset[bytes]
     areas: frozenset[bytes]
     hidden: Mapping[bytes, bytes]
     emptied: Mapping[bytes, bytes]
-    brought: set[bytes]
+    directories: set[bytes]
 
-    def is_moot(self, path: bytes) -> bool:
-        """Say whether another whiteout of the layer hides all around ``path``."""
+    def is_redundant(self, path: bytes) -> bool:
+        """Return whether another whiteout of the layer hides everything around ``path``."""
         return is_redundant(path, self.names, self.areas)
 
 
 def _whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
     """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
-    names, areas, brought = set[bytes](), set[bytes](), set[bytes]()
+    names, areas, directories = set[bytes](), set[bytes](), set[bytes]()
     with open_skeleton(layer.paths.skeleton, what=layer.name) as reader:
         for entry in reader:
             if isinstance(entry, Whiteout):
@@ -122,7 +124,7 @@ def _whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
             elif isinstance(entry, OpaqueWhiteout):
                 areas.add(entry.path)
             elif isinstance(entry, Directory):
-                brought.add(entry.path)
+                directories.add(entry.path)
     if reader.count != layer.record.entries:
         raise IntegrityError(
             f"damaged skeleton: {layer.name}: got {reader.count} entries, "
@@ -133,25 +135,25 @@ def _whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
     return _Whiteouts(
         frozenset(names),
         frozenset(areas),
-        {path: below.physical_name(path, replaced=brought) for path in found},
-        {path: below.physical(path, replaced=brought) for path in emptied},
-        brought,
+        {path: below.physical_name(path, replaced=directories) for path in found},
+        {path: below.physical(path, replaced=directories) for path in emptied},
+        directories,
     )
 
 
 class _Masked:
-    """A lower tree without what the layer's whiteouts hide and its directories replace."""
+    """The lower tree without what the layer's whiteouts hide and its directories replace."""
 
     def __init__(self, below: LayerLookup, whiteouts: _Whiteouts) -> None:
         self._below = below
-        self._brought = whiteouts.brought
+        self._directories = whiteouts.directories
         self._hidden = frozenset(whiteouts.hidden.values())
         self._emptied = frozenset(whiteouts.emptied.values())
 
     def symlink(self, path: bytes) -> bytes | None:
         if (
             path in self._hidden
-            or path in self._brought
+            or path in self._directories
             or is_redundant(path, self._hidden, self._emptied)
         ):
             return None
@@ -159,7 +161,7 @@ class _Masked:
 
 
 class _Entries:
-    """A layer's entries with contents taken from its tree, and whiteouts where they lead."""
+    """The entries of a layer, with contents from its tree and resolved whiteouts."""
 
     def __init__(
         self, layer: UnpackedLayer, whiteouts: _Whiteouts, entries: Iterable[Entry]
@@ -180,7 +182,9 @@ class _Entries:
         match entry:
             case File(path=path, size=size):
                 return ExistingFile(path, size, self._source(path))
-            case Whiteout(path=path) | OpaqueWhiteout(path=path) if self._whiteouts.is_moot(path):
+            case Whiteout(path=path) | OpaqueWhiteout(path=path) if self._whiteouts.is_redundant(
+                path
+            ):
                 return AufsFile(path)
             case Whiteout(path=path):
                 return Whiteout(self._whiteouts.hidden[path])
@@ -196,4 +200,4 @@ class _Entries:
         return os.fsencode(root) + (b"/" + inside if inside else b"")
 
     def write_payload(self, fd: int, length: int) -> None:
-        raise NotImplementedError  # no File comes out of this stream
+        raise NotImplementedError  # this stream has no File entries
