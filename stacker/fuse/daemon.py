@@ -161,7 +161,7 @@ class Daemon:
         gc.disable()  # the tree has no cycles, and a collection would double the time to build it
         merged = _merge(tree)
         if tree.read_only and not tree.options.keeps_owners:
-            merged = merged.owned(tree.options.users.in_mount, tree.options.groups.in_mount)
+            merged = merged.with_owners(tree.options.users.in_mount, tree.options.groups.in_mount)
         self._service = adapter(merged)
         gc.freeze()
         if not (tree.read_only or tree.upper is None):

@@ -1,14 +1,13 @@
-"""Copying up: an inode of the lower tree gets a counterpart in the upper directory.
+"""Copy inodes of the lower tree up to the upper directory (overlayfs.rst, *Non-directories*).
 
-It has the lower one's owner, mode, times, xattrs, holes and hard links; it is made in the work
-directory and renamed to its place, so that there is never half of it; and the directories it goes
-to keep their times, since nothing has changed in them for whoever looks (overlayfs.rst,
-*Non-directories*).
+An inode number comes in; an inode of the upper directory goes out, with the owner, mode, times,
+xattrs, holes and hard links of the lower one.  A copy is made in the work directory and renamed,
+so it is never visible in part, and the directories above it keep their times.  This module must
+not change the content.
 
-All names that the tree shows of a lower inode become hard links to the one copy.  So they stay
-names of one file, now and after the next mount, by this program or by the kernel.  The kernel's
-overlayfs itself leaves the other names behind, or, with index=on, keeps them together by an index
-that is only good for the same layers.
+All names of a lower inode become hard links to the one copy.  So they stay names of one file after
+the next mount, by this program or by the kernel.  The kernel's overlayfs itself breaks such links,
+or with index=on keeps them by an index that fits the same layers only.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ if TYPE_CHECKING:
     from stacker.tree.inode import Inode
     from stacker.tree.inodes import Inodes
     from stacker.tree.protocol import Node
-    from stacker.tree.workdir import Staging
+    from stacker.tree.workdir import WorkDirectory
 
 
 class CopyUp:
     """Copies inodes up.
 
-    :param durable: whether a copy must be on the disk before it gets its name.
+    :param durable: whether to flush a copy to disk before it gets its name.
     """
 
-    def __init__(self, inodes: Inodes, staging: Staging, *, durable: bool) -> None:
+    def __init__(self, inodes: Inodes, work: WorkDirectory, *, durable: bool) -> None:
         self._inodes = inodes
-        self._staging = staging
+        self._work = work
         self._durable = durable
 
-    def raised(self, node: Node, *, length: int | None = None) -> Inode:
-        """Give an inode of the upper directory, copying it up if need be.
+    def copied(self, node: Node, *, length: int | None = None) -> Inode:
+        """Return an inode of the upper directory, after copying it up if needed.
 
-        :param length: bytes of a file that are wanted; all without it.
-        :raises OSError: as the kernel says; then the tree shows what it did before.
+        :param length: the number of bytes of a file to copy; ``None`` for all.
+        :raises OSError: the kernel's error; the tree is unchanged then.
         """
-        known = self._inodes.raised(node)
+        known = self._inodes.upper_inode(node)
         if known is not None:
             return known
         if self._inodes.kind(node) == stat.S_IFDIR:
@@ -65,9 +64,9 @@ class CopyUp:
             os.close(held)
 
     def _directory(self, node: Node) -> Inode:
-        """Copy a directory up, and those above it first; it may be thousands deep."""
+        """Copy a directory up after its parents; a loop, since there may be thousands."""
         missing = []
-        while (known := self._inodes.raised(node)) is None:
+        while (known := self._inodes.upper_inode(node)) is None:
             missing.append(node)
             node = self._inodes.lower.parent(node)
         for inner in reversed(missing):
@@ -79,11 +78,11 @@ class CopyUp:
         path = lower.name(node)
         if self._inodes.lookup(above.number, path) != node:
             raise FileNotFoundError(errno.ENOENT, "the directory is gone")
-        name, held = self._staging.made(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
+        name, held = self._work.made(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
         try:
             self._describe(node, held)
             with self._unchanged(above) as directory:
-                self._staging.place(name, path, directory, held=held)
+                self._work.place(name, path, directory, held=held)
         finally:
             os.close(held)
         inode = self._inodes.add(stat.S_IFDIR, node, number=node)
@@ -92,28 +91,28 @@ class CopyUp:
         return inode
 
     def _copied(self, node: Node, length: int | None) -> tuple[bytes, int]:
-        """Make the copy in the work directory; give its name there and hold it."""
-        lower, staging = self._inodes.lower, self._staging
+        """Make the copy in the work directory; return its name there and a descriptor."""
+        lower, work = self._inodes.lower, self._work
         mode, device = lower.mode(node), lower.status(node).device
         if stat.S_ISREG(mode):
             return self._copied_file(node, length)
         if stat.S_ISLNK(mode):
             target = lower.readlink(node)
-            name, held = staging.made(lambda name, at: os.symlink(target, name, dir_fd=at))
+            name, held = work.made(lambda name, at: os.symlink(target, name, dir_fd=at))
         else:
             kind = stat.S_IFMT(mode) | 0o600
-            name, held = staging.made(lambda name, at: os.mknod(name, kind, device, dir_fd=at))
+            name, held = work.made(lambda name, at: os.mknod(name, kind, device, dir_fd=at))
         try:
             self._describe(node, held)
         except BaseException:
             os.close(held)
-            staging.discard(name)
+            work.discard(name)
             raise
         return name, held
 
     def _copied_file(self, node: Node, length: int | None) -> tuple[bytes, int]:
         size = self._inodes.lower.status(node).size
-        name, file = self._staging.file()
+        name, file = self._work.file()
         try:
             if length is None or length >= size:
                 self._fill(node, file, size, whole=True)
@@ -124,7 +123,7 @@ class CopyUp:
                 os.fsync(file)
         except BaseException:
             os.close(file)
-            self._staging.discard(name)
+            self._work.discard(name)
             raise
         return name, file
 
@@ -137,7 +136,7 @@ class CopyUp:
             os.close(source)
 
     def _describe(self, node: Node, held: int) -> None:
-        """Give a copy what the lower inode has; owner first, since that clears the rest."""
+        """Set the lower inode's attributes; owner first, since chown clears others."""
         lower, path = self._inodes.lower, opath.proc_path(held)
         mode, _, uid, gid, _, _, _, _, mtime, _ = lower.status(node)
         status = os.fstat(held)
@@ -152,10 +151,10 @@ class CopyUp:
     def _settled(
         self, node: Node, name: bytes, held: int, places: list[tuple[Inode, bytes]]
     ) -> Inode:
-        """Give a copy all its names; without any it stays as long as somebody has it open."""
-        inodes, staging = self._inodes, self._staging
+        """Give a copy all its names; a copy without names is kept open for those who use it."""
+        inodes, work = self._inodes, self._work
         if not places:
-            staging.discard(name)
+            work.discard(name)
             inode = inodes.add(inodes.kind(node), number=node)
             inode.held = os.dup(held)
             return inode
@@ -164,16 +163,16 @@ class CopyUp:
                 with self._unchanged(above) as directory:
                     os.link(
                         *(name, path),
-                        src_dir_fd=staging.directory,
+                        src_dir_fd=work.directory,
                         dst_dir_fd=directory,
                         follow_symlinks=False,
                     )
             above, path = places[0]
             with self._unchanged(above) as directory:
-                staging.place(name, path, directory)
+                work.place(name, path, directory)
         except BaseException:
             self._unlink(places[1:])
-            staging.discard(name)
+            work.discard(name)
             raise
         inode = inodes.add(inodes.kind(node), number=node)
         for above, path in places:
@@ -181,7 +180,7 @@ class CopyUp:
         return inode
 
     def _unlink(self, places: list[tuple[Inode, bytes]]) -> None:
-        """Take back names that were given; the lower ones show again."""
+        """Remove names from the upper directory again, which exposes the lower ones."""
         for above, path in places:
             with self._unchanged(above) as directory:
                 try:
@@ -191,7 +190,7 @@ class CopyUp:
 
     @contextmanager
     def _unchanged(self, directory: Inode) -> Iterator[int]:
-        """Let a directory take a name, and keep its times; ours to write whatever its mode."""
+        """Yield a descriptor of a directory that is writable; restore its mode and times after."""
         held = os.dup(self._inodes.pin(directory))
         try:
             status = os.fstat(held)

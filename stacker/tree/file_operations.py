@@ -1,10 +1,9 @@
-"""What is behind the names of a tree that takes writes: contents, attributes, xattrs.
+"""Operations on the inodes of a writable tree: contents, attributes, xattrs.
 
-In come an inode's number and what is wanted; a change copies the inode up first.  Errors are
-`OSError` with an errno, as the system call of the same purpose gives them.  Knows no names.
-
-Nothing is opened by whoever uses this: an inode can be read and written as long as it exists, and
-it is copied up by the first change, not by the wish to make one.
+Inode numbers and values come in.  Each change copies the inode up first.  An inode can be read
+and written as long as it exists, without a handle; opening it for writing copies nothing.  Errors
+are `OSError` with the errno of the system call with that purpose.  This module must not use names
+of files.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ if TYPE_CHECKING:
 _ACL: Final = b"system.posix_acl_"
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _COPIED_AT_ONCE: Final = 64 << 20
-"""Bytes after which a copy lets others have their turn."""
+"""Bytes after which a copy returns, so that a server can answer other requests."""
 
 
 class Files:
-    """The inodes of a tree.
+    """Reads and changes inodes.
 
-    :param durable: whether `sync` does something.
+    :param durable: whether `sync` flushes to disk.
     """
 
     def __init__(self, inodes: Inodes, copy_up: CopyUp, *, durable: bool) -> None:
@@ -43,12 +42,12 @@ class Files:
     # Attributes
 
     def status(self, node: Node) -> Status:
-        """Give an inode's attributes.
+        """Return an inode's attributes.
 
-        Directories have one link, as in overlayfs where it merges them: nobody counts what is in
-        them.  Lower inodes have the time of their last modification; a lost name is a change.
+        Directories have one link, like merged directories of overlayfs.  The ctime of a lower inode
+        is its mtime, or the time when it lost a name.
         """
-        inode = self._inodes.raised(node)
+        inode = self._inodes.upper_inode(node)
         if inode is None:
             return self._lower_status(node)
         seen = os.fstat(self._inodes.pin(inode))
@@ -63,25 +62,25 @@ class Files:
         return self._inodes.lower.status(node)._replace(nlink=nlink, ctime=changed)
 
     def change_mode(self, node: Node, mode: int) -> None:
-        """Set the permissions; the type in `mode` is not looked at."""
+        """Set the permissions; the file type in `mode` is ignored."""
         os.chmod(self._path(node), stat.S_IMODE(mode))
 
     def change_owner(self, node: Node, uid: int = -1, gid: int = -1) -> None:
-        """Set owner and group; -1 leaves them.
+        """Set owner and group; -1 keeps the old one.
 
-        :raises OSError: ``EPERM`` where this process may not give files away.
+        :raises OSError: ``EPERM`` if this process may not change the owner.
         """
         os.chown(self._path(node), uid, gid)
 
     def change_times(self, node: Node, atime: int | None, mtime: int | None) -> None:
-        """Set the times in nanoseconds since the epoch; ``None`` leaves them."""
+        """Set the times, nanoseconds since the epoch; ``None`` keeps the old one."""
         path, now = self._path(node), self.status(node)
         times = (now.atime if atime is None else atime, now.mtime if mtime is None else mtime)
         os.utime(path, ns=times)
 
     def _path(self, node: Node) -> bytes:
-        """Copy an inode up, and give a path to it."""
-        return self._path_of(self._copy_up.raised(node))
+        """Copy an inode up, and return a path to it."""
+        return self._path_of(self._copy_up.copied(node))
 
     def _path_of(self, inode: Inode) -> bytes:
         return opath.proc_path(self._inodes.pin(inode))
@@ -89,11 +88,11 @@ class Files:
     # Symbolic links and extended attributes
 
     def readlink(self, node: Node) -> bytes:
-        """Give the target of a symbolic link.
+        """Return the target of a symbolic link.
 
-        :raises OSError: ``EINVAL`` for anything else.
+        :raises OSError: ``EINVAL`` for any other file type.
         """
-        inode = self._inodes.raised(node)
+        inode = self._inodes.upper_inode(node)
         if inode is not None:
             if inode.kind != stat.S_IFLNK:
                 raise OSError(errno.EINVAL, "not a symbolic link")
@@ -101,19 +100,19 @@ class Files:
         return self._inodes.lower.readlink(node)
 
     def xattr(self, node: Node, name: bytes) -> bytes:
-        """Give the value of an extended attribute; overlayfs's own are not to be seen.
+        """Return the value of an extended attribute; overlayfs's marks are hidden.
 
         :raises OSError: ``ENODATA``; ``EOPNOTSUPP`` for POSIX ACLs.
         """
         _refuse_acl(name)
-        inode = self._inodes.raised(node)
+        inode = self._inodes.upper_inode(node)
         if inode is not None:
             return os.getxattr(self._path_of(inode), self._inodes.dialect.escape(name))
         return self._inodes.lower.xattr(node, name)
 
     def xattr_names(self, node: Node) -> list[bytes]:
-        """Give the names of all extended attributes but overlayfs's own and POSIX ACLs."""
-        inode, names = self._inodes.raised(node), list[bytes | None]()
+        """Return the names of all extended attributes except overlayfs's marks and POSIX ACLs."""
+        inode, names = self._inodes.upper_inode(node), list[bytes | None]()
         if inode is None:
             names += self._inodes.lower.xattrs(node)
         else:
@@ -122,30 +121,30 @@ class Files:
         return [name for name in names if name is not None and not name.startswith(_ACL)]
 
     def set_xattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute; a name of overlayfs's is escaped, and means nothing to it.
+        """Set an extended attribute; a name of overlayfs is escaped, so overlayfs ignores it.
 
         :param flags: ``XATTR_CREATE`` or ``XATTR_REPLACE``.
-        :raises OSError: as setxattr(2) says; ``EOPNOTSUPP`` for POSIX ACLs.
+        :raises OSError: as in setxattr(2); ``EOPNOTSUPP`` for POSIX ACLs.
         """
         _refuse_acl(name)
-        if flags:  # before it is copied up for nothing
+        if flags:  # checked first, so that a failure copies nothing up
             self._check_presence(node, name, flags)
         os.setxattr(self._path(node), self._inodes.dialect.escape(name), value, flags)
 
     def _check_presence(self, node: Node, name: bytes, flags: int) -> None:
         present = name in self.xattr_names(node)
         if flags & os.XATTR_CREATE and present:
-            raise OSError(errno.EEXIST, "there is such an attribute")
+            raise OSError(errno.EEXIST, "attribute exists")
         if flags & os.XATTR_REPLACE and not present:
             raise OSError(errno.ENODATA, "no such attribute")
 
     def remove_xattr(self, node: Node, name: bytes) -> None:
         """Remove an extended attribute.
 
-        :raises OSError: ``ENODATA``; otherwise as removexattr(2) says.
+        :raises OSError: ``ENODATA``; otherwise as in removexattr(2).
         """
         _refuse_acl(name)
-        if self._inodes.raised(node) is None and name not in self._inodes.lower.xattrs(node):
+        if self._inodes.upper_inode(node) is None and name not in self._inodes.lower.xattrs(node):
             raise OSError(errno.ENODATA, "no such attribute")
         os.removexattr(self._path(node), self._inodes.dialect.escape(name))
 
@@ -157,7 +156,7 @@ class Files:
         return bytes(buffer[: self.read_into(node, memoryview(buffer), offset)])
 
     def read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
-        """Read into a buffer; give the number of bytes, fewer than its length only at the end."""
+        """Read into a buffer; return the number of bytes, less than its length only at the end."""
         file, length = self._inodes.file(node), 0
         while length < len(buffer):
             count = os.preadv(file, [buffer[length:]], offset + length)
@@ -169,9 +168,9 @@ class Files:
     def write(
         self, node: Node, data: bytes | memoryview, offset: int, *, drop_ids: bool = False
     ) -> int:
-        """Write, and give the number of bytes written.
+        """Write, and return the number of bytes written.
 
-        :param drop_ids: whoever writes is not entitled to keep set-user-ID and set-group-ID bits.
+        :param drop_ids: clear the set-user-ID and set-group-ID bits, as for an unprivileged writer.
         """
         file = self._writable(node)
         if drop_ids:
@@ -179,22 +178,22 @@ class Files:
         return os.pwrite(file, data, offset)
 
     def truncate(self, node: Node, size: int, *, drop_ids: bool = False) -> None:
-        """Cut a file off, or lengthen it by a hole; what is cut off is not copied up first."""
-        if self._inodes.raised(node) is None and self._inodes.kind(node) == stat.S_IFREG:
-            self._copy_up.raised(node, length=size)
+        """Truncate a file, or extend it by a hole; copy up only the bytes that remain."""
+        if self._inodes.upper_inode(node) is None and self._inodes.kind(node) == stat.S_IFREG:
+            self._copy_up.copied(node, length=size)
         file = self._writable(node)
         if drop_ids:
             self._drop_ids(file)
         os.ftruncate(file, size)
 
     def allocate(self, node: Node, mode: int, offset: int, length: int) -> None:
-        """Reserve, free or zero a piece, as fallocate(2) does."""
+        """Allocate, punch or zero a range, as fallocate(2) does."""
         opath.allocate(self._writable(node), mode, offset, length)
 
     def copy(self, source: Node, start: int, target: Node, offset: int, length: int) -> int:
-        """Copy a piece of a file to a file, and give the number of bytes, which may be fewer.
+        """Copy a range between files; return the number of bytes, at most ``length``.
 
-        :raises OSError: ``EXDEV`` among others, where whoever asks copies by reading and writing.
+        :raises OSError: ``EXDEV`` among others; the caller then copies by reading and writing.
         """
         writable = self._writable(target)
         length = min(length, _COPIED_AT_ONCE)
@@ -204,15 +203,15 @@ class Files:
         """Find data or a hole.
 
         :param whence: ``SEEK_DATA`` or ``SEEK_HOLE``.
-        :raises OSError: ``ENXIO`` behind the end.
+        :raises OSError: ``ENXIO`` past the end.
         """
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
-            raise OSError(errno.EINVAL, "the kernel knows the other ones itself")
+            raise OSError(errno.EINVAL, "want SEEK_DATA or SEEK_HOLE")
         return os.lseek(self._inodes.file(node), offset, whence)
 
     def sync(self, node: Node, *, data_only: bool = False) -> None:
-        """Wait until an inode is on the disk; a mount whose writes go with it has no need to."""
-        inode = self._inodes.raised(node)
+        """Flush an inode to disk; does nothing if the mount's writes are discarded at unmount."""
+        inode = self._inodes.upper_inode(node)
         if inode is None or not self._durable:
             return
         if inode.kind == stat.S_IFREG:
@@ -226,13 +225,13 @@ class Files:
 
     def _writable(self, node: Node) -> int:
         if self._inodes.kind(node) == stat.S_IFREG:
-            self._copy_up.raised(node)
+            self._copy_up.copied(node)
         return self._inodes.file(node)
 
     @staticmethod
     def _drop_ids(file: int) -> None:
         mode = stat.S_IMODE(os.fstat(file).st_mode)
-        # Without permission for the group to execute it the bit once meant mandatory locking.
+        # Without group execute permission, the set-group-ID bit once meant mandatory locking.
         dropped = _SET_ID if mode & stat.S_IXGRP else stat.S_ISUID
         if mode & dropped:
             os.fchmod(file, mode & ~dropped)
@@ -240,4 +239,4 @@ class Files:
 
 def _refuse_acl(name: bytes) -> None:
     if name.startswith(_ACL):
-        raise OSError(errno.EOPNOTSUPP, "POSIX ACLs are not kept")
+        raise OSError(errno.EOPNOTSUPP, "POSIX ACLs are not supported")

@@ -1,8 +1,8 @@
-"""The names in one directory that changes, in an order that does not.
+"""An inode of an upper directory, and the names in a directory that changes.
 
-Each name has a place, a number that stays with it while others come and go, so that whoever reads
-a listing in pieces sees every name that was there all the while, once (POSIX, readdir).  Knows no
-filesystem.
+Names and inode numbers come in; listings in a stable order go out.  A name keeps its offset while
+others come and go, so a reader of a listing in parts gets every name that stays, once (POSIX,
+readdir).  This module must not use a filesystem.
 """
 
 from __future__ import annotations
@@ -17,53 +17,53 @@ if TYPE_CHECKING:
 
 
 class Listing:
-    """Names, and which inode each leads to.
+    """The names in a directory, and the inode of each.
 
-    :param lower: the names that a lower directory shows, in its order; their places are 1, 2, …
+    :param lower: the names and inodes of a lower directory, in order; they get the offsets 1, 2, …
     """
 
-    __slots__ = ("_names", "_next", "_order", "_places", "whiteouts")
+    __slots__ = ("_names", "_next", "_offsets", "_order", "whiteouts")
 
     def __init__(self, lower: Iterable[tuple[bytes, int]] = ()) -> None:
         self.whiteouts: set[bytes] = set()
-        """Names that have a whiteout on disk."""
-        self._names = {name: (place, node) for place, (name, node) in enumerate(lower, 1)}
-        self._order = {place: name for name, (place, _) in self._names.items()}
+        """The names with a whiteout on disk."""
+        self._names = {name: (offset, node) for offset, (name, node) in enumerate(lower, 1)}
+        self._order = {offset: name for name, (offset, _) in self._names.items()}
         self._next = len(self._order) + 1
-        self._places: list[int] | None = None
+        self._offsets: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self._names)
 
     def get(self, name: bytes) -> int | None:
-        """Give the inode of a name."""
+        """Return the inode of a name."""
         found = self._names.get(name)
         return None if found is None else found[1]
 
     def put(self, name: bytes, node: int) -> None:
-        """Let a name lead to an inode; one that exists keeps its place."""
+        """Set the inode of a name; an existing name keeps its offset."""
         found = self._names.get(name)
         if found is not None:
             self._names[name] = found[0], node
             return
-        place, self._next = self._next, self._next + 1
-        self._names[name] = place, node
-        self._order[place] = name
-        self._places = None
+        offset, self._next = self._next, self._next + 1
+        self._names[name] = offset, node
+        self._order[offset] = name
+        self._offsets = None
 
     def remove(self, name: bytes) -> None:
-        """Forget a name, if it is there."""
+        """Remove a name if it exists."""
         found = self._names.pop(name, None)
         if found is not None:
             del self._order[found[0]]
-            self._places = None
+            self._offsets = None
 
-    def after(self, place: int) -> Iterator[tuple[int, bytes, int]]:
-        """Give places, names and inodes, from behind a place on; the first place is 1."""
-        if self._places is None:
-            self._places = list(self._order)  # places only grow, so they are sorted
-        places = self._places
-        for at in range(bisect_right(places, place), len(places)):
+    def after(self, offset: int) -> Iterator[tuple[int, bytes, int]]:
+        """Yield offset, name and inode of each entry after an offset; the first offset is 1."""
+        if self._offsets is None:
+            self._offsets = list(self._order)  # offsets only grow, so they are sorted
+        places = self._offsets
+        for at in range(bisect_right(places, offset), len(places)):
             name = self._order[places[at]]
             yield places[at], name, self._names[name][1]
 
@@ -72,8 +72,8 @@ class Inode:
     """An inode of the upper directory.
 
     :param number: its number in the tree.
-    :param kind: its type, as in ``st_mode``.
-    :param lower: for a directory, the lower one that it merges with.
+    :param kind: its file type, an ``S_IF*`` constant.
+    :param lower: the lower directory that a directory merges with.
     """
 
     __slots__ = ("held", "key", "kind", "listing", "lower", "number", "places")
@@ -83,8 +83,8 @@ class Inode:
         self.kind = kind
         self.lower = lower
         self.places: dict[tuple[Node, bytes], None] = {}
-        """The names it is known by: directory and name."""
+        """The names of the inode, as pairs of directory and name."""
         self.listing: Listing | None = None
         self.held = -1
-        """A descriptor that stays open: the root's, and those of inodes without a name."""
+        """An open descriptor: of the root, and of inodes without a name."""
         self.key: tuple[int, int] | None = None

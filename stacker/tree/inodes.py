@@ -1,12 +1,11 @@
-"""What exists in a tree that takes writes: the inodes of the lower tree and those of the upper.
+"""The inodes of a writable tree, those of the lower tree and those of the upper directory.
 
-In come a merged tree (lower) and an upper directory in overlayfs's format; out goes which inode a
-name leads to, and a descriptor that holds it.  An inode of the lower tree keeps its number when it
-is copied up, so that whoever has it open, and all its other names, see the copy.  Nothing on disk
-is changed here.
+A merged tree and an upper directory in overlayfs's format come in; inode numbers of names and
+descriptors go out.  A lower inode keeps its number when it is copied up, so that open files and
+its other names refer to the copy.  This module must not change files.
 
-Nothing is read before it is asked for: a directory of the upper when it is entered first, a lower
-one that has no counterpart there never, since the merged tree knows it.
+A directory of the upper is read when it is first entered.  Lower directories are not read, since
+the merged tree has them in memory.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ _LIST: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Inodes:
-    """All inodes of a tree; numbers from ``len(lower)`` on are new ones and never used again.
+    """All inodes of a tree; new ones are numbered from ``len(lower)`` on, without reuse.
 
-    :param upper: a descriptor of the upper directory, owned from now on.
-    :param dialect: how deletions are written in it.
+    :param dialect: how deletions are written in the upper directory.
+    :param upper: a descriptor of the upper directory; this object closes it.
     """
 
     def __init__(self, lower: MergedTree, dialect: WhiteoutDialect, upper: int) -> None:
         self.lower = lower
         self.dialect = dialect
         self._marks = UpperMarks(dialect)
-        # Xattrs are not asked: overlayfs merges roots whatever theirs say.
+        # Xattrs of the root are ignored: overlayfs merges roots even if they are opaque.
         root = Inode(ROOT, stat.S_IFDIR, None if self._marks.is_opaque_by_name(upper) else ROOT)
         root.held = upper
         self._upper = {ROOT: root}
@@ -58,7 +57,7 @@ class Inodes:
         self._files: OrderedDict[Node, int] = OrderedDict()
         self._groups: dict[Node, list[Node]] | None = None
         self._unlinked: dict[Node, int] = {}
-        self._all_known = True  # what hides something: nothing was there before
+        self._all_known = True  # whether every name of each lower inode is visible
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -71,12 +70,12 @@ class Inodes:
         self._pins.clear()
         self._files.clear()
 
-    # What there is
+    # Queries
 
-    def raised(self, node: Node) -> Inode | None:
-        """Give an inode of the upper directory; ``None`` for one that is not copied up.
+    def upper_inode(self, node: Node) -> Inode | None:
+        """Return an inode of the upper directory; ``None`` for one that is not copied up.
 
-        :raises OSError: ``ESTALE`` for a number that is not, or no longer, an inode's.
+        :raises OSError: ``ESTALE`` if no inode has this number.
         """
         inode = self._upper.get(node)
         if inode is None and not 0 <= node < len(self.lower):
@@ -84,43 +83,43 @@ class Inodes:
         return inode
 
     def kind(self, node: Node) -> int:
-        """Give an inode's type, as in ``st_mode``."""
-        inode = self.raised(node)
+        """Return an inode's file type, an ``S_IF*`` constant."""
+        inode = self.upper_inode(node)
         return self.lower.kind(node) if inode is None else inode.kind
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
-        """Give the inode of a name in a directory."""
-        inode = self.raised(directory)
+        """Return the inode of a name in a directory."""
+        inode = self.upper_inode(directory)
         if inode is not None:
             return self.listing(inode).get(name)
         return self.lower.lookup(directory, name)
 
-    def entries(self, directory: Node, place: int = 0) -> Iterator[tuple[int, bytes, Node]]:
-        """Give places, names and inodes in a directory, from behind a place on.
+    def entries(self, directory: Node, offset: int = 0) -> Iterator[tuple[int, bytes, Node]]:
+        """Yield offset, name and inode of each entry of a directory after an offset.
 
         :raises OSError: ``ENOTDIR``.
         """
         if self.kind(directory) != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, "not a directory")
-        inode = self.raised(directory)
+        inode = self.upper_inode(directory)
         if inode is not None:
-            yield from self.listing(inode).after(place)
+            yield from self.listing(inode).after(offset)
             return
-        yield from self.lower.entries(directory, place)
+        yield from self.lower.entries(directory, offset)
 
     def is_empty(self, directory: Node) -> bool:
-        """Say whether a directory shows nothing; whiteouts do not count."""
+        """Return whether a directory has no entries; whiteouts do not count."""
         return next(self.entries(directory), None) is None
 
     def parent(self, directory: Node) -> Node:
-        """Give the directory that a directory lies in; the root's and a removed one's is itself."""
-        inode = self.raised(directory)
+        """Return the parent of a directory; the root and a removed directory return themselves."""
+        inode = self.upper_inode(directory)
         if inode is None:
             return self.lower.parent(directory)
         return next((parent for parent, _ in inode.places), directory)
 
     def lower_names(self, node: Node) -> list[Node]:
-        """Give the names of a lower inode that the tree still shows."""
+        """Return the names of a lower inode that are still visible."""
         if self._groups is None:
             self._groups = {}
             for name in self.lower:
@@ -130,14 +129,14 @@ class Inodes:
         return [name for name in self._groups.get(node, [node]) if self._is_shown(name)]
 
     def lower_links(self, node: Node) -> int:
-        """Give the number of names that the tree still shows of a lower inode."""
+        """Return the number of names of a lower inode that are still visible."""
         count = self.lower.status(node).nlink
         if node not in self._unlinked and (count == 1 or self._all_known):
             return count
         return len(self.lower_names(node))
 
     def lower_changed(self, node: Node) -> int:
-        """Give the time when a lower inode last changed: lost a name here, or was written there."""
+        """Return the ctime of a lower inode: when it lost a name, or else its mtime."""
         return self._unlinked.get(node) or self.lower.status(node).mtime
 
     def _is_shown(self, name: Node) -> bool:
@@ -149,31 +148,31 @@ class Inodes:
             for step in reversed(trail)
         )
 
-    # How it changes
+    # Changes
 
     def add(self, kind: int, lower: Node | None = None, *, number: Node | None = None) -> Inode:
-        """Take an inode of the upper directory in; without a number it is new."""
+        """Add an inode of the upper directory; without ``number`` it gets a new one."""
         if number is None:
             number, self._next = self._next, self._next + 1
         inode = self._upper[number] = Inode(number, kind, lower)
         fd = self._files.pop(number, None)
-        if fd is not None:  # that of the lower file, from before it was copied up
+        if fd is not None:  # the lower file, opened before the copy
             os.close(fd)
         return inode
 
     def link(self, directory: Inode, name: bytes, inode: Inode) -> None:
-        """Let a name lead to an inode."""
+        """Set the inode of a name."""
         listing = self.listing(directory)
         before = listing.get(name)
         listing.put(name, inode.number)
-        if before != inode.number:  # which it is when a lower one was copied up
+        if before != inode.number:  # a copied-up inode keeps its number
             self._lose(before, directory, name)
         inode.places[directory.number, name] = None
 
     def unlink(self, directory: Inode, name: bytes) -> None:
-        """Forget a name; an inode without names stays as long as somebody has it.
+        """Remove a name; an inode without names is kept while the kernel refers to it.
 
-        Whoever removes the last name on disk calls `hold` before.
+        A caller that removes the last name on disk calls `hold` first.
         """
         listing = self.listing(directory)
         before = listing.get(name)
@@ -196,11 +195,11 @@ class Inodes:
             inode.held = os.dup(self.pin(inode))
 
     def remember(self, node: Node) -> None:
-        """Note that somebody has been told of an inode, once more."""
+        """Count one more reference of the kernel to an inode."""
         self._asked[node] = self._asked.get(node, 0) + 1
 
     def forget(self, node: Node, count: int) -> None:
-        """Note that somebody has no use any more for an inode, so many times."""
+        """Subtract ``count`` references of the kernel to an inode."""
         left = self._asked.get(node, 0) - count
         if left > 0:
             self._asked[node] = left
@@ -224,9 +223,9 @@ class Inodes:
     # Descriptors
 
     def pin(self, inode: Inode) -> int:
-        """Give a descriptor of an inode, mostly O_PATH; it is valid until many others were given.
+        """Return a descriptor of an inode, mostly O_PATH; many later calls may close it.
 
-        :raises OSError: as the kernel says; ``ESTALE`` for one without a name that is not held.
+        :raises OSError: the kernel's error; ``ESTALE`` for an inode without name or descriptor.
         """
         trail: list[tuple[Node, bytes]] = []
         fd = self._pinned(inode)
@@ -251,15 +250,15 @@ class Inodes:
         return inode.held
 
     def file(self, node: Node) -> int:
-        """Give a regular file, open for reading, and for writing too where it is in the upper.
+        """Return a regular file open for reading, and for writing if it is in the upper directory.
 
-        :raises OSError: ``EISDIR`` or ``EINVAL`` for anything else.
+        :raises OSError: ``EISDIR`` or ``EINVAL`` for any other file type.
         """
         fd = self._files.get(node)
         if fd is not None:
             self._files.move_to_end(node)
             return fd
-        inode, kind = self.raised(node), self.kind(node)
+        inode, kind = self.upper_inode(node), self.kind(node)
         if kind != stat.S_IFREG:
             number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
             raise OSError(number, "not a regular file")
@@ -268,7 +267,7 @@ class Inodes:
         return self.keep_open(node, opath.reopen(self.pin(inode), os.O_RDWR))
 
     def keep_open(self, node: Node, fd: int) -> int:
-        """Take over the descriptor of a file, for `file` to give."""
+        """Take over the descriptor of a file, for `file` to return."""
         return self._keep(self._files, node, fd, _OPEN)
 
     @staticmethod
@@ -281,9 +280,9 @@ class Inodes:
     # Directories of the upper
 
     def listing(self, inode: Inode) -> Listing:
-        """Give the names in a directory of the upper.
+        """Return the names in a directory of the upper.
 
-        :raises OSError: ``ENOTDIR``, or as the kernel says.
+        :raises OSError: ``ENOTDIR``, or the kernel's error.
         """
         if inode.listing is None:
             if inode.kind != stat.S_IFDIR:
@@ -298,7 +297,7 @@ class Inodes:
         return inode.listing
 
     def lower_listing(self, directory: Node | None) -> Listing:
-        """Give the names in a lower directory, for one of the upper that is still empty."""
+        """Return the names in a lower directory, for an upper one that is still empty."""
         if directory is None:
             return Listing()
         return Listing((name, node) for _, name, node in self.lower.entries(directory))
@@ -341,12 +340,12 @@ class Inodes:
         known = self._keys.get(key)
         if known is None:
             known = self.add(kind)
-            if status.st_nlink > 1:  # its other names may be met later
+            if status.st_nlink > 1:  # its other names may be read later
                 self._keys[key], known.key = known, key
         return known
 
     def _merged_with(self, directory: Inode, name: bytes, fd: int, *, opaque: bool) -> Node | None:
-        """Give the lower directory that shows in one of the upper."""
+        """Return the lower directory that merges with one of the upper."""
         held = opath.pin(name, fd)
         try:
             self._refuse(b"redirect", name, held)
@@ -356,15 +355,15 @@ class Inodes:
             os.close(held)
 
     def _refuse(self, mark: bytes, name: bytes, held: int) -> None:
-        """Refuse what only makes sense with features that are off here, as the kernel does then."""
+        """Refuse a mark of an overlayfs feature that is off, as the kernel does."""
         if self._marks.has(mark, held):
             raise OSError(errno.EPERM, f"has the mark {os.fsdecode(mark)}", os.fsdecode(name))
 
     def lower_name(self, directory: Inode, name: bytes) -> Node | None:
-        """Give what a name would show if the upper directory had nothing there."""
+        """Return the lower inode that a name would have without the upper directory."""
         return None if directory.lower is None else self.lower.lookup(directory.lower, name)
 
     def lower_directory(self, directory: Inode, name: bytes) -> Node | None:
-        """Give the directory that a name would show if the upper had nothing there."""
+        """Return the lower directory that a name would have without the upper directory."""
         found = self.lower_name(directory, name)
         return found if found is not None and self.lower.kind(found) == stat.S_IFDIR else None

@@ -1,12 +1,12 @@
-"""The merged tree as a value: what a stack shows, with nothing mounted.
+"""Build the merged tree of a stack in memory, with nothing mounted.
 
-In: the directories of a stack, the topmost first.  Out: a :class:`MergedTree` that answers what a
-filesystem is asked: names, attributes, links, xattrs, and where the contents of a file lie.  All
-rules of stacking were applied when it was made; it never changes.  Knows no FUSE.
+The directories of a stack come in, topmost first; a :class:`MergedTree` goes out, which implements
+:class:`stacker.tree.protocol.Tree`.  Stacking is applied once, while it is built; after that it
+never changes.  This module must not use FUSE.
 
-A node is a number, the root's is 0.  Nodes of one directory follow each other, sorted by name, and
-every attribute is a column: an array costs a few bytes a node where an object costs hundreds, and
-processes that were forked from each other go on sharing it.
+Each name has a number, 0 for the root.  Names of one directory have consecutive numbers, sorted,
+and each attribute is an array indexed by them.  An array needs a few bytes for each name where an
+object needs hundreds, and forked processes continue to share its pages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stacker.layer.symlinks import join
 from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.protocol import ROOT, Status
-from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, read, scanned
+from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, scan_directory, scan_layer
 from stacker.tree.whiteout_dialects import ForeignDialect
 
 if TYPE_CHECKING:
@@ -38,16 +38,16 @@ _FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds: the years 1677 and 226
 
 
 class MergedTree:
-    """A tree that does not change.
+    """An immutable tree.
 
-    Names that are hard links to each other have one inode: the number of the first such node.
-    What the methods take as `inode` is that number; a directory's is its own.
+    Hard links share an inode: the lowest number of their names.  A parameter called ``inode`` is
+    such a number; ``node`` is the number of any name.
     """
 
     def __init__(self) -> None:
         self._roots: tuple[bytes, ...] = ()
         self._walks = False
-        """Whether directories may have been exchanged for links since they were read."""
+        """Whether symbolic links may have replaced directories since the scan."""
         self._names = b""
         self._name_at = array("Q", [0])
         self._parent = array("I")
@@ -70,20 +70,20 @@ class MergedTree:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The sum of all file sizes in bytes."""
         return sum(self._size)
 
     def name(self, node: Node) -> bytes:
-        """Give a node's name; the root's is empty."""
+        """Return a node's name; the root's is empty."""
         at = self._name_at
         return self._names[at[node] : at[node + 1]]
 
     def inode(self, node: Node) -> Node:
-        """Give the number that all names of one file share."""
+        """Return the inode of a node."""
         return self._inode[node]
 
     def parent(self, node: Node) -> Node:
-        """Give the directory that a node lies in; the root lies in itself."""
+        """Return the directory of a node; the root is its own parent."""
         return self._parent[node]
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
@@ -103,11 +103,11 @@ class MergedTree:
             yield at, self.name(child), self._inode[child]
 
     def children(self, directory: Node) -> range:
-        """Give the nodes in a directory, sorted by name; none in anything else."""
+        """Return the nodes in a directory, sorted by name; none for any other file type."""
         return range(self._first[directory], self._last[directory])
 
     def mode(self, inode: Node) -> int:
-        """Give an inode's type and permissions."""
+        """Return an inode's file type and permissions."""
         return self._mode[inode]
 
     def kind(self, inode: Node) -> int:
@@ -117,7 +117,7 @@ class MergedTree:
     def status(self, inode: Node) -> Status:
         """Return an inode's attributes; all times are the time of the last modification."""
         size, mtime = self._size[inode], self._mtime[inode]
-        # Calling Status() costs twice the time; FUSE servers call this for every LOOKUP.
+        # Status() would add a Python call to every LOOKUP of a FUSE server.
         return tuple.__new__(
             Status,
             (
@@ -163,7 +163,7 @@ class MergedTree:
         return value
 
     def path(self, node: Node) -> bytes:
-        """Give the path from the root, without a slash in front."""
+        """Return the path of a node from the root, without a leading slash."""
         names = []
         while node != ROOT:
             names.append(self.name(node))
@@ -173,7 +173,7 @@ class MergedTree:
     def open(self, inode: Node) -> int:
         """Open a regular file for reading; the caller closes it.
 
-        :raises OSError: as the kernel says; ``EINVAL`` for anything but a file.
+        :raises OSError: the kernel's error; ``EINVAL`` for any other file type.
         """
         if not stat.S_ISREG(self._mode[inode]):
             raise OSError(errno.EINVAL, "not a regular file")
@@ -181,7 +181,7 @@ class MergedTree:
         return open_below(root, self.path(inode), no_symlinks=self._walks)
 
     def read(self, inode: Node, offset: int, length: int) -> bytes:
-        """Read a piece of a file; shorter than asked only at its end.
+        """Return a range of a file; fewer than ``length`` bytes only at its end.
 
         :raises OSError: as for `open`.
         """
@@ -191,8 +191,12 @@ class MergedTree:
         finally:
             os.close(fd)
 
-    def owned(self, users: Callable[[int], int], groups: Callable[[int], int]) -> MergedTree:
-        """Give the same tree with other owners: each by a function of the one on disk."""
+    def with_owners(self, users: Callable[[int], int], groups: Callable[[int], int]) -> MergedTree:
+        """Return the same tree with other owners.
+
+        :param users: maps each user ID on disk.
+        :param groups: maps each group ID on disk.
+        """
         tree = MergedTree()
         uid, gid = array("I", map(users, self._uid)), array("I", map(groups, self._gid))
         vars(tree).update(vars(self), _uid=uid, _gid=gid)
@@ -205,17 +209,17 @@ class MergedTree:
 def merge(sources: Sequence[LayerPaths | Path], dialect: WhiteoutDialect) -> MergedTree:
     """Merge the directories of a stack.
 
-    :param sources: the topmost first, as `stacker.stack.build` gives them.
+    :param sources: topmost first: layers with a skeleton, and other directories.
     :param dialect: how deletions are written in them.
     :raises IntegrityError: a skeleton or a record is damaged.
-    :raises OSError: something cannot be read.
+    :raises OSError: the kernel's error.
     """
     inodes: Inodes = {}
-    layers = [read(source, dialect, inodes) for source in sources]
+    layers = [scan_layer(source, dialect, inodes) for source in sources]
     if has_outside_names(inodes) and any(isinstance(each, LayerPaths) for each in sources):
-        # A skeleton does not say which inode a file has, so links across layers are not seen.
+        # Skeletons do not have inode numbers, so they do not tell hard links across layers.
         inodes = {}
-        layers = [scanned(tree_of(source), dialect, inodes) for source in sources]
+        layers = [scan_directory(tree_of(source), dialect, inodes) for source in sources]
     return _Merger(layers, walks=isinstance(dialect, ForeignDialect)).merged()
 
 
@@ -225,7 +229,7 @@ def tree_of(source: LayerPaths | Path) -> Path:
 
 
 class _Merger(MergedTree):
-    """Fills the columns, level by level, so that nodes of one directory follow each other."""
+    """Fills the arrays level by level, so that names of one directory are consecutive."""
 
     def __init__(self, layers: list[Contents], *, walks: bool) -> None:
         super().__init__()
@@ -243,7 +247,7 @@ class _Merger(MergedTree):
         while todo:
             node, path, sources = todo.popleft()
             self._first[node] = len(self)
-            for name, (number, item) in sorted(self._shown(path, sources).items()):
+            for name, (number, item) in sorted(self._visible(path, sources).items()):
                 child = self._append(name, node, number, item)
                 if type(item) is Directory:
                     inner = join(path, name)
@@ -256,12 +260,12 @@ class _Merger(MergedTree):
         return tree
 
     def _top(self) -> tuple[int, ...]:
-        """Say which layers make up the root."""
+        """Return the numbers of the layers that merge into the root."""
         opaque = [number for number, layer in enumerate(self._layers) if b"" in layer.opaque]
         return tuple(range(min(opaque, default=len(self._layers) - 1) + 1))
 
-    def _shown(self, path: bytes, sources: tuple[int, ...]) -> dict[bytes, tuple[int, Item]]:
-        """Give what a directory shows: of each name the topmost."""
+    def _visible(self, path: bytes, sources: tuple[int, ...]) -> dict[bytes, tuple[int, Item]]:
+        """Return the topmost entry of each name in a directory."""
         found: dict[bytes, tuple[int, Item]] = {}
         for number in reversed(sources):
             found.update(
@@ -275,7 +279,7 @@ class _Merger(MergedTree):
     def _below(
         self, path: bytes, name: bytes, inner: bytes, sources: tuple[int, ...]
     ) -> tuple[int, ...]:
-        """Say which layers make up a directory, down to the first that hides what is below."""
+        """Return the layers that merge into a directory, down to the first that hides others."""
         found = []
         for number in sources:
             layer = self._layers[number]
@@ -299,7 +303,7 @@ class _Merger(MergedTree):
         self._last.append(0)
         self._nlink.append(1)
         self._inode.append(self._inode_of(node, item))
-        if isinstance(item, Whiteout):  # not shown
+        if isinstance(item, Whiteout):  # _visible has removed whiteouts
             raise TypeError(item)
         meta = item.meta
         self._mtime.append(max(_FIRST, min(meta.mtime, _LAST)))

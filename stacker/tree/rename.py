@@ -1,7 +1,7 @@
-"""Moving names about in an upper directory, and what must be left where they were.
+"""Rename and remove names in an upper directory, and leave whiteouts and opaque marks.
 
-In come inodes of the upper directory and names that have been looked up; out go renames, whiteouts
-and opaque marks, each step one that a crash leaves done or not done.  Copies nothing up.
+Inodes of the upper directory and their names come in.  Each step is atomic, so a crash leaves it
+done or not done.  This module must not copy inodes up; the caller has done so.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from stacker.tree.inode import Inode
     from stacker.tree.inodes import Inodes
     from stacker.tree.protocol import Node
-    from stacker.tree.workdir import Staging
+    from stacker.tree.workdir import WorkDirectory
 
     Place: TypeAlias = tuple[Inode, bytes, Inode]
-    """A directory, a name in it, and what the name leads to."""
+    """A directory, a name in it, and the inode of that name."""
     Aim: TypeAlias = tuple[Inode, bytes, Inode | None]
-    """The same, where the upper may have nothing."""
+    """The same for a target, which need not exist in the upper directory."""
 
 
-class Renaming:
-    """Moves names."""
+class Renamer:
+    """Renames and removes names."""
 
-    def __init__(self, inodes: Inodes, staging: Staging) -> None:
+    def __init__(self, inodes: Inodes, work: WorkDirectory) -> None:
         self._inodes = inodes
-        self._staging = staging
+        self._work = work
 
     def check(self, node: Node, victim: Node | None, *, exchange: bool) -> None:
-        """Refuse what cannot be renamed.
+        """Check that a rename is possible.
 
         :raises OSError: ``EXDEV``, ``EISDIR``, ``ENOTDIR``, ``ENOTEMPTY``.
         """
         moving = [node, victim] if exchange else [node]
         for each in moving:
             if each is not None and self._is_merged(each):
-                raise OSError(errno.EXDEV, "lower layers have part in the directory")
+                raise OSError(errno.EXDEV, "a lower layer has the directory")
         if victim is None or exchange:
             return
         if self._is_directory(victim) != self._is_directory(node):
             number = errno.EISDIR if self._is_directory(victim) else errno.ENOTDIR
-            raise OSError(number, "a directory and something else")
+            raise OSError(number, "only one of the two is a directory")
         if self._is_directory(victim) and not self._inodes.is_empty(victim):
-            raise OSError(errno.ENOTEMPTY, "the directory has something in it")
+            raise OSError(errno.ENOTEMPTY, "directory is not empty")
 
     def _is_directory(self, node: Node) -> bool:
         return self._inodes.kind(node) == stat.S_IFDIR
@@ -55,13 +55,13 @@ class Renaming:
     def _is_merged(self, node: Node) -> bool:
         if not self._is_directory(node):
             return False
-        inode = self._inodes.raised(node)
+        inode = self._inodes.upper_inode(node)
         return inode is None or inode.lower is not None
 
     def clear(self, above: Inode, name: bytes, inode: Inode | None) -> None:
-        """Remove a directory that shows nothing, and hide lower ones.
+        """Remove a directory without entries, and hide lower ones of that name.
 
-        :param inode: the directory, if the upper has it.
+        :param inode: the directory, if the upper directory has it.
         """
         directory = self._inodes.pin(above)
         hidden = self._inodes.lower_name(above, name) is not None
@@ -69,29 +69,29 @@ class Renaming:
         def remove() -> None:
             if hidden:
                 instead = 0 if inode is None else stat.S_IFDIR
-                self._staging.hide(name, directory, instead=instead)
+                self._work.hide(name, directory, instead=instead)
             else:
-                self._staging.take(name, directory)
+                self._work.take(name, directory)
 
         if inode is None:
             remove()
-        else:  # to move a directory one must be allowed to write it
+        else:  # moving a directory requires write permission for it
             opath.with_owner_access(self._inodes.pin(inode), remove)
         if hidden:
             self._inodes.listing(above).whiteouts.add(name)
 
     def exchange(self, one: Place, other: Place) -> None:
-        """Let two names change places."""
+        """Exchange two names."""
         (above, name, inode), (below, new, second) = one, other
         self._prepare(inode, below, new)
         self._prepare(second, above, name)
         self._rename(above, name, below, new, opath.RENAME_EXCHANGE)
-        second.places[above.number, name] = None  # so that neither is ever without a name
+        second.places[above.number, name] = None  # so that neither is without a name in between
         self._inodes.link(below, new, inode)
         self._inodes.link(above, name, second)
 
     def move(self, source: Place, target: Aim) -> None:
-        """Move a name over what is there, a file or an empty directory."""
+        """Move a name; replace a file or an empty directory at the target."""
         (above, name, inode), (below, new, victim) = source, target
         hidden = self._inodes.lower_name(above, name) is not None
         left, ours = self._inodes.listing(above).whiteouts, self._inodes.listing(below).whiteouts
@@ -117,17 +117,17 @@ class Renaming:
         try:
             self._rename(above, name, below, new, opath.RENAME_WHITEOUT)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a filesystem that does not know how
+            if error.errno != errno.EINVAL:  # the filesystem does not support RENAME_WHITEOUT
                 raise
             self._rename(above, name, below, new, 0)
             self._inodes.dialect.hide(self._inodes.pin(above), name)
         self._inodes.listing(above).whiteouts.add(name)
 
     def _prepare(self, inode: Inode, directory: Inode, name: bytes) -> None:
-        """Keep lower directories from showing in one that gets their name."""
+        """Mark a directory opaque if its new name has a lower directory."""
         lower = self._inodes.lower_directory(directory, name)
         if inode.kind == stat.S_IFDIR and lower is not None:
-            self._staging.mark_opaque(self._inodes.pin(inode))
+            self._work.mark_opaque(self._inodes.pin(inode))
 
     def _rename(self, above: Inode, name: bytes, below: Inode, new: bytes, flags: int) -> None:
         opath.rename(name, self._inodes.pin(above), new, self._inodes.pin(below), flags)

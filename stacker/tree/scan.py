@@ -1,9 +1,9 @@
-"""What one directory of a stack has, as entries by path.
+"""Read the entries of one directory of a stack.
 
-In: a :class:`LayerPaths`.  Out: :class:`Contents`, the same whichever way they were read: from
-the layer's skeleton, without touching the tree, or from the tree itself.  A skeleton is enough
-where names mean what they say; where entries of one layer replaced or led each other, or the
-filesystem kept less than the tar has, the tree is what counts.  Merges nothing.
+A layer or a directory comes in; its :class:`Contents` go out, equal whether they come from the
+skeleton or from the tree.  The skeleton saves a walk of the tree.  It is not enough if entries of
+the layer replaced or moved each other, or if the filesystem could not store all metadata.  This
+module must not merge layers.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 Item: TypeAlias = Directory | File | Symlink | Special | Whiteout
-"""What a name can be; two names with the same object are hard links to one inode."""
+"""An entry; two names with the same object are hard links of one inode."""
 
 _Listed: TypeAlias = tuple[bytes, os.stat_result]
 
 Inodes: TypeAlias = dict[tuple[int, int], tuple[Item, int]]
-"""What was read from disk, by device and inode, with the number of names still to be met."""
+"""Items read from disk by device and inode number, with the number of names not yet seen."""
 
 
 @dataclass(slots=True)
@@ -57,11 +57,11 @@ class Contents:
     """The entries of one directory of a stack.
 
     :param root: the directory on disk.
-    :param directories: for each directory's path, what is in it.
+    :param directories: the items of each directory, by path and name.
     :param top: the attributes of the root.
-    :param owner: who owns everything, where not each entry says so for itself.
-    :param opaque: directories below which nothing lower shows.
-    :param shared: identities of the items that have several names.
+    :param owner: the owner of everything in a squashed layer.
+    :param opaque: the directories that hide lower ones.
+    :param shared: the ``id()`` of each item with several names.
     """
 
     root: bytes
@@ -72,18 +72,18 @@ class Contents:
     shared: set[int] = field(default_factory=set)
 
     def find(self, path: bytes) -> Item | None:
-        """Look an item up; the root is none."""
+        """Return the item at a path; ``None`` for the root."""
         above, _, name = path.rpartition(b"/")
         return self.directories.get(above, {}).get(name)
 
     def make(self, path: bytes) -> dict[bytes, Item] | None:
-        """Give what is in a directory, making it if need be; ``None`` if a file is in the way."""
+        """Return the items in a directory, made if needed; ``None`` if a file is in its place."""
         made, names = path, list[bytes]()
         while made not in self.directories:
             made, _, name = made.rpartition(b"/")
             names.append(name)
         inside = self.directories[made]
-        while names:  # and no recursion: a tree may be deeper than Python's stack
+        while names:  # a loop, since a tree may be deeper than Python's recursion limit
             if (name := names.pop()) in inside:
                 return None
             made = join(made, name)
@@ -92,26 +92,26 @@ class Contents:
         return inside
 
 
-def read(source: LayerPaths | Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
-    """Read a directory of a stack, from its skeleton where that tells all.
+def scan_layer(source: LayerPaths | Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
+    """Read a directory of a stack, from its skeleton if that is enough.
 
     :param dialect: how deletions are written on disk.
-    :param inodes: what was met so far; it grows when the tree itself is read.
+    :param inodes: collects the items read from disk.
     :raises IntegrityError: the skeleton or the record is damaged.
-    :raises OSError: something cannot be read.
+    :raises OSError: the kernel's error.
     """
     if not isinstance(source, LayerPaths):
-        return scanned(source, dialect, inodes)
+        return scan_directory(source, dialect, inodes)
     record = LayerRecord.from_json(source.record.read_bytes(), str(source.record))
     if not (record.moved or record.replacements or record.warnings):
         found = _FromSkeleton(source, record).read()
         if found is not None:
             return found
-    return scanned(source.diff, dialect, inodes)
+    return scan_directory(source.diff, dialect, inodes)
 
 
 class _UnusualError(Exception):
-    """Names in the layer replace or lead each other."""
+    """Entries of the layer replace or move each other."""
 
 
 class _FromSkeleton:
@@ -127,7 +127,7 @@ class _FromSkeleton:
             self._found.owner = status.st_uid, status.st_gid
 
     def read(self) -> Contents | None:
-        """Give the contents, or ``None`` where only the tree can tell them."""
+        """Return the contents, or ``None`` if the tree has to be read."""
         what = str(self._source.skeleton)
         try:
             with open_skeleton(self._source.skeleton, what=what) as reader:
@@ -137,7 +137,7 @@ class _FromSkeleton:
             raise IntegrityError(f"damaged skeleton: {error}") from error
         except _UnusualError:
             return None
-        if count != self._record.entries:  # a zstd frame that is cut short says nothing
+        if count != self._record.entries:  # zstd does not report a truncated frame
             raise IntegrityError(
                 f"damaged skeleton: {what}: got {count} entries, want {self._record.entries}"
             )
@@ -193,7 +193,7 @@ class _FromSkeleton:
         self._found.directories.setdefault(entry.path, {})
 
     def _linked(self, link: HardLink) -> bool:
-        """Make a link if its target is here; one to itself keeps what is there."""
+        """Add a link if its target exists; a link to itself changes nothing."""
         target = self._found.find(link.target)
         above, _, name = link.path.rpartition(b"/")
         inside = self._found.directories[above]
@@ -212,7 +212,7 @@ class _FromSkeleton:
             self._late_links()
         except _UnusualError:
             return None
-        for path in self._record.opaque:  # before whiteouts: such a directory hides by itself
+        for path in self._record.opaque:  # before whiteouts: it needs none beside it
             self._found.make(path)
         for path in sorted(self._hidden):
             if not is_redundant(path, self._hidden, self._emptied):
@@ -220,7 +220,7 @@ class _FromSkeleton:
         return self._found
 
     def _late_links(self) -> None:
-        """Make the links whose targets came later; each one made wakes those that wait for it."""
+        """Add the links whose targets came later."""
         left = make_in_order(
             self._waiting, lambda link: None if self._linked(link) else link.target
         )
@@ -230,28 +230,28 @@ class _FromSkeleton:
     def _hide(self, path: bytes) -> None:
         above, _, name = path.rpartition(b"/")
         inside = self._found.make(above)
-        if inside is not None and name not in inside:  # else the layer's own hides the lower one
+        if inside is not None and name not in inside:  # else the layer's entry hides it
             inside[name] = Whiteout(path)
 
 
-def scanned(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
-    """Read a directory of a stack from disk; arguments and errors as for `read`."""
+def scan_directory(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
+    """Read a directory of a stack from disk; parameters and errors as for `read`."""
     root = os.fsencode(source)
     found = Contents(root, opaque=set())
     found.top = _meta(root + b"/", os.lstat(root + b"/"), dialect)
     todo = [b""]
     while todo:
         path = todo.pop()
-        place = root + b"/" + path if path else root
+        location = root + b"/" + path if path else root
         inside = found.directories.setdefault(path, {})
-        if path and _mark(place, dialect) == b"y":
+        if path and _mark(location, dialect) == b"y":
             found.opaque |= {path}
-        entries = _listed(place)
+        entries = _listed(location)
         if isinstance(dialect, ForeignDialect):
-            entries = iter(_without_deletions(found, path, place, entries, dialect))
+            entries = iter(_without_deletions(found, path, location, entries, dialect))
         for name, status in entries:
             inner = join(path, name)
-            inside[name] = item = _item(inner, place + b"/" + name, status, dialect, inodes)
+            inside[name] = item = _item(inner, location + b"/" + name, status, dialect, inodes)
             if isinstance(item, Directory):
                 todo.append(inner)
             elif status.st_nlink > 1:
@@ -260,20 +260,24 @@ def scanned(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
 
 
 def _without_deletions(
-    found: Contents, path: bytes, place: bytes, entries: Iterable[_Listed], dialect: ForeignDialect
+    found: Contents,
+    path: bytes,
+    location: bytes,
+    entries: Iterable[_Listed],
+    dialect: ForeignDialect,
 ) -> list[_Listed]:
-    """Take out what other programs' deletions are, other than devices; note what they hide.
+    """Remove other programs' whiteouts from ``entries``, and record what they hide.
 
-    A directory beside its own deletion hides what is below it: deletions are about lower layers.
+    A directory beside its own whiteout hides lower ones: whiteouts act on lower layers only.
     """
-    by_files = _mark(place + b"/", dialect) == b"x"  # the root may be a link
+    by_files = _mark(location + b"/", dialect) == b"x"  # the root may be a symbolic link
     kept, hidden = [], set[bytes]()
     for name, status in entries:
         if name == OPAQUE_NAME:
             found.opaque |= {path}
         elif is_reserved(name):
             hidden |= hidden_by(name)
-        elif by_files and _is_file_whiteout(place + b"/" + name, status, dialect):
+        elif by_files and _is_file_whiteout(location + b"/" + name, status, dialect):
             hidden.add(name)
         else:
             kept.append((name, status))
@@ -282,28 +286,32 @@ def _without_deletions(
     return kept
 
 
-def _is_file_whiteout(place: bytes, status: os.stat_result, dialect: ForeignDialect) -> bool:
+def _is_file_whiteout(location: bytes, status: os.stat_result, dialect: ForeignDialect) -> bool:
     if not stat.S_ISREG(status.st_mode) or status.st_size:
         return False
-    return not set(dialect.whiteout_marks).isdisjoint(_xattr_names(place))
+    return not set(dialect.whiteout_marks).isdisjoint(_xattr_names(location))
 
 
 def has_outside_names(inodes: Inodes) -> bool:
-    """Say whether something read from disk has names in a place that was not."""
+    """Return whether a file read from disk has a name outside the directories read."""
     return any(left for _, left in inodes.values())
 
 
-def _listed(place: bytes) -> Iterator[_Listed]:
-    with os.scandir(place) as entries:
+def _listed(location: bytes) -> Iterator[_Listed]:
+    with os.scandir(location) as entries:
         for entry in entries:
             yield entry.name, entry.stat(follow_symlinks=False)
 
 
 def _item(
-    path: bytes, place: bytes, status: os.stat_result, dialect: WhiteoutDialect, inodes: Inodes
+    path: bytes,
+    location: bytes,
+    status: os.stat_result,
+    dialect: WhiteoutDialect,
+    inodes: Inodes,
 ) -> Item:
     if stat.S_ISDIR(status.st_mode):
-        return Directory(path, _meta(place, status, dialect))
+        return Directory(path, _meta(location, status, dialect))
     if is_whiteout(status):
         return Whiteout(path)
     key = status.st_dev, status.st_ino
@@ -312,28 +320,28 @@ def _item(
         item, left = known
         inodes[key] = item, left - 1
         return item
-    made = _made_item(path, place, status, _meta(place, status, dialect))
+    made = _made_item(path, location, status, _meta(location, status, dialect))
     if status.st_nlink > 1:
         inodes[key] = made, status.st_nlink - 1
     return made
 
 
-def _made_item(path: bytes, place: bytes, status: os.stat_result, meta: Meta) -> Item:
+def _made_item(path: bytes, location: bytes, status: os.stat_result, meta: Meta) -> Item:
     if stat.S_ISREG(status.st_mode):
         return File(path, meta, status.st_size, status.st_size)
     if stat.S_ISLNK(status.st_mode):
-        return Symlink(path, meta, os.readlink(place))
+        return Symlink(path, meta, os.readlink(location))
     return Special(path, meta, stat.S_IFMT(status.st_mode), status.st_rdev)
 
 
-def _meta(place: bytes, status: os.stat_result, dialect: WhiteoutDialect) -> Meta:
-    xattrs, names = {}, _xattr_names(place)
+def _meta(location: bytes, status: os.stat_result, dialect: WhiteoutDialect) -> Meta:
+    xattrs, names = {}, _xattr_names(location)
     if isinstance(dialect, ForeignDialect):
-        refuse_unread(names, place)
+        refuse_unread(names, location)
     for listed in names:
         name = dialect.unescape(listed)
         if name is not None:
-            xattrs[name] = os.getxattr(place, listed, follow_symlinks=False)
+            xattrs[name] = os.getxattr(location, listed, follow_symlinks=False)
     return Meta(
         stat.S_IMODE(status.st_mode),
         status.st_uid,
@@ -344,19 +352,19 @@ def _meta(place: bytes, status: os.stat_result, dialect: WhiteoutDialect) -> Met
     )
 
 
-def _mark(place: bytes, dialect: WhiteoutDialect) -> bytes | None:
-    """Say what a directory is marked as: ``y`` is opaque."""
-    names = _xattr_names(place)
+def _mark(location: bytes, dialect: WhiteoutDialect) -> bytes | None:
+    """Return the mark of a directory: ``y`` for opaque, ``x`` for file whiteouts."""
+    names = _xattr_names(location)
     values = {
-        os.getxattr(place, mark, follow_symlinks=False)
+        os.getxattr(location, mark, follow_symlinks=False)
         for mark in dialect.opaque_marks
         if mark in names
     }
     return next((value for value in (b"y", b"x") if value in values), None)
 
 
-def _xattr_names(place: bytes) -> list[bytes]:
+def _xattr_names(location: bytes) -> list[bytes]:
     try:
-        return [os.fsencode(name) for name in os.listxattr(place, follow_symlinks=False)]
-    except OSError:  # no xattrs here, or none for this user to see
+        return [os.fsencode(name) for name in os.listxattr(location, follow_symlinks=False)]
+    except OSError:  # no xattr support, or no permission
         return []

@@ -1,15 +1,16 @@
-"""Deletions in whatever form another program has left them in a directory.
+"""Read the whiteouts of other programs.
 
-In come names of xattrs and of files; out goes whether they hide something.  Written is in one form
-only, the kernel's own (`WhiteoutFormat`); read are, all at once:
+Names of xattrs and files come in; what they hide goes out.  This program writes overlayfs's own
+format only (`WhiteoutFormat`).  It reads all of these at once:
 
-* overlayfs's marks, in both of its xattr namespaces, with its character devices and with files as
-  whiteouts (kernel, filesystems/overlayfs.rst, *Whiteouts and opaque directories*);
-* AUFS's names, as layers have them on their way (image-spec, layer.md): ``.wh.NAME`` for a name,
-  ``.wh..wh..opq`` for all of a directory;
-* ``user.fuseoverlayfs.opaque``, by which fuse-overlayfs marks directories without privileges.
+* overlayfs's marks in both xattr namespaces, with character devices or files as whiteouts
+  (kernel, filesystems/overlayfs.rst, *Whiteouts and opaque directories*);
+* AUFS's names, as in layer tars (image-spec, layer.md): ``.wh.NAME`` hides a name,
+  ``.wh..wh..opq`` hides everything in a directory;
+* ``user.fuseoverlayfs.opaque``, the mark of an unprivileged fuse-overlayfs.
 
-None of them shows in a tree, and nothing that shows can be given such a name.
+The tree exposes none of them, and refuses to create a file with such a name.  This module must not
+change files.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _UNREAD: Final = {prefix + mark for prefix in _OVERLAY for mark in (b"metacopy",
 
 
 class ForeignDialect:
-    """All forms to read, one to write; it stands where a `WhiteoutFormat` does.
+    """Reads every dialect and writes one; an alternative to `WhiteoutFormat`.
 
-    :param written: the form to write.
+    :param written: the format to write.
     """
 
     opaque_marks: Final = tuple(prefix + b"opaque" for prefix in _PREFIXES)
@@ -48,14 +49,14 @@ class ForeignDialect:
         self.hide = written.hide
 
     def escape(self, name: bytes) -> bytes:
-        """Give the name under which somebody's own xattr is kept; see `WhiteoutFormat.escaped`."""
+        """Return the name on disk of a user's own xattr; see `WhiteoutFormat.escape`."""
         for prefix in _PREFIXES:
             if name.startswith(prefix):
                 return prefix + _ESCAPE + name[len(prefix) :]
         return name
 
     def unescape(self, name: bytes) -> bytes | None:
-        """Give somebody's own name back for one found on disk; ``None`` for a mark."""
+        """Return a user's own name for an xattr on disk; ``None`` for a mark."""
         for prefix in _PREFIXES:
             if name.startswith(prefix):
                 rest = name[len(prefix) :]
@@ -68,12 +69,12 @@ WhiteoutDialect: TypeAlias = WhiteoutFormat | ForeignDialect
 
 
 def is_reserved(name: bytes) -> bool:
-    """Say whether a file's name means something else than a file."""
+    """Return whether a file name is a whiteout in AUFS's dialect."""
     return name.startswith(WHITEOUT_PREFIX)
 
 
 def hidden_by(name: bytes) -> set[bytes]:
-    """Give the name that a file of a reserved name hides, if it hides one."""
+    """Return the name that a whiteout of AUFS hides, as a set of one or none."""
     hidden = name[len(WHITEOUT_PREFIX) :]
     if name.startswith(AUFS_PREFIX) or hidden in {b"", b".", b".."}:
         return set()
@@ -81,18 +82,19 @@ def hidden_by(name: bytes) -> set[bytes]:
 
 
 def refuse_unread(names: Iterable[bytes], place: bytes) -> None:
-    """Refuse what only makes sense with features of overlayfs that are off here.
+    """Refuse marks of overlayfs features that are off.
 
-    :raises OSError: ``EPERM``, as the kernel says then.
+    :param names: the xattr names of a file.
+    :raises OSError: ``EPERM``, as from the kernel.
     """
     for name in names:
         if name in _UNREAD:
-            text = f"overlayfs wrote it with redirect_dir or metacopy (it has {name.decode()})"
+            text = f"has the mark {name.decode()} of redirect_dir or metacopy"
             raise OSError(errno.EPERM, text, place)
 
 
 class UpperMarks:
-    """Reads marks.
+    """Reads the marks of an upper directory, through descriptors that are mostly O_PATH.
 
     :param dialect: the marks to read.
     """
@@ -101,11 +103,11 @@ class UpperMarks:
         self._dialect = dialect
 
     def is_opaque(self, directory: int) -> bool:
-        """Say whether nothing lower shows in a directory."""
+        """Return whether a directory hides lower ones."""
         return self.is_opaque_by_name(directory) or self._any_is(directory, b"y")
 
     def is_opaque_by_name(self, directory: int) -> bool:
-        """Say the same, as far as a file in the directory tells it."""
+        """Return the same, but read only the file ``.wh..wh..opq``."""
         if not self._dialect.has_names:
             return False
         try:
@@ -115,11 +117,11 @@ class UpperMarks:
         return True
 
     def has_file_whiteouts(self, directory: int) -> bool:
-        """Say whether files in a directory can be whiteouts (overlayfs.rst, *Nesting*)."""
+        """Return whether files in a directory can be whiteouts (overlayfs.rst, *Nesting*)."""
         return self._any_is(directory, b"x")
 
     def is_file_whiteout(self, name: bytes, status: os.stat_result, directory: int) -> bool:
-        """Say whether a file is a whiteout, in a directory where files can be."""
+        """Return whether a file is a whiteout, in a directory with file whiteouts."""
         if not stat.S_ISREG(status.st_mode) or status.st_size:
             return False
         held = opath.pin(name, directory)
@@ -129,7 +131,7 @@ class UpperMarks:
             os.close(held)
 
     def has(self, mark: bytes, held: int) -> bool:
-        """Say whether something has one of overlayfs's other marks."""
+        """Return whether an inode has another mark of overlayfs, such as ``metacopy``."""
         return _value(held, self._dialect.prefix + mark) is not None
 
     def _any_is(self, directory: int, value: bytes) -> bool:

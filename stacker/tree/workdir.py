@@ -1,8 +1,8 @@
-"""The work directory: where a thing is made before it gets its name in the upper directory.
+"""Make files in the work directory, then rename them into the upper directory.
 
-A name in the upper directory leads to something whole or to nothing, because what stands there was
-renamed to it (overlayfs.rst, *Upper and Lower*: the work directory is for that).  In come
-descriptors of directories and names; knows no lower tree.
+Names and descriptors of directories come in.  A name in the upper directory never leads to a
+partly made file, since every file is made here first (overlayfs.rst, *Upper and Lower*).  This
+module must not use the lower tree.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Staging:
-    """A directory for things without a name yet.
+class WorkDirectory:
+    """The work directory of an upper directory.
 
-    :param work: overlayfs's work directory; like overlayfs it uses ``work`` inside, and empties it.
-    :raises OSError: it cannot be used, or the filesystem has no xattrs for marks.
+    :param work: overlayfs's work directory.  Like overlayfs, this class empties and uses ``work``
+        inside it.
+    :raises OSError: it cannot be used, or its filesystem does not support the xattrs of marks.
     """
 
     def __init__(self, work: Path, dialect: WhiteoutDialect) -> None:
@@ -47,24 +48,24 @@ class Staging:
             raise
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the descriptor of the directory."""
         os.close(self.directory)
 
     def name(self) -> bytes:
-        """Invent a name that is not used here."""
+        """Return a name that is not in use here."""
         self._count += 1
         return b"#%x" % self._count
 
     def file(self, mode: int = 0o600) -> tuple[bytes, int]:
-        """Make an empty file; give its name and a descriptor to write it.
+        """Make an empty file; return its name and a descriptor open for writing.
 
-        :param mode: what it may have at most, the umask being taken off.
+        :param mode: the permissions, before the umask.
         """
         name = self.name()
         return name, os.open(name, _NEW, mode & 0o777, dir_fd=self.directory)
 
     def made(self, make: Callable[[bytes, int], None]) -> tuple[bytes, int]:
-        """Make anything else by a function of name and directory; give its name and hold it."""
+        """Call ``make(name, directory)``; return the name and a descriptor of the new file."""
         name = self.name()
         make(name, self.directory)
         return name, opath.pin(name, self.directory)
@@ -72,11 +73,11 @@ class Staging:
     def place(
         self, name: bytes, target: bytes, directory: int, *, held: int = -1, over: bool = False
     ) -> None:
-        """Give what was made here its name elsewhere.
+        """Rename a file from here into a directory.
 
-        :param held: a descriptor of what it is, where its mode may not let it be moved.
-        :param over: something is there that rename cannot replace; it is removed.
-        :raises OSError: as the kernel says; then what was made is gone.
+        :param held: a descriptor of the file, needed if its mode may forbid the move.
+        :param over: exchange it with a file that rename(2) cannot replace, and remove that.
+        :raises OSError: the kernel's error; the file is removed then.
         """
         flag = opath.RENAME_EXCHANGE if over else 0
 
@@ -86,7 +87,7 @@ class Staging:
         try:
             if held < 0:
                 move()
-            else:  # a directory's ".." changes, so that one must be allowed to write it
+            else:  # moving a directory changes its "..", which requires write permission
                 opath.with_owner_access(held, move)
         except OSError:
             self.discard(name)
@@ -95,10 +96,10 @@ class Staging:
             self.discard(name)
 
     def hide(self, name: bytes, directory: int, *, instead: int = 0) -> None:
-        """Put a whiteout in a directory, in one step.
+        """Put a whiteout into a directory, in one atomic step.
 
-        :param instead: the type of what is there and goes; 0 for nothing.
-        :raises OSError: as the kernel says.
+        :param instead: the type of the file that it replaces; 0 for none.
+        :raises OSError: the kernel's error.
         """
         if not instead:
             self._dialect.hide(directory, name)
@@ -108,16 +109,16 @@ class Staging:
         self.place(whiteout, name, directory, over=instead == stat.S_IFDIR)
 
     def take(self, name: bytes, directory: int) -> None:
-        """Remove a directory that shows nothing, with the whiteouts in it, in one step.
+        """Remove a directory without visible entries and the whiteouts in it, in one atomic step.
 
-        :raises OSError: as the kernel says.
+        :raises OSError: the kernel's error.
         """
         taken = self.name()
         os.rename(name, taken, src_dir_fd=directory, dst_dir_fd=self.directory)
         self.discard(taken)
 
     def discard(self, name: bytes) -> None:
-        """Remove what is here under a name; what cannot be goes with the work directory."""
+        """Remove a file made here; a failure leaves it to the removal of the work directory."""
         with suppress(OSError):
             status = os.stat(name, dir_fd=self.directory, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
@@ -126,7 +127,7 @@ class Staging:
                 os.unlink(name, dir_fd=self.directory)
 
     def _try_marks(self) -> None:
-        """Find out before anything depends on it what the filesystem can do, as overlayfs does."""
+        """Check early that the filesystem supports marks and whiteouts, as overlayfs does."""
         name, held = self.made(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
         whiteout = self.name()
         try:
@@ -140,7 +141,7 @@ class Staging:
             self.discard(name)
 
     def mark_opaque(self, directory: int) -> None:
-        """Mark a directory that is held, so that nothing lower shows in it."""
+        """Mark a directory opaque, given a descriptor of it."""
         mark = self._dialect.prefix + b"opaque"
         opath.with_owner_access(
             directory, lambda: os.setxattr(opath.proc_path(directory), mark, b"y")

@@ -1,18 +1,17 @@
-"""What a write does: a merged tree below, an upper directory above that takes all changes.
+"""A merged tree with an upper directory that takes all writes.
 
-In come the lower tree, which stays as it is, and a directory in the kernel overlayfs's own format
-(Documentation/filesystems/overlayfs.rst): whiteouts are character devices 0:0, opaque directories
-have a mark.  The kernel can mount the same directory over the same layers afterwards, and the
-other way round.  Features that this program's overlay mounts leave off are not written and are
-refused: redirect_dir (so a directory that lower layers have part in cannot be renamed: ``EXDEV``,
-and mv copies it) and metacopy.
+The lower tree, which never changes, and an upper directory in the format of the kernel's overlayfs
+come in (filesystems/overlayfs.rst).  The kernel can mount the same directories afterwards, and the
+other way round.  This module must not use FUSE, and checks no permissions: the kernel or the
+server has done so.
 
-`WritableTree` is what an adapter needs to know, with its `WritableTree.files`: inodes are numbers,
-names are bytes, errors are `OSError` with the errno that the system call of that name gives.  Who
-may do what is not checked here; whoever asks has been let in.  No path is ever resolved: every step
-is a name in a directory that is held by a descriptor, and no link is followed.
+Inodes are numbers and names are bytes.  Errors are `OSError` with the errno of the system call
+with that purpose.  No path is resolved: each step is a name in a directory that a descriptor holds,
+and no symbolic link is followed.
 
-POSIX ACLs are neither kept nor inherited; a umask has been taken off a mode before it comes here.
+Overlayfs features that stacker's mounts turn off are refused and never written: redirect_dir
+and metacopy.  So renaming a directory that a lower layer has fails with ``EXDEV``, and mv(1) copies
+it.  POSIX ACLs are neither stored nor inherited.  The caller has applied the umask to modes.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from stacker.tree.file_operations import Files
 from stacker.tree.inode import Listing
 from stacker.tree.inodes import Inodes
 from stacker.tree.protocol import ROOT
-from stacker.tree.rename import Renaming
+from stacker.tree.rename import Renamer
 from stacker.tree.whiteout_dialects import is_reserved
-from stacker.tree.workdir import Staging
+from stacker.tree.workdir import WorkDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,42 +44,41 @@ _UPPER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Caller(NamedTuple):
-    """Whose a new inode is."""
+    """The owner of a new inode."""
 
     uid: int
     gid: int
 
 
 class WritableTree:
-    """A tree that takes writes; nobody else may change the upper directory meanwhile.
+    """A writable `stacker.tree.protocol.Tree`; only one may use an upper directory at a time.
 
-    An inode's number stays the same as long as the tree is open, through renames and copying up.
-    Whoever has been told of one says so (`remember`), and that it needs it no more (`forget`): in
-    between it can be used even when its last name is gone.
+    An inode keeps its number while the tree is open, through renames and copying up.  A server
+    calls `remember` when it passes an inode to the kernel, and `forget` when the kernel drops it;
+    in between the inode can be used even without a name.
 
-    Questions are `lookup`, `entries`, `kind`, `parent` (as of `stacker.tree.inodes.Inodes`),
-    `space` and those of `files`; everything else changes something.
+    Names are created, linked, renamed and removed here; `files` reads and changes inodes.
 
     :param upper: the directory that takes the writes.
     :param work: a directory on the same filesystem; ``work`` inside it is emptied and used.
-    :param durable: whether what has been synced must survive the machine's crash.
-    :raises OSError: a directory cannot be used: no xattrs, or written with features that are off.
+    :param durable: whether synced writes must survive a crash of the machine.
+    :raises OSError: a directory lacks xattrs, or has marks of overlayfs features that are off.
     """
 
     def __init__(
         self, lower: MergedTree, dialect: WhiteoutDialect, upper: Path, work: Path, *, durable: bool
     ) -> None:
-        self._staging = Staging(work, dialect)
+        self._work = WorkDirectory(work, dialect)
         try:
             self._inodes = Inodes(lower, dialect, os.open(upper, _UPPER))
         except BaseException:
-            self._staging.close()
+            self._work.close()
             raise
-        self._copy_up = CopyUp(self._inodes, self._staging, durable=durable)
-        self._renaming = Renaming(self._inodes, self._staging)
+        self._copy_up = CopyUp(self._inodes, self._work, durable=durable)
+        self._renamer = Renamer(self._inodes, self._work)
         self.files = Files(self._inodes, self._copy_up, durable=durable)
         self.remember, self.forget = self._inodes.remember, self._inodes.forget
-        # Bound here, not wrapped, so that a FUSE server makes no further call for each request.
+        # Bound, not wrapped, so that a FUSE server makes no extra call for a request.
         self.lookup, self.entries = self._inodes.lookup, self._inodes.entries
         self.kind, self.parent = self._inodes.kind, self._inodes.parent
         self.status, self.readlink, self.read = (
@@ -96,58 +94,58 @@ class WritableTree:
             raise
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all descriptors."""
         self._inodes.close()
-        self._staging.close()
+        self._work.close()
 
     def space(self) -> os.statvfs_result:
-        """Say how much room the upper directory's filesystem has."""
-        root = self._copy_up.raised(ROOT)
+        """Return the free space of the upper directory's filesystem."""
+        root = self._copy_up.copied(ROOT)
         return os.statvfs(opath.proc_path(self._inodes.pin(root)))
 
     # New names
 
     def create(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
-        """Make an empty regular file, and give its inode.
+        """Make an empty regular file, and return its inode.
 
-        :param mode: permissions, exactly.
+        :param mode: the exact permissions.
         """
         above = self._free(directory, name)
-        made, file = self._staging.file(mode)
+        made, file = self._work.file(mode)
         try:
             self._settle(above, name, made, file, mode=stat.S_IFREG | mode, caller=caller)
         except BaseException:
             os.close(file)
             raise
         inode = self._named(above, name, self._inodes.add(stat.S_IFREG))
-        self._inodes.keep_open(inode.number, file)  # whoever makes a file writes it next
+        self._inodes.keep_open(inode.number, file)  # the next request usually writes to it
         return inode.number
 
     def make_node(
         self, directory: Node, name: bytes, mode: int, device: int, caller: Caller
     ) -> Node:
-        """Make a file, pipe, socket or device, and give its inode.
+        """Make a file, FIFO, socket or device, and return its inode.
 
-        :param mode: type and permissions.
+        :param mode: file type and permissions.
         :raises OSError: ``EPERM`` for the device 0:0, which would be a whiteout.
         """
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFCHR and not device:
-            raise OSError(errno.EPERM, "this device is a whiteout to overlayfs")
+            raise OSError(errno.EPERM, "device 0:0 is a whiteout")
         return self._made(
             *(directory, name, kind | stat.S_IMODE(mode), caller),
             lambda made, within: os.mknod(made, kind | 0o600, device, dir_fd=within),
         ).number
 
     def symlink(self, directory: Node, name: bytes, target: bytes, caller: Caller) -> Node:
-        """Make a symbolic link, and give its inode."""
+        """Make a symbolic link, and return its inode."""
         return self._made(
             *(directory, name, stat.S_IFLNK | 0o777, caller),
             lambda made, within: os.symlink(target, made, dir_fd=within),
         ).number
 
     def make_directory(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
-        """Make a directory, and give its inode; lower ones of that name stay hidden."""
+        """Make a directory, and return its inode; it hides lower directories of that name."""
         inode = self._made(directory, name, stat.S_IFDIR | mode, caller, _make_directory)
         inode.listing = Listing()
         return inode.number
@@ -161,7 +159,7 @@ class WritableTree:
         make: Callable[[bytes, int], None],
     ) -> Inode:
         above = self._free(directory, name)
-        made, held = self._staging.made(make)
+        made, held = self._work.made(make)
         try:
             self._settle(above, name, made, held, mode=mode, caller=caller)
         finally:
@@ -171,22 +169,22 @@ class WritableTree:
     def _settle(
         self, above: Inode, name: bytes, made: bytes, held: int, *, mode: int, caller: Caller
     ) -> None:
-        """Describe what was made in the work directory, and give it its name."""
+        """Set the attributes of a file in the work directory, and move it to its name."""
         over = False
         try:
             self._describe(held, mode, caller, os.fstat(self._inodes.pin(above)))
             if stat.S_ISDIR(mode):
                 over = name in self._whiteouts(above)
                 if self._inodes.lower_directory(above, name) is not None:
-                    self._staging.mark_opaque(held)
+                    self._work.mark_opaque(held)
         except BaseException:
-            self._staging.discard(made)
+            self._work.discard(made)
             raise
-        self._staging.place(made, name, self._inodes.pin(above), held=held, over=over)
+        self._work.place(made, name, self._inodes.pin(above), held=held, over=over)
 
     @staticmethod
     def _describe(held: int, mode: int, caller: Caller, above: os.stat_result) -> None:
-        """Give something new owner and mode, as a kernel does it (inode_init_owner)."""
+        """Set owner and mode of a new file as the kernel does (inode_init_owner)."""
         path, gid = opath.proc_path(held), caller.gid
         if above.st_mode & stat.S_ISGID:
             gid = above.st_gid
@@ -202,39 +200,39 @@ class WritableTree:
             os.chmod(path, stat.S_IMODE(mode))
 
     def link(self, node: Node, directory: Node, name: bytes) -> None:
-        """Give an inode one more name.
+        """Add a name to an inode.
 
         :raises OSError: ``EPERM`` for a directory.
         """
         above = self._free(directory, name)
         if self.kind(node) == stat.S_IFDIR:
-            raise OSError(errno.EPERM, "a directory has one name")
-        inode = self._copy_up.raised(node)
+            raise OSError(errno.EPERM, "a directory cannot be hard linked")
+        inode = self._copy_up.copied(node)
         source = opath.proc_path(self._inodes.pin(inode))
-        made = self._staging.name()
-        os.link(source, made, dst_dir_fd=self._staging.directory, follow_symlinks=True)
-        self._staging.place(made, name, self._inodes.pin(above))
+        made = self._work.name()
+        os.link(source, made, dst_dir_fd=self._work.directory, follow_symlinks=True)
+        self._work.place(made, name, self._inodes.pin(above))
         self._named(above, name, inode)
 
     def _free(self, directory: Node, name: bytes) -> Inode:
-        """Give a directory of the upper that a new name can go to."""
+        """Return a directory of the upper, after checking that a name in it is free."""
         if self.lookup(directory, self._usable(name)) is not None:
-            raise OSError(errno.EEXIST, "the name is taken")
+            raise OSError(errno.EEXIST, "name exists")
         return self._directory(directory)
 
     def _usable(self, name: bytes) -> bytes:
-        """Give a name back that something can get.
+        """Return ``name`` if a file may have it.
 
-        :raises OSError: ``EINVAL`` for none, and for one that would be a deletion.
+        :raises OSError: ``EINVAL`` for a malformed name, and for one that would be a whiteout.
         """
         if self._inodes.dialect.has_names and is_reserved(name):
-            raise OSError(errno.EINVAL, "the name is reserved for deletions")
+            raise OSError(errno.EINVAL, "name is reserved for whiteouts")
         return checked(name)
 
     def _directory(self, node: Node) -> Inode:
         if self.kind(node) != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, "not a directory")
-        return self._copy_up.raised(node)
+        return self._copy_up.copied(node)
 
     def _whiteouts(self, directory: Inode) -> set[bytes]:
         return self._inodes.listing(directory).whiteouts
@@ -244,7 +242,7 @@ class WritableTree:
         self._inodes.link(above, name, inode)
         return inode
 
-    # Names that go
+    # Removed names
 
     def unlink(self, directory: Node, name: bytes) -> None:
         """Remove a name of anything but a directory.
@@ -253,67 +251,65 @@ class WritableTree:
         """
         node = self._found(directory, name)
         if self.kind(node) == stat.S_IFDIR:
-            raise OSError(errno.EISDIR, "a directory")
-        above, inode = self._directory(directory), self._inodes.raised(node)
+            raise OSError(errno.EISDIR, "is a directory")
+        above, inode = self._directory(directory), self._inodes.upper_inode(node)
         if inode is not None:
             self._inodes.hold(inode)
         held = self._inodes.pin(above)
         if self._inodes.lower_name(above, name) is not None:
-            self._staging.hide(name, held, instead=0 if inode is None else stat.S_IFREG)
+            self._work.hide(name, held, instead=0 if inode is None else stat.S_IFREG)
             self._whiteouts(above).add(name)
         else:
             os.unlink(name, dir_fd=held)
         self._inodes.unlink(above, name)
 
     def remove_directory(self, directory: Node, name: bytes) -> None:
-        """Remove a directory that shows nothing.
+        """Remove a directory without entries.
 
         :raises OSError: ``ENOENT``, ``ENOTDIR``, ``ENOTEMPTY``.
         """
         node = self._found(directory, name)
-        if not self._inodes.is_empty(node):  # ENOTDIR too
-            raise OSError(errno.ENOTEMPTY, "the directory has something in it")
-        above, inode = self._directory(directory), self._inodes.raised(node)
+        if not self._inodes.is_empty(node):  # also raises ENOTDIR
+            raise OSError(errno.ENOTEMPTY, "directory is not empty")
+        above, inode = self._directory(directory), self._inodes.upper_inode(node)
         if inode is not None:
             self._inodes.hold(inode)
-        self._renaming.clear(above, name, inode)
+        self._renamer.clear(above, name, inode)
         self._inodes.unlink(above, name)
 
     def rename(self, source: Node, name: bytes, target: Node, new: bytes, flags: int = 0) -> None:
-        """Give something another name; one that is there already goes.
+        """Rename a file or directory; an existing target is replaced.
 
         :param flags: ``RENAME_NOREPLACE`` or ``RENAME_EXCHANGE``.
-        :raises OSError: ``EXDEV`` for a directory that lower layers have part in, so that whoever
-            asks copies it; otherwise as rename(2) says.
+        :raises OSError: ``EXDEV`` for a directory that a lower layer has, so that the caller copies
+            it; otherwise as in rename(2).
         """
         if flags not in {0, opath.RENAME_NOREPLACE, opath.RENAME_EXCHANGE}:
-            raise OSError(errno.EINVAL, "no such way to rename")
+            raise OSError(errno.EINVAL, "unknown rename flags")
         node, victim = self._found(source, name), self.lookup(target, self._usable(new))
         if victim is not None and flags == opath.RENAME_NOREPLACE:
-            raise OSError(errno.EEXIST, "the name is taken")
+            raise OSError(errno.EEXIST, "name exists")
         if victim is None and flags == opath.RENAME_EXCHANGE:
-            raise OSError(errno.ENOENT, "nothing to exchange with")
+            raise OSError(errno.ENOENT, "target to exchange does not exist")
         if node == victim:
             return
         if self._is_in(target, node) or (flags and self._is_in(source, victim)):
-            raise OSError(errno.EINVAL, "a directory cannot go into itself")
-        self._renaming.check(node, victim, exchange=flags == opath.RENAME_EXCHANGE)
-        inode = self._copy_up.raised(node)
+            raise OSError(errno.EINVAL, "a directory cannot be moved into itself")
+        self._renamer.check(node, victim, exchange=flags == opath.RENAME_EXCHANGE)
+        inode = self._copy_up.copied(node)
         above, below = self._directory(source), self._directory(target)
         if victim is not None and flags == opath.RENAME_EXCHANGE:
-            self._renaming.exchange(
-                (above, name, inode), (below, new, self._copy_up.raised(victim))
-            )
+            self._renamer.exchange((above, name, inode), (below, new, self._copy_up.copied(victim)))
             return
-        gone = None if victim is None else self._inodes.raised(victim)
+        gone = None if victim is None else self._inodes.upper_inode(victim)
         if gone is not None:
             self._inodes.hold(gone)
-        self._renaming.move((above, name, inode), (below, new, gone))
+        self._renamer.move((above, name, inode), (below, new, gone))
 
     def _is_in(self, directory: Node, outer: Node | None) -> bool:
         while directory != outer:
             inner, directory = directory, self.parent(directory)
-            if directory == inner:  # the root, or a removed one
+            if directory == inner:  # the root or a removed directory
                 return False
         return True
 
@@ -325,12 +321,12 @@ class WritableTree:
 
 
 def checked(name: bytes) -> bytes:
-    """Give a name back that is one; nothing else may ever reach a system call.
+    """Return ``name`` if it is a single component; nothing else may reach a system call.
 
     :raises OSError: ``EINVAL``.
     """
     if not name or name in {b".", b".."} or b"/" in name or b"\0" in name:
-        raise OSError(errno.EINVAL, "not a name")
+        raise OSError(errno.EINVAL, "not a file name")
     return name
 
 

@@ -252,7 +252,7 @@ def test_a_directory_that_became_a_link_leads_nowhere(room: Path) -> None:
 
 def test_owners_show_as_they_are_told_and_nothing_else_changes(room: Path) -> None:
     tree = merge([room / "low"], FORM)
-    owned = tree.owned(lambda uid: uid + 7, lambda gid: gid + 8)
+    owned = tree.with_owners(lambda uid: uid + 7, lambda gid: gid + 8)
     for node in tree:
         seen = tree.status(node)
         assert owned.status(node) == seen._replace(uid=seen.uid + 7, gid=seen.gid + 8)
