@@ -181,11 +181,13 @@ def _refuse_mount_point(path: Path) -> None:
 
 def _copy_root_attributes(plan: Plan, upper: Path) -> None:
     """Copy the root's owner, xattrs, mode and times, but no overlayfs mark, to a new upper."""
-    from stacker.layer.metadata import copy_attributes  # read-only mounts copy none
+    from stacker.layer.metadata import copy_layer_attributes  # read-only mounts copy none
 
     root = plan.layers[0]
     _change_owner(upper, root.stat())  # another user may own an upper directory that existed
-    copy_attributes(os.fsencode(root), os.fsencode(upper), whiteout_format=plan.whiteout_format)
+    copy_layer_attributes(
+        os.fsencode(root), os.fsencode(upper), whiteout_format=plan.whiteout_format
+    )
 
 
 def _restore_owner_and_mode(directory: Path, status: os.stat_result) -> None:
