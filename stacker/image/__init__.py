@@ -1,1 +1,7 @@
-"""What an image is: pure values parsed from bytes.  No I/O happens here."""
+"""Images as values: what documents, references and platforms state.
+
+`document` reads JSON strictly; `descriptor`, `manifest`, `config` and `schema1` turn documents into
+values; `digest` tells the four kinds of digest apart.  `reference`, `location` and `platform` parse
+what a user writes, and `selection` chooses from an index.  Nothing here opens a file or a
+connection, or knows how a layer is unpacked.
+"""

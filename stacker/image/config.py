@@ -1,7 +1,7 @@
-"""Image configs: what an image runs as, and the diff_ids of the layers it is made of.
+"""Image configs: how to run an image, its diff_ids, and the chain IDs that follow from them.
 
-In come a config document's bytes, out comes an `ImageConfig`.  Whether the bytes match a
-digest, and how a process is started from it, is not known here.
+In come the bytes of a config, out come an `ImageConfig`, chain IDs, and the pairs of blobs and
+diff_ids.  Nothing here verifies a digest or starts a process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How one layer came about; `empty_layer` is a step that made none."""
+    """One build step of an image; `empty_layer` marks a step without a layer."""
 
     created: str | None = None
     created_by: str = ""
@@ -42,7 +42,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a process is to be started from the image, as its author wrote it."""
+    """How to start a process from the image (image-spec config.md, "config")."""
 
     user: str = ""
     env: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """One image's config (image-spec config.md); `diff_ids` are the layers, lowest first."""
+    """The config of an image (image-spec config.md); `diff_ids` are the layers, base first."""
 
     platform: Platform
     diff_ids: tuple[DiffID, ...]
@@ -68,12 +68,13 @@ class ImageConfig:
 
 
 def parse_config(raw: bytes, what: str) -> ImageConfig:
-    """Return the image config that `raw` holds; null stands for absent, as Docker writes it.
+    """Return the image config in `raw`; a field with null counts as absent, as Docker writes it.
+
+    Source: image-spec config.md, "Properties"; Docker's image JSON is the same document.
 
     :param what: the document's name for messages.
     :raises IntegrityError: malformed, over `DOCUMENT_LIMIT`, or a field of the wrong type.
     :raises UnsupportedError: `rootfs.type` is not ``layers``.
-    Source: image-spec config.md, "Properties"; the same document is Docker's image JSON.
     """
     members = parse_object(raw, what)
     return ImageConfig(
@@ -90,10 +91,10 @@ def parse_config(raw: bytes, what: str) -> ImageConfig:
 
 
 def chain_ids(diff_ids: Sequence[DiffID]) -> tuple[ChainID, ...]:
-    """Return the chain ID of each layer of `diff_ids`, lowest first.
+    """Return the chain ID of each layer of `diff_ids`, base first.
 
-    Source: image-spec config.md, "Layer ChainID": the lowest layer's is its diff_id, any other
-    is the digest of the one below, a space and the layer's diff_id.
+    The base layer's chain ID is its diff_id.  Any other one is the digest of the chain ID below,
+    a space and the layer's diff_id (image-spec config.md, "Layer ChainID").
     """
     chains: list[ChainID] = []
     for diff_id in diff_ids:
@@ -105,10 +106,11 @@ def chain_ids(diff_ids: Sequence[DiffID]) -> tuple[ChainID, ...]:
 
 
 def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[tuple[Descriptor, DiffID], ...]:
-    """Return each layer's descriptor with its diff_id, lowest first.
+    """Return each layer's descriptor with its diff_id, base first.
+
+    Source: image-spec config.md, "rootfs": diff_ids have the order of the layers.
 
     :raises IntegrityError: the two documents list different numbers of layers.
-    Source: image-spec config.md, "rootfs": diff_ids stand in the order of the layers.
     """
     layers, diff_ids = len(manifest.layers), len(config.diff_ids)
     if layers != diff_ids:
@@ -123,7 +125,7 @@ def _diff_ids(rootfs: dict[str, object], where: str) -> tuple[DiffID, ...]:
     kind = required(rootfs, "type", str, where)
     if kind != "layers":
         raise UnsupportedError(f"{where}: type: got {quoted(kind)}, want 'layers'")
-    # Absent where an image has no layer: Docker leaves the empty list out.
+    # Docker omits the list if an image has no layers.
     return tuple(
         _diff_id(text, f"{where}: diff_ids[{i}]")
         for i, text in enumerate(strings(rootfs, "diff_ids", where))
@@ -162,6 +164,6 @@ def _execution(members: dict[str, object], where: str) -> Execution:
 
 
 def _words(members: dict[str, object], name: str, where: str) -> tuple[str, ...]:
-    # Docker's own type for these two reads a lone string as a list of one.
+    # Docker also accepts a string in place of a list with one string.
     value = members.get(name)
     return (value,) if isinstance(value, str) else strings(members, name, where)

@@ -1,7 +1,7 @@
-"""Descriptors: the typed, sized, content-addressed pointers that images are made of.
+"""Descriptors: media type, digest and size of a blob that a document refers to.
 
-In comes a JSON object of a manifest or index, out comes a checked value, and back.  Where the
-bytes behind it are kept is not known here.
+In comes a JSON object of a manifest or an index, out comes a checked value, and back.  Nothing here
+knows where the blob is stored.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MOST_BYTES = 2**63 - 1  # image-spec: size is an int64
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a blob is (`media_type`), its address and its size in bytes (image-spec descriptor.md).
+    """A blob's media type, digest and size in bytes (image-spec descriptor.md).
 
-    `data` holds the blob's own bytes where the document carries them; `urls` says where else a
-    foreign layer may be had.
+    :param urls: where else a foreign layer is available.
+    :param data: the blob's bytes, if the document embeds them.
     """
 
     media_type: str
@@ -39,11 +39,11 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, obj: object, where: str) -> Self:
-        """Return the descriptor that the JSON value `obj` states.
+        """Return the descriptor in the JSON value `obj`.
 
-        :param where: the place it stands at, for messages.
+        :param where: the value's position in its document, for messages.
         :raises IntegrityError: a field is missing, of the wrong type or out of range, or `data`
-            is not what `digest` and `size` say.
+            does not match `digest` and `size`.
         """
         members = as_object(obj, where)
         platform = optional(members, "platform", dict, where)
@@ -61,7 +61,7 @@ class Descriptor:
         return descriptor
 
     def to_json(self) -> dict[str, object]:
-        """Return the descriptor as image-spec writes it; what is empty is left out."""
+        """Return the descriptor as image-spec writes it, without empty fields."""
         members: dict[str, object] = {
             "mediaType": self.media_type,
             "digest": str(self.digest),
@@ -81,18 +81,18 @@ class Descriptor:
 
     @classmethod
     def embedding(cls, media_type: str, content: bytes) -> Self:
-        """Return a descriptor that carries the bytes it describes."""
+        """Return a descriptor with `content` embedded."""
         return cls(media_type, Digest.of(content), len(content), data=content)
 
     @property
     def is_foreign(self) -> bool:
-        """Whether this is a layer that may be missing here and be had from `urls` instead."""
+        """Whether this is a foreign layer, which may be available from `urls` only."""
         return self.media_type in mediatype.FOREIGN_LAYERS
 
     def verify(self, content: bytes, what: str) -> None:
-        """Check that `content` is this descriptor's blob.
+        """Check that `content` is the described blob.
 
-        :raises IntegrityError: its size or its digest differs.
+        :raises IntegrityError: the size or the digest differs.
         """
         if len(content) != self.size:
             raise IntegrityError(f"wrong size: {what}: got {len(content)} bytes, want {self.size}")

@@ -1,11 +1,10 @@
-"""JSON bytes to values and back, read so strictly that no other reader can see another document.
+"""Read and write JSON documents, so strictly that no other parser can read them differently.
 
-In come bytes, out come plain dicts, lists and strings; the field readers below take them apart
-and name the place where a type is wrong.  Which fields a document has is not known here.
+In come bytes, out come plain dicts, lists and strings.  The functions for fields name the position
+of a value with the wrong type.  Nothing here knows which fields a document has.
 
-Registries, signers and runtimes all parse the same bytes with different parsers.  What those
-are known to disagree about (a key given twice, NaN, other encodings, half a surrogate pair) is
-refused, never interpreted.
+Registries, signers and runtimes parse the same bytes with different parsers.  Input on which those
+disagree is refused: a key that occurs twice, NaN, other encodings, half a surrogate pair.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TypeVar
 from stacker.errors import IntegrityError
 
 DOCUMENT_LIMIT = 4 * 1024 * 1024
-"""Bytes a manifest, index or config may have; registries hold manifests to the same limit."""
+"""Maximum bytes of a manifest, index or config; registries have the same limit."""
 
 _T = TypeVar("_T")
 _SHOWN = 100
@@ -24,7 +23,7 @@ _NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer",
 
 
 def parse_json(raw: bytes, what: str) -> object:
-    """Return the JSON value that `raw` holds.
+    """Return the JSON value in `raw`.
 
     :param what: the document's name for messages.
     :raises IntegrityError: over `DOCUMENT_LIMIT` bytes, not UTF-8, not JSON (RFC 8259), nested
@@ -36,30 +35,30 @@ def parse_json(raw: bytes, what: str) -> object:
         text = raw.decode("utf-8")
         value: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         if "\\u" in text:
-            # Half a surrogate pair can only come from an escape, and cannot be written again.
+            # Half a surrogate pair can only come from an escape, and cannot be encoded again.
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise IntegrityError(f"{what}: malformed JSON: nested too deep") from None
     except ValueError as error:
-        # A decoding error prints its offset, never its input.
+        # The message has the offset of the error, never the input.
         raise IntegrityError(f"{what}: malformed JSON: {_reason(error)}") from None
     return value
 
 
 def parse_object(raw: bytes, what: str) -> dict[str, object]:
-    """Return the JSON object that `raw` holds; as `parse_json`, and refuses other values."""
+    """Return the JSON object in `raw`; see `parse_json`.  Other values are refused."""
     return as_object(parse_json(raw, what), what)
 
 
 def to_bytes(members: dict[str, object]) -> bytes:
-    """Return an object as a document: UTF-8, no blanks, fields in the order they stand in."""
+    """Return an object as a document: UTF-8, without blanks, fields in their order."""
     return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def as_object(value: object, where: str) -> dict[str, object]:
-    """Return `value` if it is an object.
+    """Return `value`, an object.
 
-    :raises IntegrityError: it is something else.
+    :raises IntegrityError: `value` is not an object.
     """
     if not isinstance(value, dict):
         raise IntegrityError(f"{where}: got {quoted(value)}, want an object")
@@ -67,9 +66,9 @@ def as_object(value: object, where: str) -> dict[str, object]:
 
 
 def optional(members: dict[str, object], name: str, kind: type[_T], where: str) -> _T | None:
-    """Return the field `name` of type `kind`, or None when absent or null.
+    """Return the field `name` of type `kind`, or None if it is absent or null.
 
-    :raises IntegrityError: it has another type (a boolean is not an integer).
+    :raises IntegrityError: the field has another type (a boolean is not an integer).
     """
     value = members.get(name)
     if value is None:
@@ -80,7 +79,7 @@ def optional(members: dict[str, object], name: str, kind: type[_T], where: str) 
 
 
 def required(members: dict[str, object], name: str, kind: type[_T], where: str) -> _T:
-    """Return the field `name` of type `kind`; as `optional`, and refuses absence."""
+    """Return the field `name` of type `kind`; see `optional`.  A missing field is refused."""
     value = optional(members, name, kind, where)
     if value is None:
         raise IntegrityError(f"{where}: {name}: got nothing, want {_NAMES[kind]}")
@@ -88,7 +87,7 @@ def required(members: dict[str, object], name: str, kind: type[_T], where: str) 
 
 
 def strings(members: dict[str, object], name: str, where: str) -> tuple[str, ...]:
-    """Return the list of strings `name`, empty when absent or null."""
+    """Return the list of strings `name`, empty if it is absent or null."""
     found = optional(members, name, list, where) or []
     for value in found:
         if not isinstance(value, str):
@@ -97,7 +96,7 @@ def strings(members: dict[str, object], name: str, where: str) -> tuple[str, ...
 
 
 def string_map(members: dict[str, object], name: str, where: str) -> dict[str, str]:
-    """Return the object of strings `name`, empty when absent or null."""
+    """Return the object of strings `name`, empty if it is absent or null."""
     found = optional(members, name, dict, where) or {}
     for key, value in found.items():
         if not isinstance(value, str):
@@ -108,24 +107,24 @@ def string_map(members: dict[str, object], name: str, where: str) -> dict[str, s
 
 
 def objects(members: dict[str, object], name: str, where: str) -> list[dict[str, object]]:
-    """Return the list of objects `name`, empty when absent or null."""
+    """Return the list of objects `name`, empty if it is absent or null."""
     found = optional(members, name, list, where) or []
     return [as_object(value, f"{where}: {name}[{i}]") for i, value in enumerate(found)]
 
 
 def quoted(value: object) -> str:
-    """Return `value` quoted, without control characters, cut to about a hundred characters.
+    """Return `value` quoted for a message: printable, and at most about a hundred characters.
 
-    The value comes from a document that anybody may have written: escape sequences in it must
-    not reach a terminal, and four megabytes of it must not reach a log.
+    The value may come from a hostile document: its escape sequences must not reach a terminal,
+    nor megabytes of it a log.
     """
     if isinstance(value, str):
         value = value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
     elif isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     elif isinstance(value, int) and value.bit_length() > _SHOWN:
-        return "a huge number"  # its decimal form may be more than Python agrees to print
-    # repr() escapes what is unprintable, lone surrogates among it.
+        return "a huge number"  # Python refuses to print integers of over 4300 digits
+    # repr() escapes unprintable characters, including lone surrogates.
     return repr(value)
 
 
@@ -149,4 +148,6 @@ def _reason(error: ValueError) -> str:
         return "half a surrogate pair"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 at byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg[:1].lower()}{error.msg[1:]}, line {error.lineno}, column {error.colno}"
     return str(error)

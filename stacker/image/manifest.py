@@ -1,8 +1,8 @@
-"""Manifests and indexes: the documents that say what an image consists of.
+"""Manifests and indexes: the documents that list the parts of an image, or several images.
 
-In come a document's bytes and the media type it was announced with, out comes a `Manifest` or
-an `Index`.  OCI 1.x and Docker's schema 2 differ in nothing but names and are read alike.
-Where the bytes come from, and whether they match a digest, is not known here.
+In come the bytes of a document and its announced media type, out come a `Manifest`, an `Index`, or
+the `References` of either.  OCI 1.x and Docker's schema 2 differ only in media types.  Nothing here
+knows where the bytes come from, or verifies their digest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One image for one platform: its config and its layers, lowest first.
+    """An image for one platform: its config and its layers, base first.
 
     Source: image-spec manifest.md.
     """
@@ -44,7 +44,7 @@ class Manifest:
 
     @property
     def image_id(self) -> ImageID:
-        """The image's name on this machine: its config's digest."""
+        """The image ID: the digest of the config."""
         return ImageID.recast(self.config.digest)
 
     def to_json(self) -> dict[str, object]:
@@ -60,13 +60,13 @@ class Manifest:
         return members
 
     def embedded(self) -> Descriptor:
-        """Return a descriptor that carries this document, for one that stands in no store."""
+        """Return a descriptor with this document embedded."""
         return Descriptor.embedding(self.media_type, to_bytes(self.to_json()))
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The images of several platforms, or simply several images (image-spec image-index.md)."""
+    """Several images, usually one per platform (image-spec image-index.md)."""
 
     media_type: str
     manifests: tuple[Descriptor, ...]
@@ -84,7 +84,7 @@ class Index:
         return members
 
     def embedded(self) -> Descriptor:
-        """Return a descriptor that carries this document, for one that stands in no store."""
+        """Return a descriptor with this document embedded."""
         return Descriptor.embedding(self.media_type, to_bytes(self.to_json()))
 
 
@@ -92,8 +92,8 @@ class Index:
 class References:
     """The descriptors in a document, in its order.
 
-    :param documents: manifests and indexes that an index lists.
-    :param blobs: a manifest's config and layers.
+    :param documents: the manifests and indexes in an index.
+    :param blobs: the config and layers of a manifest.
     """
 
     documents: tuple[Descriptor, ...] = ()
@@ -101,15 +101,16 @@ class References:
 
 
 def parse_document(raw: bytes, *, media_type: str | None, what: str) -> Manifest | Index:
-    """Return the manifest or index that `raw` holds.
+    """Return the manifest or index in `raw`.
 
-    :param media_type: what the descriptor or the registry calls it; None when nobody said.
-    :param what: the document's name for messages.
-    :raises IntegrityError: malformed, over `DOCUMENT_LIMIT`, at odds with `media_type`, or both
-        a manifest and an index.
-    :raises UnsupportedError: schema 1, or a media type this program does not read: the
-        document's own, its config's or a layer's.
     Source: image-spec manifest.md, image-index.md; Docker's Image Manifest V2, Schema 2.
+
+    :param media_type: from the descriptor or the registry, if known.
+    :param what: the document's name for messages.
+    :raises IntegrityError: malformed, over `DOCUMENT_LIMIT`, of another type than `media_type`,
+        or both a manifest and an index.
+    :raises UnsupportedError: schema 1, or an unsupported media type of the document, its config
+        or a layer.
     """
     members, kind = _opened(raw, media_type, what)
     if kind in mediatype.INDEXES:
@@ -118,25 +119,26 @@ def parse_document(raw: bytes, *, media_type: str | None, what: str) -> Manifest
 
 
 def type_of(raw: bytes, *, media_type: str | None, what: str) -> str:
-    """Return the media type of the manifest or index that `raw` holds.
+    """Return the media type of the manifest or index in `raw`.
 
-    What it is a manifest of is not judged: who copies an attestation need not understand it.
+    The types of its config and layers are not checked, so that attestations can be copied.
 
-    :param media_type: as for `parse_document`.
-    :raises IntegrityError: as `parse_document`, as far as it need be read to know its type.
-    :raises UnsupportedError: schema 1, or it is neither a manifest nor an index.
+    :param media_type: see `parse_document`.
+    :raises IntegrityError: see `parse_document`; only what determines the type is checked.
+    :raises UnsupportedError: schema 1, or neither a manifest nor an index.
     """
     return _opened(raw, media_type, what)[1]
 
 
 def references(raw: bytes, what: str) -> References:
-    """Return what the manifest or index `raw` refers to.
+    """Return the descriptors in the manifest or index `raw`, of any media type.
+
+    A ``subject`` is not one of them, since it may be missing.
+    Source: image-spec manifest.md and image-index.md.
 
     :param what: the document's name for messages.
     :raises IntegrityError: malformed, both a manifest and an index, or neither.
-    :raises UnsupportedError: it is of schema 1, which lists blobs without their sizes.
-    Source: image-spec manifest.md and image-index.md; a `subject` need not be there, so it is
-    none of them.
+    :raises UnsupportedError: schema 1, which lists blobs without their sizes.
     """
     members = parse_object(raw, what)
     refuse_schema_1(members, what)
@@ -161,16 +163,16 @@ def _opened(raw: bytes, announced: str | None, what: str) -> tuple[dict[str, obj
 
 
 def refuse_schema_1(members: dict[str, object], what: str) -> None:
-    """Refuse what lists neither its layers' sizes nor a config.
+    """Refuse schema 1, which lists neither a config nor the sizes of its layers.
 
-    :raises UnsupportedError: it is of schema 1.
+    :raises UnsupportedError: `members` is of schema 1.
     """
     version = members.get("schemaVersion")
     if version == 1 and version is not True:
         raise UnsupportedError(
             f"{what}: schemaVersion: got 1, want {_SCHEMA_VERSION}",
-            hint="`stacker pull` from a registry makes an image of schema 2 of it, which "
-            "`stacker push` sends",
+            hint="`stacker pull` from a registry converts it to schema 2, and `stacker push` "
+            "sends the result",
         )
 
 
@@ -182,10 +184,10 @@ def _check_version(members: dict[str, object], what: str) -> None:
 
 
 def refuse_ambiguity(members: dict[str, object], what: str) -> None:
-    """Refuse what one reader takes for a manifest and another for an index (CVE-2021-41190).
+    """Refuse a document that is a manifest to one parser and an index to another.
 
-    Readers written in Go match field names without regard to case, so neither does this; to them
-    the long s is an s (encoding/json, "foldName"), as it is to `casefold`.
+    Go's encoding/json ignores the case of field names, and treats the long s as an s ("foldName"),
+    as `casefold` does.  See CVE-2021-41190.
     """
     names = {name.casefold() for name in members}
     if len(names) != len(members):
@@ -198,7 +200,7 @@ def _media_type(members: dict[str, object], announced: str | None, what: str) ->
     stated = optional(members, "mediaType", str, what)
     if stated and announced and stated != announced:
         raise IntegrityError(f"{what}: mediaType: got {quoted(stated)}, want {quoted(announced)}")
-    # OCI lets a document leave its type out; Docker does not, so what is silent is OCI.
+    # OCI documents may omit their type, Docker's must not.
     by_shape = mediatype.OCI_INDEX if "manifests" in members else mediatype.OCI_MANIFEST
     return stated or announced or by_shape
 

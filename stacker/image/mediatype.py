@@ -1,7 +1,8 @@
-"""The media types this program reads, under the names that the two specifications give them.
+"""Media types and annotation keys that this program reads, as the specifications name them.
 
-Values only.  A type that stands in no set here is refused by the parsers, by name.
-Sources: image-spec media-types.md; distribution's "Image Manifest Version 2, Schema 2".
+Constants only.  The parsers refuse a type that no set here contains.
+Sources: image-spec media-types.md, annotations.md and image-layout.md; distribution's "Image
+Manifest Version 2, Schema 2".
 """
 
 from __future__ import annotations
@@ -24,18 +25,27 @@ SCHEMA1_SIGNED_MANIFEST = "application/vnd.docker.distribution.manifest.v1+prett
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
-# What a registry once made of the type of some configs in schema 2 (distribution's issue 1621);
+# A registry once replaced the type of some configs in schema 2 (distribution's issue 1621), and
 # Docker pulls such images.
 MISNAMED_CONFIGS = frozenset({"application/octet-stream", "application/json"})
 
-# Deprecated, and still in Windows images: the layer may be missing where the image is, and is
-# then to be had from the descriptor's `urls`.
+# Deprecated, but used by Windows images: the registry may lack the layer, which is then available
+# from the descriptor's `urls`.
 FOREIGN_LAYERS = frozenset(
     {OCI_FOREIGN_LAYER, OCI_FOREIGN_LAYER + "+gzip", OCI_FOREIGN_LAYER + "+zstd"}
     | {DOCKER_FOREIGN_LAYER, DOCKER_FOREIGN_LAYER + ".gzip"}
 )
-# The suffix promises a compression; which one it is, the stream's magic decides.
+# The stream's magic, not the suffix, decides how a layer is decompressed.
 LAYERS = FOREIGN_LAYERS | frozenset(
     {OCI_LAYER, OCI_LAYER + "+gzip", OCI_LAYER + "+zstd"}
     | {DOCKER_LAYER, DOCKER_LAYER + ".gzip", DOCKER_LAYER + ".zstd"}
 )
+
+REF_NAME = "org.opencontainers.image.ref.name"
+"""Annotation: the tag of an entry in a layout's index."""
+IMAGE_NAME = "io.containerd.image.name"
+"""Annotation of containerd and Docker: the full name, while `REF_NAME` has the tag only."""
+LAYOUT_FILE = "oci-layout"
+"""The file that marks a directory as an image layout."""
+LAYOUT_VERSION = "1.0.0"
+"""``imageLayoutVersion`` in that file."""

@@ -1,7 +1,7 @@
-"""Platforms: what an image is built for, and how well that suits a machine.
+"""Platforms: operating system, architecture and variant that an image is built for.
 
-In come words (``linux/arm64/v8``, uname's machine), out comes the platform, or how far an offer is
-from what is wanted.  Knows no index: the choice among its entries is `selection`.
+In come words such as ``linux/arm64/v8`` or uname's machine, out come a `Platform`, and the rank of
+an offered platform for a wanted one.  `selection` chooses among the entries of an index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stacker.image.document import as_object, optional, quoted, required
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 _MOST_WORDS = 3
 
-# What uname, Debian and people write -> GOARCH and variant, which is what images write.
+# Names of uname, Debian and users → GOARCH and variant, as images have them.
 _ALIASES = {
     "x86_64": ("amd64", ""),
     "x86-64": ("amd64", ""),
@@ -33,13 +33,13 @@ _ALIASES = {
     "ppc64el": ("ppc64le", ""),
     "loongarch64": ("loong64", ""),
 }
-# Lowest variant, and the one meant where a machine states none; a lower one runs on a higher.
+# Lowest variant, and the default; a machine runs its own variant and all lower ones.
 _VARIANTS = {"amd64": (1, 1), "arm": (5, 7), "arm64": (8, 8)}
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image runs on, in GOOS and GOARCH words (image-spec image-index.md)."""
+    """A platform in terms of GOOS and GOARCH (image-spec image-index.md)."""
 
     os: str
     architecture: str
@@ -48,11 +48,12 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the platform a person wrote as ``OS/ARCH[/VARIANT][:OSVERSION]``.
+        """Return the platform that a user writes as ``OS/ARCH[/VARIANT][:OSVERSION]``.
 
-        Aliases are understood.
+        The architecture may be an alias, such as ``x86_64``.
 
-        :raises UsageError: not that many words of letters, digits, ``_``, ``.`` and ``-``.
+        :raises UsageError: another number of words, or other characters than letters, digits,
+            ``_``, ``.`` and ``-``.
         """
         name, colon, version = text.lower().partition(":")
         words = name.split("/")
@@ -75,9 +76,9 @@ class Platform:
 
     @classmethod
     def from_json(cls, obj: object, where: str) -> Self:
-        """Return the platform an index entry or a config states.
+        """Return the platform in an index entry or a config.
 
-        :raises IntegrityError: no object, or a field is missing or no string.
+        :raises IntegrityError: not an object, or a field is missing or not a string.
         """
         members = as_object(obj, where)
         return cls(
@@ -97,14 +98,14 @@ class Platform:
         return members
 
     @property
-    def whole(self) -> str:
-        """The platform with its os.version, as `parse` reads it."""
+    def full(self) -> str:
+        """The platform with its os.version, in the form that `parse` reads."""
         return f"{self}:{self.os_version}" if self.os_version else str(self)
 
     @property
-    def shown(self) -> str:
-        """The same for messages: printable, whatever a document says."""
-        return quoted(self.whole)[1:-1]
+    def printable(self) -> str:
+        """The full platform for messages: printable even if a document is hostile."""
+        return quoted(self.full)[1:-1]
 
     def __str__(self) -> str:
         words = (self.os, self.architecture, self.variant)
@@ -112,12 +113,12 @@ class Platform:
 
 
 def rank(offered: Platform | None, wanted: Platform) -> int | None:
-    """Return how far an offer is from what is wanted, 0 being best; None when it cannot run."""
+    """Return the rank of an offered platform, 0 is best; None if it cannot run on `wanted`."""
     if offered is None or offered.os != wanted.os:
         return None
     version = wanted.os_version
     if version and not f"{offered.os_version}.".startswith(f"{version}."):
-        return None  # 10.0.17763 is also asked for to have any of its revisions
+        return None  # 10.0.17763 matches all its revisions
     architecture, implied = _ALIASES.get(offered.architecture, (offered.architecture, ""))
     if architecture != wanted.architecture:
         return None
@@ -126,20 +127,20 @@ def rank(offered: Platform | None, wanted: Platform) -> int | None:
 
 def _ranks(wanted: Platform) -> dict[str, int]:
     if wanted.architecture not in _VARIANTS:
-        # Variants of other architectures have no agreed order: equal, or unstated.
+        # Variants of other architectures have no order: only the same one or none matches.
         return {"": 1, wanted.variant: 0}
     lowest, default = _VARIANTS[wanted.architecture]
     number, point, _ = wanted.variant.removeprefix("v").partition(".")
     highest = int(number) if len(number) == 1 and number.isdecimal() else default
     runnable = [wanted.variant] if point else []
     runnable += [f"v{n}" for n in range(highest, lowest - 1, -1)]
-    # Unstated is the lowest, except that nobody says which arm it is: after all the others.
+    # No variant means the lowest one, except for arm, where it is unknown and ranks last.
     unstated = len(runnable) if wanted.architecture == "arm" else len(runnable) - 1
     return {"": unstated} | {variant: rank for rank, variant in enumerate(runnable)}
 
 
 def _spelled(variant: str) -> str:
-    """Return a variant as everybody should write it: some leave the ``v`` of ``v7`` out."""
+    """Return a variant with its ``v``, which some images omit."""
     return f"v{variant}" if variant.isdecimal() else variant
 
 

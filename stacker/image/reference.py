@@ -1,7 +1,7 @@
-"""References: what a person writes to name an image in a registry.
+"""References: names of images in registries.
 
-In comes text such as ``registry.example:5000/team/app:1.0@sha256:…``, out comes a value.  How
-the registry is reached is not known here.
+In comes text such as ``registry.example:5000/team/app:1.0@sha256:…``, out comes a `Reference`.
+Nothing here reaches a registry.
 Source: distribution-spec, "Pulling manifests"; distribution's reference grammar.
 """
 
@@ -22,15 +22,16 @@ _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}
 _PART = "[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
 _TAG = re.compile("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_LONGEST = 255  # characters of host and repository together, as distribution's grammar has it
+_LONGEST = 255  # characters of host and repository together, in distribution's grammar
 _FORM = "write HOST[:PORT]/REPO[:TAG][@DIGEST], for example registry.example/team/app:1.0"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image in the `repository` of the registry at `host`, which has the port where one is said.
+    """An image in a repository of a registry.
 
-    A digest decides; a tag beside it says what the digest is of, and is not looked up.
+    :param host: with the port, if there is one.
+    :param tag: only informative if there is a digest.
     """
 
     host: str
@@ -42,10 +43,10 @@ class Reference:
     def parse(cls, text: str) -> Self:
         """Return the reference written as ``HOST[:PORT]/REPO[:TAG][@DIGEST]``.
 
-        Without tag and digest the tag is ``latest``.  The host is never guessed: it has a dot,
-        a port, or is ``localhost``.
+        Without tag and digest the tag is ``latest``.  There is no default registry: the host has
+        a dot or a port, or is ``localhost``.
 
-        :raises UsageError: it is malformed, or begins with no host.
+        :raises UsageError: the text is malformed, or does not start with a host.
         """
         name, at, digest = text.partition("@")
         host, _, path = name.partition("/")
@@ -62,12 +63,12 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """The host and the repository, as messages name them."""
+        """The host and the repository, without tag and digest."""
         return f"{self.host}/{self.repository}"
 
     @property
     def target(self) -> str:
-        """What the manifest is asked for by: the digest where there is one, else the tag."""
+        """What to request the manifest by: the digest if there is one, else the tag."""
         return str(self.digest) if self.digest else self.tag
 
     def __str__(self) -> str:
@@ -78,7 +79,7 @@ class Reference:
 def _check_host(host: str, text: str) -> None:
     if not _HOST.fullmatch(host) or not _is_address(host):
         raise _malformed(text, "host", host, "a name or an address, and perhaps a port")
-    # What has none of these is a directory of some default registry to other programs.
+    # Other programs take such a name for a directory of their default registry.
     if not any(mark in host for mark in ".:") and host != "localhost":
         raise _malformed(text, "host", host, "one with a dot or a port")
     _, _, port = host.rpartition("]")[2].partition(":")
@@ -87,7 +88,7 @@ def _check_host(host: str, text: str) -> None:
 
 
 def _is_address(host: str) -> bool:
-    """Return whether brackets hold what they are for (RFC 3986, section 3.2.2)."""
+    """Return whether brackets contain an IPv6 address (RFC 3986, section 3.2.2)."""
     from ipaddress import IPv6Address
 
     if not host.startswith("["):

@@ -1,8 +1,8 @@
-"""Manifests of schema 1: a history of images as Docker knew them before 1.10, and their layers.
+"""Manifests of schema 1, as Docker wrote them before 1.10, and their conversion to schema 2.
 
-In comes a document, out come its layers and, once their diff_ids are known, the config and the
-manifest that say the same today.  A signed one is reduced to what was signed; by whom is not asked,
-since nobody publishes those keys.  Where layers come from is not known here.
+In comes a document, out come its layers and, once their diff_ids are known, a config and a
+manifest of schema 2.  Signatures are removed but not verified, since their keys are not published.
+Nothing here fetches a layer.
 Source: distribution's "Image Manifest Version 2, Schema 1"; RFC 7515 for the signatures' form.
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from stacker.image.platform import Platform
 
-# What was about one layer's image, or about how it was stored.
+# Fields of a step that do not belong to a config.
 _NOT_CONFIG = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
-_BEFORE_TIME = "0001-01-01T00:00:00Z"  # what Go writes for no time
-# As Docker's own JSON has them, so that the image ID is what other programs make of it.
+_BEFORE_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
+# Go's JSON encoder escapes these, so other programs compute the same image ID.
 _ESCAPED = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 
@@ -36,8 +36,8 @@ _ESCAPED = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u20
 class Schema1Manifest:
     """An image of schema 1.
 
-    :param layers: the blobs of its layers, lowest first; steps that made none are left out.
-    :param steps: the image after each step, oldest first.
+    :param layers: the blobs of its layers, base first; steps without a layer have none.
+    :param steps: the image after each build step, oldest first.
     """
 
     layers: tuple[Digest, ...]
@@ -46,14 +46,14 @@ class Schema1Manifest:
 
     @property
     def platform(self) -> Platform:
-        """What it runs on.
+        """The platform of the image.
 
-        :raises IntegrityError: its last step makes no valid config.
+        :raises IntegrityError: the last step has no valid config.
         """
         return parse_config(self.config(()), self.what).platform
 
     def config(self, diff_ids: Sequence[DiffID]) -> bytes:
-        """Return the config that says what the last step says, and lists `diff_ids`."""
+        """Return a config with the fields of the last step and with `diff_ids`."""
         members = {key: value for key, value in self.steps[-1].items() if key not in _NOT_CONFIG}
         members["rootfs"] = {"type": "layers", "diff_ids": [str(d) for d in diff_ids]}
         members["history"] = [_history(step, self.what) for step in self.steps]
@@ -62,7 +62,7 @@ class Schema1Manifest:
         return text.translate(_ESCAPED).encode()
 
     def manifest(self, config: bytes, layers: Sequence[Descriptor]) -> Manifest:
-        """Return the manifest of schema 2 that lists a config and the layers' blobs."""
+        """Return a manifest of schema 2 with a config and the layers' blobs."""
         return Manifest(
             mediatype.DOCKER_MANIFEST,
             Descriptor.embedding(mediatype.DOCKER_CONFIG, config),
@@ -71,17 +71,17 @@ class Schema1Manifest:
 
 
 def is_schema1(raw: bytes, what: str) -> bool:
-    """Return whether a document is of schema 1, by what it says of itself.
+    """Return whether a document declares schema 1.
 
-    :raises IntegrityError: it is no JSON object.
+    :raises IntegrityError: the document is not a JSON object.
     """
     return parse_object(raw, what).get("schemaVersion") == 1
 
 
 def signed_payload(raw: bytes, what: str) -> bytes:
-    """Return what a digest of a document of schema 1 is over: all but the signatures.
+    """Return the signed part of a document of schema 1, which its digest is over.
 
-    :raises IntegrityError: malformed, or its signatures are of different payloads.
+    :raises IntegrityError: malformed, or the signatures have different payloads.
     """
     members = parse_object(raw, what)
     if "signatures" not in members:
@@ -113,10 +113,10 @@ def _decoded(text: str, where: str) -> bytes:
 
 
 def parse_schema1(raw: bytes, what: str) -> Schema1Manifest:
-    """Return the image that a payload of schema 1 states.
+    """Return the image in a payload of schema 1.
 
-    A layer that is listed twice in a row is one; otherwise each step's image must be the parent
-    of the next, and the last in the list have none.
+    Each step must name the step before it as its parent, and the first one must have no parent.
+    A step that is repeated immediately counts once.
 
     :param what: the document's name for messages.
     :raises IntegrityError: malformed.
@@ -124,7 +124,7 @@ def parse_schema1(raw: bytes, what: str) -> Schema1Manifest:
     members = parse_object(raw, what)
     names = {name.casefold() for name in members}
     if len(names) != len(members) or not names.isdisjoint({"config", "layers", "manifests"}):
-        raise IntegrityError(f"{what}: got fields of two schemas, want those of schema 1")
+        raise IntegrityError(f"{what}: got fields of two schemas, want those of schema 1 only")
     blobs = [
         _digest(required(layer, "blobSum", str, f"{what}: fsLayers[{i}]"), f"{what}: fsLayers[{i}]")
         for i, layer in enumerate(objects(members, "fsLayers", what))
@@ -136,7 +136,7 @@ def parse_schema1(raw: bytes, what: str) -> Schema1Manifest:
     if not steps or len(steps) != len(blobs):
         raise IntegrityError(
             f"{what}: got {len(blobs)} fsLayers and {len(steps)} steps of history, "
-            "want as many of both, and one at least"
+            "want the same number of both, at least one"
         )
     pairs = _chained(list(zip(blobs, steps, strict=True))[::-1], what)
     made = tuple(blob for blob, step in pairs if not _is_empty(step, what))
@@ -148,7 +148,7 @@ def _step(text: str, manifest: dict[str, object], number: int, what: str) -> Map
     step = parse_object(text.encode(), where)
     required(step, "id", str, where)
     if number == 0:
-        # Very old images leave to the manifest, or to the reader, what they are for.
+        # Very old images have the architecture in the manifest, or not at all.
         architecture = optional(manifest, "architecture", str, what) or "amd64"
         step.setdefault("architecture", architecture)
         step.setdefault("os", "linux")
@@ -158,14 +158,14 @@ def _step(text: str, manifest: dict[str, object], number: int, what: str) -> Map
 def _chained(
     pairs: list[tuple[Digest, Mapping[str, object]]], what: str
 ) -> list[tuple[Digest, Mapping[str, object]]]:
-    """Check that each step has the one before it for a parent; drop immediate repeats."""
+    """Check that each step's parent is the step before; drop immediate repetitions."""
     kept: list[tuple[Digest, Mapping[str, object]]] = []
     seen: set[object] = set()
     for blob, step in pairs:
         before = kept[-1][1].get("id") if kept else ""
         name, parent = step.get("id"), step.get("parent") or ""
         if kept and name == before:
-            kept.pop()  # the later one, which stands above, says what the config is
+            kept.pop()  # the later step has the config
         elif parent != before or name in seen:
             raise IntegrityError(
                 f"{what}: history: parent of {quoted(name)}: got {quoted(parent)}, "

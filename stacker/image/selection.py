@@ -1,6 +1,8 @@
-"""Which entry of an index to take: the one that suits a platform best.
+"""Choose an image from an index: by platform, by name, or by number.
 
-In come descriptors, out comes one of them.  What stands behind a descriptor is not read here.
+In come descriptors or names, out comes one of them, or an error that lists the choices.  Nothing
+here reads what a descriptor refers to.
+Source: image-spec image-index.md, "manifests" and "Platform Variants".
 """
 
 from __future__ import annotations
@@ -26,16 +28,15 @@ _MOST_SHOWN = 20
 
 
 def choose_platform(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
-    """Return the entry of an index that suits `wanted` best; of equals, the first.
+    """Return the entry of an index that matches `wanted` best; of equals, the first.
 
-    A machine takes its own variant, then lower ones (arm: v7, v6, v5; amd64: v4 down to v1);
-    an entry without a variant is amd64 v1, arm64 v8, or the last resort of an arm.  An entry
-    without a platform is taken where no other suits and there is just one.  Attestations
-    (``unknown/unknown``) and media types that are no image are passed over.
+    A machine prefers its own variant, then lower ones (arm: v7, v6, v5; amd64: v4 down to v1).
+    An entry without a variant is amd64 v1 or arm64 v8, and the last choice for arm.  A single
+    entry without a platform is chosen if no other matches.  Attestations (``unknown/unknown``)
+    and media types other than images are skipped.
 
     :param what: the index's name for messages.
-    :raises NotFoundError: nothing suits; the message lists the platforms that are there.
-    Source: image-spec image-index.md, "manifests" and "Platform Variants".
+    :raises NotFoundError: no entry matches; the message lists the platforms.
     """
     images = [entry for entry in candidates if is_image(entry)]
     best = min(
@@ -49,34 +50,34 @@ def choose_platform(candidates: Sequence[Descriptor], wanted: Platform, what: st
     if len(nameless) == 1:
         return nameless[0]
     there = ", ".join(dict.fromkeys(_shown(entry) for entry in images)) or "none"
-    raise NotFoundError(f"no matching platform: {what}: got {there}, want {wanted.shown}")
+    raise NotFoundError(f"no matching platform: {what}: got {there}, want {wanted.printable}")
 
 
 def require_platform(offered: Platform, wanted: Platform, what: str) -> None:
-    """See that an image for which no index speaks is of the platform that was asked for.
+    """Check that the platform of an image matches `wanted`.
 
-    :param what: names the image in a message, by its digest or ID.
-    :raises NotFoundError: it is for another platform.
+    :param what: the image's digest or ID, for messages.
+    :raises NotFoundError: it is another platform.
     """
     if rank(offered, wanted) is None:
         raise NotFoundError(
-            f"no matching platform: image {what}: got {offered.shown}, want {wanted.shown}"
+            f"no matching platform: image {what}: got {offered.printable}, want {wanted.printable}"
         )
 
 
 def is_image(entry: Descriptor) -> bool:
-    """Return whether an index entry is an image or an index, and no attestation about one."""
+    """Return whether an index entry is an image or an index, not an attestation."""
     if entry.media_type not in mediatype.MANIFESTS | mediatype.INDEXES:
         return False
-    # BuildKit files attestations in the index beside the images they are about.
+    # BuildKit lists attestations in the index, beside their images.
     return entry.platform is None or "unknown" not in (
         entry.platform.os,
         entry.platform.architecture,
     )
 
 
-def numbered(text: str, count: int) -> list[int]:
-    """Return the number that ``@N`` means among `count` images, in a list; none if out of range."""
+def entry_number(text: str, count: int) -> list[int]:
+    """Return the number N of ``@N`` in a list, an empty list if it is out of range."""
     digits = text.removeprefix("@")
     if not digits.isdecimal() or len(digits) > _MOST_DIGITS or int(digits) >= count:
         return []
@@ -84,21 +85,21 @@ def numbered(text: str, count: int) -> list[int]:
 
 
 def not_found(there: Names, wanted: str, what: str) -> NotFoundError:
-    """Return the error for a name that no image bears; `wanted` is empty where any would do."""
+    """Return the error for an unknown name; `wanted` is empty if any image would do."""
     want = quoted(wanted) if wanted else "an image"
     return NotFoundError(f"no such image: {what}: got {_listed(there)}, want {want}")
 
 
-def several(there: Names, what: str) -> UsageError:
-    """Return the error for a place with more than one image and no word to tell them apart."""
+def ambiguous(there: Names, what: str) -> UsageError:
+    """Return the error for several images when no name was given."""
     return UsageError(
         f"several images: {what}: got {_listed(there)}, want one",
-        hint="add :NAME, or :@N for the image at number N, counted from 0",
+        hint="add :NAME, or :@N for image number N, counted from 0",
     )
 
 
 def _shown(entry: Descriptor) -> str:
-    return "no platform" if entry.platform is None else entry.platform.shown
+    return "no platform" if entry.platform is None else entry.platform.printable
 
 
 def _listed(there: Names) -> str:

@@ -1,8 +1,8 @@
-"""What ``docker save`` writes, by old engines and new ones, and what other tools write alike.
+"""Archives of ``docker save``, in the formats of old and new engines and of other tools.
 
-In comes an archive and the name that somebody wrote, out comes a source.  Such an archive has
-no manifest that says how large its layers are, so one is written here, and everything
-downstream sees the one form.  How the archive is stored is not known here.
+In come an archive and an image's name, out comes a source.  These archives have no manifest with
+the sizes of the layers, so this module generates one.  Nothing here knows how the archive is
+stored.
 Source: moby's image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format".
 """
 
@@ -18,7 +18,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest, ImageID
 from stacker.image.document import as_object, parse_json, quoted, required, strings
 from stacker.image.manifest import Manifest
-from stacker.image.selection import not_found, numbered, several
+from stacker.image.selection import ambiguous, entry_number, not_found
 from stacker.source.files import open_blob_file, read_document_file
 from stacker.source.protocol import read_document
 from stacker.stream.compression import detect_compression, read_chunks
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from stacker.source.tar_files import Archive
 
 _LIST = "manifest.json"
-_MAGIC = 4  # bytes that tell gzip, zstd and tar apart
+_MAGIC = 4  # bytes that distinguish gzip, zstd and tar
 _SUFFIX = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
 
 
 @dataclass(frozen=True, slots=True)
 class DockerArchive:
-    """An image in a ``docker save`` archive; see `Source`.
+    """An image in an archive of ``docker save``; see `Source`.
 
-    `blobs` has the archive's name of each blob; the manifest is embedded in `chosen`.
+    :param chosen: the descriptor of the generated manifest, which it embeds.
+    :param blobs: digest of a blob → name of its file in the archive.
     """
 
     archive: Archive
@@ -48,15 +49,15 @@ class DockerArchive:
     blobs: Mapping[Digest, str] = field(hash=False, repr=False)
 
     def root(self) -> Descriptor:
-        """Return the descriptor of the manifest that was written for the image."""
+        """Return the descriptor of the generated manifest."""
         return self.chosen
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """Return a document, checked; see `Source`."""
+        """Return a document, verified; see `Source`."""
         return read_document(self, descriptor, self.archive.what)
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """Open a blob; see `Source`."""
+        """Return a file with the bytes of a blob; see `Source`."""
         name = self.blobs.get(descriptor.digest)
         if name is None:
             raise NotFoundError(f"blob not found: {self.archive.what}: {descriptor.digest}")
@@ -72,18 +73,18 @@ class _Saved(NamedTuple):
 
 
 def open_docker(archive: Archive, name: str) -> DockerArchive:
-    """Return the image that is called `name` in `archive`.
+    """Return the image named `name` in an archive.
 
-    A layer that is a plain tar has its diff_id for a digest.  A compressed one that is filed
-    under its digest is believed, and checked when it is read; any other is hashed here.
+    The digest of an uncompressed layer is its diff_id.  A compressed layer's file name may be its
+    digest, which the reader verifies later; otherwise the layer is hashed here.
 
-    :param name: one of the archive's names, whole, without the leading components that one
-        image alone has, or without its tag where that is ``latest``; ``@N`` is image number N
-        of manifest.json, from 0; empty where there is but one image.
+    :param name: one of the names in the archive: complete, without leading components if that is
+        unambiguous, or without the tag ``latest``; ``@N`` for image number N of manifest.json,
+        counted from 0; empty if there is one image.
     :raises NotFoundError: no such image.
-    :raises UsageError: several images, and no name to tell them apart.
-    :raises IntegrityError: no such archive, or a malformed one.
-    :raises UnsupportedError: older than Docker 1.10.
+    :raises UsageError: several images, and no name.
+    :raises IntegrityError: not such an archive, or a malformed one.
+    :raises UnsupportedError: the archive is older than Docker 1.10.
     """
     saved = _called(_read_list(archive), name, archive.what)
     raw = read_document_file(archive, saved.config)
@@ -104,13 +105,13 @@ def open_docker(archive: Archive, name: str) -> DockerArchive:
 
 
 def _read_list(archive: Archive) -> list[_Saved]:
-    """Return the images of manifest.json; one that is listed again only adds its names."""
+    """Return the images of manifest.json; a repeated image only adds its names."""
     if not archive.has(_LIST):
         if archive.has("repositories"):
             raise UnsupportedError(
-                f"{archive.what}: got an archive without {_LIST}, want one of Docker 1.10 or later"
+                f"{archive.what}: no {_LIST}, want an archive of Docker 1.10 or later"
             )
-        hint = "is it an oci-archive?" if archive.has("oci-layout") else None
+        hint = "try the transport oci-archive" if archive.has("oci-layout") else None
         raise IntegrityError(f"not a docker archive: {archive.what}: no {_LIST}", hint=hint)
     what = f"{archive.what}: {_LIST}"
     listed = parse_json(read_document_file(archive, _LIST), what)
@@ -134,24 +135,24 @@ def _saved(members: dict[str, object], where: str) -> _Saved:
 
 
 def _called(images: Sequence[_Saved], name: str, what: str) -> _Saved:
-    """Return the one image called `name`, that name first among its names."""
+    """Return the image named `name`, with that name first."""
     if name.startswith("@"):
-        found: dict[int, tuple[str, ...]] = dict.fromkeys(numbered(name, len(images)), ())
+        found: dict[int, tuple[str, ...]] = dict.fromkeys(entry_number(name, len(images)), ())
     else:
         found = _matches(images, name)
     if not found:
         raise not_found([image.names for image in images], name, what)
     if len(found) > 1:
-        raise several([images[number].names for number in found], what)
+        raise ambiguous([images[number].names for number in found], what)
     ((number, names),) = found.items()
     return images[number]._replace(names=tuple(dict.fromkeys(names + images[number].names)))
 
 
 def _matches(images: Sequence[_Saved], name: str) -> dict[int, tuple[str, ...]]:
-    """Return the images called `name` by number, with the names that match.
+    """Return the numbers of the images named `name`, with the names that match.
 
-    What is written whole goes before what is abbreviated: `registry.example/team/app:latest`
-    may be called `team/app`, and is not taken where another is called so in full.
+    A complete name takes precedence over an abbreviation: ``team/app`` also matches
+    ``registry.example/team/app:latest``, unless another image has that name.
     """
     if not name:
         return dict.fromkeys(range(len(images)), ())
@@ -170,7 +171,7 @@ def _matches(images: Sequence[_Saved], name: str) -> dict[int, tuple[str, ...]]:
 
 
 def _check_name(name: str, digest: Digest, where: str) -> None:
-    """Refuse a config that is filed under the digest of something else."""
+    """Refuse a config whose file name is the digest of another document."""
     claimed = name.rpartition("/")[2].removesuffix(".json")
     if _is_hex(claimed) and claimed != digest.hex:
         raise IntegrityError(f"wrong digest: {where}: got {digest}, want sha256:{claimed}")

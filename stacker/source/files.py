@@ -1,7 +1,7 @@
-"""A tree of named files to read from: a directory, or whatever else plays that role.
+"""Read-only trees of named files: a directory, or an archive that plays the same role.
 
-In comes a name such as ``blobs/sha256/…``, out comes a window of a file.  What the files mean
-is not known here.
+In comes a name such as ``blobs/sha256/…``, out comes a `FileSlice`.  Nothing here knows what the
+files mean.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 
 class FileSlice(io.RawIOBase):
-    """The bytes from `offset` up to `offset + size` of a descriptor, which it owns and closes.
+    """The bytes from `offset` up to `offset + size` of a file descriptor, which it owns.
 
-    It reads with pread(2), so that nobody else's position matters, and gives no byte beyond its
-    end even when the file has more.
+    It reads with pread(2), so it neither uses nor changes the descriptor's file offset.
     """
 
     def __init__(self, fd: int, offset: int, size: int) -> None:
@@ -39,7 +38,7 @@ class FileSlice(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return up to `size` bytes, all that are left when negative, b"" at the end."""
+        """Return up to `size` bytes, all that are left if negative, b"" at the end."""
         if size is None or size < 0:
             return self.readall()
         data = os.pread(self._fd, min(size, self._end - self._position), self._position)
@@ -47,17 +46,17 @@ class FileSlice(io.RawIOBase):
         return data
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Fill as much of `buffer` as one read gives and return how much that is."""
+        """Read bytes into `buffer`, and return how many."""
         view = memoryview(buffer)[: self._end - self._position]
         count = os.preadv(self._fd, [view], self._position)
         self._position += count
         return count
 
     def close(self) -> None:
-        """Close the descriptor; a second time does nothing."""
+        """Close the descriptor; further calls do nothing."""
         if not self.closed:
             os.close(self._fd)
-            self._fd = -1  # its number may soon be another file's
+            self._fd = -1  # the kernel may reuse the number
         super().close()
 
 
@@ -66,13 +65,14 @@ class FileTree(Protocol):
 
     @property
     def what(self) -> str:
-        """How the tree is called in messages."""
+        """The tree's name for messages."""
 
     def open(self, name: str) -> FileSlice:
-        """Open the file at `name`, a relative path without ``.`` and ``..``.
+        """Return the content of the file at `name`.
 
-        :raises NotFoundError: there is none.
-        :raises IntegrityError: it is no regular file, or cannot be reached.
+        :param name: a relative path without ``.`` and ``..``.
+        :raises NotFoundError: no such file.
+        :raises IntegrityError: not a regular file, or a broken link.
         """
 
 
@@ -84,7 +84,7 @@ class Directory:
     what: str
 
     def open(self, name: str) -> FileSlice:
-        """Open a file below the directory; see `FileTree`."""
+        """Return the content of a file below the directory; see `FileTree`."""
         fd, size = open_regular(f"{self.path}/{name}", f"{self.what}: {name}")
         return FileSlice(fd, 0, size)
 
@@ -92,12 +92,12 @@ class Directory:
 def open_regular(path: str, what: str) -> tuple[int, int]:
     """Open a regular file for reading; return its descriptor and its size in bytes.
 
-    :raises NotFoundError: there is none.
-    :raises IntegrityError: it is something else, such as a directory.
+    :raises NotFoundError: no such file.
+    :raises IntegrityError: not a regular file.
     :raises StackerError: the kernel refuses for another reason.
     """
     try:
-        # Not blocking: a FIFO in the place of a blob must not hang the reader.
+        # O_NONBLOCK: opening a FIFO must not hang.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"not found: {what}") from None
@@ -106,15 +106,15 @@ def open_regular(path: str, what: str) -> tuple[int, int]:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        raise IntegrityError(f"cannot read: {what}: got no regular file, want one")
+        raise IntegrityError(f"cannot read: {what}: want a regular file")
     return fd, status.st_size
 
 
 def read_document_file(files: FileTree, name: str) -> bytes:
-    """Return a whole file that is to be a JSON document.
+    """Return the whole content of a JSON document.
 
-    :raises NotFoundError: there is none.
-    :raises IntegrityError: it has more than `DOCUMENT_LIMIT` bytes.
+    :raises NotFoundError: no such file.
+    :raises IntegrityError: it exceeds `DOCUMENT_LIMIT` bytes.
     """
     with files.open(name) as window:
         if window.size > DOCUMENT_LIMIT:
@@ -126,10 +126,10 @@ def read_document_file(files: FileTree, name: str) -> bytes:
 
 
 def open_blob_file(files: FileTree, name: str, descriptor: Descriptor) -> BinaryIO:
-    """Open the file at `name` as the blob that `descriptor` describes.
+    """Return the file at `name`, the blob that `descriptor` describes; not verified.
 
-    :raises NotFoundError: it is not there; the hint says where else a foreign layer may be had.
-    :raises IntegrityError: its size is not the descriptor's.
+    :raises NotFoundError: no such file; the hint has the URLs of a foreign layer.
+    :raises IntegrityError: the file has another size than the descriptor.
     """
     try:
         window = files.open(name)

@@ -1,6 +1,6 @@
-"""What a person writes to say where an image is: ``oci:DIR[:TAG]``, ``docker://…`` and siblings.
+"""Open the source that a user names: ``oci:DIR[:TAG]``, ``docker://HOST/REPO`` and the like.
 
-In comes that text, out comes an open source.  The words are those of skopeo and podman.
+In comes text, out comes an open source.  The transports are those of skopeo and podman.
 Source: containers-transports(5).
 """
 
@@ -30,23 +30,21 @@ _TRANSPORTS = ("oci", "oci-archive", "docker-archive", "docker")
 def open_source(
     text: str, *, spool: Path, access: RegistryAccess | None = None
 ) -> AbstractContextManager[Source]:
-    """Open the source that `text` names; it can be read until the context ends.
+    """Yield the source that `text` names; it is closed when the context ends.
 
-    The path ends at the first colon; what follows is the tag or the name, colons included.
-
-    :param spool: a directory with room for an archive that must be decompressed first.
-    :param access: how registries may be reached; without credentials when left out.
-    :raises UsageError: no such transport, no path, or several images and no name.
-    :raises UnsupportedError: a form this program does not read.
+    :param spool: a directory into which a compressed archive is decompressed.
+    :param access: how to reach registries; without credentials by default.
+    :raises UsageError: unknown transport, no path, or several images and no name.
+    :raises UnsupportedError: an unsupported format.
     :raises NotFoundError: no such file, directory or image.
-    :raises IntegrityError: something there is malformed.
-    :raises AuthenticationError: a registry wants credentials, or better ones.
-    :raises NetworkError: a registry cannot be reached.
+    :raises IntegrityError: the source is malformed.
+    :raises AuthenticationError: the registry refuses the request or the credentials.
+    :raises NetworkError: the registry cannot be reached.
     """
     location = parse_location(text, _TRANSPORTS)
     if location.transport == "docker":
         return _registry(location.name, access)
-    # A worker may have another working directory.
+    # A worker process may have another working directory.
     path = os.path.abspath(location.path)
     if location.transport == "oci":
         return _directory(path, location.name, location.what)
@@ -59,7 +57,7 @@ def _registry(text: str, access: RegistryAccess | None) -> Iterator[Source]:
 
     if access is not None:
         text = access.registries.expand_short_name(text)
-    reference = Reference.parse(text)  # before the HTTP library, which takes its time to load
+    reference = Reference.parse(text)  # a malformed one need not load the HTTP library
     from stacker.registry.settings import RegistryAccess
     from stacker.source.registry_image import open_registry_image
 
@@ -79,7 +77,7 @@ def _archive(path: str, location: ImageLocation, spool: Path) -> Iterator[Source
     from stacker.source.docker_archive import open_docker
     from stacker.source.seekable import seekable
     from stacker.source.tar_files import (
-        open_archive,  # the tar parser, which a layout can do without
+        open_archive,  # loads the tar parser
     )
 
     with seekable(path, location.what, spool=spool) as plain:

@@ -1,7 +1,7 @@
-"""The role every source plays, and how a document is taken from one.
+"""The interface of a source, and how a document is read from one.
 
-A source knows where an image's bytes are; it does not know what they unpack to.  It is a plain
-value: what it parsed at opening are its fields, so it travels to worker processes by pickle.
+A source opens the documents and blobs of an image; it does not know what the layers contain.  It is
+a plain value that can be pickled, so worker processes can use it.
 """
 
 from __future__ import annotations
@@ -20,62 +20,62 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """One image, or one index of images, somewhere."""
+    """An image or an index of images outside of the store."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the image is called there, the best name first; may be empty."""
+        """The image's names in the source, best one first; may be empty."""
 
     def root(self) -> Descriptor:
-        """Return the manifest or index that was asked for."""
+        """Return the descriptor of the chosen manifest or index."""
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """Return a manifest, index or config, checked against size and digest.
+        """Return a manifest, index or config, verified by size and digest.
 
-        :raises NotFoundError: it is not there.
-        :raises IntegrityError: it is over `DOCUMENT_LIMIT`, or not what the descriptor says.
+        :raises NotFoundError: the source does not have it.
+        :raises IntegrityError: it exceeds `DOCUMENT_LIMIT`, or does not match the descriptor.
         """
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """Open a blob: a binary file at its first byte that ends with its last, unverified.
+        """Return a binary file with the bytes of a blob, not verified.
 
-        A read may give fewer bytes than asked for, as read(2) does.
+        A read may return fewer bytes than requested, as read(2) does.
 
-        :raises NotFoundError: it is not there.
-        :raises IntegrityError: its size is not the descriptor's.
+        :raises NotFoundError: the source does not have the blob.
+        :raises IntegrityError: the blob has another size than the descriptor.
         """
 
 
 @runtime_checkable
 class ResumableSource(Protocol):
-    """A source whose blobs take time to come, so that what came before is worth keeping."""
+    """A source that can resume the download of a blob."""
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
-        """Open a blob as `Source.open_blob` does; its first bytes are read from `have`.
+        """Return a binary file as `Source.open_blob` does, with its first bytes from `have`.
 
-        The source is asked for what lies behind them when they have been read.
+        The request for the remaining bytes is sent after those in `have` have been read.
         """
 
 
 @runtime_checkable
 class SizedSource(Protocol):
-    """A source of images whose documents do not say how large their layers are."""
+    """A source that knows the size of a blob which no document declares (schema 1)."""
 
     def size_of(self, digest: Digest) -> int:
-        """Return how many bytes a blob has; only its digest proves it.
+        """Return the size of a blob in bytes, not verified.
 
-        :raises NotFoundError: it is not there.
-        :raises UnsupportedError: nobody says.
+        :raises NotFoundError: the source does not have the blob.
+        :raises UnsupportedError: the source does not know the size.
         """
 
 
 def read_document(source: Source, descriptor: Descriptor, what: str) -> bytes:
-    """Return the document behind `descriptor`, checked; what every `Source.document` does.
+    """Return the document that `descriptor` describes, verified; see `Source.document`.
 
-    Bytes that came embedded in the descriptor are used, and nothing is opened.
+    If the descriptor embeds the bytes, nothing is opened.
 
     :param what: the source's name for messages.
-    :raises IntegrityError: over `DOCUMENT_LIMIT` bytes, or not what the descriptor says.
+    :raises IntegrityError: over `DOCUMENT_LIMIT` bytes, or not what `descriptor` describes.
     """
     where = f"{what}: {descriptor.digest}"
     if descriptor.size > DOCUMENT_LIMIT:

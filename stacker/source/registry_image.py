@@ -1,7 +1,7 @@
-"""An image in a registry: OCI distribution 1.1, and Docker's registry HTTP API V2.
+"""An image in a registry: OCI distribution 1.1, and Docker's Registry HTTP API V2.
 
-In comes a reference, out comes a source whose blobs are fetched while they are read.  How the
-registry is talked to, and what an image unpacks to, is not known here.
+In comes a reference, out comes a source whose blobs are downloaded while they are read.  Nothing
+here handles authentication or retries, or knows what a layer contains.
 Sources: OCI distribution-spec, "Pulling manifests" and "Pulling blobs".
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from stacker.stream.compression import Readable
 
 _DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
-# An index first, for registries that take the first they can serve.
+# Indexes first: some registries serve the first type that they have.
 _ACCEPT = ", ".join(
     (
         *(mediatype.OCI_INDEX, mediatype.DOCKER_LIST),
@@ -50,10 +50,10 @@ _ACCEPT = ", ".join(
 
 @dataclass(frozen=True, slots=True)
 class RegistryImage:
-    """An image, or an index of images, in a registry; see `Source`.
+    """An image or an index in a registry; see `Source`.
 
-    The manifest that was asked for is embedded in `chosen`; `read` has the other documents that
-    came meanwhile, which are asked for more than once.
+    :param chosen: the descriptor of the manifest or index, which it embeds.
+    :param read: a cache of other documents, which callers read more than once.
     """
 
     client: Client | Mirrors
@@ -62,11 +62,11 @@ class RegistryImage:
     read: dict[Digest, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
 
     def root(self) -> Descriptor:
-        """Return the manifest or index that was asked for."""
+        """Return the descriptor of the chosen manifest or index."""
         return self.chosen
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """Return a document, checked; see `Source`."""
+        """Return a document, verified; see `Source`."""
         if descriptor.data is None and descriptor.digest in self.read:
             content = self.read[descriptor.digest]
             descriptor.verify(content, f"{self.client.what}: {descriptor.digest}")
@@ -76,28 +76,30 @@ class RegistryImage:
         return content
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """Open a blob; see `Source`.  It goes on where it broke off, within `Timeouts`.
+        """Return a file with the bytes of a blob; see `Source`.
 
-        :raises NetworkError: the registry cannot be reached, or breaks off too often.
-        :raises AuthenticationError: it wants credentials, or better ones.
+        An interrupted transfer resumes, as often as `Timeouts` allows.
+
+        :raises NetworkError: the registry cannot be reached, or interrupts too often.
+        :raises AuthenticationError: the registry refuses the request or the credentials.
         """
-        return self._opened(descriptor, None)
+        return self._open(descriptor, None)
 
     def size_of(self, digest: Digest) -> int:
-        """Return how many bytes the registry says a blob has; see `SizedSource`."""
+        """Return the size of a blob in bytes, as the registry declares it; see `SizedSource`."""
         what = f"{self.client.what}@{digest}"
         response = self.client.get(f"blobs/{digest}", {"Range": "bytes=0-0"}, what)
         size = total_size(response)
         response.close()
         if size is None:
-            raise UnsupportedError(f"unknown size: {what}: got an response that does not say it")
+            raise UnsupportedError(f"unknown size: {what}: got a response without it")
         return size
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
-        """Open a blob of which `have` has the first bytes; see `ResumableSource`."""
-        return self._opened(descriptor, have)
+        """Return a file with the bytes of a blob; see `ResumableSource`."""
+        return self._open(descriptor, have)
 
-    def _opened(self, descriptor: Descriptor, have: Readable | None) -> BinaryIO:
+    def _open(self, descriptor: Descriptor, have: Readable | None) -> BinaryIO:
         is_document = descriptor.media_type in _DOCUMENTS
         path = f"{'manifests' if is_document else 'blobs'}/{descriptor.digest}"
         accept = descriptor.media_type if is_document else "*/*"
@@ -144,14 +146,14 @@ class RegistryImage:
 
 @contextmanager
 def open_registry_image(reference: Reference, access: RegistryAccess) -> Iterator[RegistryImage]:
-    """Give the image that `reference` names; its connections are closed at the end.
+    """Yield the image that `reference` names, and close the connections at the end.
 
     :raises NotFoundError: no such image.
-    :raises AuthenticationError: the registry wants credentials, or better ones.
-    :raises NetworkError: it cannot be reached.
-    :raises IntegrityError: the manifest is not what the reference's digest says, or is no manifest.
-    :raises UnsupportedError: the manifest has a form this program does not read.
-    :raises UsageError: `RegistryAccess.conf` forbids it, or has a malformed location.
+    :raises AuthenticationError: the registry refuses the request or the credentials.
+    :raises NetworkError: the registry cannot be reached.
+    :raises IntegrityError: the manifest is malformed, or does not match the reference's digest.
+    :raises UnsupportedError: the manifest has an unsupported format.
+    :raises UsageError: registries.conf blocks the registry, or has a malformed location.
     """
     client = _client(reference, access)
     try:
@@ -168,26 +170,26 @@ def _client(reference: Reference, access: RegistryAccess) -> Client | Mirrors:
 
 
 def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
-    """Return the manifest, embedded in its own descriptor.
+    """Return the descriptor of the manifest, which it embeds.
 
-    Its digest is computed: what the registry says of it (Docker-Content-Digest) proves nothing.
-    That of a signed one of schema 1 is over what was signed, and nothing else is embedded.
+    The digest is computed, since the registry's Docker-Content-Digest proves nothing.  The digest
+    of schema 1 is over the signed payload, and only that is embedded.
     """
     what = str(reference)
     raw, announced = _manifest(client, f"manifests/{reference.target}", what)
-    is_old = announced is None and is_schema1(raw, what)
-    if is_old:
+    is_legacy = announced is None and is_schema1(raw, what)
+    if is_legacy:
         raw = signed_payload(raw, what)
     if reference.digest is not None:
         Descriptor("", reference.digest, len(raw)).verify(raw, what)
     digest = reference.digest or Digest.of(raw)
-    if is_old:
+    if is_legacy:
         return Descriptor(mediatype.SCHEMA1_MANIFEST, digest, len(raw), data=raw)
     return Descriptor(type_of(raw, media_type=announced, what=what), digest, len(raw), data=raw)
 
 
 def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, str | None]:
-    """Return a manifest of unknown size, and the type it is announced with if that is one."""
+    """Return a manifest of unknown size and its Content-Type, None for an unknown type."""
     timeouts = client.access.timeouts
     attempt = 0
     while True:
@@ -208,7 +210,7 @@ def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, st
 
 
 def _check_type(response: Response, media_type: str, what: str) -> None:
-    """Check that a registry announces a document as what its descriptor says it is."""
+    """Check that a document's Content-Type is the media type of its descriptor."""
     announced = _type(response)
     if announced in _DOCUMENTS and announced != media_type:
         response.close()

@@ -1,7 +1,6 @@
-"""The one image that is meant, through an index where there is one.
+"""Find the manifest for a platform, through indexes if there are any.
 
-In come a source and a platform, out comes the descriptor of a manifest.  What its layers are is not
-known here.
+In come a source and a platform, out comes the descriptor of a manifest.  Nothing here reads layers.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ if TYPE_CHECKING:
     from stacker.image.platform import Platform
     from stacker.source.protocol import Source
 
-_INDEXES_IN_INDEXES = 8
-_INDEXES_IN_ALL = 100
+_DEEPEST_INDEX = 8
+_MOST_INDEXES = 100
 
 
 def resolve(source: Source, platform: Platform, *, must_match: bool = False) -> Descriptor:
-    """Return the manifest of the image in `source` that suits `platform` best.
+    """Return the manifest in `source` that matches `platform` best.
 
-    :param must_match: require the platform of an image, too, of which no index says it.
-    :raises NotFoundError: none suits.
-    :raises IntegrityError: indexes in one another without an end.
+    :param must_match: check the platform in the config of an image that is in no index.
+    :raises NotFoundError: no manifest matches.
+    :raises IntegrityError: the indexes are nested too deeply.
     """
     descriptor = source.root()
-    for _ in range(_INDEXES_IN_INDEXES):
+    for _ in range(_DEEPEST_INDEX):
         document = _index(source, descriptor)
         if document is None:
             if must_match and not has_index_platform(source, descriptor):
@@ -44,38 +43,38 @@ def resolve(source: Source, platform: Platform, *, must_match: bool = False) -> 
 
 
 def has_index_platform(source: Source, descriptor: Descriptor) -> bool:
-    """Return whether an index says what platform `descriptor` is for; else its config does.
+    """Return whether an index declares the platform of `descriptor`.
 
-    The index has the last word: it is where a platform can be put right that a config has wrong.
+    An index takes precedence over a config: it can correct a wrong platform.
     """
     return descriptor.platform is not None and descriptor != source.root()
 
 
 def _chosen(source: Source, index: Index, platform: Platform, what: str) -> Descriptor:
-    """Return the entry that suits best; indexes that say no platform are read if none does."""
+    """Return the best entry, if necessary from nested indexes without a platform."""
     try:
         return choose_platform(index.manifests, platform, what)
     except NotFoundError:
-        entries = list(_spread(source, index, iter(range(_INDEXES_IN_ALL))))
+        entries = list(_expanded(source, index, iter(range(_MOST_INDEXES))))
         return choose_platform(entries, platform, what)
 
 
-def _spread(
+def _expanded(
     source: Source, index: Index, budget: Iterator[int], depth: int = 0
 ) -> Iterator[Descriptor]:
-    """Give an index's entries, those of each index in it that says no platform in its place.
+    """Yield an index's entries, with nested indexes that have no platform expanded.
 
-    :param budget: ends after as many items as indexes may be read.
-    :raises IntegrityError: too many, or too many in one another.
+    :param budget: yields one item per index that may still be read.
+    :raises IntegrityError: too many indexes, or nested too deeply.
     """
-    if depth == _INDEXES_IN_INDEXES:
+    if depth == _DEEPEST_INDEX:
         raise _too_deep(source)
     for entry in index.manifests:
-        is_open = entry.platform is None and entry.media_type in mediatype.INDEXES
-        inner = _index(source, entry) if is_open and next(budget, None) is not None else None
+        is_nested = entry.platform is None and entry.media_type in mediatype.INDEXES
+        inner = _index(source, entry) if is_nested and next(budget, None) is not None else None
         if inner is not None:
-            yield from _spread(source, inner, budget, depth + 1)
-        elif is_open:
+            yield from _expanded(source, inner, budget, depth + 1)
+        elif is_nested:
             raise _too_deep(source)
         else:
             yield entry
@@ -83,15 +82,15 @@ def _spread(
 
 def _too_deep(source: Source) -> IntegrityError:
     return IntegrityError(
-        f"indexes too deep: {source.root().digest}: got more than {_INDEXES_IN_INDEXES} indexes "
-        f"in one another, or {_INDEXES_IN_ALL} in all, want a manifest"
+        f"too many nested indexes: {source.root().digest}: got more than {_DEEPEST_INDEX} levels "
+        f"or {_MOST_INDEXES} indexes, want a manifest"
     )
 
 
 def _index(source: Source, descriptor: Descriptor) -> Index | None:
-    """Return what `descriptor` leads to, if that is an index.
+    """Return the index that `descriptor` describes, None for a manifest.
 
-    A manifest is not looked at when its descriptor says that it is one.
+    A document whose descriptor declares a manifest is not read.
     """
     if descriptor.media_type and descriptor.media_type not in mediatype.INDEXES:
         return None

@@ -1,7 +1,7 @@
-"""Compressed archives made seekable: unpacked into a temporary file for as long as needed.
+"""Decompress an archive into a temporary file, so that it can be read at any offset.
 
-In comes the path of an archive, out comes the path of a plain one: the same, when it is not
-compressed.  What is in the archive is not known here.
+In comes the path of an archive, out comes the path of an uncompressed one: the same path if the
+archive is not compressed.  Nothing here reads the archive's members.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 SPOOL_LIMIT = 1 << 40
-"""Bytes a compressed archive may unpack to."""
+"""Maximum bytes of a decompressed archive."""
 
-_MAGIC = 4  # bytes that tell gzip, zstd and tar apart
+_MAGIC = 4  # bytes that distinguish gzip, zstd and tar
 
 
 @contextmanager
 def seekable(path: str, what: str, *, spool: Path, limit: int = SPOOL_LIMIT) -> Iterator[str]:
-    """Give the path of a plain archive that may be opened until the context ends.
+    """Yield the path of an uncompressed archive, which exists until the context ends.
 
-    A compressed one, by its magic, is unpacked into a file of `spool` that is removed at the
-    end; so is whatever comes out of a pipe.
+    A compressed archive (by its magic) and the content of a pipe go to a temporary file in
+    `spool`.
 
     :param path: an absolute path.
     :param what: the archive's name for messages.
-    :param limit: bytes that may be written to `spool`.
-    :raises NotFoundError: there is no such file.
-    :raises IntegrityError: it is corrupt, or over the limit.
-    :raises StackerError: it cannot be opened.
+    :param limit: maximum bytes of the temporary file.
+    :raises NotFoundError: no such file.
+    :raises IntegrityError: the archive is corrupt, or exceeds the limit.
+    :raises StackerError: the archive cannot be opened.
     """
     with _opened(path, what) as file:
         plain = path if _is_plain(file) else _spooled(file, what, spool, limit)
@@ -89,6 +89,6 @@ def _write(chunks: Iterator[bytes], file: BinaryIO, what: str, limit: int) -> No
         room -= len(chunk)
         if room < 0:
             raise IntegrityError(
-                f"too large: {what}: got more than {limit} bytes unpacked, want fewer"
+                f"too large: {what}: got more than {limit} bytes decompressed, want at most that"
             )
         file.write(chunk)

@@ -1,9 +1,8 @@
 """A tar archive as a tree of files, without unpacking it.
 
-In comes the path of an uncompressed tar, out comes an index of its members: each file is a
-window of the archive.  What the files mean is not known here.  Links among the members are
-followed; nothing a member says can lead out of the archive, for the kernel is never given a
-path that stands in it.
+In comes the path of an uncompressed tar, out comes an `Archive`, in which each file is a slice of
+the tar.  Links among the members are followed, but the kernel never gets a path from the archive,
+so no member can lead out of it.  Nothing here knows what the files mean.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from stacker.tar.index import Member
 
 MEMBERS_LIMIT = 200_000
-"""Members an archive may have.  Each costs memory, and real ones have a few dozen."""
+"""Maximum members of an archive.  Each costs memory; real archives have a few dozen."""
 
-_MOST_HOPS = 40  # as many symlinks as Linux follows in one path, path_resolution(7)
+_MOST_LINKS = 40  # the limit of Linux, path_resolution(7)
 _COMPARED = 1 << 20  # bytes at a time
 _FILE, _HARD_LINK, _SYMLINK = b"0", b"1", b"2"
 
@@ -34,9 +33,9 @@ _FILE, _HARD_LINK, _SYMLINK = b"0", b"1", b"2"
 class Archive:
     """The files in the tar at the absolute `path`.
 
-    `members` has the offset and size in bytes of each file, `links` the target of each link;
-    `ambiguous` has the names that stand for different files, so that readers may differ about
-    which one counts.
+    :param members: name → offset and size of a file, in bytes.
+    :param links: name → target of a link.
+    :param ambiguous: names of several different files, of which parsers may choose different ones.
     """
 
     path: str
@@ -46,20 +45,20 @@ class Archive:
     ambiguous: frozenset[str] = field(hash=False, repr=False)
 
     def open(self, name: str) -> FileSlice:
-        """Open a member of the archive; see `FileTree`."""
+        """Return the content of a member; see `FileTree`."""
         offset, size = self.members[self.find(name)]
         fd, _ = open_regular(self.path, self.what)
         return FileSlice(fd, offset, size)
 
     def find(self, name: str) -> str:
-        """Return the name of the file that `name` leads to, through links.
+        """Return the name of the file that `name` resolves to.
 
-        :raises NotFoundError: it leads nowhere.
-        :raises IntegrityError: it leads out of the archive, round in circles, or to a name that
-            is ambiguous.
+        :raises NotFoundError: no such file.
+        :raises IntegrityError: a link leads out of the archive, forms a loop, or leads to an
+            ambiguous name.
         """
         found = self._inside(name)
-        for _ in range(_MOST_HOPS):
+        for _ in range(_MOST_LINKS):
             if found in self.ambiguous:
                 raise IntegrityError(
                     f"ambiguous archive: {self.what}: {quoted(found)}: "
@@ -75,24 +74,26 @@ class Archive:
         return found
 
     def has(self, name: str) -> bool:
-        """Return whether there is a file or a link of that name."""
+        """Return whether the archive has a file or a link with that name."""
         return name in self.members or name in self.links
 
     def _inside(self, name: str) -> str:
         found = _normalised(name)
         if found is None:
-            raise IntegrityError(f"unsafe name: {self.what}: {quoted(name)} leads outside")
+            raise IntegrityError(
+                f"unsafe name: {self.what}: {quoted(name)} leads out of the archive"
+            )
         return found
 
 
 def open_archive(path: str, what: str, *, limit: int = MEMBERS_LIMIT) -> Archive:
-    """Return the archive at `path`: one pass over the headers, none over the payloads.
+    """Return the archive at `path`, after one pass over the headers.
 
-    :param path: an absolute path to a regular file that is not compressed.
+    :param path: the absolute path of an uncompressed tar, a regular file.
     :param what: the archive's name for messages.
-    :param limit: members it may have.
-    :raises NotFoundError: there is no such file.
-    :raises IntegrityError: it is no tar, is cut short, or is over the limit.
+    :param limit: maximum members.
+    :raises NotFoundError: no such file.
+    :raises IntegrityError: not a tar, truncated, or over the limit.
     """
     fd, _ = open_regular(path, what)
     with os.fdopen(fd, "rb") as file:
@@ -103,13 +104,13 @@ def open_archive(path: str, what: str, *, limit: int = MEMBERS_LIMIT) -> Archive
                     raise IntegrityError(f"too many members: {what}: want at most {limit}")
                 table.add(member)
         except LayerError as error:
-            # The parser is the layers' own; what is malformed here is no layer.
+            # The tar parser blames a layer, but this archive is none.
             raise IntegrityError(error.message, hint=error.hint) from error
     return Archive(path, what, table.members, table.links, frozenset(table.ambiguous))
 
 
 class _Table:
-    """What an archive's headers say, gathered member by member."""
+    """The members of an archive, collected from its headers."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -120,8 +121,8 @@ class _Table:
     def add(self, member: Member) -> None:
         if member.kind not in (_FILE, _HARD_LINK, _SYMLINK):
             return
-        # The parser has cleaned the name: it stays inside.  One that is not UTF-8 cannot be
-        # asked for by any document, and stays distinct.
+        # The parser has removed "..".  No document can refer to a name that is not UTF-8;
+        # surrogateescape keeps such names distinct.
         name = member.name.decode("utf-8", "surrogateescape")
         if member.kind == _FILE:
             self._add_file(name, member)
@@ -143,7 +144,7 @@ class _Table:
         self.links[name] = target
 
     def _same(self, one: tuple[int, int], other: tuple[int, int]) -> bool:
-        """Return whether two members have equal bytes; some writers repeat equal layers."""
+        """Return whether two members have equal content; some tools repeat layers."""
         if one[1] != other[1]:
             return False
         return one == other or all(
@@ -154,7 +155,7 @@ class _Table:
 
 
 def _normalised(name: str) -> str | None:
-    """Return `name` without empty, ``.`` and ``..`` components; None when it leads outside."""
+    """Return `name` without empty, ``.`` and ``..`` components; None if it leads out."""
     parts: list[str] = []
     for part in name.split("/"):
         if part == "..":

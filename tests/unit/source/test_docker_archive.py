@@ -353,7 +353,7 @@ def test_two_different_lists_are_refused(saved: Any, make_image: Any) -> None:
 
 
 def test_an_archive_without_a_list_is_told_apart(saved: Any) -> None:
-    with pytest.raises(UnsupportedError, match=r"want one of Docker 1\.10"):
+    with pytest.raises(UnsupportedError, match=r"want an archive of Docker 1\.10"):
         saved([("repositories", {}), ("a/layer.tar", b"")])
     with pytest.raises(IntegrityError, match="not a docker archive") as caught:
         saved([("oci-layout", {})])

@@ -85,7 +85,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind
         os.mkfifo(tmp_path / "blob")
     else:
         (tmp_path / "blob").mkdir()
-    with pytest.raises(IntegrityError, match="got no regular file"):
+    with pytest.raises(IntegrityError, match="want a regular file"):
         Directory(str(tmp_path), "oci:x").open("blob")
 
 
