@@ -17,19 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from stacker.linux.removal import remove_tree
 from tests.support import images
-from tests.support.command import REPOSITORY, Stacker
+from tests.support.command import REPOSITORY, Stacker, conforming
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
 from tests.support.tars import MTIME, dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 from tests.support.unprivileged import UNPRIVILEGED
 
 CORPORA = Path(os.environ.get("STACKER_CORPORA", REPOSITORY / "../shared/corpora")).resolve()
-SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 BASE = tar(
@@ -56,12 +54,6 @@ def app(tmp_path: Path) -> images.Layout:
     return images.layout(tmp_path / "app", [BASE, MIDDLE, TOP])
 
 
-def fitting(document: dict[str, Any]) -> dict[str, Any]:
-    """Hold a document to the schema of docs/reference."""
-    jsonschema.validate(document, SCHEMA)
-    return document
-
-
 def shown(layer: Path) -> dict[bytes, Node]:
     """Give a layer's tree; when a whiteout was made, nobody sees."""
     return {
@@ -82,7 +74,7 @@ def test_an_image_is_pulled_mounted_and_taken_away(
     assert not (target / "etc/gone").exists()
     assert (target / "tool").stat().st_ino == (target / "bin/tool").stat().st_ino
     assert (target / "bin/tool").stat().st_mode & 0o7777 == 0o4755
-    (mount,) = fitting(stacker("mounts", "--json").document)["items"]
+    (mount,) = conforming(stacker("mounts", "--json").document)["items"]
     assert (mount["target"], mount["image_id"]) == (str(target), app.image.config)
     assert str(target) in stacker("mounts").out
     stacker("umount", target)
@@ -269,7 +261,7 @@ def test_a_plan_is_printed_and_nothing_is_mounted(
     target = tmp_path / "target"
     target.mkdir()
     stacker("pull", app.source)
-    document = fitting(stacker("mount", "app:1.0", target, "--rw", "--print-plan").document)
+    document = conforming(stacker("mount", "app:1.0", target, "--rw", "--print-plan").document)
     plan = document["item"]["plan"]
     assert plan["target"] == str(target)
     assert plan["read_only"] is False
@@ -354,7 +346,7 @@ def test_two_pulls_at_once_unpack_each_layer_once(stacker: Stacker, tmp_path: Pa
 
     def pull(_: int) -> list[str]:
         lines = stacker("pull", app.source, "--json").out.splitlines()
-        events = [fitting(json.loads(line)) for line in lines]
+        events = [conforming(json.loads(line)) for line in lines]
         return [
             event["diff_id"]
             for event in events
@@ -416,7 +408,7 @@ def test_rm_takes_what_no_other_image_needs(
     other = images.layout(tmp_path / "other", [BASE], name="other:1.0")
     stacker("pull", app.source)
     stacker("pull", other.source)
-    (item,) = fitting(stacker("rm", "app:1.0", "--json").document)["items"]
+    (item,) = conforming(stacker("rm", "app:1.0", "--json").document)["items"]
     assert item["layers"] == sorted(app.image.diff_ids[1:])
     stacker.assert_clean(images=1, layers=1)
     stacker("unpack", "other:1.0", tmp_path / "tree")
@@ -458,7 +450,7 @@ def test_sizes_say_what_is_shared_and_what_is_not(
     first, second = (item["bytes"] for item in stacker("images", "--json").items)
     assert first == {"shared": base, "own": 70_007, "total": 70_007 + base}
     assert second == {"shared": base, "own": 0, "total": base}
-    sums = fitting(stacker("df", "--json").document)["item"]["bytes"]
+    sums = conforming(stacker("df", "--json").document)["item"]["bytes"]
     assert sums["layers"] == 70_007 + base
     assert sums["unlisted"] == 0
     assert sums["total"] == sum(sums[name] for name in ("layers", "skeletons", "blobs", "chains"))
@@ -469,7 +461,7 @@ def test_every_query_fits_the_schema(stacker: Stacker, app: images.Layout, tmp_p
     target = tmp_path / "target"
     target.mkdir()
     for line in stacker("--json", "pull", app.source).out.splitlines():
-        fitting(json.loads(line))
+        conforming(json.loads(line))
     for words in (
         ("images",),
         ("inspect", "app:1.0"),
@@ -483,13 +475,13 @@ def test_every_query_fits_the_schema(stacker: Stacker, app: images.Layout, tmp_p
         ("unpack", "app:1.0", str(tmp_path / "tree")),
         ("rm", "app:1.0"),
     ):
-        assert fitting(stacker(*words, "--json").document)["schema"] == "stacker/v1"
+        assert conforming(stacker(*words, "--json").document)["schema"] == "stacker/v1"
 
 
 def test_bench_measures_every_stage_and_leaves_nothing(
     stacker: Stacker, app: images.Layout
 ) -> None:
-    item = fitting(stacker("bench", "--runs", "1", "--json", app.source).document)["item"]
+    item = conforming(stacker("bench", "--runs", "1", "--json", app.source).document)["item"]
     assert {layer["diff_id"] for layer in item["layers"]} == set(app.image.diff_ids)
     assert {layer["tar_bytes"] for layer in item["layers"]} == {
         len(layer) for layer in (BASE, MIDDLE, TOP)

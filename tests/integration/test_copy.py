@@ -10,16 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from tests.support import images
-from tests.support.command import REPOSITORY, Stacker, at_home
+from tests.support.command import Stacker, at_home, conforming
 from tests.support.registries import FakeRegistry, needs_registry
 from tests.support.tars import file, tar, whiteout
 
 LAYERS = [tar(file("a", b"1"), file("b", b"2" * 100_000)), tar(whiteout("a"))]
-SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +62,7 @@ def events(output: str) -> list[dict[str, Any]]:
     """Return the JSON events of a command, after a check against the schema."""
     documents = [json.loads(line) for line in output.splitlines()]
     for document in documents:
-        jsonschema.validate(document, SCHEMA)
+        conforming(document)
     return documents
 
 

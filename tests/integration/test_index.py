@@ -7,16 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from tests.support import images
-from tests.support.command import REPOSITORY, Stacker, at_home
+from tests.support.command import Stacker, at_home, conforming
 from tests.support.registries import Handler, fake_registry, needs_registry, push
 from tests.support.tars import file, tar
 
 INDEX = "application/vnd.oci.image.index.v1+json"
-SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 
 
 @pytest.fixture
@@ -42,13 +40,8 @@ def entry(layout: images.Layout) -> dict[str, Any]:
     return {name: found[name] for name in ("mediaType", "digest", "size")}
 
 
-def fitting(document: dict[str, Any]) -> dict[str, Any]:
-    jsonschema.validate(document, SCHEMA)
-    return document
-
-
 def members(stacker: Stacker, name: str) -> list[dict[str, Any]]:
-    item = fitting(stacker("index", "inspect", name, "--json").document)["item"]
+    item = conforming(stacker("index", "inspect", name, "--json").document)["item"]
     assert isinstance(item["members"], list)
     return item["members"]
 
@@ -83,7 +76,7 @@ def test_each_platform_pulls_its_image_of_an_index_made_by_hand(
     assert members(stacker, place) == [{**entry, "origin": None} for entry in entries]
     # What is there is not sent again, and the document stays what it is.
     again = stacker("index", "push", name, place, "--json")
-    documents = [fitting(json.loads(line)) for line in again.out.splitlines()]
+    documents = [conforming(json.loads(line)) for line in again.out.splitlines()]
     assert [d["sent"] for d in documents if d["kind"] == "member-sent"] == [False, False]
     assert documents[-1]["item"]["digest"] == digest
 
@@ -95,7 +88,7 @@ def test_a_remote_member_is_mounted_not_sent(
     push(made(tmp_path, "arm64").source, registry, "mounted/from:1.0", "--preserve-digests")
     stacker("index", "create", "app", f"docker://{registry}/mounted/from:1.0")
     done = stacker("index", "push", "app", f"docker://{registry}/mounted/to:1.0", "--json")
-    events = [fitting(json.loads(line)) for line in done.out.splitlines()]
+    events = [conforming(json.loads(line)) for line in done.out.splitlines()]
     assert [e["how"] for e in events if e["kind"] == "blob-arrived"] == ["mounted", "mounted"]
     assert (events[-1]["item"]["blobs"], events[-1]["item"]["documents"]) == ({"mounted": 2}, 2)
 
@@ -204,10 +197,10 @@ def test_only_the_last_document_of_an_index_is_kept(stacker: Stacker, tmp_path: 
     stacker("index", "create", "app", "app-arm")
     stacker("index", "annotate", "app", "--annotation", "a=1")
     stacker("index", "create", "other", "app-arm")
-    listed = fitting(stacker("index", "list", "--json").document)["items"]
+    listed = conforming(stacker("index", "list", "--json").document)["items"]
     assert [item["name"] for item in listed] == ["app", "other"]
     assert "linux/arm" in stacker("index", "list").out
-    fitting(stacker("index", "rm", "app", "other", "--json").document)
+    conforming(stacker("index", "rm", "app", "other", "--json").document)
     assert {path.name for path in (stacker.store / "blobs").rglob("*")} == before
     assert stacker("index", "list", "--json").items == []
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from tests.support import images
-from tests.support.command import REPOSITORY, Result, Stacker
+from tests.support.command import Result, Stacker, conforming
 from tests.support.registries import (
     PASSWORD,
     USER,
@@ -25,8 +24,6 @@ from tests.support.registries import (
     with_passwords,
 )
 from tests.support.tars import file, tar
-
-SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +98,7 @@ def test_who_is_logged_in_may_push_here_and_with_skopeo(
     stacker.refused(4, "push", "app:1.0", place)
     done = log_in(stacker, locked, "--json")
     assert done.code == 0, done.err
-    jsonschema.validate(done.document, SCHEMA)
+    conforming(done.document)
     assert done.item == {"host": locked, "place": str(default(tmp_path))}
     assert stat.S_IMODE(default(tmp_path).stat().st_mode) == 0o600
     assert stat.S_IMODE(default(tmp_path).parent.stat().st_mode) == 0o700
@@ -110,7 +107,7 @@ def test_who_is_logged_in_may_push_here_and_with_skopeo(
     said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     assert json.loads(said)["Digest"] == digest
     out = stacker("logout", locked, "--json")
-    jsonschema.validate(out.document, SCHEMA)
+    conforming(out.document)
     stacker.refused(4, "push", "app:1.0", place)
     stacker.refused(3, "logout", locked)
 

@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from tests.support import images, schema1
 from tests.support.certificates import Authority, needs_openssl
-from tests.support.command import REPOSITORY, Result, Stacker
+from tests.support.command import Result, Stacker, conforming
 from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_proxy, fake_registry
 from tests.support.tars import file, tar
 
-SCHEMA = json.loads((REPOSITORY / "docs" / "reference" / "cli-output.schema.json").read_bytes())
 NAME = "docker://registry.example/team/app:1.0"
 MOVED = """
 [[registry]]
@@ -196,7 +194,7 @@ def test_a_foreign_layer_is_not_sent_and_that_is_said(
         assert f"/v2/app{number}/blobs/{near}" in server.content
     out = stacker(*words, f"docker://{server.host}/app2:1.0", "--json").out
     document = json.loads(out.splitlines()[-1])
-    jsonschema.validate(document, SCHEMA)
+    conforming(document)
     assert document["item"]["left"] == [{"digest": far, "urls": [url]}]
 
 
@@ -231,6 +229,6 @@ def test_an_image_of_schema_1_is_pulled_and_pushed_instead_of_copied(
 
 def test_a_bench_measures_an_image_of_schema_1(stacker: Stacker, old: str) -> None:
     document = stacker("bench", "--runs", "1", "--json", old).document
-    jsonschema.validate(document, SCHEMA)
+    conforming(document)
     (layer,) = document["item"]["layers"]
     assert layer["entries"] == 1

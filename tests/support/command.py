@@ -13,10 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 PATIENCE = 60  # seconds until a wait for a process fails
 REPOSITORY = Path(__file__).parents[2]
+SCHEMA = json.loads((REPOSITORY / "docs/reference/cli-output.schema.json").read_bytes())
 PATH = os.pathsep.join([str(REPOSITORY), sysconfig.get_path("platlib")])
 """Where Python finds the package and what it needs, whichever interpreter it is."""
+
+
+def conforming(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON document of the command, and check it against the documented schema."""
+    jsonschema.validate(document, SCHEMA)
+    return document
 
 
 @dataclass(frozen=True)
