@@ -2,8 +2,8 @@
 
 A verb adds its arguments to a `Parser`; out come parsed arguments, a help text or a `UsageError`.
 The text does not depend on the Python version: argparse of 3.13 writes options and wraps usage
-differently from 3.11, and man pages and docs/cli.md are generated from it.  This module does not
-use verbs, the store or the environment.
+differently from 3.11, and man pages and docs/reference/cli.md are generated from it.  This module
+does not use verbs, the store or the environment.
 """
 
 # ruff: noqa: SLF001 - argparse has no public interface to a parser's groups and actions

@@ -1,7 +1,7 @@
 """Print results to stdout: lines, tables, and JSON documents of one versioned schema.
 
-Functions take plain values and print them; docs/cli-output.schema.json is the schema.  Texts from
-an image are escaped, so that they cannot send control sequences to the terminal.  Only a terminal
+Functions take plain values and print them by docs/reference/cli-output.schema.json.  Texts from an
+image are escaped, so that they cannot send control sequences to the terminal.  Only a terminal
 gets a table drawn by rich; other outputs get aligned text, and rich is not imported.
 """
 
