@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stacker.fuse.adapters import Service
     from stacker.fuse.options import ServedTree
     from stacker.layer.paths import LayerPaths
+    from stacker.linux.mountinfo import MountInfo
     from stacker.tree.merged import MergedTree
 
 _RESTART_PAUSE: Final = 0.05
@@ -127,7 +128,7 @@ class Daemon:
         self._tree = tree
         self._service: Service
         self._connection = self._upper = -1
-        self._device: tuple[int, int] | None = None
+        self._mounted: _Identity | None = None
         self._workers: set[int] = set()
         self._signals: set[signal.Signals] = set(_SIGNALS)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # in the foreground
@@ -169,7 +170,7 @@ class Daemon:
         self._connection = connect.connect(tree, merged.mode(ROOT))
         found = mountinfo.at(tree.target)
         if found is not None and found.fstype.startswith("fuse"):
-            self._device = found.device
+            self._mounted = _identity(found)
         try:
             note = self._service.begin(self._connection)
         except BaseException:
@@ -225,7 +226,7 @@ class Daemon:
     def unmount(self) -> None:
         """Detach the mount at every mount point; processes that use it can finish."""
         for mount in mountinfo.read().mounts:
-            if mount.device != self._device:
+            if _identity(mount) != self._mounted:
                 continue
             with suppress(OSError, StackerError):
                 if process.has_capability(process.CAP_SYS_ADMIN):
@@ -233,6 +234,14 @@ class Daemon:
                     mountapi.umount2(mount.mount_point, flags)
                 else:
                     connect.disconnect(mount.mount_point, lazy=True)
+
+
+_Identity = tuple[tuple[int, int], str, str]
+
+
+def _identity(mount: MountInfo) -> _Identity:
+    """Return what tells a mount from later ones, since the kernel reuses device numbers."""
+    return mount.device, mount.fstype, mount.source
 
 
 def _merge(tree: ServedTree) -> MergedTree:

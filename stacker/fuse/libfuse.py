@@ -1,12 +1,11 @@
-"""The merged tree through libfuse, by pyfuse3; the only module that imports it and trio.
+"""A read-only merged tree through libfuse, by pyfuse3; only this module imports it and trio.
 
-A request is a call of one of pyfuse3's handlers, a reply is what that returns.  What the tree is,
-`stack/merged` knows; errors become an errno in one place.  What pyfuse3 cannot do that the kernel's
-protocol can is listed in docs/explanation/fuse.md.
+Calls of pyfuse3's handlers come in; return values go out as replies.  docs/explanation/fuse.md
+lists what pyfuse3 does not support of the kernel's protocol.  This module must not write.
 
-pyfuse3 names no inode when it asks to read, only the handle that `open` gave, so that a handle is
-the inode.  With nothing to remember about one, any worker can answer for what another has opened.
-A node of the tree is the kernel's node less one, as in `fuse_kernel`.
+pyfuse3 passes no inode to `read`, only the handle that `open` returned, so the handle is the inode.
+A handle has no state, so any worker can answer for an inode that another worker has opened.  A node
+of the tree is the kernel's node ID less one, as in `stacker.fuse.replies`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import trio
 
 from stacker.errors import MountError
 from stacker.fuse.protocol import FOREVER
-from stacker.fuse.replies import BLOCK, NAME_MAX, OpenFiles, errno_of, visible
+from stacker.fuse.replies import BLOCK, NAME_MAX, OpenFiles, errno_of, visible_xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -32,11 +31,11 @@ if TYPE_CHECKING:
 
 _ROOT: Final[int] = pyfuse3.ROOT_INODE
 _ONE_TASK: Final = (1, 1)
-"""pyfuse3.main's fewest and most tasks: no handler waits for anything, so more would only idle."""
+"""pyfuse3.main's minimum and maximum of tasks: no handler waits, so more tasks would be idle."""
 
 
-def _answered(handler: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Let pyfuse3 await a handler that waits for nothing, and hear of errors as it wants to."""
+def _coroutine(handler: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """Make a handler a coroutine, and turn its exceptions into errnos."""
 
     async def answer(self: Operations, *arguments: Any) -> Any:
         try:
@@ -48,9 +47,9 @@ def _answered(handler: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
 
 class Operations(pyfuse3.Operations):
-    """Answers requests about one tree; what it does not define, pyfuse3 answers with ENOSYS.
+    """Answers requests about one tree; pyfuse3 answers ENOSYS to operations without a handler.
 
-    :param tree: it may be shared with other processes.
+    :param tree: all workers can share it.
     """
 
     supports_dot_lookup = False
@@ -63,20 +62,20 @@ class Operations(pyfuse3.Operations):
         self._absent = pyfuse3.EntryAttributes()
         self._absent.st_ino = 0
         self._absent.entry_timeout = FOREVER
-        self.begun: Callable[[], None] = lambda: None
+        self.on_init: Callable[[], None] = lambda: None
 
     def init(self) -> None:
-        """Hear that the kernel's first request is being answered."""
-        self.begun()
+        """Handle the INIT request."""
+        self.on_init()
 
     def entry(self, inode: Node) -> pyfuse3.EntryAttributes:
-        """Give an inode's attributes as pyfuse3 has them; each is made once."""
+        """Return an inode's attributes as a cached object of pyfuse3."""
         found = self._entries[inode]
         if found is None:
-            found = self._entries[inode] = self._made(inode)
+            found = self._entries[inode] = self._new_entry(inode)
         return found
 
-    def _made(self, inode: Node) -> pyfuse3.EntryAttributes:
+    def _new_entry(self, inode: Node) -> pyfuse3.EntryAttributes:
         mode, nlink, uid, gid, size, blocks, device, _, mtime, _ = self._tree.status(inode)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode + _ROOT
@@ -87,57 +86,57 @@ class Operations(pyfuse3.Operations):
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime
         return entry
 
-    def _known(self, number: int) -> Node:
+    def _node(self, number: int) -> Node:
         if not _ROOT <= number < len(self._tree) + _ROOT:
             raise OSError(errno.ESTALE, "no such node")
         return number - _ROOT
 
-    @_answered
+    @_coroutine
     def lookup(self, parent: int, name: bytes, _context: object) -> pyfuse3.EntryAttributes:
-        """Find a name in a directory; a missing one is remembered as missing."""
-        if len(name) > NAME_MAX:  # the kernel lets longer ones through
+        """Return the entry of a name; the kernel caches a missing name as missing."""
+        if len(name) > NAME_MAX:  # the kernel passes longer names
             raise OSError(errno.ENAMETOOLONG, "name too long")
-        found = self._tree.lookup(self._known(parent), name)
+        found = self._tree.lookup(self._node(parent), name)
         return self._absent if found is None else self.entry(found)
 
-    @_answered
+    @_coroutine
     def getattr(self, number: int, _context: object) -> pyfuse3.EntryAttributes:
-        """Give attributes."""
-        return self.entry(self._known(number))
+        """Return attributes."""
+        return self.entry(self._node(number))
 
-    @_answered
+    @_coroutine
     def readlink(self, number: int, _context: object) -> bytes:
-        """Give a symbolic link's target."""
-        return self._tree.readlink(self._known(number))
+        """Return a symbolic link's target."""
+        return self._tree.readlink(self._node(number))
 
-    @_answered
+    @_coroutine
     def open(self, number: int, flags: int, _context: object) -> pyfuse3.FileInfo:
-        """Give the inode as the handle, so that `read` knows it."""
+        """Return the inode as the handle, for `read`."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "read-only")
-        self._known(number)
+        self._node(number)
         return pyfuse3.FileInfo(fh=number, keep_cache=True)
 
-    @_answered
+    @_coroutine
     def read(self, handle: int, offset: int, size: int) -> bytes:
-        """Read; shorter than asked only at the end."""
-        return os.pread(self._files.of(self._known(handle)), size, offset)
+        """Return a range of a file, shorter than ``size`` only at its end."""
+        return os.pread(self._files.get(self._node(handle)), size, offset)
 
-    @_answered
+    @_coroutine
     def release(self, handle: int) -> None:
-        """Do nothing: which files stay open does not depend on handles."""
+        """Do nothing: open files do not depend on handles."""
 
-    @_answered
+    @_coroutine
     def opendir(self, number: int, _context: object) -> int:
-        """Give the inode as the handle, so that `readdir` knows it."""
-        if not stat.S_ISDIR(self._tree.mode(self._known(number))):
+        """Return the inode as the handle, for `readdir`."""
+        if not stat.S_ISDIR(self._tree.mode(self._node(number))):
             raise OSError(errno.ENOTDIR, "not a directory")
         return number
 
-    @_answered
+    @_coroutine
     def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
-        """Give as much of a listing as there is room for, with all attributes."""
-        tree, directory = self._tree, self._known(handle)
+        """Reply with as many entries and attributes as fit."""
+        tree, directory = self._tree, self._node(handle)
         reply, entry, name, inode = pyfuse3.readdir_reply, self.entry, tree.name, tree.inode
         for at, dot in enumerate((b".", b"..")):
             near = tree.parent(directory) if at else directory
@@ -148,23 +147,23 @@ class Operations(pyfuse3.Operations):
             if not reply(token, name(child), entry(inode(child)), at):
                 return
 
-    @_answered
+    @_coroutine
     def releasedir(self, handle: int) -> None:
-        """Do nothing, as with files."""
+        """Do nothing, as for files."""
 
-    @_answered
+    @_coroutine
     def getxattr(self, number: int, name: bytes, _context: object) -> bytes:
-        """Give an extended attribute."""
-        return self._tree.xattr(self._known(number), name)
+        """Return an extended attribute."""
+        return self._tree.xattr(self._node(number), name)
 
-    @_answered
+    @_coroutine
     def listxattr(self, number: int, context: pyfuse3.RequestContext) -> Iterable[bytes]:
-        """Give the names of extended attributes."""
-        return visible(self._tree.xattrs(self._known(number)), context.uid)
+        """Return the names of extended attributes."""
+        return visible_xattrs(self._tree.xattrs(self._node(number)), context.uid)
 
-    @_answered
+    @_coroutine
     def statfs(self, _context: object) -> pyfuse3.StatvfsData:
-        """Give numbers of the whole tree."""
+        """Return the number of files of the whole tree."""
         numbers = pyfuse3.StatvfsData()
         numbers.f_bsize = numbers.f_frsize = BLOCK
         numbers.f_files = len(self._tree)
@@ -177,9 +176,9 @@ class Operations(pyfuse3.Operations):
 
 
 class Pyfuse3Service:
-    """Serves a tree by pyfuse3; a process can only have one.
+    """Serves a tree by pyfuse3, which supports one mount per process.
 
-    :param tree: what is shown.
+    :param tree: the tree to serve.
     """
 
     def __init__(self, tree: MergedTree) -> None:
@@ -187,35 +186,35 @@ class Pyfuse3Service:
         self._connection = -1
 
     def begin(self, connection: int) -> str | None:
-        """Let libfuse agree with the kernel, and stop it there: what was agreed on outlives a fork.
+        """Let libfuse answer the INIT request, and stop: the session survives a fork.
 
-        :raises OSError: the mount was gone before.
-        :raises MountError: libfuse does not want to.
+        :raises OSError: the mount is gone.
+        :raises MountError: libfuse refuses.
         """
-        # libfuse takes a descriptor that is mounted already in place of a mount point
-        # (fuse_session_mount, since version 3.3).
+        # libfuse 3.3 and later accept a mounted descriptor as the mount point
+        # (fuse_session_mount).
         try:
             pyfuse3.init(self._operations, f"/dev/fd/{connection}", set())
         except RuntimeError as error:
             raise MountError(f"cannot mount by pyfuse3: {error}") from error
         self._connection = connection
         if not trio.run(self._first_request):
-            raise OSError(errno.ENODEV, "the mount was gone before it was served")
+            raise OSError(errno.ENODEV, "the mount is gone")
         return None
 
     async def _first_request(self) -> bool:
         with trio.CancelScope() as scope:
-            self._operations.begun = scope.cancel
+            self._operations.on_init = scope.cancel
             await pyfuse3.main(*_ONE_TASK)
         return bool(scope.cancelled_caught)
 
     def serve(self, channel: int) -> None:
         """Answer requests until the mount is gone.
 
-        :raises Exception: anything but the mount's end.
+        :raises Exception: any error except the end of the mount.
         """
-        # The session goes on reading from the number that it knows.
+        # The session keeps reading from the descriptor number of the connection.
         os.dup2(channel, self._connection, inheritable=False)
         os.close(channel)
-        gc.enable()  # trio and pyfuse3 are free to make cycles; what was there before is frozen
+        gc.enable()  # trio and pyfuse3 create reference cycles; older objects are frozen
         trio.run(pyfuse3.main, *_ONE_TASK)

@@ -1,10 +1,9 @@
-"""A tree that takes writes and whose owners show as others than those on disk.
+"""A writable tree whose owners in the mount differ from those on disk.
 
-In come requests with ids as they show, out go replies with such; to `WritableAdapter`'s tree go
-those on disk.  Which id is which, `options` knows.
+Requests with the IDs of the mount come in; replies with such IDs go out, and `WritableTree` gets
+the IDs on disk.  `stacker.fuse.options.Owners` maps the IDs.  This module must not change the map.
 
-Where all files have one owner, nobody can be given a file, and whatever the disk says to such a
-wish it is granted, as fuse-overlayfs grants it.
+If all files have one owner, chown(2) succeeds without effect, as it does with fuse-overlayfs.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 class MappedOwnersAdapter(WritableAdapter):
     """Answers requests about one tree.
 
-    :param tree: nobody else uses it.
-    :param options: the owners.
+    :param tree: this adapter is its only user.
+    :param options: the map of owners and groups.
     """
 
     def __init__(self, tree: WritableTree, options: FuseOptions) -> None:
@@ -37,7 +36,8 @@ class MappedOwnersAdapter(WritableAdapter):
         self._status = self._mapped_status
         self._creator: Caller | None = None
         if self._squashed and (os.geteuid() or not process.in_initial_user_namespace()):
-            self._creator = Caller(os.geteuid(), os.getegid())  # nobody else's can be made here
+            # This process cannot create files of other users.
+            self._creator = Caller(os.geteuid(), os.getegid())
 
     def _mapped_status(self, node: Node) -> Status:
         status = self._files.status(node)

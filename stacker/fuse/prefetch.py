@@ -1,12 +1,12 @@
-"""Small files that are about to be read, given to the kernel before it asks.
+"""Small files that the kernel gets before it asks for them.
 
 Archivers, copiers and scanners read the files of a directory in the order of its listing.  Each
-file is a request, and each request wakes a process up, which costs more than the reading does.  In
-comes each file that is read; out go, once two have followed each other, the contents of the next
-ones (FUSE_NOTIFY_STORE), so that those are in the page cache when their turn comes.
+read wakes a process, which costs more than the read itself.  Each file that is read comes in; once
+two files have followed each other, the contents of the next ones go to the kernel's page cache
+(FUSE_NOTIFY_STORE).  This module must not answer requests.
 
-Storing waits for the lock of a page that somebody reads right now, and that reader for an answer:
-so one process at a time stores (a lock that is tried, never waited for), while the others answer.
+A store waits for the lock of a page that another process reads, and that read waits for a reply.
+So only one worker stores at a time, under a lock that it never waits for, and the others answer.
 """
 
 from __future__ import annotations
@@ -21,84 +21,85 @@ from typing import TYPE_CHECKING, Final
 from stacker.fuse.protocol import ROOT_ID
 
 if TYPE_CHECKING:
-    from stacker.fuse.splice import Outlet
+    from stacker.fuse.channel import FileSender
     from stacker.tree.merged import MergedTree
     from stacker.tree.protocol import Node
 
-SMALL: Final = 64 << 10
-"""Bytes of a file that still counts as small."""
-_MOST: Final = 32
-"""Files that are stored at a time."""
-_NEAR: Final = 16
-"""Entries that may lie between two files that are read one after the other."""
-_LEAP: Final = 3
-"""How far beyond the reader's place storing begins."""
-_ENOUGH: Final = 2
+MAX_SIZE: Final = 64 << 10
+"""Bytes of the largest file that is stored ahead."""
+_MAX_FILES: Final = 32
+"""Files that one call stores."""
+_MAX_GAP: Final = 16
+"""Entries between two files that still count as read in order."""
+_LEAD: Final = 3
+"""Entries between the reader and the first file to store."""
+_MIN_STREAK: Final = 2
 _SLOTS: Final = 256
 _DIRECTORY, _LAST, _UNTIL, _STREAK = range(4)
 
 
 class Prefetcher:
-    """What was read last in some directories, shared by processes that are forked from each other.
+    """The latest reads in some directories, in memory that all workers share.
 
-    :param tree: where the files are.
+    :param tree: the tree with the files.
     """
 
     def __init__(self, tree: MergedTree) -> None:
         self._tree = tree
-        self._seen = memoryview(mmap.mmap(-1, _SLOTS * 32)).cast("Q")
-        self._lock = os.memfd_create("storing", os.MFD_CLOEXEC)
+        self._reads = memoryview(mmap.mmap(-1, _SLOTS * 32)).cast("Q")
+        self._lock = os.memfd_create("prefetch", os.MFD_CLOEXEC)
 
-    def follow(self, inode: Node, outlet: Outlet) -> None:
-        """Take note of a small file that was read, and store what probably comes next."""
-        at = self._noted(inode)
-        if self._seen[at + _STREAK] < _ENOUGH:
+    def after_read(self, inode: Node, sender: FileSender) -> None:
+        """Record that a small file was read, and store the files that probably come next."""
+        slot = self._record(inode)
+        if self._reads[slot + _STREAK] < _MIN_STREAK:
             return
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return
         try:
-            self._store_next(at, outlet)
+            self._store_next(slot, sender)
         finally:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
-    def _noted(self, inode: Node) -> int:
-        """Write down what was read; say where that stands."""
-        seen, directory = self._seen, self._tree.parent(inode)
-        at = 4 * (directory % _SLOTS)
-        last = max(seen[at + _LAST], seen[at + _UNTIL])
-        if seen[at + _DIRECTORY] == directory and seen[at + _LAST] < inode <= last + _NEAR:
-            seen[at + _STREAK] += 1
+    def _record(self, inode: Node) -> int:
+        """Record a read, and return the slot of the directory."""
+        reads, directory = self._reads, self._tree.parent(inode)
+        slot = 4 * (directory % _SLOTS)
+        last = max(reads[slot + _LAST], reads[slot + _UNTIL])
+        if reads[slot + _DIRECTORY] == directory and reads[slot + _LAST] < inode <= last + _MAX_GAP:
+            reads[slot + _STREAK] += 1
         else:
-            seen[at + _DIRECTORY], seen[at + _STREAK], seen[at + _UNTIL] = directory, 0, 0
-        seen[at + _LAST] = inode
-        return at
+            reads[slot + _DIRECTORY] = directory
+            reads[slot + _STREAK] = reads[slot + _UNTIL] = 0
+        reads[slot + _LAST] = inode
+        return slot
 
-    def _store_next(self, at: int, outlet: Outlet) -> None:
-        seen = self._seen
-        directory = seen[at + _DIRECTORY]
+    def _store_next(self, slot: int, sender: FileSender) -> None:
+        reads = self._reads
+        directory = reads[slot + _DIRECTORY]
         children = self._tree.children(directory)
-        node = max(seen[at + _LAST], seen[at + _UNTIL])
-        for _ in range(_MOST):
-            # The reader goes on meanwhile, and asks for what comes at once; it is not worth a race.
-            node = max(node + 1, seen[at + _LAST] + _LEAP)
-            if node >= children.stop or seen[at + _DIRECTORY] != directory:
+        node = max(reads[slot + _LAST], reads[slot + _UNTIL])
+        for _ in range(_MAX_FILES):
+            # The reader advances meanwhile; its next files are not worth a race.
+            node = max(node + 1, reads[slot + _LAST] + _LEAD)
+            if node >= children.stop or reads[slot + _DIRECTORY] != directory:
                 return
-            self._store(node, outlet)
-            seen[at + _UNTIL] = node
+            self._store(node, sender)
+            reads[slot + _UNTIL] = node
 
-    def _store(self, node: Node, outlet: Outlet) -> None:
+    def _store(self, node: Node, sender: FileSender) -> None:
         tree = self._tree
         inode = tree.inode(node)
-        size = tree.status(inode).size
-        if not (tree.kind(inode) == stat.S_IFREG and 0 < size <= SMALL):
+        status = tree.status(inode)
+        if not (stat.S_ISREG(status.mode) and 0 < status.size <= MAX_SIZE):
             return
-        with suppress(OSError):  # it was a guess; whoever reads the file hears what is wrong
+        with suppress(OSError):  # a process that reads the file gets the error
             file = tree.open(inode)
             try:
-                data = os.pread(file, size, 0)
+                data = os.pread(file, status.size, 0)
             finally:
                 os.close(file)
-            if len(data) == size:
-                outlet.store(inode + ROOT_ID, data)
+            if len(data) == status.size:
+                sender.store(inode + ROOT_ID, data)

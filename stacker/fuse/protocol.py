@@ -1,7 +1,7 @@
-"""The kernel's FUSE protocol as numbers and layouts.
+"""The constants and structures of the kernel's FUSE protocol.
 
-Facts of include/uapi/linux/fuse.h and Documentation/filesystems/fuse.rst: operations, flags, and
-how requests and replies lie in memory, in the machine's own byte order.  Knows no tree.
+From include/uapi/linux/fuse.h and Documentation/filesystems/fuse.rst: operations, flags, and the
+layout of requests and replies in native byte order.  This module must not use a tree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 MAJOR: Final = 7
 MINOR: Final = 31
-"""What is spoken: Linux 5.4 offers it, and every later kernel accepts it."""
+"""The version of this server: Linux 5.4 offers it, and every later kernel accepts it."""
 
 (LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK) = 1, 2, 3, 4, 5, 6
 (MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK) = 8, 9, 10, 11, 12, 13
@@ -23,13 +23,13 @@ MINOR: Final = 31
 (RENAME2, LSEEK, COPY_FILE_RANGE) = 45, 46, 47
 
 NOTIFY_STORE: Final = 4
-"""In the place of an error, in a message that answers no request (FUSE_NOTIFY_STORE)."""
+"""FUSE_NOTIFY_STORE, in the error field of a message that answers no request."""
 
 WRITING: Final = frozenset(
     {SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, FSYNC, SETXATTR}
     | {REMOVEXATTR, FSYNCDIR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE}
 )
-"""Operations that change something, from SETATTR to COPY_FILE_RANGE."""
+"""Operations that change the tree."""
 
 INIT_ASYNC_READ: Final = 1 << 0
 INIT_BIG_WRITES: Final = 1 << 5
@@ -42,7 +42,7 @@ INIT_CACHE_SYMLINKS: Final = 1 << 23
 INIT_NO_OPENDIR_SUPPORT: Final = 1 << 24
 INIT_EXT: Final = 1 << 30
 INIT2_PASSTHROUGH: Final = 1 << 5
-"""FUSE_PASSTHROUGH, bit 37, in the second word of flags that INIT_EXT announces."""
+"""FUSE_PASSTHROUGH, bit 37, in the second word of flags, which exists with INIT_EXT."""
 
 OPEN_KEEP_CACHE: Final = 1 << 1
 OPEN_NO_FLUSH: Final = 1 << 5
@@ -61,8 +61,8 @@ WANTED: Final = (
 )
 
 WANTED_TO_WRITE: Final = WANTED | INIT_BIG_WRITES | INIT_HANDLE_KILLPRIV_V2
-"""With the last one the kernel does not ask for security.capability before each write: writing,
-truncating and chown take such privileges away by themselves, here as in the directory beneath."""
+"""With INIT_HANDLE_KILLPRIV_V2 the kernel does not read security.capability before each write: the
+server clears set-ID bits and capabilities on write, truncate and chown."""
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 FATTR_ATIME, FATTR_MTIME, FATTR_ATIME_NOW, FATTR_MTIME_NOW = 1 << 4, 1 << 5, 1 << 7, 1 << 8
@@ -74,20 +74,20 @@ IOC_CLONE: Final = 0x8004E500
 """FUSE_DEV_IOC_CLONE: make an open /dev/fuse another channel of a connection."""
 
 IOC_BACKING_OPEN: Final = 0x4010E501
-"""FUSE_DEV_IOC_BACKING_OPEN: tell a connection of a file that it may read by itself."""
+"""FUSE_DEV_IOC_BACKING_OPEN: register a file that the kernel reads without the server."""
 
 ROOT_ID: Final = 1
 LARGEST_READ: Final = 512 << 10
-"""Bytes of a reply: a pipe that anybody may have has room for 1 MiB, with the header less."""
+"""Bytes of data in a reply: an unprivileged user's pipe holds 1 MiB (pipe(7)), header included."""
 PAGE: Final = 4096
 READ_AHEAD: Final = 4 << 20
 LEAST_WRITE: Final = 4096
-"""The least that the kernel takes for the size of writes, where nothing is ever written."""
+"""The smallest size of writes that the kernel accepts, for read-only mounts."""
 LARGEST_WRITE: Final = 1 << 20
 REQUEST: Final = 64 << 10
-"""Bytes for one request without data; the kernel wants at least 8 KiB (FUSE_MIN_READ_BUFFER)."""
+"""Bytes of a request without data; the kernel requires 8 KiB (FUSE_MIN_READ_BUFFER)."""
 FOREVER: Final = 10 * 365 * 24 * 3600
-"""Seconds that names and attributes stay valid: nothing changes behind the kernel's back."""
+"""Seconds that names and attributes stay valid, since all changes come through the kernel."""
 
 # struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
 IN_HEADER: Final = Struct("=IIQQIIIHH")
@@ -157,12 +157,12 @@ DIRENT: Final = Struct("=QQII")
 
 
 def reply(unique: int, body: bytes = b"") -> bytes:
-    """Give a whole reply."""
+    """Return a reply with its header."""
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), 0, unique) + body
 
 
 def failure(unique: int, number: int) -> bytes:
-    """Give a reply that says a request failed.
+    """Return a reply with an error.
 
     :param number: an errno, positive.
     """
@@ -170,11 +170,11 @@ def failure(unique: int, number: int) -> bytes:
 
 
 def device_number(device: int) -> int:
-    """Encode a device's number in the 32 bits the kernel has for it (new_encode_dev)."""
+    """Encode a device number in 32 bits, as the kernel's new_encode_dev does."""
     minor = os.minor(device)
     return (minor & 0xFF) | os.major(device) << 8 | ((minor & ~0xFF) << 12 & 0xFFFFFFFF)
 
 
 def device_of(number: int) -> int:
-    """Decode what `device_number` encodes."""
+    """Decode a device number that `device_number` encoded."""
     return os.makedev(number >> 8 & 0xFFF, (number & 0xFF) | (number >> 12 & 0xFFF00))

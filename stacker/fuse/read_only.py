@@ -1,8 +1,8 @@
-"""A merged tree in the kernel's own FUSE protocol, for reading.
+"""A read-only merged tree in the kernel's own FUSE protocol.
 
-What the tree is, `stack/merged` knows.  Since it never changes, the kernel is told to keep what it
-has learnt: names, missing names, attributes, link targets, pages and listings; and to open nothing
-(ENOSYS to OPEN and OPENDIR), so that a file is read without a handle.
+Requests and a `MergedTree` come in; replies go out.  The tree never changes, so the kernel may
+cache names, missing names, attributes, link targets, pages and listings forever.  The adapter
+answers ENOSYS to OPEN and OPENDIR, and the kernel then reads files without handles.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from stacker.fuse import protocol as fuse
-from stacker.fuse.dispatch import (
+from stacker.fuse.dispatch import HEADER, RequestHandler, list_xattrs, name_at
+from stacker.fuse.prefetch import MAX_SIZE
+from stacker.fuse.replies import (
     ABSENT,
-    HEADER,
+    BLOCK,
+    NAME_MAX,
     NO_ENTRY,
     VALID,
-    Requests,
-    dirent,
-    listed,
-    name_at,
-    sized,
+    OpenFiles,
+    pack_attributes,
+    pack_dirent,
+    pack_entry,
+    pack_xattr,
 )
-from stacker.fuse.prefetch import SMALL
-from stacker.fuse.replies import BLOCK, NAME_MAX, OpenFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
     from stacker.tree.merged import MergedTree
     from stacker.tree.protocol import Node
 
-_ABOUT_NO_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
+_WITHOUT_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
 
 
-class ReadOnlyAdapter(Requests):
+class ReadOnlyAdapter(RequestHandler):
     """Answers requests about one tree.
 
-    :param tree: it may be shared with other processes; this object may not.
-    :param passthrough: let the kernel read large files by itself; what is opened it asks for then.
-    :param prefetcher: what knows which files come next; shared with the other processes.
+    :param tree: all workers can share it, but each needs an adapter of its own.
+    :param passthrough: the backing files of large files; the kernel then sends OPEN requests.
+    :param prefetcher: stores small files ahead; all workers share it.
     """
 
     def __init__(
@@ -54,11 +55,11 @@ class ReadOnlyAdapter(Requests):
     ) -> None:
         super().__init__()
         self._prefetcher = prefetcher
-        self._small: Node | None = None
+        self._just_read: Node | None = None
         self._tree = tree
         self._passthrough = passthrough
         self._files = OpenFiles(tree)
-        self._steps |= {
+        self._handlers |= {
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: self._getattr,
             fuse.READLINK: self._readlink,
@@ -70,24 +71,24 @@ class ReadOnlyAdapter(Requests):
             fuse.LSEEK: self._lseek,
         }
         if passthrough is not None and passthrough.agreed:
-            self._steps[fuse.OPEN] = self._open
+            self._handlers[fuse.OPEN] = self._open
 
-    def _answered(
+    def _dispatch(
         self, opcode: int, unique: int, node: Node, request: bytes
     ) -> bytes | memoryview | None:
-        if opcode not in _ABOUT_NO_NODE and (opcode in self._steps or opcode == fuse.READ):
-            self._check(node)
-        return super()._answered(opcode, unique, node, request)
+        if opcode not in _WITHOUT_NODE and (opcode in self._handlers or opcode == fuse.READ):
+            self._require(node)
+        return super()._dispatch(opcode, unique, node, request)
 
-    def _check(self, node: Node) -> None:
+    def _require(self, node: Node) -> None:
         if not 0 <= node < len(self._tree):
             raise OSError(errno.ESTALE, "no such node")
 
-    def _refusal(self, opcode: int) -> int:
+    def _unsupported(self, opcode: int) -> int:
         return errno.EROFS if opcode in fuse.WRITING else errno.ENOSYS
 
-    def _more(self, flags: int, request: bytes) -> tuple[int, int]:
-        """Agree on passthrough, if it is wanted and the kernel offers it."""
+    def _more_flags(self, flags: int, request: bytes) -> tuple[int, int]:
+        """Agree on passthrough, if the mount wants it and the kernel supports it."""
         if self._passthrough is None or not flags & fuse.INIT_EXT:
             return 0, 0
         (offered,) = fuse.INIT_IN_FLAGS2.unpack_from(request, HEADER + fuse.INIT_IN.size)
@@ -100,22 +101,12 @@ class ReadOnlyAdapter(Requests):
         flags, _ = fuse.OPEN_IN.unpack_from(request, HEADER)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, "read-only")
-        number = self._passthrough.backing_id(node) if self._passthrough else 0
-        kind = fuse.OPEN_PASSTHROUGH if number else fuse.OPEN_KEEP_CACHE
-        return fuse.OPEN_OUT.pack(0, kind | fuse.OPEN_NO_FLUSH, number)
-
-    def _attr(self, inode: Node) -> bytes:
-        mode, nlink, uid, gid, size, blocks, device, _, mtime, _ = self._tree.status(inode)
-        seconds, nanoseconds = divmod(mtime, 1_000_000_000)
-        return fuse.ATTR.pack(
-            *(inode + fuse.ROOT_ID, size, blocks),
-            *(seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds),
-            *(mode, nlink, uid, gid, fuse.device_number(device) if device else 0, BLOCK, 0),
-        )
+        backing_id = self._passthrough.backing_id(node) if self._passthrough else 0
+        kind = fuse.OPEN_PASSTHROUGH if backing_id else fuse.OPEN_KEEP_CACHE
+        return fuse.OPEN_OUT.pack(0, kind | fuse.OPEN_NO_FLUSH, backing_id)
 
     def _entry(self, inode: Node) -> bytes:
-        head = fuse.ENTRY_HEAD.pack(inode + fuse.ROOT_ID, 0, fuse.FOREVER, fuse.FOREVER, 0, 0)
-        return head + self._attr(inode)
+        return pack_entry(inode, self._tree.status(inode))
 
     def _lookup(self, node: Node, request: bytes) -> bytes:
         found = self._tree.lookup(node, name_at(request, HEADER))
@@ -123,25 +114,27 @@ class ReadOnlyAdapter(Requests):
 
     def _getattr(self, node: Node, request: bytes) -> bytes:
         del request
-        return VALID + self._attr(self._tree.inode(node))
+        inode = self._tree.inode(node)
+        return VALID + pack_attributes(inode, self._tree.status(inode))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request
         return self._tree.readlink(node)
 
     def _readdir(self, node: Node, request: bytes) -> bytes:
-        return self._listed(node, request, lambda _: b"", b"")
+        return self._list(node, request, lambda _: b"", b"")
 
     def _readdirplus(self, node: Node, request: bytes) -> bytes:
-        # The kernel links no node to "." and "..", which have none here.
-        return self._listed(node, request, self._entry, NO_ENTRY)
+        # The kernel ignores the entries of "." and "..".
+        return self._list(node, request, self._entry, NO_ENTRY)
 
-    def _listed(
+    def _list(
         self, node: Node, request: bytes, entry: Callable[[Node], bytes], dots: bytes
     ) -> bytes:
-        """Give as much of a listing as there is room for.
+        """Return as much of a listing as the reply can hold.
 
-        :param entry: what stands before each name; ``dots`` before those of the directory itself.
+        :param entry: returns what precedes the name of an inode.
+        :param dots: what precedes ``.`` and ``..``.
         """
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
         tree = self._tree
@@ -152,11 +145,11 @@ class ReadOnlyAdapter(Requests):
         for at in range(offset, len(children) + 2):
             if at < 2:
                 inode = tree.parent(node) if at else node
-                part = dots + dirent(inode, at + 1, b".." if at else b".", stat.S_IFDIR)
+                part = dots + pack_dirent(inode, at + 1, b".." if at else b".", stat.S_IFDIR)
             else:
                 child = children[at - 2]
                 inode = tree.inode(child)
-                part = entry(inode) + dirent(inode, at + 1, tree.name(child), tree.mode(inode))
+                part = entry(inode) + pack_dirent(inode, at + 1, tree.name(child), tree.mode(inode))
             left -= len(part)
             if left < 0:
                 break
@@ -166,10 +159,10 @@ class ReadOnlyAdapter(Requests):
     def _getxattr(self, node: Node, request: bytes) -> bytes:
         size, _ = fuse.XATTR.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.XATTR.size)
-        return sized(self._tree.xattr(node, name), size)
+        return pack_xattr(self._tree.xattr(node, name), size)
 
     def _listxattr(self, node: Node, request: bytes) -> bytes:
-        return listed(self._tree.xattrs(node), request)
+        return list_xattrs(self._tree.xattrs(node), request)
 
     def _statfs(self, node: Node, request: bytes) -> bytes:
         del node, request
@@ -178,33 +171,33 @@ class ReadOnlyAdapter(Requests):
     def _lseek(self, node: Node, request: bytes) -> bytes:
         _, offset, whence, _ = fuse.LSEEK_IN.unpack_from(request, HEADER)
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
-            raise OSError(errno.EINVAL, "the kernel knows the other ones itself")
-        return fuse.LSEEK_OUT.pack(os.lseek(self._files.of(node), offset, whence))
+            raise OSError(errno.EINVAL, "not SEEK_DATA or SEEK_HOLE")
+        return fuse.LSEEK_OUT.pack(os.lseek(self._files.get(node), offset, whence))
 
     def _read(self, unique: int, node: Node, request: bytes) -> memoryview | None:
-        if self.outlet is None:
+        if self.sender is None:
             return super()._read(unique, node, request)
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
-        whole = self._tree.status(node).size
-        length = min(size, whole - offset, fuse.LARGEST_READ)
-        if self.outlet.send(unique, self._files.of(node), offset, length):
+        file_size = self._tree.status(node).size
+        length = min(size, file_size - offset, fuse.LARGEST_READ)
+        if self.sender.reply(unique, self._files.get(node), offset, length):
             return None
-        if whole <= SMALL:
-            self._small = node
+        if file_size <= MAX_SIZE:
+            self._just_read = node
         return super()._read(unique, node, request)
 
-    def afterwards(self) -> None:
-        """Let the kernel have the files that are probably read next."""
-        if self._small is not None:
-            small, self._small = self._small, None
-            if self._prefetcher is not None and self.outlet is not None:
-                self._prefetcher.follow(small, self.outlet)
+    def after_reply(self) -> None:
+        """Store the files that are probably read next in the page cache."""
+        if self._just_read is not None:
+            inode, self._just_read = self._just_read, None
+            if self._prefetcher is not None and self.sender is not None:
+                self._prefetcher.after_read(inode, self.sender)
 
     def _read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
-        file, length = self._files.of(node), 0
-        whole = min(len(buffer), self._tree.status(node).size - offset)
-        while length < whole:
-            count = os.preadv(file, [buffer[length:whole]], offset + length)
+        file, length = self._files.get(node), 0
+        wanted = min(len(buffer), self._tree.status(node).size - offset)
+        while length < wanted:
+            count = os.preadv(file, [buffer[length:wanted]], offset + length)
             if not count:
                 break
             length += count

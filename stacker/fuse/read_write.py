@@ -1,23 +1,21 @@
-"""A tree that takes writes in the kernel's own FUSE protocol.
+"""A writable tree in the kernel's own FUSE protocol.
 
-What a write does, `stack/upper` knows; here a request becomes a call, and what comes of it a reply.
+Requests come in; each becomes a call of `stacker.tree.writable.WritableTree`, and its result
+becomes the reply.  This module must not decide what a write does to the upper directory.
 
-One process answers, since there is one tree, and it is the only one that changes anything.  So the
-kernel may keep what it has learnt, and for ever: each change comes through the kernel, which drops
-what that change makes untrue: names and missing names when it makes, moves or removes one, a
-directory's attributes and listing with it, an inode's attributes when it is written or linked.
-For this to be right an inode keeps its number when it is copied up, and all names of it have one
-number.  Pages are kept when a file is opened again, for the same reason.
+One process answers all requests, and only it changes the tree.  Each change therefore comes through
+the kernel, which then drops the cached names, listings and attributes that the change affects.  So
+the kernel may cache everything forever.  This needs stable inode numbers: a copy-up keeps the
+number of an inode, and all names of an inode have one number.
 
-* Nothing is opened here either (ENOSYS to OPEN and OPENDIR): an inode lives until the kernel
-  forgets it, with or without names, so a handle would add nothing, and listings have offsets that
-  stay.
-* Writes come as they are made (no FUSE_WRITEBACK_CACHE): with it the kernel alone knows sizes and
-  times until it writes back, and what is written to the upper behind a crash is anybody's guess.
-  Shared mappings can be written to without it.
-* The kernel checks permissions (default_permissions) and takes the umask off modes
-  (no FUSE_DONT_MASK); POSIX ACLs are neither enforced nor inherited, setting one is EOPNOTSUPP.
-* O_TMPFILE is answered with ENOSYS, which the kernel makes EOPNOTSUPP of.
+* The adapter answers ENOSYS to OPEN and OPENDIR.  An inode lives until the kernel forgets it, with
+  or without names, and listings have stable offsets, so handles are not needed.
+* There is no FUSE_WRITEBACK_CACHE: with it, only the kernel would know sizes and times until it
+  writes back, and a crash would leave arbitrary data in the upper directory.  Shared writable
+  mappings work without it.
+* The kernel checks permissions (default_permissions) and applies the umask (no FUSE_DONT_MASK).
+  POSIX ACLs are neither enforced nor inherited; setting one fails with EOPNOTSUPP.
+* O_TMPFILE gets ENOSYS, which the kernel reports as EOPNOTSUPP.
 """
 
 from __future__ import annotations
@@ -28,18 +26,17 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stacker.fuse import protocol as fuse
-from stacker.fuse.dispatch import (
+from stacker.fuse.dispatch import HEADER, RequestHandler, list_xattrs, name_at
+from stacker.fuse.replies import (
     ABSENT,
-    HEADER,
     NO_ENTRY,
+    PATH_MAX,
     VALID,
-    Requests,
-    dirent,
-    listed,
-    name_at,
-    sized,
+    pack_attributes,
+    pack_dirent,
+    pack_entry,
+    pack_xattr,
 )
-from stacker.fuse.replies import BLOCK, PATH_MAX
 from stacker.tree.writable import Caller
 
 if TYPE_CHECKING:
@@ -49,26 +46,26 @@ if TYPE_CHECKING:
     from stacker.tree.writable import WritableTree
 
 _SECOND: Final = 1_000_000_000
-_ROOM_FOR_HEADERS: Final = 4096  # as libfuse has it; the kernel wants 80 bytes beside the data
+_HEADER_SPACE: Final = 4096  # as in libfuse; the kernel needs 80 bytes besides the data
 
 
-class WritableAdapter(Requests):
+class WritableAdapter(RequestHandler):
     """Answers requests about one tree.
 
-    :param tree: nobody else uses it.
+    :param tree: this adapter is its only user.
     """
 
     wanted: ClassVar[int] = fuse.WANTED_TO_WRITE
     largest_write: ClassVar[int] = fuse.LARGEST_WRITE
     largest_read: ClassVar[int] = fuse.LARGEST_WRITE
-    request_size: ClassVar[int] = fuse.LARGEST_WRITE + _ROOM_FOR_HEADERS
+    request_size: ClassVar[int] = fuse.LARGEST_WRITE + _HEADER_SPACE
 
     def __init__(self, tree: WritableTree) -> None:
         super().__init__()
         self._tree = tree
         self._files = tree.files
         self._status = tree.files.status
-        self._steps |= {
+        self._handlers |= {
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: self._getattr,
             fuse.SETATTR: self._setattr,
@@ -101,8 +98,8 @@ class WritableAdapter(Requests):
         """Close the tree."""
         self._tree.close()
 
-    def _take_note(self, opcode: int, node: Node, request: bytes) -> None:
-        """Forget inodes as often as the kernel was told of them."""
+    def _handle_without_reply(self, opcode: int, node: Node, request: bytes) -> None:
+        """Decrease the number of lookups that the kernel holds of an inode."""
         if opcode == fuse.FORGET:
             self._tree.forget(node, *fuse.FORGET_IN.unpack_from(request, HEADER))
         elif opcode == fuse.BATCH_FORGET:
@@ -113,24 +110,11 @@ class WritableAdapter(Requests):
                 number, times = fuse.FORGET_ONE.unpack_from(request, at)
                 self._tree.forget(number - fuse.ROOT_ID, times)
 
-    # What is there
-
-    def _attr(self, node: Node) -> bytes:
-        status = self._status(node)
-        atime, atime_rest = divmod(status.atime, _SECOND)
-        mtime, mtime_rest = divmod(status.mtime, _SECOND)
-        ctime, ctime_rest = divmod(status.ctime, _SECOND)
-        device = fuse.device_number(status.device) if status.device else 0
-        return fuse.ATTR.pack(
-            *(node + fuse.ROOT_ID, status.size, status.blocks),
-            *(atime, mtime, ctime, atime_rest, mtime_rest, ctime_rest),
-            *(status.mode, status.nlink, status.uid, status.gid, device, BLOCK, 0),
-        )
+    # Reading
 
     def _entry(self, node: Node) -> bytes:
-        """Tell the kernel of an inode; it will say when it forgets it."""
-        head = fuse.ENTRY_HEAD.pack(node + fuse.ROOT_ID, 0, fuse.FOREVER, fuse.FOREVER, 0, 0)
-        entry = head + self._attr(node)
+        """Return an entry, and count it as a lookup until the kernel forgets the inode."""
+        entry = pack_entry(node, self._status(node))
         self._tree.remember(node)
         return entry
 
@@ -140,59 +124,60 @@ class WritableAdapter(Requests):
 
     def _getattr(self, node: Node, request: bytes) -> bytes:
         del request
-        return VALID + self._attr(node)
+        return VALID + pack_attributes(node, self._status(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request
         return self._files.readlink(node)
 
     def _readdir(self, node: Node, request: bytes) -> bytes:
-        return self._listed(node, request, b"", lambda _: b"")
+        return self._list(node, request, b"", lambda _: b"")
 
     def _readdirplus(self, node: Node, request: bytes) -> bytes:
-        return self._listed(node, request, NO_ENTRY, self._entry_if_any)
+        return self._list(node, request, NO_ENTRY, self._entry_if_any)
 
     def _entry_if_any(self, node: Node) -> bytes:
         try:
             return self._entry(node)
-        except OSError:  # the name is listed all the same
+        except OSError:  # the name is still listed
             return NO_ENTRY
 
-    def _listed(
+    def _list(
         self, node: Node, request: bytes, dot: bytes, entry: Callable[[Node], bytes]
     ) -> bytes:
-        """Give as much of a listing as there is room for.
+        """Return as much of a listing as the reply can hold.
 
-        :param dot: what stands before the first two names; `entry` gives it for the others.
+        :param dot: what precedes ``.`` and ``..``.
+        :param entry: returns what precedes the name of any other inode.
         """
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
         left, parts = min(size, fuse.LARGEST_READ), list[bytes]()
         for at, name, inode in self._names(node, offset):
-            shown = dirent(inode, at, name, self._tree.kind(inode))
-            left -= len(dot) + len(shown)
+            listed = pack_dirent(inode, at, name, self._tree.kind(inode))
+            left -= len(dot) + len(listed)
             if left < 0:
                 break
-            parts += (entry(inode) if at > 2 else dot, shown)
+            parts += (entry(inode) if at > 2 else dot, listed)
         return b"".join(parts)
 
     def _names(self, node: Node, offset: int) -> Iterator[tuple[int, bytes, Node]]:
-        """Give offsets, names and inodes behind an offset; the first two are the dots'.
+        """Yield the offset, name and inode of each entry after an offset, ``.`` and ``..`` first.
 
-        The kernel links no node to these.
+        The kernel ignores the inodes of these two.
         """
         if offset < 1:
             yield 1, b".", node
         if offset < 2:
             yield 2, b"..", self._tree.parent(node)
-        for place, name, inode in self._tree.entries(node, max(offset - 2, 0)):
-            yield place + 2, name, inode
+        for at, name, inode in self._tree.entries(node, max(offset - 2, 0)):
+            yield at + 2, name, inode
 
     def _getxattr(self, node: Node, request: bytes) -> bytes:
         size, _ = fuse.XATTR.unpack_from(request, HEADER)
-        return sized(self._files.xattr(node, name_at(request, HEADER + fuse.XATTR.size)), size)
+        return pack_xattr(self._files.xattr(node, name_at(request, HEADER + fuse.XATTR.size)), size)
 
     def _listxattr(self, node: Node, request: bytes) -> bytes:
-        return listed(self._files.xattr_names(node), request)
+        return list_xattrs(self._files.xattr_names(node), request)
 
     def _statfs(self, node: Node, request: bytes) -> bytes:
         del node, request
@@ -209,7 +194,7 @@ class WritableAdapter(Requests):
     def _read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
         return self._files.read_into(node, buffer, offset)
 
-    # New names
+    # Creating
 
     def _create(self, node: Node, request: bytes) -> bytes:
         _, mode, _, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
@@ -240,7 +225,7 @@ class WritableAdapter(Requests):
         self._tree.link(old - fuse.ROOT_ID, node, name)
         return self._entry(old - fuse.ROOT_ID)
 
-    # Names that go or move
+    # Removing and renaming
 
     def _unlink(self, node: Node, request: bytes) -> bytes:
         self._tree.unlink(node, name_at(request, HEADER))
@@ -262,10 +247,10 @@ class WritableAdapter(Requests):
         self._tree.rename(node, old, target - fuse.ROOT_ID, new, flags)
         return b""
 
-    # What is in an inode
+    # Changing inodes
 
     def _setattr(self, node: Node, request: bytes) -> bytes:
-        """Change attributes, the owner before the mode, since that takes bits away."""
+        """Change attributes: the owner before the mode, since chown(2) clears set-ID bits."""
         valid, _, _, size, _, atime, mtime, _, atime_rest, mtime_rest, _, mode, _, uid, gid, _ = (
             fuse.SETATTR_IN.unpack_from(request, HEADER)
         )
@@ -286,14 +271,14 @@ class WritableAdapter(Requests):
                 access if valid & fuse.FATTR_ATIME else None,
                 change if valid & fuse.FATTR_MTIME else None,
             )
-        return VALID + self._attr(node)
+        return VALID + pack_attributes(node, self._status(node))
 
     def _change_owner(self, node: Node, uid: int, gid: int) -> None:
-        """Set owner and group; -1 leaves them."""
+        """Set owner and group; -1 keeps the current one."""
         self._files.change_owner(node, uid, gid)
 
     def _caller(self, request: bytes) -> Caller:
-        """Say who makes a request, as the kernel does in its header."""
+        """Return the user and group in the header of a request."""
         _, _, _, _, uid, gid, _, _, _ = fuse.IN_HEADER.unpack_from(request)
         return Caller(uid, gid)
 
@@ -301,7 +286,7 @@ class WritableAdapter(Requests):
         size, flags = fuse.SETXATTR_IN.unpack_from(request, HEADER)
         at = HEADER + fuse.SETXATTR_IN.size
         name = name_at(request, at)
-        value = _piece(request, at + len(name) + 1, size)
+        value = _data_at(request, at + len(name) + 1, size)
         self._files.set_xattr(node, name, bytes(value), flags)
         return b""
 
@@ -311,7 +296,7 @@ class WritableAdapter(Requests):
 
     def _write(self, node: Node, request: bytes) -> bytes:
         _, offset, size, flags, _, _, _ = fuse.WRITE_IN.unpack_from(request, HEADER)
-        data = _piece(request, HEADER + fuse.WRITE_IN.size, size)
+        data = _data_at(request, HEADER + fuse.WRITE_IN.size, size)
         drop_ids, done = bool(flags & fuse.WRITE_KILL_SUIDGID), 0
         while done < size:
             try:
@@ -319,7 +304,7 @@ class WritableAdapter(Requests):
             except OSError:
                 if not done:
                     raise
-                break  # the disk became full: what has been written counts
+                break  # report the bytes that were written before the disk was full
         return fuse.WRITE_OUT.pack(done, 0)
 
     def _fsync(self, node: Node, request: bytes) -> bytes:
@@ -330,7 +315,7 @@ class WritableAdapter(Requests):
     def _fallocate(self, node: Node, request: bytes) -> bytes:
         _, offset, length, mode, _ = fuse.FALLOCATE_IN.unpack_from(request, HEADER)
         if max(offset, length) >= 1 << 63:
-            raise OSError(errno.EFBIG, "behind the end of all files")
+            raise OSError(errno.EFBIG, "beyond the largest file offset")
         self._files.allocate(node, mode, offset, length)
         return b""
 
@@ -345,12 +330,12 @@ def _two_names(request: bytes, start: int) -> tuple[bytes, bytes]:
     return first, name_at(request, start + len(first) + 1)
 
 
-def _piece(request: bytes, start: int, size: int) -> memoryview:
-    """Give the data at a place in a request.
+def _data_at(request: bytes, start: int, size: int) -> memoryview:
+    """Return the data at an offset of a request.
 
-    :raises ValueError: there is less.
+    :raises ValueError: the request is shorter.
     """
-    piece = memoryview(request)[start : start + size]
-    if len(piece) != size:
+    data = memoryview(request)[start : start + size]
+    if len(data) != size:
         raise ValueError(size)
-    return piece
+    return data

@@ -1,7 +1,9 @@
-"""What all FUSE adapters answer with: which errno an error becomes, and open files to read from.
+"""Replies to FUSE requests: packed attributes, entries and xattrs, and the errno of an error.
 
-In come exceptions, and nodes of a tree; out go numbers that the kernel understands.  Knows neither
-the kernel's protocol nor a library that speaks it.
+Nodes and values of a tree come in; bytes and numbers for the kernel go out.  This module reads no
+request, and must not use a library that speaks the protocol.
+
+A node of a tree is the kernel's node ID less one, and its inode number is the kernel's node ID.
 """
 
 from __future__ import annotations
@@ -12,24 +14,31 @@ from collections import OrderedDict
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Final
 
+from stacker.fuse import protocol as fuse
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import Node, Status
 
 BLOCK: Final = 4096
 NAME_MAX: Final = 255
 PATH_MAX: Final = 4095
 """Bytes of the longest target of a symbolic link."""
-_OPEN_FILES: Final = 128
+ABSENT: Final = fuse.ENTRY_HEAD.pack(0, 0, fuse.FOREVER, 0, 0, 0) + bytes(fuse.ATTR.size)
+"""An entry for a missing name, which the kernel caches as missing."""
+NO_ENTRY: Final = bytes(len(ABSENT))
+"""An entry that tells the kernel nothing, in a listing with entries."""
+VALID: Final = fuse.ATTR_HEAD.pack(fuse.FOREVER, 0, 0)
+_MAX_OPEN_FILES: Final = 128
+_SECOND: Final = 1_000_000_000
 
 
 def errno_of(error: Exception) -> int:
-    """Give the errno that a caller of the mount gets.
+    """Return the errno for an exception.
 
-    A malformed request is EINVAL.  What nobody thought of is EIO: a mistake of ours must not take
-    everybody's mount away.
+    A malformed request is EINVAL.  An exception that is a bug is EIO, so that the mount survives.
     """
     if isinstance(error, OSError):
         return error.errno or errno.EIO
@@ -38,37 +47,78 @@ def errno_of(error: Exception) -> int:
     return errno.EIO
 
 
-def visible(names: Iterable[bytes], uid: int) -> Iterator[bytes]:
-    """Give the names of xattrs that a user sees: ``trusted.*`` are root's alone (xattr(7))."""
+def pack_attributes(node: Node, status: Status) -> bytes:
+    """Return a ``struct fuse_attr``."""
+    mode, nlink, uid, gid, size, blocks, device, atime, mtime, ctime = status
+    seconds, nanoseconds = divmod(mtime, _SECOND)
+    access, access_rest = (seconds, nanoseconds) if atime == mtime else divmod(atime, _SECOND)
+    change, change_rest = (seconds, nanoseconds) if ctime == mtime else divmod(ctime, _SECOND)
+    return fuse.ATTR.pack(
+        *(node + fuse.ROOT_ID, size, blocks),
+        *(access, seconds, change, access_rest, nanoseconds, change_rest),
+        *(mode, nlink, uid, gid, fuse.device_number(device) if device else 0, BLOCK, 0),
+    )
+
+
+def pack_entry(node: Node, status: Status) -> bytes:
+    """Return a ``struct fuse_entry_out``, which the kernel may cache forever."""
+    head = fuse.ENTRY_HEAD.pack(node + fuse.ROOT_ID, 0, fuse.FOREVER, fuse.FOREVER, 0, 0)
+    return head + pack_attributes(node, status)
+
+
+def pack_dirent(node: Node, offset: int, name: bytes, mode: int) -> bytes:
+    """Return a ``struct fuse_dirent``.
+
+    :param offset: the offset at which the kernel asks for the next entry.
+    """
+    head = fuse.DIRENT.pack(node + fuse.ROOT_ID, offset, len(name), mode >> 12)
+    return head + name + bytes(-len(name) % 8)
+
+
+def pack_xattr(value: bytes, size: int) -> bytes:
+    """Return a reply to GETXATTR or LISTXATTR: the length of the value, or the value.
+
+    :param size: the size of the caller's buffer in bytes; 0 to ask for the length.
+    :raises OSError: ``ERANGE`` if the buffer is too small.
+    """
+    if not size:
+        return fuse.XATTR.pack(len(value), 0)
+    if size < len(value):
+        raise OSError(errno.ERANGE, "no room for the value")
+    return value
+
+
+def visible_xattrs(names: Iterable[bytes], uid: int) -> Iterator[bytes]:
+    """Yield the names of xattrs that a user sees: only root sees ``trusted.*`` (xattr(7))."""
     return (name for name in names if not (uid and name.startswith(b"trusted.")))
 
 
 class OpenFiles:
-    """Files of a tree, open for reading; those used last stay open.
+    """The open files of a tree; the least recently used one is closed first.
 
-    :param tree: where they are.
+    :param tree: the tree with the files.
     """
 
     def __init__(self, tree: MergedTree) -> None:
         self._tree = tree
         self._files: OrderedDict[Node, int] = OrderedDict()
 
-    def of(self, inode: Node) -> int:
-        """Give a descriptor, valid until the next call.
+    def get(self, node: Node) -> int:
+        """Return a descriptor for reading, valid until the next call.
 
-        :raises OSError: as `MergedTree.open` does.
+        :raises OSError: from `MergedTree.open`.
         """
-        fd = self._files.get(inode)
+        fd = self._files.get(node)
         if fd is not None:
-            self._files.move_to_end(inode)
+            self._files.move_to_end(node)
             return fd
-        fd = self._tree.open(inode)
-        self._files[inode] = fd
-        if len(self._files) > _OPEN_FILES:
+        fd = self._tree.open(node)
+        self._files[node] = fd
+        if len(self._files) > _MAX_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
         return fd
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all files."""
         while self._files:
             os.close(self._files.popitem()[1])

@@ -21,7 +21,7 @@ import pytest
 
 from stacker.errors import IntegrityError
 from stacker.fuse import protocol
-from stacker.fuse.dispatch import Requests
+from stacker.fuse.dispatch import RequestHandler
 from stacker.fuse.options import FuseAdapter, FuseOptions
 from stacker.fuse.read_only import ReadOnlyAdapter
 from stacker.fuse.read_write import WritableAdapter
@@ -215,7 +215,7 @@ def test_a_reply_that_the_kernel_does_not_take_is_an_error_and_not_the_end(
     kind = ReadOnlyAdapter if read_only else WritableAdapter
     answer = kind.answer
 
-    def wrong(adapter: Requests, request: bytes) -> bytes | memoryview | None:
+    def wrong(adapter: RequestHandler, request: bytes) -> bytes | memoryview | None:
         _, opcode, unique, *_ = protocol.IN_HEADER.unpack_from(request)
         if opcode != protocol.STATFS:
             return answer(adapter, request)
@@ -255,7 +255,7 @@ def test_an_adapter_goes_with_the_fuse_driver_only(
 ) -> None:
     words = ("--driver", driver, "--fuse-adapter", "pyfuse3", "app:1.0", target)
     said = stacker.refused(2, "mount", *words)
-    assert f"got driver {driver}, want fuse" in said
+    assert f"requires --driver fuse: got --driver {driver}" in said
     assert "hint: add --driver fuse" in said
     is_clean(stacker, layers=2)
 
@@ -263,7 +263,7 @@ def test_an_adapter_goes_with_the_fuse_driver_only(
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
-        (("--driver", "overlay"), 2, "got driver overlay, want fuse"),
+        (("--driver", "overlay"), 2, "requires --driver fuse: got --driver overlay"),
         (("--driver", "fuse", "--rw"), 7, "read-only"),
         (("--driver", "fuse", "--fuse-adapter", "pyfuse3"), 7, "has no passthrough"),
     ],
@@ -390,7 +390,7 @@ def test_a_detached_mount_keeps_its_upper_as_long_as_it_is_used(
     stacker("mount", *words)
     with (target / "new").open("wb", buffering=0) as held:
         stacker("umount", "--lazy", target)
-        assert "is still in use" in stacker.refused(8, "mount", *words)
+        assert "a detached mount still uses it" in stacker.refused(8, "mount", *words)
         held.write(b"late")
     eventually(lambda: not servers(target))
     stacker("mount", *words)

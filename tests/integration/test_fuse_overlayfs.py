@@ -130,7 +130,7 @@ def test_what_it_says_when_it_ends_is_the_reason(stacker: Stacker, target: Path)
 def test_where_it_is_missing_a_person_is_told(stacker: Stacker, target: Path) -> None:
     without = replace(stacker, environ={"PATH": "/nowhere"})
     said = without.refused(9, "mount", *WORDS, "app:1.0", target)
-    assert "it is not installed" in said
+    assert "fuse-overlayfs is not installed" in said
     assert f"install the package {PROGRAM}" in said
     stacker.assert_clean(images=1)
 

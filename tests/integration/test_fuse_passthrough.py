@@ -64,7 +64,7 @@ def mount(layer: Path, target: Path, *, asked: bool = True) -> list[int]:
     assert note is not None
     if "no passthrough" in note:
         pytest.skip(note)
-    first = int(note.split(";")[0].split()[-1])
+    first = int(note.split()[1])
     return workers(first)
 
 

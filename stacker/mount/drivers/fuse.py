@@ -77,7 +77,7 @@ class FuseDriver:
             pid, remark = start(served_tree(plan))
         except OSError as error:
             raise explain(plan, error) from error
-        note = f"served by process {pid}"
+        note = f"process {pid} serves it"
         return Mounted(self.name, note=f"{note}; {remark}" if remark else note)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from stacker.fuse import prefetch
 from stacker.fuse import protocol as fuse
+from stacker.fuse.channel import MIN_SPLICE, FileSender
 from stacker.fuse.prefetch import Prefetcher
-from stacker.fuse.splice import LEAST, Outlet
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.merged import MergedTree, merge
 from stacker.tree.protocol import ROOT
@@ -26,7 +26,7 @@ def tree(tmp_path: Path) -> MergedTree:
     top.mkdir(parents=True)
     for number in range(FILES):
         (top / f"{number:03}").write_bytes(b"contents of %d" % number)
-    (top / "020").write_bytes(bytes(prefetch.SMALL + 1))
+    (top / "020").write_bytes(bytes(prefetch.MAX_SIZE + 1))
     (top / "021").write_bytes(b"")
     (top / "022").unlink()
     (top / "022").symlink_to("023")
@@ -34,12 +34,12 @@ def tree(tmp_path: Path) -> MergedTree:
 
 
 class Pipe:
-    """An outlet over a pipe in the place of /dev/fuse."""
+    """An sender over a pipe in the place of /dev/fuse."""
 
     def __init__(self) -> None:
         self.reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
-        self.outlet = Outlet(writer)
+        self.sender = FileSender(writer)
 
     def sent(self, size: int = 1 << 20) -> bytes:
         os.set_blocking(self.reader, False)
@@ -78,9 +78,9 @@ def node(tree: MergedTree, number: int) -> int:
 def test_what_follows_files_that_were_read_in_order_is_stored(tree: MergedTree, pipe: Pipe) -> None:
     ahead = Prefetcher(tree)
     for number in range(2):
-        ahead.follow(node(tree, number), pipe.outlet)
+        ahead.after_read(node(tree, number), pipe.sender)
     assert pipe.stored() == [], "two may be chance"
-    ahead.follow(node(tree, 2), pipe.outlet)
+    ahead.after_read(node(tree, 2), pipe.sender)
     stored = pipe.stored()
     assert len(stored) > 10
     first = stored[0][0]
@@ -95,7 +95,7 @@ def test_only_files_that_are_small_and_have_contents_are_stored(
 ) -> None:
     ahead = Prefetcher(tree)
     for number in range(10, 14):
-        ahead.follow(node(tree, number), pipe.outlet)
+        ahead.after_read(node(tree, number), pipe.sender)
     stored = dict(pipe.stored())
     assert node(tree, 19) in stored
     assert node(tree, 23) in stored
@@ -107,7 +107,7 @@ def test_nothing_is_stored_twice_and_nothing_beyond_the_directory(
 ) -> None:
     ahead, seen = Prefetcher(tree), []
     for number in range(FILES):
-        ahead.follow(node(tree, number), pipe.outlet)
+        ahead.after_read(node(tree, number), pipe.sender)
         seen += [stored for stored, _ in pipe.stored()]
     assert len(seen) == len(set(seen))
     assert max(seen) == node(tree, FILES - 1)
@@ -120,7 +120,7 @@ def test_files_that_are_read_here_and_there_store_nothing(
 ) -> None:
     ahead = Prefetcher(tree)
     for number in order:
-        ahead.follow(node(tree, number), pipe.outlet)
+        ahead.after_read(node(tree, number), pipe.sender)
     assert pipe.stored() == []
 
 
@@ -136,11 +136,11 @@ def test_while_one_process_stores_the_others_do_not_wait(tree: MergedTree, pipe:
         os._exit(0)
     os.read(locked[0], 1)
     for number in range(5):
-        ahead.follow(node(tree, number), pipe.outlet)
+        ahead.after_read(node(tree, number), pipe.sender)
     assert pipe.stored() == []
     os.close(done[1])
     os.waitpid(child, 0)
-    ahead.follow(node(tree, 5), pipe.outlet)
+    ahead.after_read(node(tree, 5), pipe.sender)
     assert pipe.stored() != []
 
 
@@ -151,35 +151,35 @@ def test_a_file_that_has_changed_its_size_is_left_out(
     (tmp_path / "layer/many/011").unlink()
     ahead = Prefetcher(tree)
     for number in range(4):
-        ahead.follow(node(tree, number), pipe.outlet)
+        ahead.after_read(node(tree, number), pipe.sender)
     stored = dict(pipe.stored())
     assert node(tree, 12) in stored
     assert not {node(tree, 10), node(tree, 11)} & stored.keys()
 
 
-@pytest.mark.parametrize("length", [LEAST, 3 * LEAST + 1])
+@pytest.mark.parametrize("length", [MIN_SPLICE, 3 * MIN_SPLICE + 1])
 def test_a_piece_of_a_file_is_sent_whole(pipe: Pipe, tmp_path: Path, length: int) -> None:
     data = os.urandom(length + 200)
     (tmp_path / "file").write_bytes(data)
     with (tmp_path / "file").open("rb") as file:
-        assert pipe.outlet.send(7, file.fileno(), 100, length)
+        assert pipe.sender.reply(7, file.fileno(), 100, length)
     head = fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + length, 0, 7)
     assert pipe.sent() == head + data[100 : 100 + length]
 
 
 def test_a_short_piece_is_left_to_who_copies_it(pipe: Pipe, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(bytes(LEAST))
+    (tmp_path / "file").write_bytes(bytes(MIN_SPLICE))
     with (tmp_path / "file").open("rb") as file:
-        assert not pipe.outlet.send(7, file.fileno(), 0, LEAST - 1)
+        assert not pipe.sender.reply(7, file.fileno(), 0, MIN_SPLICE - 1)
     assert pipe.sent() == b""
 
 
 def test_a_file_that_is_shorter_than_believed_sends_nothing_and_spoils_nothing(
     pipe: Pipe, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_bytes(bytes(LEAST + 10))
+    (tmp_path / "file").write_bytes(bytes(MIN_SPLICE + 10))
     with (tmp_path / "file").open("rb") as file:
-        assert not pipe.outlet.send(7, file.fileno(), 0, LEAST + 11)
+        assert not pipe.sender.reply(7, file.fileno(), 0, MIN_SPLICE + 11)
         assert pipe.sent() == b""
-        assert pipe.outlet.send(8, file.fileno(), 10, LEAST)
-    assert pipe.sent()[:16] == fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + LEAST, 0, 8)
+        assert pipe.sender.reply(8, file.fileno(), 10, MIN_SPLICE)
+    assert pipe.sent()[:16] == fuse.OUT_HEADER.pack(fuse.OUT_HEADER.size + MIN_SPLICE, 0, 8)
