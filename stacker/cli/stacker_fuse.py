@@ -1,7 +1,7 @@
-"""`stacker-fuse`: plain directories as one tree, as a mount program and as a helper of mount(8).
+"""The program `stacker-fuse`: it mounts directories as one tree, for podman and mount(8).
 
-In come words (`fuse_options`), out goes a mount and 0, or a line on stderr and 1.  What the mount
-is, `stacker.mount` knows.  No image, no store and no table of mounts is involved.
+A command line comes in; a mount and exit code 0 go out, or a line on stderr and exit code 1.  This
+module must not use an image, the store or the mount table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stacker.cli.stacker_fuse_options import (
     OPTIONS,
     SWITCHES,
     SYNOPSIS,
-    Wanted,
+    Arguments,
     parse,
 )
 from stacker.errors import MountError, StackerError
@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 NAME: Final = "stacker-fuse"
-_PATIENCE: Final = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between attempts at an upper directory: a container is started again as it stops."""
+_UPPER_PAUSES: Final = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between attempts to lock an upper directory: podman restarts a container before the
+server of its last mount has exited."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make one mount.
+    """Run the program.
 
-    :param argv: its words; those of the process when left out.
+    :param argv: the words after the program's name; those of the process by default.
     :returns: the exit code: 0 or 1.
     """
     try:
@@ -57,61 +58,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _run(wanted: Wanted) -> int:
-    if wanted.show:
-        print(_version() if wanted.show == "version" else help_text())
+def _run(arguments: Arguments) -> int:
+    if arguments.show:
+        print(_version() if arguments.show == "version" else help_text())
         return 0
     privileged = process.has_capability(process.CAP_SYS_ADMIN)
-    plan = plan_of(wanted, privileged=privileged)
-    unheard = list(wanted.unknown)
-    if wanted.to_all is False and not privileged:
-        unheard.append("allow_root")
-    if unheard:
-        _say(f"warning: ignored: {', '.join(unheard)}")
-    if wanted.debug:
+    plan = plan_of(arguments, privileged=privileged)
+    ignored = list(arguments.unknown)
+    if arguments.allow_other is False and not privileged:
+        ignored.append("allow_root")
+    if ignored:
+        _say(f"warning: options ignored: {', '.join(ignored)}")
+    if arguments.debug:
         _describe(plan)
-    _call_self(NAME)
-    if wanted.foreground:
-        _stay(plan)
+    _set_process_name(NAME)
+    if arguments.foreground:
+        _run_in_foreground(plan)
     else:
-        _leave(plan)
+        _run_in_background(plan)
     return 0
 
 
-def plan_of(wanted: Wanted, *, privileged: bool) -> Plan:
-    """Lay the mount out.
+def plan_of(arguments: Arguments, *, privileged: bool) -> Plan:
+    """Return the plan of the mount.
 
-    :param privileged: whether this process mounts by itself.
-    :raises MountError: a directory cannot be what it shall be.
-    :raises OSError: the work directory cannot be made.
+    :param privileged: whether this process has CAP_SYS_ADMIN.
+    :raises MountError: a directory cannot be used.
+    :raises OSError: the work directory cannot be created.
     """
-    target = _directory("mount point", wanted.target)
-    lowers = tuple(dict.fromkeys(_directory("lower directory", each) for each in wanted.lowers))
-    upper, work = _writing(wanted, target)
-    trusted = privileged and process.in_initial_user_namespace() and not wanted.user_xattrs
+    target = _directory("mount point", arguments.target)
+    lowers = tuple(dict.fromkeys(_directory("lower directory", each) for each in arguments.lowers))
+    upper, work = _upper_and_work(arguments, target)
+    trusted = privileged and process.in_initial_user_namespace() and not arguments.userxattr
     return Plan(
         id=NAME,
         target=target,
         layers=lowers,
         whiteout_format=WhiteoutFormat.TRUSTED if trusted else WhiteoutFormat.USER,
-        read_only=wanted.read_only or upper is None,
+        read_only=arguments.read_only or upper is None,
         upper=upper,
         work=work,
-        volatile=wanted.volatile,
-        fuse=_fuse_options(wanted),
+        volatile=arguments.volatile,
+        fuse=_fuse_options(arguments),
     )
 
 
-def _fuse_options(wanted: Wanted) -> FuseOptions:
+def _fuse_options(arguments: Arguments) -> FuseOptions:
     user, group = overflow_ids()
     return FuseOptions(
-        source=wanted.source,
+        source=arguments.source,
         subtype=NAME,
-        mount_options=frozenset(wanted.options),
-        allow_other=wanted.to_all,
+        mount_options=frozenset(arguments.options),
+        allow_other=arguments.allow_other,
         foreign=True,
-        users=Owners(wanted.users, wanted.squashed_user, user),
-        groups=Owners(wanted.groups, wanted.squashed_group, group),
+        users=Owners(arguments.users, arguments.squashed_user, user),
+        groups=Owners(arguments.groups, arguments.squashed_group, group),
     )
 
 
@@ -124,57 +125,59 @@ def _directory(what: str, name: str) -> Path:
     return path
 
 
-def _writing(wanted: Wanted, target: Path) -> tuple[Path | None, Path | None]:
-    if not wanted.upper:
+def _upper_and_work(arguments: Arguments, target: Path) -> tuple[Path | None, Path | None]:
+    if not arguments.upper:
         return None, None
-    upper = _directory("upper directory", wanted.upper)
-    if wanted.read_only:
+    upper = _directory("upper directory", arguments.upper)
+    if arguments.read_only:
         return upper, None
     with suppress(FileExistsError):
-        os.mkdir(wanted.work, 0o700)
-    work = _directory("work directory", wanted.work)
+        os.mkdir(arguments.work, 0o700)
+    work = _directory("work directory", arguments.work)
     refuse_overlap("work directory", work, "the upper directory", upper)
     for what, path in (("upper directory", upper), ("work directory", work)):
         if path.is_relative_to(target):
-            raise MountError(f"{what} is under the mount point: {path}: want it elsewhere")
+            raise MountError(
+                f"{what} is under the mount point: {path}: choose a directory elsewhere"
+            )
     if upper.stat().st_dev != work.stat().st_dev:
         raise MountError(f"work directory is on another filesystem: {work}: upperdir is {upper}")
     return upper, work
 
 
-def _alone(plan: Plan) -> AbstractContextManager[None]:
-    """Refuse an upper directory that another mount writes to."""
+def _locked_upper(plan: Plan) -> AbstractContextManager[None]:
+    """Lock the upper directory, so that no other mount writes to it."""
     from stacker.mount.upper_directory import exclusive_upper
 
     if plan.read_only or plan.upper is None:
         return nullcontext()
-    return exclusive_upper(plan.upper, pauses=_PATIENCE)
+    return exclusive_upper(plan.upper, pauses=_UPPER_PAUSES)
 
 
-def _leave(plan: Plan) -> None:
+def _run_in_background(plan: Plan) -> None:
     from stacker.mount.drivers.fuse import FuseDriver
 
     driver = FuseDriver()
     refusal = driver.refusal(plan)
     if refusal is not None:
         raise refusal
-    with _alone(plan):
+    with _locked_upper(plan):
         driver.mount(plan)
 
 
-def _stay(plan: Plan) -> None:
+def _run_in_foreground(plan: Plan) -> None:
     from stacker.fuse.daemon import Daemon
     from stacker.mount.drivers.fuse import served_tree
 
     daemon = Daemon(served_tree(plan))
-    with _alone(plan):
+    with _locked_upper(plan):
         daemon.mount()
     daemon.start_workers()
     daemon.supervise()
 
 
-def _call_self(name: str) -> None:
-    """Be known by a name to ps(1) and the like, whatever ran this (proc_pid_comm(5))."""
+def _set_process_name(name: str) -> None:
+    """Set the name that ps(1) shows for this process (proc_pid_comm(5))."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 
@@ -200,7 +203,7 @@ def _version() -> str:
 
 
 def help_text() -> str:
-    """Give what ``--help`` shows."""
+    """Return the text of ``--help``."""
     usage = "\n       ".join(SYNOPSIS)
     parts = (
         f"usage: {usage}",

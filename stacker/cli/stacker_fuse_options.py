@@ -1,8 +1,8 @@
-r"""What `stacker-fuse` is asked for, in the words of mount(8), podman and fuse-overlayfs's users.
+r"""The command line of `stacker-fuse`, as mount(8), podman and fuse-overlayfs pass it.
 
-In come words, out goes a `Wanted`; no file is looked at.  Options are split at commas, and lower
-directories at colons, unless a backslash stands before, as overlayfs does it (overlayfs.rst,
-*Multiple lower layers*).  What is not known is named, not refused: so does fuse-overlayfs.
+Words come in; `Arguments` go out.  Options are split at commas, and lower directories at colons,
+except after a backslash, as overlayfs does (overlayfs.rst, *Multiple lower layers*).  Unknown
+options are reported, not refused, as fuse-overlayfs does.  This module must not look at files.
 """
 
 from __future__ import annotations
@@ -23,52 +23,62 @@ SYNOPSIS: Final = (
     "mount -t fuse.stacker-fuse SOURCE MOUNTPOINT -o OPTION[,OPTION…]",
 )
 DESCRIPTION: Final = """\
-Shows directories as one tree, in the way of the kernel's overlayfs and with its options, through
-/dev/fuse: a mount program for podman and others that use containers/storage, and a helper of
-mount(8).  It takes what fuse-overlayfs takes.
+Mount directories as one merged tree through /dev/fuse, with the semantics and the options of the
+kernel's overlayfs.  Use it as a mount program of podman and other users of containers/storage, or
+as a helper of mount(8).  It accepts the options of fuse-overlayfs.
 
-The directories are plain ones.  Deletions in them are understood in every form in use: character
-devices 0:0 and files with overlayfs's xattr as whiteouts, `.wh.NAME` and `.wh..wh..opq`, and the
-opaque marks trusted.overlay.opaque, user.overlay.opaque and user.fuseoverlayfs.opaque.  None of
-these shows, and no file can be called `.wh.…`.  Writes are kept as the kernel's overlay keeps them.
+The lower directories are ordinary directories.  Every common format of deletions is read:
+character devices 0:0, files with overlayfs's whiteout xattr, `.wh.NAME` and `.wh..wh..opq`, and the
+opaque marks trusted.overlay.opaque, user.overlay.opaque and user.fuseoverlayfs.opaque.  The mount
+hides all of them, and refuses to create a file named `.wh.…`.  Writes to the upper directory use
+the format of the kernel's overlayfs.
 
-It goes to the background when the mount answers.  Umount ends it, and SIGTERM takes the mount away.
-As root it mounts by mount(2), otherwise by fusermount3.
+The program moves to the background when the mount answers requests.  It exits when the mount is
+unmounted; SIGTERM unmounts it.  As root it calls mount(2); other users need fusermount3.
 """
 SWITCHES: Final = (
     ("-f", "stay in the foreground"),
-    ("-d, --debug", "the same, and say on stderr what is mounted"),
-    ("-h, --help", "show this text"),
+    ("-d, --debug", "stay in the foreground, and print the mount's directories to stderr"),
+    ("-h, --help", "show this help"),
     ("-V, --version", "show the version"),
 )
 OPTIONS: Final = (
     (
         "lowerdir=DIR[:DIR…]",
-        "the directories, topmost first; `\\:`, `\\,` and `\\\\` stand in a name",
+        "the lower directories, topmost first; escape `:`, `,` and `\\` with a backslash",
     ),
-    ("upperdir=DIR", "takes the writes; without one the mount is read-only"),
-    ("workdir=DIR", "goes with upperdir, on the same filesystem; what is in it goes"),
-    ("squash_to_root", "everything shows as root's"),
-    ("squash_to_uid=ID", "everything shows as this user's"),
-    ("squash_to_gid=ID", "everything shows as this group's"),
-    ("uidmapping=KEPT:SHOWN:COUNT[:…]", "users on disk that show as others"),
-    ("gidmapping=KEPT:SHOWN:COUNT[:…]", "the same of groups"),
-    ("userxattr", "write marks as user.overlay.*; always so for who may not write trusted.*"),
-    ("volatile, fsync=0", "nothing waits for the disk"),
-    ("ro, rw", "read-only, or with writes if there is an upperdir"),
-    ("nosuid, nodev, noexec", "as in mount(8); a user's mounts are nosuid,nodev always"),
+    ("upperdir=DIR", "the directory that receives writes; without it the mount is read-only"),
+    (
+        "workdir=DIR",
+        "a directory for unfinished writes, on upperdir's filesystem; its contents are removed",
+    ),
+    ("squash_to_root", "let root own all files"),
+    ("squash_to_uid=UID", "let this user own all files"),
+    ("squash_to_gid=GID", "let this group own all files"),
+    ("uidmapping=DISK:MOUNT:COUNT[:…]", "map user IDs on disk to user IDs in the mount"),
+    ("gidmapping=DISK:MOUNT:COUNT[:…]", "map group IDs on disk to group IDs in the mount"),
+    (
+        "userxattr",
+        "write opaque marks as user.overlay.* xattrs; always set without access to trusted.*",
+    ),
+    ("volatile, fsync=0", "do not flush writes to disk"),
+    ("ro, rw", "read-only, or read-write if there is an upperdir"),
+    ("nosuid, nodev, noexec", "as in mount(8); mounts of users are always nosuid,nodev"),
     ("noatime, nodiratime, sync, dirsync", "as in mount(8)"),
-    ("allow_other", "others may use it: always so for root's mounts; fusermount3 may refuse it"),
-    ("allow_root", "as root: nobody else may use it"),
-    ("fsname=NAME", "SOURCE, in another way"),
+    (
+        "allow_other",
+        "let other users access the mount: always set as root; fusermount3 may refuse it",
+    ),
+    ("allow_root", "as root: let no other user access the mount"),
+    ("fsname=NAME", "another way to pass SOURCE"),
 )
 IGNORED: Final = """\
-What is true anyway is accepted without a word: default_permissions, static_nlink, noacl,
-redirect_dir=off, metacopy=off, timeout and other settings of caches.  What is not known, or cannot
-be had (xattr_permissions, context, plugins), is named in one warning and ignored.
+Options that always apply are accepted: default_permissions, static_nlink, noacl, redirect_dir=off,
+metacopy=off, and cache settings such as timeout.  Unknown options and unsupported ones
+(xattr_permissions, context, plugins) are ignored with a warning.
 """
 EXAMPLES: Final = """\
-  stacker-fuse -o lowerdir=/upper:/lower /mnt         show two directories, read-only
+  stacker-fuse -o lowerdir=/upper:/lower /mnt         mount two directories read-only
   stacker-fuse -o lowerdir=/l,upperdir=/u,workdir=/w /mnt
   umount /mnt                                         or fusermount3 -u /mnt
 
@@ -78,7 +88,7 @@ EXAMPLES: Final = """\
 _COMMA: Final = re.compile(r'((?:[a-z]*context=")[^"]*"|(?:\\.|[^\\,])+|\\$)', re.DOTALL)
 _COLON: Final = re.compile(r"((?:\\.|[^\\:])+|\\$)", re.DOTALL)
 _NO_ID: Final = (1 << 32) - 1
-_MOUNT: Final = {"nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"}
+_MOUNT_OPTIONS: Final = {"nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"}
 _OPPOSITE: Final = {
     "suid": "nosuid",
     "dev": "nodev",
@@ -87,22 +97,22 @@ _OPPOSITE: Final = {
     "diratime": "nodiratime",
     "async": "sync",
 }
-_NOTHING_TO_DO: Final = {
-    # True anyway: the kernel checks permissions, directories have one link, ACLs are not kept.
+_ALWAYS_TRUE: Final = {
+    # The kernel checks permissions, directories have one link, and ACLs are not stored.
     *("default_permissions", "static_nlink", "noacl", "redirect_dir=off", "metacopy=off"),
     *("redirect_dir=nofollow", "index=off", "nfs_export=off", "xino=off", "relatime", "fsync=1"),
     *("xattr_permissions=0", "lazytime", "fast_ino", "fast_ino=1"),
-    # What concerns nobody but mount(8) (fstab(5)).
+    # Only mount(8) uses these (fstab(5)).
     *("defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner"),
     *("group", "nogroup", "nofail", "_netdev"),
 }
 _TUNING: Final = {"timeout", "writeback", "max_write", "max_read", "max_background", "clone_fd"}
-"""What says how another program keeps things in memory; nothing here gets stale."""
+"""Cache settings of other programs; no cache of this program becomes stale."""
 
 
 @dataclass(slots=True)
-class Wanted:
-    """What is asked for; paths as they were given."""
+class Arguments:
+    """The parsed command line; paths as the caller gave them."""
 
     source: str = "stacker-fuse"
     target: str = ""
@@ -111,9 +121,9 @@ class Wanted:
     work: str = ""
     read_only: bool = False
     options: set[str] = field(default_factory=set)
-    to_all: bool | None = None
+    allow_other: bool | None = None
     volatile: bool = False
-    user_xattrs: bool = False
+    userxattr: bool = False
     squashed_user: int | None = None
     squashed_group: int | None = None
     users: tuple[IdRange, ...] = ()
@@ -121,34 +131,34 @@ class Wanted:
     foreground: bool = False
     debug: bool = False
     show: str = ""
-    """`help` or `version`, in place of everything else."""
+    """`help` or `version`, to print it and make no mount."""
     unknown: list[str] = field(default_factory=list)
 
 
-def parse(words: Sequence[str]) -> Wanted:
-    """Read a command line.
+def parse(words: Sequence[str]) -> Arguments:
+    """Parse a command line.
 
-    :param words: without the program's own.
-    :raises UsageError: they make no sense.
+    :param words: the words after the program's name.
+    :raises UsageError: the command line is malformed.
     """
-    wanted, names = Wanted(), list[str]()
+    arguments, names = Arguments(), list[str]()
     for word, options in _split(words):
         if options is not None:
             for option in _COMMA.findall(options):
-                _take(wanted, option)
+                _take(arguments, option)
         elif word in _SWITCHES:
-            _SWITCHES[word](wanted)
+            _SWITCHES[word](arguments)
         elif word.startswith("-") and word != "-":
-            wanted.unknown.append(word)
+            arguments.unknown.append(word)
         else:
             names.append(word)
-    if not wanted.show:
-        _take_names(wanted, names)
-    return wanted
+    if not arguments.show:
+        _take_names(arguments, names)
+    return arguments
 
 
 def _split(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Give words, and those of ``-o``; after ``--`` all are names, marked by a leading ``./``."""
+    """Yield each word, and for ``-o`` its options; prefix names after ``--`` with ``./``."""
     left = iter(words)
     for word in left:
         if word == "--":
@@ -164,58 +174,60 @@ def _split(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield word, None
 
 
-_HINT: Final = "`stacker-fuse --help` shows what it takes"
+_HINT: Final = "see `stacker-fuse --help`"
 
 
-def _take_names(wanted: Wanted, names: list[str]) -> None:
+def _take_names(arguments: Arguments, names: list[str]) -> None:
     if not 1 <= len(names) <= 2 or not names[-1]:
         got = " ".join(names) or "none"
         raise UsageError(f"wrong number of names: got {got}, want [SOURCE] MOUNTPOINT", hint=_HINT)
-    wanted.target = names[-1]
+    arguments.target = names[-1]
     if len(names) == 2:
-        wanted.source = names[0]
-    if not wanted.lowers:
-        raise UsageError("no directories to show: want -o lowerdir=DIR", hint=_HINT)
-    if wanted.upper and not wanted.work:
+        arguments.source = names[0]
+    if not arguments.lowers:
+        raise UsageError("no lower directories: want -o lowerdir=DIR", hint=_HINT)
+    if arguments.upper and not arguments.work:
         raise UsageError("upperdir without a work directory: want -o workdir=DIR", hint=_HINT)
 
 
-def _take(wanted: Wanted, option: str) -> None:
+def _take(arguments: Arguments, option: str) -> None:
     key, equals, value = option.partition("=")
     if option == "remount":
-        raise UsageError("cannot change a mount that is there: unmount it, and mount it anew")
-    if option in _MOUNT:
-        wanted.options.add(option)
+        raise UsageError(
+            "cannot remount: got option remount: unmount the mount, and mount it again"
+        )
+    if option in _MOUNT_OPTIONS:
+        arguments.options.add(option)
     elif option in _OPPOSITE:
-        wanted.options.discard(_OPPOSITE[option])
+        arguments.options.discard(_OPPOSITE[option])
     elif option in _FLAGS:
-        _FLAGS[option](wanted)
+        _FLAGS[option](arguments)
     elif equals and key in _VALUES:
-        _VALUES[key](wanted, value)
-    elif not _is_idle(option, key):
-        wanted.unknown.append(option)
+        _VALUES[key](arguments, value)
+    elif not _is_ignored(option, key):
+        arguments.unknown.append(option)
 
 
-def _is_idle(option: str, key: str) -> bool:
-    return option in _NOTHING_TO_DO or key in _TUNING or key[:2] in {"x-", "X-"}
+def _is_ignored(option: str, key: str) -> bool:
+    return option in _ALWAYS_TRUE or key in _TUNING or key[:2] in {"x-", "X-"}
 
 
-def _set(name: str, value: object) -> Callable[[Wanted], None]:
-    return lambda wanted: setattr(wanted, name, value)
+def _set(name: str, value: object) -> Callable[[Arguments], None]:
+    return lambda arguments: setattr(arguments, name, value)
 
 
-def _debug(wanted: Wanted) -> None:
-    wanted.foreground = wanted.debug = True
+def _debug(arguments: Arguments) -> None:
+    arguments.foreground = arguments.debug = True
 
 
-def _squash_to_root(wanted: Wanted) -> None:
-    """Both of them, unless another one is named (fuse-overlayfs.1)."""
-    wanted.squashed_user = wanted.squashed_user or 0
-    wanted.squashed_group = wanted.squashed_group or 0
+def _squash_to_root(arguments: Arguments) -> None:
+    """Squash user and group, unless another option names one (fuse-overlayfs(1))."""
+    arguments.squashed_user = arguments.squashed_user or 0
+    arguments.squashed_group = arguments.squashed_group or 0
 
 
-_SWITCHES: Final[dict[str, Callable[[Wanted], None]]] = {
-    "-f": _set("foreground", True),  # noqa: FBT003 - whatever the value's type
+_SWITCHES: Final[dict[str, Callable[[Arguments], None]]] = {
+    "-f": _set("foreground", True),  # noqa: FBT003 - a value of any type
     "-d": _debug,
     "--debug": _debug,
     "-h": _set("show", "help"),
@@ -223,46 +235,46 @@ _SWITCHES: Final[dict[str, Callable[[Wanted], None]]] = {
     "-V": _set("show", "version"),
     "--version": _set("show", "version"),
 }
-_FLAGS: Final[dict[str, Callable[[Wanted], None]]] = {
+_FLAGS: Final[dict[str, Callable[[Arguments], None]]] = {
     "ro": _set("read_only", True),  # noqa: FBT003
     "rw": _set("read_only", False),  # noqa: FBT003
     "volatile": _set("volatile", True),  # noqa: FBT003
     "fsync=0": _set("volatile", True),  # noqa: FBT003
-    "userxattr": _set("user_xattrs", True),  # noqa: FBT003
-    "allow_other": _set("to_all", True),  # noqa: FBT003
-    "allow_root": _set("to_all", False),  # noqa: FBT003
+    "userxattr": _set("userxattr", True),  # noqa: FBT003
+    "allow_other": _set("allow_other", True),  # noqa: FBT003
+    "allow_root": _set("allow_other", False),  # noqa: FBT003
     "squash_to_root": _squash_to_root,
     "squash_to_root=1": _squash_to_root,
     "debug": _debug,
 }
 
 
-def _text(name: str) -> Callable[[Wanted, str], None]:
-    def take(wanted: Wanted, value: str) -> None:
+def _text(name: str) -> Callable[[Arguments, str], None]:
+    def take(arguments: Arguments, value: str) -> None:
         if not value:
-            raise UsageError("option without a value: want a name", hint=_HINT)
-        setattr(wanted, name, unescaped(value))
+            raise UsageError("option without a value: got nothing, want a name", hint=_HINT)
+        setattr(arguments, name, unescaped(value))
 
     return take
 
 
-def _id(name: str) -> Callable[[Wanted, str], None]:
-    return lambda wanted, value: setattr(wanted, name, _number(value, value))
+def _id(name: str) -> Callable[[Arguments, str], None]:
+    return lambda arguments, value: setattr(arguments, name, _number(value, value))
 
 
-def _mapping(name: str) -> Callable[[Wanted, str], None]:
-    return lambda wanted, value: setattr(wanted, name, ranges(value))
+def _mapping(name: str) -> Callable[[Arguments, str], None]:
+    return lambda arguments, value: setattr(arguments, name, ranges(value))
 
 
-def _lowers(wanted: Wanted, value: str) -> None:
-    wanted.lowers = [unescaped(each) for each in _COLON.findall(value)]
+def _lowers(arguments: Arguments, value: str) -> None:
+    arguments.lowers = [unescaped(each) for each in _COLON.findall(value)]
 
 
-def _one_lower(wanted: Wanted, value: str) -> None:
-    wanted.lowers.append(unescaped(value))
+def _one_lower(arguments: Arguments, value: str) -> None:
+    arguments.lowers.append(unescaped(value))
 
 
-_VALUES: Final[dict[str, Callable[[Wanted, str], None]]] = {
+_VALUES: Final[dict[str, Callable[[Arguments, str], None]]] = {
     "lowerdir": _lowers,
     "lowerdir+": _one_lower,
     "upperdir": _text("upper"),
@@ -276,7 +288,7 @@ _VALUES: Final[dict[str, Callable[[Wanted, str], None]]] = {
 
 
 def unescaped(text: str) -> str:
-    r"""Take backslashes away that stand before something.
+    r"""Remove each backslash that escapes a character.
 
     >>> unescaped(r"a\:b\\c")
     'a:b\\c'
@@ -285,19 +297,19 @@ def unescaped(text: str) -> str:
 
 
 def ranges(text: str) -> tuple[IdRange, ...]:
-    """Read a mapping: triples of an id on disk, the one that shows for it, and how many.
+    """Parse a mapping: triples of an ID on disk, the ID in the mount, and a count.
 
-    Colons too many mean nothing: containers/storage begins with one.
+    Empty fields are skipped, since containers/storage starts with a colon.
 
-    :raises UsageError: it is none.
+    :raises UsageError: the mapping is malformed.
     """
     numbers = [_number(each, text) for each in text.split(":") if each]
     if len(numbers) % 3:
-        raise UsageError(f"malformed mapping: {text}: want KEPT:SHOWN:COUNT, any number of times")
+        raise UsageError(f"malformed mapping: {text}: want DISK:MOUNT:COUNT[:…]")
     return tuple(IdRange(*numbers[at : at + 3]) for at in range(0, len(numbers), 3))
 
 
 def _number(text: str, whole: str) -> int:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= _NO_ID:
-        raise UsageError(f"malformed id: got {text!r} in {whole}, want a number below {_NO_ID}")
+        raise UsageError(f"malformed ID: {whole}: got {text!r}, want a number below {_NO_ID}")
     return int(text)

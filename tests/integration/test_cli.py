@@ -167,7 +167,7 @@ def test_a_driver_that_is_not_the_first_choice_is_explained_in_one_line(
     result = inside("mount", "app:1.0", target)
     assert result.last == "copy"
     (line,) = [line for line in result.err.splitlines() if "since" in line]
-    assert line.startswith("stacker: mounted by copy, since ")
+    assert line.startswith("stacker: mounted by copy, because ")
     assert (target / "etc/kept").read_bytes() == b"changed"
     assert inside("--quiet", "umount", target).err == ""
     assert os.listdir(target) == []

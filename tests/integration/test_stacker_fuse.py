@@ -125,7 +125,7 @@ def test_mount_calls_it_as_a_helper(fuse: StackerFuse, room: Path, kind: str) ->
     assert "noatime" in line.split()[3].split(",")
     assert not {"nosuid", "nodev"} & set(line.split()[3].split(","))
     assert content == "upper"
-    assert done.stderr == "stacker-fuse: warning: ignored: strange\n"
+    assert done.stderr == "stacker-fuse: warning: options ignored: strange\n"
 
 
 def test_the_source_is_as_given(fuse: StackerFuse, room: Path) -> None:
@@ -162,7 +162,7 @@ def test_unknown_options_are_named_once(fuse: StackerFuse, room: Path) -> None:
     options = (layers(room), "xattr_permissions=2,nodev,timeout=3,plugins=x,ro")
     said = fuse("--strange", *joined(*options), room / "target")
     assert said.err == (
-        "stacker-fuse: warning: ignored: --strange, xattr_permissions=2, plugins=x\n"
+        "stacker-fuse: warning: options ignored: --strange, xattr_permissions=2, plugins=x\n"
     )
 
 
@@ -503,7 +503,7 @@ def test_unprivileged_user_mounts_by_fusermount3(
     """
     done = unprivileged.run(script, options=f"{writing(room)},noatime,dev,suid,allow_root")
     assert done.returncode == 0, done
-    assert done.stderr == "stacker-fuse: warning: ignored: allow_root\n"
+    assert done.stderr == "stacker-fuse: warning: options ignored: allow_root\n"
     line, *names = done.stdout.splitlines()
     source, _, kind, options, *_ = line.split()
     assert (source, kind) == (r"my\040source", "fuse.stacker-fuse")

@@ -21,29 +21,30 @@ if TYPE_CHECKING:
 DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
 ADAPTERS = ("kernel", "pyfuse3")
 DESCRIPTION = """\
-Show an image's merged root filesystem at TARGET, an existing directory outside the store.  It is
-read-only unless --rw or --upper is given.  The last line on stdout is the driver taken:
+Mount an image's root filesystem at TARGET, an existing directory outside the store.  The mount is
+read-only without --rw or --upper.  The last line on stdout is the driver that made the mount:
 
-  overlay   the kernel stacks the layers, at once; wants root, or `unshare --user --map-root-user
-            --mount`.  A single layer is bound.
-  fuse      a process in the background shows the same tree through /dev/fuse; wants root, or
-            fusermount3.  Writes are kept as the kernel's overlay keeps them, so that either can
-            go on with an --upper of the other.  `--fuse-adapter pyfuse3` answers by libfuse in
-            place of the kernel's own protocol: slower, read-only, and it wants the extra `fuse`.
-  copy      TARGET, which must be empty, is filled with a copy; wants no privilege, but time
-            and space.
+  overlay   The kernel's overlayfs stacks the layers, without a copy; a single layer is
+            bind-mounted.  Needs root, or `unshare --user --map-root-user --mount`.
+  fuse      A background process serves the tree through /dev/fuse.  Needs root or fusermount3.
+            Writes have overlayfs's format, so both drivers can use the same --upper.
+            `--fuse-adapter pyfuse3` uses libfuse instead of the built-in implementation of FUSE:
+            it is slower and read-only, and needs the extra `fuse`.
+  copy      TARGET, which must be empty, gets a copy of the tree.  Needs no privilege, but time
+            and disk space.
 
-`auto` takes the first of these that can, and says on stderr why it is not `overlay`.  Only by its
-name:
+`auto` uses the first driver that succeeds, and prints to stderr why it is not `overlay`.  One more
+driver is available by name only:
 
   fuse-overlayfs
-            that program serves the tree, if it is installed; --rw, but no --upper.
+            The program fuse-overlayfs serves the tree, if it is installed; supports --rw, but
+            not --upper.
 """
 EXAMPLES = """\
   stacker mount app:1.0 /mnt
-  stacker mount --rw 3f5a /mnt               an ID's first digits; writes go with the mount
-  stacker mount --upper ./changes app /mnt   writes stay in ./changes
-  stacker mount --print-plan app /mnt        for a runtime that mounts by itself
+  stacker mount --rw 3f5a /mnt               by an ID prefix; discard writes at unmount
+  stacker mount --upper ./changes app /mnt   keep writes in ./changes
+  stacker mount --print-plan app /mnt        print the mount for another runtime
 """
 
 
@@ -51,25 +52,29 @@ def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add_image(parser)
-    add("target", metavar="TARGET", help="the directory to mount on")
-    add("--driver", choices=DRIVERS, default="auto", help="how to mount (default: auto)")
+    add("target", metavar="TARGET", help="directory to mount on")
+    add("--driver", choices=DRIVERS, default="auto", help="mount driver (default: auto)")
     add(
-        "--fuse-adapter", choices=ADAPTERS, help="what answers with --driver fuse (default: kernel)"
+        "--fuse-adapter",
+        choices=ADAPTERS,
+        help="FUSE implementation; requires --driver fuse (default: kernel)",
     )
     add(
         "--fuse-passthrough",
         action="store_true",
-        help="with --driver fuse: the kernel reads files of 1 MiB and more by itself (root, Linux"
-        " 6.9); opening any file then costs more.  Where nearly all is in such files it does so"
-        " anyway",
+        help="let the kernel read files of 1 MiB and more without the server, which makes every"
+        " open(2) slower; requires --driver fuse, root and Linux 6.9 (default: only for images"
+        " that consist of such files)",
     )
-    add("--rw", action="store_true", help="take writes; they go with the unmount")
-    add("--upper", metavar="DIR", help="take writes and keep them in DIR, which may be missing")
-    add("--print-plan", action="store_true", help="print the plan as JSON and mount nothing")
+    add("--rw", action="store_true", help="mount read-write; discard writes at unmount")
+    add(
+        "--upper", metavar="DIR", help="mount read-write and keep writes in DIR; DIR may be missing"
+    )
+    add("--print-plan", action="store_true", help="print the mount as JSON instead of mounting")
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Mount, or say how it would be done."""
+    """Mount, or print the plan."""
     request = MountRequest(
         target=Path(args.target),
         driver=args.driver,
@@ -102,12 +107,12 @@ def _print_plan(image: str, request: MountRequest, session: Session) -> None:
 
 
 def _explain(mounted: Mounted, session: Session) -> None:
-    """Say why it was not the first choice, and what is to be known about the one taken."""
+    """Print why other drivers were not used, and the note of the driver that was."""
     if mounted.reasons:
-        session.say(f"mounted by {mounted.driver}, since {'; '.join(mounted.reasons)}")
+        session.say(f"mounted by {mounted.driver}, because {'; '.join(mounted.reasons)}")
     if mounted.note is not None:
-        tell = session.say if mounted.reasons else session.detail
-        tell(f"{mounted.driver}: {mounted.note}")
+        write = session.say if mounted.reasons else session.detail
+        write(f"{mounted.driver}: {mounted.note}")
 
 
 def _document(record: MountRecord, mounted: Mounted) -> dict[str, object]:

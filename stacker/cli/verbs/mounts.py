@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
 DESCRIPTION = """\
-List what is mounted.  What a crash or a reboot took away is named on stderr and cleared, with
-the writes that nobody wanted to keep.
+List the mounts of the store.  Entries of mounts that a crash or a reboot has removed are printed
+to stderr and cleared, and their writes are discarded, except those of `mount --upper`.
 
-States: `mounted`; `elsewhere`, in another mount namespace; `busy`, being made or undone.
+States: `mounted`; `elsewhere`: in another mount namespace; `busy`: a process is mounting or
+unmounting it.
 """
 EXAMPLES = """\
   stacker mounts
@@ -32,12 +33,12 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Clear what is stale, then list the rest."""
+    """Clear stale mounts, then list the others."""
     del args
     table = Table(session.store().mounts)
     cleared = clear_stale(table)
     for record in cleared:
-        session.say(f"cleared {record.target}: its mount of image {record.image} is gone")
+        session.say(f"cleared {record.target}: the mount of image {record.image} is gone")
     entries = [entry for entry in table.entries() if entry.state != "stale"]
     if session.json:
         print_items(

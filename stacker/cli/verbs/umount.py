@@ -15,20 +15,22 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Take the mount at TARGET away.  Writes of --rw go with it, those of --upper stay.  A mount that
-was lost in a crash or a reboot is cleared.
+Unmount TARGET.  Writes of `mount --rw` are discarded, those of `mount --upper` are kept.  If a
+crash or a reboot has removed the mount, clear its entry.
 """
 EXAMPLES = """\
   stacker umount /mnt
-  stacker umount --lazy /mnt    even while processes use it
+  stacker umount --lazy /mnt    detach the mount while processes use it
 """
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("target", metavar="TARGET", help="where it is mounted")
+    parser.add_argument("target", metavar="TARGET", help="mount point")
     parser.add_argument(
-        "--lazy", action="store_true", help="detach it now, whoever uses it; they keep what is open"
+        "--lazy",
+        action="store_true",
+        help="detach the mount now, even if it is busy; processes keep their open files",
     )
 
 
@@ -37,7 +39,7 @@ def run(args: Namespace, session: Session) -> None:
     entry = detach(Table(session.store().mounts), Path(args.target), lazy=args.lazy)
     record = entry.record
     if entry.state == "stale":
-        session.say(f"cleared {record.target}: nothing was mounted there any more")
+        session.say(f"cleared {record.target}: the mount was already gone")
     else:
         session.detail(f"unmounted {record.target} of image {record.image}")
     if session.json:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacker.cli.stacker_fuse_options import Wanted, parse, ranges, unescaped
+from stacker.cli.stacker_fuse_options import Arguments, parse, ranges, unescaped
 from stacker.errors import UsageError
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.process import IdRange
@@ -28,7 +28,7 @@ PODMAN = (
 
 def test_podmans_words_are_understood() -> None:
     options, target = PODMAN
-    assert parse(["-o", options, target]) == Wanted(
+    assert parse(["-o", options, target]) == Arguments(
         target=target,
         lowers=["/s/l/ONE", "/s/l/TWO"],
         upper="/s/x/diff",
@@ -49,18 +49,18 @@ def test_podmans_words_are_understood() -> None:
     ],
 )
 def test_order_and_form_of_the_words_do_not_matter(words: list[str]) -> None:
-    assert parse(words) == Wanted(source="overlay", target="/mnt", lowers=["/a", "/b"])
+    assert parse(words) == Arguments(source="overlay", target="/mnt", lowers=["/a", "/b"])
 
 
 def test_without_a_source_it_is_the_programs_name() -> None:
     assert parse(["/mnt", "-o", "lowerdir=/a"]).source == "stacker-fuse"
 
 
-def options(text: str) -> Wanted:
+def options(text: str) -> Arguments:
     return parse(["-o", f"lowerdir=/a,{text}", "/mnt"])
 
 
-PLAIN = Wanted(target="/mnt", lowers=["/a"])
+PLAIN = Arguments(target="/mnt", lowers=["/a"])
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ PLAIN = Wanted(target="/mnt", lowers=["/a"])
         ("ro", {"read_only": True}),
         ("ro,rw", {}),
         ("nosuid,noexec,exec", {"options": {"nosuid"}}),
-        ("allow_other", {"to_all": True}),
-        ("allow_root", {"to_all": False}),
+        ("allow_other", {"allow_other": True}),
+        ("allow_root", {"allow_other": False}),
         ("default_permissions,static_nlink,noacl,redirect_dir=off,metacopy=off", {}),
         ("timeout=5,max_write=4096,x-systemd.automount,nofail,_netdev,fast_ino=1", {}),
-        ("userxattr", {"user_xattrs": True}),
+        ("userxattr", {"userxattr": True}),
         ("fsync=0", {"volatile": True}),
         ("squash_to_root", {"squashed_user": 0, "squashed_group": 0}),
         ("squash_to_uid=7,squash_to_root", {"squashed_user": 7, "squashed_group": 0}),
