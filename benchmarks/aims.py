@@ -1,6 +1,6 @@
-"""Tables for docs/explanation/performance.md: what each figure should be, and is.
+"""Compare each figure with its target, as Markdown tables for docs/explanation/performance.md.
 
-In: results of all suites.  Out: Markdown; what there are no results for is left out.
+In: the results of all suites.  Out: Markdown.  A figure without a result has no row.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ AGAIN = ("find, again", "tar, again")
 
 
 def reached(documents: Sequence[Figures]) -> str:
-    """Give the table of what unpacking and starting was to reach."""
+    """Return the table of unpacking and start-up against their targets."""
     suites = {name: of_suite(documents, name) for name in ("throughput", "growth", "startup")}
     rows = [
         *_unpacking(suites["throughput"]),
@@ -54,7 +54,7 @@ def reached(documents: Sequence[Figures]) -> str:
 
 
 def pulled(documents: Sequence[Figures]) -> str:
-    """Give the table of what pulling from a registry was to reach, and of what that is made."""
+    """Return the table of pulls from a registry against their targets, with the parts of each."""
     lines = [line for line in of_suite(documents, "registry") if "wall" in line]
     walls = {line["peer"]: line["wall"]["median"] for line in lines}
     rows = [*_pulling(walls)]
@@ -63,7 +63,7 @@ def pulled(documents: Sequence[Figures]) -> str:
 
 
 def mounted(documents: Sequence[Figures]) -> str:
-    """Give the tables of what looking at a mounted tree was to reach, and mounting it."""
+    """Return the tables of mounting a tree and reading it, against their targets."""
     lines = of_suite(documents, "fuse")
     walls = {(line["contender"], line["action"]): line["wall"]["median"] for line in lines}
     rows = []
@@ -98,7 +98,7 @@ def _remembering(walls: Mapping[tuple[str, str], float]) -> Iterator[list[str]]:
 
 
 def _serving(served: Mapping[str, Figures]) -> Iterator[list[str]]:
-    """Give what the processes of a tree have in memory together, what they share once."""
+    """Return the memory of a tree's server processes; shared pages count once."""
     if "mount" in served:
         entries = served["mount"]["entries"]
         most = max(served[action]["peak_rss"]["max"] for action in ("mount", *AGAIN))
@@ -107,7 +107,7 @@ def _serving(served: Mapping[str, Figures]) -> Iterator[list[str]]:
 
 
 def stages(documents: Sequence[Figures]) -> str:
-    """Give the table of seconds a stage, as ``stacker bench`` measured them."""
+    """Return the seconds of each stage, as ``stacker bench`` measured them."""
     lines = of_suite(documents, "stages")
     names = [stage["stage"] for stage in lines[0]["stages"]]
     seconds = [{stage["stage"]: stage["seconds"] for stage in line["stages"]} for line in lines]
@@ -175,5 +175,5 @@ def _starting(lines: Sequence[Figures]) -> Iterator[list[str]]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Give rows below a head, as Markdown."""
+    """Return rows below a header, as Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))

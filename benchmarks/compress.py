@@ -1,6 +1,6 @@
-"""The three compressed forms that every layer is measured in.
+"""Compress a layer in the three forms that the suites measure.
 
-In: an uncompressed tar.  Out: a blob, always the same for the same tar.
+In: an uncompressed tar.  Out: a blob.  Equal tars give equal blobs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Form = Callable[[BinaryIO], Iterator[bytes]]
 
 
 def gzip_stream(tar: BinaryIO) -> Iterator[bytes]:
-    """Give one gzip member at zlib's level 6, as most builders write."""
+    """Return one gzip member at zlib's level 6, which most builders write."""
     deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
     for chunk in _chunks(tar, _READ):
         yield deflate.compress(chunk)
@@ -29,14 +29,14 @@ def gzip_stream(tar: BinaryIO) -> Iterator[bytes]:
 
 
 def gzip_members(tar: BinaryIO) -> Iterator[bytes]:
-    """Give a gzip member for every 64 KiB, as seekable and parallel compressors write."""
+    """Return one gzip member for each 64 KiB, as seekable and parallel compressors write."""
     for chunk in _chunks(tar, _MEMBER):
         deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
         yield deflate.compress(chunk) + deflate.flush()
 
 
 def zstd(tar: BinaryIO) -> Iterator[bytes]:
-    """Give one zstd frame at level 3, the usual default."""
+    """Return one zstd frame at level 3, the usual default."""
     import zstandard
 
     compress = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()

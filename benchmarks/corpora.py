@@ -1,9 +1,9 @@
-"""The corpora by name: built when they are not in the cache, in three compressed forms each.
+"""Build the corpora and keep them in a cache, each in three compressed forms.
 
     python -m benchmarks.corpora [--cache DIR] [--size small|full] [NAME...]
 
-In: a name, a size, a cache directory.  Out: :class:`benchmarks.layout.Image` values.  A corpus
-in the cache is used as long as its recipe is what it was.
+In: a name, a size, a cache directory.  Out: :class:`benchmarks.layout.Image` values.  A corpus is
+built again when the source of its recipe changes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ NAMES = ("debian", "python-ml", "node", "many-layers", "whiteouts", "links", "mi
 
 
 def image(name: str, form: str, *, size: str = "full", cache: Path = CACHE) -> Image:
-    """Give the corpus ``name`` compressed as ``form``, building what is missing."""
+    """Return the corpus ``name`` compressed as ``form``; build it if the cache lacks it."""
     if name in COMPOSED:
         parts = [image(part, form, size=size, cache=cache) for part in COMPOSED[name]]
         layers = [layer for part in parts for layer in part.layers]
@@ -81,7 +81,7 @@ def grown(recipe: Recipe, place: Path) -> Image:
 
 
 def stamp_of(recipe: Recipe) -> str:
-    """Name a recipe by its source, so that a changed one is built again."""
+    """Return a digest of a recipe's source, so that a changed recipe is built again."""
     arguments: dict[str, object] = {}
     function: Callable[..., object] = recipe
     if isinstance(recipe, functools.partial):
@@ -134,12 +134,12 @@ def _compress(tar: LayerTar, form: str, blobs: Path) -> Layer:
 
 
 def _working_place() -> str | None:
-    """Prefer memory: trees of 80 thousand files are made and read once."""
+    """Return a directory in memory if there is one: a tree of 80 thousand files is read once."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def warm(image: Image) -> None:
-    """Read every blob once, so that it comes from the page cache."""
+    """Read every blob once, so that later reads hit the page cache."""
     for blob in image.blobs():
         with blob.open("rb") as file:
             while file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""From single runs to figures: medians with spread, rates, and the JSON they are kept in."""
+"""Turn single runs into figures: medians with their spread, rates, and the JSON of results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Figures = dict[str, Any]
 
 
 def figures(runs: Sequence[Usage]) -> Figures:
-    """Sum up runs: seconds of ``wall`` and ``cpu`` time, bytes of ``peak_rss``."""
+    """Summarise runs: seconds of ``wall`` and ``cpu`` time, bytes of ``peak_rss``."""
     summed: Figures = {"repetitions": len(runs)}
     for kind in _KINDS:
         values = [getattr(run, kind) for run in runs]
@@ -33,7 +33,7 @@ def figures(runs: Sequence[Usage]) -> Figures:
 
 
 def rates(image: Image, summed: Figures) -> Figures:
-    """Say what an image has and how much of it a second took, uncompressed."""
+    """Return an image's size and its uncompressed rate per second."""
     seconds = summed["wall"]["median"]
     return {
         "layers": len(image.layers),
@@ -46,12 +46,12 @@ def rates(image: Image, summed: Figures) -> Figures:
 
 
 def of_suite(documents: Sequence[Figures], suite: str) -> list[Figures]:
-    """Give all lines of results of one suite."""
+    """Return all lines of results of one suite."""
     return [line for doc in documents if doc["suite"] == suite for line in doc["results"]]
 
 
 def write(path: Path, document: Figures) -> None:
-    """Keep a document of results."""
+    """Write a document of results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"format": FORMAT, **document}, indent=1) + "\n")
 
@@ -59,7 +59,7 @@ def write(path: Path, document: Figures) -> None:
 def read(path: Path) -> Figures:
     """Read a document of results.
 
-    :raises ValueError: it is of another format.
+    :raises ValueError: the document has another format.
     """
     document: Figures = json.loads(path.read_text())
     if document.get("format") != FORMAT:

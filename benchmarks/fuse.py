@@ -1,9 +1,9 @@
-"""What a mounted tree costs to look at: stacker's FUSE, fuse-overlayfs, the kernel's overlay.
+"""Measure reads of a mounted tree: stacker's FUSE server, fuse-overlayfs, the kernel's overlay.
 
 In: the corpora ``app`` (90 thousand files in two layers), ``debian`` (9 thousand in one) and
 ``large`` (one file), in a store of stacker's.  Out: for each contender and action its
-:class:`Usage`.  *Cold* is the first time after the mount, when the kernel has asked nothing yet;
-the files below are in the page cache.
+:class:`Usage`.  *Cold* is the first action after the mount, before the kernel caches an entry.
+The files of the layers are in the page cache.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Runs = dict[tuple[str, str], list[Usage]]
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What to mount and where.
+    """A mount to make.
 
-    ``layers`` are its directories, the topmost first; ``upper`` a place for writes, or nothing;
-    ``others`` the servers of mounts that were there before.
+    ``layers`` are directories, topmost first; ``upper`` takes writes, if given; ``others`` are the
+    server processes of earlier mounts.
     """
 
     store: Path
@@ -46,7 +46,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A way to show a tree: commands that mount it and take it away."""
+    """A way to mount a tree: its mount and unmount commands."""
 
     name: str
     mount: Callable[[Mount], tuple[str, ...]]
@@ -114,7 +114,7 @@ WRITING = (
 def compared(
     cache: Path, scratch: Path, *, size: str, repetitions: int, chosen: Sequence[str] = ()
 ) -> Iterator[Figures]:
-    """Give a line of results for every contender and action."""
+    """Return a line of results for each contender and action."""
     contenders = [c for c in CONTENDERS if c.is_here() and (not chosen or c.name in chosen)]
     names = ("app", "debian", "large")
     images = {name: corpora.image(name, "zstd", size=size, cache=cache) for name in names}
@@ -137,7 +137,7 @@ def compared(
 def _round(
     contender: Contender, trees: dict[str, Mount], *, scratch: Path, environ: dict[str, str]
 ) -> Iterator[tuple[str, Usage]]:
-    """Give the usage of everything done once; memory is that of the servers at the end."""
+    """Return the usage of one round; memory is that of the servers at its end."""
     app = trees["app"]
     plan = [
         (MOUNT, app, LOOKING),
@@ -204,7 +204,7 @@ def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -
 
 
 def _prepare_sources(scratch: Path, large: Mount) -> None:
-    """Have what is to be written at hand, in memory."""
+    """Create the source files of the write actions, in memory."""
     shutil.copy(large.layers[0] / "large", scratch / "large")
     small = scratch / "small"
     for number in range(_SMALL_FILES):
@@ -221,7 +221,7 @@ def _servers(mount: Mount) -> list[int]:
 
 
 def _processes() -> list[int]:
-    """List the processes that have a FUSE channel open."""
+    """Return the processes that hold a FUSE channel open."""
     return [
         int(process.name)
         for process in Path("/proc").iterdir()
@@ -232,14 +232,14 @@ def _processes() -> list[int]:
 def _links(directory: Path, target: str) -> Iterator[Path]:
     try:
         for link in directory.iterdir():
-            if os.readlink(link) == target:  # noqa: PTH115 - it need not lead anywhere
+            if os.readlink(link) == target:  # noqa: PTH115 - the link may dangle
                 yield link
-    except OSError:  # a process that is gone
+    except OSError:  # the process ended
         return
 
 
 def _proportional(pid: int) -> int:
-    """Give a process's memory, what it shares with others counted in part (PSS)."""
+    """Return a process's proportional set size (PSS) in bytes."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

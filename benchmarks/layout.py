@@ -1,7 +1,7 @@
-"""OCI image layouts of finished layers.
+"""Write OCI image layouts of finished layers.
 
-In: descriptors of layers whose blobs lie somewhere.  Out: a directory that every tool reads
-(image-spec, image-layout.md), with one image tagged ``latest``.
+In: layers with their blobs.  Out: an OCI image layout (image-spec, image-layout.md) with one image
+tagged ``latest``.
 """
 
 from __future__ import annotations
@@ -38,35 +38,35 @@ class Image:
 
     @property
     def plain_bytes(self) -> int:
-        """Say how many bytes its layers have uncompressed."""
+        """Return the uncompressed size of all layers in bytes."""
         return sum(layer.plain_bytes for layer in self.layers)
 
     @property
     def blob_bytes(self) -> int:
-        """Say how many bytes its layers have compressed."""
+        """Return the compressed size of all layers in bytes."""
         return sum(layer.size for layer in self.layers)
 
     @property
     def entries(self) -> int:
-        """Say how many tar entries its layers have."""
+        """Return the number of tar entries in all layers."""
         return sum(layer.entries for layer in self.layers)
 
     def blob(self, layer: Layer) -> Path:
-        """Say where a layer's blob lies."""
+        """Return the path of a layer's blob."""
         return blob_path(self.layout, layer.digest)
 
     def blobs(self) -> list[Path]:
-        """List every layer's blob, each once, in the image's order."""
+        """Return the path of every layer's blob, each once, in the image's order."""
         return list(dict.fromkeys(self.blob(layer) for layer in self.layers))
 
 
 def blob_path(layout: Path, digest: str) -> Path:
-    """Say where a layout keeps the blob ``digest``."""
+    """Return the path of the blob ``digest`` in a layout."""
     return layout / "blobs" / digest.replace(":", "/")
 
 
 def write_layout(layout: Path, layers: Sequence[Layer], blobs: Sequence[Path]) -> Image:
-    """Make the layout; ``blobs``, one for each of ``layers``, are hard-linked into it."""
+    """Write the layout and hard-link ``blobs`` into it, one for each of ``layers``."""
     shutil.rmtree(layout, ignore_errors=True)
     (layout / "blobs" / "sha256").mkdir(parents=True)
     for layer, blob in zip(layers, blobs, strict=True):

@@ -1,4 +1,4 @@
-"""Where figures come from: processor, memory, kernel, filesystems.  No names of hosts."""
+"""Describe the machine of a run: processor, memory, kernel, filesystems, but no host name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def described() -> dict[str, object]:
-    """Describe this machine."""
+    """Return a description of this machine."""
     return {
         "cpu": _field("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
@@ -20,7 +20,7 @@ def described() -> dict[str, object]:
 
 
 def filesystem(path: Path) -> str:
-    """Name the type of the filesystem that ``path`` is on."""
+    """Return the filesystem type of ``path``."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -31,7 +31,7 @@ def filesystem(path: Path) -> str:
 
 
 def mounts_below(path: Path) -> list[str]:
-    """List mount points below ``path``, by whichever name it is called, the innermost first."""
+    """Return the mount points below ``path``, innermost first; ``path`` may contain symlinks."""
     top = f"{path.resolve()}/"
     points = [
         line.split()[4].encode().decode("unicode_escape")

@@ -1,8 +1,8 @@
-"""Layers of what people ship, taken from the package registries: needs mmdebstrap, pip and npm.
+"""Build layers of packages that real images ship; needs mmdebstrap, pip and npm.
 
-In: an empty directory to work in.  Out: one uncompressed tar.  Versions are pinned, npm's by a
-date, so that two builds of one recipe give one layer as long as the registries keep the
-packages.  (Debian's archive keeps only what is current: its layer changes with point releases.)
+In: an empty working directory.  Out: one uncompressed tar.  Python versions are pinned, and npm
+packages are pinned by a date, so equal recipes give equal layers while the registries keep the
+packages.  Debian's archive keeps only current versions, so its layer changes with point releases.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PYTHON_PACKAGES = """
     safetensors==0.8.0 scikit-learn==1.9.1 scipy==1.17.1 setuptools==84.2.1 sympy==1.14.0
     threadpoolctl==3.8.0 tokenizers==0.23.3 torch==2.13.0 tqdm==4.70.1 transformers==5.23.0
     typing-extensions==4.16.0 tzdata==2026.6
-""".split()  # noqa: SIM905 - read and changed as text
+""".split()  # noqa: SIM905 - easier to edit as text
 """A closed set, installed without dependencies: torch's own would be gigabytes of CUDA.  The CPU
 build is meant; say where pip finds its wheel with PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL."""
 
@@ -33,7 +33,7 @@ NODE_BEFORE = "2025-06-01"
 NODE_PACKAGES = """
     @angular/cli @angular/core @babel/preset-env @mui/icons-material @mui/material core-js date-fns
     eslint jest lodash lucide-react next react react-dom rxjs typescript webpack
-""".split()  # noqa: SIM905 - read and changed as text
+""".split()  # noqa: SIM905 - easier to edit as text
 
 
 def debian(work: Path) -> LayerTar:

@@ -1,6 +1,6 @@
-"""The tables of README and docs, each between two marks in its page.
+"""Write the tables of README and docs, each between two marks in its page.
 
-In: results of all suites.  Out: the pages with tables of them.
+In: the results of all suites.  Out: the pages with their tables.
 """
 
 from __future__ import annotations

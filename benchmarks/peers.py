@@ -1,8 +1,8 @@
-"""What a user would take instead of stacker, and stacker itself: one command each.
+"""Define the measured command of each peer and of stacker.
 
 In: an image in an OCI layout and an empty scratch directory.  Out: a :class:`Task` that makes the
-image's root filesystem below the scratch directory.  Each peer does what its users do, in its
-usual form: umoci one flat tree, the others a directory for each layer.
+image's root filesystem below the scratch directory.  Each peer works as its users run it: umoci
+unpacks one flat tree, the others a directory for each layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STEP = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A command to be measured; ``daemons`` work for it; ``tree`` is where its files land."""
+    """A command to measure; ``daemons`` work for it; ``tree`` receives its files."""
 
     command: tuple[str, ...]
     tree: Path
@@ -37,8 +37,8 @@ class Task:
 class Peer:
     """A tool under its ``name``.
 
-    ``needs`` are the programs it consists of, each with the argument that makes it tell its
-    version; ``prepared`` gives its task for an image and an empty directory, and tidies up.
+    ``needs`` are its programs, each with the argument that prints its version; ``prepared`` yields
+    the task for an image and an empty directory, and cleans up.
     """
 
     name: str
@@ -47,16 +47,16 @@ class Peer:
     can_sync: bool = False
 
     def is_installed(self) -> bool:
-        """Tell whether all it needs is in the path."""
+        """Return whether all of its programs are in PATH."""
         return all(shutil.which(program) for program, _ in self.needs)
 
     def versions(self) -> dict[str, str]:
-        """Ask each program for its version."""
+        """Return the version that each program prints."""
         return {program: _first_line([program, flag]) for program, flag in self.needs}
 
 
 def synced(peer: Peer, task: Task) -> tuple[str, ...]:
-    """Give a task's command so that it ends only when the files are on the disk."""
+    """Return a task's command followed by a sync of its files."""
     if peer.can_sync:
         return (*task.command, "--sync")
     script = f"{shlex.join(task.command)} && sync -f {shlex.quote(str(task.tree))}"
@@ -64,16 +64,16 @@ def synced(peer: Peer, task: Task) -> tuple[str, ...]:
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """Give commands a home for temporary files on the medium that is measured."""
+    """Return an environment whose temporary files are on the measured medium."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("STACKER_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # users have compiled modules
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has compiled modules
     temporary = scratch / "tmp"
     temporary.mkdir(exist_ok=True)
     return {**kept, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 
 
 def stacker_command(store: Path, *arguments: str) -> tuple[str, ...]:
-    """Give a command of stacker's, run as its users run it."""
+    """Return a stacker command line as users run it."""
     return (sys.executable, "-m", "stacker", "--store", str(store), *arguments)
 
 
@@ -86,7 +86,7 @@ def _stacker(image: Image, scratch: Path) -> Iterator[Task]:
 
 @contextmanager
 def _tar(image: Image, scratch: Path) -> Iterator[Task]:
-    """All layers at once, each into a directory: no digest, no whiteout, no merging."""
+    """Unpack all layers at once, each into a directory: no digest, no whiteout, no merge."""
     lines = ["pids="]
     for index, layer in enumerate(image.layers):
         inflate = "zstd -dcq" if layer.media_type.endswith("zstd") else "igzip -dc"
@@ -124,9 +124,10 @@ def _own_storage(scratch: Path) -> tuple[str, ...]:
 
 
 def _beside(image: Image) -> tuple[str, ...]:
-    """Run what follows beside the layout: podman and buildah name an image by its path.
+    """Return a command prefix that runs podman or buildah in the layout's parent directory.
 
-    What is no name in a registry (capitals, two separators in a row) they refuse.
+    Both derive an image's name from the layout's path, and refuse a path that is no valid
+    repository name (capitals, two separators in a row).
     """
     return ("env", "-C", str(image.layout.parent))
 
@@ -148,7 +149,7 @@ def _buildah(image: Image, scratch: Path) -> Iterator[Task]:
 
 @contextmanager
 def _containerd(image: Image, scratch: Path) -> Iterator[Task]:
-    """Start a containerd of our own; make the archive that ``ctr`` wants beforehand."""
+    """Start a private containerd, after writing the archive that ``ctr`` imports."""
     archive, socket = scratch / "image.tar", scratch / "c.sock"
     subprocess.run(["tar", "-C", str(image.layout), "-cf", str(archive), "."], check=True)
     config = scratch / "config.toml"
@@ -197,7 +198,7 @@ PEERS = (
 
 
 def stacker_versions() -> dict[str, str]:
-    """Say which stacker is measured and what it stands on."""
+    """Return the versions of stacker and its dependencies."""
     from importlib.metadata import version
 
     shown = _first_line([sys.executable, "-m", "stacker", "--version"])

@@ -1,13 +1,12 @@
-"""What a command costs: wall time, processor time and memory of all its processes.
+"""Measure a command: wall time, processor time and memory of all its processes.
 
 In: a command, and the daemons that work for it.  Out: a :class:`Usage`.
 
 Processor time is user plus system time of the command and of every process it waited for, plus
-what its daemons and their children gained meanwhile.  What the kernel does on nobody's account
-(writing back, say) is in the wall time only.  Memory is the largest sum of resident sets seen at
-any of many looks, twenty a second and at first more; pages that processes share are counted once
-for each of them, so it is an upper bound.  Control groups would count the page cache, and with it
-every file in a tmpfs.
+what its daemons and their children used meanwhile.  Kernel threads, such as writeback, count in the
+wall time only.  Memory is the largest sum of resident sets in samples taken twenty times a second,
+more often at first.  A shared page counts once for each process, so the sum is an upper bound.
+Control groups would also count the page cache, and with it every file in a tmpfs.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _PROC = Path("/proc")
 
 
 class FailedError(Exception):
-    """A measured command did not succeed; says what it said."""
+    """A measured command failed; the message has its last line of output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +48,9 @@ def measured(
     daemons: Sequence[int] = (),
     cwd: Path | None = None,
 ) -> Usage:
-    """Run ``command`` to its end.
+    """Run ``command`` to its end and return its usage.
 
-    :param daemons: processes that were there before and do part of the work.
+    :param daemons: earlier processes that do part of the work.
     :raises FailedError: its exit status is not 0.
     """
     before = _cpu_of(daemons)
@@ -74,11 +73,11 @@ def measured(
         lines = said.decode(errors="replace").strip().splitlines() or ["said nothing"]
         raise FailedError(f"{command[0]}: exit status {process.returncode}: {lines[-1][:300]}")
     cpu = used.ru_utime + used.ru_stime + _cpu_of(daemons) - before
-    return Usage(wall, cpu, peak)  # ru_maxrss would begin with what this process has
+    return Usage(wall, cpu, peak)  # ru_maxrss would start at this process's own size
 
 
 class _Watch:
-    """A thread that looks at a tree of processes until it is told to end."""
+    """A thread that samples a tree of processes until it is stopped."""
 
     def __init__(self, roots: Sequence[int]) -> None:
         self._roots = roots
@@ -119,7 +118,7 @@ def _resident(pid: int) -> int:
 
 
 def _cpu_of(pids: Sequence[int]) -> float:
-    """Sum up user and system time of ``pids`` and all their children, living or waited for."""
+    """Return the user and system seconds of ``pids`` and their children, living or reaped."""
     total = 0
     for root in pids:
         for pid in _tree(root):
@@ -131,7 +130,7 @@ def _cpu_of(pids: Sequence[int]) -> float:
 
 
 def _text(path: Path) -> str:
-    """Read a file of /proc; a process that is gone says nothing."""
+    """Read a file of /proc; return an empty string if the process ended."""
     try:
         return path.read_text(errors="replace")
     except OSError:

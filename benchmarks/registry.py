@@ -1,12 +1,12 @@
-"""What a registry adds to unpacking: an image pulled from one, and from a layout beside it.
+"""Measure what a registry adds to unpacking: pulls from a registry and from a local layout.
 
 In: an image, and a directory for a registry's files.  Out: peers for :mod:`benchmarks.run`, which
-bring that image from Debian's ``docker-registry`` on loopback.  The registry's own processor time
-is counted to nobody, but takes its part of the cores while a peer works.
+pull that image from Debian's ``docker-registry`` on loopback.  No figure includes the registry's
+own processor time, but the registry uses the same cores while a peer works.
 
-The bare download is one ``curl`` for each blob, all at once, to ``/dev/null``: what the network and
-the registry cost whoever does nothing with the bytes.  It is not urllib3, which stacker reads
-through: what that costs would be taken for the network's.
+The bare download runs one ``curl`` for each blob, all at once, to ``/dev/null``.  It is the cost of
+the network and the registry alone.  It does not use urllib3, because stacker reads through urllib3
+and that cost would count as the network's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STEP, _PATIENCE = 0.05, 20
 
 @contextmanager
 def serving(image: Image, root: Path) -> Iterator[str]:
-    """Run a registry that has ``image``, its files below ``root``; give its ``HOST:PORT``."""
+    """Run a registry that serves ``image`` from files below ``root``; yield its ``HOST:PORT``."""
     config, log = root / "config.yml", root / "log"
     document = {
         "version": "0.1",
@@ -64,7 +64,7 @@ def _listening(log: Path) -> str:
 
 
 def _fill(host: str, image: Image, root: Path) -> None:
-    """Push the image, its blobs as they are."""
+    """Push the image with its blobs unchanged."""
     command = stacker_command(
         root / "store", "copy", "--quiet", f"oci:{image.layout}:{TAG}", _name(host)
     )
@@ -76,7 +76,7 @@ def _name(host: str) -> str:
 
 
 def peers(host: str) -> tuple[Peer, ...]:
-    """Give the ways to the image: unpacked from its layout, and all others by the registry."""
+    """Return the peers: one unpacks from the layout, all others pull from the registry."""
     return (
         replace(STACKER, name=LAYOUT),
         Peer(PULL, (), _at(host, _pull)),
@@ -87,7 +87,7 @@ def peers(host: str) -> tuple[Peer, ...]:
 
 
 def versions() -> dict[str, str]:
-    """Ask the registry and all that fetches from it for their versions."""
+    """Return the versions of the registry and of each peer."""
     registry = Peer("registry", (("docker-registry", "--version"),), STACKER.prepared)
     return {name: text for peer in (registry, *peers("")) for name, text in peer.versions().items()}
 
@@ -107,7 +107,7 @@ def _pull(host: str, _: Image, scratch: Path) -> Task:
 
 
 def _pull_once(host: str, image: Image, scratch: Path) -> Task:
-    """Pull without a file of what has come: what that costs is the difference."""
+    """Pull without the file that a resumed pull needs; the difference is the cost of that file."""
     task = _pull(host, image, scratch)
     return replace(task, command=(*task.command, "--no-resume"))
 

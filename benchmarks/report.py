@@ -1,11 +1,10 @@
-"""From results to what people look at: a Markdown table and SVG plots.
+"""Turn results into a Markdown table and SVG plots.
 
     python -m benchmarks.report [--out DIR] [FILE...]
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
-and of ``peers.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` those that there are results
-for; and the tables in README and docs, when it is about the results that stand beside it.  The same
-results always give the same files.
+and ``peers.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` where results exist.  With the
+default input, it also writes the tables in README and docs.  Equal results give equal files.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _GROWTH = {"entries": "entries in one layer", "layers": "layers, a hundred files
 
 
 def tables(documents: Sequence[Figures]) -> str:
-    """Give everything as Markdown, with what it was measured on."""
+    """Return all results as Markdown, with the machine of each."""
     parts = [_origin(documents)]
     for suite, title, table in (
         ("throughput", "Unpacking", _throughput_table),
@@ -157,7 +156,7 @@ def _actions(lines: Sequence[Figures]) -> list[str]:
 
 
 def fuse_plot(lines: Sequence[Figures]) -> Figure:
-    """Draw wall time of every action, a bar for each way to mount; seconds are logarithmic."""
+    """Draw the wall time of each action, a bar for each way to mount, on a logarithmic axis."""
     contenders = list(dict.fromkeys(line["contender"] for line in lines))
     figure, (panel,) = _panels([9.0])
     _bars(panel, lines, "action", "contender", dict(zip(contenders, _SHADES, strict=False)))
@@ -167,9 +166,9 @@ def fuse_plot(lines: Sequence[Figures]) -> Figure:
 
 
 def peers_plot(lines: Sequence[Figures]) -> Figure:
-    """Draw wall time against peers: a group of bars for each corpus, a panel for each medium.
+    """Draw the wall time of each peer: a group of bars for each corpus, a panel for each medium.
 
-    Of the forms only the first is shown: the table has the others.
+    The plot has the first compressed form only; the table has all of them.
     """
     form = lines[0]["form"]
     lines = [line for line in lines if line["form"] == form and "failed" not in line]
@@ -209,7 +208,7 @@ def _bars(
 
 
 def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
-    """Draw wall time against ``entries`` or ``layers``, both axes logarithmic."""
+    """Draw wall time against ``entries`` or ``layers``, with both axes logarithmic."""
     lines = [line for line in lines if line["corpus"] == kind and "failed" not in line]
     media = list(dict.fromkeys(line["medium"] for line in lines))
     figure, panels = _panels([5.0] * len(media))
@@ -232,7 +231,7 @@ def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
 
 
 def _panels(widths: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """Give panels beside each other, of ``widths`` in inches."""
+    """Return panels in one row, of ``widths`` in inches."""
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -1,12 +1,12 @@
-"""Measure stacker and what a user would take instead of it.
+"""Measure stacker and its peers.
 
     python -m benchmarks.run SUITE [OPTION...]
 
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
-layers), ``stages`` (where the time goes), ``startup`` (verbs that have next to nothing to do),
-``registry`` (what comes over a network) or ``fuse`` (looking at mounted trees).  Out: JSON, for
-:mod:`benchmarks.report`.  Peers alternate: each has one run in every round, each round begins with
-another, so that what the machine does meanwhile falls on all of them.
+layers), ``stages`` (the time of each stage), ``startup`` (verbs with almost no work), ``registry``
+(pulls over a network) or ``fuse`` (reads of mounted trees).  Out: JSON, for
+:mod:`benchmarks.report`.  Each round runs every peer once and starts with another peer, so that
+other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ SMALL_ENTRIES, SMALL_LAYERS = (1000, 3000), (3, 6)
 
 
 def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
-    """Unpack ``image`` once, its blobs warm in the page cache, into a fresh directory.
+    """Unpack ``image`` once into a new directory, with its blobs in the page cache.
 
     :raises FailedError: the peer cannot do it.
     """
     with medium.room() as scratch, peer.prepared(image, scratch) as task:
         corpora.warm(image)
-        medium.prepare(image.plain_bytes + image.blob_bytes)  # some keep blobs for a while
+        medium.prepare(image.plain_bytes + image.blob_bytes)  # some tools keep blobs for a while
         command = synced(peer, task) if sync else task.command
         return measured(command, environment=environment(scratch), daemons=task.daemons, cwd=ROOT)
 
@@ -49,7 +49,7 @@ def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
 def alternating(
     peers: Sequence[Peer], once: Callable[[Peer], Usage], repetitions: int
 ) -> dict[str, list[Usage] | str]:
-    """Give each peer's runs by its name, or why it failed."""
+    """Return each peer's runs by its name, or its error."""
     runs: dict[str, list[Usage] | str] = {peer.name: [] for peer in peers}
     for turn in range(repetitions):
         first = turn % len(peers)
@@ -75,7 +75,7 @@ def compared(
     repetitions: int,
     sync: bool = False,
 ) -> Iterator[Figures]:
-    """Give a line of results for every peer on one image."""
+    """Return a line of results for each peer on one image."""
     what = {**what, "medium": medium.name, "filesystem": medium.filesystem, "sync": sync}
     print("  ".join(map(str, what.values())), file=sys.stderr)
     once = functools.partial(_once, image=image, medium=medium, sync=sync)
@@ -138,7 +138,7 @@ def start_up(arguments: argparse.Namespace) -> Iterator[Figures]:
 
 
 def staged(arguments: argparse.Namespace) -> Iterator[Figures]:
-    """Have ``stacker bench`` look at the large corpora."""
+    """Run ``stacker bench`` on the large corpora."""
     with arguments.media[0].room() as scratch:
         yield from stages.measured(
             arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
@@ -146,7 +146,7 @@ def staged(arguments: argparse.Namespace) -> Iterator[Figures]:
 
 
 def fetched(arguments: argparse.Namespace) -> Iterator[Figures]:
-    """Bring ``mix`` from a registry on loopback, and from its layout."""
+    """Pull ``mix`` from a registry on loopback, and from its layout."""
     image = corpora.image("mix", "gzip", size=arguments.size, cache=arguments.cache)
     medium, what = arguments.media[0], {"corpus": "mix", "form": "gzip"}
     with medium.room() as place, registry.serving(image, place) as host:
@@ -155,7 +155,7 @@ def fetched(arguments: argparse.Namespace) -> Iterator[Figures]:
 
 
 def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
-    """Look at, read and write trees that are mounted in different ways."""
+    """List, read and write trees that are mounted in different ways."""
     with arguments.media[0].room() as scratch:
         yield from fuse.compared(
             arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
@@ -201,13 +201,35 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--size", choices=sorted(corpora.RECIPES), default="full")
     add("--corpora", nargs="+", choices=corpora.NAMES, default=list(corpora.NAMES))
     add("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
-    add("--media", nargs="+", choices=MEDIA, default=MEDIA, help="ext4: a new one for every run")
-    add("--sync", nargs="+", choices=["no", "yes"], default=["no", "yes"], help="on disk")
-    add("--peers", nargs="+", choices=list(known), help="default: those installed")
+    add(
+        "--media",
+        nargs="+",
+        choices=MEDIA,
+        default=MEDIA,
+        help="media to unpack to; ext4 is a new filesystem for each run",
+    )
+    add(
+        "--sync",
+        nargs="+",
+        choices=["no", "yes"],
+        default=["no", "yes"],
+        help="flush to disk before a run ends",
+    )
+    add(
+        "--peers",
+        nargs="+",
+        choices=list(known),
+        help="peers to measure (default: those installed)",
+    )
     add("--repetitions", type=int, default=5, metavar="N")
-    add("--cache", type=Path, default=corpora.CACHE, metavar="DIR", help="of corpora")
-    add("--disk", type=Path, metavar="DIR", help="where on disk to unpack (default: the cache)")
-    add("--out", type=Path, metavar="FILE", help="default: benchmarks/results/SUITE.json")
+    add("--cache", type=Path, default=corpora.CACHE, metavar="DIR", help="cache of the corpora")
+    add(
+        "--disk",
+        type=Path,
+        metavar="DIR",
+        help="directory on disk to unpack to (default: the cache)",
+    )
+    add("--out", type=Path, metavar="FILE", help="results (default: benchmarks/results/SUITE.json)")
     arguments = parser.parse_args(argv)
     places = media(arguments.disk or arguments.cache)
     arguments.cache = arguments.cache.absolute()

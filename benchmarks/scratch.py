@@ -1,4 +1,4 @@
-"""Places to unpack into: a fresh directory on one medium, gone without a trace afterwards."""
+"""Create a new directory on one medium for each run, and remove it afterwards."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _OWN_SIZE = 8 << 30
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """What is unpacked to: a name for it, and a directory there.
+    """A medium to unpack to: its name, and a directory on it.
 
-    ``own`` is the type of a filesystem that every room has for itself, new, on a loop device: what
-    happened on a used one decides more than who writes to it now.
+    ``own`` is the type of a new filesystem that each run gets on a loop device.  On a used
+    filesystem, earlier writes change the figures more than the peer does.
     """
 
     name: str
@@ -31,20 +31,20 @@ class Medium:
 
     @property
     def filesystem(self) -> str:
-        """Name the filesystem's type."""
+        """Return the filesystem's type."""
         return self.own or filesystem(self.directory)
 
     @property
     def is_disk(self) -> bool:
-        """Tell whether waiting for it means anything."""
+        """Return whether the medium is a disk, so that a sync takes time."""
         return self.name == "disk"
 
     def prepare(self, size: int) -> None:
-        """Put every run on the same footing, which is about to write ``size`` bytes.
+        """Bring the medium into the same state before each run, which writes ``size`` bytes.
 
-        On disk, wait for what others wrote.  In memory, use as much once and give it back: the
-        host of a virtual machine takes unused pages away (free page reporting), and getting them
-        again costs a run more than its own work does.
+        On disk, flush earlier writes.  In memory, allocate ``size`` bytes once and free them: the
+        host of a virtual machine reclaims unused pages (free page reporting), and faulting them
+        in again costs a run more than its own work.
         """
         if self.is_disk:
             os.sync()
@@ -54,7 +54,7 @@ class Medium:
 
     @contextmanager
     def room(self) -> Iterator[Path]:
-        """Give an empty directory; take it away with all that was mounted and made in it."""
+        """Yield an empty directory; afterwards unmount everything below it and remove it."""
         with tempfile.TemporaryDirectory(
             prefix="bench-", dir=self.directory, ignore_cleanup_errors=True
         ) as name:
@@ -69,12 +69,12 @@ class Medium:
 
 
 def _mount_new(kind: str, where: Path) -> None:
-    """Make a filesystem in a file below ``where`` and mount it at ``where/room``."""
+    """Create a filesystem in a file below ``where`` and mount it at ``where/room``."""
     image, room = where / "image", where / "room"
     room.mkdir()
     with image.open("wb") as file:
         file.truncate(_OWN_SIZE)
-    # The file is all zeros, so nothing needs to be zeroed now or later in the background.
+    # The file is all zeros, so mkfs need not zero tables, now or in the background.
     make = ["mkfs." + kind, "-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"]
     subprocess.run([*make, str(image)], check=True)
     options = "loop,noinit_itable"
@@ -82,7 +82,7 @@ def _mount_new(kind: str, where: Path) -> None:
 
 
 def media(disk: Path) -> dict[str, Medium]:
-    """Give all media by name."""
+    """Return all media by name."""
     disk.mkdir(parents=True, exist_ok=True)
     return {
         "tmpfs": Medium("tmpfs", _MEMORY),

@@ -1,4 +1,4 @@
-"""Where the time of a pull goes, stage by stage, as ``stacker bench`` tells it."""
+"""Measure the stages of a pull with ``stacker bench``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CORPORA = ("mix", "node", "python-ml")
 
 
 def measured(cache: Path, scratch: Path, *, size: str, repetitions: int) -> Iterator[Figures]:
-    """Give a line of results for each corpus: its name, and the document's item."""
+    """Return a line of results for each corpus: its name, and the document's item."""
     for name in CORPORA:
         image = corpora.image(name, "gzip", size=size, cache=cache)
         corpora.warm(image)

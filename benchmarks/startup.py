@@ -1,4 +1,4 @@
-"""How long verbs take that have next to nothing to do, beside an interpreter that does nothing."""
+"""Measure verbs with almost no work, against an interpreter that does nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BARE = "python3 -c pass"
 
 
 def compared(image: Image, scratch: Path, *, repetitions: int) -> Iterator[Figures]:
-    """Give a line of results for a bare interpreter and for each verb, alternating."""
+    """Return a line of results for a bare interpreter and for each verb, alternating."""
     store, target = scratch / "store", scratch / "target"
     target.mkdir()
     source = f"oci:{image.layout}:{TAG}"
@@ -28,7 +28,7 @@ def compared(image: Image, scratch: Path, *, repetitions: int) -> Iterator[Figur
     }
     environ = environment(scratch)
     runs: dict[str, list[Usage]] = {name: [] for name in commands}
-    measured(commands["pull, all there"], environment=environ, cwd=ROOT)  # brings it there
+    measured(commands["pull, all there"], environment=environ, cwd=ROOT)  # pulls the image
     for _ in range(repetitions):
         for name, command in commands.items():
             runs[name].append(measured(command, environment=environ, cwd=ROOT))
@@ -40,7 +40,7 @@ def compared(image: Image, scratch: Path, *, repetitions: int) -> Iterator[Figur
 
 
 def _image_id(image: Image) -> str:
-    """Give the digest of the layout's one config, which is the image's name for stacker."""
+    """Return the digest of the layout's only config, which is the image ID."""
     import json
 
     from benchmarks.layout import blob_path

@@ -1,7 +1,7 @@
-"""Layers made up: what exercises one thing, what grows, and small stand-ins for the real ones.
+"""Generate layers: one feature each, growing series, and small substitutes for real layers.
 
-In: a directory to work in.  Out: uncompressed tars, the lowest layer first.  Deterministic,
-except for the stand-ins, which are cut out of the machine's own ``/usr``.
+In: a working directory.  Out: uncompressed tars, base layer first.  The output is deterministic,
+except for the substitutes, which copy files of the machine's ``/usr``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WORDS = [f"{word:x}".encode() for word in range(4096)]
 
 
 def many_layers(work: Path) -> Iterator[LayerTar]:
-    """Make 45 layers, most under 1 KB, and one of them, which is empty, twice."""
+    """Make 45 layers, most under 1 KB; an empty one occurs twice."""
     source = random.Random(_SEED)
     for index in range(45):
         with writing(work / f"{index}.tar") as writer:
@@ -33,7 +33,7 @@ def many_layers(work: Path) -> Iterator[LayerTar]:
 
 
 def whiteouts(work: Path, files: int = 30_000) -> Iterator[LayerTar]:
-    """Make ``files`` files, then layers that delete, make again and opaque them."""
+    """Make ``files`` files, then layers that delete, recreate and opaque them."""
     directories = files // _DIRECTORY_SIZE
     with writing(work / "base.tar") as base:
         _fill(base, "data", files, random.Random(_SEED), size=300)
@@ -76,7 +76,7 @@ def links(work: Path, hard_links: int = 20_000, with_xattrs: int = 8_000) -> Ite
 
 
 def large(work: Path, size: int = 1 << 30) -> LayerTar:
-    """Make one file of ``size`` bytes, a multiple of a MiB, that hardly compresses."""
+    """Make one file of ``size`` bytes, a multiple of 1 MiB, that hardly compresses."""
     path = work / "layer.tar"
     source = random.Random(_SEED)
     with path.open("wb") as tar:
@@ -88,12 +88,12 @@ def large(work: Path, size: int = 1 << 30) -> LayerTar:
 
 
 def small_large(work: Path) -> LayerTar:
-    """Make the same, of 8 MiB."""
+    """Make one file of 8 MiB that hardly compresses."""
     return large(work, 8 << 20)
 
 
 def growing_entries(work: Path, entries: int) -> Iterator[LayerTar]:
-    """Make one layer of about ``entries`` entries: small files, a hundred in a directory."""
+    """Make one layer of about ``entries`` entries: small files, a hundred in each directory."""
     path = work / "layer.tar"
     source = random.Random(_SEED)
     body = [_block(_text(source, 400)) for _ in range(512)]
@@ -111,7 +111,7 @@ def growing_entries(work: Path, entries: int) -> Iterator[LayerTar]:
 
 
 def growing_layers(work: Path, layers: int) -> Iterator[LayerTar]:
-    """Make ``layers`` layers of a hundred files each, in directories that they share."""
+    """Make ``layers`` layers of a hundred files each, in shared directories."""
     source = random.Random(_SEED)
     for layer in range(layers):
         path = work / f"{layer}.tar"
@@ -123,12 +123,12 @@ def growing_layers(work: Path, layers: int) -> Iterator[LayerTar]:
 
 
 def small_debian(work: Path) -> Iterator[LayerTar]:
-    """Take programs and documents from this machine, 8 MB of them."""
+    """Copy 8 MB of programs and documents from this machine."""
     yield _sample(work, "/usr/bin", "[a-d]*", most_bytes=8 << 20, largest=1 << 20)
 
 
 def small_python_ml(work: Path) -> Iterator[LayerTar]:
-    """Take a few large files from this machine."""
+    """Copy a few large files from this machine."""
     yield _sample(work, "/usr/lib", "**/*.so*", most_bytes=24 << 20, largest=8 << 20)
 
 
@@ -153,7 +153,7 @@ def _sample(work: Path, root: str, pattern: str, *, most_bytes: int, largest: in
 
 
 def _fill(writer: Writer, top: str, files: int, source: random.Random, *, size: int) -> None:
-    """Add ``files`` files of about ``size`` bytes below ``top``, a hundred in a directory."""
+    """Add ``files`` files of about ``size`` bytes below ``top``, a hundred in each directory."""
     writer.directory(top)
     for number in range(files):
         directory, name = divmod(number, _DIRECTORY_SIZE)
@@ -164,7 +164,7 @@ def _fill(writer: Writer, top: str, files: int, source: random.Random, *, size: 
 
 
 def _text(source: random.Random, size: int) -> bytes:
-    """Give words that deflate about as well as program text does."""
+    """Return words that compress about as well as source code."""
     return b" ".join(source.choices(_WORDS, k=size // 3))[:size]
 
 
@@ -173,7 +173,7 @@ def _block(data: bytes) -> bytes:
 
 
 def _header(name: str, kind: bytes, size: int) -> bytes:
-    """Give a ustar header; a million of them by way of tarfile would take minutes."""
+    """Return a ustar header; tarfile would need minutes for a million of them."""
     head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (
         name.encode().ljust(100, b"\0"),
         0o755 if kind == b"5" else 0o644,

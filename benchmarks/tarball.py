@@ -1,7 +1,7 @@
-"""Deterministic tars: the same contents give the same bytes, wherever and whenever.
+"""Write deterministic tars: equal contents give equal bytes on every machine.
 
-In: a directory on disk, or members made in memory.  Out: an uncompressed tar and the number of
-its entries.  Knows no compression and no image.
+In: a directory on disk, or members made in memory.  Out: an uncompressed tar and its number of
+entries.  This module does not compress and does not use images.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ EPOCH = 1_700_000_000
 
 @dataclass(frozen=True, slots=True)
 class LayerTar:
-    """An uncompressed layer on disk and how many entries it has."""
+    """An uncompressed layer on disk and its number of entries."""
 
     path: Path
     entries: int
 
 
 class Writer:
-    """Adds members to one tar; all belong to root and are as old as each other."""
+    """Add members to one tar; all belong to root and have the same time."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
@@ -60,13 +60,13 @@ class Writer:
         self._add(info)
 
     def copy(self, source: Path, name: str) -> None:
-        """Add what lies at ``source``, unless it is neither file, directory nor symbolic link."""
+        """Add the file, directory or symbolic link at ``source``; skip any other type."""
         status = source.lstat()
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISDIR(status.st_mode):
             self.directory(name, mode)
         elif stat.S_ISLNK(status.st_mode):
-            self.symlink(name, os.readlink(source))  # noqa: PTH115 - as it is, not normalised
+            self.symlink(name, os.readlink(source))  # noqa: PTH115 - pathlib would normalise the target
         elif stat.S_ISREG(status.st_mode):
             info = self._info(name, tarfile.REGTYPE, mode)
             info.size = status.st_size
@@ -92,7 +92,7 @@ def writing(path: Path) -> Iterator[Writer]:
 
 
 def tree_tar(root: Path, prefix: str, path: Path) -> LayerTar:
-    """Archive the directory ``root`` as ``prefix``, in the order of the names."""
+    """Archive the directory ``root`` as ``prefix``, in the order of names."""
     with writing(path) as writer:
         for parent in _parents(prefix):
             writer.directory(parent)
@@ -102,7 +102,7 @@ def tree_tar(root: Path, prefix: str, path: Path) -> LayerTar:
 
 
 def files_tar(files: Iterable[tuple[str, Path]], path: Path) -> LayerTar:
-    """Archive single files under the names given."""
+    """Archive single files under the given names."""
     with writing(path) as writer:
         for name, source in files:
             writer.copy(source, name)
