@@ -1,4 +1,4 @@
-"""Workers: results, events, and what ends them."""
+"""Worker processes: their results, their events, and how they end."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def is_running(event: Event) -> bool:
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 8, 50])
-def test_every_task_gets_its_result_once(jobs: int) -> None:
+def test_each_task_has_one_result(jobs: int) -> None:
     assert sorted(run_tasks(range(20), double, jobs=jobs, emit=ignore)) == [
         2 * n for n in range(20)
     ]
 
 
-def test_no_tasks_need_no_workers() -> None:
+def test_no_task_starts_no_worker() -> None:
     assert list(run_tasks([], double, jobs=4, emit=ignore)) == []
 
 
-def test_events_arrive_while_the_work_goes_on() -> None:
+def test_events_of_all_workers_arrive() -> None:
     events: list[Event] = []
     list(run_tasks([1, 2, 3], double, jobs=2, emit=events.append))
     assert sorted(events, key=str) == [BlobProgress(BLOB, done, 0) for done in (1, 2, 3)]
 
 
-def test_messages_larger_than_a_pipe_arrive_whole() -> None:
+def test_messages_larger_than_a_pipe_are_complete() -> None:
     large_event = BlobsFound((Descriptor("e" * 300_000, BLOB, 4),))
 
     def large(task: int, emit: Emit) -> bytes:
@@ -65,7 +65,7 @@ def test_messages_larger_than_a_pipe_arrive_whole() -> None:
     assert events == [large_event] * 2
 
 
-def test_the_first_error_is_raised_with_its_class_and_hint() -> None:
+def test_first_error_keeps_its_class_and_hint() -> None:
     def fail(task: int, emit: Emit) -> None:
         del emit
         raise IntegrityError(f"wrong: {task}", hint="look")
@@ -75,7 +75,7 @@ def test_the_first_error_is_raised_with_its_class_and_hint() -> None:
     assert caught.value.hint == "look"
 
 
-def test_a_bug_in_the_work_is_an_error_that_says_where() -> None:
+def test_unexpected_exception_is_an_error_with_a_traceback() -> None:
     def fail(task: int, emit: Emit) -> float:
         del emit
         return 1 / task
@@ -85,7 +85,7 @@ def test_a_bug_in_the_work_is_an_error_that_says_where() -> None:
     assert "1 / task" in (caught.value.hint or "")
 
 
-def test_a_worker_that_is_killed_is_an_error() -> None:
+def test_killed_worker_is_an_error() -> None:
     def die(task: int, emit: Emit) -> None:
         del task, emit
         os.kill(os.getpid(), signal.SIGKILL)
@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_is_an_error() -> None:
         list(run_tasks([1, 2], die, jobs=2, emit=ignore))
 
 
-def test_no_process_is_left_when_the_caller_stops_early() -> None:
+def test_no_process_remains_when_the_caller_stops_early() -> None:
     def name_and_wait(task: int, emit: Emit) -> None:
         emit_process_id(emit)
         if task:
@@ -108,7 +108,7 @@ def test_no_process_is_left_when_the_caller_stops_early() -> None:
     assert not any(map(is_running, events))
 
 
-def test_no_process_is_left_after_an_error() -> None:
+def test_no_process_remains_after_an_error() -> None:
     def fail_or_wait(task: int, emit: Emit) -> None:
         emit_process_id(emit)
         if task == 0:

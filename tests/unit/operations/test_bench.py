@@ -1,4 +1,4 @@
-"""What a report of stages says sets the pace."""
+"""The figures of a benchmark, and the stage that limits a pull."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report(*layers: LayerFigures, processors: int = 2, jobs: int = 2) -> Report:
     return Report(layers, pull=1.0, processors=processors, jobs=jobs, runs=1)
 
 
-def test_stages_are_summed_up_over_layers() -> None:
+def test_seconds_of_a_stage_are_summed_over_layers() -> None:
     both = report(layer("a", read=1, apply=2), layer("b", read=3))
     assert (both.seconds(stages.READ), both.seconds(stages.APPLY)) == (4, 2)
 
@@ -28,19 +28,17 @@ def test_stages_are_summed_up_over_layers() -> None:
     ("stage", "taken"),
     [(name, 200 if name in (stages.READ, stages.HASH_BLOB) else 2000) for name in stages.STAGES],
 )
-def test_bytes_are_of_the_blob_before_inflating_and_of_the_tar_after(
-    stage: str, taken: int
-) -> None:
+def test_bytes_are_of_the_blob_before_inflate_and_of_the_tar_after(stage: str, taken: int) -> None:
     assert report(layer("a"), layer("b")).bytes(stage) == taken
 
 
-def test_work_that_keeps_all_processors_busy_is_bound_by_its_largest_stage() -> None:
+def test_busy_processors_are_limited_by_the_longest_stage() -> None:
     busy = report(layer("a", inflate=3, apply=2), layer("b", inflate=3, apply=3))
     assert not busy.is_bound_by_one_layer
     assert (busy.shared, busy.limit) == (5.5, stages.INFLATE)
 
 
-def test_a_layer_whose_slowest_thread_outlasts_the_rest_sets_the_pace() -> None:
+def test_layer_with_the_slowest_thread_limits_the_pull() -> None:
     alone = report(layer("a", inflate=2, parse=1, apply=4), layer("b", inflate=1))
     assert alone.is_bound_by_one_layer
     assert alone.longest.diff_id.hex[0] == "a"
@@ -48,11 +46,11 @@ def test_a_layer_whose_slowest_thread_outlasts_the_rest_sets_the_pace() -> None:
     assert alone.limit == stages.APPLY
 
 
-def test_one_layer_can_not_use_more_processors_than_it_has_threads() -> None:
+def test_one_layer_uses_at_most_one_processor_for_each_thread() -> None:
     spread = report(layer("a", inflate=2, hash_layer=2, apply=2), processors=64, jobs=64)
     assert spread.shared == 2
 
 
-def test_one_processor_does_everything_in_turn() -> None:
+def test_one_processor_runs_all_stages_in_turn() -> None:
     single = report(layer("a", inflate=2, apply=3), processors=1)
     assert (single.shared, single.is_bound_by_one_layer) == (5, False)

@@ -1,117 +1,41 @@
-"""From any source to any destination: each thing once, after what it refers to."""
+"""Copies: each document and blob once, after everything that it refers to."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
 from stacker.errors import IntegrityError, NotFoundError
-from stacker.events import BlobsFound, BlobStored, Event, Transfer
+from stacker.events import BlobsFound, BlobStored, Event
 from stacker.image import mediatype
-from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.platform import Platform
 from stacker.operations.copy import copy_image
-from stacker.source.protocol import read_document
 from stacker.source.resolve import resolve
-from stacker.stream.compression import BlobOpener
-from stacker.stream.verify import ByteProgress
+from tests.support.transfer import MemoryDestination, MemorySource
 
 
-class Memory:
-    """Documents and blobs in memory, as a source."""
-
-    names = ()
-
-    def __init__(self) -> None:
-        self.content: dict[Digest, bytes] = {}
-        self.last: Descriptor | None = None
-
-    def add(self, data: bytes, media_type: str = "application/vnd.tests", **more: Any) -> Any:
-        """Keep bytes, and give their descriptor's JSON."""
-        self.content[Digest.of(data)] = data
-        self.last = Descriptor(media_type, Digest.of(data), len(data))
-        return {**self.last.to_json(), **more}
-
-    def manifest(self, *words: bytes, **more: Any) -> Any:
-        config, *layers = map(self.add, words)
-        document = {"schemaVersion": 2, "config": config, "layers": layers}
-        return self.add(json.dumps(document).encode(), mediatype.OCI_MANIFEST, **more)
-
-    def index(self, *entries: Any) -> Any:
-        document = {"schemaVersion": 2, "manifests": entries}
-        return self.add(json.dumps(document).encode(), mediatype.OCI_INDEX)
-
-    def root(self) -> Descriptor:
-        assert self.last is not None
-        return self.last
-
-    def document(self, descriptor: Descriptor) -> bytes:
-        return read_document(self, descriptor, "memory")
-
-    def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        if descriptor.digest not in self.content:
-            raise NotFoundError("gone")
-        return io.BytesIO(self.content[descriptor.digest])
+def copy(source: MemorySource, **more: Any) -> tuple[MemoryDestination, list[Event]]:
+    destination, events = MemoryDestination(), list[Event]()
+    copy_image(source, destination, root=source.root(), jobs=2, emit=events.append, **more)
+    return destination, events
 
 
-class Journal:
-    """Writes down what comes, as a destination."""
-
-    what = "journal"
-    is_sequential = True
-
-    def __init__(self) -> None:
-        self.came: list[tuple[str, bytes]] = []
-        self.mount_from: list[Sequence[str]] = []
-
-    def put_blob(
-        self,
-        descriptor: Descriptor,
-        opened: BlobOpener | None,
-        *,
-        mount_from: Sequence[str] = (),
-        report: ByteProgress,
-    ) -> Transfer | None:
-        assert opened is not None
-        self.mount_from.append(mount_from)
-        with opened() as file:
-            self.came.append(("blob", file.read()))
-        report(descriptor.size)
-        return Transfer.SENT
-
-    def has_document(self, descriptor: Descriptor) -> bool:
-        raise AssertionError(descriptor)
-
-    def put_document(self, descriptor: Descriptor, content: bytes) -> None:
-        assert descriptor.digest == Digest.of(content)
-        self.came.append(("document", content))
-
-    def finish(self, root: Descriptor, content: bytes) -> None:
-        assert root.digest == Digest.of(content)
-        self.came.append(("name", content))
-
-
-def delivered(source: Memory, **more: Any) -> tuple[Journal, list[Event]]:
-    journal, events = Journal(), list[Event]()
-    copy_image(source, journal, root=source.root(), jobs=2, emit=events.append, **more)
-    return journal, events
-
-
-def test_everything_comes_once_and_after_what_it_refers_to() -> None:
-    source = Memory()
+def test_each_document_follows_what_it_refers_to() -> None:
+    source = MemorySource()
     entries = [source.manifest(b"1", b"shared"), source.manifest(b"2", b"shared", b"2")]
     inner = source.index(entries[1])
     source.index(*entries, inner, entries[0])
-    journal, events = delivered(source)
-    assert sorted(word for kind, word in journal.came if kind == "blob") == [b"1", b"2", b"shared"]
-    kinds = [kind for kind, _ in journal.came]
-    assert kinds == ["blob"] * 3 + ["document"] * 3 + ["name"]
-    documents = [word for kind, word in journal.came if kind != "blob"]
+    destination, events = copy(source)
+    assert sorted(word for kind, word in destination.writes if kind == "blob") == [
+        b"1",
+        b"2",
+        b"shared",
+    ]
+    assert destination.kinds == ["blob"] * 3 + ["document"] * 3 + ["root"]
+    documents = [word for kind, word in destination.writes if kind != "blob"]
     for number, document in enumerate(documents):
         for entry in json.loads(document).get("manifests", []):
             before = [str(Digest.of(word)) for word in documents[:number]]
@@ -122,22 +46,22 @@ def test_everything_comes_once_and_after_what_it_refers_to() -> None:
     ]
 
 
-def test_without_a_name_the_last_is_there_by_its_digest() -> None:
-    source = Memory()
+def test_untagged_copy_writes_the_root_by_digest() -> None:
+    source = MemorySource()
     source.manifest(b"1")
-    journal, _ = delivered(source, tagged=False)
-    assert [kind for kind, _ in journal.came] == ["blob", "document"]
+    destination, _ = copy(source, tagged=False)
+    assert destination.kinds == ["blob", "document"]
 
 
-def test_blobs_are_said_to_be_where_they_come_from() -> None:
-    source = Memory()
+def test_blobs_may_be_mounted_from_the_given_repositories() -> None:
+    source = MemorySource()
     source.manifest(b"1", b"2")
-    journal, _ = delivered(source, repositories=lambda _: ("registry.example/from",))
-    assert journal.mount_from == [("registry.example/from",)] * 2
+    destination, _ = copy(source, repositories=lambda _: ("registry.example/from",))
+    assert destination.mount_from == [("registry.example/from",)] * 2
 
 
-def test_a_foreign_layer_stays_where_it_is_and_embedded_bytes_are_sent() -> None:
-    source = Memory()
+def test_foreign_layer_is_not_sent_and_embedded_blob_is() -> None:
+    source = MemorySource()
     foreign = {
         "mediaType": mediatype.OCI_FOREIGN_LAYER,
         "digest": str(Digest.of(b"far")),
@@ -147,33 +71,33 @@ def test_a_foreign_layer_stays_where_it_is_and_embedded_bytes_are_sent() -> None
     embedded = {"mediaType": "x", "digest": str(Digest.of(b"{}")), "size": 2, "data": "e30="}
     document = {"schemaVersion": 2, "config": embedded, "layers": [foreign]}
     source.add(json.dumps(document).encode(), mediatype.OCI_MANIFEST)
-    journal, _ = delivered(source)
-    assert [word for kind, word in journal.came if kind == "blob"] == [b"{}"]
+    destination, _ = copy(source)
+    assert [word for kind, word in destination.writes if kind == "blob"] == [b"{}"]
 
 
-def test_indexes_in_one_another_end() -> None:
-    source = Memory()
+def test_nested_indexes_are_limited() -> None:
+    source = MemorySource()
     entry = source.manifest(b"1")
     for _ in range(10):
         entry = source.index(entry)
     with pytest.raises(IntegrityError, match="index too large"):
-        delivered(source)
+        copy(source)
     with pytest.raises(IntegrityError, match="too many nested"):
         resolve(source, Platform("linux", "amd64"))
 
 
-def test_a_document_that_is_missing_stops_it_before_anything_is_sent() -> None:
-    source = Memory()
+def test_missing_document_fails_before_anything_is_sent() -> None:
+    source = MemorySource()
     gone = {"mediaType": mediatype.OCI_MANIFEST, "digest": str(Digest.of(b"gone")), "size": 4}
     source.index(source.manifest(b"1"), gone)
-    journal = Journal()
+    destination = MemoryDestination()
     with pytest.raises(NotFoundError):
-        copy_image(source, journal, root=source.root(), jobs=1, emit=lambda _: None)
-    assert journal.came == []
+        copy_image(source, destination, root=source.root(), jobs=1, emit=lambda _: None)
+    assert destination.writes == []
 
 
-def test_the_platform_chooses_through_indexes() -> None:
-    source = Memory()
+def test_platform_is_found_in_nested_indexes() -> None:
+    source = MemorySource()
     entries = [
         source.manifest(word, platform={"os": "linux", "architecture": word.decode()})
         for word in (b"amd64", b"arm64")
@@ -182,15 +106,15 @@ def test_the_platform_chooses_through_indexes() -> None:
     for entry in entries:
         wanted = Platform("linux", entry["platform"]["architecture"])
         assert str(resolve(source, wanted).digest) == entry["digest"]
-    # Each in an index of its own, of which nobody says what it is for.
+    # Each in an index of its own that declares no platform.
     source.index(*(source.index(source.index(entry)) for entry in entries))
     for entry in entries:
         wanted = Platform("linux", entry["platform"]["architecture"])
         assert str(resolve(source, wanted).digest) == entry["digest"]
 
 
-def test_what_need_not_be_read_to_choose_need_not_be_there() -> None:
-    source = Memory()
+def test_index_that_is_not_needed_for_the_choice_is_not_read() -> None:
+    source = MemorySource()
     gone = {"mediaType": mediatype.OCI_INDEX, "digest": str(Digest.of(b"gone")), "size": 4}
     here = source.manifest(b"1", platform={"os": "linux", "architecture": "amd64"})
     source.index(gone, gone, here)
@@ -200,8 +124,8 @@ def test_what_need_not_be_read_to_choose_need_not_be_there() -> None:
 
 
 @pytest.mark.parametrize("shape", ["deep", "wide"])
-def test_looking_for_a_platform_ends(shape: str) -> None:
-    source = Memory()
+def test_search_for_a_platform_is_limited(shape: str) -> None:
+    source = MemorySource()
     entry = source.manifest(b"1")
     if shape == "deep":
         for _ in range(20):
