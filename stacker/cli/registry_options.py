@@ -1,7 +1,9 @@
-"""How registries are reached: options, environment and the usual places in, values out.
+"""Options for registries: credentials, registries.conf, certificates and proxies.
 
-What is in the files is not known here.
-Source: containers-registries.conf(5), "DESCRIPTION"; containers-registries.conf.d(5).
+In come parsed options and the environment, out comes a `RegistryAccess`.  The files are looked up
+where podman, skopeo and docker keep them; other packages parse them.
+Sources: containers-registries.conf(5), "DESCRIPTION"; containers-registries.conf.d(5);
+containers-auth.json(5); containers-certs.d(5); Docker's documentation of DOCKER_CONFIG.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ _CERTIFICATES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
 def add_registries(
     parser: ArgumentParser,
-    authfile: str = "credentials, and no others (default: $REGISTRY_AUTH_FILE, else those of "
-    "podman and docker)",
+    authfile: str = "authentication file (default: $REGISTRY_AUTH_FILE, else the files of podman "
+    "and docker)",
 ) -> _ArgumentGroup:
-    """Add what reaching a registry takes; return the group, for what else concerns it.
+    """Add the options for registries, and return their group.
 
-    :param authfile: what the file with credentials is for.
+    :param authfile: the help text of --authfile.
     """
     group = parser.add_argument_group("registries")
     add = group.add_argument
@@ -41,57 +43,58 @@ def add_registries(
     add(
         "--registries-conf",
         metavar="FILE",
-        help="mirrors, locations, blocked registries and short names, and no others (default: "
-        "$CONTAINERS_REGISTRIES_CONF, else those of podman)",
+        help="configuration of registries (default: $CONTAINERS_REGISTRIES_CONF, else the files "
+        "of podman)",
     )
     add(
         "--cert-dir",
         metavar="DIR",
-        help="certificates: *.crt of who vouches for registries, *.cert with *.key of yours "
-        "(besides those in certs.d of podman and docker)",
+        help="use certificates in DIR to connect to registries: *.crt of CAs, *.cert and *.key of "
+        "clients (in addition to those of the system and in certs.d)",
     )
     add(
         "--tls-verify",
         metavar="true|false",
         dest="insecure",
-        type=_parse_verify,
+        type=_parse_tls_verify,
         default=SUPPRESS,
-        help="`false` is --insecure, as other programs call it",
+        help="require HTTPS and verify certificates (default: true); false is --insecure",
     )
     add(
         "--insecure",
         action="store_true",
-        help="take certificates nobody vouches for, and plain http (always taken from this "
-        "machine)",
+        help="allow plain HTTP and certificates of unknown CAs (plain HTTP is always allowed on "
+        "loopback)",
     )
     return group
 
 
-def _parse_verify(text: str) -> bool:
+def _parse_tls_verify(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ArgumentTypeError(f"got {text!r}, want true or false")
     return text.lower() == "false"
 
 
-def registry_access(args: Namespace, environ: Mapping[str, str], *places: str) -> RegistryAccess:
-    """Return how registries may be reached, with credentials, by what `add_registries` added.
+def registry_access(args: Namespace, environ: Mapping[str, str], *locations: str) -> RegistryAccess:
+    """Return how to reach registries, by the options that `add_registries` adds.
 
-    :param places: all that is opened; when no registry is among them nothing is looked up.
-    :raises NotFoundError: a file that was named is not there.
-    :raises UsageError: one is malformed.
+    :param locations: all locations that the verb opens; without a registry among them, only
+        the credential files are looked up.
+    :raises NotFoundError: a file that an option names is missing.
+    :raises UsageError: a file is malformed.
     """
     from dataclasses import replace
 
     from stacker.image.location import is_in_registry
 
-    known = access(args, environ)
-    if places and not any(map(is_in_registry, places)):
-        return known
-    return replace(anonymous_access(args, environ), auth_files=known.auth_files)
+    with_credentials = _credential_access(args, environ)
+    if locations and not any(map(is_in_registry, locations)):
+        return with_credentials
+    return replace(anonymous_access(args, environ), auth_files=with_credentials.auth_files)
 
 
 def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
-    """Return how registries may be reached, without credentials; see `registry_access`."""
+    """Return how to reach registries, without credentials; see `registry_access`."""
     from stacker.registry.http.certificates import CertificateDirectories
     from stacker.registry.settings import RegistryAccess
 
@@ -103,32 +106,45 @@ def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAcc
         registries=registries_conf(args.registries_conf, environ),
         proxies=proxies(environ),
         certificates=CertificateDirectories(
-            directory, (f"{_user(environ)}/certs.d", *_CERTIFICATES)
+            directory, (f"{_user_directory(environ)}/certs.d", *_CERTIFICATES)
         ),
     )
 
 
-def proxies(environ: Mapping[str, str]) -> Proxies:
-    """Return the proxies that the environment names, in upper or lower case.
+def _credential_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
+    """Return how to reach registries, by --insecure and --authfile only.
 
-    :raises UsageError: one is malformed.
+    :raises NotFoundError: the file that --authfile names is missing.
+    """
+    from stacker.registry.settings import RegistryAccess
+
+    if args.authfile is not None and not os.path.exists(args.authfile):
+        raise NotFoundError(f"no such file: --authfile {args.authfile!r}")
+    files = auth_files(args.authfile, environ, os.geteuid())
+    return RegistryAccess(insecure=args.insecure, auth_files=tuple(map(os.path.abspath, files)))
+
+
+def proxies(environ: Mapping[str, str]) -> Proxies:
+    """Return the proxies in the environment; upper case names take precedence.
+
+    :raises UsageError: a value is malformed.
     """
     from stacker.registry.http.proxies import Proxies
 
     names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-    http, https, exempt = (environ.get(name) or environ.get(name.lower(), "") for name in names)
-    return Proxies.parse(http, https, exempt)
+    http, https, no_proxy = (environ.get(name) or environ.get(name.lower(), "") for name in names)
+    return Proxies.parse(http, https, no_proxy)
 
 
-def _user(environ: Mapping[str, str]) -> Path:
+def _user_directory(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers"
 
 
 def registries_conf(named: str | None, environ: Mapping[str, str]) -> RegistriesConf:
-    """Return what is said about registries.
+    """Return the configuration of registries.
 
-    :param named: the one file that counts.
-    :raises NotFoundError: the file that was named is not there.
+    :param named: the file that an option names; no other file is read then.
+    :raises NotFoundError: that file is missing.
     :raises UsageError: a file is malformed.
     """
     from stacker.registry.registries_conf import parse_registries_conf
@@ -137,14 +153,14 @@ def registries_conf(named: str | None, environ: Mapping[str, str]) -> Registries
         if not os.path.exists(one):
             raise NotFoundError(f"no such file: registries.conf: {one!r}")
         return parse_registries_conf([(one, Path(one).read_bytes())])
-    files = conf_files(_SYSTEM, _user(environ))
+    files = conf_files(_SYSTEM, _user_directory(environ))
     return parse_registries_conf((str(path), path.read_bytes()) for path in files)
 
 
 def conf_files(system: Path, user: Path) -> list[Path]:
-    """Return the files that count, in the order in which they are read.
+    """Return the files to read, in order; a later file overrides an earlier one.
 
-    A user's own registries.conf takes the place of the system's, its drop-ins included.
+    A user's registries.conf replaces the system's, including its drop-in files.
     """
     own = user / "registries.conf"
     if own.is_file():
@@ -158,32 +174,11 @@ def _drop_ins(directory: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-# FOLDED from stacker.cli.registry_options
-# """Where credentials for registries lie: options and environment in, a list of files out.
-#
-# What is in the files is not known here.
-# Sources: containers-auth.json(5); Docker's documentation of DOCKER_CONFIG.
-# """
-
-
-def access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
-    """Return how registries may be reached, by ``--insecure`` and ``--authfile``.
-
-    :raises NotFoundError: the file that was named is not there.
-    """
-    from stacker.registry.settings import RegistryAccess
-
-    if args.authfile is not None and not os.path.exists(args.authfile):
-        raise NotFoundError(f"no such file: --authfile {args.authfile!r}")
-    files = auth_files(args.authfile, environ, os.geteuid())
-    return RegistryAccess(insecure=args.insecure, auth_files=tuple(map(os.path.abspath, files)))
-
-
 def auth_files(named: str | None, environ: Mapping[str, str], user: int) -> list[str]:
-    """Return the files that may have credentials, the first to be asked first.
+    """Return the credential files, in the order in which they are read.
 
-    :param named: the one file somebody named.
-    :param user: a user ID, whose runtime directory it is when the environment does not say.
+    :param named: the file that an option names; no other file is read then.
+    :param user: the user ID, for the runtime directory if XDG_RUNTIME_DIR is not set.
     """
     if one := named or environ.get("REGISTRY_AUTH_FILE"):
         return [one]

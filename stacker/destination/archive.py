@@ -1,7 +1,7 @@
-"""An OCI image layout in a tar, written in one pass: ``oci-archive``.
+"""Write an OCI image layout into a tar in one pass: ``oci-archive``.
 
-In come blobs and documents one after another, out comes a file that has its name when it is
-whole.  Equal images give equal archives: no member has a time or an owner.
+In come blobs and documents one after another, out comes a file, which gets its name when it is
+complete.  Equal images give equal archives: members have no times and no owners.
 Sources: image-spec image-layout.md; POSIX ustar, and PAX for a blob of 8 GiB or of SHA-512.
 """
 
@@ -11,9 +11,10 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stacker.destination.layout import MARKER, arriving, listing
+from stacker.destination.layout import MARKER, updated_index, verified_chunks
 from stacker.errors import StackerError, UsageError
 from stacker.events import Transfer
+from stacker.image import mediatype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +33,10 @@ _NAME = 100
 
 
 class LayoutArchive:
-    """The tar that is written to `file`, and the name for what is put there; see `Destination`."""
+    """A layout in the tar `file`; see `Destination`.
+
+    :param name: the image's name in the layout, may be empty.
+    """
 
     is_sequential = True
 
@@ -40,49 +44,49 @@ class LayoutArchive:
         self.what = what
         self._file = file
         self._name = name
-        self._there: set[Digest] = set()
-        self._add("oci-layout", len(MARKER), [MARKER])
+        self._written: set[Digest] = set()
+        self._add(mediatype.LAYOUT_FILE, len(MARKER), [MARKER])
 
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: BlobOpener | None,
+        opener: BlobOpener | None,
         *,
         mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
-        """Have a blob in the archive; see `Destination`."""
+        """Write a blob into the archive; see `Destination`."""
         del mount_from
-        if descriptor.digest in self._there:
+        if descriptor.digest in self._written:
             return Transfer.PRESENT
-        if opened is None:
+        if opener is None:
             return None
-        self._add_blob(descriptor, arriving(descriptor, opened, report))
+        self._add_blob(descriptor, verified_chunks(descriptor, opener, report))
         return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
         """Return whether a document has been written; see `Destination`."""
-        return descriptor.digest in self._there
+        return descriptor.digest in self._written
 
     def put_document(self, descriptor: Descriptor, content: bytes) -> None:
-        """Keep a document; see `Destination`."""
-        if descriptor.digest not in self._there:
+        """Write a document; see `Destination`."""
+        if descriptor.digest not in self._written:
             self._add_blob(descriptor, [content])
 
     def finish(self, root: Descriptor, content: bytes) -> None:
-        """List the image, and end the archive."""
+        """List the image, and write the end of the archive."""
         self.put_document(root, content)
-        index = listing((), root, self._name)
+        index = updated_index((), root, self._name)
         self._add("index.json", len(index), [index])
         self._file.write(_END)
 
     def _add_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         digest = descriptor.digest
         self._add(f"blobs/{digest.algorithm}/{digest.hex}", descriptor.size, chunks)
-        self._there.add(digest)
+        self._written.add(digest)
 
     def _add(self, name: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Write a member; a blob that is not `size` bytes long ends with an error before that."""
+        """Write a member; `chunks` raises an error unless it has `size` bytes."""
         records = b""
         if len(name) > _NAME:  # a blob of SHA-512
             records += _pax_record("path", name)
@@ -98,13 +102,13 @@ class LayoutArchive:
 
 @contextmanager
 def open_layout_archive(path: str, name: str, what: str) -> Iterator[LayoutArchive]:
-    """Give the archive to write at the absolute `path`; it is there when the context ends well.
+    """Yield an archive, which is renamed to the absolute `path` when the context succeeds.
 
-    :raises UsageError: there is a file of that name.
-    :raises StackerError: it cannot be written.
+    :raises UsageError: the file exists.
+    :raises StackerError: the file cannot be created.
     """
     if os.path.lexists(path):
-        raise UsageError(f"exists already: {what}", hint="remove it, or name another file")
+        raise UsageError(f"file exists: {what}", hint="remove it, or name another file")
     folder, _, leaf = path.rpartition("/")
     draft = f"{folder}/.{leaf}.{os.getpid()}"
     try:
@@ -130,7 +134,7 @@ def _header(name: str, size: int, kind: bytes) -> bytes:
 
 
 def _pax_record(name: str, value: str) -> bytes:
-    """Return a PAX record; its length counts the digits it is written with."""
+    """Return a PAX record; its length field counts its own digits."""
     body = f" {name}={value}\n"
     length = len(body)
     while len(f"{length}{body}") != length:

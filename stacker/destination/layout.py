@@ -1,6 +1,7 @@
-"""An OCI image layout in a directory, to write into; what is there stays.
+"""Write an OCI image layout in a directory; existing content stays.
 
-In come blobs and documents, out come files: blobs first, ``index.json`` last, each by a rename.
+In come blobs and documents, out come files: blobs first, ``index.json`` last, each written
+atomically.  `stacker.destination.archive` writes the same layout into a tar.
 Source: image-spec image-layout.md.
 """
 
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
     from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
 
-REF_NAME = "org.opencontainers.image.ref.name"
-MARKER = to_bytes({"imageLayoutVersion": "1.0.0"})
+MARKER = to_bytes({"imageLayoutVersion": mediatype.LAYOUT_VERSION})
+"""The content of the file that marks a layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutDirectory:
-    """The layout in the absolute directory `path`, and the name for what is put there.
+    """A layout in the absolute directory `path`; see `Destination`.
 
-    See `Destination`.
+    :param name: the image's name in the layout, may be empty.
     """
 
     path: str
@@ -47,44 +48,46 @@ class LayoutDirectory:
 
     @property
     def is_sequential(self) -> bool:
-        """False: blobs may come side by side."""
+        """False: blobs may be written in parallel."""
         return False
 
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: BlobOpener | None,
+        opener: BlobOpener | None,
         *,
         mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
-        """Have a blob in the layout; see `Destination`."""
+        """Write a blob into the layout; see `Destination`."""
         del mount_from
-        place = self._blob(descriptor.digest)
-        if place.exists() and place.stat().st_size == descriptor.size:
+        path = self._blob(descriptor.digest)
+        if path.exists() and path.stat().st_size == descriptor.size:
             return Transfer.PRESENT
-        if opened is None:
+        if opener is None:
             return None
-        write_chunks_atomically(place, arriving(descriptor, opened, report))
+        write_chunks_atomically(path, verified_chunks(descriptor, opener, report))
         return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
-        """Return False: a file says nothing of what it refers to; see `Destination`."""
+        """Return False: what the document refers to may be missing; see `Destination`."""
         del descriptor
         return False
 
     def put_document(self, descriptor: Descriptor, content: bytes) -> None:
-        """Keep a document; see `Destination`."""
+        """Write a document; see `Destination`."""
         write_atomically(self._blob(descriptor.digest), content)
 
     def finish(self, root: Descriptor, content: bytes) -> None:
-        """List the image; one that had its name before stays, without it."""
+        """List the image; another image with the same name loses the name, but stays."""
         self.put_document(root, content)
         directory = Path(self.path)
         with lock.exclusive(directory, create=False):
             index = self._index()
-            write_atomically(directory / "index.json", listing(index.manifests, root, self.name))
-            write_atomically(directory / "oci-layout", MARKER)
+            write_atomically(
+                directory / "index.json", updated_index(index.manifests, root, self.name)
+            )
+            write_atomically(directory / mediatype.LAYOUT_FILE, MARKER)
 
     def _blob(self, digest: Digest) -> Path:
         folder = Path(self.path) / "blobs" / digest.algorithm
@@ -103,41 +106,42 @@ class LayoutDirectory:
 
 
 def open_layout_directory(path: str, name: str, what: str) -> LayoutDirectory:
-    """Return the layout to write into at the absolute `path`; it is made if it is not there.
+    """Return the layout at the absolute `path`; the directory is created if necessary.
 
-    :raises UsageError: there is something else.
-    :raises StackerError: it cannot be made.
+    :raises UsageError: the directory has other content than a layout.
+    :raises StackerError: the directory cannot be created.
     """
     try:
         os.makedirs(path, exist_ok=True)
-        there = os.listdir(path)
+        names = os.listdir(path)
     except OSError as error:
         raise StackerError(f"cannot write a layout: {what}: {error.strerror}") from error
-    if there and "oci-layout" not in there:
+    if names and mediatype.LAYOUT_FILE not in names:
         raise UsageError(
-            f"not an OCI image layout: {what}: got a directory with other things in it, "
-            "want an empty one or a layout"
+            f"not an OCI image layout: {what}: got a directory with other files, "
+            "want an empty directory or a layout"
         )
     return LayoutDirectory(path, name, what)
 
 
-def listing(before: Sequence[Descriptor], root: Descriptor, name: str) -> bytes:
-    """Return the ``index.json`` in which `root` has `name`, and nothing else has.
+def updated_index(before: Sequence[Descriptor], root: Descriptor, name: str) -> bytes:
+    """Return an ``index.json`` in which `root`, and no other entry, has `name`.
 
-    An entry that loses its name stays, as image-spec wants what others may refer to; one that
-    says the same as the new one goes.
+    An entry that loses its name stays.  An unnamed entry with the digest of `root` is removed.
     """
-    annotations = {**root.annotations, **({REF_NAME: name} if name else {})}
+    annotations = {**root.annotations, **({mediatype.REF_NAME: name} if name else {})}
     fresh = replace(root, annotations=annotations, data=None)
-    kept = [_unnamed(entry, name) for entry in before]
-    kept = [entry for entry in kept if entry.digest != root.digest or _named(entry)]
-    return to_bytes(Index(mediatype.OCI_INDEX, (*kept, fresh)).to_json())
+    entries = [_unnamed(entry, name) for entry in before]
+    entries = [entry for entry in entries if entry.digest != root.digest or _named(entry)]
+    return to_bytes(Index(mediatype.OCI_INDEX, (*entries, fresh)).to_json())
 
 
-def arriving(descriptor: Descriptor, opened: BlobOpener, report: ByteProgress) -> Iterator[bytes]:
-    """Give a blob's bytes, verified and reported."""
-    with closing(opened()) as file:
-        chunks = metered(read_chunks(file), _adding_up(report))
+def verified_chunks(
+    descriptor: Descriptor, opener: BlobOpener, report: ByteProgress
+) -> Iterator[bytes]:
+    """Yield the bytes of a blob, verified, and report their number."""
+    with closing(opener()) as file:
+        chunks = metered(read_chunks(file), _cumulative(report))
         yield from verified(
             chunks,
             digest=descriptor.digest,
@@ -146,7 +150,7 @@ def arriving(descriptor: Descriptor, opened: BlobOpener, report: ByteProgress) -
         )
 
 
-def _adding_up(report: ByteProgress) -> Callable[[int], None]:
+def _cumulative(report: ByteProgress) -> Callable[[int], None]:
     done = 0
 
     def add(size: int) -> None:
@@ -158,11 +162,11 @@ def _adding_up(report: ByteProgress) -> Callable[[int], None]:
 
 
 def _unnamed(entry: Descriptor, name: str) -> Descriptor:
-    if not name or entry.annotations.get(REF_NAME) != name:
+    if not name or entry.annotations.get(mediatype.REF_NAME) != name:
         return entry
-    kept = {key: value for key, value in entry.annotations.items() if key != REF_NAME}
+    kept = {key: value for key, value in entry.annotations.items() if key != mediatype.REF_NAME}
     return replace(entry, annotations=kept)
 
 
 def _named(entry: Descriptor) -> str | None:
-    return entry.annotations.get(REF_NAME)
+    return entry.annotations.get(mediatype.REF_NAME)

@@ -1,6 +1,7 @@
-"""What a person writes to say where an image goes: ``docker://…``, ``oci:DIR`` and their like.
+"""Open the destination that a user names: ``docker://HOST/REPO``, ``oci:DIR`` and the like.
 
-In comes that text, out comes an open destination.  The words are those of `source.transport`.
+In comes text, out comes an open destination.  The transports are those of `stacker.source.open`,
+except ``docker-archive``.
 Source: containers-transports(5).
 """
 
@@ -26,13 +27,11 @@ _TRANSPORTS = ("docker", "oci", "oci-archive")
 
 
 def open_destination(text: str, *, access: RegistryAccess) -> AbstractContextManager[Destination]:
-    """Open the destination that `text` names; it can be written to until the context ends.
+    """Yield the destination that `text` names; it is closed when the context ends.
 
-    The path ends at the first colon; what follows is the name, colons included.
-
-    :raises UsageError: no such transport, no path, a digest, or a file that exists.
-    :raises NetworkError: a registry cannot be reached.
-    :raises StackerError: something cannot be written.
+    :raises UsageError: unknown transport, no path, a digest, or an existing file.
+    :raises NetworkError: the registry cannot be reached.
+    :raises StackerError: the destination cannot be written.
     """
     location = parse_location(text, _TRANSPORTS)
     if location.transport == "docker":
@@ -44,11 +43,11 @@ def open_destination(text: str, *, access: RegistryAccess) -> AbstractContextMan
 def _repository(text: str, access: RegistryAccess) -> Iterator[Destination]:
     from stacker.image.reference import Reference
 
-    reference = Reference.parse(text)  # before the HTTP library, which takes its time to load
+    reference = Reference.parse(text)  # a malformed one need not load the HTTP library
     if reference.digest is not None:
         raise UsageError(
             f"destination with a digest: {quoted(text)}",
-            hint="the digest follows from what is sent; name a tag",
+            hint="name a tag; the digest results from the content",
         )
     from stacker.destination.registry import open_repository
 

@@ -1,8 +1,7 @@
-"""The role every destination plays.
+"""The interface of a destination.
 
-A destination knows how an image's bytes are kept there; it does not know where they come from,
-nor what they mean.  It is a plain value that travels to worker processes by pickle, except one
-that must be written in order.
+A destination stores blobs and documents under their digests; it does not know where they come from,
+or what they mean.  It is a plain value that can be pickled, unless it is sequential.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Destination(Protocol):
-    """A place for one image, or one index of images."""
+    """A place for one image or one index of images."""
 
     @property
     def what(self) -> str:
-        """How the place is called in messages."""
+        """The destination's name for messages."""
 
     @property
     def is_sequential(self) -> bool:
-        """Whether one blob must be whole before the next one begins, in this process."""
+        """Whether blobs must be written one after another, in this process."""
 
     def put_blob(
         self,
@@ -37,19 +36,20 @@ class Destination(Protocol):
         mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
-        """Have a blob there, verified on the way; what is there is not sent.
+        """Write a blob and verify it, unless the destination already has it.
 
-        :param opened: where its bytes are; ``None`` to see whether it can be had without them.
-        :param mount_from: other places, as ``HOST/REPO``, that are known to have it.
-        :returns: ``None`` when it is not there, and nothing was to be sent.
-        :raises IntegrityError: the bytes are not what the descriptor says.
+        :param opener: opens the blob; None to only find out whether its bytes are necessary.
+        :param mount_from: repositories that have the blob, as ``HOST/REPO``.
+        :param report: called with the bytes written so far.
+        :returns: None if the destination lacks the blob and `opener` is None.
+        :raises IntegrityError: the bytes do not match the descriptor.
         """
 
     def has_document(self, descriptor: Descriptor) -> bool:
-        """Return whether a manifest or an index is there, with all that it refers to."""
+        """Return whether the destination has a manifest or an index with all that it refers to."""
 
     def put_document(self, descriptor: Descriptor, content: bytes) -> None:
-        """Keep a manifest or an index by its digest; what it refers to is there."""
+        """Write a manifest or an index under its digest, after all that it refers to."""
 
     def finish(self, root: Descriptor, content: bytes) -> None:
-        """Keep the image's manifest or index, and give it the name that was asked for."""
+        """Write the image's manifest or index, and give it the destination's name."""

@@ -1,6 +1,6 @@
-"""A repository of a registry, to push into.
+"""Push into a repository of a registry.
 
-In come blobs and documents, out go requests.  How a single blob travels is `upload`.
+In come blobs and documents, out go requests.  `stacker.registry.upload` sends a single blob.
 Source: OCI distribution-spec 1.1, "Push".
 """
 
@@ -39,9 +39,9 @@ _STORED = (200, 201, 202)
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository to push into, and the tag for what is pushed; see `Destination`.
+    """A repository and a tag to push to; see `Destination`.
 
-    :param chunk_bytes: bytes of one request; see `stacker.registry.upload.CHUNK_BYTES`.
+    :param chunk_bytes: bytes per upload request; see `stacker.registry.upload.CHUNK_BYTES`.
     """
 
     client: Client
@@ -55,30 +55,30 @@ class Repository:
 
     @property
     def is_sequential(self) -> bool:
-        """False: blobs may come side by side."""
+        """False: blobs may be uploaded in parallel."""
         return False
 
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: BlobOpener | None,
+        opener: BlobOpener | None,
         *,
         mount_from: Sequence[str] = (),
         report: ByteProgress,
     ) -> Transfer | None:
-        """Have a blob in the repository; see `Destination`."""
+        """Upload a blob, or mount it from another repository; see `Destination`."""
         if exists(self.client, descriptor):
             return Transfer.PRESENT
         upload = Upload(self.client, descriptor, chunk_bytes=self.chunk_bytes)
-        begun = self._mounted(upload, descriptor, mount_from)
-        if begun is not None and begun.status == 201:
+        started = self._mount(upload, descriptor, mount_from)
+        if started is not None and started.status == 201:
             return Transfer.MOUNTED
-        if opened is None:
-            if begun is not None:
-                upload.cancel(begun)
+        if opener is None:
+            if started is not None:
+                upload.cancel(started)
             return None
-        with closing(SeekableBlob(descriptor, opened)) as feed:
-            upload.send(feed, begun, report)
+        with closing(SeekableBlob(descriptor, opener)) as blob:
+            upload.send(blob, started, report)
         return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
@@ -86,17 +86,17 @@ class Repository:
         return exists(self.client, descriptor, "manifests")
 
     def put_document(self, descriptor: Descriptor, content: bytes) -> None:
-        """Keep a document by its digest; see `Destination`."""
+        """Push a document under its digest; see `Destination`."""
         self._put(str(descriptor.digest), descriptor, content)
 
     def finish(self, root: Descriptor, content: bytes) -> None:
-        """Keep the manifest or index under the tag; see `Destination`."""
+        """Push the manifest or index under the tag; see `Destination`."""
         self._put(self.reference.tag, root, content)
 
-    def _mounted(
+    def _mount(
         self, upload: Upload, descriptor: Descriptor, mount_from: Sequence[str]
     ) -> Response | None:
-        """Ask for the blob of another repository: 201 when it is here now, 202 to upload it.
+        """Start an upload that mounts the blob: status 201 if mounted, 202 to upload it.
 
         Source: distribution-spec, "Mounting a blob from another repository".
         """
@@ -106,18 +106,18 @@ class Repository:
                     "?" + urlencode({"mount": str(descriptor.digest), "from": repository})
                 )
             except (AuthenticationError, NetworkError, NotFoundError):
-                return None  # no right to the other repository: an upload needs none
+                return None  # no access to the other repository, which an upload does not need
         return None
 
     def _siblings(self, mount_from: Sequence[str]) -> Iterator[str]:
         """Give those of the addresses that are other repositories of this registry."""
-        for place in mount_from:
+        for name in mount_from:
             try:
-                there = self.client.access.registries.primary(Reference.parse(place)).reference
+                found = self.client.access.registries.primary(Reference.parse(name)).reference
             except UsageError:
-                continue  # blocked: nothing is had from there
-            if there.host == self.reference.host and there.repository != self.reference.repository:
-                yield there.repository
+                continue  # registries.conf blocks it
+            if found.host == self.reference.host and found.repository != self.reference.repository:
+                yield found.repository
 
     def _put(self, name: str, descriptor: Descriptor, content: bytes) -> None:
         what = f"{self.reference.name}:{name}" if name == self.reference.tag else self.what
@@ -133,17 +133,17 @@ class Repository:
         stored = response.header("Docker-Content-Digest")
         if stored and stored != str(descriptor.digest):
             raise IntegrityError(
-                f"stored as something else: {what}: got {quoted(stored)}, want {descriptor.digest}"
+                f"wrong digest stored: {what}: got {quoted(stored)}, want {descriptor.digest}"
             )
 
 
 @contextmanager
 def open_repository(reference: Reference, access: RegistryAccess) -> Iterator[Repository]:
-    """Give the place that `reference` names; its connections are closed at the end.
+    """Yield the repository that `reference` names, and close the connections at the end.
 
     :raises NetworkError: the registry cannot be reached.
-    :raises UsageError: `RegistryAccess.conf` forbids it, or has a malformed location.
+    :raises UsageError: registries.conf blocks the registry, or has a malformed location.
     """
-    home = access.registries.primary(reference)
-    with connected_client(home, access, actions="pull,push") as client:
-        yield Repository(client, home.reference)
+    address = access.registries.primary(reference)
+    with connected_client(address, access, actions="pull,push") as client:
+        yield Repository(client, address.reference)

@@ -1,8 +1,8 @@
-"""How a layer's blob arrives: opened or gone on with, checked, kept, and reported.
+"""Fetch the blob of a layer: open or resume it, verify it, keep it, and report its progress.
 
-In: a source and a descriptor.  Out: the blob's bytes, checked against size and digest while they
-come; in the store what is to stay of them; and events that say how far it is.  Knows nothing of
-what the bytes unpack to.
+In come a source and a descriptor, out come the blob's bytes, verified by size and digest.  The
+store keeps the blob or a partial one, if the caller wants that.  Nothing here knows what the blob
+unpacks to.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from stacker.stream.compression import read_chunks
 from stacker.stream.stages import HASH_BLOB, READ, StageObserver
 from stacker.stream.verify import Hash, metered, verified
 
-_WORTH_RESUMING: Final = 1 << 20  # bytes; what is smaller comes again as fast
-_BROKEN_OFF = (NetworkError, AuthenticationError, NotFoundError)
+_WORTH_RESUMING: Final = 1 << 20  # bytes; resuming a smaller blob saves nothing
+_INTERRUPTED = (NetworkError, AuthenticationError, NotFoundError)
 
 
 class DamagedPartialError(Exception):
-    """What an earlier pull left of the blob may be at fault; it is gone."""
+    """The partial blob of an earlier pull may be damaged; it has been removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobFetch:
-    """One blob on its way.
+    """The transfer of one blob.
 
-    :param partial: the file that holds what has come of it, if there is one.
-    :param copy: where it is written to without one, when ``keep`` asks for it.
+    :param partial: the file with the bytes received so far, if the transfer can be resumed.
+    :param copy: the file for a blob that is kept but cannot be resumed.
+    :param keep: keep the blob in the store.
     """
 
     source: Source
@@ -59,9 +60,10 @@ class BlobFetch:
         observer: StageObserver,
         offload: Callable[[Hash], Hash],
     ) -> Iterator[bytes]:
-        """Give the blob's bytes, checked against its descriptor, kept and reported as wished.
+        """Return the blob's bytes, verified; they are also kept and counted on the way.
 
-        :param offload: moves the blob's hash to where it is to run.
+        :param stages: closes the source's file.
+        :param offload: moves a hash to the thread that runs it.
         """
         blob, what = self.blob, f"blob {self.blob.digest}"
         file = stages.enter_context(closing(self._opened()))
@@ -73,12 +75,12 @@ class BlobFetch:
         return _copied(chunks, self.copy) if self.keep else chunks
 
     def keep_blob(self, store: Store) -> None:
-        """Put the whole blob, of which the layer is about to be there, where it is to stay."""
+        """Move the complete blob into the store, if it is kept."""
         if self.keep:
             store.blobs.adopt(self.blob.digest, self.partial.path if self.partial else self.copy)
 
     def discard_partial(self) -> None:
-        """Leave nothing that a later pull would go on with: the layer is there."""
+        """Remove the partial blob: the store has the layer."""
         if self.partial and not self.keep:
             self.partial.remove()
 
@@ -92,11 +94,11 @@ class BlobFetch:
 def open_fetch(
     source: Source, blob: Descriptor, store: Store, *, copy: Path, keep: bool, resume: bool
 ) -> Iterator[BlobFetch]:
-    """Let a blob arrive; what has come of it when the context ends stays for a later pull.
+    """Yield the transfer of a blob; the bytes received by then stay for a later pull.
 
-    :param copy: a path of ours, for a blob that is kept but not resumed.
-    :param keep: the blob is to be in the store's ``blobs/``, too.
-    :param resume: go on with what an earlier pull left, and leave the like.
+    :param copy: the file for a blob that is kept but cannot be resumed.
+    :param keep: also keep the blob in the store's ``blobs/``.
+    :param resume: resume the transfer of an earlier pull, and let a later one resume this.
     """
     if not (resume and blob.size >= _WORTH_RESUMING and isinstance(source, ResumableSource)):
         yield BlobFetch(source, blob, None, copy, keep)
@@ -109,14 +111,15 @@ def open_fetch(
 
 @contextmanager
 def discarding_damage(fetch: BlobFetch) -> Iterator[None]:
-    """Leave a partial blob only where the source is at fault, and time may help.
+    """Remove the partial blob after an error, unless the transfer was merely interrupted.
 
-    :raises DamagedPartialError: what an earlier pull left may be; without it there is hope.
+    :raises DamagedPartialError: the partial blob of an earlier pull may be at fault, so another
+        attempt without it may succeed.
     """
     partial = fetch.partial
     try:
         yield
-    except _BROKEN_OFF:
+    except _INTERRUPTED:
         raise
     except BaseException as error:
         if partial:
@@ -139,10 +142,10 @@ class _Counter(Protocol):
 
 
 class ProgressReporter:
-    """Tells how far a layer has come; speaks from the thread that unpacks, and no other.
+    """Reports the progress of a layer, from the thread that unpacks it only.
 
-    :param name: the layer's, as in :class:`LayerProgress`, which ``emit`` is called with.
-    :param counter: whoever knows how many entries there were.
+    :param name: the layer's name in `LayerProgress`.
+    :param emit: called with `LayerProgress`.
     """
 
     def __init__(self, blob: Descriptor, name: DiffID | Digest, emit: Emit) -> None:
@@ -152,13 +155,14 @@ class ProgressReporter:
         self._throttle = Throttle()
         self._done = 0
         self.counter: _Counter | None = None
+        """Counts the entries unpacked so far; set once the tar reader exists."""
 
     def count(self, size: int) -> None:
-        """Count bytes of the blob, in whichever thread they are read."""
+        """Count bytes of the blob; called in the thread that reads them."""
         self._done += size
 
     def passing(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Pass a layer's ``chunks`` on, and tell now and then, and at the end."""
+        """Yield a layer's ``chunks``, and report progress now and then, and at the end."""
         for chunk in chunks:
             yield chunk
             if self._throttle.is_due(self._done, self._entries):

@@ -21,7 +21,7 @@ from stacker.image.platform import Platform
 from stacker.image.selection import require_platform
 from stacker.jobs.tasks import LayerIdentity, UnpackOptions, UnpackTask
 from stacker.linux.filesystem import sync_filesystem
-from stacker.operations.schema1 import UndeclaredDiffID, converted, layers_of, manifest_of
+from stacker.operations.schema1 import UndeclaredDiffID, convert, layers_of, manifest_of
 from stacker.operations.stack import ensure_stack, is_complete
 from stacker.source.protocol import Source
 from stacker.source.resolve import has_index_platform, resolve
@@ -136,7 +136,7 @@ def _convert_schema1(
     unpacked = unpacker.unpack(source, identities, present) if missing else []
     diff_ids = {layer.blob: layer.diff_id for layer in unpacked}
     layers |= {blob.digest: (blob, diff_ids[blob.digest]) for blob in missing}
-    return converted(source, manifest, layers), unpacked
+    return convert(source, manifest, layers), unpacked
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""An image of schema 1 as one of today: its layers in the store, its config and manifest made.
+"""Convert an image of schema 1 to schema 2.
 
-In: a source whose manifest is of schema 1, a store.  Out: a source that says the same in schema 2.
-The diff_ids that a config must list show when the layers are unpacked, so that happens first;
-and the image ID, which is the config's digest, is known last.
+In come a source with a manifest of schema 1 and a store, out comes a source with a generated
+manifest and config.  A config lists diff_ids, which unpacking computes, so the layers are unpacked
+first.  No other module of operations or jobs knows schema 1.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _LAYER = mediatype.DOCKER_LAYER + ".gzip"
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
-    """A source with a manifest and a config made here; blobs come from where they always did."""
+class ConvertedSource:
+    """A source with a generated manifest and config, and with the blobs of `source`."""
 
     source: Source
     chosen: Descriptor
@@ -48,25 +48,25 @@ class Converted:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the image is called there."""
+        """The image's names in the source."""
         return self.source.names
 
     def root(self) -> Descriptor:
-        """Return the manifest of schema 2."""
+        """Return the descriptor of the manifest of schema 2."""
         return self.chosen
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """Return a document, checked; see `Source`."""
+        """Return a document, verified; see `Source`."""
         if descriptor.digest == self.config.digest:
             return read_document(self, self.config, "config")
         return read_document(self, descriptor, "manifest")
 
     def open_blob(self, descriptor: Descriptor) -> BinaryIO:
-        """Open a blob; see `Source`."""
+        """Return a file with the bytes of a blob; see `Source`."""
         return self.source.open_blob(descriptor)
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:
-        """Open a blob of which `have` has the first bytes; see `ResumableSource`."""
+        """Return a file with the bytes of a blob; see `ResumableSource`."""
         if isinstance(self.source, ResumableSource):
             return self.source.resume_blob(descriptor, have)
         return self.source.open_blob(descriptor)
@@ -119,9 +119,9 @@ class UndeclaredDiffID:
 
 
 def manifest_of(source: Source) -> Schema1Manifest | None:
-    """Return a source's manifest if it is one of schema 1.
+    """Return a source's manifest if it has schema 1, else None.
 
-    :raises IntegrityError: it is malformed.
+    :raises IntegrityError: the manifest is malformed.
     """
     root = source.root()
     if root.media_type != mediatype.SCHEMA1_MANIFEST:
@@ -132,23 +132,22 @@ def manifest_of(source: Source) -> Schema1Manifest | None:
 def layers_of(
     store: Store, source: Source, manifest: Schema1Manifest, *, limit: int
 ) -> tuple[dict[Digest, tuple[Descriptor, DiffID]], list[Descriptor]]:
-    """Return each layer that is here with its diff_id, and the others.
+    """Return the layers in the store with their diff_ids, and the missing layers.
 
-    :param limit: bytes that a blob may have, whose size no document states.
-    :raises LayerError: one has more.
-    :raises NotFoundError: the source has not all of them.
+    :param limit: maximum bytes of a blob, since no document declares its size.
+    :raises LayerError: a blob exceeds the limit.
+    :raises NotFoundError: the source lacks a blob.
     """
-    here = dict(_unpacked(store))
-    found = {digest: here[digest] for digest in manifest.layers if digest in here}
+    known = dict(_unpacked(store))
+    found = {digest: known[digest] for digest in manifest.layers if digest in known}
     missing = [digest for digest in dict.fromkeys(manifest.layers) if digest not in found]
     return found, [_described(source, digest, limit) for digest in missing]
 
 
 def _unpacked(store: Store) -> Iterator[tuple[Digest, tuple[Descriptor, DiffID]]]:
-    """Give the blobs that layers of listed images were unpacked from.
+    """Yield the blobs from which layers of listed images were unpacked.
 
-    A manifest may claim what it likes of a layer that was here before it; what the blob
-    really unpacks to, the layer's record says.
+    The layer's record must list the blob: a manifest alone may pair it with any diff_id.
     """
     with store.images.read_lock():
         for image in store.images.all():
@@ -162,7 +161,7 @@ def _unpacked(store: Store) -> Iterator[tuple[Digest, tuple[Descriptor, DiffID]]
 
 def _described(source: Source, digest: Digest, limit: int) -> Descriptor:
     if not isinstance(source, SizedSource):
-        raise UnsupportedError(f"schema 1: layer {digest}: got a source that states no sizes")
+        raise UnsupportedError(f"schema 1: layer {digest}: got a source that declares no sizes")
     size = source.size_of(digest)
     if size > limit:
         raise LayerError(
@@ -172,18 +171,18 @@ def _described(source: Source, digest: Digest, limit: int) -> Descriptor:
     return Descriptor(_LAYER, digest, size)
 
 
-def converted(
+def convert(
     source: Source,
     manifest: Schema1Manifest,
     layers: Mapping[Digest, tuple[Descriptor, DiffID]],
-) -> Converted:
-    """Return the source as one of schema 2.
+) -> ConvertedSource:
+    """Return the source with a manifest of schema 2.
 
-    :param layers: each blob's descriptor and what it unpacked to.
+    :param layers: digest of a blob → its descriptor and its diff_id.
     """
     config = manifest.config([layers[digest][1] for digest in manifest.layers])
     blobs = [replace(layers[digest][0], media_type=_LAYER) for digest in manifest.layers]
     plain = [replace(blob, platform=None, annotations={}, urls=(), data=None) for blob in blobs]
     made = manifest.manifest(config, plain)
     listed = replace(made, config=replace(made.config, data=None))
-    return Converted(source, listed.embedded(), made.config)
+    return ConvertedSource(source, listed.embedded(), made.config)

@@ -177,7 +177,7 @@ def test_a_registry_without_passwords_is_warned_about(
 ) -> None:
     done = log_in(stacker, server.host)
     assert (done.code, done.out) == (0, "")
-    assert "wants no credentials" in done.err
+    assert "requires no credentials" in done.err
     assert server.host in auths(default(tmp_path))
 
 

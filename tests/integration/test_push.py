@@ -280,7 +280,7 @@ def test_files_are_read_by_skopeo_and_by_us(
     assert other("pull", place).last == layout.image.config
     if form == "oci-archive":
         before = (tmp_path / "out").read_bytes()
-        assert "exists already" in stacker.refused(2, "push", "app:1.0", place)
+        assert "file exists" in stacker.refused(2, "push", "app:1.0", place)
         assert (tmp_path / "out").read_bytes() == before
 
 
@@ -528,7 +528,7 @@ def huge_pieces(request: Handler) -> bool:
         (always_dropped, (10, "gave up after")),
         (always_busy, (10, "gave up after")),
         (too_patient, (10, "3600 s")),
-        (wrong_digest, (5, "stored as something else")),
+        (wrong_digest, (5, "wrong digest stored")),
         (no_manifest, (10, "invalid manifest")),
         (huge_pieces, (10, "chunks too large")),
     ],

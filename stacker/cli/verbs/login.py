@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Keep credentials for a registry where pull, push and the other verbs find them, and podman, skopeo
-and docker, too: in the first of their files that knows the registry or has a credential helper
-for it, else in ${XDG_RUNTIME_DIR}/containers/auth.json.  The registry is asked first whether it
-takes them.  The password is asked for on the terminal, or read from stdin; it is never an
-argument, since any user of the machine can read those.
+Log in to a registry: check the credentials with it, and save them for pull, push and the other
+verbs.  podman, skopeo and docker use the same files.  The first file that has an entry or a
+credential helper for the registry is updated, else ${XDG_RUNTIME_DIR}/containers/auth.json.  The
+password is read from the terminal or from stdin.  No option takes it, since other users can read
+the arguments of a process.
 """
 EXAMPLES = """\
   stacker login registry.example
@@ -33,16 +33,22 @@ def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add("host", metavar="HOST[:PORT]", help="the registry")
-    add("-u", "--username", metavar="NAME", help="who you are there (default: it is asked for)")
-    add("--password-stdin", action="store_true", help="read the password from stdin")
+    add(
+        "-u",
+        "--username",
+        metavar="NAME",
+        help="user name for the registry (default: read from the terminal)",
+    )
+    add("--password-stdin", action="store_true", help="take the password from stdin")
     add_registries(
         parser,
-        "the file to keep them in (default: $REGISTRY_AUTH_FILE, else those of podman and docker)",
+        "file to save the credentials in (default: $REGISTRY_AUTH_FILE, else the files of podman "
+        "and docker)",
     )
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Ask, check, keep."""
+    """Read, check and save the credentials."""
     from stacker.cli.registry_options import auth_files
     from stacker.registry.credentials import Credentials
     from stacker.registry.login import check_credentials, save_credentials
@@ -50,24 +56,24 @@ def run(args: Namespace, session: Session) -> None:
     host = host_named(args.host)
     user, password = _user(args), _password(args)
     if not check_credentials(host, Credentials(user, password), anonymous_access(args, os.environ)):
-        session.say(f"warning: {host} wants no credentials, so nobody checked them")
+        session.say(f"warning: {host} requires no credentials, so they were not checked")
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
     place = save_credentials(files, host, user, password)
     if session.json:
         print_item("login", {"host": host, "place": place})
     else:
-        session.say(f"logged in to {host}; kept in {place}")
+        session.say(f"logged in to {host}; credentials saved in {place}")
 
 
 def host_named(text: str) -> str:
-    """Return the registry that a person means.
+    """Return the registry that a user names.
 
-    :raises UsageError: it is none.
+    :raises UsageError: the name is malformed.
     """
     from stacker.image.reference import Reference
 
     if "/" in text:
-        raise UsageError(f"malformed registry: got {text!r}, want HOST[:PORT] and nothing else")
+        raise UsageError(f"malformed registry: got {text!r}, want HOST[:PORT]")
     return Reference.parse(f"{text}/any").host
 
 
@@ -75,7 +81,7 @@ def _user(args: Namespace) -> str:
     if args.username:
         return str(args.username)
     if args.password_stdin or not sys.stdin.isatty():
-        raise UsageError("no user name", hint="say it with --username")
+        raise UsageError("no user name: stdin is not a terminal", hint="use --username")
     print("User name: ", end="", file=sys.stderr, flush=True)
     if user := sys.stdin.readline().strip():
         return user
@@ -90,9 +96,7 @@ def _password(args: Namespace) -> str:
 
         password = getpass("Password: ")
     else:
-        raise UsageError(
-            "no password: there is no terminal to ask for it on", hint="say --password-stdin"
-        )
+        raise UsageError("no password: stdin is not a terminal", hint="use --password-stdin")
     if not password:
         raise UsageError("no password: got an empty line")
     return password

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Remove the credentials for a registry from all the files of podman and docker that know it, or
-from the one that --authfile or $REGISTRY_AUTH_FILE names, and from the credential helpers that
-they name.
+Log out of a registry: remove its credentials from all files of podman and docker, or from the file
+that --authfile or $REGISTRY_AUTH_FILE names, and from the credential helpers in these files.
 """
 EXAMPLES = """\
   stacker logout registry.example
@@ -27,11 +26,11 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("host", metavar="HOST[:PORT]", help="the registry")
-    parser.add_argument("--authfile", metavar="FILE", help="the file to remove them from")
+    parser.add_argument("--authfile", metavar="FILE", help="file to remove the credentials from")
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Forget."""
+    """Remove the credentials."""
     from stacker.cli.registry_options import auth_files
     from stacker.registry.login import remove_credentials
 
@@ -39,7 +38,7 @@ def run(args: Namespace, session: Session) -> None:
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
     places = remove_credentials(files, host)
     if not places:
-        raise NotFoundError(f"not logged in: {host}: got no credentials for it")
+        raise NotFoundError(f"not logged in: {host}: no credentials found")
     if session.json:
         print_item("logout", {"host": host, "places": places})
         return

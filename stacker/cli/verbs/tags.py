@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
-List the tags of a repository in a registry, in the order in which the registry gives them, which
-should be alphabetical.  All pages of a long list are asked for.
+List the tags of a repository in a registry, in the order of the registry, which should be
+alphabetical.  All pages of a long list are fetched.
 """
 EXAMPLES = """\
   stacker tags docker://registry.example/team/app
@@ -28,20 +28,18 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "repository", metavar="docker://HOST/REPO", help="a repository in a registry"
-    )
+    parser.add_argument("repository", metavar="docker://HOST/REPO", help="repository in a registry")
     add_registries(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """List."""
+    """List the tags."""
     from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry
     from stacker.image.reference import Reference
 
     if not is_in_registry(args.repository):
         raise UsageError(
-            f"no repository: got {args.repository!r}, want docker://HOST[:PORT]/REPO",
+            f"malformed repository: got {args.repository!r}, want docker://HOST[:PORT]/REPO",
             hint="for example docker://registry.example/team/app",
         )
     access = registry_access(args, os.environ)

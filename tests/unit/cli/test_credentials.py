@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stacker.cli.registry_options import access, auth_files
+from stacker.cli.registry_options import auth_files, registry_access
 from stacker.errors import NotFoundError
 
 
@@ -41,7 +41,9 @@ def test_files_are_asked_in_this_order(
 
 def test_a_named_file_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="--authfile"):
-        access(Namespace(authfile=str(tmp_path / "none"), insecure=False), {})
+        registry_access(
+            Namespace(authfile=str(tmp_path / "none"), insecure=False), {}, "oci:layout"
+        )
 
 
 def test_workers_may_have_another_directory(
@@ -49,6 +51,6 @@ def test_workers_may_have_another_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "auth.json").touch()
-    found = access(Namespace(authfile="auth.json", insecure=True), {})
+    found = registry_access(Namespace(authfile="auth.json", insecure=True), {}, "oci:layout")
     assert found.auth_files == (str(tmp_path / "auth.json"),)
     assert found.insecure
