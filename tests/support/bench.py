@@ -47,7 +47,7 @@ class Bench:
         return Table(self.store / "mounts")
 
     def layer(self, name: str, **files: str) -> Path:
-        """Make a layer of files; `__` in a key stands for `/`."""
+        """Write a layer of files; `__` in a key means `/`."""
         path = self.store / "layers" / name
         path.mkdir(parents=True)
         for key, text in files.items():
@@ -68,9 +68,9 @@ class Bench:
         return attach(self.table, request, image, forbidden=self.store)
 
     def left(self) -> list[str]:
-        """Everything that a failed mount could have left, outside the layers."""
-        rooms = self.store / "mounts"
-        found = sorted(os.listdir(rooms)) if rooms.exists() else []
+        """Return what a failed mount could leave behind outside the layers."""
+        records = self.store / "mounts"
+        found = sorted(os.listdir(records)) if records.exists() else []
         found += sorted(os.listdir(self.target)) if self.target.is_dir() else []
         mounts = mountinfo.read().mounts
         found += [str(m.mount_point) for m in mounts if m.mount_point.is_relative_to(self.path)]

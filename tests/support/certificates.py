@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority of their own, and what it vouches for."""
+"""Certificates for tests: an authority and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
 class Authority:
-    """An authority in a directory: ``ca.crt``, and what it signs."""
+    """A certificate authority in a directory; its own certificate is ``ca.crt``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -27,7 +27,7 @@ class Authority:
         )
 
     def sign(self, name: str, subject: str) -> tuple[Path, Path]:
-        """Give a certificate and its key.
+        """Write a certificate and its key; return their paths.
 
         :param subject: a subjectAltName such as ``IP:127.0.0.1``.
         """
@@ -52,7 +52,7 @@ class Authority:
         return certificate, key
 
     def context(self, subject: str, *, wants_ours: bool = False) -> ssl.SSLContext:
-        """Give what a server needs; ``wants_ours`` has it ask clients for a certificate."""
+        """Return a server's TLS context; with ``wants_ours`` it demands a client certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.sign(f"server-{len(subject)}", subject))
         if wants_ours:

@@ -1,7 +1,7 @@
-"""The one table of where a driver differs from POSIX, and the document that says so.
+"""The table of deviations from POSIX, each with the document that states it.
 
-Each is tested as what it is: a driver that has it must behave so, one that has it not must do as
-a plain directory does.  Kernel document: Documentation/filesystems/overlayfs.rst.
+A driver with a deviation must show it; a driver without it must behave like a plain directory.
+Kernel document: Documentation/filesystems/overlayfs.rst.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ DOES_NOT_WRITE: Final = False
 
 
 class Deviation(Enum):
-    """What differs, and where that is written."""
+    """A deviation and its source."""
 
     RENAME_OF_LOWER_DIRECTORY = (
         "rename of a directory that any layer has fails with EXDEV",

@@ -2,9 +2,8 @@
 
     layout(path, [tar(file("a", b"1")), tar(whiteout("a"))], compression="zstd")
 
-Whatever the documents say can be changed before their digests are taken (``config``,
-``manifest``), and what a blob holds after its digest was (``Layout.blob``).  Knows nothing of
-the package under test.
+``config`` and ``manifest`` change a document before its digest is computed; ``Layout.blob`` names a
+file to change afterwards.  This module does not import the package under test.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _SUFFIX: Final = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
 
 @dataclass(frozen=True)
 class Image:
-    """An image in a layout, by digests; layers the lowest first."""
+    """An image in a layout, by digests; base layer first."""
 
     manifest: str
     config: str
@@ -50,32 +49,32 @@ class Layout:
 
     @property
     def source(self) -> str:
-        """What a person writes to name it."""
+        """Return the SOURCE argument for this layout."""
         return f"oci:{self.path}"
 
     @property
     def image(self) -> Image:
-        """The only image."""
+        """Return the only image."""
         (image,) = self.images
         return image
 
     def blob(self, digest: str) -> Path:
-        """Give the file of a blob, to be broken."""
+        """Return the path of a blob, for a test to damage."""
         return blob_path(self.path, digest)
 
 
 def digest_of(data: bytes) -> str:
-    """Give the digest that names bytes."""
+    """Return the digest of some bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def blob_path(layout: Path, digest: str) -> Path:
-    """Give the place of a blob."""
+    """Return the path of a blob in a layout."""
     return layout / "blobs" / "sha256" / digest.partition(":")[2]
 
 
 def compressed(data: bytes, compression: Compression) -> bytes:
-    """Compress a layer; always to the same bytes."""
+    """Compress a layer; equal layers give equal bytes."""
     if compression == "gzip":
         return gzip.compress(data, 1, mtime=0)
     if compression == "zstd":
@@ -95,8 +94,8 @@ def layout(
 ) -> Layout:
     """Write a layout with one image.
 
-    :param layers: uncompressed tars, the lowest first.
-    :param config: a change to the config, before anything refers to it; ``manifest`` likewise.
+    :param layers: uncompressed tars, base layer first.
+    :param config: changes the config before its digest is computed; ``manifest`` likewise.
     """
     image, entry = _image(
         path, layers, compression, platform, change_config=config, change_manifest=manifest
@@ -110,7 +109,7 @@ def layout(
 def several(
     path: Path, images: Sequence[tuple[tuple[str, str], Sequence[bytes]]], *, name: str = "app:1.0"
 ) -> Layout:
-    """Write a layout whose one name is an index of an image for each platform."""
+    """Write a layout with one name: an index with an image for each platform."""
     made = [(platform, *_image(path, layers, "gzip", platform)) for platform, layers in images]
     entries = [
         {**entry, "platform": {"os": platform[0], "architecture": platform[1]}}
@@ -164,7 +163,7 @@ def _image(
 
 
 def _add(path: Path, media_type: str, data: bytes) -> dict[str, Any]:
-    """Write a blob, and give its descriptor."""
+    """Write a blob and return its descriptor."""
     digest = digest_of(data)
     file = blob_path(path, digest)
     file.parent.mkdir(parents=True, exist_ok=True)

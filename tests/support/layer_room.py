@@ -1,8 +1,8 @@
-"""Where the tests of this room unpack, and the laws that every unpack must keep.
+"""Unpack layers for tests, and check the properties of every unpacked layer.
 
-For each layer: the skeleton and the tree together are the tar again, bit for bit; the skeleton
-alone gives the same entries; the record survives its JSON; no descriptor stays open; nothing
-outside the layer's directory changes.
+The skeleton and the tree together give the original tar, bit for bit.  The skeleton alone gives the
+same entries.  The record survives a round trip through JSON.  Unpacking leaves no descriptor open
+and changes nothing outside the layer's directory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root: owners, devices
 
 
 def chunked(stream: bytes, size: int | None = None) -> Iterator[bytes]:
-    """Give a stream in pieces."""
+    """Return a stream in pieces of ``size`` bytes."""
     size = size or max(1, len(stream))
     return (stream[at : at + size] for at in range(0, len(stream), size))
 
@@ -43,7 +43,7 @@ def chunked(stream: bytes, size: int | None = None) -> Iterator[bytes]:
 def entries_of(
     stream: bytes, *, limits: Limits | None = None, chunk: int | None = None
 ) -> list[Entry]:
-    """Parse a stream."""
+    """Return the entries of a stream."""
     return list(TarReader(chunked(stream, chunk), what="test", limits=limits))
 
 
@@ -116,7 +116,7 @@ class Unpacked:
         return self.record.whiteout_format.is_opaque(self.place(path))
 
     def names(self) -> set[bytes]:
-        """Every path of the tree, deletions among them."""
+        """Return every path of the tree, whiteouts included."""
         top = os.fsencode(self.diff)
         return {
             os.path.join(above, name)[len(top) + 1 :]
@@ -129,7 +129,7 @@ class Unpacked:
 
 
 class Room:
-    """A directory with rooms for layers, and something beside them that is not the layer's."""
+    """A directory for layers, next to a file that no layer may change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -146,7 +146,7 @@ class Room:
         chunk: int | None = None,
         end: bool = True,
     ) -> Unpacked:
-        """Unpack a layer made of ``parts``, and hold it to the laws."""
+        """Unpack a layer made of ``parts``, and check its properties."""
         stream = tar(*parts, end=end)
         self._count += 1
         paths = LayerPaths(self.path / f"layer{self._count}")
@@ -168,7 +168,7 @@ class Room:
                 )
                 skeleton.finish()
         finally:
-            assert self._outside() == before, "something outside of the layer has changed"
+            assert self._outside() == before, "a file outside the layer changed"
         unpacked = Unpacked(paths, record)
         assert unpacked.reassembled() == stream
         with open_skeleton(unpacked.skeleton, what="test") as again:

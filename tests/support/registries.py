@@ -1,8 +1,8 @@
 """Registries for tests: Debian's own on loopback, and one in this process that misbehaves.
 
-``DebianRegistry`` is docker-registry with a configuration of its own; ``FakeRegistry`` serves
-blobs and manifests from memory and does to a request what a test wants done.  Both end with
-their context.  Knows nothing of the package under test.
+`debian_registry` runs docker-registry.  `FakeRegistry` serves blobs and manifests from memory,
+and a test can replace its answer to any request.  `FakeProxy` forwards by host name.  All stop
+with their context.  This module does not import the package under test.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ needs_registry = pytest.mark.skipif(
 
 @contextmanager
 def debian_registry(root: Path, *, auth: dict[str, Any] | None = None) -> Iterator[str]:
-    """Run docker-registry on loopback; give its ``HOST:PORT``.
+    """Run docker-registry on loopback; yield its ``HOST:PORT``.
 
-    :param auth: the section of its configuration that says who may come in.
+    :param auth: the `auth` section of its configuration.
     """
     root.mkdir()
     config = {
@@ -70,7 +70,7 @@ def debian_registry(root: Path, *, auth: dict[str, Any] | None = None) -> Iterat
 
 
 def _listening(process: subprocess.Popen[bytes], log: Any) -> str:
-    """Wait until the registry says where it listens, and let a thread read what else it says."""
+    """Wait for the registry's address in its log; a thread reads the rest of the log."""
     assert process.stderr is not None
     for line in process.stderr:
         log.write(line)
@@ -87,7 +87,7 @@ def _drain(pipe: Any) -> None:
 
 
 def with_passwords(root: Path) -> dict[str, Any]:
-    """Write a file of passwords, and give the section that names it."""
+    """Write a password file, and return the `auth` section that names it."""
     path = root / "htpasswd"
     path.write_text(_HTPASSWD)
     return {"htpasswd": {"realm": "tests", "path": str(path)}}
@@ -106,7 +106,7 @@ def push(source: str, host: str, name: str, *options: str) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came."""
+    """A request that the server received."""
 
     method: str
     path: str
@@ -116,10 +116,10 @@ class Asked:
 
 @dataclass
 class FakeRegistry:
-    """A server with an answer for every path, and a `quirk` that may come first.
+    """A registry in memory; a test's `quirk` may answer first.
 
     :param content: path -> (media type, bytes).
-    :param quirk: handles a request and returns True, or leaves it to the server.
+    :param quirk: answers a request and returns True, or returns False for the usual answer.
     """
 
     content: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -130,11 +130,11 @@ class FakeRegistry:
     host: str = ""
 
     def count(self, part: str) -> int:
-        """Say how often a path with `part` in it was asked for."""
+        """Return the number of requests whose path contains `part`."""
         return sum(part in asked.path for asked in self.asked)
 
     def put(self, repository: str, tag: str, layout: Path) -> None:
-        """Have everything of an OCI layout, its only image (or index) under `tag`."""
+        """Add the content of an OCI layout; `tag` names its only image or index."""
         (entry,) = json.loads((layout / "index.json").read_bytes())["manifests"]
         for blob in (layout / "blobs" / "sha256").iterdir():
             data, digest = blob.read_bytes(), f"sha256:{blob.name}"
@@ -171,7 +171,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_HEAD = do_DELETE = do_GET  # noqa: N815 - names upstream
 
     def serve(self) -> bool:
-        """Answer as an honest registry does."""
+        """Answer as a correct registry does."""
         if self.path == "/v2/":
             return self.answer(200)
         if "/blobs/uploads/" in self.path:
@@ -189,12 +189,12 @@ class Handler(BaseHTTPRequestHandler):
         return self.part(start, end, data[start:end], len(data))
 
     def wanted(self, size: int) -> tuple[int, int] | None:
-        """Give the range that is asked for, None without one."""
+        """Return the requested range, or None without one."""
         found = re.fullmatch(r"bytes=(\d+)-(\d+)?", self.headers.get("Range", ""))
         return (int(found[1]), int(found[2] or size - 1) + 1) if found else None
 
     def upload(self) -> bool:
-        """Take an upload; its bytes so far are under its path in `FakeRegistry.uploads`."""
+        """Receive an upload; `FakeRegistry.uploads` has its bytes so far, by path."""
         path, _, query = self.path.partition("?")
         uploads, body = self.registry.uploads, self.asked.body
         if self.command == "POST":
@@ -221,24 +221,24 @@ class Handler(BaseHTTPRequestHandler):
         return self.keep(place, "application/octet-stream", uploads.pop(path))
 
     def going_on(self, status: int, path: str) -> bool:
-        """Say where an upload goes on, and how far it is."""
+        """Answer with an upload's location and the range received so far."""
         there = len(self.registry.uploads[path])
         headers = {"Location": path, "Range": f"0-{max(there - 1, 0)}"}
         return self.answer(status, b"", headers)
 
     def keep(self, path: str, kind: str, data: bytes) -> bool:
-        """Have something from now on; a manifest by its digest, too."""
+        """Store content under a path; a manifest also under its digest."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self.registry.content[path] = (kind, data)
         self.registry.content[f"{path.rpartition('/')[0]}/{digest}"] = (kind, data)
         return self.answer(201, b"", {"Docker-Content-Digest": digest})
 
     def part(self, start: int, end: int, data: bytes, size: int | str) -> bool:
-        """Answer with a part that claims to be from `start` up to `end`."""
+        """Answer with a part whose Content-Range says `start` to `end`."""
         return self.answer(206, data, {"Content-Range": f"bytes {start}-{end - 1}/{size}"})
 
     def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> bool:
-        """Answer with everything at once, and give True; `headers` go before the usual ones."""
+        """Send a complete answer and return True; `headers` override the usual ones."""
         sent = {"Content-Length": str(len(body)), **(headers or {})}
         self.send_response(status)
         for name, value in sent.items():
@@ -249,7 +249,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def broken(self, data: bytes, at: int) -> bool:
-        """Promise `data`, send its first `at` bytes, and hang up."""
+        """Announce `data`, send its first `at` bytes, and close the connection."""
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -258,10 +258,10 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name upstream
-        """Say nothing."""
+        """Log nothing."""
 
     def handle(self) -> None:
-        """Let a client hang up whenever it wants."""
+        """Accept that a client closes the connection at any time."""
         try:
             super().handle()
         except OSError:
@@ -279,15 +279,15 @@ class _Server(ThreadingHTTPServer):
     block_on_close = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that speaks TLS to us, or hangs up, is no error here."""
+        """Ignore errors: a client may speak TLS to a plain server, or close the connection."""
 
 
 @dataclass
 class FakeProxy:
-    """A proxy that leads every host to the servers of a test, by name.
+    """A proxy that forwards host names to the servers of a test.
 
-    :param routes: ``HOST:PORT`` -> where that really is; what is not in it gets status 502.
-    :param password: what Proxy-Authorization must be, where it must be something.
+    :param routes: requested ``HOST:PORT`` to the real one; any other host gets status 502.
+    :param password: the required Proxy-Authorization, if any.
     :param asked: the first line of each request.
     """
 
@@ -337,7 +337,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def is_refused(self, host: str) -> bool:
-        """Answer who may not go on, and say so."""
+        """Answer a request that must not be forwarded; return whether it was answered."""
         status = 0 if host in self.proxy.routes else 502
         if self.proxy.password and self.headers.get("Proxy-Authorization") != self.proxy.password:
             status = 407
@@ -348,14 +348,14 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         return bool(status)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name upstream
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)
-    with suppress(OSError):  # whatever ended it: the other side is not to wait for more
+    with suppress(OSError):  # the peer must not wait for more, whatever ended this side
         target.shutdown(socket.SHUT_WR)
 
 
@@ -379,14 +379,14 @@ def fake_proxy() -> Iterator[FakeProxy]:
 def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
     """Serve a `FakeRegistry` on a port of loopback.
 
-    :param tls: the `ssl.SSLContext` of a server that speaks https.
+    :param tls: the server's `ssl.SSLContext`, for https.
     """
     registry = FakeRegistry()
     handler = type("_Handler", (Handler,), {"registry": registry, "timeout": 5})
     server = _Server(("127.0.0.1", 0), handler)
     if tls is not None:
-        # Hands are shaken in the handler's thread and time: a client that says nothing must not
-        # keep all others waiting.
+        # The handshake runs in the handler's thread, under its timeout: a silent client must not
+        # block the others.
         server.socket = tls.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -402,7 +402,7 @@ def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
 
 
 class Tokens:
-    """Signs tokens that docker-registry believes, for who knows the password.
+    """Signs tokens that docker-registry accepts, for clients with the password.
 
     Source: distribution's "Docker Registry v2 Bearer token specification".
     """

@@ -2,7 +2,7 @@
 
     manifest([step(blob, "make it"), step(EMPTY, "ENV a=b", throwaway=True)])
 
-The lowest step comes first, as a person would tell it.  Knows nothing of the package under test.
+The base step comes first.  This module does not import the package under test.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Final
 PLAIN: Final = "application/vnd.docker.distribution.manifest.v1+json"
 SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 EMPTY: Final = gzip.compress(bytes(1024), mtime=0)
-"""The layer that Docker wrote for a step without one."""
+"""The layer that Docker wrote for a step without a layer."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a history: a layer's blob and the image after it."""
+    """A step of a history: a layer's blob and the image that results."""
 
     blob: bytes
     image: dict[str, Any]
@@ -34,7 +34,7 @@ class Step:
 
 
 def step(blob: bytes, command: str, **image: Any) -> Step:
-    """Make a step; its id and its parent come when it stands in a manifest."""
+    """Return a step; `chained` adds its ID and its parent."""
     plain = {
         "created": "2015-10-31T22:22:55.613815829Z",
         "container_config": {"Cmd": ["/bin/sh", "-c", command]},
@@ -47,7 +47,7 @@ def step(blob: bytes, command: str, **image: Any) -> Step:
 
 
 def chained(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Give the images of steps, each the parent of the next."""
+    """Return the images of steps, each the parent of the next."""
     images: list[dict[str, Any]] = []
     for number, one in enumerate(steps):
         parent = {"parent": images[-1]["id"]} if images else {}
@@ -57,7 +57,7 @@ def chained(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 
 def manifest(steps: Sequence[Step], **changes: Any) -> bytes:
-    """Write a manifest, as Docker indented it."""
+    """Return a manifest with Docker's indentation."""
     document = {
         "schemaVersion": 1,
         "name": "app",
@@ -71,15 +71,15 @@ def manifest(steps: Sequence[Step], **changes: Any) -> bytes:
 
 
 def signed(plain: bytes, *payloads: bytes) -> bytes:
-    """Put signatures into a manifest, as libtrust does; nobody checks whose they are.
+    """Add signatures to a manifest, as libtrust does; stacker does not verify them.
 
-    :param payloads: what each of them claims to be of; the manifest when left out.
+    :param payloads: the document that each signature claims to cover (default: the manifest).
     """
     cut = plain.rstrip(b"}").rstrip()
     signatures = [
         {
             "header": {"jwk": {"crv": "P-256", "kid": "K", "kty": "EC"}, "alg": "ES256"},
-            "signature": encoded(b"of nobody"),
+            "signature": encoded(b"no signature"),
             "protected": encoded(
                 json.dumps(
                     {

@@ -1,7 +1,7 @@
-"""A plain sequential applier: what a stack of layers means, in memory, with no kernel.
+"""A sequential applier: the meaning of a stack of layers, in memory and without the kernel.
 
-It knows nothing of the program's way of doing things.  Layers are applied in turn to one tree:
-first a layer's whiteouts, which act on what is there from below, then its entries in order.
+It applies layers in turn to one tree: first a layer's whiteouts, which act on lower layers, then
+its entries in order.  It shares no code with the package under test.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from tests.support.snapshot import Node as Seen
 
 
 class ImpossibleError(Exception):
-    """The layers ask for something that has no meaning, e.g. a link to nothing."""
+    """The layers have no meaning, for example because of a link without a target."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One entry of a layer, in the test's own words.
+    """One entry of a layer, as a test writes it.
 
     ``kind``: file, directory, symlink, link, fifo, whiteout or opaque.
     """
@@ -76,10 +76,10 @@ class Sequential:
     def _whiteouts(self, layer: Sequence[Item]) -> None:
         hidden = {parts(i.path) for i in layer if i.kind == "whiteout"}
         emptied = {parts(i.path) for i in layer if i.kind == "opaque"}
-        hidden, emptied = _not_moot(hidden, emptied)
+        hidden, emptied = _effective(hidden, emptied)
         hidden = {(*self._led(path[:-1]), path[-1]) for path in hidden}
         emptied = {self._led(path) for path in emptied}
-        hidden, emptied = _not_moot(hidden, emptied)
+        hidden, emptied = _effective(hidden, emptied)
         for path in sorted(emptied):
             found = self._at(path)
             if found is not None and found.kind == "directory":
@@ -102,7 +102,7 @@ class Sequential:
         return node
 
     def _led(self, path: Path) -> Path:
-        """Follow symbolic links inside the root; what does not exist stays as it is."""
+        """Resolve symbolic links inside the root; keep names that do not exist."""
         todo, at, links = list(path)[::-1], tuple[str, ...](), 0
         while todo:
             name = todo.pop()
@@ -123,7 +123,7 @@ class Sequential:
         return at
 
     def _is_replaced(self, node: Inode, path: Path) -> bool:
-        """A directory that the layer brings is no link of a lower layer any more."""
+        """Return whether the layer replaces a lower layer's link by a directory."""
         return node.layer < self.now and path in self.brought
 
     def _directories(self, path: Path) -> Inode:
@@ -159,7 +159,7 @@ class Sequential:
         self._set(made, item)
 
     def _drop(self, parent: Inode, name: str) -> None:
-        """Take a name away, with the links that still wait below it."""
+        """Remove a name and the pending hard links below it."""
         gone = parent.children.pop(name, None)
         if gone is None:
             return
@@ -177,7 +177,7 @@ class Sequential:
         try:
             parent = self._at(self._led(path[:-1]))
         except ImpossibleError:
-            parent = None  # a link that is replaced before it is made may point anywhere
+            parent = None  # a link may dangle if a later entry replaces it
         if parent is None or parent.kind != "directory":
             return None, None, path[-1]
         return parent, parent.children.get(path[-1]), path[-1]
@@ -200,7 +200,7 @@ class Sequential:
             self.pending[parent, name] = target
 
     def _is_own(self, node: Inode) -> bool:
-        """Say whether the layer has an entry for it; an implied directory may be anything."""
+        """Return whether the layer has an entry for it; an implied directory has none."""
         return node.layer == self.now and node.explicit
 
     def _late_links(self) -> None:
@@ -222,7 +222,7 @@ class Sequential:
     # -- result -----------------------------------------------------------------------------
 
     def snapshot(self) -> dict[bytes, Seen]:
-        """Give what :func:`tests.support.snapshot.snapshot` would see."""
+        """Return what :func:`tests.support.snapshot.snapshot` would return."""
         nodes = dict(self._walk(b"", self.root))
         groups: dict[int, list[bytes]] = {}
         for path, node in nodes.items():
@@ -255,7 +255,7 @@ def _kept(node: Inode) -> tuple[tuple[str, bytes], ...]:
     return tuple(sorted((k, v) for k, v in node.xattrs if not k.startswith("user.")))
 
 
-def _not_moot(hidden: set[Path], emptied: set[Path]) -> tuple[set[Path], set[Path]]:
+def _effective(hidden: set[Path], emptied: set[Path]) -> tuple[set[Path], set[Path]]:
     def matters(path: Path) -> bool:
         above = [path[:n] for n in range(len(path))]
         return not any(a in emptied or a in hidden for a in above)
@@ -264,5 +264,5 @@ def _not_moot(hidden: set[Path], emptied: set[Path]) -> tuple[set[Path], set[Pat
 
 
 def squashed(seen: dict[bytes, Seen], owner: tuple[int, int]) -> dict[bytes, Seen]:
-    """Give what is seen where everything is owned by one user."""
+    """Return a snapshot in which one user owns every file."""
     return {path: replace(node, owner=owner) for path, node in seen.items()}

@@ -1,4 +1,4 @@
-"""A tree on disk as a value that compares: path to everything a process could see of it."""
+"""A tree on disk as a comparable value: each path with all that a process can read of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS = {
 
 
 def snapshot(root: Path | str) -> dict[bytes, Node]:
-    """Read everything below ``root``; the root itself is ``b""``."""
+    """Return every path below ``root``, and the root itself as ``b""``."""
     top = os.fsencode(root)
     stats: dict[bytes, os.stat_result] = {}
     todo = [b""]

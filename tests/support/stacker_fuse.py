@@ -1,4 +1,4 @@
-"""The program `stacker-fuse` as others find it: an executable file."""
+"""The program `stacker-fuse` as an executable file, as other programs start it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.command import PATH, Result
 
 @dataclass(frozen=True)
 class StackerFuse:
-    """The program in a directory of its own, which takes what it mounts away again.
+    """The program in a directory of its own; `end` unmounts what it mounted.
 
-    :param room: everything is below it.
-    :param wrap: words before the program's, such as those of setpriv(1).
+    :param room: the directory of all its files.
+    :param wrap: words before the command, such as those of setpriv(1).
     """
 
     room: Path
@@ -30,7 +30,7 @@ class StackerFuse:
 
     @property
     def program(self) -> Path:
-        """The executable, as an installation has it."""
+        """Return the executable; write it first, as an installation does."""
         path = self.room / "bin/stacker-fuse"
         if not path.exists():
             path.parent.mkdir(mode=0o755, exist_ok=True)
@@ -42,7 +42,7 @@ class StackerFuse:
         return path
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
-        """Run it, whatever comes of it."""
+        """Run the program, and return its result."""
         command = [*self.wrap, str(self.program), *map(str, words)]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=100, cwd=cwd
@@ -50,13 +50,13 @@ class StackerFuse:
         return Result(done.returncode, done.stdout, done.stderr)
 
     def __call__(self, *words: str | Path) -> Result:
-        """Run it; it must end well."""
+        """Run the program; it must succeed."""
         done = self.run(*words)
         assert done.code == 0, done
         return done
 
     def servers(self) -> list[int]:
-        """Give the processes that serve what is mounted below the room."""
+        """Return the server processes of the mounts below the directory."""
         return sorted(int(name) for name in os.listdir("/proc") if self._is_ours(name))
 
     def _is_ours(self, name: str) -> bool:
@@ -70,10 +70,10 @@ class StackerFuse:
         return comm == b"stacker-fuse\n" and os.fsencode(self.room) in words
 
     def end(self) -> None:
-        """Take away what is mounted, and wait until nobody serves it."""
+        """Unmount everything, and wait until no server process is left."""
         while inside := mountinfo.read().below(self.room):
             mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
-        while servers := self.servers():  # one may serve a mount in another namespace
+        while servers := self.servers():  # a server may hold a mount in another namespace
             for number in servers:
                 with suppress(ProcessLookupError):
                     os.kill(number, signal.SIGTERM)
@@ -81,10 +81,10 @@ class StackerFuse:
 
 
 def lowerdir(*layers: Path) -> str:
-    """Give the option for directories, topmost first."""
+    """Return the option for directories, topmost first."""
     return "lowerdir=" + ":".join(map(str, layers))
 
 
 def joined(*options: str) -> Sequence[str]:
-    """Give options as words."""
+    """Return options as arguments."""
     return "-o", ",".join(options)

@@ -1,4 +1,4 @@
-"""Stacks for tests: layers in the test's own words, unpacked and stacked as the pipeline does."""
+"""Build stacks from short descriptions of layers, through the package's own pipeline."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def O(path: str) -> Item:  # noqa: E743
 
 
 def archive(layer: Sequence[Item]) -> bytes:
-    """Write a layer as a tar."""
+    """Return a layer as a tar."""
     return tars.tar(*(_member(item) for item in layer))
 
 
@@ -85,7 +85,7 @@ def _member(item: Item) -> bytes:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a directory that is gone afterwards."""
+    """Yield a directory, and remove it afterwards."""
     directory = tempfile.mkdtemp(dir=ROOM, prefix="stacker-law-")
     try:
         yield Path(directory)
@@ -94,7 +94,7 @@ def scratch() -> Iterator[Path]:
 
 
 def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> UnpackedLayer:
-    """Unpack a layer the way the pipeline does, and check its skeleton."""
+    """Unpack a layer as the pipeline does, and check its skeleton."""
     paths = LayerPaths(room / f"layer-{number}")
     paths.diff.mkdir(parents=True)
     with paths.skeleton.open("wb") as file:
@@ -111,7 +111,7 @@ def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> Unpac
 
 
 def unpacked_stack(layers: Sequence[bytes], room: Path, form: WhiteoutFormat) -> Stack:
-    """Unpack and stack; equal layers are one directory, as in a store."""
+    """Unpack and stack layers; equal layers share a directory, as in a store."""
     by_tar = {tar: unpacked(n, tar, room, form) for n, tar in enumerate(dict.fromkeys(layers))}
     repairs = room / "chain"
     repairs.mkdir()

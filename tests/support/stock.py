@@ -1,7 +1,7 @@
-"""What a case of the conformance suites finds in its directory.
+"""Templates: the files that a conformance case finds in its directory.
 
-A template is a list of things.  The same one becomes part of an image's layers (`members`) or is
-made in place by system calls (`build`), so that a case need not know where its files lie.
+A template is a list of things.  `members` writes it into an image's layers; `build` creates it with
+system calls.  So a case is the same for files of a lower layer and for new files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Thing:
     xattrs: tuple[tuple[str, bytes], ...] = ()
 
     def member(self, parent: bytes) -> bytes:
-        """Give it as an entry of a layer."""
+        """Return the thing as an entry of a layer."""
         path = parent + b"/" + self.path
         options: tars.Options = {"mode": self.mode, "uid": self.uid, "gid": self.gid}
         options["mtime"] = MTIME
@@ -51,7 +51,7 @@ class Thing:
                 return tars.file(path, self.data, **options)
 
     def make(self, parent: bytes) -> None:
-        """Make it by system calls; a directory that is there is kept as it is."""
+        """Create the thing with system calls; keep an existing directory."""
         path = parent + b"/" + self.path
         match self.kind:
             case "directory":
@@ -151,16 +151,16 @@ NAMES: Final[Template] = (
 
 
 def members(template: Iterable[Thing], parent: bytes) -> Iterator[bytes]:
-    """Give a directory with a template's things as entries of a layer."""
+    """Return a directory with a template's things, as entries of a layer."""
     yield tars.dir(parent + b"/", mtime=MTIME)
     for thing in template:
         yield thing.member(parent)
 
 
 def half(template: Template) -> Template:
-    """Give the part of a template that a merged directory has from below.
+    """Return the part of a template that a merged directory has from its lower layer.
 
-    All directories, and every second one of the others; links stay with what they link.
+    It has all directories and every second other thing; a link is with its target.
     """
     others = [thing for thing in template if thing.kind not in {"directory", "link"}]
     kept = {thing.path for thing in others[::2]}
@@ -172,7 +172,7 @@ def half(template: Template) -> Template:
 
 
 def build(template: Iterable[Thing], parent: Path) -> None:
-    """Make things in a directory, and give them and what they are in their old time."""
+    """Create things in a directory, and set their times and their parents' times."""
     root = os.fsencode(parent)
     made = []
     for thing in template:

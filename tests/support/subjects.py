@@ -1,8 +1,7 @@
-"""What the conformance suites hold to POSIX: `SUBJECTS`, one line a driver.
+"""The subjects of the conformance suites: `SUBJECTS` has a line for each driver.
 
-A subject is mounted once, by the user's own command, from an image that has each template many
-times over; a case takes one that nobody has used.  When none is left the mount is made again,
-which throws away all writes.
+`stacker mount` mounts a subject once, from an image that has many copies of each template.  Each
+case takes an unused copy.  After the last copy, the subject is mounted again, without its writes.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ have; and everything deleted that was in layers, and made again under the same n
 
 @dataclass(frozen=True)
 class Subject:
-    """One way to have a tree that can be written to.
+    """One way to provide a writable tree.
 
     :param words: what `stacker mount` is told; ``None`` for a plain directory, the control: a case
         that fails there is a wrong case.
@@ -68,12 +67,12 @@ class Subject:
 
     @property
     def is_mount(self) -> bool:
-        """Say whether there is something to unmount; a copy is a plain directory."""
+        """Return whether there is a mount to unmount; a copy is a plain directory."""
         return self.words is not None and self.name != "copy"
 
     @property
     def missing(self) -> str | None:
-        """Say what keeps it from being tested here."""
+        """Return the reason why this machine cannot test the subject, or None."""
         if self.device is not None and not os.path.exists(self.device):
             return f"no {self.device}"
         if self.module is not None and find_spec(self.module) is None:
@@ -111,7 +110,7 @@ TEMPLATES: Final[dict[str, tuple[Template, int]]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """A directory with a template's things that one case has for itself."""
+    """A directory with a template's things, for one case."""
 
     path: Path
     kind: str
@@ -122,13 +121,13 @@ class Place:
         return self.path / os.fsdecode(name)
 
     def is_lower(self, name: str) -> bool:
-        """Whether a thing of the template still lies in a layer alone, or a directory in both."""
+        """Return whether only a lower layer has a thing; a directory may be in both."""
         if self.kind == MERGED:
             return any(thing.path == name.encode() for thing in half(self.template))
         return self.kind == LOWER
 
     def deviates(self, deviation: Deviation, name: str | None = None) -> bool:
-        """Whether the case is to expect what the table of deviations says.
+        """Return whether the case must expect a deviation.
 
         :param name: the thing that must lie in a layer for it.
         """
@@ -153,7 +152,7 @@ class Mounted:
         return Stacker(self.room / "store")
 
     def place(self, kind: str, template: str = "usual") -> Place:
-        """Give a directory of a kind, with a template's things."""
+        """Return a directory of a kind, with a template's things."""
         things, amount = TEMPLATES[template]
         group = f"{template}-{'half' if kind == MERGED else 'new' if kind == UPPER else 'whole'}"
         number = self._used.get(group, 0)
@@ -174,7 +173,7 @@ class Mounted:
         return Place(path, kind, self.subject, things)
 
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Give the state of every file in the store's layers; a ctime tells of any change."""
+        """Return the state of every file in the store's layers; any change updates a ctime."""
         found: dict[str, tuple[int, ...]] = {}
         for layer in (self.room / "store/layers").glob("*/*/diff"):
             for top, directories, files in os.walk(layer):
@@ -185,7 +184,7 @@ class Mounted:
         return found
 
     def renew(self) -> None:
-        """Throw all writes away."""
+        """Discard all writes: unmount and mount again."""
         self.unmount()
         self.mount()
 
@@ -202,7 +201,7 @@ class Mounted:
 
 
 def stocked_layers() -> list[bytes]:
-    """Write two layers that have every template many times, its things by turns in either."""
+    """Return two layers with many copies of each template; its things alternate between them."""
     layers: tuple[list[bytes], list[bytes]] = ([], [])
     for name, (template, amount) in TEMPLATES.items():
         for group, things in (("whole", template), ("half", half(template))):
@@ -214,7 +213,7 @@ def stocked_layers() -> list[bytes]:
 
 
 def _turn(things: Template, turn: int) -> Template:
-    """Give every second thing; directories come in both layers, and links where their target is."""
+    """Return every second thing; both layers have directories, and a link is with its target."""
     at = {thing.path: number % 2 for number, thing in enumerate(things)}
     return tuple(
         thing
@@ -225,13 +224,13 @@ def _turn(things: Template, turn: int) -> Template:
 
 
 def stock(room: Path, layers: list[bytes] | None = None) -> None:
-    """Fill a store below a room, with what `stocked_layers` gives or other layers."""
+    """Pull an image of `stocked_layers`, or of other layers, into a store."""
     layout = images.layout(room / "app", layers or stocked_layers(), compression="none")
     Stacker(room / "store")("pull", layout.source)
     shutil.rmtree(layout.path)
 
 
 def unmount_by_force(path: Path) -> None:
-    """Make sure nothing stays mounted at a place after a failure."""
+    """Unmount a path until it has no mount, after a failure."""
     while subprocess.run(["umount", "-l", path], check=False, capture_output=True).returncode == 0:
         pass

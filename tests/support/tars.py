@@ -1,10 +1,10 @@
-"""A small language for archives, honest or hostile: each word gives bytes, ``tar`` joins them.
+"""Build archives, well-formed or hostile: each function returns bytes, ``tar`` joins them.
 
     tar(dir("d/"), file("d/a", b"x", mode=0o4755), symlink("l", "d"), whiteout("gone"))
 
-Every field can be given as the bytes that shall stand there, so that a header can lie.  A path or
-link target of more than 100 bytes, and ``xattrs``, get a PAX header in front.  Knows nothing of
-the package under test, and does not use tarfile, so that the two cannot share a mistake.
+A field may be the bytes to write, so that a header can be wrong.  A path or link target of more
+than 100 bytes, and ``xattrs``, get a PAX header.  This module imports neither the package under
+test nor tarfile, so the tests share no mistake with either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, TypedDict, Unpack
 BLOCK: Final = 512
 END: Final = bytes(2 * BLOCK)
 MTIME: Final = 1_000_000_000
-"""When everything was changed unless a test says otherwise: not now, and not the epoch."""
+"""The default time of an entry: neither the current time nor the epoch."""
 
 USTAR: Final = b"ustar\x0000"
 GNU: Final = b"ustar  \0"
@@ -27,7 +27,7 @@ Number = int | bytes
 
 
 class Options(TypedDict, total=False):
-    """What an entry can be told besides its path: the fields of its header, and xattrs."""
+    """Options of an entry besides its path: the fields of its header, and xattrs."""
 
     mode: Number
     uid: Number
@@ -47,19 +47,19 @@ class Options(TypedDict, total=False):
 
 
 def raw(text: Text) -> bytes:
-    """Give the bytes of a name."""
+    """Return the bytes of a name."""
     return text.encode() if isinstance(text, str) else text
 
 
 def base256(value: int, width: int) -> bytes:
-    """Write a number as GNU tar writes those that are too large or negative."""
+    """Return a number in base-256, GNU tar's form of large and negative numbers."""
     field = bytearray((value % (1 << (8 * width))).to_bytes(width, "big"))
     field[0] |= 0x80
     return bytes(field)
 
 
 def octal(value: Number, width: int) -> bytes:
-    """Write a number field; bytes come as they are."""
+    """Return a number field; bytes are not changed."""
     if isinstance(value, bytes):
         return value.ljust(width, b"\0")
     digits = b"%0*o\0" % (width - 1, value)
@@ -67,7 +67,7 @@ def octal(value: Number, width: int) -> bytes:
 
 
 def header(path: Text, /, **fields: Unpack[Options]) -> bytes:
-    """Give one header block with a right checksum, unless ``checksum`` says what stands there."""
+    """Return one header block, with a correct checksum unless ``checksum`` is given."""
     head = b"".join(
         (
             raw(path)[:100].ljust(100, b"\0"),
@@ -105,7 +105,7 @@ def _summed(head: bytes, tail: bytes, checksum: Number | None) -> bytes:
 
 
 def resummed(block: bytes) -> bytes:
-    """Give a header that was changed by hand its checksum again."""
+    """Return a changed header with a new checksum."""
     return _summed(block[:148], block[156:], None)
 
 
@@ -115,12 +115,12 @@ def padded(data: bytes) -> bytes:
 
 
 def tar(*parts: bytes, end: bool = True) -> bytes:
-    """Join entries to an archive, with an end marker unless told otherwise."""
+    """Return an archive of entries, with an end marker by default."""
     return b"".join(parts) + (END if end else b"")
 
 
 def entry(path: Text, data: bytes = b"", **options: Unpack[Options]) -> bytes:
-    """Give any entry: the PAX header it needs, its header, its payload."""
+    """Return an entry: the PAX header that it needs, its header, its payload."""
     name, link = raw(path), raw(options.get("link", b""))
     records = {f"SCHILY.xattr.{key}": value for key, value in options.get("xattrs", {}).items()}
     if len(name) > 100:
@@ -132,19 +132,19 @@ def entry(path: Text, data: bytes = b"", **options: Unpack[Options]) -> bytes:
 
 
 def file(path: Text, data: bytes = b"", **options: Unpack[Options]) -> bytes:
-    """Give a regular file."""
+    """Return a regular file."""
     return entry(path, data, **options)
 
 
-def dir(path: Text, **options: Unpack[Options]) -> bytes:  # noqa: A001 - the word for it
-    """Give a directory, 0755 unless told otherwise."""
+def dir(path: Text, **options: Unpack[Options]) -> bytes:  # noqa: A001 - the name in ls(1)
+    """Return a directory, by default with mode 0755."""
     options.setdefault("mode", 0o755)
     options.setdefault("flag", b"5")
     return entry(path, **options)
 
 
 def symlink(path: Text, target: Text, **options: Unpack[Options]) -> bytes:
-    """Give a symbolic link."""
+    """Return a symbolic link."""
     options.setdefault("mode", 0o777)
     options.setdefault("flag", b"2")
     options["link"] = target
@@ -152,46 +152,46 @@ def symlink(path: Text, target: Text, **options: Unpack[Options]) -> bytes:
 
 
 def hardlink(path: Text, target: Text, **options: Unpack[Options]) -> bytes:
-    """Give a hard link."""
+    """Return a hard link."""
     options.setdefault("flag", b"1")
     options["link"] = target
     return entry(path, **options)
 
 
 def char(path: Text, major: Number, minor: Number, /, **options: Unpack[Options]) -> bytes:
-    """Give a character device."""
+    """Return a character device."""
     options.setdefault("flag", b"3")
     options["major"], options["minor"] = major, minor
     return entry(path, **options)
 
 
 def block(path: Text, major: Number, minor: Number, /, **options: Unpack[Options]) -> bytes:
-    """Give a block device."""
+    """Return a block device."""
     options.setdefault("flag", b"4")
     options["major"], options["minor"] = major, minor
     return entry(path, **options)
 
 
 def fifo(path: Text, **options: Unpack[Options]) -> bytes:
-    """Give a FIFO."""
+    """Return a FIFO."""
     options.setdefault("flag", b"6")
     return entry(path, **options)
 
 
 def whiteout(path: Text, **options: Unpack[Options]) -> bytes:
-    """Hide ``path`` of the layers below."""
+    """Hide ``path`` of the lower layers."""
     parent, slash, name = raw(path).rpartition(b"/")
     return entry(parent + slash + b".wh." + name, **options)
 
 
 def opaque(path: Text = b"", **options: Unpack[Options]) -> bytes:
-    """Hide what the layers below have in the directory ``path``."""
+    """Hide the lower layers' content of the directory ``path``."""
     parent = raw(path).rstrip(b"/")
     return entry((parent + b"/" if parent else b"") + b".wh..wh..opq", **options)
 
 
 def record(key: Text, value: Text) -> bytes:
-    """Give one PAX record, whose length counts its own digits."""
+    """Return one PAX record, whose length counts its own digits."""
     body = b" " + raw(key) + b"=" + raw(value) + b"\n"
     length = len(body) + len(str(len(body)))
     length = len(body) + len(str(length))
@@ -199,19 +199,19 @@ def record(key: Text, value: Text) -> bytes:
 
 
 def pax_header(payload: bytes, /, **fields: Unpack[Options]) -> bytes:
-    """Give an extended header with any payload, well-formed or not."""
+    """Return an extended header with any payload, well-formed or not."""
     fields.setdefault("size", len(payload))
     fields.setdefault("flag", b"x")
     return header("PaxHeaders/0", **fields) + padded(payload)
 
 
 def pax(*repeated: tuple[Text, Text], **records: Text) -> bytes:
-    """Give a PAX header for the next entry; ``repeated`` records keep their order."""
+    """Return a PAX header for the next entry; ``repeated`` records keep their order."""
     return pax_header(_records(repeated, records))
 
 
 def pax_global(*repeated: tuple[Text, Text], **records: Text) -> bytes:
-    """Give a global PAX header."""
+    """Return a global PAX header."""
     return pax_header(_records(repeated, records), flag=b"g")
 
 
@@ -220,12 +220,12 @@ def _records(repeated: Sequence[tuple[Text, Text]], records: Mapping[str, Text])
 
 
 def gnu_name(path: Text) -> bytes:
-    """Give GNU's header for a long name."""
+    """Return GNU's header for a long name."""
     return _long(b"L", raw(path))
 
 
 def gnu_link(target: Text) -> bytes:
-    """Give GNU's header for a long link target."""
+    """Return GNU's header for a long link target."""
     return _long(b"K", raw(target))
 
 
@@ -244,7 +244,7 @@ def _stored(segments: Segments) -> bytes:
 
 
 def sparse_old(path: Text, size: int, segments: Segments, /, **options: Unpack[Options]) -> bytes:
-    """Give a sparse file in GNU's old form: four segments in the header, 21 a block after it."""
+    """Return a sparse file in GNU's old form: four segments in the header, 21 a block after it."""
     data = _stored(segments)
     pairs = [octal(at, 12) + octal(len(part), 12) for at, part in segments]
     options.setdefault("size", len(data))
@@ -262,7 +262,7 @@ def sparse_old(path: Text, size: int, segments: Segments, /, **options: Unpack[O
 
 
 def sparse_00(path: Text, size: int, segments: Segments, /, **options: Unpack[Options]) -> bytes:
-    """Give a sparse file as PAX version 0.0: repeated offset and numbytes."""
+    """Return a sparse file as PAX version 0.0: repeated offset and numbytes."""
     map_: list[tuple[Text, Text]] = [("GNU.sparse.size", str(size))]
     map_.append(("GNU.sparse.numblocks", str(len(segments))))
     for at, data in segments:
@@ -271,7 +271,7 @@ def sparse_00(path: Text, size: int, segments: Segments, /, **options: Unpack[Op
 
 
 def sparse_01(path: Text, size: int, segments: Segments, /, **options: Unpack[Options]) -> bytes:
-    """Give a sparse file as PAX version 0.1: one map, the name in a record."""
+    """Return a sparse file as PAX version 0.1: one map, the name in a record."""
     listed = ",".join(f"{at},{len(data)}" for at, data in segments)
     return pax(
         ("GNU.sparse.size", str(size)),
@@ -282,7 +282,7 @@ def sparse_01(path: Text, size: int, segments: Segments, /, **options: Unpack[Op
 
 
 def sparse_10(path: Text, size: int, segments: Segments, /, **options: Unpack[Options]) -> bytes:
-    """Give a sparse file as PAX version 1.0: the map at the start of the payload."""
+    """Return a sparse file as PAX version 1.0: the map at the start of the payload."""
     numbers = [len(segments)]
     for at, data in segments:
         numbers += [at, len(data)]

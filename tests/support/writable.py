@@ -1,4 +1,4 @@
-"""A tree that takes writes, on directories of its own, by paths as tests like to have them."""
+"""A writable tree on directories of a test, addressed by path."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROOT_USER = Caller(0, 0)
 
 
 class Writable:
-    """Lower directories, an upper one and a work directory in a room.
+    """A writable tree with lower directories, an upper and a work directory below ``room``.
 
-    :param lowers: names of directories in the room, the topmost first.
+    :param lowers: names of directories below ``room``, topmost first.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Writable:
         self.tree.close()
 
     def at(self, path: str | bytes) -> Node:
-        """Give the inode of a path."""
+        """Return the inode of a path."""
         node = ROOT
         for name in filter(None, os.fsencode(path).split(b"/")):
             found = self.tree.lookup(node, name)
@@ -60,7 +60,7 @@ class Writable:
         return node
 
     def place(self, path: str | bytes) -> tuple[Node, bytes]:
-        """Give the directory of a path, and its last name."""
+        """Return the directory of a path, and its last name."""
         above, _, name = os.fsencode(path).rpartition(b"/")
         return self.at(above), name
 
@@ -103,7 +103,7 @@ class Writable:
 
     @contextmanager
     def by_kernel(self, work: str = "kernel") -> Iterator[Path]:
-        """Let the kernel's overlayfs show the same directories, and take writes."""
+        """Mount the same directories with the kernel's overlayfs, writable."""
         target, scratch = self.room / "target", self.room / work
         target.mkdir(exist_ok=True)
         scratch.mkdir(exist_ok=True)
