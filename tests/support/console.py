@@ -131,7 +131,8 @@ class Machine:
     """Runs the commands of a page in namespaces of their own: mounts, processes, network.
 
     ``/mnt``, ``/run`` and ``/var/lib`` are empty, ``/etc/containers`` and ``/etc/hosts`` are
-    copies, and the hosts of :data:`HOSTS` are registries on loopback.
+    copies.  The hosts of :data:`HOSTS` are registries on loopback, whose CA is trusted unless the
+    page installs it itself.
 
     :param root: an empty directory; the commands start in ``root/home``.
     """
@@ -163,7 +164,7 @@ class Machine:
             timeout=200,
             check=False,
         )
-        yield from _differences(commands, done.stdout)
+        yield from differences(commands, done.stdout)
 
     def _environment(self, page: Page) -> dict[str, str]:
         inherited = dict(os.environ) if page.needs_network else {}  # proxies, pip's settings
@@ -189,14 +190,18 @@ class Machine:
         (self.root / "hosts").write_text(own + "\n".join([*lines, ""]))
         self._registries = [name for name in HOSTS if f"{name}/" in page.text]
         if self._registries:
-            self._prepare_registries()
+            self._prepare_registries(page)
 
-    def _prepare_registries(self) -> None:
+    def _prepare_registries(self, page: Page) -> None:
         authority = Authority(self.root / "authority")
         names = ",".join(f"DNS:{name}" for name in HOSTS)
         certificate, key = authority.sign("host", names)
         shutil.copy(authority.certificate, self.home / "ca.crt")
         for name in self._registries:
+            if "certs.d" not in page.text:
+                trusted = self.home / ".config/containers/certs.d" / name
+                trusted.mkdir(parents=True)
+                shutil.copy(authority.certificate, trusted)
             tls = {"certificate": str(certificate), "key": str(key)}
             config = {
                 "version": "0.1",
@@ -245,7 +250,8 @@ def _copy_checkout(target: Path) -> None:
         shutil.copy(REPOSITORY / name, target / name)
 
 
-def _differences(commands: Sequence[Command], output: str) -> Iterator[str]:
+def differences(commands: Sequence[Command], output: str) -> Iterator[str]:
+    """Yield each difference between a page's commands and what the script printed."""
     for number, command in enumerate(commands):
         mark = f"{_MARK} {number}"
         _, begun, rest = output.partition(f"{mark}\n")
