@@ -112,7 +112,7 @@ def mount(stacker: Stacker, target: Path, adapter: FuseAdapter) -> list[int]:
     return servers(target)
 
 
-def test_an_image_is_shown_and_taken_away(
+def test_fuse_mount_serves_the_image_until_umount(
     stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
     mount(stacker, target, adapter)
@@ -133,7 +133,7 @@ def test_an_image_is_shown_and_taken_away(
     is_clean(stacker, layers=2)
 
 
-def test_root_reads_further_ahead_than_the_kernel_by_itself(stacker: Stacker, target: Path) -> None:
+def test_root_raises_the_read_ahead_of_the_mount(stacker: Stacker, target: Path) -> None:
     mount(stacker, target, "kernel")
     found = mountinfo.at(target)
     assert found is not None
@@ -145,7 +145,7 @@ def test_root_reads_further_ahead_than_the_kernel_by_itself(stacker: Stacker, ta
     stacker("umount", target)
 
 
-def test_every_worker_has_a_channel_of_its_own(stacker: Stacker, target: Path) -> None:
+def test_each_worker_has_its_own_channel(stacker: Stacker, target: Path) -> None:
     _, *workers = mount(stacker, target, "kernel")
     channels = [(worker, _channel(worker)) for worker in workers]
     for (one, first), (other, second) in combinations(channels, 2):
@@ -177,7 +177,7 @@ def is_one_file(one: int, first: int, other: int, second: int) -> bool:
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-def test_a_kernel_that_offers_nothing_gets_the_same_tree(
+def test_tree_is_the_same_without_optional_kernel_features(
     stacker: Stacker,
     target: Path,
     tmp_path: Path,
@@ -208,7 +208,7 @@ def below_root(directory: Path) -> dict[bytes, object]:
 
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("reply", [b"\xff" * 3, bytes(200), struct.pack("=IiQ", 16, -9999, 0)])
-def test_a_reply_that_the_kernel_does_not_take_is_an_error_and_not_the_end(
+def test_rejected_reply_is_eio_and_the_mount_survives(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: bytes, *, read_only: bool
 ) -> None:
     skip_without("kernel")
@@ -240,7 +240,7 @@ def test_a_reply_that_the_kernel_does_not_take_is_an_error_and_not_the_end(
         mountapi.umount2(target)
 
 
-def test_the_adapter_is_the_kernels_unless_another_is_named(stacker: Stacker, target: Path) -> None:
+def test_kernel_adapter_is_the_default(stacker: Stacker, target: Path) -> None:
     skip_without("kernel")
     assert stacker("mount", "--driver", "fuse", "app:1.0", target).last == "fuse"
     (item,) = stacker("mounts", "--json").items
@@ -250,9 +250,7 @@ def test_the_adapter_is_the_kernels_unless_another_is_named(stacker: Stacker, ta
 
 
 @pytest.mark.parametrize("driver", ["auto", "overlay", "copy"])
-def test_an_adapter_goes_with_the_fuse_driver_only(
-    stacker: Stacker, target: Path, driver: str
-) -> None:
+def test_fuse_adapter_requires_the_fuse_driver(stacker: Stacker, target: Path, driver: str) -> None:
     words = ("--driver", driver, "--fuse-adapter", "pyfuse3", "app:1.0", target)
     said = stacker.refused(2, "mount", *words)
     assert f"requires --driver fuse: got --driver {driver}" in said
@@ -269,7 +267,7 @@ def test_an_adapter_goes_with_the_fuse_driver_only(
     ],
     ids=["overlay", "writes", "pyfuse3"],
 )
-def test_passthrough_goes_with_the_kernels_protocol_and_without_writes(
+def test_passthrough_requires_the_kernel_adapter_and_a_read_only_mount(
     stacker: Stacker, target: Path, words: tuple[str, ...], code: int, reason: str
 ) -> None:
     skip_without("pyfuse3" if "pyfuse3" in words else "kernel")
@@ -278,7 +276,9 @@ def test_passthrough_goes_with_the_kernels_protocol_and_without_writes(
     is_clean(stacker, layers=2)
 
 
-def test_without_pyfuse3_a_person_is_told_what_to_install(stacker: Stacker, target: Path) -> None:
+def test_missing_pyfuse3_is_an_error_with_the_command_to_install_it(
+    stacker: Stacker, target: Path
+) -> None:
     without = replace(stacker, python=str(_python_without_pyfuse3(target.parent)))
     words = ("--driver", "fuse", "--fuse-adapter", "pyfuse3", "app:1.0", target)
     said = without.refused(9, "mount", *words)
@@ -289,9 +289,7 @@ def test_without_pyfuse3_a_person_is_told_what_to_install(stacker: Stacker, targ
     is_clean(stacker, layers=2)
 
 
-def test_a_pyfuse3_that_cannot_be_loaded_is_an_error_and_no_mount(
-    stacker: Stacker, target: Path
-) -> None:
+def test_broken_pyfuse3_is_an_error_and_leaves_no_mount(stacker: Stacker, target: Path) -> None:
     skip_without("kernel")
     broken = target.parent / "broken"
     broken.mkdir()
@@ -322,7 +320,9 @@ def _python_without_pyfuse3(room: Path) -> Path:
     return script
 
 
-def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path, adapter: FuseAdapter) -> None:
+def test_fuse_serves_a_single_plain_layer(
+    tmp_path: Path, target: Path, adapter: FuseAdapter
+) -> None:
     stacker = Stacker(tmp_path / "store")
     stacker("pull", images.layout(tmp_path / "app", LAYERS[:1]).source)
     target.mkdir()
@@ -332,14 +332,14 @@ def test_one_plain_layer_is_served_too(tmp_path: Path, target: Path, adapter: Fu
     is_clean(stacker, layers=1)
 
 
-def test_the_pyfuse3_adapter_refuses_writes(stacker: Stacker, target: Path) -> None:
+def test_pyfuse3_adapter_refuses_rw_and_upper(stacker: Stacker, target: Path) -> None:
     skip_without("pyfuse3")
     said = stacker.refused(7, "mount", *options("pyfuse3"), "--rw", "app:1.0", target)
     assert "is read-only" in said
     is_clean(stacker)
 
 
-def test_writes_are_taken_and_go_with_the_mount(stacker: Stacker, target: Path) -> None:
+def test_writes_with_rw_are_discarded_at_umount(stacker: Stacker, target: Path) -> None:
     assert stacker("mount", "--driver", "fuse", "--rw", "app:1.0", target).last == "fuse"
     (target / "etc/kept").write_bytes(b"written")
     (target / "new").mkdir()
@@ -357,7 +357,7 @@ def test_writes_are_taken_and_go_with_the_mount(stacker: Stacker, target: Path) 
 
 
 @pytest.mark.parametrize(("first", "second"), [("fuse", "overlay"), ("overlay", "fuse")])
-def test_kept_writes_are_there_for_either_driver(
+def test_overlay_and_fuse_share_a_persistent_upper(
     stacker: Stacker, target: Path, tmp_path: Path, first: str, second: str
 ) -> None:
     kept = tmp_path / "changes"
@@ -372,7 +372,7 @@ def test_kept_writes_are_there_for_either_driver(
     assert (kept / "etc/n2").read_bytes() == b"2"
 
 
-def test_an_upper_in_use_is_refused(stacker: Stacker, target: Path, tmp_path: Path) -> None:
+def test_upper_of_another_mount_is_refused(stacker: Stacker, target: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     stacker("mount", "--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", target)
@@ -383,7 +383,7 @@ def test_an_upper_in_use_is_refused(stacker: Stacker, target: Path, tmp_path: Pa
     stacker("umount", other)
 
 
-def test_a_detached_mount_keeps_its_upper_as_long_as_it_is_used(
+def test_upper_of_a_detached_mount_is_refused_while_in_use(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
     words = ("--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", target)
@@ -398,7 +398,7 @@ def test_a_detached_mount_keeps_its_upper_as_long_as_it_is_used(
     stacker("umount", target)
 
 
-def test_writes_survive_a_server_that_was_killed(
+def test_upper_keeps_writes_of_a_killed_server(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
     words = ("--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", target)
@@ -418,7 +418,7 @@ def test_writes_survive_a_server_that_was_killed(
     is_clean(stacker)
 
 
-def test_sigterm_takes_a_mount_with_writes_away(stacker: Stacker, target: Path) -> None:
+def test_sigterm_unmounts_a_writable_mount(stacker: Stacker, target: Path) -> None:
     stacker("mount", "--driver", "fuse", "--rw", "app:1.0", target)
     first, worker = servers(target)
     os.kill(worker, signal.SIGTERM)  # it goes on: nobody could take its place
@@ -429,7 +429,7 @@ def test_sigterm_takes_a_mount_with_writes_away(stacker: Stacker, target: Path) 
     is_clean(stacker)
 
 
-def test_the_plan_is_that_of_a_fuse_mount(stacker: Stacker, target: Path) -> None:
+def test_print_plan_describes_a_fuse_mount(stacker: Stacker, target: Path) -> None:
     words = ("mount", "--driver", "fuse", "--rw", "--print-plan", "app:1.0", target)
     plan = stacker(*words).item["plan"]
     (only,) = plan["mounts"]
@@ -440,7 +440,7 @@ def test_the_plan_is_that_of_a_fuse_mount(stacker: Stacker, target: Path) -> Non
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one worker alone stores nothing")
 @pytest.mark.skipif(shutil.which("fincore") is None, reason="fincore is not installed")
-def test_files_read_one_after_the_other_are_there_before_they_are_asked_for(
+def test_sequential_reads_prefetch_the_next_files(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
     layer = tar(*(file(f"many/{number:03}", b"%d" % number) for number in range(100)))
@@ -462,7 +462,7 @@ def test_files_read_one_after_the_other_are_there_before_they_are_asked_for(
     stacker("umount", target)
 
 
-def test_what_is_in_use_is_not_unmounted_unless_lazily(
+def test_busy_fuse_mount_needs_a_lazy_umount(
     stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
     mount(stacker, target, adapter)
@@ -474,7 +474,7 @@ def test_what_is_in_use_is_not_unmounted_unless_lazily(
     eventually(lambda: not servers(target))
 
 
-def test_many_readers_at_once_get_what_is_there(
+def test_concurrent_readers_get_the_right_contents(
     stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
     mount(stacker, target, adapter)
@@ -490,9 +490,7 @@ def test_many_readers_at_once_get_what_is_there(
     stacker("umount", target)
 
 
-def test_a_worker_that_dies_is_replaced(
-    stacker: Stacker, target: Path, adapter: FuseAdapter
-) -> None:
+def test_dead_worker_is_replaced(stacker: Stacker, target: Path, adapter: FuseAdapter) -> None:
     first, *workers = mount(stacker, target, adapter)
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
@@ -503,7 +501,7 @@ def test_a_worker_that_dies_is_replaced(
     eventually(lambda: not servers(target))
 
 
-def test_workers_go_on_when_nobody_looks_after_them(
+def test_workers_survive_their_supervisor(
     stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
     first, *_ = mount(stacker, target, adapter)
@@ -513,7 +511,9 @@ def test_workers_go_on_when_nobody_looks_after_them(
     eventually(lambda: not servers(target))
 
 
-def test_sigterm_takes_the_mount_away(stacker: Stacker, target: Path, adapter: FuseAdapter) -> None:
+def test_sigterm_unmounts_a_read_only_mount(
+    stacker: Stacker, target: Path, adapter: FuseAdapter
+) -> None:
     first, *_ = mount(stacker, target, adapter)
     os.kill(first, signal.SIGTERM)
     eventually(lambda: not servers(target))
@@ -539,7 +539,7 @@ def _error_of(call: Callable[[], object]) -> int | None:
     return None
 
 
-def test_a_mount_whose_server_was_killed_is_named_and_cleared(
+def test_mounts_clears_a_mount_without_a_server(
     stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
     killed(stacker, target, adapter)
@@ -553,7 +553,7 @@ def test_a_mount_whose_server_was_killed_is_named_and_cleared(
 
 
 @pytest.mark.parametrize("words", [("kernel",), ("kernel", "--rw"), ("pyfuse3",)], ids=" ".join)
-def test_umount_clears_a_mount_whose_server_was_killed(
+def test_umount_clears_a_mount_without_a_server(
     stacker: Stacker, target: Path, words: tuple[FuseAdapter, ...]
 ) -> None:
     skip_without(words[0])
@@ -563,7 +563,7 @@ def test_umount_clears_a_mount_whose_server_was_killed(
     is_clean(stacker)
 
 
-def test_what_goes_wrong_in_the_background_reaches_the_caller(
+def test_error_in_the_server_reaches_the_caller(
     stacker: Stacker, target: Path, adapter: FuseAdapter
 ) -> None:
     for skeleton in (stacker.store / "layers").rglob("skeleton.tar.zst"):
@@ -574,7 +574,9 @@ def test_what_goes_wrong_in_the_background_reaches_the_caller(
     is_clean(stacker)
 
 
-def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path, adapter: FuseAdapter) -> None:
+def test_server_keeps_no_descriptor_and_lock_of_the_caller(
+    tmp_path: Path, adapter: FuseAdapter
+) -> None:
     layer, target = tmp_path / "layer", tmp_path / "target"
     for path in (layer, target):
         path.mkdir()
@@ -592,7 +594,9 @@ def test_the_server_keeps_nothing_of_its_callers(tmp_path: Path, adapter: FuseAd
         mountapi.umount2(target)
 
 
-def test_a_missing_record_is_an_error_and_no_mount(tmp_path: Path, adapter: FuseAdapter) -> None:
+def test_missing_layer_record_is_an_error_and_leaves_no_mount(
+    tmp_path: Path, adapter: FuseAdapter
+) -> None:
     layer, target = LayerPaths(tmp_path / "layer"), tmp_path / "target"
     for path in (layer.root, layer.diff, target):
         path.mkdir()
@@ -611,7 +615,7 @@ def test_a_missing_record_is_an_error_and_no_mount(tmp_path: Path, adapter: Fuse
     assert mountinfo.at(target) is None
 
 
-def test_a_program_runs_from_it(tmp_path: Path, adapter: FuseAdapter) -> None:
+def test_program_runs_from_a_fuse_mount(tmp_path: Path, adapter: FuseAdapter) -> None:
     layer, target = tmp_path / "layer", tmp_path / "target"
     for path in (layer, target):
         path.mkdir()

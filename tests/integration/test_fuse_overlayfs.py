@@ -55,7 +55,7 @@ def _name(process: str) -> str:
 
 
 @needs_program
-def test_a_mount_is_made_listed_and_undone(stacker: Stacker, target: Path) -> None:
+def test_mount_is_listed_until_it_is_unmounted(stacker: Stacker, target: Path) -> None:
     assert stacker("mount", *WORDS, "app:1.0", target).last == PROGRAM
     assert sorted(os.listdir(target)) == ["kept", "new"]
     found = mountinfo.at(target)
@@ -69,7 +69,7 @@ def test_a_mount_is_made_listed_and_undone(stacker: Stacker, target: Path) -> No
 
 
 @needs_program
-def test_writes_go_with_the_mount(stacker: Stacker, target: Path) -> None:
+def test_fuse_overlayfs_discards_writes_at_umount(stacker: Stacker, target: Path) -> None:
     for _ in range(2):
         stacker("mount", *WORDS, "--rw", "app:1.0", target)
         assert (target / "kept").read_bytes() == b"lower"
@@ -80,7 +80,7 @@ def test_writes_go_with_the_mount(stacker: Stacker, target: Path) -> None:
 
 
 @needs_program
-def test_a_store_with_a_colon_is_shown_but_takes_no_writes(
+def test_store_path_with_a_colon_is_mounted_read_only(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
     there = replace(stacker, store=tmp_path / "a:b")
@@ -94,16 +94,16 @@ def test_a_store_with_a_colon_is_shown_but_takes_no_writes(
 
 
 @needs_program
-def test_it_keeps_no_writes(stacker: Stacker, target: Path, tmp_path: Path) -> None:
+def test_fuse_overlayfs_refuses_a_persistent_upper(
+    stacker: Stacker, target: Path, tmp_path: Path
+) -> None:
     said = stacker.refused(7, "mount", *WORDS, "--upper", tmp_path / "kept", "app:1.0", target)
     assert f"no --upper with {PROGRAM}" in said
     stacker.assert_clean(images=1)
 
 
 @needs_program
-def test_a_mount_whose_server_was_killed_is_named_and_cleared(
-    stacker: Stacker, target: Path
-) -> None:
+def test_mounts_clears_a_mount_without_a_server(stacker: Stacker, target: Path) -> None:
     before = servers()
     stacker("mount", *WORDS, "app:1.0", target)
     (server,) = servers() - before
@@ -115,7 +115,7 @@ def test_a_mount_whose_server_was_killed_is_named_and_cleared(
 
 
 @needs_program
-def test_what_it_says_when_it_ends_is_the_reason(stacker: Stacker, target: Path) -> None:
+def test_stderr_of_fuse_overlayfs_is_in_the_error(stacker: Stacker, target: Path) -> None:
     place = target.parent / "bin"
     place.mkdir()
     (place / PROGRAM).write_text("#!/bin/sh\necho 'no such luck' >&2\nexit 1\n")
@@ -127,7 +127,7 @@ def test_what_it_says_when_it_ends_is_the_reason(stacker: Stacker, target: Path)
     stacker.assert_clean(images=1)
 
 
-def test_where_it_is_missing_a_person_is_told(stacker: Stacker, target: Path) -> None:
+def test_missing_fuse_overlayfs_is_an_error_with_a_hint(stacker: Stacker, target: Path) -> None:
     without = replace(stacker, environ={"PATH": "/nowhere"})
     said = without.refused(9, "mount", *WORDS, "app:1.0", target)
     assert "fuse-overlayfs is not installed" in said
@@ -136,7 +136,7 @@ def test_where_it_is_missing_a_person_is_told(stacker: Stacker, target: Path) ->
 
 
 @needs_program
-def test_the_plan_is_what_mount_8_takes(stacker: Stacker, target: Path) -> None:
+def test_plan_of_fuse_overlayfs_works_with_mount_8(stacker: Stacker, target: Path) -> None:
     plan = stacker("mount", *WORDS, "--rw", "--print-plan", "app:1.0", target).item["plan"]
     (only,) = plan["mounts"]
     assert only["type"] == f"fuse.{PROGRAM}"

@@ -92,12 +92,12 @@ def _reads(process: int) -> int:
     return int(text.split("syscr:")[1].split()[0])
 
 
-def test_a_large_file_is_read_by_the_kernel(room: Path) -> None:
+def test_kernel_reads_a_large_file_without_the_server(room: Path) -> None:
     processes = mount(filled(room / "layer"), room / "target")
     assert asked_of_the_server(processes, room / "target/large") < FEW
 
 
-def test_where_nearly_all_is_large_nobody_has_to_ask(room: Path) -> None:
+def test_passthrough_is_automatic_for_large_files(room: Path) -> None:
     layer = filled(room / "layer")
     with (layer / "larger").open("wb") as file:
         file.truncate(2 * MIN_SIZE)
@@ -108,12 +108,12 @@ def test_where_nearly_all_is_large_nobody_has_to_ask(room: Path) -> None:
     assert (overlaid(room / "target", room / "above") / "large").read_bytes() == LARGE
 
 
-def test_where_there_are_small_files_nothing_is_asked_of_the_server_at_opening(room: Path) -> None:
+def test_open_sends_no_request_for_a_tree_of_small_files(room: Path) -> None:
     processes = mount(filled(room / "layer"), room / "target", asked=False)
     assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
 
 
-def test_a_store_on_an_overlay_is_not_passed_through_unasked(room: Path) -> None:
+def test_no_automatic_passthrough_for_a_store_on_an_overlay(room: Path) -> None:
     layer = filled(room / "layer")
     (layer / "small").unlink()
     os.truncate(layer / "large", 3 * MIN_SIZE)
@@ -121,7 +121,7 @@ def test_a_store_on_an_overlay_is_not_passed_through_unasked(room: Path) -> None
     assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
 
 
-def test_a_program_can_be_run_by_the_kernel_alone(room: Path) -> None:
+def test_kernel_executes_a_program_without_the_server(room: Path) -> None:
     program = room / "layer/program"
     program.parent.mkdir()
     shutil.copy("/bin/true", program)
@@ -130,12 +130,12 @@ def test_a_program_can_be_run_by_the_kernel_alone(room: Path) -> None:
     assert subprocess.run([room / "target/program"], check=False).returncode == 0
 
 
-def test_a_small_file_is_not(room: Path) -> None:
+def test_server_reads_a_small_file(room: Path) -> None:
     processes = mount(filled(room / "layer"), room / "target")
     assert asked_of_the_server(processes, room / "target/small") >= len(PLACES)
 
 
-def test_a_store_on_an_overlay_is_passed_through_as_well(room: Path) -> None:
+def test_passthrough_works_for_a_store_on_an_overlay(room: Path) -> None:
     layer = overlaid(filled(room / "layer"), room / "first")
     assert stack_depth([room / "layer"]) == 1
     assert stack_depth([room / "layer", layer]) == 2
@@ -143,18 +143,18 @@ def test_a_store_on_an_overlay_is_passed_through_as_well(room: Path) -> None:
     assert asked_of_the_server(processes, room / "target/large") < FEW
 
 
-def test_a_store_that_lies_too_deep_is_read_through_the_server(room: Path) -> None:
+def test_server_reads_a_store_on_stacked_overlays(room: Path) -> None:
     once = overlaid(filled(room / "layer"), room / "first")
     processes = mount(overlaid(once, room / "second"), room / "target")
     assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
 
 
-def test_an_overlay_can_lie_on_top(room: Path) -> None:
+def test_overlay_can_be_mounted_on_a_passthrough_mount(room: Path) -> None:
     mount(filled(room / "layer"), room / "target")
     assert (overlaid(room / "target", room / "above") / "large").read_bytes() == LARGE
 
 
-def test_all_who_have_it_open_share_one_backing_file(room: Path) -> None:
+def test_all_openers_share_one_backing_file(room: Path) -> None:
     mount(filled(room / "layer"), room / "target")
 
     def read(_: int) -> bytes:
@@ -165,7 +165,7 @@ def test_all_who_have_it_open_share_one_backing_file(room: Path) -> None:
         assert set(pool.map(read, range(64))) == {LARGE}
 
 
-def test_a_new_worker_knows_the_backing_files_of_a_dead_one(room: Path) -> None:
+def test_new_worker_uses_the_backing_files_of_a_dead_one(room: Path) -> None:
     processes = mount(filled(room / "layer"), room / "target")
     (first,) = [int(line[5:]) for line in _status(processes[0]) if line.startswith("PPid:")]
     with (room / "target/large").open("rb") as held:

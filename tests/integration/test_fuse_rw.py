@@ -123,7 +123,7 @@ def error_of(do: Callable[[], object]) -> int:
 # Making
 
 
-def test_what_is_made_is_there_and_was_not_before(root: Path) -> None:
+def test_created_files_appear(root: Path) -> None:
     assert not (root / "new").exists()  # the kernel keeps that in mind
     (root / "new").mkdir(mode=0o700)
     assert not (root / "new/file").exists()
@@ -138,13 +138,13 @@ def test_what_is_made_is_there_and_was_not_before(root: Path) -> None:
     (root / "new/null").write_bytes(b"into nothing")
 
 
-def test_what_is_there_is_not_made_again(root: Path) -> None:
+def test_creating_an_existing_name_is_eexist(root: Path) -> None:
     assert error_of((root / "d").mkdir) == errno.EEXIST
     assert error_of(lambda: (root / "a").symlink_to("x")) == errno.EEXIST
     assert error_of(lambda: (root / "d/file").touch(exist_ok=False)) == errno.EEXIST
 
 
-def test_the_umask_counts(root: Path) -> None:
+def test_umask_applies_to_new_files(root: Path) -> None:
     before = os.umask(0o027)
     try:
         (root / "file").touch()
@@ -160,7 +160,7 @@ def as_user(root: Path, script: str, uid: int = 1234) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
 
 
-def test_what_somebody_makes_is_theirs(root: Path) -> None:
+def test_new_files_belong_to_their_creator(root: Path) -> None:
     os.chmod(root, 0o777)
     script = "mkdir d1 && touch f1 && ln -s x l1 && mkfifo p1"
     assert as_user(root, script).returncode == 0
@@ -169,7 +169,7 @@ def test_what_somebody_makes_is_theirs(root: Path) -> None:
         assert (status.st_uid, status.st_gid) == (1234, 1234), name
 
 
-def test_in_a_directory_with_a_set_group_id_the_group_is_its(root: Path) -> None:
+def test_set_group_id_directory_passes_its_group_on(root: Path) -> None:
     (root / "shared").mkdir()
     os.chown(root / "shared", 0, 77)
     os.chmod(root / "shared", 0o2777)
@@ -179,7 +179,7 @@ def test_in_a_directory_with_a_set_group_id_the_group_is_its(root: Path) -> None
     assert (root / "shared/file").stat().st_gid == 77
 
 
-def test_the_kernel_checks_permissions(root: Path) -> None:
+def test_kernel_checks_permissions(root: Path) -> None:
     assert as_user(root, "echo x >> a").returncode != 0
     assert as_user(root, "touch new").returncode != 0
     assert as_user(root, "ls d").returncode != 0
@@ -187,7 +187,7 @@ def test_the_kernel_checks_permissions(root: Path) -> None:
     assert as_user(root, "cat a").stdout == "lower a"
 
 
-def test_a_sticky_directory_protects(root: Path) -> None:
+def test_sticky_directory_refuses_removal_by_other_users(root: Path) -> None:
     (root / "tmp").mkdir()
     os.chmod(root / "tmp", 0o1777)
     (root / "tmp/mine").touch()
@@ -195,19 +195,19 @@ def test_a_sticky_directory_protects(root: Path) -> None:
     assert as_user(root, "touch tmp/theirs && rm tmp/theirs").returncode == 0
 
 
-def test_a_file_without_a_name_is_refused(fuse_root: Path) -> None:
+def test_o_tmpfile_is_refused(fuse_root: Path) -> None:
     flags = os.O_TMPFILE | os.O_RDWR
     assert error_of(lambda: os.open(fuse_root, flags)) == errno.EOPNOTSUPP
 
 
-def test_a_device_that_is_a_whiteout_cannot_be_made(root: Path) -> None:
+def test_device_0_0_cannot_be_created(root: Path) -> None:
     assert error_of(lambda: os.mknod(root / "w", stat.S_IFCHR)) == errno.EPERM
 
 
 # Removing
 
 
-def test_what_is_removed_is_gone_and_can_be_made_anew(root: Path) -> None:
+def test_removed_name_can_be_created_again(root: Path) -> None:
     (root / "a").unlink()
     assert not (root / "a").exists()
     assert "a" not in os.listdir(root)
@@ -219,7 +219,7 @@ def test_what_is_removed_is_gone_and_can_be_made_anew(root: Path) -> None:
     assert os.listdir(root / "d") == []
 
 
-def test_a_directory_with_something_in_it_stays(root: Path) -> None:
+def test_directory_with_entries_cannot_be_removed(root: Path) -> None:
     assert error_of((root / "d/e").rmdir) == errno.ENOTEMPTY
     (root / "d/e/deep").unlink()
     (root / "d/e").rmdir()
@@ -227,7 +227,7 @@ def test_a_directory_with_something_in_it_stays(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "d/file", "fresh"])
-def test_an_open_file_outlives_its_name(root: Path, name: str) -> None:
+def test_open_file_survives_unlink(root: Path, name: str) -> None:
     (root / "fresh").write_bytes(b"fresh")
     content = (root / name).read_bytes()
     with (root / name).open("r+b", buffering=0) as file:
@@ -249,7 +249,7 @@ def test_an_open_file_outlives_its_name(root: Path, name: str) -> None:
         assert os.getxattr(file.fileno(), "user.x") == b"v"
 
 
-def test_a_file_that_is_replaced_stays_for_who_has_it_open(root: Path) -> None:
+def test_replaced_file_stays_readable_while_open(root: Path) -> None:
     with (root / "d/file").open("rb") as file:
         (root / "other").write_bytes(b"other")
         (root / "other").rename(root / "d/file")
@@ -260,7 +260,7 @@ def test_a_file_that_is_replaced_stays_for_who_has_it_open(root: Path) -> None:
 # Renaming
 
 
-def test_files_and_new_directories_move(root: Path) -> None:
+def test_rename_moves_files_and_new_directories(root: Path) -> None:
     (root / "d/file").rename(root / "moved")
     assert (root / "moved").read_bytes() == b"file"
     assert not (root / "d/file").exists()
@@ -271,7 +271,7 @@ def test_files_and_new_directories_move(root: Path) -> None:
     assert os.listdir(root / "m") == ["inner"]
 
 
-def test_a_lower_directory_moves_by_copying(root: Path) -> None:
+def test_rename_of_a_lower_directory_is_exdev(root: Path) -> None:
     assert error_of(lambda: (root / "d").rename(root / "D")) == errno.EXDEV
     before = (root / "d/e/deep").read_bytes()
     subprocess.run(["mv", root / "d", root / "D"], check=True)
@@ -279,14 +279,14 @@ def test_a_lower_directory_moves_by_copying(root: Path) -> None:
     assert not (root / "d").exists()
 
 
-def test_a_new_directory_in_the_place_of_a_lower_one_is_empty(root: Path) -> None:
+def test_new_directory_hides_the_removed_lower_one(root: Path) -> None:
     shutil.rmtree(root / "d/e")
     (root / "n").mkdir()
     (root / "n").rename(root / "d/e")
     assert os.listdir(root / "d/e") == []
 
 
-def test_rename_without_replacing_and_exchange(root: Path) -> None:
+def test_rename_noreplace_and_exchange(root: Path) -> None:
     (root / "n").write_bytes(b"new")
     old, new = bytes(root / "n"), bytes(root / "a")
     flag = opath.RENAME_NOREPLACE
@@ -301,7 +301,7 @@ def test_rename_without_replacing_and_exchange(root: Path) -> None:
     assert (root / "directory").read_bytes() == b"new"
 
 
-def test_what_is_moved_can_be_moved_on_and_back(root: Path) -> None:
+def test_renamed_files_can_be_renamed_again(root: Path) -> None:
     for old, new in (("a", "b"), ("b", "d/b"), ("d/b", "a")):
         (root / old).rename(root / new)
         assert not (root / old).exists()
@@ -311,7 +311,7 @@ def test_what_is_moved_can_be_moved_on_and_back(root: Path) -> None:
 # Links
 
 
-def test_lower_hard_links_stay_links_through_a_change(fuse_root: Path) -> None:
+def test_copy_up_keeps_hard_links_of_a_lower_file(fuse_root: Path) -> None:
     assert (fuse_root / "a").stat().st_nlink == 2
     number = (fuse_root / "d/linked").stat().st_ino
     with (fuse_root / "a").open("ab") as file:
@@ -323,14 +323,14 @@ def test_lower_hard_links_stay_links_through_a_change(fuse_root: Path) -> None:
     assert (fuse_root / "d/linked").stat().st_nlink == 1
 
 
-def test_who_reads_a_file_sees_what_others_write(fuse_root: Path) -> None:
+def test_open_reader_sees_later_writes(fuse_root: Path) -> None:
     with (fuse_root / "d/file").open("rb", buffering=0) as reader:
         assert reader.read() == b"file"
         (fuse_root / "d/file").write_bytes(b"changed")
         assert os.pread(reader.fileno(), 100, 0) == b"changed"
 
 
-def test_new_links_are_links(root: Path) -> None:
+def test_new_hard_links_share_one_inode(root: Path) -> None:
     os.link(root / "d/file", root / "second")
     (root / "second").write_bytes(b"both")
     assert (root / "d/file").read_bytes() == b"both"
@@ -343,7 +343,7 @@ def test_new_links_are_links(root: Path) -> None:
 # Contents
 
 
-def test_writing_keeps_what_is_not_written_over(root: Path) -> None:
+def test_partial_write_keeps_the_other_bytes(root: Path) -> None:
     with (root / "d/e/deep").open("r+b") as file:
         file.seek(5000)
         file.write(b"HERE")
@@ -353,7 +353,7 @@ def test_writing_keeps_what_is_not_written_over(root: Path) -> None:
     assert (root / "d/e/deep").stat().st_size == 12000
 
 
-def test_appends_go_to_the_end_whoever_makes_them(root: Path) -> None:
+def test_appends_of_two_writers_go_to_the_end(root: Path) -> None:
     with (root / "a").open("ab", buffering=0) as one, (root / "a").open("ab", buffering=0) as two:
         one.write(b"1")
         two.write(b"2")
@@ -361,7 +361,7 @@ def test_appends_go_to_the_end_whoever_makes_them(root: Path) -> None:
     assert (root / "a").read_bytes() == b"lower a123"
 
 
-def test_truncating_and_lengthening(root: Path) -> None:
+def test_truncate_shrinks_and_extends_a_file(root: Path) -> None:
     os.truncate(root / "d/e/deep", 5)
     assert (root / "d/e/deep").read_bytes() == b"deepd"
     os.truncate(root / "d/e/deep", 10)
@@ -372,7 +372,7 @@ def test_truncating_and_lengthening(root: Path) -> None:
     assert error_of(lambda: os.truncate(root / "d", 0)) == errno.EISDIR
 
 
-def test_large_writes_arrive_whole(root: Path) -> None:
+def test_large_writes_are_complete(root: Path) -> None:
     data = os.urandom(5 << 20)
     (root / "big").write_bytes(data)
     assert (root / "big").read_bytes() == data
@@ -381,7 +381,7 @@ def test_large_writes_arrive_whole(root: Path) -> None:
         assert file.read() == data
 
 
-def test_space_is_reserved_and_freed(root: Path) -> None:
+def test_fallocate_reserves_and_frees_space(root: Path) -> None:
     with (root / "d/e/deep").open("r+b") as file:
         opath.allocate(file.fileno(), 0, 0, 20000)
         assert os.fstat(file.fileno()).st_size == 20000
@@ -392,7 +392,7 @@ def test_space_is_reserved_and_freed(root: Path) -> None:
         assert file.read(12) == bytes(8) + b"deep"
 
 
-def test_holes_stay_holes_when_a_file_is_copied_up(root: Path) -> None:
+def test_copy_up_keeps_holes(root: Path) -> None:
     os.chmod(root / "sparse", 0o600)
     assert (root / "sparse").stat().st_size == (8 << 20) + 3
     assert (root / "sparse").stat().st_blocks < 100
@@ -403,7 +403,7 @@ def test_holes_stay_holes_when_a_file_is_copied_up(root: Path) -> None:
     assert (root / "sparse").read_bytes()[-3:] == b"end"
 
 
-def test_pieces_are_copied_from_file_to_file(root: Path) -> None:
+def test_copy_file_range_copies_between_files(root: Path) -> None:
     with (root / "d/e/deep").open("rb") as source, (root / "copy").open("w+b") as target:
         left = 12000
         while left:
@@ -412,7 +412,7 @@ def test_pieces_are_copied_from_file_to_file(root: Path) -> None:
         assert target.read() == b"deep" * 3000
 
 
-def test_a_shared_mapping_is_written_back(root: Path) -> None:
+def test_shared_mapping_is_written_back(root: Path) -> None:
     with (root / "d/e/deep").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
         mapped[0:4] = b"MMAP"
         mapped.flush()
@@ -424,7 +424,7 @@ def test_a_shared_mapping_is_written_back(root: Path) -> None:
         assert os.pread(file.fileno(), 4, 11996) == b"TAIL"
 
 
-def test_syncing_says_nothing(root: Path) -> None:
+def test_fsync_succeeds(root: Path) -> None:
     with (root / "a").open("r+b") as file:
         file.write(b"x")
         file.flush()
@@ -435,7 +435,7 @@ def test_syncing_says_nothing(root: Path) -> None:
     os.close(directory)
 
 
-def test_a_file_can_be_locked_and_made_executable_and_run(root: Path) -> None:
+def test_new_file_can_be_locked_and_executed(root: Path) -> None:
     with (root / "a").open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         fcntl.lockf(file, fcntl.LOCK_EX)
@@ -443,7 +443,7 @@ def test_a_file_can_be_locked_and_made_executable_and_run(root: Path) -> None:
     assert subprocess.run([root / "true"], check=False).returncode == 0
 
 
-def test_free_space_is_the_uppers(stack: Stack, fuse_root: Path) -> None:
+def test_statfs_reports_the_space_of_the_upper(stack: Stack, fuse_root: Path) -> None:
     ours, beneath = os.statvfs(fuse_root), os.statvfs(stack.upper)
     assert (ours.f_blocks, ours.f_bsize) == (beneath.f_blocks, beneath.f_bsize)
     assert ours.f_namemax == 255
@@ -452,7 +452,7 @@ def test_free_space_is_the_uppers(stack: Stack, fuse_root: Path) -> None:
 # Attributes
 
 
-def test_attributes_change_and_the_rest_is_kept(root: Path) -> None:
+def test_changing_attributes_keeps_the_others(root: Path) -> None:
     os.chmod(root / "d/file", 0o4700)
     status = (root / "d/file").stat()
     assert (status.st_uid, status.st_gid, status.st_mtime) == (21, 22, LONG_AGO)
@@ -467,7 +467,7 @@ def test_attributes_change_and_the_rest_is_kept(root: Path) -> None:
     assert (root / "a").stat().st_uid == 0
 
 
-def test_times_are_set_now_or_left(root: Path) -> None:
+def test_utimensat_sets_and_omits_times(root: Path) -> None:
     os.utime(root / "a", ns=(5_000_000_001, 6_000_000_002))
     status = (root / "a").stat()
     assert (status.st_atime_ns, status.st_mtime_ns) == (5_000_000_001, 6_000_000_002)
@@ -479,7 +479,7 @@ def test_times_are_set_now_or_left(root: Path) -> None:
     assert (root / "a").stat().st_mtime >= begun - 1
 
 
-def test_a_change_in_a_directory_changes_its_time(root: Path) -> None:
+def test_new_entry_updates_the_directorys_mtime(root: Path) -> None:
     assert (root / "d").stat().st_mtime == LONG_AGO
     (root / "d/e/deep").write_bytes(b"changed")  # copied up: nothing changed in d
     assert (root / "d").stat().st_mtime == LONG_AGO
@@ -488,7 +488,7 @@ def test_a_change_in_a_directory_changes_its_time(root: Path) -> None:
     assert (root / "d").stat().st_mtime > LONG_AGO
 
 
-def test_who_is_not_entitled_takes_set_id_bits_away_by_writing(root: Path) -> None:
+def test_write_by_another_user_clears_set_id_bits(root: Path) -> None:
     (root / "program").write_bytes(b"x")
     os.chmod(root / "program", 0o6777)
     assert as_user(root, "echo y >> program").returncode == 0
@@ -498,7 +498,7 @@ def test_who_is_not_entitled_takes_set_id_bits_away_by_writing(root: Path) -> No
     assert stat.S_IMODE((root / "program").stat().st_mode) == 0o777
 
 
-def test_writing_takes_capabilities_away(root: Path) -> None:
+def test_write_clears_capabilities(root: Path) -> None:
     (root / "program").write_bytes(b"x")
     capability = bytes.fromhex("0100000200200000000000000000000000000000")
     os.setxattr(root / "program", "security.capability", capability)
@@ -507,7 +507,7 @@ def test_writing_takes_capabilities_away(root: Path) -> None:
     assert "security.capability" not in os.listxattr(root / "program")
 
 
-def test_extended_attributes_come_and_go(root: Path) -> None:
+def test_xattrs_can_be_set_and_removed(root: Path) -> None:
     path = root / "d/file"
     os.setxattr(path, "user.new", b"1", os.XATTR_CREATE)
     again = lambda: os.setxattr(path, "user.new", b"2", os.XATTR_CREATE)  # noqa: E731
@@ -521,7 +521,7 @@ def test_extended_attributes_come_and_go(root: Path) -> None:
     assert os.listxattr(root / "d") == ["trusted.t"]
 
 
-def test_overlays_own_attributes_are_ordinary_ones_inside(stack: Stack, fuse_root: Path) -> None:
+def test_overlay_xattrs_are_ordinary_inside_a_mount(stack: Stack, fuse_root: Path) -> None:
     os.setxattr(fuse_root / "d", "trusted.overlay.opaque", b"y")
     assert os.getxattr(fuse_root / "d", "trusted.overlay.opaque") == b"y"
     assert os.listxattr(fuse_root / "d") == ["trusted.overlay.opaque"]
@@ -538,7 +538,7 @@ def test_posix_acls_are_refused(fuse_root: Path) -> None:
 # Listings
 
 
-def test_a_listing_read_while_names_go_has_every_other_name_once(root: Path) -> None:
+def test_listing_during_removal_has_each_other_name_once(root: Path) -> None:
     (root / "many").mkdir()
     names = {f"name-{number:05}-{'x' * 100}" for number in range(2000)}
     for name in names:
@@ -553,7 +553,7 @@ def test_a_listing_read_while_names_go_has_every_other_name_once(root: Path) -> 
     (root / "many").rmdir()
 
 
-def test_names_of_any_bytes(root: Path) -> None:
+def test_names_can_be_any_bytes(root: Path) -> None:
     name = os.fsencode(root) + b"/d/\xff\n" + "ä".encode() * 100
     os.mkdir(name)
     assert os.path.basename(name) in os.listdir(os.fsencode(root) + b"/d")
@@ -583,7 +583,9 @@ def changes(root: Path) -> None:
 
 @pytest.mark.parametrize("form", list(WhiteoutFormat), ids=lambda form: form.value)
 @pytest.mark.parametrize(("first", "second"), [("fuse", "overlay"), ("overlay", "fuse")])
-def test_an_upper_directory_is_both_drivers(first: str, second: str, form: WhiteoutFormat) -> None:
+def test_overlay_and_fuse_read_each_others_upper(
+    first: str, second: str, form: WhiteoutFormat
+) -> None:
     with scratch() as room:
         stack = Stack(room, form)
         with stack.mounted(DRIVERS[first]) as root:
@@ -601,7 +603,7 @@ def test_an_upper_directory_is_both_drivers(first: str, second: str, form: White
 
 
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=DRIVERS)
-def test_kept_writes_can_be_looked_at_read_only(stack: Stack, driver: Driver) -> None:
+def test_persistent_upper_can_be_mounted_read_only(stack: Stack, driver: Driver) -> None:
     with stack.mounted(FuseDriver()) as root:
         changes(root)
         shown = snapshot(root)
@@ -613,7 +615,7 @@ def test_kept_writes_can_be_looked_at_read_only(stack: Stack, driver: Driver) ->
     mountapi.umount2(stack.target)
 
 
-def test_both_drivers_make_the_same_of_the_same_changes() -> None:
+def test_overlay_and_fuse_write_equal_uppers() -> None:
     shown = []
     for driver in DRIVERS.values():
         with scratch() as room:
@@ -645,7 +647,7 @@ for number in range(10**6):
 """
 
 
-def test_a_server_killed_while_it_writes_leaves_whole_files(stack: Stack) -> None:
+def test_killed_server_leaves_no_partial_copy_up(stack: Stack) -> None:
     work = stack.room / "work"
     work.mkdir()
     note = FuseDriver().mount(stack.plan(work)).note or ""
@@ -668,7 +670,7 @@ def test_a_server_killed_while_it_writes_leaves_whole_files(stack: Stack) -> Non
                 assert seen[path].content == path[8:] * 1000
 
 
-def test_an_upper_written_with_features_that_are_off_is_refused(stack: Stack) -> None:
+def test_upper_with_redirect_or_metacopy_is_refused(stack: Stack) -> None:
     (stack.upper / "redirected").mkdir()
     os.setxattr(stack.upper / "redirected", "trusted.overlay.redirect", b"/d")
     with pytest.raises(Exception, match="redirect"), stack.mounted(FuseDriver()):

@@ -92,7 +92,7 @@ def nothing_is_left(place: Path) -> bool:
     )
 
 
-def test_a_mount_is_made_listed_and_undone(place: Path) -> None:
+def test_mount_is_listed_until_it_is_unmounted(place: Path) -> None:
     record, mounted = attach(table(place), request(place), image(place))
     assert (mounted.driver, mounted.reasons) == ("overlay", ())
     assert sorted(os.listdir(place / "target")) == ["both", "kept"]
@@ -103,7 +103,9 @@ def test_a_mount_is_made_listed_and_undone(place: Path) -> None:
     assert nothing_is_left(place)
 
 
-def test_a_target_is_found_by_any_way_to_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umount_finds_a_target_by_symlink_and_relative_path(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mount(place)
     (place / "layers/link").symlink_to(place / "target")
     monkeypatch.chdir(place / "layers")
@@ -111,7 +113,7 @@ def test_a_target_is_found_by_any_way_to_it(place: Path, monkeypatch: pytest.Mon
     assert nothing_is_left(place)
 
 
-def test_a_second_mount_at_one_target_is_busy_and_changes_nothing(place: Path) -> None:
+def test_second_mount_at_a_target_is_refused_and_changes_nothing(place: Path) -> None:
     record = mount(place)
     with pytest.raises(MountError, match="is busy") as caught:
         mount(place)
@@ -119,7 +121,7 @@ def test_a_second_mount_at_one_target_is_busy_and_changes_nothing(place: Path) -
     assert [entry.record for entry in table(place).entries()] == [record]
 
 
-def test_what_was_not_mounted_cannot_be_unmounted(place: Path) -> None:
+def test_umount_of_another_programs_mount_is_refused(place: Path) -> None:
     mountapi.mount("somebody", place / "target", "tmpfs", 0)
     for target in (place / "target", place / "missing", place / "layers"):
         with pytest.raises(NotFoundError) as caught:
@@ -129,7 +131,7 @@ def test_what_was_not_mounted_cannot_be_unmounted(place: Path) -> None:
     assert mountinfo.at(place / "target") is not None
 
 
-def test_a_busy_mount_is_kept_and_its_user_is_named(place: Path) -> None:
+def test_umount_of_a_busy_mount_names_the_process_that_uses_it(place: Path) -> None:
     record = mount(place, read_only=False)
     with (place / "target/both").open():
         with pytest.raises(MountError, match="it is in use") as caught:
@@ -142,7 +144,7 @@ def test_a_busy_mount_is_kept_and_its_user_is_named(place: Path) -> None:
     assert nothing_is_left(place)
 
 
-def test_a_mount_inside_is_named_as_what_keeps_the_outer_one(place: Path) -> None:
+def test_umount_names_the_mount_inside_a_busy_mount(place: Path) -> None:
     (place / "layers/lower/proc").mkdir()
     mount(place)
     mountapi.mount("proc", place / "target/proc", "proc", 0)
@@ -154,7 +156,7 @@ def test_a_mount_inside_is_named_as_what_keeps_the_outer_one(place: Path) -> Non
     assert nothing_is_left(place)
 
 
-def test_lazily_a_mount_goes_while_it_is_in_use(place: Path) -> None:
+def test_lazy_umount_detaches_a_busy_mount(place: Path) -> None:
     mount(place, read_only=False)
     with (place / "target/both").open() as file:
         detach(table(place), place / "target", lazy=True)
@@ -162,7 +164,7 @@ def test_lazily_a_mount_goes_while_it_is_in_use(place: Path) -> None:
     assert nothing_is_left(place)
 
 
-def test_a_mount_over_ours_is_not_taken_away_in_its_stead(place: Path) -> None:
+def test_umount_refuses_to_unmount_another_mount_on_top(place: Path) -> None:
     mount(place)
     mountapi.mount("over", place / "target", "tmpfs", 0)
     with pytest.raises(MountError, match="tmpfs over is mounted over it"):
@@ -170,7 +172,7 @@ def test_a_mount_over_ours_is_not_taken_away_in_its_stead(place: Path) -> None:
     assert len(mountinfo.read().all_at(place / "target")) == 2
 
 
-def test_a_mount_that_was_moved_is_pointed_to(place: Path) -> None:
+def test_umount_names_the_new_mount_point_of_a_moved_mount(place: Path) -> None:
     mount(place, read_only=False)
     (place / "moved").mkdir()
     subprocess.run(["mount", "--bind", place / "target", place / "moved"], check=True)
@@ -180,7 +182,7 @@ def test_a_mount_that_was_moved_is_pointed_to(place: Path) -> None:
     assert caught.value.hint == f"umount {place}/moved"
 
 
-def test_writes_stay_while_the_tree_is_still_shown_at_another_place(place: Path) -> None:
+def test_writes_stay_while_a_second_mount_point_exists(place: Path) -> None:
     mount(place, read_only=False)
     (place / "second").mkdir()
     subprocess.run(["mount", "--bind", place / "target", place / "second"], check=True)
@@ -193,14 +195,14 @@ def test_writes_stay_while_the_tree_is_still_shown_at_another_place(place: Path)
     assert nothing_is_left(place)
 
 
-def test_a_mount_that_somebody_undid_is_cleared_by_unmounting_it(place: Path) -> None:
+def test_umount_clears_a_mount_that_another_program_unmounted(place: Path) -> None:
     mount(place, read_only=False)
     subprocess.run(["umount", place / "target"], check=True)
     assert detach(table(place), place / "target").state == "stale"
     assert nothing_is_left(place)
 
 
-def test_a_mount_of_another_namespace_is_left_alone_with_directions(place: Path) -> None:
+def test_umount_of_a_mount_in_another_namespace_prints_the_command(place: Path) -> None:
     child = subprocess.Popen(
         [*USER_NAMESPACE, sys.executable, "-c", MOUNT_AND_WAIT, str(place)],
         stdin=subprocess.PIPE,
@@ -316,7 +318,7 @@ def test_unprivileged_user_gets_an_overlay_in_a_user_namespace(
     }
 
 
-def test_trusted_layers_are_not_shown_wrongly_in_a_user_namespace(caller: Caller) -> None:
+def test_trusted_layers_are_refused_in_a_user_namespace(caller: Caller) -> None:
     told = caller.run("overlay", "trusted", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
     assert told["exit"] == 9
     assert "which only the initial user namespace can read" in told["error"]
@@ -354,7 +356,7 @@ def everybodys_fuse(place: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 @pytest.mark.parametrize("driver", ["auto", "fuse"])
-def test_unprivileged_user_gets_fuse_by_fusermount3(
+def test_auto_uses_fusermount3_for_an_unprivileged_user(
     caller: Caller, everybodys_fuse: tuple[str, ...], driver: str, mode: str
 ) -> None:
     told = caller.run(driver, "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
@@ -365,7 +367,7 @@ def test_unprivileged_user_gets_fuse_by_fusermount3(
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_unprivileged_user_gets_each_adapter_by_fusermount3(
+def test_every_adapter_works_with_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], adapter: FuseAdapter
 ) -> None:
     skip_without(adapter)
@@ -377,7 +379,7 @@ def test_unprivileged_user_gets_each_adapter_by_fusermount3(
 
 @pytest.mark.skipif(shutil.which("fuse-overlayfs") is None, reason="no fuse-overlayfs")
 @pytest.mark.parametrize("mode", ["ro", "rw"])
-def test_unprivileged_user_gets_fuse_overlayfs_by_fusermount3(
+def test_fuse_overlayfs_works_with_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], mode: str
 ) -> None:
     told = caller.run("fuse-overlayfs", "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
@@ -434,7 +436,7 @@ print(json.dumps(told))
 """
 
 
-def test_unprivileged_user_writes_through_fuse_and_keeps_it(
+def test_unprivileged_user_writes_through_fuse_to_a_persistent_upper(
     caller: Caller, everybodys_fuse: tuple[str, ...]
 ) -> None:
     closed = caller.place / "layers/lower/closed"
@@ -481,7 +483,7 @@ def test_root_of_a_user_namespace_gets_fuse(
     assert (told["left"], told["rooms"]) == ([], [])
 
 
-def test_root_of_a_user_namespace_is_told_that_the_kernel_will_not_read_by_itself(
+def test_passthrough_in_a_user_namespace_falls_back_with_a_note(
     caller: Caller, everybodys_fuse: tuple[str, ...]
 ) -> None:
     who = (*everybodys_fuse, *UNPRIVILEGED, *USER_NAMESPACE)
@@ -493,9 +495,7 @@ def test_root_of_a_user_namespace_is_told_that_the_kernel_will_not_read_by_itsel
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse to hide")
 @pytest.mark.parametrize("mode", ["ro", "rw"])
-def test_unprivileged_user_without_a_namespace_gets_a_copy_and_the_reason(
-    caller: Caller, mode: str
-) -> None:
+def test_auto_falls_back_to_a_copy_with_reasons(caller: Caller, mode: str) -> None:
     told = caller.run(
         "auto", "user", mode, as_who=(*where_dev_fuse_is(Path("/dev/null")), *UNPRIVILEGED)
     )
@@ -510,7 +510,7 @@ def test_unprivileged_user_without_a_namespace_gets_a_copy_and_the_reason(
     assert (told["left"], told["rooms"]) == ([], [])
 
 
-def test_overlay_driver_without_privileges_names_what_it_needs(caller: Caller) -> None:
+def test_overlay_driver_without_privileges_names_the_missing_capability(caller: Caller) -> None:
     told = caller.run("overlay", "user", "ro", as_who=UNPRIVILEGED)
     assert told["exit"] == 9
     assert "lacks CAP_SYS_ADMIN" in told["error"]
@@ -518,14 +518,14 @@ def test_overlay_driver_without_privileges_names_what_it_needs(caller: Caller) -
     assert (told["left"], told["rooms"]) == ([], [])
 
 
-def test_a_copy_in_a_user_namespace_is_protected_by_a_bind(caller: Caller) -> None:
+def test_copy_in_a_user_namespace_is_bound_read_only(caller: Caller) -> None:
     told = caller.run("copy", "user", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
     assert (told["driver"], told["note"]) == ("copy", None)
     assert (told["left"], told["rooms"]) == ([], [])
 
 
 @pytest.mark.parametrize("upper", [None, "changes"])
-def test_a_mount_that_fails_leaves_nothing(place: Path, upper: str | None) -> None:
+def test_failed_mount_leaves_no_files_and_no_mount(place: Path, upper: str | None) -> None:
     wanted = request(place, read_only=False, upper=place / upper if upper else None)
     with pytest.raises(MountError, match="missing: No such file"):
         attach(table(place), wanted, image(place, place / "missing"))
@@ -541,7 +541,7 @@ class InterruptedWhenDone(OverlayDriver):
 
 
 @pytest.mark.parametrize("upper", [None, "changes"])
-def test_an_interrupt_leaves_nothing(
+def test_interrupted_mount_leaves_no_files_and_no_mount(
     place: Path, monkeypatch: pytest.MonkeyPatch, upper: str | None
 ) -> None:
     monkeypatch.setattr(choose, "DRIVERS", (InterruptedWhenDone(),))
@@ -551,20 +551,20 @@ def test_an_interrupt_leaves_nothing(
     assert nothing_is_left(place)
 
 
-def test_a_driver_that_does_not_exist_is_said_before_anything_is_done(place: Path) -> None:
+def test_unknown_driver_is_refused_before_any_change(place: Path) -> None:
     with pytest.raises(UsageError, match="no such mount driver: zfs"):
         attach(table(place), request(place, driver="zfs"), image(place))
     assert sorted(os.listdir(place)) == ["layers", "target"]
 
 
-def test_a_table_that_cannot_be_written_is_an_error_and_no_traceback(place: Path) -> None:
+def test_unwritable_mount_table_is_a_mount_error(place: Path) -> None:
     (place / "mounts").write_text("in the way")
     with pytest.raises(MountError, match="mounts: Not a directory"):
         attach(table(place), request(place), image(place))
     assert mountinfo.at(place / "target") is None
 
 
-def test_a_full_disk_leaves_no_mount_and_no_room(place: Path) -> None:
+def test_full_disk_leaves_no_mount_and_no_directory(place: Path) -> None:
     (place / "mounts").mkdir()
     mountapi.mount("small", place / "mounts", "tmpfs", 0, b"size=4k,nr_inodes=3")
     with pytest.raises(StackerError, match="No space left") as caught:
@@ -598,7 +598,7 @@ die()
 
 
 @pytest.mark.parametrize("moment", ["before the record", "before the mount", "after the mount"])
-def test_a_process_that_is_killed_leaves_only_what_is_swept(place: Path, moment: str) -> None:
+def test_killed_mount_is_cleared_completely(place: Path, moment: str) -> None:
     command = [sys.executable, "-c", KILLED_AT, str(place), moment]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     if moment == "after the mount":
@@ -643,7 +643,7 @@ print(won)
 
 
 @pytest.mark.parametrize("targets", [("target", "target", "target"), ("target", "t2", "t3")])
-def test_processes_at_once_neither_share_a_target_nor_sweep_each_other(
+def test_concurrent_mounts_share_no_target_and_clear_no_other(
     place: Path, targets: tuple[str, ...]
 ) -> None:
     for name in set(targets):
@@ -665,14 +665,14 @@ def test_processes_at_once_neither_share_a_target_nor_sweep_each_other(
     assert os.listdir(place / "mounts") == []
 
 
-def test_the_same_mount_is_not_undone_twice_at_once(place: Path) -> None:
+def test_umount_of_a_locked_mount_is_refused(place: Path) -> None:
     record = mount(place)
     with table(place).locked(record.id), pytest.raises(LockedError):
         detach(table(place), place / "target")
     assert mountinfo.at(place / "target") is not None
 
 
-def test_a_printed_plan_can_be_executed_by_mount_8(place: Path) -> None:
+def test_printed_plan_works_with_mount_2(place: Path) -> None:
     odd = place / "o:d,d \\"
     (place / "layers").rename(odd)
     wanted = request(place, read_only=False)
@@ -693,7 +693,7 @@ def test_a_printed_plan_can_be_executed_by_mount_8(place: Path) -> None:
     assert found.source == "stacker:0a"
 
 
-def test_mounting_loads_nothing_heavy() -> None:
+def test_mount_modules_import_nothing_heavy() -> None:
     code = "import sys, stacker.mount.attach, stacker.mount.detach; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     heavy = {"rich", "urllib3", "trio", "asyncio", "concurrent", "multiprocessing", "subprocess"}

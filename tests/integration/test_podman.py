@@ -113,7 +113,7 @@ def box(path: Path) -> None:
             tar.addfile(file, io.BytesIO(content))
 
 
-def test_a_container_runs_writes_and_becomes_an_image(podman: Podman) -> None:
+def test_podman_runs_and_commits_a_container(podman: Podman) -> None:
     script = (
         "set -e; cat /etc/motd; rm /etc/motd; echo new > /etc/new;"
         " rm -r /data/old; mkdir /data/old; echo again > /data/old/other; mount"
@@ -133,14 +133,14 @@ def test_a_container_runs_writes_and_becomes_an_image(podman: Podman) -> None:
     assert said.split() == ["new", "again", "gone"]
 
 
-def test_a_container_goes_on_where_it_stopped(podman: Podman) -> None:
+def test_podman_restarts_a_container_with_its_writes(podman: Podman) -> None:
     script = "echo once >> /log; cat /log"
     assert podman.started("--name=one", "localhost/box:1", "sh", "-c", script) == "once\n"
     assert podman("start", "--attach", "one") == "once"
     assert (podman.layer("one") / "log").read_text() == "once\n" * 2
 
 
-def test_an_image_can_be_mounted(podman: Podman) -> None:
+def test_podman_mounts_an_image(podman: Podman) -> None:
     target = Path(podman("image", "mount", "localhost/box:1"))
     found = mountinfo.at(target)
     assert found is not None
@@ -150,7 +150,7 @@ def test_an_image_can_be_mounted(podman: Podman) -> None:
     assert mountinfo.at(target) is None
 
 
-def test_a_container_can_have_ids_of_its_own(podman: Podman) -> None:
+def test_podman_runs_a_container_with_its_own_ids(podman: Podman) -> None:
     # podman 4.3 maps layers twice, by idmapped mounts and by `uidmapping`: both must hit the range.
     ids = ("--uidmap=0:1000:5000", "--gidmap=0:1000:5000")
     script = "set -e; echo new > /tmp/new; id -u; stat -c %u:%g /tmp/new"

@@ -88,7 +88,7 @@ def rest(found: dict[bytes, Node]) -> dict[bytes, Node]:
 # The two forms
 
 
-def test_a_mount_program_is_called_with_options_and_a_directory(
+def test_mount_program_interface_takes_options_and_a_directory(
     fuse: StackerFuse, room: Path
 ) -> None:
     said = fuse(*joined(layers(room)), room / "target")
@@ -106,7 +106,7 @@ def test_a_mount_program_is_called_with_options_and_a_directory(
 
 @pytest.mark.skipif(not shutil.which("mount.fuse3"), reason="no mount.fuse3: package fuse3")
 @pytest.mark.parametrize("kind", ["fuse.stacker-fuse overlay", "fuse stacker-fuse#overlay"])
-def test_mount_calls_it_as_a_helper(fuse: StackerFuse, room: Path, kind: str) -> None:
+def test_mount_8_runs_the_helper(fuse: StackerFuse, room: Path, kind: str) -> None:
     words, options = kind.replace(" ", " '") + "'", f"{layers(room)},noatime,strange,nofail,x-y=z"
     script = f"""
         set -e
@@ -128,7 +128,7 @@ def test_mount_calls_it_as_a_helper(fuse: StackerFuse, room: Path, kind: str) ->
     assert done.stderr == "stacker-fuse: warning: options ignored: strange\n"
 
 
-def test_the_source_is_as_given(fuse: StackerFuse, room: Path) -> None:
+def test_mountinfo_shows_the_given_source(fuse: StackerFuse, room: Path) -> None:
     fuse("some, source", room / "target", *joined(layers(room), "noatime,nodev,noexec"))
     found = mountinfo.at(room / "target")
     assert found is not None
@@ -137,9 +137,7 @@ def test_the_source_is_as_given(fuse: StackerFuse, room: Path) -> None:
     assert "nosuid" not in found.options
 
 
-def test_directories_can_be_named_from_here_and_through_links(
-    fuse: StackerFuse, room: Path
-) -> None:
+def test_directories_can_be_relative_or_symlinks(fuse: StackerFuse, room: Path) -> None:
     (room / "short").symlink_to("up")
     done = fuse.run("-o", "lowerdir=short:low", "target", cwd=room)
     assert done.code == 0, done
@@ -147,7 +145,7 @@ def test_directories_can_be_named_from_here_and_through_links(
     mountapi.umount2(room / "target")
 
 
-def test_any_characters_may_stand_in_names(fuse: StackerFuse, room: Path) -> None:
+def test_escaped_characters_in_names(fuse: StackerFuse, room: Path) -> None:
     for name in ("a:b", "c,d", "e\\f"):
         (room / name).mkdir()
         (room / name / name).touch()
@@ -158,7 +156,7 @@ def test_any_characters_may_stand_in_names(fuse: StackerFuse, room: Path) -> Non
 # What it says
 
 
-def test_unknown_options_are_named_once(fuse: StackerFuse, room: Path) -> None:
+def test_unknown_options_are_ignored_with_one_warning(fuse: StackerFuse, room: Path) -> None:
     options = (layers(room), "xattr_permissions=2,nodev,timeout=3,plugins=x,ro")
     said = fuse("--strange", *joined(*options), room / "target")
     assert said.err == (
@@ -178,7 +176,7 @@ def test_unknown_options_are_named_once(fuse: StackerFuse, room: Path) -> None:
         ("lowerdir={}/low,upperdir={}/upper,workdir=/proc/self", "Not a directory|another file"),
     ],
 )
-def test_what_stands_in_the_way_is_said_to_the_caller(
+def test_setup_error_is_printed_with_exit_code_1(
     fuse: StackerFuse, room: Path, options: str, said: str
 ) -> None:
     done = fuse.run("-o", options.replace("{}", str(room)), room / "target")
@@ -191,7 +189,7 @@ def test_what_stands_in_the_way_is_said_to_the_caller(
     assert not fuse.servers()
 
 
-def test_an_error_in_a_directory_names_it(fuse: StackerFuse, room: Path) -> None:
+def test_error_names_the_directory(fuse: StackerFuse, room: Path) -> None:
     os.setxattr(room / "low/d/e", "trusted.overlay.redirect", b"x")
     done = fuse.run(*joined(layers(room)), room / "target")
     assert done.code == 1
@@ -232,7 +230,7 @@ def mark_for_the_kernel(room: Path, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("namespace", ["trusted", "user"])
-def test_it_shows_what_the_kernels_overlay_shows(
+def test_tree_equals_that_of_the_kernels_overlay(
     fuse: StackerFuse, room: Path, namespace: str
 ) -> None:
     mark_for_the_kernel(room, namespace)
@@ -248,7 +246,7 @@ def test_it_shows_what_the_kernels_overlay_shows(
 
 @pytest.mark.skipif(not shutil.which("fuse-overlayfs"), reason="no fuse-overlayfs")
 @pytest.mark.parametrize("mark", ["", "user.fuseoverlayfs", "user.overlay", "trusted.overlay"])
-def test_it_shows_what_fuse_overlayfs_shows(fuse: StackerFuse, room: Path, mark: str) -> None:
+def test_tree_equals_that_of_fuse_overlayfs(fuse: StackerFuse, room: Path, mark: str) -> None:
     low, up = room / "low", room / "up"
     (low / "emptied/inner").mkdir(parents=True)
     (up / "emptied").mkdir()
@@ -271,9 +269,7 @@ def test_it_shows_what_fuse_overlayfs_shows(fuse: StackerFuse, room: Path, mark:
     assert found == wanted
 
 
-def test_what_is_written_the_kernels_overlay_shows_afterwards(
-    fuse: StackerFuse, room: Path
-) -> None:
+def test_kernels_overlay_reads_the_written_upper(fuse: StackerFuse, room: Path) -> None:
     mark_for_the_kernel(room, "trusted")
     fuse(*joined(writing(room)), room / "target")
     target = room / "target"
@@ -295,14 +291,14 @@ def test_what_is_written_the_kernels_overlay_shows_afterwards(
     assert rest(snapshot(target)) == found
 
 
-def test_marks_are_written_where_userxattr_wants_them(fuse: StackerFuse, room: Path) -> None:
+def test_userxattr_selects_the_namespace_of_the_marks(fuse: StackerFuse, room: Path) -> None:
     fuse(*joined(writing(room), "userxattr", "volatile"), room / "target")
     shutil.rmtree(room / "target/d")
     (room / "target/d").mkdir()
     assert os.listxattr(room / "upper/d") == ["user.overlay.opaque"]
 
 
-def test_ro_shows_the_upper_directory_and_takes_no_writes(fuse: StackerFuse, room: Path) -> None:
+def test_ro_mounts_the_upper_read_only(fuse: StackerFuse, room: Path) -> None:
     (room / "upper/above").touch()
     fuse(*joined(writing(room), "ro"), room / "target")
     assert "above" in os.listdir(room / "target")
@@ -311,7 +307,7 @@ def test_ro_shows_the_upper_directory_and_takes_no_writes(fuse: StackerFuse, roo
     assert caught.value.errno == errno.EROFS
 
 
-def test_an_upper_directory_takes_the_writes_of_one_mount(fuse: StackerFuse, room: Path) -> None:
+def test_upper_directory_is_locked_by_one_mount(fuse: StackerFuse, room: Path) -> None:
     fuse(*joined(writing(room)), room / "target")
     done = fuse.run(*joined(writing(room)), room / "other")
     assert (done.code, mountinfo.at(room / "other")) == (1, None)
@@ -320,7 +316,7 @@ def test_an_upper_directory_takes_the_writes_of_one_mount(fuse: StackerFuse, roo
     fuse(*joined(writing(room)), room / "target")  # at once
 
 
-def test_a_lower_directory_can_be_covered_by_its_own_mount(fuse: StackerFuse, room: Path) -> None:
+def test_mount_can_cover_its_lower_directory(fuse: StackerFuse, room: Path) -> None:
     low = room / "low"
     options = f"{lowerdir(room / 'up', low)},upperdir={room}/upper,workdir={room}/work"
     fuse(*joined(options), low)
@@ -329,7 +325,7 @@ def test_a_lower_directory_can_be_covered_by_its_own_mount(fuse: StackerFuse, ro
     assert (room / "upper/kept").read_bytes() == b"changed"
 
 
-def test_lower_directories_may_be_mounts_that_go_away(fuse: StackerFuse, room: Path) -> None:
+def test_lower_mounts_can_be_unmounted_afterwards(fuse: StackerFuse, room: Path) -> None:
     mountapi.mount(room / "low", room / "other", None, mountapi.MS_BIND)
     fuse(*joined(lowerdir(room / "other")), room / "target")
     mountapi.umount2(room / "other", mountapi.MNT_DETACH)
@@ -344,7 +340,7 @@ def owner(path: Path) -> tuple[int, int]:
     return status.st_uid, status.st_gid
 
 
-def test_everything_can_be_made_roots(fuse: StackerFuse, room: Path) -> None:
+def test_squash_to_root_changes_all_owners(fuse: StackerFuse, room: Path) -> None:
     fuse(*joined(layers(room), "squash_to_root"), room / "target")
     owners = {node.owner for node in snapshot(room / "target").values()}
     assert owners == {(0, 0)}
@@ -361,7 +357,7 @@ def test_everything_can_be_made_roots(fuse: StackerFuse, room: Path) -> None:
         "squash_to_uid=7,gidmapping=0:500:100",
     ],
 )
-def test_owners_are_as_fuse_overlayfs_has_them(fuse: StackerFuse, room: Path, option: str) -> None:
+def test_owners_equal_those_of_fuse_overlayfs(fuse: StackerFuse, room: Path, option: str) -> None:
     seen = []
     others = room / "upper2", room / "work2"
     for directory in others:
@@ -388,7 +384,7 @@ def test_owners_are_as_fuse_overlayfs_has_them(fuse: StackerFuse, room: Path, op
 # Coming and going
 
 
-def test_it_stays_in_the_foreground_until_told_to_go(fuse: StackerFuse, room: Path) -> None:
+def test_foreground_server_ends_on_sigterm(fuse: StackerFuse, room: Path) -> None:
     words = [str(fuse.program), "-f", "-d", *joined(writing(room)), str(room / "target")]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
         while mountinfo.at(room / "target") is None:
@@ -405,14 +401,14 @@ def test_it_stays_in_the_foreground_until_told_to_go(fuse: StackerFuse, room: Pa
         time.sleep(0.01)
 
 
-def test_in_the_foreground_it_says_what_went_wrong(fuse: StackerFuse, room: Path) -> None:
+def test_foreground_server_prints_errors(fuse: StackerFuse, room: Path) -> None:
     done = fuse.run("-f", *joined(lowerdir(room / "none")), room / "target")
     assert (done.code, done.out) == (1, "")
     assert "none: No such file or directory" in done.err
 
 
 @pytest.mark.parametrize("options", [layers, writing])
-def test_a_signal_takes_the_mount_away(fuse: StackerFuse, room: Path, options: object) -> None:
+def test_signal_unmounts(fuse: StackerFuse, room: Path, options: object) -> None:
     assert callable(options)
     fuse(*joined(options(room)), room / "target")
     os.kill(fuse.servers()[0], signal.SIGTERM)
@@ -422,7 +418,7 @@ def test_a_signal_takes_the_mount_away(fuse: StackerFuse, room: Path, options: o
         time.sleep(0.01)
 
 
-def test_a_mount_of_the_same_source_is_left_alone(fuse: StackerFuse, room: Path) -> None:
+def test_signal_spares_another_mount_with_the_same_source(fuse: StackerFuse, room: Path) -> None:
     fuse("same", room / "other", *joined(layers(room)))
     first = fuse.servers()
     fuse("same", room / "target", *joined(layers(room)))
@@ -433,9 +429,7 @@ def test_a_mount_of_the_same_source_is_left_alone(fuse: StackerFuse, room: Path)
     assert (room / "other/d/new").read_bytes() == b"upper"
 
 
-def test_what_a_crash_leaves_can_be_unmounted_and_mounted_again(
-    fuse: StackerFuse, room: Path
-) -> None:
+def test_crashed_mount_can_be_unmounted_and_mounted_again(fuse: StackerFuse, room: Path) -> None:
     fuse(*joined(writing(room)), room / "target")
     (room / "target/new").write_bytes(b"new")
     for server in fuse.servers():
@@ -513,7 +507,7 @@ def test_unprivileged_user_mounts_by_fusermount3(
     assert owner(room / "upper/d2/file") == (65534, 65534)
 
 
-def test_fuse_conf_decides_whether_an_unprivileged_user_mounts_for_all(
+def test_allow_other_needs_user_allow_other_in_fuse_conf(
     unprivileged: UnprivilegedShell, room: Path
 ) -> None:
     script = "$fuse $PWD/target -o $options && cat target/d/new && fusermount3 -u target"
@@ -526,16 +520,14 @@ def test_fuse_conf_decides_whether_an_unprivileged_user_mounts_for_all(
         assert "user_allow_other" in done.stderr
 
 
-def test_unreadable_layer_is_named_to_an_unprivileged_user(
-    unprivileged: UnprivilegedShell, room: Path
-) -> None:
+def test_error_names_an_unreadable_layer(unprivileged: UnprivilegedShell, room: Path) -> None:
     (room / "up/d").chmod(0o750)
     done = unprivileged.run("$fuse $PWD/target -o $options", options=layers(room))
     assert done.returncode == 1
     assert f"{room}/up/d: Permission denied" in done.stderr
 
 
-def test_root_of_a_user_namespace_mounts_by_itself(
+def test_root_of_a_user_namespace_needs_no_fusermount3(
     unprivileged: UnprivilegedShell, room: Path
 ) -> None:
     script = """

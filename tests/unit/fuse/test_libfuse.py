@@ -64,20 +64,18 @@ def found(operations: Operations, name: bytes) -> int:
     return int(number)
 
 
-def test_names_and_attributes_are_kept_for_ever(operations: Operations) -> None:
+def test_names_and_attributes_are_cached_forever(operations: Operations) -> None:
     entry = done(operations.lookup(ROOT, b"file", None))
     assert (entry.entry_timeout, entry.attr_timeout) == (FOREVER, FOREVER)
     assert entry is done(operations.getattr(entry.st_ino, None))
 
 
-def test_a_missing_name_is_remembered_as_missing(operations: Operations) -> None:
+def test_missing_name_is_cached_as_missing(operations: Operations) -> None:
     entry = done(operations.lookup(ROOT, b"nothing", None))
     assert (entry.st_ino, entry.entry_timeout) == (0, FOREVER)
 
 
-def test_a_handle_is_the_inode_so_that_another_worker_can_go_on(
-    operations: Operations, tree: MergedTree
-) -> None:
+def test_handle_is_the_inode_for_every_worker(operations: Operations, tree: MergedTree) -> None:
     number = found(operations, b"file")
     info = done(operations.open(number, os.O_RDONLY, None))
     assert (info.fh, info.keep_cache) == (number, True)
@@ -87,7 +85,7 @@ def test_a_handle_is_the_inode_so_that_another_worker_can_go_on(
     assert done(operations.release(info.fh)) is None
 
 
-def test_what_is_wrong_is_an_errno(operations: Operations) -> None:
+def test_errors_become_errnos(operations: Operations) -> None:
     file, link = found(operations, b"file"), found(operations, b"link")
     assert refused(operations.open(file, os.O_RDWR, None)) == errno.EROFS
     assert refused(operations.opendir(file, None)) == errno.ENOTDIR
@@ -98,7 +96,7 @@ def test_what_is_wrong_is_an_errno(operations: Operations) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1000, (1 << 64) - 1])
-def test_a_node_that_never_was_is_stale(operations: Operations, number: int) -> None:
+def test_unknown_node_is_stale(operations: Operations, number: int) -> None:
     for handler in (
         operations.lookup(number, b"x", None),
         operations.getattr(number, None),
@@ -117,7 +115,7 @@ def test_a_node_that_never_was_is_stale(operations: Operations, number: int) -> 
 @given(
     st.integers(0, 12), st.binary(max_size=20), st.integers(-2, 1 << 64), st.integers(0, 1 << 20)
 )
-def test_no_request_raises_anything_else(
+def test_every_request_returns_or_raises_fuse_error(
     tree: MergedTree, number: int, name: bytes, offset: int, size: int
 ) -> None:
     from stacker.fuse.libfuse import Operations

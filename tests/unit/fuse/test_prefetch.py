@@ -75,7 +75,7 @@ def node(tree: MergedTree, number: int) -> int:
     return found
 
 
-def test_what_follows_files_that_were_read_in_order_is_stored(tree: MergedTree, pipe: Pipe) -> None:
+def test_files_after_sequential_reads_are_stored(tree: MergedTree, pipe: Pipe) -> None:
     ahead = Prefetcher(tree)
     for number in range(2):
         ahead.after_read(node(tree, number), pipe.sender)
@@ -90,9 +90,7 @@ def test_what_follows_files_that_were_read_in_order_is_stored(tree: MergedTree, 
         assert contents[node(tree, number)] == b"contents of %d" % number
 
 
-def test_only_files_that_are_small_and_have_contents_are_stored(
-    tree: MergedTree, pipe: Pipe
-) -> None:
+def test_only_small_files_with_contents_are_stored(tree: MergedTree, pipe: Pipe) -> None:
     ahead = Prefetcher(tree)
     for number in range(10, 14):
         ahead.after_read(node(tree, number), pipe.sender)
@@ -102,9 +100,7 @@ def test_only_files_that_are_small_and_have_contents_are_stored(
     assert not {node(tree, number) for number in (20, 21, 22)} & stored.keys()
 
 
-def test_nothing_is_stored_twice_and_nothing_beyond_the_directory(
-    tree: MergedTree, pipe: Pipe
-) -> None:
+def test_no_file_is_stored_twice_or_beyond_the_directory(tree: MergedTree, pipe: Pipe) -> None:
     ahead, seen = Prefetcher(tree), []
     for number in range(FILES):
         ahead.after_read(node(tree, number), pipe.sender)
@@ -115,16 +111,14 @@ def test_nothing_is_stored_twice_and_nothing_beyond_the_directory(
 
 
 @pytest.mark.parametrize("order", [[50, 3, 70, 20, 90, 1], [90, 80, 70, 60, 50], [1, 40, 41, 80]])
-def test_files_that_are_read_here_and_there_store_nothing(
-    tree: MergedTree, pipe: Pipe, order: list[int]
-) -> None:
+def test_random_reads_store_nothing(tree: MergedTree, pipe: Pipe, order: list[int]) -> None:
     ahead = Prefetcher(tree)
     for number in order:
         ahead.after_read(node(tree, number), pipe.sender)
     assert pipe.stored() == []
 
 
-def test_while_one_process_stores_the_others_do_not_wait(tree: MergedTree, pipe: Pipe) -> None:
+def test_second_worker_does_not_wait_for_a_store(tree: MergedTree, pipe: Pipe) -> None:
     ahead = Prefetcher(tree)
     locked, done = os.pipe(), os.pipe()
     child = os.fork()
@@ -144,7 +138,7 @@ def test_while_one_process_stores_the_others_do_not_wait(tree: MergedTree, pipe:
     assert pipe.stored() != []
 
 
-def test_a_file_that_has_changed_its_size_is_left_out(
+def test_file_with_a_changed_size_is_not_stored(
     tree: MergedTree, pipe: Pipe, tmp_path: Path
 ) -> None:
     (tmp_path / "layer/many/010").write_bytes(b"less")
@@ -158,7 +152,7 @@ def test_a_file_that_has_changed_its_size_is_left_out(
 
 
 @pytest.mark.parametrize("length", [MIN_SPLICE, 3 * MIN_SPLICE + 1])
-def test_a_piece_of_a_file_is_sent_whole(pipe: Pipe, tmp_path: Path, length: int) -> None:
+def test_spliced_range_is_complete(pipe: Pipe, tmp_path: Path, length: int) -> None:
     data = os.urandom(length + 200)
     (tmp_path / "file").write_bytes(data)
     with (tmp_path / "file").open("rb") as file:
@@ -167,16 +161,14 @@ def test_a_piece_of_a_file_is_sent_whole(pipe: Pipe, tmp_path: Path, length: int
     assert pipe.sent() == head + data[100 : 100 + length]
 
 
-def test_a_short_piece_is_left_to_who_copies_it(pipe: Pipe, tmp_path: Path) -> None:
+def test_short_range_is_left_to_the_caller(pipe: Pipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(MIN_SPLICE))
     with (tmp_path / "file").open("rb") as file:
         assert not pipe.sender.reply(7, file.fileno(), 0, MIN_SPLICE - 1)
     assert pipe.sent() == b""
 
 
-def test_a_file_that_is_shorter_than_believed_sends_nothing_and_spoils_nothing(
-    pipe: Pipe, tmp_path: Path
-) -> None:
+def test_shrunk_file_sends_nothing_and_the_next_reply_is_intact(pipe: Pipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(MIN_SPLICE + 10))
     with (tmp_path / "file").open("rb") as file:
         assert not pipe.sender.reply(7, file.fileno(), 0, MIN_SPLICE + 11)

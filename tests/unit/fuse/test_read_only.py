@@ -95,7 +95,7 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
     }
 
 
-def test_no_more_is_agreed_on_than_the_kernel_offers(adapter: ReadOnlyAdapter) -> None:
+def test_init_agrees_on_offered_flags_only(adapter: ReadOnlyAdapter) -> None:
     for flags in (0, fuse.INIT_DO_READDIRPLUS, 0xFFFFFFFF):
         major, minor, _, agreed, *_ = fuse.INIT_OUT.unpack(
             asked(adapter, fuse.INIT, init(flags=flags))
@@ -104,7 +104,7 @@ def test_no_more_is_agreed_on_than_the_kernel_offers(adapter: ReadOnlyAdapter) -
         assert agreed == flags & fuse.WANTED
 
 
-def test_linux_5_4_is_answered_in_its_own_words(adapter: ReadOnlyAdapter) -> None:
+def test_linux_5_4_gets_its_own_version(adapter: ReadOnlyAdapter) -> None:
     offered = (1 << 26) - 1  # up to FUSE_EXPLICIT_INVAL_DATA; struct fuse_init_in ends after them
     reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
     major, minor, ahead, agreed, _, _, write, _, pages, *rest = fuse.INIT_OUT.unpack(reply)
@@ -114,19 +114,17 @@ def test_linux_5_4_is_answered_in_its_own_words(adapter: ReadOnlyAdapter) -> Non
     assert set(rest) == {0}
 
 
-def test_a_kernel_of_a_later_major_version_is_told_ours(adapter: ReadOnlyAdapter) -> None:
+def test_kernel_with_a_later_major_version_gets_ours(adapter: ReadOnlyAdapter) -> None:
     assert asked(adapter, fuse.INIT, init(major=8))[:4] == b"\7\0\0\0"
 
 
 @pytest.mark.parametrize(("major", "minor"), [(6, 99), (7, 30)])
-def test_a_kernel_that_is_too_old_is_refused(
-    adapter: ReadOnlyAdapter, major: int, minor: int
-) -> None:
+def test_kernel_before_5_4_is_refused(adapter: ReadOnlyAdapter, major: int, minor: int) -> None:
     assert refused(adapter, fuse.INIT, init(major, minor)) == errno.EPROTO
 
 
 @pytest.mark.parametrize("offered", [False, True])
-def test_passthrough_is_agreed_on_where_it_is_wanted_and_offered(
+def test_passthrough_needs_the_option_and_the_kernels_flag(
     tree: MergedTree, *, offered: bool
 ) -> None:
     passthrough = Passthrough(tree, 2)
@@ -149,40 +147,38 @@ def test_passthrough_is_agreed_on_where_it_is_wanted_and_offered(
     later.close()
 
 
-def test_a_missing_name_is_remembered_as_missing(adapter: ReadOnlyAdapter) -> None:
+def test_missing_name_is_cached_as_missing(adapter: ReadOnlyAdapter) -> None:
     entry = asked(adapter, fuse.LOOKUP, b"nothing\0")
     node, _, valid, *_ = fuse.ENTRY_HEAD.unpack_from(entry)
     assert (node, valid, len(entry)) == (0, fuse.FOREVER, 128)
 
 
-def test_nothing_is_opened(adapter: ReadOnlyAdapter) -> None:
+def test_open_is_not_implemented(adapter: ReadOnlyAdapter) -> None:
     for opcode in (fuse.OPEN, fuse.OPENDIR):
         assert refused(adapter, opcode, bytes(8)) == errno.ENOSYS
 
 
 @pytest.mark.parametrize("opcode", sorted(fuse.WRITING))
-def test_writes_are_refused(adapter: ReadOnlyAdapter, opcode: int) -> None:
+def test_writes_are_erofs(adapter: ReadOnlyAdapter, opcode: int) -> None:
     assert refused(adapter, opcode, bytes(64)) == errno.EROFS
 
 
 @pytest.mark.parametrize("opcode", [34, 39, 50, 52, 4711])
-def test_an_operation_that_is_not_known_is_not_implemented(
-    adapter: ReadOnlyAdapter, opcode: int
-) -> None:
+def test_unknown_operation_is_enosys(adapter: ReadOnlyAdapter, opcode: int) -> None:
     assert refused(adapter, opcode, bytes(64)) == errno.ENOSYS
 
 
 @pytest.mark.parametrize("opcode", [fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT])
-def test_some_requests_get_no_reply(adapter: ReadOnlyAdapter, opcode: int) -> None:
+def test_forget_and_interrupt_get_no_reply(adapter: ReadOnlyAdapter, opcode: int) -> None:
     assert adapter.answer(request(opcode, bytes(16))) is None
 
 
-def test_a_node_that_never_was_is_stale(adapter: ReadOnlyAdapter) -> None:
+def test_unknown_node_is_stale(adapter: ReadOnlyAdapter) -> None:
     for node in (0, 1000, (1 << 64) - 1):
         assert refused(adapter, fuse.GETATTR, bytes(16), node) == errno.ESTALE
 
 
-def test_a_request_that_is_cut_short_is_invalid(adapter: ReadOnlyAdapter) -> None:
+def test_truncated_request_is_einval(adapter: ReadOnlyAdapter) -> None:
     assert refused(adapter, fuse.LOOKUP, b"no end") == errno.EINVAL
     assert refused(adapter, fuse.LOOKUP, b"\0") == errno.EINVAL
     assert refused(adapter, fuse.READ, bytes(10), found(adapter, b"file")) == errno.EINVAL
@@ -192,7 +188,7 @@ def test_a_request_that_is_cut_short_is_invalid(adapter: ReadOnlyAdapter) -> Non
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 60), st.integers(0, 70), st.binary(max_size=80))
-def test_no_request_makes_it_fail(tree: MergedTree, opcode: int, node: int, body: bytes) -> None:
+def test_no_request_is_eio(tree: MergedTree, opcode: int, node: int, body: bytes) -> None:
     adapter = ReadOnlyAdapter(tree)
     reply = adapter.answer(request(opcode, body, node))
     assert reply is None or fuse.OUT_HEADER.unpack_from(reply)[::2] == (len(reply), 7)
@@ -203,7 +199,7 @@ def read_in(offset: int, size: int) -> bytes:
     return fuse.READ_IN.pack(0, offset, size, 0, 0, 0, 0)
 
 
-def test_a_file_is_read_in_pieces_and_ends(adapter: ReadOnlyAdapter) -> None:
+def test_file_is_read_in_pieces(adapter: ReadOnlyAdapter) -> None:
     node, whole = found(adapter, b"file"), b"contents" * 1000
     assert asked(adapter, fuse.READ, read_in(0, 1 << 30), node) == whole
     assert asked(adapter, fuse.READ, read_in(7990, 4096), node) == whole[7990:]
@@ -214,7 +210,7 @@ def test_a_file_is_read_in_pieces_and_ends(adapter: ReadOnlyAdapter) -> None:
 
 @pytest.mark.parametrize("plus", [False, True])
 @pytest.mark.parametrize("size", [256, 4096, 1 << 20])
-def test_a_listing_in_pieces_has_every_name_once(
+def test_listing_in_pieces_has_each_name_once(
     adapter: ReadOnlyAdapter, size: int, *, plus: bool
 ) -> None:
     head = 128 if plus else 0
@@ -233,17 +229,17 @@ def test_a_listing_in_pieces_has_every_name_once(
     assert names == [b".", b"..", *NAMES]
 
 
-def test_only_directories_are_listed(adapter: ReadOnlyAdapter) -> None:
+def test_listing_a_file_is_enotdir(adapter: ReadOnlyAdapter) -> None:
     node = found(adapter, b"file")
     assert refused(adapter, fuse.READDIR, read_in(0, 4096), node) == errno.ENOTDIR
 
 
-def test_a_link_is_read(adapter: ReadOnlyAdapter) -> None:
+def test_symlink_target_is_returned(adapter: ReadOnlyAdapter) -> None:
     assert asked(adapter, fuse.READLINK, node=found(adapter, b"link")) == b"file"
     assert refused(adapter, fuse.READLINK) == errno.EINVAL
 
 
-def test_xattrs_have_a_size_and_a_value(adapter: ReadOnlyAdapter) -> None:
+def test_xattr_size_and_value_are_returned(adapter: ReadOnlyAdapter) -> None:
     node = found(adapter, b"file")
 
     def get(size: int) -> bytes:
@@ -256,7 +252,7 @@ def test_xattrs_have_a_size_and_a_value(adapter: ReadOnlyAdapter) -> None:
     assert asked(adapter, fuse.LISTXATTR, fuse.XATTR.pack(99, 0), node) == b"user.kind\0"
 
 
-def test_data_and_holes_are_found(adapter: ReadOnlyAdapter) -> None:
+def test_lseek_finds_data_and_holes(adapter: ReadOnlyAdapter) -> None:
     node = found(adapter, b"file")
     hole = fuse.LSEEK_IN.pack(0, 1, os.SEEK_HOLE, 0)
     assert fuse.LSEEK_OUT.unpack(asked(adapter, fuse.LSEEK, hole, node)) == (8000,)
@@ -264,7 +260,7 @@ def test_data_and_holes_are_found(adapter: ReadOnlyAdapter) -> None:
     assert refused(adapter, fuse.LSEEK, beyond, node) == errno.ENXIO
 
 
-def test_only_so_many_files_stay_open(tree: MergedTree, tmp_path: Path) -> None:
+def test_number_of_open_files_is_limited(tree: MergedTree, tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / str(number)).write_bytes(b"%d" % number)
     adapter = ReadOnlyAdapter(merge([tmp_path], WhiteoutFormat.USER))
@@ -281,5 +277,5 @@ def test_only_so_many_files_stay_open(tree: MergedTree, tmp_path: Path) -> None:
     ("device", "encoded"),
     [((1, 3), 0x103), ((8, 255), 0x8FF), ((8, 256), 0x100800), ((0xFFF, 0xFFFFF), 0xFFFFFFFF)],
 )
-def test_device_numbers_are_the_kernels(device: tuple[int, int], encoded: int) -> None:
+def test_device_numbers_are_encoded_as_in_the_kernel(device: tuple[int, int], encoded: int) -> None:
     assert fuse.device_number(os.makedev(*device)) == encoded

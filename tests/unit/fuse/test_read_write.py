@@ -95,7 +95,7 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
     assert {name: getattr(fuse, name).size for name in sizes} == sizes
 
 
-def test_it_asks_for_large_writes_and_no_writeback(adapter: WritableAdapter) -> None:
+def test_init_asks_for_large_writes_and_no_writeback_cache(adapter: WritableAdapter) -> None:
     everything = 0xFFFFFFFF
     reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 40, 1 << 17, everything))
     _, _, _, flags, _, _, largest, _, pages, *_ = fuse.INIT_OUT.unpack(reply)
@@ -106,14 +106,14 @@ def test_it_asks_for_large_writes_and_no_writeback(adapter: WritableAdapter) -> 
     assert adapter.request_size >= largest + fuse.IN_HEADER.size + fuse.WRITE_IN.size
 
 
-def test_linux_5_4_has_no_say_in_privileges(adapter: WritableAdapter) -> None:
+def test_init_omits_killpriv_v2_for_linux_5_4(adapter: WritableAdapter) -> None:
     offered = (1 << 26) - 1
     reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
     _, minor, _, flags, *_ = fuse.INIT_OUT.unpack(reply)
     assert (minor, flags) == (31, fuse.WANTED_TO_WRITE & ~fuse.INIT_HANDLE_KILLPRIV_V2)
 
 
-def test_a_file_is_made_written_and_read(adapter: WritableAdapter, tree: Writable) -> None:
+def test_file_is_created_written_and_read(adapter: WritableAdapter, tree: Writable) -> None:
     reply = asked(adapter, fuse.CREATE, create(b"new"))
     assert len(reply) == 128 + 16
     node = entry(reply)
@@ -124,31 +124,33 @@ def test_a_file_is_made_written_and_read(adapter: WritableAdapter, tree: Writabl
     assert stat.S_IMODE((tree.upper / "new").stat().st_mode) == 0o640
 
 
-def test_writing_can_take_the_set_id_bits(adapter: WritableAdapter, tree: Writable) -> None:
+def test_write_with_kill_suidgid_clears_set_id_bits(
+    adapter: WritableAdapter, tree: Writable
+) -> None:
     node = entry(asked(adapter, fuse.CREATE, create(b"new", 0o4755)))
     asked(adapter, fuse.WRITE, write(0, b"x", fuse.WRITE_KILL_SUIDGID), node)
     assert stat.S_IMODE((tree.upper / "new").stat().st_mode) == 0o755
 
 
-def test_nothing_is_opened(adapter: WritableAdapter) -> None:
+def test_open_is_not_implemented(adapter: WritableAdapter) -> None:
     for opcode in (fuse.OPEN, fuse.OPENDIR, fuse.FLUSH):
         assert refused(adapter, opcode, bytes(24)) == errno.ENOSYS
 
 
-def test_what_is_not_known_is_not_implemented(adapter: WritableAdapter) -> None:
+def test_unknown_operations_are_enosys(adapter: WritableAdapter) -> None:
     tmpfile = 51
     for opcode in (tmpfile, 34, 39, 4711):
         assert refused(adapter, opcode, bytes(64)) == errno.ENOSYS
 
 
-def test_a_name_that_is_a_path_is_refused(adapter: WritableAdapter, tree: Writable) -> None:
+def test_name_with_a_slash_is_einval(adapter: WritableAdapter, tree: Writable) -> None:
     assert refused(adapter, fuse.CREATE, create(b"../new")) == errno.EINVAL
     assert refused(adapter, fuse.UNLINK, b"dir/..\0") == errno.EINVAL
     assert refused(adapter, fuse.MKDIR, fuse.MKDIR_IN.pack(0o755, 0) + b"..\0") == errno.EINVAL
     assert sorted(os.listdir(tree.room)) == ["lower", "upper", "work"]
 
 
-def test_what_is_cut_short_is_invalid_and_changes_nothing(
+def test_truncated_request_is_einval_and_changes_nothing(
     adapter: WritableAdapter, tree: Writable
 ) -> None:
     node = found(adapter, b"file")
@@ -161,7 +163,7 @@ def test_what_is_cut_short_is_invalid_and_changes_nothing(
     assert os.listdir(tree.upper) == []
 
 
-def test_forgetting_is_counted(adapter: WritableAdapter) -> None:
+def test_forget_counts_lookups(adapter: WritableAdapter) -> None:
     node = entry(asked(adapter, fuse.CREATE, create(b"new")))
     assert found(adapter, b"new") == node
     asked(adapter, fuse.UNLINK, b"new\0")
@@ -172,7 +174,7 @@ def test_forgetting_is_counted(adapter: WritableAdapter) -> None:
     assert refused(adapter, fuse.WRITE, write(0, b"x"), node) == errno.ESTALE
 
 
-def test_a_listing_names_nodes_that_it_counts(adapter: WritableAdapter) -> None:
+def test_listing_counts_only_the_returned_nodes(adapter: WritableAdapter) -> None:
     """Only names that are given are counted as given."""
     nodes = [entry(asked(adapter, fuse.CREATE, create(b"n%d" % number))) for number in range(9)]
     asked(adapter, fuse.READDIRPLUS, fuse.READ_IN.pack(0, 4, 160 * 3, 0, 0, 0, 0))
@@ -193,7 +195,7 @@ def test_a_listing_names_nodes_that_it_counts(adapter: WritableAdapter) -> None:
 
 @pytest.mark.parametrize("plus", [False, True])
 @pytest.mark.parametrize("size", [256, 4096])
-def test_a_listing_in_pieces_has_every_name_once(
+def test_listing_in_pieces_has_each_name_once(
     adapter: WritableAdapter, size: int, *, plus: bool
 ) -> None:
     for number in range(50):
@@ -223,7 +225,7 @@ bodies = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(OPCODES), st.integers(0, 8), bodies), max_size=30))
-def test_no_request_makes_it_fail_or_leave_the_tree(
+def test_no_request_is_eio_or_escapes_the_tree(
     requests: list[tuple[int, int, bytes]],
 ) -> None:
     with scratch() as room:
@@ -246,6 +248,6 @@ def test_no_request_makes_it_fail_or_leave_the_tree(
 
 
 @pytest.mark.parametrize("device", [(1, 3), (8, 255), (8, 256), (0xFFF, 0xFFFFF)])
-def test_device_numbers_come_back(device: tuple[int, int]) -> None:
+def test_device_numbers_survive_encoding(device: tuple[int, int]) -> None:
     number = os.makedev(*device)
     assert fuse.device_of(fuse.device_number(number)) == number

@@ -21,17 +21,17 @@ def plan(
     return request.plan(image_of(*layers, plain=plain), "0a", ROOM)
 
 
-def test_several_layers_read_only_need_nothing_else() -> None:
+def test_several_read_only_layers_need_no_directories() -> None:
     got = plan(A, B)
     assert (got.layers, got.directories, got.is_bind) == ((A, B), (), False)
 
 
-def test_one_plain_layer_read_only_is_a_bind() -> None:
+def test_single_plain_read_only_layer_is_a_bind_mount() -> None:
     got = plan(A, plain=True)
     assert (got.layers, got.directories, got.is_bind) == ((A,), (), True)
 
 
-def test_one_layer_with_whiteouts_gets_an_empty_one_below() -> None:
+def test_single_layer_with_whiteouts_gets_an_empty_lower() -> None:
     got = plan(A)
     assert (got.layers, got.directories, got.is_bind) == (
         (A, ROOM / "empty"),
@@ -40,7 +40,7 @@ def test_one_layer_with_whiteouts_gets_an_empty_one_below() -> None:
     )
 
 
-def test_no_layer_at_all_is_an_empty_directory() -> None:
+def test_image_without_layers_is_an_empty_directory() -> None:
     got = plan()
     assert (got.layers, got.directories, got.is_bind) == (
         (ROOM / "empty",),
@@ -49,14 +49,14 @@ def test_no_layer_at_all_is_an_empty_directory() -> None:
     )
 
 
-def test_writes_go_to_the_room_and_are_volatile() -> None:
+def test_writes_without_upper_are_volatile_in_the_mounts_directory() -> None:
     got = plan(A, plain=True, read_only=False)
     assert got.layers == (A,)
     assert got.directories == (ROOM / "upper", ROOM / "work")
     assert (got.volatile, got.is_bind) == (True, False)
 
 
-def test_writes_that_are_kept_go_to_the_upper_and_are_synced() -> None:
+def test_writes_with_upper_are_persistent() -> None:
     upper = Path("/home/me/changes")
     got = plan(A, B, read_only=False, upper=upper)
     assert got.directories == (upper, Path("/home/me/.changes.stacker-work"))
@@ -64,7 +64,7 @@ def test_writes_that_are_kept_go_to_the_upper_and_are_synced() -> None:
     assert not got.volatile
 
 
-def test_kept_writes_can_be_looked_at_read_only() -> None:
+def test_persistent_upper_can_be_mounted_read_only() -> None:
     got = plan(A, plain=True, upper=Path("/changes"))
     assert (got.read_only, got.is_bind, got.layers) == (True, False, (A,))
 
@@ -78,7 +78,7 @@ def options(got: Plan) -> list[str]:
     return found
 
 
-def test_the_document_lists_the_mount_as_other_runtimes_take_it() -> None:
+def test_plan_document_lists_the_overlay_mount() -> None:
     document = plan(A, B, read_only=False).to_json()
     assert document["version"] == 1
     assert document["target"] == "/target"
@@ -101,7 +101,7 @@ def test_the_document_lists_the_mount_as_other_runtimes_take_it() -> None:
     ]
 
 
-def test_the_plan_of_a_fuse_mount_names_its_directories() -> None:
+def test_plan_document_of_a_fuse_mount_lists_its_directories() -> None:
     assert plan(A, B, read_only=False).to_json("fuse")["mounts"] == [
         {
             "type": "fuse.stacker",
@@ -117,7 +117,7 @@ def test_the_plan_of_a_fuse_mount_names_its_directories() -> None:
     ]
 
 
-def test_the_plan_of_a_fuse_mount_is_never_a_bind() -> None:
+def test_plan_document_of_a_fuse_mount_is_not_a_bind() -> None:
     assert plan(A, plain=True).to_json("fuse")["mounts"] == [
         {
             "type": "fuse.stacker",
@@ -127,37 +127,37 @@ def test_the_plan_of_a_fuse_mount_is_never_a_bind() -> None:
     ]
 
 
-def test_a_copy_is_planned_without_a_mount() -> None:
+def test_plan_document_of_a_copy_lists_no_mount() -> None:
     assert plan(A, B).to_json("copy")["mounts"] == []
 
 
-def test_a_bind_is_listed_as_one() -> None:
+def test_plan_document_lists_a_bind_mount() -> None:
     document = plan(A, plain=True).to_json()
     assert document["mounts"] == [
         {"type": "bind", "source": "/layers/a", "options": ["bind", "ro"]}
     ]
 
 
-def test_the_user_form_is_mounted_with_userxattr() -> None:
+def test_user_whiteout_format_sets_userxattr() -> None:
     got = MountRequest(TARGET).plan(image_of(A, B, whiteout_format=WhiteoutFormat.USER), "0a", ROOM)
     assert "userxattr" in options(got)
     assert "userxattr" not in options(plan(A, B))
 
 
-def test_special_characters_are_escaped_for_the_option_string() -> None:
+def test_special_characters_are_escaped_in_options() -> None:
     odd = Path("/l:1,\\x")
     assert r"lowerdir=/l\:1\,\\x:/layers/b" in options(plan(odd, B))
     got = plan(A, read_only=False, upper=Path("/u:1,"))
     assert r"upperdir=/u:1\," in options(got)
 
 
-def test_a_path_of_any_bytes_survives_json() -> None:
+def test_path_of_any_bytes_survives_json() -> None:
     odd = Path("/\udcff")
     layers = json.loads(json.dumps(plan(odd, B).to_json()))["layers"]
     assert Path(layers[0]) == odd
 
 
-def test_ids_are_short_and_do_not_repeat() -> None:
+def test_ids_are_short_and_unique() -> None:
     ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert {len(identifier) for identifier in ids} == {12}

@@ -64,29 +64,29 @@ def another_namespace() -> Iterator[int]:
 
 
 @every_form
-def test_what_was_mounted_is_mounted(bench: Bench, make: Maker) -> None:
+def test_new_mount_is_mounted(bench: Bench, make: Maker) -> None:
     assert state(make(bench)) == "mounted"
 
 
 @every_mount
-def test_what_somebody_else_unmounted_is_stale(bench: Bench, make: Maker) -> None:
+def test_mount_that_another_program_unmounted_is_stale(bench: Bench, make: Maker) -> None:
     record = make(bench)
     subprocess.run(["umount", bench.target], check=True)
     assert state(record) == "stale"
 
 
 @every_mount
-def test_a_mount_of_another_boot_is_stale(bench: Bench, make: Maker) -> None:
+def test_mount_of_another_boot_is_stale(bench: Bench, make: Maker) -> None:
     assert state(replace(make(bench), boot_id="another")) == "stale"
 
 
-def test_a_copy_outlives_the_boot(bench: Bench) -> None:
+def test_copy_survives_a_reboot(bench: Bench) -> None:
     record = copy(bench)
     mountapi.umount2(bench.target)
     assert state(replace(record, boot_id="another", mount_namespace=1)) == "mounted"
 
 
-def test_a_copy_on_a_tmpfs_does_not_outlive_the_boot(bench: Bench) -> None:
+def test_copy_on_a_tmpfs_is_stale_after_a_reboot(bench: Bench) -> None:
     memory = bench.path / "memory"
     memory.mkdir()
     mountapi.mount("tmpfs", memory, "tmpfs", 0)
@@ -98,7 +98,7 @@ def test_a_copy_on_a_tmpfs_does_not_outlive_the_boot(bench: Bench) -> None:
     assert state(replace(record, boot_id="another")) == "stale"
 
 
-def test_a_copy_whose_directory_was_replaced_is_stale(bench: Bench) -> None:
+def test_copy_in_a_replaced_directory_is_stale(bench: Bench) -> None:
     record = copy(bench)
     mountapi.umount2(bench.target)
     bench.target.rename(bench.path / "moved")
@@ -107,26 +107,26 @@ def test_a_copy_whose_directory_was_replaced_is_stale(bench: Bench) -> None:
     assert state(record) == "stale"
 
 
-def test_a_copy_with_a_mount_over_it_is_not_stale(bench: Bench) -> None:
+def test_covered_copy_is_not_stale(bench: Bench) -> None:
     record = copy(bench)
     mountapi.mount("over", bench.target, "tmpfs", 0)
     assert state(record) == "mounted"
 
 
-def test_another_mount_at_the_target_is_not_the_bind(bench: Bench) -> None:
+def test_bind_replaced_by_another_mount_is_stale(bench: Bench) -> None:
     record = bind(bench)
     mountapi.umount2(bench.target)
     mountapi.mount("other", bench.target, "tmpfs", 0)
     assert state(record) == "stale"
 
 
-def test_an_overlay_with_a_mount_over_it_is_not_stale(bench: Bench) -> None:
+def test_covered_overlay_is_not_stale(bench: Bench) -> None:
     record = overlay(bench)
     mountapi.mount("over", bench.target, "tmpfs", 0)
     assert state(record) == "mounted"
 
 
-def test_an_overlay_that_was_moved_is_not_stale(bench: Bench) -> None:
+def test_moved_overlay_is_not_stale(bench: Bench) -> None:
     record = overlay(bench)
     (bench.path / "moved").mkdir()
     subprocess.run(["mount", "--bind", bench.target, bench.path / "moved"], check=True)
@@ -134,7 +134,7 @@ def test_an_overlay_that_was_moved_is_not_stale(bench: Bench) -> None:
     assert state(record) == "mounted"
 
 
-def test_a_bind_of_a_layer_that_was_removed_is_not_stale(bench: Bench) -> None:
+def test_bind_of_a_removed_layer_is_not_stale(bench: Bench) -> None:
     record = bind(bench)
     (record.layers[0] / "f").unlink()
     record.layers[0].rmdir()
@@ -142,7 +142,7 @@ def test_a_bind_of_a_layer_that_was_removed_is_not_stale(bench: Bench) -> None:
 
 
 @every_mount
-def test_a_mount_of_a_namespace_that_still_lives_is_elsewhere(bench: Bench, make: Maker) -> None:
+def test_mount_in_a_live_namespace_is_elsewhere(bench: Bench, make: Maker) -> None:
     record = make(bench)
     with another_namespace() as pid:
         theirs = os.stat(f"/proc/{pid}/ns/mnt").st_ino
@@ -151,7 +151,7 @@ def test_a_mount_of_a_namespace_that_still_lives_is_elsewhere(bench: Bench, make
     assert state(replace(record, mount_namespace=theirs)) == "stale"
 
 
-def test_an_overlay_that_lives_on_in_a_copy_of_our_namespace_is_elsewhere(bench: Bench) -> None:
+def test_overlay_in_a_copy_of_our_namespace_is_elsewhere(bench: Bench) -> None:
     record = overlay(bench)
     with another_namespace():
         mountapi.umount2(bench.target)
@@ -160,7 +160,7 @@ def test_an_overlay_that_lives_on_in_a_copy_of_our_namespace_is_elsewhere(bench:
 
 
 @every_mount
-def test_a_mount_of_a_namespace_that_lives_without_it_is_stale(bench: Bench, make: Maker) -> None:
+def test_mount_missing_from_its_live_namespace_is_stale(bench: Bench, make: Maker) -> None:
     record = make(bench)
     mountapi.umount2(bench.target)
     with another_namespace() as pid:

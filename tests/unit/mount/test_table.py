@@ -42,14 +42,14 @@ def written(bench: Bench, **changes: object) -> MountRecord:
     return made
 
 
-def test_a_room_is_private_named_by_its_id_and_stays(bench: Bench) -> None:
+def test_mount_directory_is_private_and_named_by_its_id(bench: Bench) -> None:
     with bench.table.new_directory() as room:
         assert room.path == bench.table.directory / room.id
     assert room.path.stat().st_mode & 0o777 == 0o700
     assert bench.table.directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_room_goes_with_the_attempt_that_failed(bench: Bench) -> None:
+def test_mount_directory_is_removed_after_a_failure(bench: Bench) -> None:
     def fail() -> None:
         with bench.table.new_directory() as room:
             (room.path / "upper").mkdir()
@@ -60,14 +60,14 @@ def test_a_room_goes_with_the_attempt_that_failed(bench: Bench) -> None:
     assert os.listdir(bench.table.directory) == []
 
 
-def test_a_table_that_was_never_used_is_empty(bench: Bench) -> None:
+def test_missing_table_is_empty(bench: Bench) -> None:
     assert bench.table.entries() == []
     assert bench.table.abandoned() == []
     assert bench.table.find(bench.target) is None
     assert not bench.table.directory.exists()
 
 
-def test_a_record_is_found_by_id_and_by_target(bench: Bench) -> None:
+def test_record_is_found_by_id_and_by_target(bench: Bench) -> None:
     made = written(bench)
     assert bench.table.read(made.id) == made
     found = bench.table.find(bench.target)
@@ -76,7 +76,7 @@ def test_a_record_is_found_by_id_and_by_target(bench: Bench) -> None:
     assert bench.table.find(bench.path) is None
 
 
-def test_writing_again_replaces_the_record_whole(bench: Bench) -> None:
+def test_writing_again_replaces_the_record(bench: Bench) -> None:
     made = written(bench)
     bench.table.write(replace(made, driver="copy"))
     assert bench.table.read(made.id) == replace(made, driver="copy")
@@ -89,7 +89,7 @@ def test_entries_are_listed_oldest_first(bench: Bench) -> None:
     assert [entry.record for entry in bench.table.entries()] == [first, second]
 
 
-def test_a_mount_that_is_being_made_is_busy_and_not_stale(bench: Bench) -> None:
+def test_locked_mount_is_busy_and_not_stale(bench: Bench) -> None:
     with bench.table.new_directory() as room:
         bench.table.write(record(bench, room.id))
         assert [entry.state for entry in bench.table.entries()] == ["busy"]
@@ -98,12 +98,12 @@ def test_a_mount_that_is_being_made_is_busy_and_not_stale(bench: Bench) -> None:
     assert [entry.state for entry in bench.table.entries()] == ["stale"]
 
 
-def test_holding_a_mount_that_is_gone_is_refused(bench: Bench) -> None:
+def test_locking_a_missing_mount_is_refused(bench: Bench) -> None:
     with pytest.raises(LockedError), bench.table.locked("0a"):
         pass
 
 
-def test_only_a_room_without_record_and_holder_is_abandoned(bench: Bench) -> None:
+def test_directory_without_record_and_lock_is_abandoned(bench: Bench) -> None:
     written(bench)
     with bench.table.new_directory() as left:
         pass
@@ -113,14 +113,14 @@ def test_only_a_room_without_record_and_holder_is_abandoned(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"{}"])
-def test_a_record_that_was_cut_off_is_as_good_as_none(bench: Bench, data: bytes) -> None:
+def test_truncated_record_counts_as_missing(bench: Bench, data: bytes) -> None:
     made = written(bench)
     (bench.table.directory / made.id / "mount.json").write_bytes(data)
     assert bench.table.entries() == []
     assert bench.table.abandoned() == [made.id]
 
 
-def test_a_later_versions_record_is_never_swept(bench: Bench) -> None:
+def test_record_of_a_later_version_is_never_cleared(bench: Bench) -> None:
     made = written(bench)
     (bench.table.directory / made.id / "mount.json").write_bytes(b'{"version": 2}')
     with pytest.raises(UnsupportedError):
@@ -129,7 +129,7 @@ def test_a_later_versions_record_is_never_swept(bench: Bench) -> None:
         bench.table.abandoned()
 
 
-def test_a_room_that_is_swept_before_it_is_locked_is_made_anew(
+def test_directory_cleared_before_its_lock_is_created_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = lock.exclusive

@@ -26,7 +26,7 @@ def refusal(target: Path, *, forbidden: Path | None = None) -> MountError:
     return caught.value
 
 
-def test_a_plain_directory_is_fit(bench: Bench) -> None:
+def test_empty_directory_is_accepted(bench: Bench) -> None:
     assert resolve_target(bench.target, forbidden=bench.store) == bench.target
 
 
@@ -39,24 +39,24 @@ def test_symlinks_and_relative_paths_are_resolved(
     assert resolve_target(Path("store/../target")) == bench.target
 
 
-def test_a_missing_target_is_refused_with_a_hint(bench: Bench) -> None:
+def test_missing_target_is_refused_with_a_hint(bench: Bench) -> None:
     error = refusal(bench.path / "missing")
     assert error.message == f"mount target does not exist: {bench.path}/missing"
     assert error.hint == f"mkdir {bench.path}/missing"
 
 
-def test_a_dangling_symlink_is_a_missing_target(bench: Bench) -> None:
+def test_dangling_symlink_is_a_missing_target(bench: Bench) -> None:
     (bench.path / "link").symlink_to("nowhere")
     assert "does not exist" in refusal(bench.path / "link").message
 
 
-def test_a_symlink_to_itself_is_refused(bench: Bench) -> None:
+def test_symlink_loop_is_refused(bench: Bench) -> None:
     (bench.path / "link").symlink_to("link")
     assert "symbolic links" in refusal(bench.path / "link").message
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_file_is_no_target(bench: Bench, name: str) -> None:
+def test_file_is_refused_as_target(bench: Bench, name: str) -> None:
     (bench.path / "file").write_bytes(b"x")
     assert "is not a directory" in refusal(bench.path / name).message
 
@@ -77,22 +77,22 @@ def test_a_symlink_into_the_store_is_refused(bench: Bench) -> None:
     assert "inside the store" in refusal(bench.path / "link", forbidden=bench.store).message
 
 
-def test_a_store_reached_by_a_symlink_is_still_the_store(bench: Bench) -> None:
+def test_store_behind_a_symlink_is_refused(bench: Bench) -> None:
     (bench.path / "link").symlink_to(bench.store)
     assert "inside the store" in refusal(bench.store, forbidden=bench.path / "link").message
 
 
-def test_a_name_that_only_begins_like_the_stores_is_fit(bench: Bench) -> None:
+def test_name_that_starts_like_the_store_is_accepted(bench: Bench) -> None:
     (bench.path / "store2").mkdir()
     assert resolve_target(bench.path / "store2", forbidden=bench.store) == bench.path / "store2"
 
 
-def test_the_root_of_everything_is_busy() -> None:
+def test_root_directory_is_busy() -> None:
     assert "is busy" in refusal(Path("/")).message
 
 
 @needs_root
-def test_a_mount_point_is_busy(bench: Bench) -> None:
+def test_mount_point_is_busy(bench: Bench) -> None:
     mountapi.mount("somebody", bench.target, "tmpfs", 0)
     error = refusal(bench.target)
     assert error.message.endswith(f"is busy: {bench.target}: tmpfs somebody is mounted there")
@@ -101,12 +101,12 @@ def test_a_mount_point_is_busy(bench: Bench) -> None:
 
 
 @needs_root
-def test_a_mount_of_ours_is_busy_and_the_hint_says_how_to_undo_it(bench: Bench) -> None:
+def test_own_mount_is_busy_with_a_hint_to_umount(bench: Bench) -> None:
     mountapi.mount("stacker:0a", bench.target, "tmpfs", 0)
     assert refusal(bench.target).hint == f"stacker umount {bench.target}"
 
 
-def test_two_mounts_at_once_do_not_get_the_same_target(bench: Bench) -> None:
+def test_locked_target_is_refused(bench: Bench) -> None:
     with (
         lock.exclusive(bench.target, create=False),
         pytest.raises(LockedError, match="another process is mounting on it"),
@@ -118,7 +118,7 @@ def test_two_mounts_at_once_do_not_get_the_same_target(bench: Bench) -> None:
 
 
 @needs_root
-def test_who_comes_after_the_other_mount_finds_the_target_busy(bench: Bench) -> None:
+def test_target_mounted_meanwhile_is_busy(bench: Bench) -> None:
     target = resolve_target(bench.target)
     mountapi.mount("stacker:0a", bench.target, "tmpfs", 0)
     with pytest.raises(MountError, match="is busy"), locked_target(target):
@@ -126,7 +126,7 @@ def test_who_comes_after_the_other_mount_finds_the_target_busy(bench: Bench) -> 
 
 
 @needs_root
-def test_a_target_below_a_closed_directory_is_refused(
+def test_target_in_an_inaccessible_directory_is_refused(
     bench: Bench, unprivileged_python: str
 ) -> None:
     code = "import sys; from pathlib import Path; from stacker.mount.target import resolve_target\n"

@@ -45,7 +45,7 @@ def siblings(bench: Bench) -> list[str]:
     return sorted(set(os.listdir(bench.path)) - {"store", "target"})
 
 
-def test_writes_are_kept_and_shown_again(bench: Bench) -> None:
+def test_persistent_writes_appear_in_the_next_mount(bench: Bench) -> None:
     upper = bench.path / "changes"
     mount(bench, upper)
     (bench.target / "new").write_text("x")
@@ -56,7 +56,7 @@ def test_writes_are_kept_and_shown_again(bench: Bench) -> None:
     assert os.listdir(bench.target) == ["new"]
 
 
-def test_kept_writes_can_be_shown_read_only(bench: Bench) -> None:
+def test_persistent_writes_can_be_mounted_read_only(bench: Bench) -> None:
     upper = bench.path / "changes"
     mount(bench, upper)
     (bench.target / "new").write_text("x")
@@ -67,7 +67,7 @@ def test_kept_writes_can_be_shown_read_only(bench: Bench) -> None:
         (bench.target / "newer").write_text("x")
 
 
-def test_thrown_away_writes_go_with_the_mount(bench: Bench) -> None:
+def test_writes_without_upper_are_discarded_at_umount(bench: Bench) -> None:
     mount(bench, None)
     (bench.target / "new").write_text("x")
     assert os.listdir(bench.table.directory) != []
@@ -77,7 +77,7 @@ def test_thrown_away_writes_go_with_the_mount(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("exists", [False, True])
-def test_the_root_has_the_attributes_of_the_topmost_layer(
+def test_root_has_the_attributes_of_the_topmost_layer(
     bench: Bench, *, kept: bool, exists: bool
 ) -> None:
     layer = bench.layer("a", f="a")
@@ -115,7 +115,7 @@ def test_new_upper_keeps_the_roots_own_xattrs_and_no_mark(
     assert (bench.target / "f").read_text() == "a"
 
 
-def test_an_upper_with_files_keeps_its_own_attributes(bench: Bench) -> None:
+def test_upper_with_files_keeps_its_attributes(bench: Bench) -> None:
     upper = bench.path / "changes"
     upper.mkdir(mode=0o750)
     (upper / "old").write_text("x")
@@ -123,7 +123,7 @@ def test_an_upper_with_files_keeps_its_own_attributes(bench: Bench) -> None:
     assert bench.target.stat().st_mode & 0o7777 == 0o750
 
 
-def test_two_mounts_do_not_share_an_upper(bench: Bench) -> None:
+def test_upper_of_a_live_mount_is_refused(bench: Bench) -> None:
     upper, second = bench.path / "changes", bench.path / "second"
     mount(bench, upper)
     second.mkdir()
@@ -137,7 +137,7 @@ def test_two_mounts_do_not_share_an_upper(bench: Bench) -> None:
     (bench.target / "still").write_text("works")
 
 
-def test_a_symlink_does_not_hide_that_an_upper_is_in_use(bench: Bench) -> None:
+def test_upper_in_use_is_refused_through_a_symlink(bench: Bench) -> None:
     upper, second = bench.path / "changes", bench.path / "second"
     mount(bench, upper)
     second.mkdir()
@@ -150,7 +150,7 @@ def test_a_symlink_does_not_hide_that_an_upper_is_in_use(bench: Bench) -> None:
         )
 
 
-def test_an_upper_that_is_just_being_used_is_locked(bench: Bench) -> None:
+def test_locked_upper_is_refused(bench: Bench) -> None:
     upper = bench.path / "changes"
     upper.mkdir()
     with (
@@ -161,7 +161,7 @@ def test_an_upper_that_is_just_being_used_is_locked(bench: Bench) -> None:
     assert bench.left() == []
 
 
-def test_the_work_directory_of_a_crash_is_no_obstacle(bench: Bench) -> None:
+def test_work_directory_of_a_crash_is_replaced(bench: Bench) -> None:
     upper = bench.path / "changes"
     mount(bench, upper)
     (bench.target / "new").write_text("x")
@@ -171,7 +171,7 @@ def test_the_work_directory_of_a_crash_is_no_obstacle(bench: Bench) -> None:
     assert sorted(os.listdir(bench.target)) == ["f", "new"]
 
 
-def test_clearing_a_stale_mount_removes_its_work_directory_and_keeps_the_upper(
+def test_clearing_a_stale_mount_removes_work_and_keeps_upper(
     bench: Bench,
 ) -> None:
     upper = bench.path / "changes"
@@ -183,7 +183,7 @@ def test_clearing_a_stale_mount_removes_its_work_directory_and_keeps_the_upper(
     assert os.listdir(upper) == ["new"]
 
 
-def test_clearing_a_stale_mount_leaves_the_work_directory_of_the_next(bench: Bench) -> None:
+def test_clearing_a_stale_mount_keeps_the_next_work_directory(bench: Bench) -> None:
     upper = bench.path / "changes"
     mount(bench, upper)
     mountapi.umount2(bench.target)
@@ -194,7 +194,7 @@ def test_clearing_a_stale_mount_leaves_the_work_directory_of_the_next(bench: Ben
     assert siblings(bench) == ["changes"]
 
 
-def test_a_strangers_work_directory_is_not_removed(bench: Bench) -> None:
+def test_foreign_work_directory_is_refused_and_kept(bench: Bench) -> None:
     stranger = bench.path / ".changes.stacker-work"
     (stranger / "precious").mkdir(parents=True)
     with pytest.raises(MountError, match="no owner file"):
@@ -204,7 +204,7 @@ def test_a_strangers_work_directory_is_not_removed(bench: Bench) -> None:
     assert bench.left() == []
 
 
-def test_an_upper_that_is_a_mount_point_is_refused(bench: Bench) -> None:
+def test_upper_that_is_a_mount_point_is_refused(bench: Bench) -> None:
     upper = bench.path / "changes"
     upper.mkdir()
     mountapi.mount("tmpfs", upper, "tmpfs", 0)
@@ -224,7 +224,7 @@ def test_an_upper_that_is_a_mount_point_is_refused(bench: Bench) -> None:
         ("file", "is not a directory"),
     ],
 )
-def test_an_upper_in_a_bad_place_is_refused(bench: Bench, name: str, reason: str) -> None:
+def test_overlapping_or_missing_upper_is_refused(bench: Bench, name: str, reason: str) -> None:
     (bench.path / "file").write_bytes(b"x")
     with pytest.raises(MountError, match=reason):
         mount(bench, bench.path / name)
@@ -232,7 +232,7 @@ def test_an_upper_in_a_bad_place_is_refused(bench: Bench, name: str, reason: str
     assert siblings(bench) == ["file"]
 
 
-def test_an_upper_on_an_overlay_is_refused_and_left_as_it_was(bench: Bench) -> None:
+def test_upper_on_an_overlay_is_refused_and_unchanged(bench: Bench) -> None:
     mount(bench, None)
     second = bench.path / "second"
     second.mkdir()
@@ -250,7 +250,7 @@ def test_an_upper_on_an_overlay_is_refused_and_left_as_it_was(bench: Bench) -> N
     assert len(os.listdir(bench.table.directory)) == 1
 
 
-def test_a_copy_with_an_upper_leaves_nothing(bench: Bench) -> None:
+def test_refused_copy_with_upper_leaves_no_files(bench: Bench) -> None:
     with pytest.raises(UnsupportedError):
         mount(bench, bench.path / "changes", driver="copy")
     assert siblings(bench) == []

@@ -64,19 +64,19 @@ def run(name: str, announced: list[str]) -> Mounted:
     return choose.execute(name, PLAN, lambda driver: announced.append(driver.name))
 
 
-def test_auto_takes_the_first_that_can_and_says_why_not_the_others(order: list[str]) -> None:
+def test_auto_uses_the_first_driver_that_succeeds_with_reasons(order: list[str]) -> None:
     mounted = run("auto", order)
     assert mounted == Mounted("third", "a note", (NO.message, REFUSED.message))
     assert order == ["second", "third"]
 
 
-def test_a_driver_asked_for_by_name_is_the_only_one_tried(order: list[str]) -> None:
+def test_named_driver_is_the_only_one_tried(order: list[str]) -> None:
     assert run("fourth", order).driver == "fourth"
     assert order == ["fourth"]
 
 
 @pytest.mark.parametrize(("name", "error"), [("first", NO), ("second", REFUSED)])
-def test_a_named_driver_that_cannot_says_so_itself(
+def test_refusal_of_a_named_driver_is_its_own_error(
     order: list[str], name: str, error: MountError
 ) -> None:
     with pytest.raises(MountError) as caught:
@@ -85,7 +85,7 @@ def test_a_named_driver_that_cannot_says_so_itself(
     assert caught.value.exit_code == 9
 
 
-def test_a_failure_that_is_no_refusal_does_not_fall_through(
+def test_failure_without_refusal_tries_no_other_driver(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     busy = MountError("the target is busy")
@@ -96,7 +96,7 @@ def test_a_failure_that_is_no_refusal_does_not_fall_through(
     assert caught.value is busy
 
 
-def test_when_none_can_all_reasons_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_lists_the_reasons_of_all_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         choose, "DRIVERS", (Scripted("first", refuses=NO), Scripted("second", fails=REFUSED))
     )
@@ -107,33 +107,33 @@ def test_when_none_can_all_reasons_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught.value.hint == "become root"
 
 
-def test_choosing_without_trying_gives_the_first_that_does_not_refuse(order: list[str]) -> None:
+def test_choose_returns_the_first_driver_without_refusal(order: list[str]) -> None:
     driver, reasons = choose.choose("auto", PLAN)
     assert (driver.name, reasons, order) == ("second", (NO.message,), [])
 
 
-def test_an_unknown_driver_is_the_callers_mistake() -> None:
+def test_unknown_driver_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="zfs: want auto, overlay, fuse, copy, fuse-overlayfs"):
         choose.choose("zfs", PLAN)
 
 
-def test_the_order_is_overlay_then_fuse_then_copy() -> None:
+def test_drivers_are_tried_as_overlay_fuse_copy() -> None:
     assert [driver.name for driver in choose.DRIVERS] == ["overlay", "fuse", "copy"]
 
 
-def test_fuse_overlayfs_is_taken_only_if_asked_for() -> None:
+def test_fuse_overlayfs_is_available_by_name_only() -> None:
     assert choose.driver_named("fuse-overlayfs").name == "fuse-overlayfs"
     assert "fuse-overlayfs" not in {driver.name for driver in choose.DRIVERS}
 
 
-def test_a_copy_cannot_keep_writes_apart(tmp_path: Path) -> None:
+def test_copy_driver_refuses_a_persistent_upper(tmp_path: Path) -> None:
     plan = replace(PLAN, target=tmp_path, upper=tmp_path / "upper", work=tmp_path / "work")
     with pytest.raises(UnsupportedError, match="the copy driver does not support --upper"):
         choose.choose("copy", plan)
     assert CopyDriver().refusal(replace(plan, volatile=True)) is None
 
 
-def test_a_copy_wants_an_empty_target_before_it_is_announced(tmp_path: Path) -> None:
+def test_copy_driver_refuses_a_full_target_before_the_attempt(tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"x")
     announced: list[str] = []
     with pytest.raises(MountError, match="got 'precious', want nothing"):

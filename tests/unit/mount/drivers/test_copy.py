@@ -29,7 +29,7 @@ def copied(bench: Bench, *layers: Path, read_only: bool = True) -> tuple[MountRe
 
 
 @needs_root
-def test_the_target_holds_the_merged_tree_read_only(bench: Bench) -> None:
+def test_copy_fills_the_target_read_only(bench: Bench) -> None:
     lower, upper = bench.layer("lower", both="lower", gone="x"), bench.layer("upper", both="upper")
     os.mknod(upper / "gone", 0o20000, os.makedev(0, 0))
     record, mounted = copied(bench, upper, lower)
@@ -41,7 +41,7 @@ def test_the_target_holds_the_merged_tree_read_only(bench: Bench) -> None:
 
 
 @needs_root
-def test_unmounting_gives_back_an_empty_directory_as_it_was(bench: Bench) -> None:
+def test_unmounting_a_copy_restores_the_empty_directory(bench: Bench) -> None:
     layer = bench.layer("a", dir__f="a")
     layer.chmod(0o711)
     os.chown(layer, 1, 2)
@@ -55,7 +55,7 @@ def test_unmounting_gives_back_an_empty_directory_as_it_was(bench: Bench) -> Non
     assert bench.left() == []
 
 
-def test_writes_to_a_copy_leave_the_layers_alone_and_go_with_it(bench: Bench) -> None:
+def test_writes_to_a_copy_are_discarded_and_change_no_layer(bench: Bench) -> None:
     layer = bench.layer("a", f="a")
     copied(bench, layer, read_only=False)
     (bench.target / "f").write_text("changed")
@@ -65,14 +65,14 @@ def test_writes_to_a_copy_leave_the_layers_alone_and_go_with_it(bench: Bench) ->
     assert bench.left() == []
 
 
-def test_a_target_with_files_is_refused_and_keeps_them(bench: Bench) -> None:
+def test_target_with_files_is_refused_and_unchanged(bench: Bench) -> None:
     (bench.target / "precious").write_text("x")
     with pytest.raises(MountError, match="want nothing"):
         copied(bench, bench.layer("a", f="a"))
     assert bench.left() == ["precious"]
 
 
-def test_a_copy_that_fails_half_way_leaves_the_target_empty(bench: Bench) -> None:
+def test_failed_copy_leaves_the_target_empty(bench: Bench) -> None:
     layer = bench.layer("a", f="a", g="b")
     missing = bench.path / "missing"
     bench.target.chmod(0o750)
@@ -83,7 +83,7 @@ def test_a_copy_that_fails_half_way_leaves_the_target_empty(bench: Bench) -> Non
 
 
 @needs_root
-def test_a_full_disk_is_a_failure_of_its_own_and_leaves_nothing(bench: Bench) -> None:
+def test_full_disk_is_exit_code_1_and_leaves_no_files(bench: Bench) -> None:
     mountapi.mount("small", bench.path / "target", "tmpfs", 0, b"size=64k")
     small = bench.target / "target"
     small.mkdir()
@@ -97,7 +97,7 @@ def test_a_full_disk_is_a_failure_of_its_own_and_leaves_nothing(bench: Bench) ->
 
 
 @needs_root
-def test_a_copy_that_is_in_use_stays_whole(bench: Bench) -> None:
+def test_busy_copy_is_not_emptied(bench: Bench) -> None:
     copied(bench, bench.layer("a", f="a"))
     with (bench.target / "f").open(), pytest.raises(MountError, match="in use"):
         detach(bench.table, bench.target)
@@ -107,7 +107,7 @@ def test_a_copy_that_is_in_use_stays_whole(bench: Bench) -> None:
 
 
 @needs_root
-def test_what_is_mounted_in_a_copy_is_never_emptied(bench: Bench) -> None:
+def test_mount_inside_a_copy_is_never_emptied(bench: Bench) -> None:
     precious = bench.path / "precious"
     precious.mkdir()
     (precious / "file").write_text("x")
@@ -121,7 +121,7 @@ def test_what_is_mounted_in_a_copy_is_never_emptied(bench: Bench) -> None:
 
 
 @needs_root
-def test_a_mount_over_a_copy_is_not_taken_for_it(bench: Bench) -> None:
+def test_mount_over_a_copy_is_not_emptied(bench: Bench) -> None:
     copied(bench, bench.layer("a", f="a"))
     mountapi.mount("over", bench.target, "tmpfs", 0)
     (bench.target / "precious").write_text("x")
@@ -133,7 +133,7 @@ def test_a_mount_over_a_copy_is_not_taken_for_it(bench: Bench) -> None:
     assert os.listdir(bench.target) == ["precious"]
 
 
-def test_a_stale_copy_is_forgotten_and_nothing_is_emptied(bench: Bench) -> None:
+def test_clearing_a_stale_copy_keeps_its_files(bench: Bench) -> None:
     copied(bench, bench.layer("a", f="a"), read_only=False)
     bench.target.rename(bench.path / "moved")
     bench.target.mkdir()
@@ -143,7 +143,7 @@ def test_a_stale_copy_is_forgotten_and_nothing_is_emptied(bench: Bench) -> None:
     assert os.listdir(bench.path / "moved") == ["f"]
 
 
-def test_a_target_that_holds_a_copy_is_busy_for_every_driver(bench: Bench) -> None:
+def test_target_with_a_copy_is_busy_for_every_driver(bench: Bench) -> None:
     copied(bench, bench.layer("a", f="a"), read_only=False)
     layers = bench.layer("b"), bench.layer("c")
     with pytest.raises(MountError, match="it holds a copy of image"):

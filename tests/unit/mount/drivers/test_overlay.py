@@ -49,7 +49,7 @@ def test_upper_layers_win_and_whiteouts_hide(bench: Bench, api: Api) -> None:
 
 
 @every_api
-def test_mountinfo_says_whose_the_mount_is(bench: Bench, api: Api) -> None:
+def test_mountinfo_shows_source_and_options(bench: Bench, api: Api) -> None:
     OverlayDriver(api).mount(planned(bench, bench.layer("a", f="a"), bench.layer("b")))
     found = mountinfo.at(bench.target)
     assert found is not None
@@ -67,7 +67,7 @@ def test_a_read_only_mount_refuses_writes(bench: Bench, api: Api) -> None:
 
 
 @every_api
-def test_writes_go_to_the_upper_and_leave_the_layers_alone(bench: Bench, api: Api) -> None:
+def test_writes_go_to_the_upper_and_change_no_layer(bench: Bench, api: Api) -> None:
     layer = bench.layer("a", f="a")
     plan = planned(bench, layer, read_only=False)
     OverlayDriver(api).mount(plan)
@@ -79,7 +79,7 @@ def test_writes_go_to_the_upper_and_leave_the_layers_alone(bench: Bench, api: Ap
 
 
 @every_api
-def test_one_plain_layer_is_bound_read_only(bench: Bench, api: Api) -> None:
+def test_single_plain_layer_is_bound_read_only(bench: Bench, api: Api) -> None:
     layer = bench.layer("a", f="a")
     note = OverlayDriver(api).mount(planned(bench, layer, plain=True)).note
     assert note == "a bind mount of the only layer"
@@ -92,7 +92,7 @@ def test_one_plain_layer_is_bound_read_only(bench: Bench, api: Api) -> None:
 
 
 @every_api
-def test_what_is_mounted_inside_a_bind_does_not_reach_the_layer(bench: Bench, api: Api) -> None:
+def test_mount_inside_a_bind_does_not_propagate_to_the_layer(bench: Bench, api: Api) -> None:
     bench_mount = bench.path
     mountapi.mount(bench_mount, bench_mount, None, mountapi.MS_BIND)
     mountapi.mount("none", bench_mount, None, 1 << 20)  # MS_SHARED, as systemd makes every mount
@@ -107,9 +107,7 @@ def test_what_is_mounted_inside_a_bind_does_not_reach_the_layer(bench: Bench, ap
 
 
 @every_api
-def test_one_layer_with_a_whiteout_is_stacked_so_that_it_does_not_show(
-    bench: Bench, api: Api
-) -> None:
+def test_single_layer_with_a_whiteout_is_stacked(bench: Bench, api: Api) -> None:
     layer = bench.layer("a", f="a")
     os.mknod(layer / "gone", 0o20000, os.makedev(0, 0))
     OverlayDriver(api).mount(planned(bench, layer))
@@ -117,14 +115,14 @@ def test_one_layer_with_a_whiteout_is_stacked_so_that_it_does_not_show(
 
 
 @every_api
-def test_no_layer_is_an_empty_tree(bench: Bench, api: Api) -> None:
+def test_no_layers_mount_as_an_empty_tree(bench: Bench, api: Api) -> None:
     OverlayDriver(api).mount(planned(bench))
     assert os.listdir(bench.target) == []
     assert mountinfo.at(bench.target) is not None
 
 
 @every_api
-def test_the_user_form_is_read_as_such(bench: Bench, api: Api) -> None:
+def test_user_whiteout_format_is_read(bench: Bench, api: Api) -> None:
     lower, upper = bench.layer("lower", dir__old="x"), bench.layer("upper", dir__new="x")
     os.setxattr(upper / "dir", "user.overlay.opaque", b"y")
     OverlayDriver(api).mount(
@@ -150,7 +148,7 @@ ODD_NAMES = {
 
 @every_api
 @pytest.mark.parametrize("name", ODD_NAMES.values(), ids=ODD_NAMES)
-def test_a_store_may_have_any_name(bench: Bench, name: bytes, api: Api) -> None:
+def test_store_path_can_be_any_bytes(bench: Bench, name: bytes, api: Api) -> None:
     odd = bench.path / os.fsdecode(name)
     odd.mkdir()
     plan = planned(bench, bench.layer("a", f="a"), bench.layer("b", g="b"), read_only=False)
@@ -181,7 +179,7 @@ def test_hundreds_of_layers_mount(bench: Bench, count: int, *, read_only: bool) 
     assert len(os.listdir(bench.target)) == count
 
 
-def test_more_layers_than_the_kernel_takes_are_refused_beforehand(bench: Bench) -> None:
+def test_too_many_layers_are_refused_before_the_attempt(bench: Bench) -> None:
     plan = planned(bench, *many(bench, OVERLAY_MAX_LAYERS + 1))
     refusal = OverlayDriver().refusal(plan)
     assert isinstance(refusal, UnsupportedError)
@@ -191,7 +189,7 @@ def test_more_layers_than_the_kernel_takes_are_refused_beforehand(bench: Bench) 
     assert mountinfo.at(bench.target) is None
 
 
-def test_mount2_takes_what_fits_a_page_and_says_so_beyond(bench: Bench) -> None:
+def test_mount2_reports_the_page_limit(bench: Bench) -> None:
     layers = many(bench, OVERLAY_MAX_LAYERS)
     OverlayDriver("mount2").mount(planned(bench, *layers[:150]))
     assert len(os.listdir(bench.target)) == 150
@@ -204,7 +202,7 @@ def test_mount2_takes_what_fits_a_page_and_says_so_beyond(bench: Bench) -> None:
 
 
 @every_api
-def test_a_missing_layer_is_named_and_no_other_driver_is_tried(bench: Bench, api: Api) -> None:
+def test_missing_layer_is_a_mount_error_that_names_it(bench: Bench, api: Api) -> None:
     missing = bench.path / "missing"
     with pytest.raises(MountError, match=f"{missing}: No such file") as caught:
         OverlayDriver(api).mount(planned(bench, bench.layer("a"), missing))
@@ -212,7 +210,7 @@ def test_a_missing_layer_is_named_and_no_other_driver_is_tried(bench: Bench, api
     assert bench.left() == []
 
 
-def test_a_layer_that_is_listed_twice_is_explained(bench: Bench) -> None:
+def test_repeated_layer_is_an_error_with_a_hint(bench: Bench) -> None:
     layer = bench.layer("a", f="a")
     with pytest.raises(MountError) as caught:
         OverlayDriver().mount(planned(bench, layer, layer))
@@ -222,7 +220,7 @@ def test_a_layer_that_is_listed_twice_is_explained(bench: Bench) -> None:
 
 
 @every_api
-def test_an_upper_on_an_unfit_filesystem_is_refused_with_a_hint(bench: Bench, api: Api) -> None:
+def test_upper_on_an_unsupported_filesystem_is_refused_with_a_hint(bench: Bench, api: Api) -> None:
     plan = planned(bench, bench.layer("a", f="a"), read_only=False)
     assert plan.upper is not None
     room = plan.upper.parent
@@ -241,7 +239,7 @@ def test_an_upper_on_an_unfit_filesystem_is_refused_with_a_hint(bench: Bench, ap
     assert mountinfo.at(second.target) is None
 
 
-def test_a_target_that_vanished_is_not_another_drivers_business(bench: Bench) -> None:
+def test_removed_target_is_a_mount_error(bench: Bench) -> None:
     plan = planned(bench, bench.layer("a"), bench.layer("b"))
     bench.target.rmdir()
     with pytest.raises(MountError, match="No such file") as caught:
@@ -249,7 +247,7 @@ def test_a_target_that_vanished_is_not_another_drivers_business(bench: Bench) ->
     assert not isinstance(caught.value, RefusedError)
 
 
-def test_the_target_is_not_followed_when_it_became_a_symlink(bench: Bench) -> None:
+def test_target_replaced_by_a_symlink_is_not_followed(bench: Bench) -> None:
     plan = planned(bench, bench.layer("a"), bench.layer("b"))
     bench.target.rmdir()
     (bench.path / "precious").mkdir()
@@ -259,7 +257,7 @@ def test_the_target_is_not_followed_when_it_became_a_symlink(bench: Bench) -> No
     assert mountinfo.at(bench.path / "precious") is None
 
 
-def test_both_interfaces_are_heard_when_both_fail_differently(bench: Bench) -> None:
+def test_error_has_both_reasons_when_both_interfaces_fail(bench: Bench) -> None:
     layers = many(bench, 400)
     plan = planned(bench, *layers, read_only=False)
     bad = replace(plan, upper=plan.work)  # EINVAL for the one, too long for the other
@@ -268,7 +266,7 @@ def test_both_interfaces_are_heard_when_both_fail_differently(bench: Bench) -> N
     assert bench.left() == []
 
 
-def test_no_descriptor_is_left_open(bench: Bench) -> None:
+def test_mount_leaves_no_descriptor_open(bench: Bench) -> None:
     before = os.listdir("/proc/self/fd")
     odd = bench.layer("a:b", f="a")
     OverlayDriver().mount(planned(bench, odd, bench.layer("b")))
@@ -279,7 +277,7 @@ def test_no_descriptor_is_left_open(bench: Bench) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_the_kernels_errno_of_a_busy_unmount_is_explained(bench: Bench) -> None:
+def test_busy_unmount_is_an_error_with_a_hint(bench: Bench) -> None:
     OverlayDriver().mount(planned(bench, bench.layer("a", f="a"), bench.layer("b")))
     with (bench.target / "f").open():
         with pytest.raises(OSError, match="busy") as caught:
