@@ -142,6 +142,18 @@ def clone(connection: int) -> int:
     return os.dup(connection)
 
 
+def is_alive(connection: int) -> bool:
+    """Return whether a mount still uses a connection; the kernel reports POLLERR afterwards.
+
+    Source: fuse_dev_poll, fs/fuse/dev.c.
+    """
+    import select
+
+    poll = select.poll()
+    poll.register(connection, 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def raise_read_ahead(tree: ServedTree) -> None:
     """Raise the mount's read-ahead above the kernel's default of 128 KiB; only root can."""
     found = mountinfo.at(tree.target)

@@ -219,7 +219,7 @@ class Daemon:
                 if not pid:
                     break
                 self._workers.discard(pid)
-                if status and self._tree.read_only:
+                if status and self._tree.read_only and connect.is_alive(self._connection):
                     time.sleep(_RESTART_PAUSE)
                     self._start_worker()
 
