@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux.removal import remove_tree
-from tests.support.stacks import ROOM
+from tests.support.stacks import MEMORY
 from tests.support.subjects import KINDS, WRITING, Mounted, Place, Subject, stock, unmount_by_force
 
 
@@ -65,21 +65,21 @@ def mounted(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Mount
     if subject.missing is not None:
         pytest.skip(subject.missing)
     # Others than root must be able to reach it, which pytest's own directories do not allow.
-    room = Path(tempfile.mkdtemp(dir=ROOM, prefix="stacker-posix-"))
-    room.chmod(0o755)
+    workspace = Path(tempfile.mkdtemp(dir=MEMORY, prefix="stacker-posix-"))
+    workspace.chmod(0o755)
     try:
-        (room / "target").mkdir()
+        (workspace / "target").mkdir()
         if subject.words is not None:
-            stock(room)
-        place = Mounted(subject, room, mounts_lock)
+            stock(workspace)
+        place = Mounted(subject, workspace, mounts_lock)
         before = place.layers()
         place.mount()
         yield place
         place.unmount()
         assert place.layers() == before, "a layer was written to"
     finally:
-        unmount_by_force(room / "target")
-        remove_tree(room) if subject.words else shutil.rmtree(room)
+        unmount_by_force(workspace / "target")
+        remove_tree(workspace) if subject.words else shutil.rmtree(workspace)
 
 
 @pytest.fixture(params=KINDS)

@@ -66,14 +66,14 @@ STACK = (
 
 
 @pytest.fixture
-def room() -> Iterator[Path]:
+def workspace() -> Iterator[Path]:
     with scratch() as directory:
         yield directory
 
 
 @pytest.fixture(params=list(WhiteoutFormat), ids=lambda form: form.value)
-def stack(request: pytest.FixtureRequest, room: Path) -> Stack:
-    return unpacked_stack([archive(layer) for layer in STACK], room, request.param)
+def stack(request: pytest.FixtureRequest, workspace: Path) -> Stack:
+    return unpacked_stack([archive(layer) for layer in STACK], workspace, request.param)
 
 
 def installed(way: Way) -> Way:
@@ -102,16 +102,16 @@ class Mount:
         self,
         way: Way,
         stack: Stack,
-        room: Path,
+        workspace: Path,
         *,
         read_only: bool = True,
         upper: Path | None = None,
         plain: bool = False,
     ) -> None:
         self.driver = driver = way.driver
-        self.target = room / "target"
+        self.target = workspace / "target"
         self.target.mkdir(exist_ok=True)
-        own = room / "mount"
+        own = workspace / "mount"
         own.mkdir(exist_ok=True)
         image = StackedImage("image", replace(stack, plain=plain), layer_paths(stack))
         request = MountRequest(self.target, read_only=read_only, upper=upper)
@@ -152,23 +152,23 @@ def expected() -> dict[bytes, object]:
 
 
 def test_the_tree_is_what_applying_the_layers_in_turn_makes(
-    way: Way, stack: Stack, room: Path
+    way: Way, stack: Stack, workspace: Path
 ) -> None:
-    with Mount(way, stack, room) as target:
+    with Mount(way, stack, workspace) as target:
         assert snapshot(target) == expected()
 
 
-def test_a_read_only_mount_refuses_writes(way: Way, stack: Stack, room: Path) -> None:
-    with Mount(way, stack, room) as target:
+def test_a_read_only_mount_refuses_writes(way: Way, stack: Stack, workspace: Path) -> None:
+    with Mount(way, stack, workspace) as target:
         with pytest.raises(OSError, match="Read-only"):
             (target / "new").write_text("x")
         with pytest.raises(OSError, match="Read-only"):
             (target / "etc" / "c").unlink()
 
 
-def test_writes_are_seen_and_touch_no_layer(writer: Way, stack: Stack, room: Path) -> None:
+def test_writes_are_seen_and_touch_no_layer(writer: Way, stack: Stack, workspace: Path) -> None:
     before = [snapshot(directory) for directory in stack.directories]
-    with Mount(writer, stack, room, read_only=False) as target:
+    with Mount(writer, stack, workspace, read_only=False) as target:
         (target / "etc" / "a").write_text("changed")
         (target / "etc" / "c").unlink()
         (target / "new").mkdir()
@@ -183,18 +183,18 @@ def test_writes_are_seen_and_touch_no_layer(writer: Way, stack: Stack, room: Pat
     assert [snapshot(directory) for directory in stack.directories] == before
 
 
-def test_nothing_is_left_after_the_unmount(way: Way, stack: Stack, room: Path) -> None:
-    with Mount(way, stack, room) as target:
+def test_nothing_is_left_after_the_unmount(way: Way, stack: Stack, workspace: Path) -> None:
+    with Mount(way, stack, workspace) as target:
         assert os.listdir(target)
     assert os.listdir(target) == []
     assert mountinfo.at(target) is None
 
 
 def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
-    writer: Way, stack: Stack, room: Path
+    writer: Way, stack: Stack, workspace: Path
 ) -> None:
-    upper = room / "upper"
-    mount = Mount(writer, stack, room, read_only=False, upper=upper)
+    upper = workspace / "upper"
+    mount = Mount(writer, stack, workspace, read_only=False, upper=upper)
     if writer.driver.name in {"copy", PROGRAM}:
         refusal = writer.driver.refusal(mount.plan)
         assert isinstance(refusal, UnsupportedError)
@@ -203,11 +203,11 @@ def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
         (target / "kept").write_text("k")
         (target / "etc" / "c").unlink()
     assert (upper / "kept").read_text() == "k"
-    with Mount(writer, stack, room, read_only=False, upper=upper) as target:
+    with Mount(writer, stack, workspace, read_only=False, upper=upper) as target:
         assert (target / "kept").read_text() == "k"
         assert not (target / "etc" / "c").exists()
 
 
-def test_a_driver_that_can_refuses_nothing(way: Way, stack: Stack, room: Path) -> None:
-    refusal: StackerError | None = way.driver.refusal(Mount(way, stack, room).plan)
+def test_a_driver_that_can_refuses_nothing(way: Way, stack: Stack, workspace: Path) -> None:
+    refusal: StackerError | None = way.driver.refusal(Mount(way, stack, workspace).plan)
     assert refusal is None

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.deviations import Deviation
-from tests.support.stock import RANDOM
 from tests.support.subjects import LOWER, Mounted, Place
 from tests.support.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from tests.support.templates import RANDOM
 
 REFUSALS = {errno.ENOSYS, errno.EOPNOTSUPP}
 DATA = RANDOM[0].data

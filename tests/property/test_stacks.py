@@ -102,13 +102,13 @@ def stacks(draw: st.DrawFn) -> tuple[tuple[Item, ...], ...]:
 def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
     """Compare the ways to see a stack."""
     wanted = meaning(layers)
-    with scratch() as room:
+    with scratch() as workspace:
         if wanted is None:
             with pytest.raises(LayerError):
-                unpacked_stack([archive(layer) for layer in layers], room, form)
+                unpacked_stack([archive(layer) for layer in layers], workspace, form)
             return
-        stack = unpacked_stack([archive(layer) for layer in layers], room, form)
-        flat = room / "flat"
+        stack = unpacked_stack([archive(layer) for layer in layers], workspace, form)
+        flat = workspace / "flat"
         flat.mkdir()
         flatten(stack.directories, flat, form)
         assert snapshot(flat) == wanted
@@ -118,7 +118,7 @@ def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
             assert tree_snapshot(merge(directories, form)) == wanted
             layered = [known.get(directory, directory) for directory in directories]
             assert tree_snapshot(merge(layered, form)) == wanted
-        with mounted(stack, room) as target:
+        with mounted(stack, workspace) as target:
             assert snapshot(target) == wanted
 
 
@@ -178,7 +178,7 @@ def test_the_fuse_mount_shows_the_same(
     wanted = meaning(layers)
     if wanted is None:
         return
-    with scratch() as room:
-        stack = unpacked_stack([archive(layer) for layer in layers], room, form)
-        with mounted(stack, room, FuseDriver(), fuse_adapter=adapter) as target:
+    with scratch() as workspace:
+        stack = unpacked_stack([archive(layer) for layer in layers], workspace, form)
+        with mounted(stack, workspace, FuseDriver(), fuse_adapter=adapter) as target:
             assert snapshot(target) == wanted

@@ -60,9 +60,9 @@ OPERATIONS = st.one_of(
 )
 
 
-def lowers(room: Path) -> list[str]:
+def lowers(workspace: Path) -> list[str]:
     """Make two layers that hide, replace and merge."""
-    one, two = room / "one", room / "two"
+    one, two = workspace / "one", workspace / "two"
     for directory in (one / "d", two / "d/e", two / "o", two / "l", one / "l"):
         directory.mkdir(parents=True)
     (two / "a").write_bytes(b"lower a")
@@ -259,20 +259,20 @@ def both(one: object, other: object, step: tuple[object, ...]) -> None:
         assert ours == outcome(getattr(other, method), arguments), step
 
 
-def prepared(room: Path) -> tuple[Writable, Plain]:
+def prepared(workspace: Path) -> tuple[Writable, Plain]:
     """Make a tree over layers, and a plain directory that is the same."""
-    tree = Writable(room, lowers(room))
-    (room / "plain").mkdir()
+    tree = Writable(workspace, lowers(workspace))
+    (workspace / "plain").mkdir()
     os.utime(tree.upper, (LONG_AGO, LONG_AGO))  # the root's attributes are its own
-    flatten(tree.lowers, room / "plain", WhiteoutFormat.TRUSTED)
-    return tree, Plain(room / "plain")
+    flatten(tree.lowers, workspace / "plain", WhiteoutFormat.TRUSTED)
+    return tree, Plain(workspace / "plain")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(OPERATIONS, max_size=30))
 def test_writes_do_what_they_do_to_a_plain_directory(steps: list[tuple[object, ...]]) -> None:
-    with scratch() as room:
-        writable, plain = prepared(room)
+    with scratch() as workspace:
+        writable, plain = prepared(workspace)
         tree = Tree(writable)
         try:
             for step in steps:
@@ -312,14 +312,14 @@ def test_the_kernel_is_told_enough_to_remember_all_it_was_told(
     steps: list[tuple[object, ...]],
 ) -> None:
     """Through FUSE, looking at everything in between, so that whatever can be kept is kept."""
-    with scratch() as room:
-        writable, plain = prepared(room)
+    with scratch() as workspace:
+        writable, plain = prepared(workspace)
         writable.close()
-        target = room / "mounted"
+        target = workspace / "mounted"
         target.mkdir()
         layers = tuple(writable.lowers)
         plan = Plan(
-            "law", target, layers, WhiteoutFormat.TRUSTED, False, writable.upper, writable.work
+            "property", target, layers, WhiteoutFormat.TRUSTED, False, writable.upper, writable.work
         )
         FuseDriver().mount(plan)
         mounted = Plain(target)

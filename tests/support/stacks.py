@@ -25,7 +25,7 @@ from stacker.tar.reader import TarReader
 from tests.support import tars
 from tests.support.sequential import Item
 
-ROOM = "/dev/shm" if os.path.isdir("/dev/shm") else None
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 def D(path: str, **more: object) -> Item:
@@ -86,16 +86,16 @@ def _member(item: Item) -> bytes:
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Yield a directory, and remove it afterwards."""
-    directory = tempfile.mkdtemp(dir=ROOM, prefix="stacker-law-")
+    directory = tempfile.mkdtemp(dir=MEMORY, prefix="stacker-test-")
     try:
         yield Path(directory)
     finally:
         shutil.rmtree(directory)
 
 
-def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> UnpackedLayer:
+def unpacked(number: int, tar: bytes, workspace: Path, form: WhiteoutFormat) -> UnpackedLayer:
     """Unpack a layer as the pipeline does, and check its skeleton."""
-    paths = LayerPaths(room / f"layer-{number}")
+    paths = LayerPaths(workspace / f"layer-{number}")
     paths.diff.mkdir(parents=True)
     with paths.skeleton.open("wb") as file:
         writer = SkeletonWriter(file)
@@ -110,10 +110,10 @@ def unpacked(number: int, tar: bytes, room: Path, form: WhiteoutFormat) -> Unpac
     return UnpackedLayer.at(f"layer {number}", paths, record)
 
 
-def unpacked_stack(layers: Sequence[bytes], room: Path, form: WhiteoutFormat) -> Stack:
+def unpacked_stack(layers: Sequence[bytes], workspace: Path, form: WhiteoutFormat) -> Stack:
     """Unpack and stack layers; equal layers share a directory, as in a store."""
-    by_tar = {tar: unpacked(n, tar, room, form) for n, tar in enumerate(dict.fromkeys(layers))}
-    repairs = room / "chain"
+    by_tar = {tar: unpacked(n, tar, workspace, form) for n, tar in enumerate(dict.fromkeys(layers))}
+    repairs = workspace / "chain"
     repairs.mkdir()
     return build_stack([by_tar[tar] for tar in layers], repairs=repairs, whiteout_format=form)
 
@@ -130,17 +130,17 @@ def layer_paths(stack: Stack) -> tuple[LayerPaths, ...]:
 @contextmanager
 def mounted(
     stack: Stack,
-    room: Path,
+    workspace: Path,
     driver: Driver | None = None,
     *,
     fuse_adapter: FuseAdapter = "kernel",
 ) -> Iterator[Path]:
     """Mount a chain read-only."""
-    target = room / "target"
+    target = workspace / "target"
     target.mkdir(exist_ok=True)
     image = StackedImage("image", stack, layer_paths(stack))
     options = FuseOptions(fuse_adapter)
-    plan = MountRequest(target, "fuse", fuse=options).plan(image, "property", room)
+    plan = MountRequest(target, "fuse", fuse=options).plan(image, "property", workspace)
     for directory in plan.directories:
         directory.mkdir(exist_ok=True)
     (driver or OverlayDriver()).mount(plan)

@@ -18,7 +18,7 @@ from stacker.linux import lock
 from tests.support import images, tars
 from tests.support.command import Stacker
 from tests.support.deviations import DOES_NOT_WRITE, FUSE, OVERLAYFS, Deviation
-from tests.support.stock import (
+from tests.support.templates import (
     CROWD,
     NAMES,
     PROGRAM,
@@ -139,17 +139,17 @@ class Mounted:
     """A subject, mounted; `place` gives fresh directories in it."""
 
     subject: Subject
-    room: Path
+    workspace: Path
     lockfile: Path
     _used: dict[str, int] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
-        return self.room / "target"
+        return self.workspace / "target"
 
     @property
     def stacker(self) -> Stacker:
-        return Stacker(self.room / "store")
+        return Stacker(self.workspace / "store")
 
     def place(self, kind: str, template: str = "usual") -> Place:
         """Return a directory of a kind, with a template's things."""
@@ -175,7 +175,7 @@ class Mounted:
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Return the state of every file in the store's layers; any change updates a ctime."""
         found: dict[str, tuple[int, ...]] = {}
-        for layer in (self.room / "store/layers").glob("*/*/diff"):
+        for layer in (self.workspace / "store/layers").glob("*/*/diff"):
             for top, directories, files in os.walk(layer):
                 for name in (".", *directories, *files):
                     path = os.path.join(top, name)
@@ -223,10 +223,10 @@ def _turn(things: Template, turn: int) -> Template:
     )
 
 
-def stock(room: Path, layers: list[bytes] | None = None) -> None:
+def stock(workspace: Path, layers: list[bytes] | None = None) -> None:
     """Pull an image of `stocked_layers`, or of other layers, into a store."""
-    layout = images.layout(room / "app", layers or stocked_layers(), compression="none")
-    Stacker(room / "store")("pull", layout.source)
+    layout = images.layout(workspace / "app", layers or stocked_layers(), compression="none")
+    Stacker(workspace / "store")("pull", layout.source)
     shutil.rmtree(layout.path)
 
 

@@ -21,18 +21,18 @@ ROOT_USER = Caller(0, 0)
 
 
 class Writable:
-    """A writable tree with lower directories, an upper and a work directory below ``room``.
+    """A writable tree with lower directories, an upper and a work directory below ``workspace``.
 
-    :param lowers: names of directories below ``room``, topmost first.
+    :param lowers: names of directories below ``workspace``, topmost first.
     """
 
     def __init__(
-        self, room: Path, lowers: Sequence[str] = ("lower",), form: str = "trusted"
+        self, workspace: Path, lowers: Sequence[str] = ("lower",), form: str = "trusted"
     ) -> None:
-        self.room = room
+        self.workspace = workspace
         self.form = WhiteoutFormat(form)
-        self.lowers = [room / name for name in lowers]
-        self.upper, self.work = room / "upper", room / "work"
+        self.lowers = [workspace / name for name in lowers]
+        self.upper, self.work = workspace / "upper", workspace / "work"
         for directory in (*self.lowers, self.upper, self.work):
             directory.mkdir(exist_ok=True)
         self.tree = self._open()
@@ -104,7 +104,7 @@ class Writable:
     @contextmanager
     def by_kernel(self, work: str = "kernel") -> Iterator[Path]:
         """Mount the same directories with the kernel's overlayfs, writable."""
-        target, scratch = self.room / "target", self.room / work
+        target, scratch = self.workspace / "target", self.workspace / work
         target.mkdir(exist_ok=True)
         scratch.mkdir(exist_ok=True)
         layers = tuple(self.lowers)

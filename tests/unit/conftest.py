@@ -19,7 +19,7 @@ from stacker.image.manifest import Manifest
 from stacker.linux import mountapi, mountinfo
 from stacker.linux.removal import remove_tree
 from tests.support.bench import Bench
-from tests.support.layer_room import Room
+from tests.support.unpacking import Workspace
 from tests.support.unprivileged import IMPORT_PATH
 
 Members = Sequence[tuple[str, bytes | str]]
@@ -106,11 +106,11 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
     """Give a directory to unpack in; its trees may be too deep for pytest's own removal."""
-    path = tmp_path / "room"
+    path = tmp_path / "workspace"
     path.mkdir()
-    yield Room(path)
+    yield Workspace(path)
     remove_tree(path)
 
 

@@ -9,8 +9,8 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
-from tests.support.stock import DATA
 from tests.support.subjects import Place
+from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
 

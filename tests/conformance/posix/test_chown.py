@@ -10,8 +10,8 @@ import struct
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
-from tests.support.stock import DATA, UNPRIVILEGED
 from tests.support.subjects import Place
+from tests.support.templates import DATA, UNPRIVILEGED
 from tests.support.unprivileged import acting_as
 
 

@@ -9,9 +9,9 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import fails, names, opened, touch
-from tests.support.stock import CROWD, LONG, NAMES
 from tests.support.subjects import LOWER, MERGED, Mounted, Place
 from tests.support.syscalls import Dirent, getdents
+from tests.support.templates import CROWD, LONG, NAMES
 
 ALL = {thing.path for thing in CROWD}
 SMALL = 256

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names
 from tests.support.deviations import Deviation
-from tests.support.stock import UNPRIVILEGED
 from tests.support.subjects import Place
+from tests.support.templates import UNPRIVILEGED
 from tests.support.unprivileged import acting_as
 
 EVERYTHING = ("file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo")

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
 from tests.support.deviations import Deviation
-from tests.support.stock import DATA
 from tests.support.subjects import LOWER, Place
+from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
 NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR

@@ -22,10 +22,10 @@ from tests.conformance.posix.cases import fails, names
 from tests.support import tars
 from tests.support.command import Stacker
 from tests.support.snapshot import snapshot
-from tests.support.stacks import ROOM
-from tests.support.stock import DATA, USUAL, build, members
+from tests.support.stacks import MEMORY
 from tests.support.subjects import SUBJECTS, Subject, stock, unmount_by_force
 from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.support.templates import DATA, USUAL, build, members
 from tests.support.unprivileged import acting_as
 
 LAYERS = {
@@ -45,26 +45,26 @@ def tree(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Path]:
     subject, layers = SHOWN[request.param]
     if subject.missing is not None:
         pytest.skip(subject.missing)
-    room = Path(tempfile.mkdtemp(dir=ROOM, prefix="stacker-posix-"))
-    room.chmod(0o755)
+    workspace = Path(tempfile.mkdtemp(dir=MEMORY, prefix="stacker-posix-"))
+    workspace.chmod(0o755)
     try:
         with lock.exclusive(mounts_lock):
-            _show(room, subject, LAYERS[layers])
-        yield room / "target/usual"
+            _show(workspace, subject, LAYERS[layers])
+        yield workspace / "target/usual"
     finally:
         with lock.exclusive(mounts_lock):
-            if subject.words is not None and (room / "store").exists():
-                Stacker(room / "store").run("umount", room / "target")
-            unmount_by_force(room / "target")
-        remove_tree(room) if subject.words else shutil.rmtree(room)
+            if subject.words is not None and (workspace / "store").exists():
+                Stacker(workspace / "store").run("umount", workspace / "target")
+            unmount_by_force(workspace / "target")
+        remove_tree(workspace) if subject.words else shutil.rmtree(workspace)
 
 
-def _show(room: Path, subject: Subject, layers: list[bytes]) -> None:
-    target = room / "target"
+def _show(workspace: Path, subject: Subject, layers: list[bytes]) -> None:
+    target = workspace / "target"
     target.mkdir()
     if subject.words is not None:
-        stock(room, layers)
-        Stacker(room / "store")("mount", *subject.words, "app:1.0", target)
+        stock(workspace, layers)
+        Stacker(workspace / "store")("mount", *subject.words, "app:1.0", target)
         return
     (target / "usual").mkdir()
     build(USUAL, target / "usual")
@@ -183,14 +183,14 @@ def test_a_driver_writes_or_refuses_to_as_the_list_of_subjects_says(
 ) -> None:
     subject, _ = SHOWN[request.node.callspec.params["tree"]]
     assert subject.words is not None
-    room = tree.parents[1]
-    (room / "second").mkdir()
+    workspace = tree.parents[1]
+    (workspace / "second").mkdir()
     try:
-        stacker = Stacker(room / "store")
-        code = stacker.run("mount", "--rw", *subject.words, "app:1.0", room / "second").code
+        stacker = Stacker(workspace / "store")
+        code = stacker.run("mount", "--rw", *subject.words, "app:1.0", workspace / "second").code
         assert code == (0 if subject.writes else 7), "tests/subjects.py is out of date"
         if subject.writes:
-            stacker("umount", room / "second")
+            stacker("umount", workspace / "second")
     finally:
-        unmount_by_force(room / "second")
-        (room / "second").rmdir()
+        unmount_by_force(workspace / "second")
+        (workspace / "second").rmdir()

@@ -10,9 +10,9 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.stock import DATA
 from tests.support.subjects import Place
 from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, opened
-from tests.support.stock import DATA
 from tests.support.subjects import Mounted, Place
+from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
 SIZES = [0, 1, 4095, 4096, 4097, len(DATA), len(DATA) + 1, 1 << 20, (1 << 32) + 3]

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.stock import DATA
 from tests.support.subjects import Place
+from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
 

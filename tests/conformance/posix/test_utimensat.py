@@ -9,9 +9,9 @@ import time
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, next_tick, opened
-from tests.support.stock import DATA, MTIME
 from tests.support.subjects import Place
 from tests.support.syscalls import UTIME_NOW, UTIME_OMIT, utimensat
+from tests.support.templates import DATA, MTIME
 from tests.support.unprivileged import acting_as
 
 NOW = (0, UTIME_NOW)

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
-from tests.support.stock import DATA
 from tests.support.subjects import Place
 from tests.support.syscalls import getxattr
+from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
 VALUES = [b"", b"1", b"a\0b\xff", bytes(range(256)), b"v" * 2000]

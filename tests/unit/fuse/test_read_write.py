@@ -147,7 +147,7 @@ def test_name_with_a_slash_is_einval(adapter: WritableAdapter, tree: Writable) -
     assert refused(adapter, fuse.CREATE, create(b"../new")) == errno.EINVAL
     assert refused(adapter, fuse.UNLINK, b"dir/..\0") == errno.EINVAL
     assert refused(adapter, fuse.MKDIR, fuse.MKDIR_IN.pack(0o755, 0) + b"..\0") == errno.EINVAL
-    assert sorted(os.listdir(tree.room)) == ["lower", "upper", "work"]
+    assert sorted(os.listdir(tree.workspace)) == ["lower", "upper", "work"]
 
 
 def test_truncated_request_is_einval_and_changes_nothing(

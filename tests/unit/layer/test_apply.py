@@ -9,7 +9,6 @@ import pytest
 
 from stacker.errors import LayerError
 from stacker.layer.whiteout_format import WhiteoutFormat
-from tests.support.layer_room import IS_ROOT, Room, needs_root
 from tests.support.tars import (
     MTIME,
     Text,
@@ -21,15 +20,16 @@ from tests.support.tars import (
     hardlink,
     symlink,
 )
+from tests.support.unpacking import IS_ROOT, Workspace, needs_root
 
 
 # -- containment ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name",
-    ["../../secret", "/secret", "a/../../secret", "../room/secret", "./../secret", "//secret"],
+    ["../../secret", "/secret", "a/../../secret", "../workspace/secret", "./../secret", "//secret"],
 )
-def test_dot_dot_and_absolute_names_stay_inside(room: Room, name: str) -> None:
-    layer = room.unpack(file(name, b"evil"))
+def test_dot_dot_and_absolute_names_stay_inside(workspace: Workspace, name: str) -> None:
+    layer = workspace.unpack(file(name, b"evil"))
     assert layer.read(name.rpartition("..")[2].strip("/")) == b"evil"
 
 
@@ -38,27 +38,29 @@ def test_dot_dot_and_absolute_names_stay_inside(room: Room, name: str) -> None:
     ["../..", "/", "../../../../../../../..", "/../..", "..", "./..//../.."],
 )
 def test_a_file_below_a_symlink_that_leads_out_lands_inside_the_root(
-    room: Room, target: str
+    workspace: Workspace, target: str
 ) -> None:
-    layer = room.unpack(symlink("l", target), file("l/secret", b"evil"))
+    layer = workspace.unpack(symlink("l", target), file("l/secret", b"evil"))
     assert layer.read("secret") == b"evil"
     assert layer.target("l") == target.encode()
 
 
-def test_a_file_below_an_absolute_symlink_lands_inside_the_root(room: Room) -> None:
-    target = str(room.path)
-    layer = room.unpack(symlink("l", target), file("l/secret", b"evil"))
+def test_a_file_below_an_absolute_symlink_lands_inside_the_root(workspace: Workspace) -> None:
+    target = str(workspace.path)
+    layer = workspace.unpack(symlink("l", target), file("l/secret", b"evil"))
     assert layer.read(f"{target[1:]}/secret") == b"evil"
 
 
-def test_an_absolute_symlink_in_a_directory_starts_at_the_root(room: Room) -> None:
-    layer = room.unpack(symlink("d/e/l", "/usr"), symlink("usr/m", "../d"), file("d/e/l/m/x", b"1"))
+def test_an_absolute_symlink_in_a_directory_starts_at_the_root(workspace: Workspace) -> None:
+    layer = workspace.unpack(
+        symlink("d/e/l", "/usr"), symlink("usr/m", "../d"), file("d/e/l/m/x", b"1")
+    )
     assert layer.read("d/x") == b"1"
     assert layer.names() == {b"d", b"d/e", b"d/e/l", b"d/x", b"usr", b"usr/m"}
 
 
-def test_a_file_below_a_relative_symlink_goes_where_it_leads(room: Room) -> None:
-    layer = room.unpack(
+def test_a_file_below_a_relative_symlink_goes_where_it_leads(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/x", b"1"), file("lib/new/y", b"2")
     )
     assert layer.read("usr/lib/x") == b"1"
@@ -67,28 +69,28 @@ def test_a_file_below_a_relative_symlink_goes_where_it_leads(room: Room) -> None
     assert layer.record.moved == {2: b"usr/lib/x", 3: b"usr/lib/new/y"}
 
 
-def test_a_chain_of_symlinks_is_followed_inside_the_root(room: Room) -> None:
+def test_a_chain_of_symlinks_is_followed_inside_the_root(workspace: Workspace) -> None:
     links = [symlink(f"l{n}", f"../l{n + 1}") for n in range(39)]
-    layer = room.unpack(*links, symlink("l39", "/d"), file("l0/x", b"1"))
+    layer = workspace.unpack(*links, symlink("l39", "/d"), file("l0/x", b"1"))
     assert layer.read("d/x") == b"1"
 
 
 @pytest.mark.parametrize(
     "links", [[("l", "l")], [("l", "m"), ("m", "l")], [("l", "./l/l")], [("l", "/l/../l")]]
 )
-def test_a_loop_of_symlinks_is_refused(room: Room, links: list[tuple[str, str]]) -> None:
+def test_a_loop_of_symlinks_is_refused(workspace: Workspace, links: list[tuple[str, str]]) -> None:
     with pytest.raises(LayerError, match="symlink loop"):
-        room.unpack(*(symlink(name, target) for name, target in links), file("l/x"))
+        workspace.unpack(*(symlink(name, target) for name, target in links), file("l/x"))
 
 
-def test_a_chain_of_too_many_symlinks_is_refused(room: Room) -> None:
+def test_a_chain_of_too_many_symlinks_is_refused(workspace: Workspace) -> None:
     links = [symlink(f"l{n}", f"l{n + 1}") for n in range(41)]
     with pytest.raises(LayerError, match="symlink loop"):
-        room.unpack(*links, dir("l41"), file("l0/x"))
+        workspace.unpack(*links, dir("l41"), file("l0/x"))
 
 
-def test_a_symlink_that_is_replaced_leads_nowhere_any_more(room: Room) -> None:
-    layer = room.unpack(
+def test_a_symlink_that_is_replaced_leads_nowhere_any_more(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         dir("a"),
         dir("b"),
         symlink("l", "a"),
@@ -101,49 +103,49 @@ def test_a_symlink_that_is_replaced_leads_nowhere_any_more(room: Room) -> None:
     assert layer.names() == {b"a", b"b", b"l", b"a/1", b"b/2", b"l/3"}
 
 
-def test_a_symlink_under_a_directory_that_was_cached_is_not_a_way_out(room: Room) -> None:
+def test_a_symlink_under_a_directory_that_was_cached_is_not_a_way_out(workspace: Workspace) -> None:
     # The classic: the directory is known, then a link takes its place.
-    layer = room.unpack(
+    layer = workspace.unpack(
         dir("d"), file("d/x", b"1"), symlink("d", "../.."), file("d/secret", b"evil")
     )
     assert layer.read("secret") == b"evil"
     assert layer.names() == {b"d", b"secret"}
 
 
-def test_a_hard_link_cannot_reach_out_through_a_symlink(room: Room) -> None:
-    layer = room.unpack(symlink("l", str(room.path)), hardlink("h", "l/secret"))
+def test_a_hard_link_cannot_reach_out_through_a_symlink(workspace: Workspace) -> None:
+    layer = workspace.unpack(symlink("l", str(workspace.path)), hardlink("h", "l/secret"))
     assert not layer.exists("h")
     assert [(d.path, d.target) for d in layer.record.deferred_links] == [(b"h", b"l/secret")]
 
 
-def test_a_hard_link_cannot_reach_out_by_its_name(room: Room) -> None:
-    layer = room.unpack(hardlink("h", "../../secret"), hardlink("i", str(room.secret)))
+def test_a_hard_link_cannot_reach_out_by_its_name(workspace: Workspace) -> None:
+    layer = workspace.unpack(hardlink("h", "../../secret"), hardlink("i", str(workspace.secret)))
     assert [d.target for d in layer.record.deferred_links] == [
         b"secret",
-        os.fsencode(room.secret)[1:],
+        os.fsencode(workspace.secret)[1:],
     ]
 
 
-def test_a_symlink_s_target_is_data_and_never_rewritten(room: Room) -> None:
+def test_a_symlink_s_target_is_data_and_never_rewritten(workspace: Workspace) -> None:
     targets: list[Text] = ["/etc/passwd", "../../../x", "a//b/./c/", "x" * 4095, b"\xff\n"]
-    layer = room.unpack(*(symlink(f"l{n}", target) for n, target in enumerate(targets)))
+    layer = workspace.unpack(*(symlink(f"l{n}", target) for n, target in enumerate(targets)))
     for n, target in enumerate(targets):
         assert layer.target(f"l{n}") == (target.encode() if isinstance(target, str) else target)
 
 
-def test_a_symlink_s_target_may_be_too_long(room: Room) -> None:
+def test_a_symlink_s_target_may_be_too_long(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="too long"):
-        room.unpack(symlink("l", "x" * 4096))
+        workspace.unpack(symlink("l", "x" * 4096))
 
 
-def test_a_symlink_without_a_target_is_malformed(room: Room) -> None:
+def test_a_symlink_without_a_target_is_malformed(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="malformed symlink"):
-        room.unpack(symlink("l", ""))
+        workspace.unpack(symlink("l", ""))
 
 
 @pytest.mark.parametrize("name", ["", ".", "./", "/", "..", "a/.."])
-def test_the_root_directory_can_change_attributes(room: Room, name: str) -> None:
-    layer = room.unpack(dir(name, mode=0o711), file("x"))
+def test_the_root_directory_can_change_attributes(workspace: Workspace, name: str) -> None:
+    layer = workspace.unpack(dir(name, mode=0o711), file("x"))
     assert layer.mode("") == 0o711
     assert layer.stat("").st_mtime == MTIME
     assert b"" not in layer.record.implied
@@ -154,13 +156,13 @@ def test_the_root_directory_can_change_attributes(room: Room, name: str) -> None
     [file("./"), file("a/.."), symlink("/", "x"), hardlink(".", "x"), char("..", 1, 3), fifo("")],
     ids=["file", "file-dotdot", "symlink", "hardlink", "char", "fifo"],
 )
-def test_the_root_directory_cannot_change_type(room: Room, entry: bytes) -> None:
+def test_the_root_directory_cannot_change_type(workspace: Workspace, entry: bytes) -> None:
     with pytest.raises(LayerError, match="as the root directory"):
-        room.unpack(file("x"), entry)
+        workspace.unpack(file("x"), entry)
 
 
-def test_a_root_without_an_entry_gets_fixed_attributes(room: Room) -> None:
-    layer = room.unpack(file("d/x"))
+def test_a_root_without_an_entry_gets_fixed_attributes(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("d/x"))
     for path in ("", "d"):
         assert (layer.mode(path), layer.stat(path).st_mtime_ns) == (0o755, 0)
     assert layer.record.implied == {b"", b"d"}
@@ -170,9 +172,13 @@ def test_a_root_without_an_entry_gets_fixed_attributes(room: Room) -> None:
 @needs_root
 @pytest.mark.parametrize("form", list(WhiteoutFormat))
 @pytest.mark.parametrize("what", ["opaque", "redirect", "metacopy", "whiteout", "overlay.opaque"])
-def test_overlay_xattrs_in_a_layer_are_escaped(room: Room, form: WhiteoutFormat, what: str) -> None:
+def test_overlay_xattrs_in_a_layer_are_escaped(
+    workspace: Workspace, form: WhiteoutFormat, what: str
+) -> None:
     name = f"{form.value}.overlay.{what}"
-    layer = room.unpack(dir("d", xattrs={name: b"y"}), file("f", xattrs={name: b"y"}), form=form)
+    layer = workspace.unpack(
+        dir("d", xattrs={name: b"y"}), file("f", xattrs={name: b"y"}), form=form
+    )
     for path in ("d", "f"):
         assert layer.xattrs(path) == {f"{form.value}.overlay.overlay.{what}"}
         assert layer.xattr(path, f"{form.value}.overlay.overlay.{what}") == b"y"
@@ -183,30 +189,32 @@ def test_overlay_xattrs_in_a_layer_are_escaped(room: Room, form: WhiteoutFormat,
 
 @needs_root
 def test_the_other_form_s_overlay_xattrs_are_data_that_no_mount_of_this_layer_reads(
-    room: Room,
+    workspace: Workspace,
 ) -> None:
-    layer = room.unpack(dir("d", xattrs={"user.overlay.opaque": b"y"}), form=WhiteoutFormat.TRUSTED)
+    layer = workspace.unpack(
+        dir("d", xattrs={"user.overlay.opaque": b"y"}), form=WhiteoutFormat.TRUSTED
+    )
     assert layer.xattrs("d") == {"user.overlay.opaque"}
     assert not layer.is_opaque("d")
     assert not layer.record.escaped_xattrs
 
 
-def test_a_char_device_0_0_in_a_layer_is_refused(room: Room) -> None:
+def test_a_char_device_0_0_in_a_layer_is_refused(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="overlay whiteout in a layer"):
-        room.unpack(char("x", 0, 0))
+        workspace.unpack(char("x", 0, 0))
 
 
 @pytest.mark.parametrize(("major", "minor"), [(1 << 12, 0), (0, 1 << 20), (1 << 32, 1 << 32)])
 def test_a_device_that_the_kernel_would_cut_down_to_0_0_is_refused(
-    room: Room, major: int, minor: int
+    workspace: Workspace, major: int, minor: int
 ) -> None:
     with pytest.raises(LayerError, match="device"):
-        room.unpack(char("x", major, minor))
+        workspace.unpack(char("x", major, minor))
 
 
 @needs_root
-def test_devices_and_fifos_are_made(room: Room) -> None:
-    layer = room.unpack(
+def test_devices_and_fifos_are_made(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         char("null", 1, 3, mode=0o666),
         block("sda", 8, 1, mode=0o660),
         block("zero", 0, 0),
@@ -225,29 +233,33 @@ def test_devices_and_fifos_are_made(room: Room) -> None:
 
 
 # -- replacement ------------------------------------------------------------------------------
-def test_of_a_repeated_file_the_last_one_counts(room: Room) -> None:
-    layer = room.unpack(*(file("x", b"%d" % n * n, mode=0o600 + n) for n in range(1, 8)))
+def test_of_a_repeated_file_the_last_one_counts(workspace: Workspace) -> None:
+    layer = workspace.unpack(*(file("x", b"%d" % n * n, mode=0o600 + n) for n in range(1, 8)))
     assert layer.read("x") == b"7777777"
     assert layer.mode("x") == 0o607
     assert layer.names() == {b"x"}
 
 
-def test_of_a_repeated_directory_the_last_one_counts_and_its_children_stay(room: Room) -> None:
-    layer = room.unpack(dir("d", mode=0o700), file("d/x", b"1"), dir("d", mode=0o711))
+def test_of_a_repeated_directory_the_last_one_counts_and_its_children_stay(
+    workspace: Workspace,
+) -> None:
+    layer = workspace.unpack(dir("d", mode=0o700), file("d/x", b"1"), dir("d", mode=0o711))
     assert layer.mode("d") == 0o711
     assert layer.read("d/x") == b"1"
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o500, 0o1777, 0o2750, 0])
-def test_a_directory_that_was_implied_first_gets_its_own_mode(room: Room, mode: int) -> None:
+def test_a_directory_that_was_implied_first_gets_its_own_mode(
+    workspace: Workspace, mode: int
+) -> None:
     if not IS_ROOT and not mode:
         pytest.skip("only root can look into such a directory")
-    layer = room.unpack(file("d/e/x"), dir("d", mode=mode), dir("d/e", mode=0o711))
+    layer = workspace.unpack(file("d/e/x"), dir("d", mode=mode), dir("d/e", mode=0o711))
     assert (layer.mode("d"), layer.mode("d/e")) == (mode, 0o711)
 
 
-def test_a_directory_can_become_a_file_and_a_directory_again(room: Room) -> None:
-    layer = room.unpack(
+def test_a_directory_can_become_a_file_and_a_directory_again(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         dir("d", mode=0o700),
         file("d/e/old", b"1"),
         file("d", b"2"),
@@ -262,12 +274,12 @@ def test_a_directory_can_become_a_file_and_a_directory_again(room: Room) -> None
     assert layer.is_opaque("d"), "the file that d was has hidden what lies below"
 
 
-def test_a_file_in_the_way_of_a_path_becomes_a_directory(room: Room) -> None:
-    layer = room.unpack(file("d", b"1"), file("d/x", b"2"))
+def test_a_file_in_the_way_of_a_path_becomes_a_directory(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("d", b"1"), file("d/x", b"2"))
     assert layer.read("d/x") == b"2"
 
 
-def test_each_type_can_replace_each_other(room: Room) -> None:
+def test_each_type_can_replace_each_other(workspace: Workspace) -> None:
     made = [
         file("x", b"1"), dir("x"), symlink("x", "t"), fifo("x"), hardlink("x", "t"),
     ]  # fmt: skip
@@ -275,19 +287,19 @@ def test_each_type_can_replace_each_other(room: Room) -> None:
     for first in made:
         for second in made:
             parts += [first, second]
-    layer = room.unpack(*parts)
+    layer = workspace.unpack(*parts)
     assert layer.read("x") == b"t"
     assert layer.names() == {b"x", b"t"}
 
 
-def test_replacing_a_hard_link_leaves_its_target_alone(room: Room) -> None:
-    layer = room.unpack(file("a", b"1"), hardlink("b", "a"), file("b", b"22", mode=0o600))
+def test_replacing_a_hard_link_leaves_its_target_alone(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("a", b"1"), hardlink("b", "a"), file("b", b"22", mode=0o600))
     assert (layer.read("a"), layer.read("b")) == (b"1", b"22")
     assert layer.mode("a") == 0o644
 
 
-def test_a_symlink_is_replaced_and_not_written_through(room: Room) -> None:
-    layer = room.unpack(
+def test_a_symlink_is_replaced_and_not_written_through(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         file("t", b"1"), symlink("l", "t"), file("l", b"2"), symlink("m", "/t"), dir("m")
     )
     assert (layer.read("t"), layer.read("l")) == (b"1", b"2")

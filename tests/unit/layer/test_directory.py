@@ -12,7 +12,6 @@ from stacker.errors import LayerError, StackerError
 from stacker.layer.apply import apply
 from stacker.linux.xattr import set_value
 from stacker.tar.reader import TarReader
-from tests.support.layer_room import FORM, IDMAP, Room, chunked, needs_root
 from tests.support.tars import (
     char,
     dir,  # noqa: A004 - the word for it
@@ -21,23 +20,24 @@ from tests.support.tars import (
     symlink,
     tar,
 )
+from tests.support.unpacking import FORM, IDMAP, Workspace, chunked, needs_root
 
 
 # -- the directory that is unpacked into ------------------------------------------------------
 @needs_root
-def test_a_set_group_id_store_directory_changes_no_groups_and_modes(room: Room) -> None:
-    os.chown(room.path, 0, 4711)
-    os.chmod(room.path, 0o2700)
-    layer = room.unpack(file("f"), dir("d", mode=0o755), file("e/f"))
+def test_a_set_group_id_store_directory_changes_no_groups_and_modes(workspace: Workspace) -> None:
+    os.chown(workspace.path, 0, 4711)
+    os.chmod(workspace.path, 0o2700)
+    layer = workspace.unpack(file("f"), dir("d", mode=0o755), file("e/f"))
     for path in ("", "f", "d", "e", "e/f"):
         assert layer.stat(path).st_gid == 0, path
         assert not layer.mode(path) & 0o2000, path
 
 
 @needs_root
-def test_a_default_acl_on_the_store_directory_changes_nothing(room: Room) -> None:
-    set_value(os.fsencode(room.path), b"system.posix_acl_default", _acl(user_4711=7, mask=5))
-    layer = room.unpack(file("f", mode=0o666), dir("d", mode=0o777), file("e/f"), fifo("p"))
+def test_a_default_acl_on_the_store_directory_changes_nothing(workspace: Workspace) -> None:
+    set_value(os.fsencode(workspace.path), b"system.posix_acl_default", _acl(user_4711=7, mask=5))
+    layer = workspace.unpack(file("f", mode=0o666), dir("d", mode=0o777), file("e/f"), fifo("p"))
     modes = {path: layer.mode(path) for path in ("", "f", "d", "e", "e/f", "p")}
     assert modes == {"": 0o755, "f": 0o666, "d": 0o777, "e": 0o755, "e/f": 0o644, "p": 0o644}
     for path in modes:
@@ -55,35 +55,41 @@ def _acl(*, user_4711: int, mask: int) -> bytes:
     )
 
 
-def test_the_umask_changes_nothing_and_comes_back(room: Room) -> None:
+def test_the_umask_changes_nothing_and_comes_back(workspace: Workspace) -> None:
     before = os.umask(0o077)
     try:
-        layer = room.unpack(file("f", mode=0o666), dir("d", mode=0o777), fifo("p", mode=0o622))
+        layer = workspace.unpack(file("f", mode=0o666), dir("d", mode=0o777), fifo("p", mode=0o622))
         assert os.umask(0o077) == 0o077
     finally:
         os.umask(before)
     assert [layer.mode(path) for path in ("f", "d", "p")] == [0o666, 0o777, 0o622]
 
 
-def test_the_umask_comes_back_after_a_failure(room: Room) -> None:
+def test_the_umask_comes_back_after_a_failure(workspace: Workspace) -> None:
     before = os.umask(0o027)
     try:
         with pytest.raises(LayerError):
-            room.unpack(char("x", 0, 0))
+            workspace.unpack(char("x", 0, 0))
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
 
 
-def test_a_missing_directory_for_replaced_files_is_made_only_when_needed(room: Room) -> None:
-    assert not room.unpack(file("x"), symlink("l", "a"), symlink("l", "b")).paths.replaced.exists()
-    assert stat.S_IMODE(room.unpack(file("x"), file("x")).paths.replaced.stat().st_mode) == 0o700
+def test_a_missing_directory_for_replaced_files_is_made_only_when_needed(
+    workspace: Workspace,
+) -> None:
+    assert not workspace.unpack(
+        file("x"), symlink("l", "a"), symlink("l", "b")
+    ).paths.replaced.exists()
+    assert (
+        stat.S_IMODE(workspace.unpack(file("x"), file("x")).paths.replaced.stat().st_mode) == 0o700
+    )
 
 
 # -- the machine's own troubles ---------------------------------------------------------------
 @needs_root
-def test_a_full_disk_is_no_layer_error_and_says_so(room: Room) -> None:
-    disk = room.path / "small"
+def test_a_full_disk_is_no_layer_error_and_says_so(workspace: Workspace) -> None:
+    disk = workspace.path / "small"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
     try:
@@ -99,6 +105,6 @@ def test_a_full_disk_is_no_layer_error_and_says_so(room: Room) -> None:
     assert caught.value.hint is not None
 
 
-def test_a_directory_that_cannot_have_its_attributes_is_named(room: Room) -> None:
+def test_a_directory_that_cannot_have_its_attributes_is_named(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="outer/inner: an extended attribute is too large"):
-        room.unpack(dir("outer/inner/", xattrs={"user.big": bytes(70_000)}))
+        workspace.unpack(dir("outer/inner/", xattrs={"user.big": bytes(70_000)}))

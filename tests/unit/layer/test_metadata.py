@@ -8,7 +8,6 @@ import pytest
 
 from stacker.errors import LayerError
 from stacker.layer.metadata import SQUASH
-from tests.support.layer_room import IS_ROOT, Room, needs_root
 from tests.support.tars import (
     MTIME,
     base256,
@@ -22,6 +21,7 @@ from tests.support.tars import (
     symlink,
     whiteout,
 )
+from tests.support.unpacking import IS_ROOT, Workspace, needs_root
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep
 LAST_ON_EXT4 = 0x3_7FFF_FFFF  # in the year 2446
@@ -29,17 +29,17 @@ MODES = [0, 0o400, 0o644, 0o755, 0o777, 0o4755, 0o2755, 0o6711, 0o1644, 0o7777]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_modes_are_exact_for_files_and_directories(room: Room, mode: int) -> None:
+def test_modes_are_exact_for_files_and_directories(workspace: Workspace, mode: int) -> None:
     if not IS_ROOT and mode & 0o500 != 0o500:
         pytest.skip("only root can read such a file back")
-    layer = room.unpack(file("f", b"1", mode=mode), dir("d", mode=mode), file("d/x"))
+    layer = workspace.unpack(file("f", b"1", mode=mode), dir("d", mode=mode), file("d/x"))
     assert (layer.mode("f"), layer.mode("d")) == (mode, mode)
 
 
 @needs_root
 @pytest.mark.parametrize("mode", MODES)
-def test_set_id_bits_survive_chown_and_writing(room: Room, mode: int) -> None:
-    layer = room.unpack(
+def test_set_id_bits_survive_chown_and_writing(workspace: Workspace, mode: int) -> None:
+    layer = workspace.unpack(
         file("f", b"x" * 100_000, mode=mode, uid=1000, gid=2000),
         dir("d", mode=mode, uid=1000, gid=2000),
         file("d/x", mode=mode, uid=3, xattrs={"user.a": b"1"}),
@@ -51,8 +51,8 @@ def test_set_id_bits_survive_chown_and_writing(room: Room, mode: int) -> None:
 
 
 @needs_root
-def test_capabilities_survive_chown_chmod_and_set_id(room: Room) -> None:
-    layer = room.unpack(
+def test_capabilities_survive_chown_chmod_and_set_id(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         file("f", b"1", uid=1000, gid=1000, mode=0o6755, xattrs={"security.capability": CAPABILITY})
     )
     assert layer.xattr("f", "security.capability") == CAPABILITY
@@ -61,8 +61,8 @@ def test_capabilities_survive_chown_chmod_and_set_id(room: Room) -> None:
 
 
 @needs_root
-def test_ids_up_to_the_last_but_one_are_given(room: Room) -> None:
-    layer = room.unpack(
+def test_ids_up_to_the_last_but_one_are_given(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         file("big", uid=4294967294, gid=2097152),
         pax(uid="4294967294", gid="3000000000") + file("pax"),
         symlink("l", "t", uid=1000, gid=4294967294),
@@ -82,16 +82,18 @@ def test_ids_up_to_the_last_but_one_are_given(room: Room) -> None:
 
 @pytest.mark.parametrize("field", ["uid", "gid"])
 @pytest.mark.parametrize("value", [4294967295, 1 << 32, 1 << 40, -1, -2])
-def test_an_id_that_chown_reads_as_leave_it_is_refused(room: Room, field: str, value: int) -> None:
+def test_an_id_that_chown_reads_as_leave_it_is_refused(
+    workspace: Workspace, field: str, value: int
+) -> None:
     entry = file("f", uid=value) if field == "uid" else file("f", gid=value)
     with pytest.raises(LayerError, match="owner"):
-        room.unpack(entry)
+        workspace.unpack(entry)
     with pytest.raises(LayerError, match=f"owner|malformed PAX {field}"):
-        room.unpack(pax(**{field: str(value)}) + file("f"))
+        workspace.unpack(pax(**{field: str(value)}) + file("f"))
 
 
-def test_squashed_files_belong_to_who_unpacks(room: Room) -> None:
-    layer = room.unpack(file("f", uid=7, gid=8), symlink("l", "t", uid=9), idmap=SQUASH)
+def test_squashed_files_belong_to_who_unpacks(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("f", uid=7, gid=8), symlink("l", "t", uid=9), idmap=SQUASH)
     me = layer.diff.stat().st_uid
     assert {layer.stat(path).st_uid for path in ("f", "l")} == {me}
 
@@ -116,43 +118,47 @@ def test_squashed_files_belong_to_who_unpacks(room: Room) -> None:
     ],
 )
 def test_pax_times_have_fractions_and_are_passed_over_when_malformed(
-    room: Room, text: str, nanoseconds: int
+    workspace: Workspace, text: str, nanoseconds: int
 ) -> None:
-    layer = room.unpack(pax(mtime=text) + file("f"), pax(mtime=text) + symlink("l", "t"))
+    layer = workspace.unpack(pax(mtime=text) + file("f"), pax(mtime=text) + symlink("l", "t"))
     assert layer.stat("f").st_mtime_ns == nanoseconds
     assert layer.stat("l").st_mtime_ns == nanoseconds
 
 
-def test_access_times_are_kept_and_are_the_change_s_otherwise(room: Room) -> None:
-    layer = room.unpack(pax(atime="77.25") + file("f"), file("g"))
+def test_access_times_are_kept_and_are_the_change_s_otherwise(workspace: Workspace) -> None:
+    layer = workspace.unpack(pax(atime="77.25") + file("f"), file("g"))
     assert layer.stat("f").st_atime_ns == 77_250_000_000
     assert layer.stat("f").st_mtime == MTIME
     assert layer.stat("g").st_atime == MTIME
 
 
 @pytest.mark.parametrize("mtime", [base256(-5, 12), base256(1 << 35, 12), 0, 1, 0o77777777777])
-def test_times_before_1970_and_after_2242_are_kept(room: Room, mtime: int | bytes) -> None:
-    layer = room.unpack(file("f", mtime=mtime))
+def test_times_before_1970_and_after_2242_are_kept(
+    workspace: Workspace, mtime: int | bytes
+) -> None:
+    layer = workspace.unpack(file("f", mtime=mtime))
     value = mtime if isinstance(mtime, int) else int.from_bytes(mtime[4:], "big", signed=True)
     assert layer.stat("f").st_mtime in (value, LAST_ON_EXT4)
 
 
 @pytest.mark.parametrize("mtime", [base256(1 << 63, 12), base256(-(1 << 63) - 1, 12)])
-def test_a_time_beyond_64_bits_is_malformed_and_no_crash(room: Room, mtime: bytes) -> None:
+def test_a_time_beyond_64_bits_is_malformed_and_no_crash(
+    workspace: Workspace, mtime: bytes
+) -> None:
     with pytest.raises(LayerError, match="malformed tar"):
-        room.unpack(file("f", mtime=mtime))
+        workspace.unpack(file("f", mtime=mtime))
 
 
 @pytest.mark.parametrize("mtime", [(1 << 63) - 1, -(1 << 63)])
-def test_the_largest_times_are_no_crash(room: Room, mtime: int) -> None:
-    room.unpack(
+def test_the_largest_times_are_no_crash(workspace: Workspace, mtime: int) -> None:
+    workspace.unpack(
         file("f", mtime=base256(mtime, 12)), symlink("l", "t", mtime=base256(mtime, 12)),
         dir("d", mtime=base256(mtime, 12)), pax(mtime="9" * 18, atime="-" + "9" * 18) + file("g"),
     )  # fmt: skip
 
 
-def test_directories_get_their_times_and_modes_last(room: Room) -> None:
-    layer = room.unpack(
+def test_directories_get_their_times_and_modes_last(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         dir("d", mode=0o555, mtime=5),
         dir("d/e", mode=0o500, mtime=6),
         file("d/e/x"),
@@ -166,8 +172,8 @@ def test_directories_get_their_times_and_modes_last(room: Room) -> None:
     assert [layer.mode(path) for path in ("d", "d/e")] == [0o555, 0o500]
 
 
-def test_a_directory_that_was_replaced_is_looked_up_again(room: Room) -> None:
-    layer = room.unpack(
+def test_a_directory_that_was_replaced_is_looked_up_again(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         dir("d", mode=0o700), file("t", mode=0o604), symlink("d", "t"), dir("e", mode=0o711)
     )
     assert layer.target("d") == b"t"
@@ -177,9 +183,9 @@ def test_a_directory_that_was_replaced_is_looked_up_again(room: Room) -> None:
 # -- extended attributes --------------------------------------------------------------------
 
 
-def test_xattrs_are_binary(room: Room) -> None:
+def test_xattrs_are_binary(workspace: Workspace) -> None:
     value = bytes(range(256))
-    layer = room.unpack(
+    layer = workspace.unpack(
         file("f", b"1", xattrs={"user.a": value, "user.empty": b"", "user.eq=x": b"a=b\n"}),
         dir("d", xattrs={"user.d": b"\0\n"}),
     )
@@ -188,8 +194,8 @@ def test_xattrs_are_binary(room: Room) -> None:
     assert layer.xattr("d", "user.d") == b"\0\n"
 
 
-def test_libarchive_s_base64_xattrs_are_read_and_star_s_form_wins(room: Room) -> None:
-    layer = room.unpack(
+def test_libarchive_s_base64_xattrs_are_read_and_star_s_form_wins(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         pax(**{"LIBARCHIVE.xattr.user.a%25b": "AAECAw", "LIBARCHIVE.xattr.user.c": "eA=="})
         + file("f"),
         pax(**{"SCHILY.xattr.user.a": "star", "LIBARCHIVE.xattr.user.a": "eA"}) + file("g"),
@@ -200,30 +206,30 @@ def test_libarchive_s_base64_xattrs_are_read_and_star_s_form_wins(room: Room) ->
     assert layer.xattr("g", "user.a") == layer.xattr("h", "user.a") == b"star"
 
 
-def test_names_of_xattrs_may_be_any_bytes(room: Room) -> None:
-    layer = room.unpack(pax((b"SCHILY.xattr.user.\xff\n", b"1")) + file("f"))
+def test_names_of_xattrs_may_be_any_bytes(workspace: Workspace) -> None:
+    layer = workspace.unpack(pax((b"SCHILY.xattr.user.\xff\n", b"1")) + file("f"))
     assert layer.xattrs("f") == {b"user.\xff\n".decode("utf-8", "surrogateescape")}
 
 
 @needs_root
-def test_user_xattrs_on_what_cannot_have_them_are_skipped(room: Room) -> None:
+def test_user_xattrs_on_what_cannot_have_them_are_skipped(workspace: Workspace) -> None:
     both = {"user.a": b"1", "trusted.b": b"2"}
-    layer = room.unpack(
+    layer = workspace.unpack(
         symlink("l", "t", xattrs=both), char("c", 1, 3, xattrs=both), fifo("p", xattrs=both)
     )
     assert [layer.xattrs(path) for path in ("l", "c", "p")] == [{"trusted.b"}] * 3
     assert not layer.record.warnings
 
 
-def test_a_symlink_s_xattrs_do_not_go_to_its_target(room: Room) -> None:
-    layer = room.unpack(file("t"), symlink("l", "t", xattrs={"user.a": b"1"}))
+def test_a_symlink_s_xattrs_do_not_go_to_its_target(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("t"), symlink("l", "t", xattrs={"user.a": b"1"}))
     assert not layer.xattrs("t")
 
 
 @pytest.mark.parametrize("name", [b"noprefix", b"", b"user.a\0b"])
-def test_a_malformed_xattr_name_is_refused(room: Room, name: bytes) -> None:
+def test_a_malformed_xattr_name_is_refused(workspace: Workspace, name: bytes) -> None:
     with pytest.raises(LayerError, match="malformed xattr name"):
-        room.unpack(pax((b"SCHILY.xattr." + name, b"1")) + file("f"))
+        workspace.unpack(pax((b"SCHILY.xattr." + name, b"1")) + file("f"))
 
 
 @pytest.mark.parametrize(
@@ -231,14 +237,14 @@ def test_a_malformed_xattr_name_is_refused(room: Room, name: bytes) -> None:
     [(b"user." + b"n" * 300, b"1", "too long"), (b"user.a", bytes(1 << 17), "too large")],
 )
 def test_an_xattr_beyond_the_kernel_s_bounds_is_the_layer_s_fault(
-    room: Room, name: bytes, value: bytes, why: str
+    workspace: Workspace, name: bytes, value: bytes, why: str
 ) -> None:
     with pytest.raises(LayerError, match=why):
-        room.unpack(pax((b"SCHILY.xattr." + name, value)) + file("f"))
+        workspace.unpack(pax((b"SCHILY.xattr." + name, value)) + file("f"))
 
 
-def test_what_the_filesystem_cannot_hold_is_warned_of_once(room: Room) -> None:
-    layer = room.unpack(
+def test_what_the_filesystem_cannot_hold_is_warned_of_once(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         *(file(f"f{n}", xattrs={"unheard.of": b"1", "user.a": b"2"}) for n in range(5))
     )
     assert layer.record.warnings == (
@@ -247,19 +253,19 @@ def test_what_the_filesystem_cannot_hold_is_warned_of_once(room: Room) -> None:
     assert layer.xattr("f4", "user.a") == b"2"
 
 
-def test_a_user_xattr_on_a_read_only_file_is_set(room: Room) -> None:
-    layer = room.unpack(file("f", b"1", mode=0o400, xattrs={"user.a": b"2"}))
+def test_a_user_xattr_on_a_read_only_file_is_set(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("f", b"1", mode=0o400, xattrs={"user.a": b"2"}))
     assert layer.xattr("f", "user.a") == b"2"
     assert layer.mode("f") == 0o400
 
 
 @needs_root
-def test_an_acl_does_not_change_the_mode(room: Room) -> None:
+def test_an_acl_does_not_change_the_mode(workspace: Workspace) -> None:
     acl = struct.pack("<I", 2) + b"".join(
         struct.pack("<HHi", *entry)
         for entry in [(1, 6, -1), (2, 7, 4711), (4, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]
     )
-    layer = room.unpack(
+    layer = workspace.unpack(
         file("f", mode=0o640, xattrs={"system.posix_acl_access": acl}),
         dir("d", mode=0o750, xattrs={"system.posix_acl_default": acl}),
         file("d/x", mode=0o666),

@@ -7,7 +7,6 @@ import os
 import pytest
 
 from stacker.errors import LayerError
-from tests.support.layer_room import Room
 from tests.support.tars import (
     dir,  # noqa: A004 - the word for it
     fifo,
@@ -16,28 +15,29 @@ from tests.support.tars import (
     symlink,
     whiteout,
 )
+from tests.support.unpacking import Workspace
 
 
 @pytest.mark.parametrize(
     "name", [b"\xff\xfe", b"a\nb", b"n" * 255, b" ", b"*", b"\\", b"-rf", "\u202e".encode(), b":,"]
 )
-def test_any_name_that_linux_takes_is_taken(room: Room, name: bytes) -> None:
-    layer = room.unpack(
+def test_any_name_that_linux_takes_is_taken(workspace: Workspace, name: bytes) -> None:
+    layer = workspace.unpack(
         file(name + b"/" + name, b"1"), symlink(name + b"/l", name), whiteout(name + b"/w")
     )
     assert layer.read(name + b"/" + name) == b"1"
     assert layer.target(name + b"/l") == name
 
 
-def test_a_name_of_256_bytes_is_a_malformed_layer(room: Room) -> None:
+def test_a_name_of_256_bytes_is_a_malformed_layer(workspace: Workspace) -> None:
     for entry in (file("n" * 256), dir("n" * 256), file("n" * 256 + "/x"), whiteout("n" * 256)):
         with pytest.raises(LayerError, match="too long"):
-            room.unpack(entry)
+            workspace.unpack(entry)
 
 
-def test_a_path_longer_than_path_max_is_no_problem(room: Room) -> None:
+def test_a_path_longer_than_path_max_is_no_problem(workspace: Workspace) -> None:
     above = "/".join(["n" * 250] * 40)
-    layer = room.unpack(
+    layer = workspace.unpack(
         file(f"{above}/x", b"1" * 1000),
         dir(above, mode=0o711),
         symlink(f"{above}/l", "x"),
@@ -50,7 +50,9 @@ def test_a_path_longer_than_path_max_is_no_problem(room: Room) -> None:
     assert above.encode() not in layer.record.implied
 
 
-def test_deep_trees_are_made_in_linear_time(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deep_trees_are_made_in_linear_time(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = 0
     opened = os.open
 
@@ -60,18 +62,20 @@ def test_deep_trees_are_made_in_linear_time(room: Room, monkeypatch: pytest.Monk
         return opened(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", counting)
-    room.unpack(*(file(f"{n}/" + "/".join("d" * 500) + "/x") for n in range(4)))
+    workspace.unpack(*(file(f"{n}/" + "/".join("d" * 500) + "/x") for n in range(4)))
     assert calls < 4 * 500 * 6
 
 
-def test_the_tree_s_depth_is_bounded_where_symlinks_lead_deeper_than_names(room: Room) -> None:
+def test_the_tree_s_depth_is_bounded_where_symlinks_lead_deeper_than_names(
+    workspace: Workspace,
+) -> None:
     deep = "/".join("d" * 300)
     with pytest.raises(LayerError, match="over a limit"):
-        room.unpack(symlink("l", deep), symlink(f"{deep}/m", deep), file("l/m/x"))
+        workspace.unpack(symlink("l", deep), symlink(f"{deep}/m", deep), file("l/m/x"))
 
 
-def test_a_walk_through_symlinks_is_bounded(room: Room) -> None:
+def test_a_walk_through_symlinks_is_bounded(workspace: Workspace) -> None:
     # Each link leads back to where it stands, by 1600 steps; forty of them would be a long way.
     links = [symlink(f"l{n}", "a/../" * 800 + f"l{n + 1}") for n in range(39)]
     with pytest.raises(LayerError, match="over a limit"):
-        room.unpack(*links, dir("l39"), file("l0/x"))
+        workspace.unpack(*links, dir("l39"), file("l0/x"))

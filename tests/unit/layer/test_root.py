@@ -12,40 +12,40 @@ from stacker.errors import LayerError
 from stacker.layer.root import LayerRoot
 from stacker.tar.entry import Meta
 from stacker.tar.limits import Limits
-from tests.support.layer_room import Room
 from tests.support.tars import (
     dir,  # noqa: A004 - the word for it
     file,
     hardlink,
     symlink,
 )
+from tests.support.unpacking import Workspace
 
 
 @contextmanager
-def growing(room: Room, *, limits: Limits | None = None) -> Iterator[LayerRoot]:
-    root = room.path / "grown"
+def growing(workspace: Workspace, *, limits: Limits | None = None) -> Iterator[LayerRoot]:
+    root = workspace.path / "grown"
     root.mkdir()
     before = len(os.listdir("/proc/self/fd"))
-    with LayerRoot(root, replaced=room.path / "replaced", limits=limits) as tree:
+    with LayerRoot(root, replaced=workspace.path / "replaced", limits=limits) as tree:
         yield tree
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor stayed open"
 
 
-def ino(room: Room, path: str) -> int:
-    return os.lstat(room.path / "grown" / path).st_ino
+def ino(workspace: Workspace, path: str) -> int:
+    return os.lstat(workspace.path / "grown" / path).st_ino
 
 
-def test_a_parent_is_made_and_given_with_its_physical_path(room: Room) -> None:
-    with growing(room) as tree:
+def test_a_parent_is_made_and_given_with_its_physical_path(workspace: Workspace) -> None:
+    with growing(workspace) as tree:
         fd, physical = tree.parent(b"a/b")
-        assert os.fstat(fd).st_ino == ino(room, "a/b")
+        assert os.fstat(fd).st_ino == ino(workspace, "a/b")
         assert physical == b"a/b"
         assert tree.directories == {b"": None, b"a": None, b"a/b": None}
         assert tree.assumed == {b"a", b"a/b"}
 
 
-def test_an_existing_directory_is_given_and_a_missing_one_is_not_made(room: Room) -> None:
-    with growing(room) as tree:
+def test_an_existing_directory_is_given_and_a_missing_one_is_not_made(workspace: Workspace) -> None:
+    with growing(workspace) as tree:
         tree.parent(b"a")
         found = tree.existing(b"a")
         assert found is not None
@@ -55,19 +55,23 @@ def test_an_existing_directory_is_given_and_a_missing_one_is_not_made(room: Room
         assert set(tree.directories) == {b"", b"a"}
 
 
-def test_a_cached_descriptor_is_dropped_when_its_directory_is_replaced(room: Room) -> None:
-    with growing(room) as tree:
+def test_a_cached_descriptor_is_dropped_when_its_directory_is_replaced(
+    workspace: Workspace,
+) -> None:
+    with growing(workspace) as tree:
         tree.parent(b"a/b/c")
         root = tree.parent(b"")[0]
         tree.set_aside(root, b"a", b"a")
         assert set(tree.directories) == {b""}
         fd, _ = tree.parent(b"a/b/c")
-        assert os.fstat(fd).st_ino == ino(room, "a/b/c")
+        assert os.fstat(fd).st_ino == ino(workspace, "a/b/c")
         assert [d.path for d in tree.replacements] == [b"a"]
 
 
-def test_a_cached_descriptor_is_dropped_when_a_symlink_on_its_way_is_replaced(room: Room) -> None:
-    with growing(room) as tree:
+def test_a_cached_descriptor_is_dropped_when_a_symlink_on_its_way_is_replaced(
+    workspace: Workspace,
+) -> None:
+    with growing(workspace) as tree:
         tree.parent(b"d")
         tree.parent(b"e")
         root = tree.parent(b"")[0]
@@ -78,52 +82,54 @@ def test_a_cached_descriptor_is_dropped_when_a_symlink_on_its_way_is_replaced(ro
         os.symlink("e", "l", dir_fd=root)
         fd, physical = tree.parent(b"l")
         assert physical == b"e"
-        assert os.fstat(fd).st_ino == ino(room, "e")
+        assert os.fstat(fd).st_ino == ino(workspace, "e")
         assert not tree.replacements, "a symlink holds no contents that a skeleton needs"
 
 
 def test_a_descriptor_reached_through_a_directory_by_a_symlink_is_dropped_with_it(
-    room: Room,
+    workspace: Workspace,
 ) -> None:
-    with growing(room) as tree:
+    with growing(workspace) as tree:
         tree.parent(b"d/e")
         os.symlink("d/e", "l", dir_fd=tree.parent(b"")[0])
         assert tree.parent(b"l")[1] == b"d/e"
         tree.set_aside(tree.parent(b"")[0], b"d", b"d")
         fd, physical = tree.parent(b"l")
         assert physical == b"d/e"
-        assert os.fstat(fd).st_ino == ino(room, "d/e")
+        assert os.fstat(fd).st_ino == ino(workspace, "d/e")
 
 
-def test_the_number_of_open_descriptors_is_bounded(room: Room) -> None:
+def test_the_number_of_open_descriptors_is_bounded(workspace: Workspace) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    with growing(room) as tree:
+    with growing(workspace) as tree:
         for n in range(1000):
             tree.parent(b"d%d" % n)
         assert len(os.listdir("/proc/self/fd")) <= before + 130
 
 
-def test_thousands_of_directories_in_turns_are_all_reached(room: Room) -> None:
+def test_thousands_of_directories_in_turns_are_all_reached(workspace: Workspace) -> None:
     parts = [file(f"{n % 300}/x{n}", b"%d" % n) for n in range(900)]
-    layer = room.unpack(*parts)
+    layer = workspace.unpack(*parts)
     assert all(layer.read(f"{n % 300}/x{n}") == b"%d" % n for n in range(900))
 
 
-def test_a_tree_is_not_deeper_than_its_limit(room: Room) -> None:
-    with growing(room, limits=Limits(depth=3)) as tree:
+def test_a_tree_is_not_deeper_than_its_limit(workspace: Workspace) -> None:
+    with growing(workspace, limits=Limits(depth=3)) as tree:
         tree.parent(b"a/b/c")
         with pytest.raises(LayerError, match="over a limit"):
             tree.parent(b"a/b/c/d")
 
 
-def test_directories_come_innermost_first_each_with_its_own_descriptor(room: Room) -> None:
+def test_directories_come_innermost_first_each_with_its_own_descriptor(
+    workspace: Workspace,
+) -> None:
     paths = {b"", b"a", b"a-b", b"a.b/c", b"a.b", b"a/b", b"a/b/c", b"a/b-c", b"b", b"a/c"}
-    with growing(room) as tree:
+    with growing(workspace) as tree:
         for path in paths:
             tree.parent(path)
         seen: list[bytes] = []
         for path, fd in tree.innermost_first():
-            assert os.fstat(fd).st_ino == ino(room, os.fsdecode(path))
+            assert os.fstat(fd).st_ino == ino(workspace, os.fsdecode(path))
             seen.append(path)
     assert set(seen) == paths
     assert len(seen) == len(paths)
@@ -131,8 +137,8 @@ def test_directories_come_innermost_first_each_with_its_own_descriptor(room: Roo
         assert seen.index(path) < seen.index(path.rpartition(b"/")[0])
 
 
-def test_leaving_the_walk_early_closes_what_is_open(room: Room) -> None:
-    with growing(room) as tree:
+def test_leaving_the_walk_early_closes_what_is_open(workspace: Workspace) -> None:
+    with growing(workspace) as tree:
         tree.parent(b"a/b")
         walk = tree.innermost_first()
         assert next(walk)[0] == b"a/b"
@@ -140,7 +146,7 @@ def test_leaving_the_walk_early_closes_what_is_open(room: Room) -> None:
 
 
 def test_replacing_directories_takes_time_by_what_is_in_them_and_not_by_all_there_is(
-    room: Room,
+    workspace: Workspace,
 ) -> None:
     class Counted(dict[bytes, Meta | None]):
         looked_at = 0
@@ -149,7 +155,7 @@ def test_replacing_directories_takes_time_by_what_is_in_them_and_not_by_all_ther
             Counted.looked_at += len(self)
             return super().__iter__()
 
-    with growing(room) as tree:
+    with growing(workspace) as tree:
         tree.directories = Counted(tree.directories)
         for n in range(300):
             tree.parent(b"d%d" % n)
@@ -160,8 +166,8 @@ def test_replacing_directories_takes_time_by_what_is_in_them_and_not_by_all_ther
     assert Counted.looked_at < 1000
 
 
-def test_many_replacements_are_put_back_in_the_right_places(room: Room) -> None:
-    # The laws of the room (reassembled bit for bit) are what is tested here.
+def test_many_replacements_are_put_back_in_the_right_places(workspace: Workspace) -> None:
+    # The laws of the workspace (reassembled bit for bit) are what is tested here.
     parts = []
     for n in range(200):
         parts += [
@@ -174,6 +180,6 @@ def test_many_replacements_are_put_back_in_the_right_places(room: Room) -> None:
             hardlink("h", "d/x"),
             file("d", b"f%d" % n),
         ]
-    layer = room.unpack(*parts)
+    layer = workspace.unpack(*parts)
     assert (layer.read("x"), layer.read("d"), layer.read("h")) == (b"x199", b"f199", b"r199")
     assert layer.names() == {b"x", b"d", b"l", b"h"}

@@ -1,6 +1,6 @@
 """DESIGN section 3, *The skeleton*: with the payloads put back it is the tar, bit for bit.
 
-That it is so for every layer is a law of ``room.py``; here is what else it must say and notice.
+That it is so for every layer is a law of ``workspace.py``; here is what else it must say and notice.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from stacker.layer.record import Replacement
 from stacker.layer.skeleton import FileLocations, SkeletonWriter, open_skeleton, reassemble
 from stacker.stream.compression import CHUNK
 from tests.support import tars
-from tests.support.layer_room import FORM, Room, Unpacked, entries_of
 from tests.support.tars import dir, entry, file, hardlink, pax, symlink, tar, whiteout  # noqa: A004
+from tests.support.unpacking import FORM, Unpacked, Workspace, entries_of
 
 
-def test_a_skeleton_holds_no_file_contents(room: Room) -> None:
+def test_a_skeleton_holds_no_file_contents(workspace: Workspace) -> None:
     secret = os.urandom(100_000)
-    layer = room.unpack(file("a", secret), tars.sparse_10("s", 1 << 20, [(0, secret)]))
+    layer = workspace.unpack(file("a", secret), tars.sparse_10("s", 1 << 20, [(0, secret)]))
     assert layer.skeleton.stat().st_size < 2000
     plain = zstandard.ZstdDecompressor().decompressobj().decompress(layer.skeleton.read_bytes())
     assert secret[:16] not in plain
 
 
-def test_odd_padding_and_bytes_after_the_end_are_kept(room: Room) -> None:
+def test_odd_padding_and_bytes_after_the_end_are_kept(workspace: Workspace) -> None:
     odd = tar(entry("a", b"12345")[:-500] + b"not zeros".ljust(500, b"!"), end=False)
-    layer = room.unpack(odd, tar(), b"rubbish", end=False)
+    layer = workspace.unpack(odd, tar(), b"rubbish", end=False)
     assert layer.read("a") == b"12345"
 
 
-def test_odd_headers_are_kept(room: Room) -> None:
-    room.unpack(
+def test_odd_headers_are_kept(workspace: Workspace) -> None:
+    workspace.unpack(
         pax(comment="kept", mtime="nonsense"),
         file("a", b"1", user="somebody", group="some", mode=b" 644 \0\0\0", magic=tars.GNU),
         tars.pax_global(comment="x"),
@@ -47,25 +47,25 @@ def test_odd_headers_are_kept(room: Room) -> None:
     )
 
 
-def test_an_empty_layer_has_a_skeleton(room: Room) -> None:
-    assert room.unpack(end=False).record.entries == 0
-    assert room.unpack().record.entries == 0
+def test_an_empty_layer_has_a_skeleton(workspace: Workspace) -> None:
+    assert workspace.unpack(end=False).record.entries == 0
+    assert workspace.unpack().record.entries == 0
 
 
-def test_a_layer_of_many_chunks_is_put_together(room: Room) -> None:
+def test_a_layer_of_many_chunks_is_put_together(workspace: Workspace) -> None:
     parts = [file(f"f{n}", os.urandom(n * 37 % 5000)) for n in range(300)]
-    room.unpack(*parts, chunk=1000)
+    workspace.unpack(*parts, chunk=1000)
 
 
-def test_a_large_file_is_put_together_in_bounded_pieces(room: Room) -> None:
-    layer = room.unpack(file("big", bytes(3 << 20)), chunk=1 << 16)
+def test_a_large_file_is_put_together_in_bounded_pieces(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("big", bytes(3 << 20)), chunk=1 << 16)
     pieces = list(reassemble(layer.paths, layer.record, what="test"))
     assert max(map(len, pieces)) <= CHUNK < 3 << 20
 
 
 @pytest.fixture
-def layer(room: Room) -> Unpacked:
-    return room.unpack(
+def layer(workspace: Workspace) -> Unpacked:
+    return workspace.unpack(
         file("d/a", b"12345"),
         file("empty"),
         file("gone", b"old"),
@@ -128,9 +128,9 @@ def _cut(path: Path, length: int) -> None:
     os.truncate(path, path.stat().st_size - length)
 
 
-def test_a_skeleton_gives_every_entry_without_the_tree(room: Room) -> None:
+def test_a_skeleton_gives_every_entry_without_the_tree(workspace: Workspace) -> None:
     parts = [file("a", b"1" * 1000), dir("d"), whiteout("w"), hardlink("h", "a"), symlink("l", "t")]
-    layer = room.unpack(*parts)
+    layer = workspace.unpack(*parts)
     layer.diff.rename(layer.paths.root / "moved")
     with open_skeleton(layer.skeleton, what="test") as reader:
         assert list(reader) == entries_of(tar(*parts))

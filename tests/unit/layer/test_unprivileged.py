@@ -13,7 +13,6 @@ import pytest
 
 import stacker
 from stacker.layer.metadata import IDENTITY, SQUASH
-from tests.support.layer_room import Room
 from tests.support.tars import (
     block,
     char,
@@ -27,6 +26,7 @@ from tests.support.tars import (
     tar,
     whiteout,
 )
+from tests.support.unpacking import Workspace
 
 UNPRIVILEGED = """
 import sys
@@ -39,8 +39,8 @@ from stacker.tar.reader import TarReader
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.errors import StackerError
 
-room, stream = Path(sys.argv[1]), sys.stdin.buffer.read()
-paths = LayerPaths(room)
+workspace, stream = Path(sys.argv[1]), sys.stdin.buffer.read()
+paths = LayerPaths(workspace)
 paths.diff.mkdir()
 with paths.skeleton.open("wb") as file:
     skeleton = SkeletonWriter(file)
@@ -59,14 +59,14 @@ print(*record.warnings, sep="\\n")
 
 
 def _as_nobody(
-    room: Path, stream: bytes, idmap: str = "SQUASH"
+    workspace: Path, stream: bytes, idmap: str = "SQUASH"
 ) -> subprocess.CompletedProcess[bytes]:
-    """Unpack as a user without privileges, who can read the package and write to ``room``."""
-    package = room / "package"
+    """Unpack as a user without privileges, who can read the package and write to ``workspace``."""
+    package = workspace / "package"
     shutil.copytree(Path(stacker.__file__).parent, package / "stacker")
     for path in [package, *package.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    os.chmod(room, 0o777)
+    os.chmod(workspace, 0o777)
     nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     python = [*nobody, sys.executable, "-B", "-c"]
     environment = {"PYTHONPATH": str(package), "PATH": os.environ["PATH"]}
@@ -75,7 +75,7 @@ def _as_nobody(
     ).returncode:
         pytest.skip("no interpreter that nobody can start")
     return subprocess.run(
-        [*python, UNPRIVILEGED.format(idmap=idmap), str(room)],
+        [*python, UNPRIVILEGED.format(idmap=idmap), str(workspace)],
         input=stream,
         capture_output=True,
         check=False,
@@ -152,14 +152,14 @@ def test_without_privileges_an_identity_map_fails_with_a_hint(open_path: Path) -
     )
 
 
-def test_the_record_says_who_owns_the_files(room: Room) -> None:
-    assert room.unpack(file("f"), idmap=SQUASH).record.squashed
+def test_the_record_says_who_owns_the_files(workspace: Workspace) -> None:
+    assert workspace.unpack(file("f"), idmap=SQUASH).record.squashed
     if os.geteuid() == 0:
-        assert not room.unpack(file("f"), idmap=IDENTITY).record.squashed
+        assert not workspace.unpack(file("f"), idmap=IDENTITY).record.squashed
 
 
-def test_counts_are_those_of_the_stream(room: Room) -> None:
-    layer = room.unpack(
+def test_counts_are_those_of_the_stream(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         pax(comment="x"), file("a", b"123"), file("b", b"4567"), dir("d"), whiteout("w"), file("a")
     )
     record = layer.record

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
-from tests.support.layer_room import FORM, needs_root
+from tests.support.unpacking import FORM, needs_root
 
 FORMS = pytest.mark.parametrize("form", list(WhiteoutFormat))
 

@@ -8,7 +8,6 @@ import pytest
 
 from stacker.errors import LayerError
 from stacker.layer.whiteout_format import WhiteoutFormat
-from tests.support.layer_room import Room, needs_root
 from tests.support.tars import (
     Text,
     dir,  # noqa: A004 - the word for it
@@ -20,24 +19,25 @@ from tests.support.tars import (
     tar,
     whiteout,
 )
+from tests.support.unpacking import Workspace, needs_root
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_whiteout_does_not_delete_its_own_layer_s_file_in_either_order(
-    room: Room, order: int
+    workspace: Workspace, order: int
 ) -> None:
     parts = [file("x", b"mine"), whiteout("x")]
-    layer = room.unpack(*(parts if order else parts[::-1]))
+    layer = workspace.unpack(*(parts if order else parts[::-1]))
     assert layer.read("x") == b"mine"
     assert layer.record.whiteouts == 0
 
 
 @pytest.mark.parametrize("parts", list(itertools.permutations(["whiteout", "dir", "new"])))
 def test_a_whiteout_and_a_directory_of_one_name_make_it_opaque_in_any_order(
-    room: Room, parts: tuple[str, ...]
+    workspace: Workspace, parts: tuple[str, ...]
 ) -> None:
     made = {"whiteout": whiteout("d"), "dir": dir("d/"), "new": file("d/new")}
-    layer = room.unpack(*(made[part] for part in parts))
+    layer = workspace.unpack(*(made[part] for part in parts))
     assert layer.is_opaque("d")
     assert layer.names() == {b"d", b"d/new"}
     assert layer.record.opaque == {b"d"}
@@ -45,41 +45,41 @@ def test_a_whiteout_and_a_directory_of_one_name_make_it_opaque_in_any_order(
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_whiteout_and_a_path_below_it_make_the_implied_directory_opaque(
-    room: Room, order: int
+    workspace: Workspace, order: int
 ) -> None:
     parts = [whiteout("d"), file("d/e/new")]
-    layer = room.unpack(*(parts if order else parts[::-1]))
+    layer = workspace.unpack(*(parts if order else parts[::-1]))
     assert layer.is_opaque("d")
     assert b"d" not in layer.record.implied, "the lower d is gone, and its attributes with it"
     assert layer.record.implied == {b"", b"d/e"}
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_opaque_directory_holds_no_plain_whiteouts(room: Room, *, first: bool) -> None:
+def test_an_opaque_directory_holds_no_plain_whiteouts(workspace: Workspace, *, first: bool) -> None:
     parts = [opaque("d"), whiteout("d/x"), whiteout("d/e/y"), file("d/e/z"), dir("d")]
-    layer = room.unpack(*(parts if first else parts[::-1]))
+    layer = workspace.unpack(*(parts if first else parts[::-1]))
     assert layer.is_opaque("d")
     assert not layer.is_opaque("d/e")
     assert layer.names() == {b"d", b"d/e", b"d/e/z"}
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_opaque_mark_may_stand_first_or_last(room: Room, *, first: bool) -> None:
+def test_an_opaque_mark_may_stand_first_or_last(workspace: Workspace, *, first: bool) -> None:
     parts = [opaque("d"), dir("d"), file("d/x", b"1")]
-    layer = room.unpack(*(parts if first else [*parts[1:], parts[0]]))
+    layer = workspace.unpack(*(parts if first else [*parts[1:], parts[0]]))
     assert layer.is_opaque("d")
     assert layer.read("d/x") == b"1"
 
 
-def test_the_root_can_be_opaque(room: Room) -> None:
-    layer = room.unpack(file("x"), opaque(), whiteout("y"))
+def test_the_root_can_be_opaque(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("x"), opaque(), whiteout("y"))
     assert layer.is_opaque()
     assert layer.names() == {b"x"}
     assert layer.record.opaque == {b""}
 
 
-def test_aufs_bookkeeping_is_skipped(room: Room) -> None:
-    layer = room.unpack(
+def test_aufs_bookkeeping_is_skipped(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         entry(".wh..wh.aufs", b"some bytes"),
         dir(".wh..wh.plnk/"),
         file(".wh..wh.plnk/1.2", b"x" * 1000),
@@ -89,8 +89,8 @@ def test_aufs_bookkeeping_is_skipped(room: Room) -> None:
 
 
 @pytest.mark.parametrize("flag", [bytes([n]) for n in b"01234567\0"])
-def test_a_whiteout_may_carry_any_type_flag(room: Room, flag: bytes) -> None:
-    layer = room.unpack(
+def test_a_whiteout_may_carry_any_type_flag(workspace: Workspace, flag: bytes) -> None:
+    layer = workspace.unpack(
         whiteout("d/x", flag=flag, link="nowhere", major=0, minor=0),
         opaque("e", flag=flag, link="d"),
     )
@@ -98,14 +98,16 @@ def test_a_whiteout_may_carry_any_type_flag(room: Room, flag: bytes) -> None:
     assert layer.is_opaque("e")
 
 
-def test_a_whiteout_s_payload_is_passed_over_and_kept_in_the_skeleton(room: Room) -> None:
-    layer = room.unpack(whiteout("x", size=1000) + bytes(range(256)) * 4, file("y", b"1"))
+def test_a_whiteout_s_payload_is_passed_over_and_kept_in_the_skeleton(workspace: Workspace) -> None:
+    layer = workspace.unpack(whiteout("x", size=1000) + bytes(range(256)) * 4, file("y", b"1"))
     assert layer.is_whiteout("x")
     assert layer.read("y") == b"1"
 
 
-def test_missing_parents_of_a_whiteout_are_made_as_implied_directories(room: Room) -> None:
-    layer = room.unpack(whiteout("a/b/x"))
+def test_missing_parents_of_a_whiteout_are_made_as_implied_directories(
+    workspace: Workspace,
+) -> None:
+    layer = workspace.unpack(whiteout("a/b/x"))
     assert layer.is_whiteout("a/b/x")
     assert layer.record.implied == {b"", b"a", b"a/b"}
     assert layer.record.whiteouts == 1
@@ -113,19 +115,19 @@ def test_missing_parents_of_a_whiteout_are_made_as_implied_directories(room: Roo
 
 
 @pytest.mark.parametrize("name", [b"x\xff", b"a\nb", b"n" * 251, b"...", "ü".encode()])
-def test_any_name_can_be_whited_out(room: Room, name: bytes) -> None:
-    assert room.unpack(whiteout(name)).names() == {name}
+def test_any_name_can_be_whited_out(workspace: Workspace, name: bytes) -> None:
+    assert workspace.unpack(whiteout(name)).names() == {name}
 
 
-def test_a_whiteout_below_a_hidden_directory_says_nothing_more(room: Room) -> None:
-    layer = room.unpack(whiteout("d/x"), whiteout("d"), whiteout("d/e/f"))
+def test_a_whiteout_below_a_hidden_directory_says_nothing_more(workspace: Workspace) -> None:
+    layer = workspace.unpack(whiteout("d/x"), whiteout("d"), whiteout("d/e/f"))
     assert not layer.record.stranded
     assert layer.names() == {b"d"}
     assert layer.is_whiteout("d")
 
 
-def test_the_layer_s_own_symlinks_do_not_lead_a_whiteout_anywhere(room: Room) -> None:
-    layer = room.unpack(
+def test_the_layer_s_own_symlinks_do_not_lead_a_whiteout_anywhere(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         dir("d"), symlink("l", "d"), whiteout("l/x"), symlink("m", "d"), opaque("m")
     )
     assert layer.names() == {b"d", b"l", b"m"}
@@ -135,24 +137,26 @@ def test_the_layer_s_own_symlinks_do_not_lead_a_whiteout_anywhere(room: Room) ->
     assert not layer.is_opaque("d")
 
 
-def test_a_whiteout_below_a_file_is_stranded(room: Room) -> None:
-    layer = room.unpack(file("f", b"1"), whiteout("f/x"), opaque("f/d"))
+def test_a_whiteout_below_a_file_is_stranded(workspace: Workspace) -> None:
+    layer = workspace.unpack(file("f", b"1"), whiteout("f/x"), opaque("f/d"))
     assert layer.read("f") == b"1"
     assert layer.record.stranded == (b"f/x",)
     assert layer.record.stranded_opaque == (b"f/d",)
 
 
-def test_a_whiteout_of_a_symlink_s_own_name_leaves_the_symlink(room: Room) -> None:
-    assert room.unpack(whiteout("l"), symlink("l", "t")).target("l") == b"t"
+def test_a_whiteout_of_a_symlink_s_own_name_leaves_the_symlink(workspace: Workspace) -> None:
+    assert workspace.unpack(whiteout("l"), symlink("l", "t")).target("l") == b"t"
 
 
-def test_a_whiteout_beside_a_link_into_a_lower_layer_leaves_the_link_deferred(room: Room) -> None:
-    layer = room.unpack(whiteout("h"), hardlink("h", "lower"))
+def test_a_whiteout_beside_a_link_into_a_lower_layer_leaves_the_link_deferred(
+    workspace: Workspace,
+) -> None:
+    layer = workspace.unpack(whiteout("h"), hardlink("h", "lower"))
     assert [link.path for link in layer.record.deferred_links] == [b"h"]
 
 
-def test_repeated_whiteouts_count_once(room: Room) -> None:
-    layer = room.unpack(whiteout("x"), whiteout("x"), opaque("d"), opaque("d"))
+def test_repeated_whiteouts_count_once(workspace: Workspace) -> None:
+    layer = workspace.unpack(whiteout("x"), whiteout("x"), opaque("d"), opaque("d"))
     assert layer.record.whiteouts == 1
     assert layer.names() == {b"x", b"d"}
 
@@ -160,22 +164,24 @@ def test_repeated_whiteouts_count_once(room: Room) -> None:
 @needs_root
 @pytest.mark.parametrize("form", list(WhiteoutFormat))
 def test_a_deletion_is_written_in_the_form_that_is_handed_in(
-    room: Room, form: WhiteoutFormat
+    workspace: Workspace, form: WhiteoutFormat
 ) -> None:
-    layer = room.unpack(opaque("d"), whiteout("x"), form=form)
+    layer = workspace.unpack(opaque("d"), whiteout("x"), form=form)
     assert layer.record.whiteout_format is form
     assert layer.xattrs("d") == {(form.prefix + b"opaque").decode()}
     assert layer.is_whiteout("x")
 
 
-def test_a_record_says_whether_a_tree_can_be_shown_as_it_is(room: Room) -> None:
-    assert room.unpack(file("a"), dir("d")).record.is_plain
-    assert not room.unpack(whiteout("a")).record.is_plain
-    assert not room.unpack(opaque("a")).record.is_plain
+def test_a_record_says_whether_a_tree_can_be_shown_as_it_is(workspace: Workspace) -> None:
+    assert workspace.unpack(file("a"), dir("d")).record.is_plain
+    assert not workspace.unpack(whiteout("a")).record.is_plain
+    assert not workspace.unpack(opaque("a")).record.is_plain
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
 @pytest.mark.parametrize("above", ["", "d/"])
-def test_a_bare_prefix_is_refused_when_it_is_met(room: Room, above: str, name: Text) -> None:
+def test_a_bare_prefix_is_refused_when_it_is_met(
+    workspace: Workspace, above: str, name: Text
+) -> None:
     with pytest.raises(LayerError, match="malformed whiteout"):
-        room.unpack(tar(file("d/x"), file(f"{above}.wh.{name!s}"), end=False))
+        workspace.unpack(tar(file("d/x"), file(f"{above}.wh.{name!s}"), end=False))

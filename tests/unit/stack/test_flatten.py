@@ -36,7 +36,7 @@ ACL = struct.pack("<I", 2) + b"".join(
 
 
 @pytest.fixture
-def room() -> Iterator[Path]:
+def workspace() -> Iterator[Path]:
     with scratch() as directory:
         yield directory
 
@@ -56,32 +56,34 @@ def hands_down(directory: Path) -> Path:
     return directory
 
 
-def test_a_target_that_hands_down_a_group_and_an_acl_changes_nothing(room: Path) -> None:
-    stack = unpacked_stack([archive(layer) for layer in LAYERS], room, FORM)
-    target = hands_down(room / "flat")
+def test_a_target_that_hands_down_a_group_and_an_acl_changes_nothing(workspace: Path) -> None:
+    stack = unpacked_stack([archive(layer) for layer in LAYERS], workspace, FORM)
+    target = hands_down(workspace / "flat")
     flatten(stack.directories, target, FORM)
     assert snapshot(target) == meaning()
 
 
-def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(room: Path) -> None:
-    stack = unpacked_stack([archive(layer) for layer in LAYERS], hands_down(room / "store"), FORM)
-    assert {"fixup", "links-1"} < set(os.listdir(room / "store" / "chain"))
-    with mounted(stack, room) as target:
+def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(workspace: Path) -> None:
+    stack = unpacked_stack(
+        [archive(layer) for layer in LAYERS], hands_down(workspace / "store"), FORM
+    )
+    assert {"fixup", "links-1"} < set(os.listdir(workspace / "store" / "chain"))
+    with mounted(stack, workspace) as target:
         assert snapshot(target) == meaning()
 
 
 def test_whoever_the_target_belongs_to_exchanges_nothing_while_it_is_filled(
-    room: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The second name of a file is a link to the first: behind a symbolic link it would be root's.
     stack = unpacked_stack(
-        [archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], room, FORM
+        [archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], workspace, FORM
     )
-    target, secret = room / "flat", room / "secret"
+    target, secret = workspace / "flat", workspace / "secret"
     for directory in (target, secret):
         directory.mkdir()
     (secret / "f").write_bytes(b"not yours")
-    room.chmod(0o755)
+    workspace.chmod(0o755)
     os.chown(target, 65534, 65534)
     refused, linked = [], os.link
 

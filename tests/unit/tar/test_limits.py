@@ -9,28 +9,30 @@ import pytest
 from stacker.errors import LayerError
 from stacker.tar.limits import RATIO_GRACE, Limits
 from tests.support import tars
-from tests.support.layer_room import Room, entries_of
 from tests.support.tars import file, gnu_name, hardlink, header, pax, pax_header, tar, whiteout
+from tests.support.unpacking import Workspace, entries_of
 
 
-def test_unpacked_bytes(room: Room) -> None:
+def test_unpacked_bytes(workspace: Workspace) -> None:
     limits = Limits(unpacked_bytes=10)
-    room.unpack(file("a", b"12345"), file("b", b"12345"), limits=limits)
+    workspace.unpack(file("a", b"12345"), file("b", b"12345"), limits=limits)
     with pytest.raises(LayerError, match="over a limit") as caught:
-        room.unpack(file("a", b"12345"), file("a", b"123456"), limits=limits)
+        workspace.unpack(file("a", b"12345"), file("a", b"123456"), limits=limits)
     assert "--max-bytes" in (caught.value.hint or "")
 
 
-def test_a_file_over_the_limit_is_refused_before_it_is_written(room: Room) -> None:
+def test_a_file_over_the_limit_is_refused_before_it_is_written(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="over a limit"):
-        room.unpack(tar(header("a", size=1 << 60), end=False), limits=Limits(unpacked_bytes=10))
+        workspace.unpack(
+            tar(header("a", size=1 << 60), end=False), limits=Limits(unpacked_bytes=10)
+        )
 
 
-def test_entries(room: Room) -> None:
+def test_entries(workspace: Workspace) -> None:
     limits = Limits(entries=3)
-    room.unpack(file("a"), whiteout("b"), hardlink("c", "a"), limits=limits)
+    workspace.unpack(file("a"), whiteout("b"), hardlink("c", "a"), limits=limits)
     with pytest.raises(LayerError, match="more than 3 entries") as caught:
-        room.unpack(file("a"), whiteout("b"), hardlink("c", "a"), file("a"), limits=limits)
+        workspace.unpack(file("a"), whiteout("b"), hardlink("c", "a"), file("a"), limits=limits)
     assert "--max-entries" in (caught.value.hint or "")
 
 
@@ -74,17 +76,19 @@ DEEP = "/".join("abcdefghij")  # 1 + 3 + … + 19 bytes of names
         (tars.symlink("l", "/".join(f"{n:020}/.." for n in range(5))), file("l/x")),
     ],
 )
-def test_what_must_be_remembered_until_the_end(room: Room, parts: tuple[bytes, ...]) -> None:
-    room.unpack(*parts, limits=Limits(names=1000))
+def test_what_must_be_remembered_until_the_end(
+    workspace: Workspace, parts: tuple[bytes, ...]
+) -> None:
+    workspace.unpack(*parts, limits=Limits(names=1000))
     with pytest.raises(LayerError, match="more than 99 bytes of names") as caught:
-        room.unpack(*parts, limits=Limits(names=99))
+        workspace.unpack(*parts, limits=Limits(names=99))
     assert "--max-names" in (caught.value.hint or "")
 
 
-def test_a_short_tar_cannot_make_a_thousand_times_its_size_of_paths(room: Room) -> None:
+def test_a_short_tar_cannot_make_a_thousand_times_its_size_of_paths(workspace: Workspace) -> None:
     deep = "/".join(["n" * 250] * 500)
     with pytest.raises(LayerError, match="bytes of names"):
-        room.unpack(*(file(f"{n}/{deep}/x") for n in range(2)), limits=Limits(names=1 << 24))
+        workspace.unpack(*(file(f"{n}/{deep}/x") for n in range(2)), limits=Limits(names=1 << 24))
 
 
 def test_an_extended_header_is_refused_by_its_size_and_not_by_reading_it() -> None:

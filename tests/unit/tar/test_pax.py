@@ -15,7 +15,6 @@ from stacker.tar.entry import (
 )
 from stacker.tar.reader import TarReader
 from tests.support import tars
-from tests.support.layer_room import chunked, entries_of, only_entry, path_of, payloads
 from tests.support.tars import (
     dir,  # noqa: A004 - the word for it
     file,
@@ -26,6 +25,7 @@ from tests.support.tars import (
     symlink,
     tar,
 )
+from tests.support.unpacking import chunked, entries_of, only_entry, path_of, payloads
 
 
 def test_pax_size_wins_over_the_header_and_says_where_the_next_header_stands() -> None:

@@ -23,7 +23,6 @@ from stacker.tar.entry import (
 )
 from stacker.tar.header import number
 from stacker.tar.reader import TarReader
-from tests.support.layer_room import chunked, entries_of, only_entry, path_of
 from tests.support.tars import (
     BLOCK,
     GNU,
@@ -47,6 +46,7 @@ from tests.support.tars import (
     tar,
     whiteout,
 )
+from tests.support.unpacking import chunked, entries_of, only_entry, path_of
 
 
 # -- kinds of entries -------------------------------------------------------------------------

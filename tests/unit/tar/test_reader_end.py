@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from stacker.errors import LayerError, StackerError
 from stacker.tar.reader import TarReader
 from tests.support import tars
-from tests.support.layer_room import chunked, entries_of, path_of, payloads
 from tests.support.tars import (
     BLOCK,
     END,
@@ -27,6 +26,7 @@ from tests.support.tars import (
     tar,
     whiteout,
 )
+from tests.support.unpacking import chunked, entries_of, path_of, payloads
 
 
 # -- the end ----------------------------------------------------------------------------------

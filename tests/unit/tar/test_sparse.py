@@ -13,8 +13,8 @@ from stacker.errors import LayerError
 from stacker.tar.entry import File
 from stacker.tar.limits import Limits
 from tests.support import tars
-from tests.support.layer_room import Room, entries_of
 from tests.support.tars import BLOCK, Segments, base256, dir, file, padded, pax, tar  # noqa: A004
+from tests.support.unpacking import Workspace, entries_of
 
 Layout = Callable[[str, int, Segments], bytes]
 FORMS: list[Layout] = [tars.sparse_old, tars.sparse_00, tars.sparse_01, tars.sparse_10]
@@ -50,15 +50,17 @@ def many(count: int) -> Segments:
         (200_000, many(120)),
     ],
 )
-def test_every_form_is_expanded(room: Room, form: Layout, size: int, segments: Segments) -> None:
-    layer = room.unpack(form("s", size, segments), file("after", b"1"))
+def test_every_form_is_expanded(
+    workspace: Workspace, form: Layout, size: int, segments: Segments
+) -> None:
+    layer = workspace.unpack(form("s", size, segments), file("after", b"1"))
     assert layer.read("s") == expanded(size, segments)
     assert layer.read("after") == b"1"
 
 
 @each_form
-def test_holes_take_no_space(room: Room, form: Layout) -> None:
-    layer = room.unpack(form("s", 1 << 36, [(1 << 35, b"x" * 4096)]))
+def test_holes_take_no_space(workspace: Workspace, form: Layout) -> None:
+    layer = workspace.unpack(form("s", 1 << 36, [(1 << 35, b"x" * 4096)]))
     assert layer.stat("s").st_size == 1 << 36
     assert layer.stat("s").st_blocks * 512 < 1 << 20
     with open(layer.place("s"), "rb") as file_:
@@ -199,13 +201,13 @@ def test_a_map_larger_than_the_limit_is_refused(form: Layout) -> None:
 
 
 @each_form
-def test_the_holes_count_as_unpacked_bytes(room: Room, form: Layout) -> None:
+def test_the_holes_count_as_unpacked_bytes(workspace: Workspace, form: Layout) -> None:
     with pytest.raises(LayerError, match="over a limit"):
-        room.unpack(form("s", 1 << 50, []))
+        workspace.unpack(form("s", 1 << 50, []))
 
 
-def test_a_file_replaced_by_a_sparse_one_and_back(room: Room) -> None:
-    layer = room.unpack(
+def test_a_file_replaced_by_a_sparse_one_and_back(workspace: Workspace) -> None:
+    layer = workspace.unpack(
         file("s", b"plain"),
         tars.sparse_01("s", 10_000, [(5000, b"x")]),
         tars.sparse_old("s", 20_000, [(15_000, b"y")]),

@@ -54,13 +54,13 @@ UPPER = (W("gone"), O("emptied"), F("emptied/new"), W("file"), D("file"), F("etc
 
 
 @pytest.fixture
-def room() -> Iterator[Path]:
+def workspace() -> Iterator[Path]:
     with scratch() as directory:
         yield directory
 
 
-def layered(room: Path, *layers: Sequence[Item]) -> list[LayerPaths | Path]:
-    stack = unpacked_stack([archive(layer) for layer in layers], room, FORM)
+def layered(workspace: Path, *layers: Sequence[Item]) -> list[LayerPaths | Path]:
+    stack = unpacked_stack([archive(layer) for layer in layers], workspace, FORM)
     known = {source.diff: source for source in layer_paths(stack)}
     return [known.get(path, path) for path in stack.directories]
 
@@ -82,8 +82,8 @@ def at(tree: MergedTree, path: bytes) -> Node:
 
 
 @pytest.fixture
-def tree(room: Path) -> MergedTree:
-    return merge(layered(room, LOWER, UPPER), FORM)
+def tree(workspace: Path) -> MergedTree:
+    return merge(layered(workspace, LOWER, UPPER), FORM)
 
 
 def test_names_are_sorted_and_found(tree: MergedTree) -> None:
@@ -123,8 +123,8 @@ def test_links_and_xattrs_are_data(tree: MergedTree) -> None:
 
 
 @pytest.mark.parametrize("layers", [(LOWER,), (LOWER, UPPER), (LOWER, UPPER, LOWER)])
-def test_a_skeleton_is_enough(room: Path, layers: Sequence[Sequence[Item]]) -> None:
-    stack = [source for source in layered(room, *layers) if isinstance(source, LayerPaths)]
+def test_a_skeleton_is_enough(workspace: Path, layers: Sequence[Sequence[Item]]) -> None:
+    stack = [source for source in layered(workspace, *layers) if isinstance(source, LayerPaths)]
     whole = merge([source.diff for source in stack], FORM)
     seen = tree_snapshot(merge(stack, FORM))
     assert seen == tree_snapshot(whole)
@@ -155,27 +155,27 @@ def test_a_skeleton_is_enough(room: Path, layers: Sequence[Sequence[Item]]) -> N
     ids=lambda layer: " ".join(f"{item.kind}:{item.path}" for item in layer),
 )
 def test_entries_that_replace_or_lead_each_other_come_out_right(
-    room: Path, layer: Sequence[Item]
+    workspace: Path, layer: Sequence[Item]
 ) -> None:
-    assert tree_snapshot(merge(layered(room, layer), FORM)) == meaning(layer)
+    assert tree_snapshot(merge(layered(workspace, layer), FORM)) == meaning(layer)
 
 
-def test_links_across_layers_share_an_inode(room: Path) -> None:
+def test_links_across_layers_share_an_inode(workspace: Path) -> None:
     layers = (F("a", b"old"), F("kept")), (L("b", "a"),)
-    tree = merge(layered(room, *layers), FORM)
+    tree = merge(layered(workspace, *layers), FORM)
     assert tree.inode(at(tree, b"a")) == tree.inode(at(tree, b"b"))
     assert tree_snapshot(tree) == meaning(*layers)
 
 
-def test_a_path_longer_than_the_kernel_takes_is_read(room: Path) -> None:
+def test_a_path_longer_than_the_kernel_takes_is_read(workspace: Path) -> None:
     path = "/".join(["d" * 200] * 25)
-    layer = unpacked(0, archive((F(f"{path}/file", b"deep"),)), room, FORM)
+    layer = unpacked(0, archive((F(f"{path}/file", b"deep"),)), workspace, FORM)
     tree = merge([layer.paths], FORM)
     assert tree.read(at(tree, f"{path}/file".encode()), 0, 10) == b"deep"
 
 
 def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
-    room: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, linked = [0], scan._FromSkeleton._linked
 
@@ -185,25 +185,25 @@ def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
 
     monkeypatch.setattr(scan._FromSkeleton, "_linked", counting)
     row = [L(f"l{n}", f"l{n + 1}") for n in range(100)]
-    tree = merge(layered(room, (*row, F("l100"))), FORM)
+    tree = merge(layered(workspace, (*row, F("l100"))), FORM)
     assert tree.status(tree.inode(at(tree, b"l0"))).nlink == 101
     assert calls[0] < 3 * 100
 
 
-def test_a_tree_deeper_than_python_s_stack_is_no_problem(room: Path) -> None:
+def test_a_tree_deeper_than_python_s_stack_is_no_problem(workspace: Path) -> None:
     deep = b"/".join([b"d"] * 1500)
     assert Contents(b"").make(deep) == {}
-    assert LayerLookup([room], FORM).sources(deep) == ()
+    assert LayerLookup([workspace], FORM).sources(deep) == ()
 
 
-def test_times_out_of_range_are_held_at_its_ends(room: Path) -> None:
+def test_times_out_of_range_are_held_at_its_ends(workspace: Path) -> None:
     far = Item("file", "a", mtime=300 * 366 * 24 * 3600 * 1_000_000_000)
-    tree = merge(layered(room, (far,)), FORM)
+    tree = merge(layered(workspace, (far,)), FORM)
     assert tree.status(at(tree, b"a")).mtime == (1 << 63) - 1
 
 
-def test_where_a_layer_was_squashed_its_owner_counts(room: Path) -> None:
-    (source,) = layered(room, (D(""), Item("file", "a", uid=7, gid=8)))
+def test_where_a_layer_was_squashed_its_owner_counts(workspace: Path) -> None:
+    (source,) = layered(workspace, (D(""), Item("file", "a", uid=7, gid=8)))
     assert isinstance(source, LayerPaths)
     record = source.record.read_bytes()
     assert b'"identity"' in record
@@ -214,8 +214,8 @@ def test_where_a_layer_was_squashed_its_owner_counts(room: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda _: b"", lambda raw: b"\0" + raw])
-def test_a_damaged_skeleton_is_an_integrity_error(room: Path, damage: object) -> None:
-    (source,) = layered(room, LOWER)
+def test_a_damaged_skeleton_is_an_integrity_error(workspace: Path, damage: object) -> None:
+    (source,) = layered(workspace, LOWER)
     assert isinstance(source, LayerPaths)
     assert callable(damage)
     source.skeleton.write_bytes(damage(source.skeleton.read_bytes()))

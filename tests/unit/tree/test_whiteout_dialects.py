@@ -60,7 +60,7 @@ OPAQUES = [aufs_opaque, *map(marked, OPAQUE)]
 
 
 @pytest.fixture
-def room() -> Iterator[Path]:
+def workspace() -> Iterator[Path]:
     with scratch() as directory:
         (directory / "low/d/e").mkdir(parents=True)
         (directory / "low/d/e/deep").write_bytes(b"deep")
@@ -74,30 +74,30 @@ def room() -> Iterator[Path]:
 class Both:
     """The same directories in two ways: all for reading, or the top one for writing."""
 
-    def __init__(self, room: Path, *, writing: bool) -> None:
-        self.room, self.writing = room, writing
+    def __init__(self, workspace: Path, *, writing: bool) -> None:
+        self.workspace, self.writing = workspace, writing
 
     def names(self) -> list[str]:
         if not self.writing:
-            return printable(snapshot(self.room, "up", "low"))
-        tree = writable(self.room)
+            return printable(snapshot(self.workspace, "up", "low"))
+        tree = writable(self.workspace)
         try:
             return sorted(walk(tree, 0, ""))
         finally:
             tree.close()
 
 
-def snapshot(room: Path, *names: str) -> dict[bytes, Seen]:
-    return tree_snapshot(merge([room / name for name in names], FORM))
+def snapshot(workspace: Path, *names: str) -> dict[bytes, Seen]:
+    return tree_snapshot(merge([workspace / name for name in names], FORM))
 
 
 def printable(found: dict[bytes, Seen]) -> list[str]:
     return sorted(path.decode() for path in found if path)
 
 
-def writable(room: Path) -> WritableTree:
-    lower = merge([room / "low"], FORM)
-    return WritableTree(lower, FORM, room / "up", room / "work", durable=False)
+def writable(workspace: Path) -> WritableTree:
+    lower = merge([workspace / "low"], FORM)
+    return WritableTree(lower, FORM, workspace / "up", workspace / "work", durable=False)
 
 
 def walk(tree: WritableTree, node: int, path: str) -> Iterator[str]:
@@ -109,13 +109,13 @@ def walk(tree: WritableTree, node: int, path: str) -> Iterator[str]:
 
 
 @pytest.fixture(params=[False, True], ids=["reading", "writing"])
-def both(request: pytest.FixtureRequest, room: Path) -> Both:
-    return Both(room, writing=request.param)
+def both(request: pytest.FixtureRequest, workspace: Path) -> Both:
+    return Both(workspace, writing=request.param)
 
 
 @pytest.mark.parametrize("hide", WHITEOUTS)
 def test_a_whiteout_of_any_form_hides_a_file(both: Both, hide: Callable[[Path, str], None]) -> None:
-    hide(both.room / "up/d", "f")
+    hide(both.workspace / "up/d", "f")
     assert both.names() == ["d", "d/e", "d/e/deep", "top"]
 
 
@@ -123,13 +123,13 @@ def test_a_whiteout_of_any_form_hides_a_file(both: Both, hide: Callable[[Path, s
 def test_a_whiteout_of_any_form_hides_a_directory(
     both: Both, hide: Callable[[Path, str], None]
 ) -> None:
-    hide(both.room / "up/d", "e")
+    hide(both.workspace / "up/d", "e")
     assert both.names() == ["d", "d/f", "top"]
 
 
 @pytest.mark.parametrize("hide", [device, aufs])
 def test_a_whiteout_hides_in_the_root(both: Both, hide: Callable[[Path, str], None]) -> None:
-    hide(both.room / "up", "top")
+    hide(both.workspace / "up", "top")
     assert both.names() == ["d", "d/e", "d/e/deep", "d/f"]
 
 
@@ -137,67 +137,70 @@ def test_a_whiteout_hides_in_the_root(both: Both, hide: Callable[[Path, str], No
 def test_an_opaque_directory_of_any_form_hides_what_is_below(
     both: Both, empty: Callable[[Path], None]
 ) -> None:
-    empty(both.room / "up/d")
-    (both.room / "up/d/new").touch()
+    empty(both.workspace / "up/d")
+    (both.workspace / "up/d/new").touch()
     assert both.names() == ["d", "d/new", "top"]
 
 
 def test_an_opaque_root_hides_all_below(both: Both) -> None:
-    aufs_opaque(both.room / "up")
+    aufs_opaque(both.workspace / "up")
     assert both.names() == ["d"]
 
 
 def test_a_name_beside_its_own_deletion_is_there(both: Both) -> None:
-    aufs(both.room / "up", "top")
-    (both.room / "up/top").write_bytes(b"new")
-    aufs(both.room / "up", "d")
+    aufs(both.workspace / "up", "top")
+    (both.workspace / "up/top").write_bytes(b"new")
+    aufs(both.workspace / "up", "d")
     assert both.names() == ["d", "top"]
 
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", ".wh..wh.plnk", ".wh..wh.aufs"])
 def test_names_that_hide_nothing_do_not_show_either(both: Both, name: str) -> None:
-    (both.room / "up" / name).touch()
+    (both.workspace / "up" / name).touch()
     assert both.names() == ["d", "d/e", "d/e/deep", "d/f", "top"]
 
 
 def test_a_file_whiteout_counts_only_where_the_directory_says_so(both: Both) -> None:
-    (both.room / "up/d/f").touch()
-    os.setxattr(both.room / "up/d/f", "trusted.overlay.whiteout", b"y")
+    (both.workspace / "up/d/f").touch()
+    os.setxattr(both.workspace / "up/d/f", "trusted.overlay.whiteout", b"y")
     assert "d/f" in both.names()
 
 
-def test_marks_do_not_show_and_what_is_escaped_does(room: Path) -> None:
+def test_marks_do_not_show_and_what_is_escaped_does(workspace: Path) -> None:
     for name in (*OPAQUE, "user.overlay.origin", "user.fuseoverlayfs.origin", "user.kind"):
-        os.setxattr(room / "low/d", name, b"n")
-    os.setxattr(room / "low/d", "trusted.overlay.overlay.opaque", b"y")
-    assert snapshot(room, "low")[b"d"].xattrs == (
+        os.setxattr(workspace / "low/d", name, b"n")
+    os.setxattr(workspace / "low/d", "trusted.overlay.overlay.opaque", b"y")
+    assert snapshot(workspace, "low")[b"d"].xattrs == (
         ("trusted.overlay.opaque", b"y"),
         ("user.kind", b"n"),
     )
-    tree = writable(room)
+    tree = writable(workspace)
     node = tree.lookup(0, b"d")
     assert node is not None
     settable = {b"user.overlay.opaque", b"user.fuseoverlayfs.opaque", b"user.other"}
     for own in settable:
         tree.files.set_xattr(node, own, b"y")
         assert tree.files.xattr(node, own) == b"y"
-    assert "user.overlay.opaque" not in os.listxattr(room / "up/d")
+    assert "user.overlay.opaque" not in os.listxattr(workspace / "up/d")
     names = tree.files.xattr_names(node)
     tree.close()
     assert settable <= set(names)
-    assert "d/f" in Both(room, writing=True).names()
+    assert "d/f" in Both(workspace, writing=True).names()
 
 
 @pytest.mark.parametrize("mark", ["trusted.overlay.metacopy", "user.overlay.redirect"])
-def test_what_overlayfs_features_left_is_refused(room: Path, mark: str) -> None:
-    os.setxattr(room / "low/d", mark, b"")
+def test_what_overlayfs_features_left_is_refused(workspace: Path, mark: str) -> None:
+    os.setxattr(workspace / "low/d", mark, b"")
     with pytest.raises(PermissionError) as caught:
-        snapshot(room, "low")
-    assert (caught.value.errno, caught.value.filename) == (errno.EPERM, os.fsencode(room / "low/d"))
+        snapshot(workspace, "low")
+    assert (caught.value.errno, caught.value.filename) == (
+        errno.EPERM,
+        os.fsencode(workspace / "low/d"),
+    )
 
 
-def test_nothing_gets_a_reserved_name(room: Path) -> None:
-    tree = writable(room)
+def test_nothing_gets_a_reserved_name(workspace: Path) -> None:
+    tree = writable(workspace)
     caller, top = Caller(0, 0), tree.lookup(0, b"top")
     assert top is not None
     for attempt in (
@@ -213,45 +216,49 @@ def test_nothing_gets_a_reserved_name(room: Path) -> None:
     tree.close()
 
 
-def test_a_name_that_aufs_hid_can_be_used_again(room: Path) -> None:
-    aufs(room / "up", "top")
-    aufs(room / "up", "d")
-    (room / "up/d").rmdir()
-    tree, caller = writable(room), Caller(0, 0)
+def test_a_name_that_aufs_hid_can_be_used_again(workspace: Path) -> None:
+    aufs(workspace / "up", "top")
+    aufs(workspace / "up", "d")
+    (workspace / "up/d").rmdir()
+    tree, caller = writable(workspace), Caller(0, 0)
     tree.create(0, b"top", 0o600, caller)
     tree.make_directory(0, b"d", 0o700, caller)
     assert sorted(walk(tree, 0, "")) == ["d", "top"]
     tree.close()
-    assert Both(room, writing=True).names() == Both(room, writing=False).names() == ["d", "top"]
-    tree = writable(room)
+    assert (
+        Both(workspace, writing=True).names()
+        == Both(workspace, writing=False).names()
+        == ["d", "top"]
+    )
+    tree = writable(workspace)
     tree.unlink(0, b"top")
     tree.remove_directory(0, b"d")
     tree.close()
-    assert Both(room, writing=True).names() == Both(room, writing=False).names() == []
+    assert Both(workspace, writing=True).names() == Both(workspace, writing=False).names() == []
 
 
-def test_links_between_directories_are_links(room: Path) -> None:
-    os.link(room / "low/top", room / "up/linked")
-    os.link(room / "low/top", room / "outside")
-    found = snapshot(room, "up", "low")
+def test_links_between_directories_are_links(workspace: Path) -> None:
+    os.link(workspace / "low/top", workspace / "up/linked")
+    os.link(workspace / "low/top", workspace / "outside")
+    found = snapshot(workspace, "up", "low")
     assert found[b"top"].group == found[b"linked"].group == (b"linked", b"top")
 
 
-def test_a_directory_that_became_a_link_leads_nowhere(room: Path) -> None:
-    tree = merge([room / "low"], FORM)
+def test_a_directory_that_became_a_link_leads_nowhere(workspace: Path) -> None:
+    tree = merge([workspace / "low"], FORM)
     (node,) = (each for each in tree if tree.path(each) == b"d/e/deep")
     assert tree.read(node, 0, 9) == b"deep"
-    (room / "secret/e").mkdir(parents=True)
-    (room / "secret/e/deep").write_bytes(b"secret")
-    (room / "low/d").rename(room / "low/old")
-    (room / "low/d").symlink_to(room / "secret")
+    (workspace / "secret/e").mkdir(parents=True)
+    (workspace / "secret/e/deep").write_bytes(b"secret")
+    (workspace / "low/d").rename(workspace / "low/old")
+    (workspace / "low/d").symlink_to(workspace / "secret")
     with pytest.raises(OSError) as caught:
         tree.open(node)
     assert caught.value.errno in {errno.ELOOP, errno.ENOTDIR}
 
 
-def test_owners_show_as_they_are_told_and_nothing_else_changes(room: Path) -> None:
-    tree = merge([room / "low"], FORM)
+def test_owners_show_as_they_are_told_and_nothing_else_changes(workspace: Path) -> None:
+    tree = merge([workspace / "low"], FORM)
     owned = tree.with_owners(lambda uid: uid + 7, lambda gid: gid + 8)
     for node in tree:
         seen = tree.status(node)

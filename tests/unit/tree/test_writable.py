@@ -25,7 +25,7 @@ LONG_AGO = 1_000_000_000
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     lower = tmp_path / "lower"
     (lower / "d/e").mkdir(parents=True)
     (lower / "file").write_bytes(b"lower")
@@ -43,8 +43,8 @@ def room(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tree(room: Path) -> Iterator[Writable]:
-    tree = Writable(room)
+def tree(workspace: Path) -> Iterator[Writable]:
+    tree = Writable(workspace)
     yield tree
     tree.close()
 
@@ -68,12 +68,12 @@ def refusal(do: Callable[..., object], *words: object) -> int:
     return caught.value.errno or 0
 
 
-def test_looking_writes_nothing(tree: Writable, room: Path) -> None:
+def test_looking_writes_nothing(tree: Writable, workspace: Path) -> None:
     assert tree.snapshot()[b"d/e/deep"].content == b"deep" * 1000
     assert on_disk(tree) == []
-    assert snapshot(room / "lower") == {
+    assert snapshot(workspace / "lower") == {
         path: node for path, node in tree.snapshot().items() if path
-    } | {b"": snapshot(room / "lower")[b""]}
+    } | {b"": snapshot(workspace / "lower")[b""]}
 
 
 def test_only_what_is_changed_is_copied_up_with_the_directories_above(tree: Writable) -> None:
@@ -261,9 +261,9 @@ def test_what_is_no_name_reaches_no_system_call(tree: Writable, name: bytes) -> 
     assert refusal(files.link, tree.at("file"), ROOT, name) == errno.EINVAL
 
 
-def test_a_link_in_the_upper_leads_nowhere(tree: Writable, room: Path) -> None:
+def test_a_link_in_the_upper_leads_nowhere(tree: Writable, workspace: Path) -> None:
     """Somebody puts a link in the place of a directory, behind the tree's back."""
-    outside = room / "outside"
+    outside = workspace / "outside"
     outside.mkdir()
     (outside / "victim").write_bytes(b"victim")
     tree.mkdir("new")
@@ -372,26 +372,26 @@ def test_an_attribute_that_is_missing_copies_nothing_up(tree: Writable) -> None:
 
 
 @pytest.mark.parametrize("mark", ["redirect", "metacopy"])
-def test_features_that_are_off_are_refused(room: Path, mark: str) -> None:
-    tree = Writable(room)
+def test_features_that_are_off_are_refused(workspace: Path, mark: str) -> None:
+    tree = Writable(workspace)
     tree.mkdir("new")
     tree.create("sparse")
     tree.tree.files.truncate(tree.at("sparse"), 5000)
     tree.close()
-    path = room / "upper" / ("new" if mark == "redirect" else "sparse")
+    path = workspace / "upper" / ("new" if mark == "redirect" else "sparse")
     os.setxattr(path, f"trusted.overlay.{mark}", b"/x")
     with pytest.raises(PermissionError, match=mark):
-        Writable(room)
+        Writable(workspace)
 
 
-def test_whiteouts_can_be_files(room: Path) -> None:
-    upper = room / "upper"
+def test_whiteouts_can_be_files(workspace: Path) -> None:
+    upper = workspace / "upper"
     upper.mkdir()
     os.setxattr(upper, "trusted.overlay.opaque", b"x")
     for name in ("file", "shown"):
         (upper / name).touch()
     os.setxattr(upper / "file", "trusted.overlay.whiteout", b"")
-    tree = Writable(room)
+    tree = Writable(workspace)
     assert tree.names() == ["d", "link", "pipe", "shown"]
     tree.create("file", b"again")
     tree.unlink("file")
@@ -399,12 +399,12 @@ def test_whiteouts_can_be_files(room: Path) -> None:
     tree.close()
 
 
-def test_links_in_an_upper_are_one_inode_wherever_they_are(room: Path) -> None:
+def test_links_in_an_upper_are_one_inode_wherever_they_are(workspace: Path) -> None:
     for directory in ("x", "y"):
-        (room / "upper" / directory).mkdir(parents=True)
-    (room / "upper/x/one").write_bytes(b"both")
-    os.link(room / "upper/x/one", room / "upper/y/two")
-    tree = Writable(room)
+        (workspace / "upper" / directory).mkdir(parents=True)
+    (workspace / "upper/x/one").write_bytes(b"both")
+    os.link(workspace / "upper/x/one", workspace / "upper/y/two")
+    tree = Writable(workspace)
     node = tree.at("x/one")
     tree.tree.remember(node)
     tree.unlink("x/one")
@@ -413,19 +413,19 @@ def test_links_in_an_upper_are_one_inode_wherever_they_are(room: Path) -> None:
     tree.close()
 
 
-def test_what_a_crash_left_in_the_work_directory_goes(room: Path) -> None:
-    tree = Writable(room)
+def test_what_a_crash_left_in_the_work_directory_goes(workspace: Path) -> None:
+    tree = Writable(workspace)
     tree.close()
-    (room / "work/work/#1").mkdir()
-    (room / "work/work/#1/x").touch()
-    tree = Writable(room)
-    assert os.listdir(room / "work/work") == []
+    (workspace / "work/work/#1").mkdir()
+    (workspace / "work/work/#1/x").touch()
+    tree = Writable(workspace)
+    assert os.listdir(workspace / "work/work") == []
     tree.close()
 
 
-def test_what_cannot_be_copied_up_is_as_it_was(tree: Writable, room: Path) -> None:
+def test_what_cannot_be_copied_up_is_as_it_was(tree: Writable, workspace: Path) -> None:
     before = tree.snapshot()
-    (room / "lower/d/e/deep").unlink()  # a broken layer
+    (workspace / "lower/d/e/deep").unlink()  # a broken layer
     assert refusal(tree.write, "d/e/deep", b"x") == errno.ENOENT
     assert os.listdir(tree.work / "work") == []
     assert {path: node.mode for path, node in before.items()} == {
@@ -448,7 +448,7 @@ def test_layers_may_lie_on_another_filesystem(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory with room for one MiB."""
+    """Give a directory with workspace for one MiB."""
     path = tmp_path / "small"
     path.mkdir()
     mountapi.mount("tmpfs", path, "tmpfs", 0, b"size=1M")
@@ -457,9 +457,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("alone_among_mounts")
-def test_a_full_disk_leaves_everything_as_it_was(room: Path, small: Path) -> None:
-    (room / "lower/big").write_bytes(os.urandom(2 << 20))
-    tree = Writable(small, [str(room / "lower")])
+def test_a_full_disk_leaves_everything_as_it_was(workspace: Path, small: Path) -> None:
+    (workspace / "lower/big").write_bytes(os.urandom(2 << 20))
+    tree = Writable(small, [str(workspace / "lower")])
     before = tree.snapshot()
     assert refusal(tree.write, "big", b"x") == errno.ENOSPC
     assert tree.snapshot() == before
@@ -479,9 +479,9 @@ def test_a_full_disk_leaves_everything_as_it_was(room: Path, small: Path) -> Non
     tree.close()
 
 
-def test_nothing_stays_open(room: Path) -> None:
+def test_nothing_stays_open(workspace: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
-    tree = Writable(room)
+    tree = Writable(workspace)
     tree.write("file", b"x")
     node = tree.at("file")
     tree.tree.remember(node)

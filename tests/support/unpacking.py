@@ -128,7 +128,7 @@ class Unpacked:
         return b"".join(reassemble(self.paths, self.record, what="test"))
 
 
-class Room:
+class Workspace:
     """A directory for layers, next to a file that no layer may change."""
 
     def __init__(self, path: Path) -> None:
