@@ -76,18 +76,18 @@ NEAR_DOCUMENTS = st.dictionaries(
 
 
 @given(digests())
-def test_a_digest_is_read_back(digest: Digest) -> None:
+def test_digest_survives_parsing(digest: Digest) -> None:
     assert Digest.parse(str(digest)) == digest
 
 
 @given(descriptors())
-def test_a_descriptor_is_read_back(descriptor: Descriptor) -> None:
+def test_descriptor_survives_json(descriptor: Descriptor) -> None:
     written = json.loads(json.dumps(descriptor.to_json()))
     assert Descriptor.from_json(written, "descriptor") == descriptor
 
 
 @given(MANIFESTS | INDEXES)
-def test_a_document_is_read_back(document: Manifest | Index) -> None:
+def test_document_survives_json(document: Manifest | Index) -> None:
     for ensure_ascii in (True, False):
         raw = json.dumps(document.to_json(), ensure_ascii=ensure_ascii).encode()
         assert parse_document(raw, media_type=document.media_type, what="doc") == document
@@ -95,12 +95,12 @@ def test_a_document_is_read_back(document: Manifest | Index) -> None:
 
 
 @given(JSON)
-def test_the_strict_reader_reads_what_the_standard_one_writes(value: object) -> None:
+def test_strict_reader_reads_what_the_standard_one_writes(value: object) -> None:
     assert parse_json(json.dumps(value).encode(), "doc") == value
 
 
 @given(st.binary(max_size=200) | NEAR_DOCUMENTS.map(lambda value: json.dumps(value).encode()))
-def test_rubbish_is_one_line_of_ours_or_a_value(raw: bytes) -> None:
+def test_any_input_parses_or_raises_a_one_line_error(raw: bytes) -> None:
     for parse in (
         lambda: parse_document(raw, media_type=None, what="doc"),
         lambda: parse_config(raw, "doc"),
@@ -112,7 +112,7 @@ def test_rubbish_is_one_line_of_ours_or_a_value(raw: bytes) -> None:
 
 
 @given(st.lists(descriptors(*sorted(mediatype.MANIFESTS)), max_size=5), PLATFORMS)
-def test_what_is_chosen_was_offered(entries: list[Descriptor], wanted: Platform) -> None:
+def test_selected_platform_was_offered(entries: list[Descriptor], wanted: Platform) -> None:
     try:
         assert choose_platform(entries, wanted, "index") in entries
     except StackerError as error:
@@ -120,5 +120,5 @@ def test_what_is_chosen_was_offered(entries: list[Descriptor], wanted: Platform)
 
 
 @given(st.lists(st.binary(max_size=3).map(DiffID.of), max_size=6), st.integers(0, 6))
-def test_a_chain_depends_on_nothing_above_it(layers: list[DiffID], cut: int) -> None:
+def test_chain_id_does_not_depend_on_upper_layers(layers: list[DiffID], cut: int) -> None:
     assert chain_ids(layers)[:cut] == chain_ids(layers[:cut])

@@ -154,7 +154,7 @@ def meaning(layers: Sequence[Sequence[Item]]) -> dict[bytes, Node] | None:
 @example(((F("a"),), (O(""), F("b"))))
 @example(((S("a", "a"),), (F("a/a"), W("a"), W("a/a"))))
 @example(((F("a"), W("b"), O("b")),))
-def test_a_stack_shows_what_applying_its_layers_in_turn_would_make(
+def test_mounted_stack_equals_applying_its_layers_in_turn(
     form: WhiteoutFormat, layers: tuple[tuple[Item, ...], ...]
 ) -> None:
     check(layers, form)
@@ -171,7 +171,7 @@ def test_a_stack_shows_what_applying_its_layers_in_turn_would_make(
 @given(stacks(), st.sampled_from(WhiteoutFormat))
 @example(((F("a", b"old"),), (L("b", "a"),)), WhiteoutFormat.USER)
 @example(((D("a"), F("a/b")), (O("a"), F("a/x"))), WhiteoutFormat.TRUSTED)
-def test_the_fuse_mount_shows_the_same(
+def test_fuse_mount_equals_applying_layers_in_turn(
     adapter: FuseAdapter, layers: tuple[tuple[Item, ...], ...], form: WhiteoutFormat
 ) -> None:
     skip_without(adapter)

@@ -270,7 +270,7 @@ def prepared(workspace: Path) -> tuple[Writable, Plain]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(OPERATIONS, max_size=30))
-def test_writes_do_what_they_do_to_a_plain_directory(steps: list[tuple[object, ...]]) -> None:
+def test_random_writes_equal_those_on_a_plain_directory(steps: list[tuple[object, ...]]) -> None:
     with scratch() as workspace:
         writable, plain = prepared(workspace)
         tree = Tree(writable)
@@ -308,7 +308,7 @@ def check(tree: Tree, plain: Plain) -> None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(st.one_of(OPERATIONS, st.just(("look",))), max_size=30))
-def test_the_kernel_is_told_enough_to_remember_all_it_was_told(
+def test_kernel_cache_stays_correct_through_random_writes(
     steps: list[tuple[object, ...]],
 ) -> None:
     """Through FUSE, looking at everything in between, so that whatever can be kept is kept."""
@@ -348,7 +348,7 @@ def compare(mounted: Plain, plain: Plain) -> None:
         )
 
 
-def test_the_lower_layers_are_what_they_were(tmp_path: Path) -> None:
+def test_random_writes_do_not_change_lower_layers(tmp_path: Path) -> None:
     names = lowers(tmp_path)
     subprocess.run(["cp", "-a", tmp_path / "two", tmp_path / "before"], check=True)
     tree = Writable(tmp_path, names, WhiteoutFormat.TRUSTED.value)

@@ -87,7 +87,7 @@ def blob_of(source: Source) -> Descriptor:
 @pytest.mark.parametrize("keep", [False, True], ids=["", "kept"])
 @pytest.mark.parametrize("resume", [False, True], ids=["afresh", "resumable"])
 @pytest.mark.parametrize("is_known", [False, True], ids=["schema 1", "schema 2"])
-def test_every_stage_passes_the_watch_once(
+def test_observer_sees_every_stage_once(
     slow: Slow, tmp_path: Path, is_known: bool, resume: bool, keep: bool
 ) -> None:
     diff_id = DiffID.parse(images.digest_of(TAR))

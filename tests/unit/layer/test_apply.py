@@ -28,7 +28,7 @@ from tests.support.unpacking import IS_ROOT, Workspace, needs_root
     "name",
     ["../../secret", "/secret", "a/../../secret", "../workspace/secret", "./../secret", "//secret"],
 )
-def test_dot_dot_and_absolute_names_stay_inside(workspace: Workspace, name: str) -> None:
+def test_dot_dot_and_absolute_names_stay_inside_the_root(workspace: Workspace, name: str) -> None:
     layer = workspace.unpack(file(name, b"evil"))
     assert layer.read(name.rpartition("..")[2].strip("/")) == b"evil"
 
@@ -37,7 +37,7 @@ def test_dot_dot_and_absolute_names_stay_inside(workspace: Workspace, name: str)
     "target",
     ["../..", "/", "../../../../../../../..", "/../..", "..", "./..//../.."],
 )
-def test_a_file_below_a_symlink_that_leads_out_lands_inside_the_root(
+def test_file_below_an_escaping_symlink_lands_inside_the_root(
     workspace: Workspace, target: str
 ) -> None:
     layer = workspace.unpack(symlink("l", target), file("l/secret", b"evil"))
@@ -45,13 +45,13 @@ def test_a_file_below_a_symlink_that_leads_out_lands_inside_the_root(
     assert layer.target("l") == target.encode()
 
 
-def test_a_file_below_an_absolute_symlink_lands_inside_the_root(workspace: Workspace) -> None:
+def test_file_below_an_absolute_symlink_lands_inside_the_root(workspace: Workspace) -> None:
     target = str(workspace.path)
     layer = workspace.unpack(symlink("l", target), file("l/secret", b"evil"))
     assert layer.read(f"{target[1:]}/secret") == b"evil"
 
 
-def test_an_absolute_symlink_in_a_directory_starts_at_the_root(workspace: Workspace) -> None:
+def test_absolute_symlink_in_a_directory_starts_at_the_root(workspace: Workspace) -> None:
     layer = workspace.unpack(
         symlink("d/e/l", "/usr"), symlink("usr/m", "../d"), file("d/e/l/m/x", b"1")
     )
@@ -59,7 +59,7 @@ def test_an_absolute_symlink_in_a_directory_starts_at_the_root(workspace: Worksp
     assert layer.names() == {b"d", b"d/e", b"d/e/l", b"d/x", b"usr", b"usr/m"}
 
 
-def test_a_file_below_a_relative_symlink_goes_where_it_leads(workspace: Workspace) -> None:
+def test_file_below_a_relative_symlink_goes_where_it_leads(workspace: Workspace) -> None:
     layer = workspace.unpack(
         dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/x", b"1"), file("lib/new/y", b"2")
     )
@@ -69,7 +69,7 @@ def test_a_file_below_a_relative_symlink_goes_where_it_leads(workspace: Workspac
     assert layer.record.moved == {2: b"usr/lib/x", 3: b"usr/lib/new/y"}
 
 
-def test_a_chain_of_symlinks_is_followed_inside_the_root(workspace: Workspace) -> None:
+def test_chain_of_symlinks_is_followed_inside_the_root(workspace: Workspace) -> None:
     links = [symlink(f"l{n}", f"../l{n + 1}") for n in range(39)]
     layer = workspace.unpack(*links, symlink("l39", "/d"), file("l0/x", b"1"))
     assert layer.read("d/x") == b"1"
@@ -78,18 +78,18 @@ def test_a_chain_of_symlinks_is_followed_inside_the_root(workspace: Workspace) -
 @pytest.mark.parametrize(
     "links", [[("l", "l")], [("l", "m"), ("m", "l")], [("l", "./l/l")], [("l", "/l/../l")]]
 )
-def test_a_loop_of_symlinks_is_refused(workspace: Workspace, links: list[tuple[str, str]]) -> None:
+def test_loop_of_symlinks_is_refused(workspace: Workspace, links: list[tuple[str, str]]) -> None:
     with pytest.raises(LayerError, match="symlink loop"):
         workspace.unpack(*(symlink(name, target) for name, target in links), file("l/x"))
 
 
-def test_a_chain_of_too_many_symlinks_is_refused(workspace: Workspace) -> None:
+def test_chain_of_too_many_symlinks_is_refused(workspace: Workspace) -> None:
     links = [symlink(f"l{n}", f"l{n + 1}") for n in range(41)]
     with pytest.raises(LayerError, match="symlink loop"):
         workspace.unpack(*links, dir("l41"), file("l0/x"))
 
 
-def test_a_symlink_that_is_replaced_leads_nowhere_any_more(workspace: Workspace) -> None:
+def test_replaced_symlink_is_not_followed(workspace: Workspace) -> None:
     layer = workspace.unpack(
         dir("a"),
         dir("b"),
@@ -103,7 +103,7 @@ def test_a_symlink_that_is_replaced_leads_nowhere_any_more(workspace: Workspace)
     assert layer.names() == {b"a", b"b", b"l", b"a/1", b"b/2", b"l/3"}
 
 
-def test_a_symlink_under_a_directory_that_was_cached_is_not_a_way_out(workspace: Workspace) -> None:
+def test_symlink_in_a_cached_directory_does_not_escape(workspace: Workspace) -> None:
     # The classic: the directory is known, then a link takes its place.
     layer = workspace.unpack(
         dir("d"), file("d/x", b"1"), symlink("d", "../.."), file("d/secret", b"evil")
@@ -112,13 +112,13 @@ def test_a_symlink_under_a_directory_that_was_cached_is_not_a_way_out(workspace:
     assert layer.names() == {b"d", b"secret"}
 
 
-def test_a_hard_link_cannot_reach_out_through_a_symlink(workspace: Workspace) -> None:
+def test_hard_link_does_not_escape_through_a_symlink(workspace: Workspace) -> None:
     layer = workspace.unpack(symlink("l", str(workspace.path)), hardlink("h", "l/secret"))
     assert not layer.exists("h")
     assert [(d.path, d.target) for d in layer.record.deferred_links] == [(b"h", b"l/secret")]
 
 
-def test_a_hard_link_cannot_reach_out_by_its_name(workspace: Workspace) -> None:
+def test_hard_link_does_not_escape_by_its_name(workspace: Workspace) -> None:
     layer = workspace.unpack(hardlink("h", "../../secret"), hardlink("i", str(workspace.secret)))
     assert [d.target for d in layer.record.deferred_links] == [
         b"secret",
@@ -126,25 +126,25 @@ def test_a_hard_link_cannot_reach_out_by_its_name(workspace: Workspace) -> None:
     ]
 
 
-def test_a_symlink_s_target_is_data_and_never_rewritten(workspace: Workspace) -> None:
+def test_symlink_target_is_never_rewritten(workspace: Workspace) -> None:
     targets: list[Text] = ["/etc/passwd", "../../../x", "a//b/./c/", "x" * 4095, b"\xff\n"]
     layer = workspace.unpack(*(symlink(f"l{n}", target) for n, target in enumerate(targets)))
     for n, target in enumerate(targets):
         assert layer.target(f"l{n}") == (target.encode() if isinstance(target, str) else target)
 
 
-def test_a_symlink_s_target_may_be_too_long(workspace: Workspace) -> None:
+def test_symlink_target_over_the_limit_is_a_layer_error(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="too long"):
         workspace.unpack(symlink("l", "x" * 4096))
 
 
-def test_a_symlink_without_a_target_is_malformed(workspace: Workspace) -> None:
+def test_symlink_without_a_target_is_malformed(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="malformed symlink"):
         workspace.unpack(symlink("l", ""))
 
 
 @pytest.mark.parametrize("name", ["", ".", "./", "/", "..", "a/.."])
-def test_the_root_directory_can_change_attributes(workspace: Workspace, name: str) -> None:
+def test_root_directory_can_change_attributes(workspace: Workspace, name: str) -> None:
     layer = workspace.unpack(dir(name, mode=0o711), file("x"))
     assert layer.mode("") == 0o711
     assert layer.stat("").st_mtime == MTIME
@@ -156,12 +156,12 @@ def test_the_root_directory_can_change_attributes(workspace: Workspace, name: st
     [file("./"), file("a/.."), symlink("/", "x"), hardlink(".", "x"), char("..", 1, 3), fifo("")],
     ids=["file", "file-dotdot", "symlink", "hardlink", "char", "fifo"],
 )
-def test_the_root_directory_cannot_change_type(workspace: Workspace, entry: bytes) -> None:
+def test_root_directory_cannot_change_type(workspace: Workspace, entry: bytes) -> None:
     with pytest.raises(LayerError, match="as the root directory"):
         workspace.unpack(file("x"), entry)
 
 
-def test_a_root_without_an_entry_gets_fixed_attributes(workspace: Workspace) -> None:
+def test_root_without_an_entry_gets_fixed_attributes(workspace: Workspace) -> None:
     layer = workspace.unpack(file("d/x"))
     for path in ("", "d"):
         assert (layer.mode(path), layer.stat(path).st_mtime_ns) == (0o755, 0)
@@ -188,7 +188,7 @@ def test_overlay_xattrs_in_a_layer_are_escaped(
 
 
 @needs_root
-def test_the_other_form_s_overlay_xattrs_are_data_that_no_mount_of_this_layer_reads(
+def test_overlay_xattrs_of_the_other_format_are_kept_as_data(
     workspace: Workspace,
 ) -> None:
     layer = workspace.unpack(
@@ -199,13 +199,13 @@ def test_the_other_form_s_overlay_xattrs_are_data_that_no_mount_of_this_layer_re
     assert not layer.record.escaped_xattrs
 
 
-def test_a_char_device_0_0_in_a_layer_is_refused(workspace: Workspace) -> None:
+def test_char_device_0_0_in_a_layer_is_refused(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="overlay whiteout in a layer"):
         workspace.unpack(char("x", 0, 0))
 
 
 @pytest.mark.parametrize(("major", "minor"), [(1 << 12, 0), (0, 1 << 20), (1 << 32, 1 << 32)])
-def test_a_device_that_the_kernel_would_cut_down_to_0_0_is_refused(
+def test_device_that_mknod_would_truncate_to_0_0_is_refused(
     workspace: Workspace, major: int, minor: int
 ) -> None:
     with pytest.raises(LayerError, match="device"):
@@ -233,14 +233,14 @@ def test_devices_and_fifos_are_made(workspace: Workspace) -> None:
 
 
 # -- replacement ------------------------------------------------------------------------------
-def test_of_a_repeated_file_the_last_one_counts(workspace: Workspace) -> None:
+def test_last_of_repeated_files_is_kept(workspace: Workspace) -> None:
     layer = workspace.unpack(*(file("x", b"%d" % n * n, mode=0o600 + n) for n in range(1, 8)))
     assert layer.read("x") == b"7777777"
     assert layer.mode("x") == 0o607
     assert layer.names() == {b"x"}
 
 
-def test_of_a_repeated_directory_the_last_one_counts_and_its_children_stay(
+def test_repeated_directory_gets_the_last_attributes_and_keeps_its_files(
     workspace: Workspace,
 ) -> None:
     layer = workspace.unpack(dir("d", mode=0o700), file("d/x", b"1"), dir("d", mode=0o711))
@@ -249,7 +249,7 @@ def test_of_a_repeated_directory_the_last_one_counts_and_its_children_stay(
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o500, 0o1777, 0o2750, 0])
-def test_a_directory_that_was_implied_first_gets_its_own_mode(
+def test_implied_directory_gets_the_mode_of_its_later_entry(
     workspace: Workspace, mode: int
 ) -> None:
     if not IS_ROOT and not mode:
@@ -258,7 +258,7 @@ def test_a_directory_that_was_implied_first_gets_its_own_mode(
     assert (layer.mode("d"), layer.mode("d/e")) == (mode, 0o711)
 
 
-def test_a_directory_can_become_a_file_and_a_directory_again(workspace: Workspace) -> None:
+def test_directory_can_become_a_file_and_a_directory_again(workspace: Workspace) -> None:
     layer = workspace.unpack(
         dir("d", mode=0o700),
         file("d/e/old", b"1"),
@@ -274,7 +274,7 @@ def test_a_directory_can_become_a_file_and_a_directory_again(workspace: Workspac
     assert layer.is_opaque("d"), "the file that d was has hidden what lies below"
 
 
-def test_a_file_in_the_way_of_a_path_becomes_a_directory(workspace: Workspace) -> None:
+def test_directory_replaces_a_file_on_the_path(workspace: Workspace) -> None:
     layer = workspace.unpack(file("d", b"1"), file("d/x", b"2"))
     assert layer.read("d/x") == b"2"
 
@@ -292,13 +292,13 @@ def test_each_type_can_replace_each_other(workspace: Workspace) -> None:
     assert layer.names() == {b"x", b"t"}
 
 
-def test_replacing_a_hard_link_leaves_its_target_alone(workspace: Workspace) -> None:
+def test_replacing_a_hard_link_keeps_its_target(workspace: Workspace) -> None:
     layer = workspace.unpack(file("a", b"1"), hardlink("b", "a"), file("b", b"22", mode=0o600))
     assert (layer.read("a"), layer.read("b")) == (b"1", b"22")
     assert layer.mode("a") == 0o644
 
 
-def test_a_symlink_is_replaced_and_not_written_through(workspace: Workspace) -> None:
+def test_file_replaces_a_symlink_instead_of_its_target(workspace: Workspace) -> None:
     layer = workspace.unpack(
         file("t", b"1"), symlink("l", "t"), file("l", b"2"), symlink("m", "/t"), dir("m")
     )

@@ -25,7 +25,7 @@ from tests.support.unpacking import FORM, IDMAP, Workspace, chunked, needs_root
 
 # -- the directory that is unpacked into ------------------------------------------------------
 @needs_root
-def test_a_set_group_id_store_directory_changes_no_groups_and_modes(workspace: Workspace) -> None:
+def test_set_group_id_store_changes_no_groups_and_modes(workspace: Workspace) -> None:
     os.chown(workspace.path, 0, 4711)
     os.chmod(workspace.path, 0o2700)
     layer = workspace.unpack(file("f"), dir("d", mode=0o755), file("e/f"))
@@ -35,7 +35,7 @@ def test_a_set_group_id_store_directory_changes_no_groups_and_modes(workspace: W
 
 
 @needs_root
-def test_a_default_acl_on_the_store_directory_changes_nothing(workspace: Workspace) -> None:
+def test_default_acl_of_the_store_changes_nothing(workspace: Workspace) -> None:
     set_value(os.fsencode(workspace.path), b"system.posix_acl_default", _acl(user_4711=7, mask=5))
     layer = workspace.unpack(file("f", mode=0o666), dir("d", mode=0o777), file("e/f"), fifo("p"))
     modes = {path: layer.mode(path) for path in ("", "f", "d", "e", "e/f", "p")}
@@ -55,7 +55,7 @@ def _acl(*, user_4711: int, mask: int) -> bytes:
     )
 
 
-def test_the_umask_changes_nothing_and_comes_back(workspace: Workspace) -> None:
+def test_umask_is_ignored_and_restored(workspace: Workspace) -> None:
     before = os.umask(0o077)
     try:
         layer = workspace.unpack(file("f", mode=0o666), dir("d", mode=0o777), fifo("p", mode=0o622))
@@ -65,7 +65,7 @@ def test_the_umask_changes_nothing_and_comes_back(workspace: Workspace) -> None:
     assert [layer.mode(path) for path in ("f", "d", "p")] == [0o666, 0o777, 0o622]
 
 
-def test_the_umask_comes_back_after_a_failure(workspace: Workspace) -> None:
+def test_umask_is_restored_after_a_failure(workspace: Workspace) -> None:
     before = os.umask(0o027)
     try:
         with pytest.raises(LayerError):
@@ -75,7 +75,7 @@ def test_the_umask_comes_back_after_a_failure(workspace: Workspace) -> None:
         os.umask(before)
 
 
-def test_a_missing_directory_for_replaced_files_is_made_only_when_needed(
+def test_directory_for_replaced_files_is_made_only_when_needed(
     workspace: Workspace,
 ) -> None:
     assert not workspace.unpack(
@@ -88,7 +88,7 @@ def test_a_missing_directory_for_replaced_files_is_made_only_when_needed(
 
 # -- the machine's own troubles ---------------------------------------------------------------
 @needs_root
-def test_a_full_disk_is_no_layer_error_and_says_so(workspace: Workspace) -> None:
+def test_full_disk_is_a_stacker_error_with_a_hint(workspace: Workspace) -> None:
     disk = workspace.path / "small"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
@@ -105,6 +105,6 @@ def test_a_full_disk_is_no_layer_error_and_says_so(workspace: Workspace) -> None
     assert caught.value.hint is not None
 
 
-def test_a_directory_that_cannot_have_its_attributes_is_named(workspace: Workspace) -> None:
+def test_error_names_the_directory_whose_attributes_fail(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="outer/inner: an extended attribute is too large"):
         workspace.unpack(dir("outer/inner/", xattrs={"user.big": bytes(70_000)}))

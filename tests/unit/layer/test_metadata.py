@@ -51,7 +51,7 @@ def test_set_id_bits_survive_chown_and_writing(workspace: Workspace, mode: int) 
 
 
 @needs_root
-def test_capabilities_survive_chown_chmod_and_set_id(workspace: Workspace) -> None:
+def test_capabilities_survive_chown_and_chmod(workspace: Workspace) -> None:
     layer = workspace.unpack(
         file("f", b"1", uid=1000, gid=1000, mode=0o6755, xattrs={"security.capability": CAPABILITY})
     )
@@ -61,7 +61,7 @@ def test_capabilities_survive_chown_chmod_and_set_id(workspace: Workspace) -> No
 
 
 @needs_root
-def test_ids_up_to_the_last_but_one_are_given(workspace: Workspace) -> None:
+def test_ids_up_to_4294967294_are_set(workspace: Workspace) -> None:
     layer = workspace.unpack(
         file("big", uid=4294967294, gid=2097152),
         pax(uid="4294967294", gid="3000000000") + file("pax"),
@@ -82,7 +82,7 @@ def test_ids_up_to_the_last_but_one_are_given(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("field", ["uid", "gid"])
 @pytest.mark.parametrize("value", [4294967295, 1 << 32, 1 << 40, -1, -2])
-def test_an_id_that_chown_reads_as_leave_it_is_refused(
+def test_id_that_chown_would_ignore_is_refused(
     workspace: Workspace, field: str, value: int
 ) -> None:
     entry = file("f", uid=value) if field == "uid" else file("f", gid=value)
@@ -92,7 +92,7 @@ def test_an_id_that_chown_reads_as_leave_it_is_refused(
         workspace.unpack(pax(**{field: str(value)}) + file("f"))
 
 
-def test_squashed_files_belong_to_who_unpacks(workspace: Workspace) -> None:
+def test_squashed_files_belong_to_the_unpacking_user(workspace: Workspace) -> None:
     layer = workspace.unpack(file("f", uid=7, gid=8), symlink("l", "t", uid=9), idmap=SQUASH)
     me = layer.diff.stat().st_uid
     assert {layer.stat(path).st_uid for path in ("f", "l")} == {me}
@@ -117,7 +117,7 @@ def test_squashed_files_belong_to_who_unpacks(workspace: Workspace) -> None:
         ("9" * 100, MTIME * 10**9),
     ],
 )
-def test_pax_times_have_fractions_and_are_passed_over_when_malformed(
+def test_pax_times_have_fractions_and_malformed_ones_are_ignored(
     workspace: Workspace, text: str, nanoseconds: int
 ) -> None:
     layer = workspace.unpack(pax(mtime=text) + file("f"), pax(mtime=text) + symlink("l", "t"))
@@ -125,7 +125,7 @@ def test_pax_times_have_fractions_and_are_passed_over_when_malformed(
     assert layer.stat("l").st_mtime_ns == nanoseconds
 
 
-def test_access_times_are_kept_and_are_the_change_s_otherwise(workspace: Workspace) -> None:
+def test_access_time_defaults_to_the_modification_time(workspace: Workspace) -> None:
     layer = workspace.unpack(pax(atime="77.25") + file("f"), file("g"))
     assert layer.stat("f").st_atime_ns == 77_250_000_000
     assert layer.stat("f").st_mtime == MTIME
@@ -142,15 +142,13 @@ def test_times_before_1970_and_after_2242_are_kept(
 
 
 @pytest.mark.parametrize("mtime", [base256(1 << 63, 12), base256(-(1 << 63) - 1, 12)])
-def test_a_time_beyond_64_bits_is_malformed_and_no_crash(
-    workspace: Workspace, mtime: bytes
-) -> None:
+def test_time_beyond_64_bits_is_malformed(workspace: Workspace, mtime: bytes) -> None:
     with pytest.raises(LayerError, match="malformed tar"):
         workspace.unpack(file("f", mtime=mtime))
 
 
 @pytest.mark.parametrize("mtime", [(1 << 63) - 1, -(1 << 63)])
-def test_the_largest_times_are_no_crash(workspace: Workspace, mtime: int) -> None:
+def test_largest_times_do_not_crash(workspace: Workspace, mtime: int) -> None:
     workspace.unpack(
         file("f", mtime=base256(mtime, 12)), symlink("l", "t", mtime=base256(mtime, 12)),
         dir("d", mtime=base256(mtime, 12)), pax(mtime="9" * 18, atime="-" + "9" * 18) + file("g"),
@@ -172,7 +170,7 @@ def test_directories_get_their_times_and_modes_last(workspace: Workspace) -> Non
     assert [layer.mode(path) for path in ("d", "d/e")] == [0o555, 0o500]
 
 
-def test_a_directory_that_was_replaced_is_looked_up_again(workspace: Workspace) -> None:
+def test_replaced_directory_is_looked_up_again_in_the_final_pass(workspace: Workspace) -> None:
     layer = workspace.unpack(
         dir("d", mode=0o700), file("t", mode=0o604), symlink("d", "t"), dir("e", mode=0o711)
     )
@@ -183,7 +181,7 @@ def test_a_directory_that_was_replaced_is_looked_up_again(workspace: Workspace) 
 # -- extended attributes --------------------------------------------------------------------
 
 
-def test_xattrs_are_binary(workspace: Workspace) -> None:
+def test_xattr_values_are_binary(workspace: Workspace) -> None:
     value = bytes(range(256))
     layer = workspace.unpack(
         file("f", b"1", xattrs={"user.a": value, "user.empty": b"", "user.eq=x": b"a=b\n"}),
@@ -194,7 +192,7 @@ def test_xattrs_are_binary(workspace: Workspace) -> None:
     assert layer.xattr("d", "user.d") == b"\0\n"
 
 
-def test_libarchive_s_base64_xattrs_are_read_and_star_s_form_wins(workspace: Workspace) -> None:
+def test_star_xattrs_override_libarchive_base64_ones(workspace: Workspace) -> None:
     layer = workspace.unpack(
         pax(**{"LIBARCHIVE.xattr.user.a%25b": "AAECAw", "LIBARCHIVE.xattr.user.c": "eA=="})
         + file("f"),
@@ -212,7 +210,7 @@ def test_names_of_xattrs_may_be_any_bytes(workspace: Workspace) -> None:
 
 
 @needs_root
-def test_user_xattrs_on_what_cannot_have_them_are_skipped(workspace: Workspace) -> None:
+def test_user_xattrs_of_symlinks_and_devices_are_skipped(workspace: Workspace) -> None:
     both = {"user.a": b"1", "trusted.b": b"2"}
     layer = workspace.unpack(
         symlink("l", "t", xattrs=both), char("c", 1, 3, xattrs=both), fifo("p", xattrs=both)
@@ -221,13 +219,13 @@ def test_user_xattrs_on_what_cannot_have_them_are_skipped(workspace: Workspace) 
     assert not layer.record.warnings
 
 
-def test_a_symlink_s_xattrs_do_not_go_to_its_target(workspace: Workspace) -> None:
+def test_xattrs_of_a_symlink_are_not_set_on_its_target(workspace: Workspace) -> None:
     layer = workspace.unpack(file("t"), symlink("l", "t", xattrs={"user.a": b"1"}))
     assert not layer.xattrs("t")
 
 
 @pytest.mark.parametrize("name", [b"noprefix", b"", b"user.a\0b"])
-def test_a_malformed_xattr_name_is_refused(workspace: Workspace, name: bytes) -> None:
+def test_malformed_xattr_name_is_refused(workspace: Workspace, name: bytes) -> None:
     with pytest.raises(LayerError, match="malformed xattr name"):
         workspace.unpack(pax((b"SCHILY.xattr." + name, b"1")) + file("f"))
 
@@ -236,14 +234,14 @@ def test_a_malformed_xattr_name_is_refused(workspace: Workspace, name: bytes) ->
     ("name", "value", "why"),
     [(b"user." + b"n" * 300, b"1", "too long"), (b"user.a", bytes(1 << 17), "too large")],
 )
-def test_an_xattr_beyond_the_kernel_s_bounds_is_the_layer_s_fault(
+def test_xattr_over_the_kernel_limit_is_a_layer_error(
     workspace: Workspace, name: bytes, value: bytes, why: str
 ) -> None:
     with pytest.raises(LayerError, match=why):
         workspace.unpack(pax((b"SCHILY.xattr." + name, value)) + file("f"))
 
 
-def test_what_the_filesystem_cannot_hold_is_warned_of_once(workspace: Workspace) -> None:
+def test_unsupported_xattrs_give_one_warning(workspace: Workspace) -> None:
     layer = workspace.unpack(
         *(file(f"f{n}", xattrs={"unheard.of": b"1", "user.a": b"2"}) for n in range(5))
     )
@@ -253,14 +251,14 @@ def test_what_the_filesystem_cannot_hold_is_warned_of_once(workspace: Workspace)
     assert layer.xattr("f4", "user.a") == b"2"
 
 
-def test_a_user_xattr_on_a_read_only_file_is_set(workspace: Workspace) -> None:
+def test_user_xattr_on_a_read_only_file_is_set(workspace: Workspace) -> None:
     layer = workspace.unpack(file("f", b"1", mode=0o400, xattrs={"user.a": b"2"}))
     assert layer.xattr("f", "user.a") == b"2"
     assert layer.mode("f") == 0o400
 
 
 @needs_root
-def test_an_acl_does_not_change_the_mode(workspace: Workspace) -> None:
+def test_acl_does_not_change_the_mode(workspace: Workspace) -> None:
     acl = struct.pack("<I", 2) + b"".join(
         struct.pack("<HHi", *entry)
         for entry in [(1, 6, -1), (2, 7, 4711), (4, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]

@@ -46,19 +46,19 @@ COUNTS = st.integers(0, 1 << 60)
         warnings=st.lists(st.text(max_size=8), max_size=3).map(tuple),
     )
 )
-def test_a_record_survives_its_json_with_any_bytes_in_names(record: LayerRecord) -> None:
+def test_record_survives_json_with_any_bytes_in_names(record: LayerRecord) -> None:
     raw = record.to_json()
     assert LayerRecord.from_json(raw, "test") == record
     assert raw.isascii()
 
 
-def test_the_file_is_versioned_json_that_names_its_choices() -> None:
+def test_layer_json_has_version_form_and_format() -> None:
     data = json.loads(LayerRecord(WhiteoutFormat.USER, squashed=True).to_json())
     assert (data["version"], data["form"]) == (1, "tree")
     assert (data["whiteoutFormat"], data["idMap"]) == ("user", "squash")
 
 
-def test_a_blob_it_was_unpacked_from_is_added() -> None:
+def test_with_blob_adds_the_digest() -> None:
     record = LayerRecord(WhiteoutFormat.USER).with_blob("sha256:a", 512).with_blob("sha256:b", 512)
     assert record.blobs == ("sha256:a", "sha256:b")
     assert record.tar_bytes == 512
@@ -72,14 +72,14 @@ def test_another_version_or_form_is_unsupported(key: str, value: object) -> None
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"1", b"null", b"\xff", b'{"version":1}', b"{}"])
-def test_a_damaged_file_is_an_integrity_error(raw: bytes) -> None:
+def test_damaged_file_is_an_integrity_error(raw: bytes) -> None:
     with pytest.raises(IntegrityError, match="damaged layer record: test"):
         LayerRecord.from_json(raw, "test")
 
 
 @pytest.mark.parametrize("key", sorted(json.loads(LayerRecord(WhiteoutFormat.USER).to_json())))
 @pytest.mark.parametrize("value", [None, 7, "x", [7], {"a": None}])
-def test_a_field_of_another_type_is_an_error_of_ours_or_reads(key: str, value: object) -> None:
+def test_field_of_another_type_parses_or_raises_stacker_error(key: str, value: object) -> None:
     data = json.loads(LayerRecord(WhiteoutFormat.USER).to_json()) | {key: value}
     try:
         LayerRecord.from_json(json.dumps(data).encode(), "test")

@@ -35,7 +35,7 @@ def ino(workspace: Workspace, path: str) -> int:
     return os.lstat(workspace.path / "grown" / path).st_ino
 
 
-def test_a_parent_is_made_and_given_with_its_physical_path(workspace: Workspace) -> None:
+def test_parent_is_made_and_returned_with_its_physical_path(workspace: Workspace) -> None:
     with growing(workspace) as tree:
         fd, physical = tree.parent(b"a/b")
         assert os.fstat(fd).st_ino == ino(workspace, "a/b")
@@ -44,7 +44,7 @@ def test_a_parent_is_made_and_given_with_its_physical_path(workspace: Workspace)
         assert tree.assumed == {b"a", b"a/b"}
 
 
-def test_an_existing_directory_is_given_and_a_missing_one_is_not_made(workspace: Workspace) -> None:
+def test_existing_returns_a_directory_and_makes_none(workspace: Workspace) -> None:
     with growing(workspace) as tree:
         tree.parent(b"a")
         found = tree.existing(b"a")
@@ -55,7 +55,7 @@ def test_an_existing_directory_is_given_and_a_missing_one_is_not_made(workspace:
         assert set(tree.directories) == {b"", b"a"}
 
 
-def test_a_cached_descriptor_is_dropped_when_its_directory_is_replaced(
+def test_cached_descriptor_is_dropped_when_its_directory_is_replaced(
     workspace: Workspace,
 ) -> None:
     with growing(workspace) as tree:
@@ -68,7 +68,7 @@ def test_a_cached_descriptor_is_dropped_when_its_directory_is_replaced(
         assert [d.path for d in tree.replacements] == [b"a"]
 
 
-def test_a_cached_descriptor_is_dropped_when_a_symlink_on_its_way_is_replaced(
+def test_cached_descriptor_is_dropped_when_a_symlink_on_its_path_is_replaced(
     workspace: Workspace,
 ) -> None:
     with growing(workspace) as tree:
@@ -86,7 +86,7 @@ def test_a_cached_descriptor_is_dropped_when_a_symlink_on_its_way_is_replaced(
         assert not tree.replacements, "a symlink holds no contents that a skeleton needs"
 
 
-def test_a_descriptor_reached_through_a_directory_by_a_symlink_is_dropped_with_it(
+def test_descriptor_behind_a_symlink_is_dropped_with_its_directory(
     workspace: Workspace,
 ) -> None:
     with growing(workspace) as tree:
@@ -99,7 +99,7 @@ def test_a_descriptor_reached_through_a_directory_by_a_symlink_is_dropped_with_i
         assert os.fstat(fd).st_ino == ino(workspace, "d/e")
 
 
-def test_the_number_of_open_descriptors_is_bounded(workspace: Workspace) -> None:
+def test_number_of_open_descriptors_is_bounded(workspace: Workspace) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with growing(workspace) as tree:
         for n in range(1000):
@@ -107,20 +107,20 @@ def test_the_number_of_open_descriptors_is_bounded(workspace: Workspace) -> None
         assert len(os.listdir("/proc/self/fd")) <= before + 130
 
 
-def test_thousands_of_directories_in_turns_are_all_reached(workspace: Workspace) -> None:
+def test_thousands_of_directories_are_reached_in_any_order(workspace: Workspace) -> None:
     parts = [file(f"{n % 300}/x{n}", b"%d" % n) for n in range(900)]
     layer = workspace.unpack(*parts)
     assert all(layer.read(f"{n % 300}/x{n}") == b"%d" % n for n in range(900))
 
 
-def test_a_tree_is_not_deeper_than_its_limit(workspace: Workspace) -> None:
+def test_tree_is_not_deeper_than_its_limit(workspace: Workspace) -> None:
     with growing(workspace, limits=Limits(depth=3)) as tree:
         tree.parent(b"a/b/c")
         with pytest.raises(LayerError, match="over a limit"):
             tree.parent(b"a/b/c/d")
 
 
-def test_directories_come_innermost_first_each_with_its_own_descriptor(
+def test_innermost_first_yields_children_before_parents(
     workspace: Workspace,
 ) -> None:
     paths = {b"", b"a", b"a-b", b"a.b/c", b"a.b", b"a/b", b"a/b/c", b"a/b-c", b"b", b"a/c"}
@@ -137,7 +137,7 @@ def test_directories_come_innermost_first_each_with_its_own_descriptor(
         assert seen.index(path) < seen.index(path.rpartition(b"/")[0])
 
 
-def test_leaving_the_walk_early_closes_what_is_open(workspace: Workspace) -> None:
+def test_leaving_the_walk_early_closes_its_descriptors(workspace: Workspace) -> None:
     with growing(workspace) as tree:
         tree.parent(b"a/b")
         walk = tree.innermost_first()
@@ -145,7 +145,7 @@ def test_leaving_the_walk_early_closes_what_is_open(workspace: Workspace) -> Non
         walk.close()
 
 
-def test_replacing_directories_takes_time_by_what_is_in_them_and_not_by_all_there_is(
+def test_replacing_a_directory_takes_time_linear_in_its_size(
     workspace: Workspace,
 ) -> None:
     class Counted(dict[bytes, Meta | None]):
@@ -166,7 +166,7 @@ def test_replacing_directories_takes_time_by_what_is_in_them_and_not_by_all_ther
     assert Counted.looked_at < 1000
 
 
-def test_many_replacements_are_put_back_in_the_right_places(workspace: Workspace) -> None:
+def test_tar_with_many_replacements_is_reassembled(workspace: Workspace) -> None:
     # The laws of the workspace (reassembled bit for bit) are what is tested here.
     parts = []
     for n in range(200):

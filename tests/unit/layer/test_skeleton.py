@@ -21,7 +21,7 @@ from tests.support.tars import dir, entry, file, hardlink, pax, symlink, tar, wh
 from tests.support.unpacking import FORM, Unpacked, Workspace, entries_of
 
 
-def test_a_skeleton_holds_no_file_contents(workspace: Workspace) -> None:
+def test_skeleton_holds_no_file_contents(workspace: Workspace) -> None:
     secret = os.urandom(100_000)
     layer = workspace.unpack(file("a", secret), tars.sparse_10("s", 1 << 20, [(0, secret)]))
     assert layer.skeleton.stat().st_size < 2000
@@ -47,17 +47,17 @@ def test_odd_headers_are_kept(workspace: Workspace) -> None:
     )
 
 
-def test_an_empty_layer_has_a_skeleton(workspace: Workspace) -> None:
+def test_empty_layer_has_a_skeleton(workspace: Workspace) -> None:
     assert workspace.unpack(end=False).record.entries == 0
     assert workspace.unpack().record.entries == 0
 
 
-def test_a_layer_of_many_chunks_is_put_together(workspace: Workspace) -> None:
+def test_layer_of_many_chunks_is_reassembled(workspace: Workspace) -> None:
     parts = [file(f"f{n}", os.urandom(n * 37 % 5000)) for n in range(300)]
     workspace.unpack(*parts, chunk=1000)
 
 
-def test_a_large_file_is_put_together_in_bounded_pieces(workspace: Workspace) -> None:
+def test_large_file_is_reassembled_in_bounded_chunks(workspace: Workspace) -> None:
     layer = workspace.unpack(file("big", bytes(3 << 20)), chunk=1 << 16)
     pieces = list(reassemble(layer.paths, layer.record, what="test"))
     assert max(map(len, pieces)) <= CHUNK < 3 << 20
@@ -97,13 +97,15 @@ def layer(workspace: Workspace) -> Unpacked:
         lambda layer: layer.skeleton.write_bytes(b"x" * 512),
     ],
 )  # fmt: skip
-def test_damage_is_noticed(layer: Unpacked, damage: Callable[[Unpacked], object]) -> None:
+def test_damage_is_an_integrity_error(
+    layer: Unpacked, damage: Callable[[Unpacked], object]
+) -> None:
     damage(layer)
     with pytest.raises(IntegrityError, match=r"differs from its skeleton|damaged skeleton|corrupt"):
         layer.reassembled()
 
 
-def test_changed_contents_give_another_stream(layer: Unpacked) -> None:
+def test_changed_contents_change_the_stream(layer: Unpacked) -> None:
     before = layer.reassembled()
     (layer.diff / "d/a").write_bytes(b"54321")
     assert layer.reassembled() != before
@@ -128,7 +130,7 @@ def _cut(path: Path, length: int) -> None:
     os.truncate(path, path.stat().st_size - length)
 
 
-def test_a_skeleton_gives_every_entry_without_the_tree(workspace: Workspace) -> None:
+def test_skeleton_gives_every_entry_without_the_tree(workspace: Workspace) -> None:
     parts = [file("a", b"1" * 1000), dir("d"), whiteout("w"), hardlink("h", "a"), symlink("l", "t")]
     layer = workspace.unpack(*parts)
     layer.diff.rename(layer.paths.root / "moved")
@@ -147,7 +149,7 @@ def test_large_and_small_pieces_are_written_in_order(tmp_path: Path) -> None:
         assert zstandard.ZstdDecompressor().stream_reader(raw).read() == b"".join(pieces)
 
 
-def test_places_follow_the_first_replacement_after_an_entry() -> None:
+def test_file_is_found_at_the_first_replacement_after_its_entry() -> None:
     from stacker.layer.record import LayerRecord
 
     record = LayerRecord(

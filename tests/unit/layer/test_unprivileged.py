@@ -101,7 +101,7 @@ def open_path(tmp_path: Path) -> Path:
 
 
 @needs_setpriv
-def test_a_user_without_privileges_can_unpack_squashed(open_path: Path) -> None:
+def test_unprivileged_user_unpacks_squashed(open_path: Path) -> None:
     done = _as_nobody(
         open_path,
         tar(
@@ -143,7 +143,7 @@ def test_a_user_without_privileges_can_unpack_squashed(open_path: Path) -> None:
 
 
 @needs_setpriv
-def test_without_privileges_an_identity_map_fails_with_a_hint(open_path: Path) -> None:
+def test_identity_map_without_privileges_fails_with_a_hint(open_path: Path) -> None:
     done = _as_nobody(open_path, tar(file("f", uid=1000)), "IDENTITY")
     assert done.returncode == 1
     assert (
@@ -152,13 +152,13 @@ def test_without_privileges_an_identity_map_fails_with_a_hint(open_path: Path) -
     )
 
 
-def test_the_record_says_who_owns_the_files(workspace: Workspace) -> None:
+def test_record_tells_whether_owners_are_squashed(workspace: Workspace) -> None:
     assert workspace.unpack(file("f"), idmap=SQUASH).record.squashed
     if os.geteuid() == 0:
         assert not workspace.unpack(file("f"), idmap=IDENTITY).record.squashed
 
 
-def test_counts_are_those_of_the_stream(workspace: Workspace) -> None:
+def test_counts_match_the_stream(workspace: Workspace) -> None:
     layer = workspace.unpack(
         pax(comment="x"), file("a", b"123"), file("b", b"4567"), dir("d"), whiteout("w"), file("a")
     )

@@ -16,7 +16,7 @@ FORMS = pytest.mark.parametrize("form", list(WhiteoutFormat))
 
 
 @FORMS
-def test_an_image_s_own_overlay_names_are_escaped_and_come_back(form: WhiteoutFormat) -> None:
+def test_image_s_overlay_xattrs_are_escaped_and_unescaped(form: WhiteoutFormat) -> None:
     name = form.prefix + b"opaque"
     assert form.escape(name) == form.prefix + b"overlay.opaque"
     assert form.unescape(form.escape(name)) == name
@@ -27,20 +27,18 @@ def test_an_image_s_own_overlay_names_are_escaped_and_come_back(form: WhiteoutFo
     st.sampled_from(WhiteoutFormat),
     st.lists(st.sampled_from([b"trusted", b"user", b"overlay", b"opaque", b"x"]), min_size=2),
 )
-def test_escaping_is_undone_for_every_name(form: WhiteoutFormat, parts: list[bytes]) -> None:
+def test_unescape_reverts_escape(form: WhiteoutFormat, parts: list[bytes]) -> None:
     name = b".".join(parts)
     assert form.unescape(form.escape(name)) == name
 
 
 @FORMS
 @pytest.mark.parametrize("name", [b"user.overlayfs.x", b"trusted.overlay", b"user.a", b"overlay.x"])
-def test_names_that_only_look_like_overlay_s_are_left_alone(
-    form: WhiteoutFormat, name: bytes
-) -> None:
+def test_similar_xattr_names_are_unchanged(form: WhiteoutFormat, name: bytes) -> None:
     assert form.escape(name) is name
 
 
-def test_a_whiteout_is_a_char_device_0_0(tmp_path: Path) -> None:
+def test_whiteout_is_a_character_device_0_0(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_PATH)
     try:
         FORM.hide(fd, b"gone")
@@ -60,7 +58,7 @@ def test_no_other_device_is_a_whiteout(tmp_path: Path) -> None:
     assert not any(is_whiteout(path.lstat()) for path in tmp_path.iterdir())
 
 
-def test_an_opaque_mark_is_seen_by_path_and_by_descriptor(tmp_path: Path) -> None:
+def test_opaque_mark_is_read_by_path_and_by_descriptor(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         assert not FORM.is_opaque(fd)

@@ -23,9 +23,7 @@ from tests.support.unpacking import Workspace, needs_root
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_a_whiteout_does_not_delete_its_own_layer_s_file_in_either_order(
-    workspace: Workspace, order: int
-) -> None:
+def test_whiteout_before_or_after_its_file_keeps_the_file(workspace: Workspace, order: int) -> None:
     parts = [file("x", b"mine"), whiteout("x")]
     layer = workspace.unpack(*(parts if order else parts[::-1]))
     assert layer.read("x") == b"mine"
@@ -33,7 +31,7 @@ def test_a_whiteout_does_not_delete_its_own_layer_s_file_in_either_order(
 
 
 @pytest.mark.parametrize("parts", list(itertools.permutations(["whiteout", "dir", "new"])))
-def test_a_whiteout_and_a_directory_of_one_name_make_it_opaque_in_any_order(
+def test_whiteout_and_directory_of_one_name_make_it_opaque(
     workspace: Workspace, parts: tuple[str, ...]
 ) -> None:
     made = {"whiteout": whiteout("d"), "dir": dir("d/"), "new": file("d/new")}
@@ -44,7 +42,7 @@ def test_a_whiteout_and_a_directory_of_one_name_make_it_opaque_in_any_order(
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_a_whiteout_and_a_path_below_it_make_the_implied_directory_opaque(
+def test_whiteout_and_path_below_it_make_the_directory_opaque(
     workspace: Workspace, order: int
 ) -> None:
     parts = [whiteout("d"), file("d/e/new")]
@@ -55,7 +53,7 @@ def test_a_whiteout_and_a_path_below_it_make_the_implied_directory_opaque(
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_opaque_directory_holds_no_plain_whiteouts(workspace: Workspace, *, first: bool) -> None:
+def test_opaque_directory_has_no_whiteouts(workspace: Workspace, *, first: bool) -> None:
     parts = [opaque("d"), whiteout("d/x"), whiteout("d/e/y"), file("d/e/z"), dir("d")]
     layer = workspace.unpack(*(parts if first else parts[::-1]))
     assert layer.is_opaque("d")
@@ -64,21 +62,21 @@ def test_an_opaque_directory_holds_no_plain_whiteouts(workspace: Workspace, *, f
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_opaque_mark_may_stand_first_or_last(workspace: Workspace, *, first: bool) -> None:
+def test_opaque_whiteout_may_be_first_or_last(workspace: Workspace, *, first: bool) -> None:
     parts = [opaque("d"), dir("d"), file("d/x", b"1")]
     layer = workspace.unpack(*(parts if first else [*parts[1:], parts[0]]))
     assert layer.is_opaque("d")
     assert layer.read("d/x") == b"1"
 
 
-def test_the_root_can_be_opaque(workspace: Workspace) -> None:
+def test_root_can_be_opaque(workspace: Workspace) -> None:
     layer = workspace.unpack(file("x"), opaque(), whiteout("y"))
     assert layer.is_opaque()
     assert layer.names() == {b"x"}
     assert layer.record.opaque == {b""}
 
 
-def test_aufs_bookkeeping_is_skipped(workspace: Workspace) -> None:
+def test_aufs_files_are_skipped(workspace: Workspace) -> None:
     layer = workspace.unpack(
         entry(".wh..wh.aufs", b"some bytes"),
         dir(".wh..wh.plnk/"),
@@ -89,7 +87,7 @@ def test_aufs_bookkeeping_is_skipped(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("flag", [bytes([n]) for n in b"01234567\0"])
-def test_a_whiteout_may_carry_any_type_flag(workspace: Workspace, flag: bytes) -> None:
+def test_whiteout_may_have_any_type_flag(workspace: Workspace, flag: bytes) -> None:
     layer = workspace.unpack(
         whiteout("d/x", flag=flag, link="nowhere", major=0, minor=0),
         opaque("e", flag=flag, link="d"),
@@ -98,13 +96,13 @@ def test_a_whiteout_may_carry_any_type_flag(workspace: Workspace, flag: bytes) -
     assert layer.is_opaque("e")
 
 
-def test_a_whiteout_s_payload_is_passed_over_and_kept_in_the_skeleton(workspace: Workspace) -> None:
+def test_payload_of_a_whiteout_is_kept_in_the_skeleton(workspace: Workspace) -> None:
     layer = workspace.unpack(whiteout("x", size=1000) + bytes(range(256)) * 4, file("y", b"1"))
     assert layer.is_whiteout("x")
     assert layer.read("y") == b"1"
 
 
-def test_missing_parents_of_a_whiteout_are_made_as_implied_directories(
+def test_missing_parents_of_a_whiteout_become_implied_directories(
     workspace: Workspace,
 ) -> None:
     layer = workspace.unpack(whiteout("a/b/x"))
@@ -115,18 +113,18 @@ def test_missing_parents_of_a_whiteout_are_made_as_implied_directories(
 
 
 @pytest.mark.parametrize("name", [b"x\xff", b"a\nb", b"n" * 251, b"...", "ü".encode()])
-def test_any_name_can_be_whited_out(workspace: Workspace, name: bytes) -> None:
+def test_every_name_can_be_whited_out(workspace: Workspace, name: bytes) -> None:
     assert workspace.unpack(whiteout(name)).names() == {name}
 
 
-def test_a_whiteout_below_a_hidden_directory_says_nothing_more(workspace: Workspace) -> None:
+def test_whiteout_below_a_hidden_directory_is_redundant(workspace: Workspace) -> None:
     layer = workspace.unpack(whiteout("d/x"), whiteout("d"), whiteout("d/e/f"))
     assert not layer.record.stranded
     assert layer.names() == {b"d"}
     assert layer.is_whiteout("d")
 
 
-def test_the_layer_s_own_symlinks_do_not_lead_a_whiteout_anywhere(workspace: Workspace) -> None:
+def test_whiteout_does_not_follow_its_own_layer_s_symlinks(workspace: Workspace) -> None:
     layer = workspace.unpack(
         dir("d"), symlink("l", "d"), whiteout("l/x"), symlink("m", "d"), opaque("m")
     )
@@ -137,18 +135,18 @@ def test_the_layer_s_own_symlinks_do_not_lead_a_whiteout_anywhere(workspace: Wor
     assert not layer.is_opaque("d")
 
 
-def test_a_whiteout_below_a_file_is_stranded(workspace: Workspace) -> None:
+def test_whiteout_below_a_file_is_stranded(workspace: Workspace) -> None:
     layer = workspace.unpack(file("f", b"1"), whiteout("f/x"), opaque("f/d"))
     assert layer.read("f") == b"1"
     assert layer.record.stranded == (b"f/x",)
     assert layer.record.stranded_opaque == (b"f/d",)
 
 
-def test_a_whiteout_of_a_symlink_s_own_name_leaves_the_symlink(workspace: Workspace) -> None:
+def test_whiteout_with_the_name_of_a_symlink_keeps_the_symlink(workspace: Workspace) -> None:
     assert workspace.unpack(whiteout("l"), symlink("l", "t")).target("l") == b"t"
 
 
-def test_a_whiteout_beside_a_link_into_a_lower_layer_leaves_the_link_deferred(
+def test_whiteout_beside_a_deferred_link_keeps_the_link(
     workspace: Workspace,
 ) -> None:
     layer = workspace.unpack(whiteout("h"), hardlink("h", "lower"))
@@ -163,7 +161,7 @@ def test_repeated_whiteouts_count_once(workspace: Workspace) -> None:
 
 @needs_root
 @pytest.mark.parametrize("form", list(WhiteoutFormat))
-def test_a_deletion_is_written_in_the_form_that_is_handed_in(
+def test_whiteouts_are_written_in_the_requested_format(
     workspace: Workspace, form: WhiteoutFormat
 ) -> None:
     layer = workspace.unpack(opaque("d"), whiteout("x"), form=form)
@@ -172,7 +170,7 @@ def test_a_deletion_is_written_in_the_form_that_is_handed_in(
     assert layer.is_whiteout("x")
 
 
-def test_a_record_says_whether_a_tree_can_be_shown_as_it_is(workspace: Workspace) -> None:
+def test_record_tells_whether_a_bind_mount_is_enough(workspace: Workspace) -> None:
     assert workspace.unpack(file("a"), dir("d")).record.is_plain
     assert not workspace.unpack(whiteout("a")).record.is_plain
     assert not workspace.unpack(opaque("a")).record.is_plain
@@ -180,7 +178,7 @@ def test_a_record_says_whether_a_tree_can_be_shown_as_it_is(workspace: Workspace
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
 @pytest.mark.parametrize("above", ["", "d/"])
-def test_a_bare_prefix_is_refused_when_it_is_met(
+def test_bare_whiteout_prefix_is_refused_at_once(
     workspace: Workspace, above: str, name: Text
 ) -> None:
     with pytest.raises(LayerError, match="malformed whiteout"):

@@ -59,30 +59,30 @@ def names(stack: Stack) -> list[str]:
     return [path.name if path.name != "diff" else path.parent.name for path in stack.directories]
 
 
-def test_an_ordinary_image_has_no_repairs(workspace: Path) -> None:
+def test_ordinary_stack_needs_no_repairs(workspace: Path) -> None:
     base = (D("etc"), F("etc/a"), D("usr"))
     stack = shows(workspace, base, (D("etc"), F("etc/b")), (D("etc"), W("etc/a")))
     assert names(stack) == ["layer-2", "layer-1", "layer-0"]
     assert os.listdir(workspace / "chain") == []
 
 
-def test_an_implied_directory_does_not_mask_the_lower_ones_attributes(workspace: Path) -> None:
+def test_implied_directory_keeps_the_lower_attributes(workspace: Path) -> None:
     etc = Item("directory", "etc", mode=0o1711, uid=7, gid=8, mtime=5_000_000_000)
     stack = shows(workspace, (etc, F("etc/a")), (F("etc/b"),))
     assert names(stack)[0] == "fixup"
     assert os.listdir(workspace / "chain" / "fixup") == ["etc"]
 
 
-def test_an_implied_directory_keeps_xattrs_of_the_lower_one(workspace: Path) -> None:
+def test_implied_directory_keeps_the_lower_xattrs(workspace: Path) -> None:
     etc = Item("directory", "etc", mode=0o755, xattrs=(("user.kind", b"\0lower"),))
     shows(workspace, (etc,), (F("etc/b"),))
 
 
-def test_the_root_that_upper_layers_imply_keeps_its_attributes(workspace: Path) -> None:
+def test_implied_root_keeps_the_lower_attributes(workspace: Path) -> None:
     shows(workspace, (Item("directory", "", mode=0o711, mtime=9_000_000_000), F("a")), (F("b"),))
 
 
-def test_a_file_below_a_masked_symlink_lands_where_the_link_leads(workspace: Path) -> None:
+def test_file_below_a_lower_symlink_lands_at_its_target(workspace: Path) -> None:
     base = (D("usr"), D("usr/lib"), S("lib", "usr/lib"))
     stack = shows(workspace, base, (F("lib/x"),))
     with mounted(stack, workspace) as target:
@@ -90,129 +90,129 @@ def test_a_file_below_a_masked_symlink_lands_where_the_link_leads(workspace: Pat
         assert (target / "usr/lib/x").read_bytes() == b"x"
 
 
-def test_what_a_rebase_moves_shares_its_contents_with_the_layer(workspace: Path) -> None:
+def test_rebased_file_shares_its_contents_with_the_layer(workspace: Path) -> None:
     unpack(workspace, (D("usr"), S("lib", "usr")), (F("lib/x"),))
     moved = workspace / "chain" / "rebased-1" / "diff" / "usr" / "x"
     assert moved.stat().st_ino == (workspace / "layer-1" / "diff" / "lib" / "x").stat().st_ino
 
 
-def test_a_whiteout_below_a_masked_symlink_deletes_where_the_link_leads(workspace: Path) -> None:
+def test_whiteout_below_a_lower_symlink_deletes_at_its_target(workspace: Path) -> None:
     shows(workspace, (D("usr"), F("usr/x"), F("usr/y"), S("lib", "usr")), (W("lib/x"),))
 
 
-def test_an_opaque_mark_below_a_masked_symlink_empties_where_the_link_leads(
+def test_opaque_whiteout_at_a_lower_symlink_empties_its_target(
     workspace: Path,
 ) -> None:
     shows(workspace, (D("usr"), F("usr/x"), S("lib", "usr")), (O("lib"), F("lib/y"), F("usr/z")))
 
 
-def test_a_directory_of_its_own_replaces_a_lower_symlink_wherever_its_entry_stands(
+def test_directory_entry_replaces_a_lower_symlink_in_any_order(
     workspace: Path,
 ) -> None:
     base = (D("usr"), F("usr/x"), S("lib", "usr"))
     shows(workspace, base, (F("lib/y"), D("lib"), O("lib")))
 
 
-def test_a_link_into_a_lower_layer_has_its_targets_content_and_metadata(workspace: Path) -> None:
+def test_link_into_a_lower_layer_has_its_target_s_content_and_metadata(workspace: Path) -> None:
     target = Item("file", "a", b"below", mode=0o640, uid=3, mtime=4_000_000_000)
     stack = shows(workspace, (target,), (L("b", "a"),))
     assert names(stack) == ["links-1", "layer-1", "layer-0"]
 
 
-def test_a_link_to_a_lower_symlink_links_the_symlink(workspace: Path) -> None:
+def test_link_to_a_lower_symlink_links_the_symlink(workspace: Path) -> None:
     shows(workspace, (S("a", "nowhere"),), (L("b", "a"),))
 
 
-def test_a_link_to_a_lower_file_through_a_lower_symlink(workspace: Path) -> None:
+def test_link_to_a_lower_file_through_a_lower_symlink(workspace: Path) -> None:
     shows(workspace, (D("usr"), F("usr/a"), S("lib", "usr")), (L("b", "lib/a"),))
 
 
-def test_a_link_to_what_its_own_layer_deletes_is_refused(workspace: Path) -> None:
+def test_link_to_a_file_that_its_layer_deletes_is_refused(workspace: Path) -> None:
     with pytest.raises(LayerError, match="nowhere"):
         unpack(workspace, (F("a"),), (W("a"), L("b", "a")))
 
 
-def test_a_link_to_nothing_is_refused(workspace: Path) -> None:
+def test_link_to_a_missing_file_is_refused(workspace: Path) -> None:
     with pytest.raises(LayerError, match="got the target gone, which is nowhere"):
         unpack(workspace, (F("a"),), (L("b", "gone"),))
 
 
-def test_a_link_to_a_lower_directory_is_refused(workspace: Path) -> None:
+def test_link_to_a_lower_directory_is_refused(workspace: Path) -> None:
     with pytest.raises(LayerError, match="which is a directory"):
         unpack(workspace, (D("a"),), (L("b", "a"),))
 
 
-def test_a_chain_of_links_over_three_layers_is_one_inode(workspace: Path) -> None:
+def test_chain_of_links_over_three_layers_is_one_inode(workspace: Path) -> None:
     stack = shows(workspace, (F("a"),), (L("b", "a"),), (L("c", "b"),))
     with mounted(stack, workspace) as target:
         assert len({(target / name).stat().st_ino for name in "abc"}) == 1
 
 
-def test_a_layer_that_comes_twice_keeps_its_topmost_place(workspace: Path) -> None:
+def test_repeated_layer_keeps_its_topmost_position(workspace: Path) -> None:
     again = (F("a"), D("d"), F("d/x"))
     stack = shows(workspace, again, (W("a"), W("d/x")), again)
     assert names(stack) == ["layer-0", "layer-1"]
 
 
-def test_a_layer_that_comes_twice_still_leads_what_lies_between(workspace: Path) -> None:
+def test_symlink_of_a_repeated_layer_applies_to_layers_between(workspace: Path) -> None:
     again = (S("lib", "usr"),)
     shows(workspace, again, (F("lib/x"),), again)
 
 
-def test_a_link_to_a_link_that_comes_later_is_not_what_lower_layers_have_there(
+def test_link_to_a_later_link_ignores_the_lower_file_of_that_name(
     workspace: Path,
 ) -> None:
     shows(workspace, (F("a", b"old"), F("f", b"new")), (L("b", "a"), L("a", "f")))
 
 
-def test_a_link_to_a_link_that_comes_later_needs_nothing_lower_there(workspace: Path) -> None:
+def test_links_in_reverse_order_are_made(workspace: Path) -> None:
     shows(workspace, (F("f"),), (L("c", "b"), L("b", "a"), L("a", "f")))
 
 
-def test_a_link_leads_through_a_link_to_a_lower_symlink(workspace: Path) -> None:
+def test_link_target_may_pass_through_a_link_to_a_lower_symlink(workspace: Path) -> None:
     shows(workspace, (D("d"), F("d/f"), S("s", "d")), (L("x", "l/f"), L("l", "s")))
 
 
-def test_links_that_wait_for_each_other_are_refused(workspace: Path) -> None:
+def test_cyclic_links_are_refused(workspace: Path) -> None:
     with pytest.raises(LayerError, match="waits for this link itself"):
         unpack(workspace, (F("a"), F("b")), (L("a", "b"), L("b", "a")))
 
 
-def test_a_link_hides_what_a_lower_directory_of_its_name_has(workspace: Path) -> None:
+def test_link_hides_a_lower_directory_of_its_name(workspace: Path) -> None:
     with pytest.raises(LayerError, match="nowhere"):
         unpack(workspace, (D("a"), F("a/x"), F("f")), (L("a", "f"), L("b", "a/x")))
 
 
-def test_links_do_not_join_the_files_of_a_layer_that_comes_twice(workspace: Path) -> None:
+def test_links_do_not_join_files_of_a_repeated_layer(workspace: Path) -> None:
     again = (F("a"),)
     stack = shows(workspace, again, (L("b", "a"),), again)
     assert {"copy-0", "copy-2"} <= set(names(stack))
 
 
-def test_a_copied_layer_keeps_its_whiteouts_and_marks(workspace: Path) -> None:
+def test_copied_layer_keeps_its_whiteouts_and_marks(workspace: Path) -> None:
     base = (F("old"), D("d"), F("d/old"), F("f"))
     again = (W("old"), D("d"), O("d"), F("g"))
     shows(workspace, base, again, (L("h", "g"), F("old"), F("d/new")), again)
 
 
-def test_an_opaque_root_hides_all_lower_layers(workspace: Path) -> None:
+def test_opaque_root_hides_all_lower_layers(workspace: Path) -> None:
     root = Item("directory", "", mode=0o700, mtime=3_000_000_000)
     stack = shows(workspace, (root, F("a"), D("d")), (O(""), F("b")))
     assert names(stack) == ["fixup", "layer-1", "root-1"]
 
 
-def test_whiteouts_of_nothing_are_not_listed(workspace: Path) -> None:
+def test_whiteout_in_an_unmerged_directory_is_not_listed(workspace: Path) -> None:
     """Overlayfs lists whiteouts of a directory that it does not merge."""
     stack = shows(workspace, (D("d"), W("d/gone"), F("d/a")), (F("b"),))
     with mounted(stack, workspace) as target:
         assert os.listdir(target / "d") == ["a"]
 
 
-def test_a_file_that_became_a_directory_shows_nothing_from_below(workspace: Path) -> None:
+def test_directory_that_replaces_a_file_hides_lower_entries(workspace: Path) -> None:
     shows(workspace, (D("d"), F("d/old")), (F("d"), F("d/new")))
 
 
-def test_an_image_without_layers_is_an_empty_directory(workspace: Path) -> None:
+def test_image_without_layers_is_an_empty_directory(workspace: Path) -> None:
     stack = unpack(workspace)
     assert stack.plain
     assert [os.listdir(directory) for directory in stack.directories] == [[]]
@@ -222,7 +222,7 @@ def test_one_layer_with_whiteouts_is_not_plain(workspace: Path) -> None:
     assert not unpack(workspace, (F("a"), W("b"))).plain
 
 
-def test_one_layer_without_any_is_plain(workspace: Path) -> None:
+def test_one_layer_without_whiteouts_is_plain(workspace: Path) -> None:
     assert unpack(workspace, (F("a"),)).plain
 
 
@@ -231,7 +231,7 @@ def test_300_layers_mount(workspace: Path) -> None:
     assert len(shows(workspace, *layers).directories) == 300
 
 
-def test_a_layer_is_applied_anew_within_the_limits_it_was_unpacked_with(workspace: Path) -> None:
+def test_rebase_applies_the_layer_s_limits(workspace: Path) -> None:
     parts = (archive([S("lib", "usr")]), archive([F("lib/a/b/x")]))
     layers = [unpacked(number, tar, workspace, FORM) for number, tar in enumerate(parts)]
     for name, limits in (("default", None), ("three", Limits(depth=3))):
@@ -249,7 +249,7 @@ def test_past_500_layers_the_lowest_are_merged(workspace: Path) -> None:
     assert names(stack)[-1] == "base"
 
 
-def test_layers_of_two_forms_do_not_stack(workspace: Path) -> None:
+def test_layers_of_two_whiteout_formats_do_not_stack(workspace: Path) -> None:
     one = unpacked(1, archive([F("a")]), workspace, WhiteoutFormat.TRUSTED)
     two = unpacked(2, archive([F("b")]), workspace, WhiteoutFormat.USER)
     with pytest.raises(UnsupportedError, match="mixed layers"):

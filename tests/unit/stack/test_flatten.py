@@ -56,14 +56,14 @@ def hands_down(directory: Path) -> Path:
     return directory
 
 
-def test_a_target_that_hands_down_a_group_and_an_acl_changes_nothing(workspace: Path) -> None:
+def test_target_with_group_and_default_acl_changes_nothing(workspace: Path) -> None:
     stack = unpacked_stack([archive(layer) for layer in LAYERS], workspace, FORM)
     target = hands_down(workspace / "flat")
     flatten(stack.directories, target, FORM)
     assert snapshot(target) == meaning()
 
 
-def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(workspace: Path) -> None:
+def test_store_with_group_and_default_acl_changes_no_repairs(workspace: Path) -> None:
     stack = unpacked_stack(
         [archive(layer) for layer in LAYERS], hands_down(workspace / "store"), FORM
     )
@@ -72,7 +72,7 @@ def test_a_store_that_hands_down_a_group_and_an_acl_changes_no_repairs(workspace
         assert snapshot(target) == meaning()
 
 
-def test_whoever_the_target_belongs_to_exchanges_nothing_while_it_is_filled(
+def test_owner_of_the_target_cannot_exchange_files_while_it_is_filled(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The second name of a file is a link to the first: behind a symbolic link it would be root's.

@@ -48,12 +48,12 @@ from stacker.tar.entry import (
         (b"a\n/\xff", b"a\n/\xff"),
     ],
 )
-def test_dot_dot_and_absolute_names_stay_inside(name: bytes, path: bytes) -> None:
+def test_dot_dot_and_absolute_names_stay_inside_the_root(name: bytes, path: bytes) -> None:
     assert normalised(name) == path
 
 
 @given(st.lists(st.sampled_from([b"", b".", b"..", b"a", b".b", b"c.", b"..."])).map(b"/".join))
-def test_a_normalised_path_has_no_empty_dot_or_dot_dot_component_and_is_stable(name: bytes) -> None:
+def test_normalised_path_has_no_dot_components_and_is_stable(name: bytes) -> None:
     path = normalised(name)
     assert path == b"" or not {b"", b".", b".."} & set(path.split(b"/"))
     assert normalised(path) == path
@@ -67,7 +67,7 @@ def test_a_normalised_path_has_no_empty_dot_or_dot_dot_component_and_is_stable(n
 
 
 @pytest.mark.parametrize("name", [b".wh.", b".wh..", b".wh...", b"d/.wh.", b"d/.wh..", b"d/.wh..."])
-def test_a_bare_whiteout_prefix_is_malformed(name: bytes) -> None:
+def test_bare_whiteout_prefix_is_malformed(name: bytes) -> None:
     with pytest.raises(LayerError, match="malformed whiteout"):
         parse_whiteout(name)
 
@@ -89,7 +89,7 @@ def test_a_bare_whiteout_prefix_is_malformed(name: bytes) -> None:
         (b".wha", None),
     ],
 )
-def test_a_whiteout_is_a_type(name: bytes, meaning: object) -> None:
+def test_whiteout_names_give_whiteout_entries(name: bytes, meaning: object) -> None:
     assert parse_whiteout(name) == meaning
 
 
@@ -97,20 +97,20 @@ def test_a_whiteout_is_a_type(name: bytes, meaning: object) -> None:
     "name",
     [b".wh..wh.aufs", b".wh..wh.plnk", b"d/.wh..wh.orph", b".wh..wh.plnk/1.2", b".wh..wh..opq/x"],
 )
-def test_other_names_with_a_doubled_prefix_are_aufs_bookkeeping(name: bytes) -> None:
+def test_other_names_with_a_doubled_prefix_are_aufs_files(name: bytes) -> None:
     assert parse_whiteout(name) == AufsFile(name)
 
 
-def test_a_path_below_a_whiteout_name_is_malformed() -> None:
+def test_path_below_a_whiteout_name_is_malformed() -> None:
     with pytest.raises(LayerError, match="malformed whiteout"):
         parse_whiteout(b"d/.wh.x/y")
 
 
 @given(st.binary())
-def test_a_name_is_shown_on_one_line_and_printable(name: bytes) -> None:
+def test_printable_name_is_one_line_without_control_characters(name: bytes) -> None:
     assert printable(name).isprintable()
 
 
-def test_a_readable_name_is_shown_as_it_is() -> None:
+def test_readable_name_is_printed_unchanged() -> None:
     assert printable("usr/größe".encode()) == "usr/größe"
     assert printable(b"a\nb\xff\x1b[2J") == "a\\nb\\xff\\x1b[2J"

@@ -13,7 +13,7 @@ from tests.support.tars import file, gnu_name, hardlink, header, pax, pax_header
 from tests.support.unpacking import Workspace, entries_of
 
 
-def test_unpacked_bytes(workspace: Workspace) -> None:
+def test_limit_of_unpacked_bytes(workspace: Workspace) -> None:
     limits = Limits(unpacked_bytes=10)
     workspace.unpack(file("a", b"12345"), file("b", b"12345"), limits=limits)
     with pytest.raises(LayerError, match="over a limit") as caught:
@@ -21,14 +21,14 @@ def test_unpacked_bytes(workspace: Workspace) -> None:
     assert "--max-bytes" in (caught.value.hint or "")
 
 
-def test_a_file_over_the_limit_is_refused_before_it_is_written(workspace: Workspace) -> None:
+def test_file_over_the_limit_is_refused_before_it_is_written(workspace: Workspace) -> None:
     with pytest.raises(LayerError, match="over a limit"):
         workspace.unpack(
             tar(header("a", size=1 << 60), end=False), limits=Limits(unpacked_bytes=10)
         )
 
 
-def test_entries(workspace: Workspace) -> None:
+def test_limit_of_entries(workspace: Workspace) -> None:
     limits = Limits(entries=3)
     workspace.unpack(file("a"), whiteout("b"), hardlink("c", "a"), limits=limits)
     with pytest.raises(LayerError, match="more than 3 entries") as caught:
@@ -37,7 +37,7 @@ def test_entries(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("entry", [file, tars.dir, whiteout, tars.fifo])
-def test_path_depth(entry: Callable[[str], bytes]) -> None:
+def test_limit_of_path_depth(entry: Callable[[str], bytes]) -> None:
     limits = Limits(depth=3)
     assert entries_of(tar(entry("a/b/c")), limits=limits)
     assert entries_of(tar(entry("./a/../a//./b/c")), limits=limits)
@@ -46,7 +46,7 @@ def test_path_depth(entry: Callable[[str], bytes]) -> None:
     assert "--max-depth" in (caught.value.hint or "")
 
 
-def test_pax_bytes() -> None:
+def test_limit_of_pax_bytes() -> None:
     limits = Limits(pax_bytes=1000)
     for extended in (pax(comment="x" * 900), gnu_name("x" * 900), pax_header(bytes(1000))):
         assert entries_of(tar(extended, file("a")), limits=limits)
@@ -76,28 +76,26 @@ DEEP = "/".join("abcdefghij")  # 1 + 3 + … + 19 bytes of names
         (tars.symlink("l", "/".join(f"{n:020}/.." for n in range(5))), file("l/x")),
     ],
 )
-def test_what_must_be_remembered_until_the_end(
-    workspace: Workspace, parts: tuple[bytes, ...]
-) -> None:
+def test_limit_of_remembered_names(workspace: Workspace, parts: tuple[bytes, ...]) -> None:
     workspace.unpack(*parts, limits=Limits(names=1000))
     with pytest.raises(LayerError, match="more than 99 bytes of names") as caught:
         workspace.unpack(*parts, limits=Limits(names=99))
     assert "--max-names" in (caught.value.hint or "")
 
 
-def test_a_short_tar_cannot_make_a_thousand_times_its_size_of_paths(workspace: Workspace) -> None:
+def test_short_tar_cannot_imply_a_thousand_times_its_size_of_paths(workspace: Workspace) -> None:
     deep = "/".join(["n" * 250] * 500)
     with pytest.raises(LayerError, match="bytes of names"):
         workspace.unpack(*(file(f"{n}/{deep}/x") for n in range(2)), limits=Limits(names=1 << 24))
 
 
-def test_an_extended_header_is_refused_by_its_size_and_not_by_reading_it() -> None:
+def test_large_extended_header_is_refused_unread() -> None:
     for size in (1 << 33, 1 << 62, -1):
         with pytest.raises(LayerError, match=r"extended header"):
             entries_of(tar(pax_header(b"", size=size), file("a")))
 
 
-def test_the_expansion_ratio_has_a_grace() -> None:
+def test_small_blob_may_exceed_the_expansion_ratio() -> None:
     limits = Limits(ratio=10)
     assert limits.expanded(0) == RATIO_GRACE
     assert limits.expanded(RATIO_GRACE) == 10 * RATIO_GRACE

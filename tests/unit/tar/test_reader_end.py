@@ -30,27 +30,27 @@ from tests.support.unpacking import chunked, entries_of, path_of, payloads
 
 
 # -- the end ----------------------------------------------------------------------------------
-def test_a_layer_of_0_bytes_is_an_empty_tar() -> None:
+def test_layer_of_0_bytes_is_an_empty_tar() -> None:
     assert entries_of(b"") == []
 
 
 @pytest.mark.parametrize("end", [b"", bytes(BLOCK), END, bytes(10240), END + bytes(100)])
-def test_the_end_marker_may_be_long_short_or_missing(end: bytes) -> None:
+def test_end_marker_may_be_long_short_or_missing(end: bytes) -> None:
     assert path_of(tar(file("a", b"1"), end=False) + end) == b"a"
 
 
-def test_rubbish_before_the_end_marker_is_an_error() -> None:
+def test_garbage_before_the_end_marker_is_an_error() -> None:
     for rubbish in (b"x" * BLOCK, bytes(BLOCK) + b"x" * BLOCK, bytes(BLOCK) + file("b")):
         with pytest.raises(LayerError, match="malformed tar"):
             entries_of(tar(file("a"), end=False) + rubbish + END)
 
 
-def test_a_zero_block_between_entries_is_an_error() -> None:
+def test_zero_block_between_entries_is_an_error() -> None:
     with pytest.raises(LayerError, match="single zero block"):
         entries_of(tar(file("a"), bytes(BLOCK), file("b")))
 
 
-def test_bytes_after_the_end_marker_are_read_and_kept_but_mean_nothing() -> None:
+def test_bytes_after_the_end_marker_are_kept_and_ignored() -> None:
     kept: list[bytes] = []
     stream = tar(file("a", b"1")) + file("evil") + b"rubbish" * 1000
     chunks = chunked(stream, 512)
@@ -64,7 +64,7 @@ def test_bytes_after_the_end_marker_are_read_and_kept_but_mean_nothing() -> None
     "extended", [pax(path="a"), gnu_name("a"), gnu_link("a"), pax(path="a") * 2]
 )
 @pytest.mark.parametrize("end", [b"", END])
-def test_an_extended_header_without_an_entry_is_an_error(extended: bytes, end: bytes) -> None:
+def test_extended_header_without_an_entry_is_an_error(extended: bytes, end: bytes) -> None:
     with pytest.raises(LayerError, match="extended header and then the end"):
         entries_of(tar(file("x"), extended, end=False) + end)
 
@@ -81,7 +81,7 @@ SMALL = [
 ]
 
 
-def test_every_proper_prefix_is_an_error_or_at_an_entry_s_end_the_same_entries() -> None:
+def test_truncated_stream_is_an_error_except_between_entries() -> None:
     stream = tar(*SMALL)
     whole = entries_of(stream)
     boundaries, at = {0: 0}, 0
@@ -99,20 +99,20 @@ def test_every_proper_prefix_is_an_error_or_at_an_entry_s_end_the_same_entries()
 
 @given(st.lists(st.sampled_from(SMALL), max_size=4), st.integers(1, 1500))
 @settings(deadline=None)
-def test_the_size_of_the_chunks_does_not_matter(parts: list[bytes], chunk: int) -> None:
+def test_entries_do_not_depend_on_chunk_sizes(parts: list[bytes], chunk: int) -> None:
     stream = tar(*parts)
     assert entries_of(stream, chunk=chunk) == entries_of(stream)
     assert payloads(stream, chunk) == payloads(stream)
 
 
-def test_empty_chunks_are_no_end() -> None:
+def test_empty_chunk_does_not_end_the_stream() -> None:
     stream = tar(file("a", b"x" * 1000), file("b"))
     chunks = (piece for part in chunked(stream, 100) for piece in (b"", part, b""))
     assert [each.path for each in TarReader(chunks, what="test")] == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("after", [0, BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK, 5 * BLOCK])
-def test_an_error_of_the_stream_is_never_taken_for_its_end(after: int) -> None:
+def test_stream_error_is_not_taken_for_its_end(after: int) -> None:
     # Where a stream may end, reading on and being refused must not look like the end: that
     # would let a stream that is over a limit, and never checked, pass for a whole one.
     stream = tar(file("a", b"1"), end=False) + bytes(10 * BLOCK)
@@ -178,7 +178,7 @@ def consumed(stream: bytes) -> tuple[int, int]:
 
 @given(mutated())
 @settings(max_examples=600, deadline=None)
-def test_a_mutated_archive_is_read_or_a_layer_error_and_never_anything_else(stream: bytes) -> None:
+def test_mutated_archive_parses_or_raises_layer_error(stream: bytes) -> None:
     count, kept = consumed(stream)
     assert count <= len(stream) // BLOCK
     assert kept <= len(stream)
@@ -186,13 +186,13 @@ def test_a_mutated_archive_is_read_or_a_layer_error_and_never_anything_else(stre
 
 @given(st.binary(max_size=3000))
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_are_read_or_a_layer_error(stream: bytes) -> None:
+def test_any_bytes_parse_or_raise_layer_error(stream: bytes) -> None:
     consumed(stream)
 
 
 @given(mutated())
 @settings(max_examples=200, deadline=None)
-def test_the_kept_bytes_of_any_archive_that_is_read_parse_to_the_same_entries(
+def test_kept_bytes_parse_to_the_same_entries(
     stream: bytes,
 ) -> None:
     kept: list[bytes] = []

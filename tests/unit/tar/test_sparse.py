@@ -50,7 +50,7 @@ def many(count: int) -> Segments:
         (200_000, many(120)),
     ],
 )
-def test_every_form_is_expanded(
+def test_every_sparse_format_is_expanded(
     workspace: Workspace, form: Layout, size: int, segments: Segments
 ) -> None:
     layer = workspace.unpack(form("s", size, segments), file("after", b"1"))
@@ -59,7 +59,7 @@ def test_every_form_is_expanded(
 
 
 @each_form
-def test_holes_take_no_space(workspace: Workspace, form: Layout) -> None:
+def test_holes_use_no_disk_blocks(workspace: Workspace, form: Layout) -> None:
     layer = workspace.unpack(form("s", 1 << 36, [(1 << 35, b"x" * 4096)]))
     assert layer.stat("s").st_size == 1 << 36
     assert layer.stat("s").st_blocks * 512 < 1 << 20
@@ -70,7 +70,7 @@ def test_holes_take_no_space(workspace: Workspace, form: Layout) -> None:
 @each_form
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_any_map_comes_back_as_segments(form: Layout, data: st.DataObject) -> None:
+def test_any_sparse_map_parses_to_its_segments(form: Layout, data: st.DataObject) -> None:
     at, segments = 0, []
     for gap, length in data.draw(
         st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 700)), max_size=40)
@@ -97,14 +97,14 @@ def test_any_map_comes_back_as_segments(form: Layout, data: st.DataObject) -> No
         (1 << 62, [((1 << 63) - 1, b"x")]),
     ],
 )
-def test_a_map_that_overlaps_or_leaves_the_file_is_malformed(
+def test_sparse_map_with_overlap_or_outside_the_file_is_malformed(
     form: Layout, size: int, segments: Segments
 ) -> None:
     with pytest.raises(LayerError, match="malformed"):
         entries_of(tar(form("s", size, segments)))
 
 
-def test_a_map_must_add_up_to_what_is_stored() -> None:
+def test_sparse_map_must_add_up_to_the_stored_bytes() -> None:
     for stored in (b"", b"x", b"x" * 3):
         listed = pax(("GNU.sparse.size", "100"), ("GNU.sparse.map", "10,2"))
         with pytest.raises(LayerError, match="malformed sparse map"):
@@ -112,7 +112,7 @@ def test_a_map_must_add_up_to_what_is_stored() -> None:
 
 
 @pytest.mark.parametrize("size", [-1, base256(-(1 << 62), 12)[:12]])
-def test_a_negative_size_is_malformed(size: int | bytes) -> None:
+def test_negative_size_is_malformed(size: int | bytes) -> None:
     block = bytearray(tars.sparse_old("s", 0, []))
     block[483:495] = tars.octal(size, 12)
     with pytest.raises(LayerError, match="malformed sparse map"):
@@ -120,7 +120,7 @@ def test_a_negative_size_is_malformed(size: int | bytes) -> None:
 
 
 @pytest.mark.parametrize("listed", ["1,", ",", "1,2,x", "-1,5", "1;2", "9" * 5000, "0x1,1"])
-def test_a_map_of_other_things_than_numbers_is_malformed(listed: str) -> None:
+def test_sparse_map_without_numbers_is_malformed(listed: str) -> None:
     header = pax(("GNU.sparse.size", "100"), ("GNU.sparse.map", listed))
     with pytest.raises(LayerError, match="malformed"):
         entries_of(tar(header, file("s", b"x")))
@@ -129,7 +129,7 @@ def test_a_map_of_other_things_than_numbers_is_malformed(listed: str) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"1", b"x\n", b"-1\n", b"2\n0\n1\n", b"99999999999\n0\n1\n", b"9" * 5000 + b"\n"]
 )
-def test_a_map_in_the_payload_that_does_not_end_there_is_malformed(text: bytes) -> None:
+def test_sparse_map_that_exceeds_its_payload_is_malformed(text: bytes) -> None:
     header = pax(
         ("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "100")
     )
@@ -138,7 +138,7 @@ def test_a_map_in_the_payload_that_does_not_end_there_is_malformed(text: bytes) 
             entries_of(tar(header, file("s", payload)))
 
 
-def test_a_map_in_the_payload_without_a_real_size_is_malformed() -> None:
+def test_sparse_map_without_a_real_size_is_malformed() -> None:
     # The map would be read and the payload measured from after it: the next header would be
     # looked for in the wrong place.
     header = pax(("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"))
@@ -154,7 +154,7 @@ def test_a_map_in_the_payload_without_a_real_size_is_malformed() -> None:
         (("GNU.sparse.minor", "1"), ("GNU.sparse.map", "0,5"), ("GNU.sparse.size", "10")),
     ],
 )
-def test_a_name_of_a_sparse_file_that_others_take_for_a_plain_one_is_not_obeyed(
+def test_sparse_name_is_ignored_where_other_readers_see_a_plain_file(
     version: tuple[tuple[str, str], ...],
 ) -> None:
     header = pax(*version, ("GNU.sparse.name", "other"))
@@ -163,21 +163,21 @@ def test_a_name_of_a_sparse_file_that_others_take_for_a_plain_one_is_not_obeyed(
     assert (found.path, found.size, found.segments) == (b"name", 5, None)
 
 
-def test_of_two_sizes_of_a_sparse_file_the_one_that_others_take_counts() -> None:
+def test_sparse_size_is_the_one_that_other_readers_use() -> None:
     sizes = ("GNU.sparse.realsize", "20"), ("GNU.sparse.size", "10")
     (found,) = entries_of(tar(pax(*sizes, ("GNU.sparse.map", "0,1")), file("s", b"x")))
     assert isinstance(found, File)
     assert found.size == 10
 
 
-def test_what_a_sparse_header_says_is_for_its_own_entry() -> None:
+def test_sparse_header_applies_to_one_entry() -> None:
     leftover = pax(("GNU.sparse.size", "100"), ("GNU.sparse.map", "10,2"))
     (_, plain) = entries_of(tar(leftover, dir("d"), file("f", b"12345")))
     assert isinstance(plain, File)
     assert (plain.size, plain.segments) == (5, None)
 
 
-def test_a_sparse_name_is_normalised_and_bounded_like_any_other() -> None:
+def test_sparse_name_is_normalised_and_limited() -> None:
     (found,) = entries_of(tar(tars.sparse_10("../../a//b", 10, [])))
     assert found.path == b"a/b"
     with pytest.raises(LayerError, match="over a limit"):
@@ -193,7 +193,7 @@ def tars_whiteout(path: bytes) -> object:
 
 
 @each_form
-def test_a_map_larger_than_the_limit_is_refused(form: Layout) -> None:
+def test_sparse_map_over_the_limit_is_refused(form: Layout) -> None:
     stream = tar(form("s", 10_000_000, many(2000)))
     assert entries_of(stream, limits=Limits(pax_bytes=1 << 20))
     with pytest.raises(LayerError, match=r"over a limit|malformed sparse map"):
@@ -201,12 +201,12 @@ def test_a_map_larger_than_the_limit_is_refused(form: Layout) -> None:
 
 
 @each_form
-def test_the_holes_count_as_unpacked_bytes(workspace: Workspace, form: Layout) -> None:
+def test_holes_count_as_unpacked_bytes(workspace: Workspace, form: Layout) -> None:
     with pytest.raises(LayerError, match="over a limit"):
         workspace.unpack(form("s", 1 << 50, []))
 
 
-def test_a_file_replaced_by_a_sparse_one_and_back(workspace: Workspace) -> None:
+def test_sparse_file_replaces_a_plain_one_and_vice_versa(workspace: Workspace) -> None:
     layer = workspace.unpack(
         file("s", b"plain"),
         tars.sparse_01("s", 10_000, [(5000, b"x")]),

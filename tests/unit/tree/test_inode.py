@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stacker.tree.inode import Listing
 
 
-def test_lower_names_come_first_and_new_ones_behind() -> None:
+def test_listing_has_lower_names_before_new_ones() -> None:
     listing = Listing([(b"a", 5), (b"b", 6)])
     listing.put(b"0", 7)
     assert list(listing.after(0)) == [(1, b"a", 5), (2, b"b", 6), (3, b"0", 7)]
@@ -16,14 +16,14 @@ def test_lower_names_come_first_and_new_ones_behind() -> None:
     assert list(listing.after(99)) == []
 
 
-def test_a_name_that_leads_elsewhere_keeps_its_place() -> None:
+def test_name_with_a_new_inode_keeps_its_offset() -> None:
     listing = Listing([(b"a", 5), (b"b", 6)])
     listing.put(b"a", 9)
     assert list(listing.after(0)) == [(1, b"a", 9), (2, b"b", 6)]
     assert (listing.get(b"a"), listing.get(b"c")) == (9, None)
 
 
-def test_a_place_is_not_given_twice() -> None:
+def test_offset_is_not_reused() -> None:
     listing = Listing([(b"a", 5)])
     listing.remove(b"a")
     listing.remove(b"a")
@@ -36,7 +36,7 @@ def test_a_place_is_not_given_twice() -> None:
     st.lists(st.integers(0, 30), unique=True),
     st.lists(st.tuples(st.booleans(), st.integers(0, 40))),
 )
-def test_who_reads_in_pieces_sees_what_stays_once(
+def test_listing_in_parts_has_each_remaining_name_once(
     first: list[int], steps: list[tuple[bool, int]]
 ) -> None:
     listing = Listing((b"%d" % number, number) for number in first)

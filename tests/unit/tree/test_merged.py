@@ -103,7 +103,7 @@ def test_links_share_an_inode_and_are_counted(tree: MergedTree) -> None:
     assert tree.status(at(tree, b"etc/b")).nlink == 1
 
 
-def test_contents_are_read_where_they_lie(tree: MergedTree) -> None:
+def test_contents_are_read_from_the_layers(tree: MergedTree) -> None:
     assert tree.read(at(tree, b"etc/b"), 0, 100) == b"changed"
     assert tree.read(at(tree, b"etc/b"), 2, 3) == b"ang"
     assert tree.read(at(tree, b"etc/a"), 2, 3) == b""
@@ -111,7 +111,7 @@ def test_contents_are_read_where_they_lie(tree: MergedTree) -> None:
         tree.read(at(tree, b"etc"), 0, 1)
 
 
-def test_links_and_xattrs_are_data(tree: MergedTree) -> None:
+def test_symlink_targets_and_xattrs_are_returned(tree: MergedTree) -> None:
     assert tree.readlink(at(tree, b"link")) == b"etc/a"
     with pytest.raises(OSError, match="not a symbolic link"):
         tree.readlink(ROOT)
@@ -123,7 +123,7 @@ def test_links_and_xattrs_are_data(tree: MergedTree) -> None:
 
 
 @pytest.mark.parametrize("layers", [(LOWER,), (LOWER, UPPER), (LOWER, UPPER, LOWER)])
-def test_a_skeleton_is_enough(workspace: Path, layers: Sequence[Sequence[Item]]) -> None:
+def test_skeleton_alone_gives_the_tree(workspace: Path, layers: Sequence[Sequence[Item]]) -> None:
     stack = [source for source in layered(workspace, *layers) if isinstance(source, LayerPaths)]
     whole = merge([source.diff for source in stack], FORM)
     seen = tree_snapshot(merge(stack, FORM))
@@ -154,7 +154,7 @@ def test_a_skeleton_is_enough(workspace: Path, layers: Sequence[Sequence[Item]])
     ],
     ids=lambda layer: " ".join(f"{item.kind}:{item.path}" for item in layer),
 )
-def test_entries_that_replace_or_lead_each_other_come_out_right(
+def test_entries_that_replace_or_move_each_other_are_merged(
     workspace: Path, layer: Sequence[Item]
 ) -> None:
     assert tree_snapshot(merge(layered(workspace, layer), FORM)) == meaning(layer)
@@ -167,14 +167,14 @@ def test_links_across_layers_share_an_inode(workspace: Path) -> None:
     assert tree_snapshot(tree) == meaning(*layers)
 
 
-def test_a_path_longer_than_the_kernel_takes_is_read(workspace: Path) -> None:
+def test_file_below_a_path_over_path_max_is_read(workspace: Path) -> None:
     path = "/".join(["d" * 200] * 25)
     layer = unpacked(0, archive((F(f"{path}/file", b"deep"),)), workspace, FORM)
     tree = merge([layer.paths], FORM)
     assert tree.read(at(tree, f"{path}/file".encode()), 0, 10) == b"deep"
 
 
-def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
+def test_chain_of_waiting_links_is_made_in_linear_time(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, linked = [0], scan._FromSkeleton._linked
@@ -190,19 +190,19 @@ def test_links_that_wait_for_each_other_in_a_row_are_made_in_linear_time(
     assert calls[0] < 3 * 100
 
 
-def test_a_tree_deeper_than_python_s_stack_is_no_problem(workspace: Path) -> None:
+def test_tree_deeper_than_the_recursion_limit_is_merged(workspace: Path) -> None:
     deep = b"/".join([b"d"] * 1500)
     assert Contents(b"").make(deep) == {}
     assert LayerLookup([workspace], FORM).sources(deep) == ()
 
 
-def test_times_out_of_range_are_held_at_its_ends(workspace: Path) -> None:
+def test_times_out_of_range_are_clamped(workspace: Path) -> None:
     far = Item("file", "a", mtime=300 * 366 * 24 * 3600 * 1_000_000_000)
     tree = merge(layered(workspace, (far,)), FORM)
     assert tree.status(at(tree, b"a")).mtime == (1 << 63) - 1
 
 
-def test_where_a_layer_was_squashed_its_owner_counts(workspace: Path) -> None:
+def test_squashed_layer_has_the_owner_on_disk(workspace: Path) -> None:
     (source,) = layered(workspace, (D(""), Item("file", "a", uid=7, gid=8)))
     assert isinstance(source, LayerPaths)
     record = source.record.read_bytes()
@@ -214,7 +214,7 @@ def test_where_a_layer_was_squashed_its_owner_counts(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda _: b"", lambda raw: b"\0" + raw])
-def test_a_damaged_skeleton_is_an_integrity_error(workspace: Path, damage: object) -> None:
+def test_damaged_skeleton_is_an_integrity_error(workspace: Path, damage: object) -> None:
     (source,) = layered(workspace, LOWER)
     assert isinstance(source, LayerPaths)
     assert callable(damage)

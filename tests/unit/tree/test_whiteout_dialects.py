@@ -114,13 +114,15 @@ def both(request: pytest.FixtureRequest, workspace: Path) -> Both:
 
 
 @pytest.mark.parametrize("hide", WHITEOUTS)
-def test_a_whiteout_of_any_form_hides_a_file(both: Both, hide: Callable[[Path, str], None]) -> None:
+def test_whiteout_of_any_dialect_hides_a_file(
+    both: Both, hide: Callable[[Path, str], None]
+) -> None:
     hide(both.workspace / "up/d", "f")
     assert both.names() == ["d", "d/e", "d/e/deep", "top"]
 
 
 @pytest.mark.parametrize("hide", WHITEOUTS)
-def test_a_whiteout_of_any_form_hides_a_directory(
+def test_whiteout_of_any_dialect_hides_a_directory(
     both: Both, hide: Callable[[Path, str], None]
 ) -> None:
     hide(both.workspace / "up/d", "e")
@@ -128,13 +130,13 @@ def test_a_whiteout_of_any_form_hides_a_directory(
 
 
 @pytest.mark.parametrize("hide", [device, aufs])
-def test_a_whiteout_hides_in_the_root(both: Both, hide: Callable[[Path, str], None]) -> None:
+def test_whiteout_hides_in_the_root(both: Both, hide: Callable[[Path, str], None]) -> None:
     hide(both.workspace / "up", "top")
     assert both.names() == ["d", "d/e", "d/e/deep", "d/f"]
 
 
 @pytest.mark.parametrize("empty", OPAQUES)
-def test_an_opaque_directory_of_any_form_hides_what_is_below(
+def test_opaque_directory_of_any_dialect_hides_lower_entries(
     both: Both, empty: Callable[[Path], None]
 ) -> None:
     empty(both.workspace / "up/d")
@@ -142,12 +144,12 @@ def test_an_opaque_directory_of_any_form_hides_what_is_below(
     assert both.names() == ["d", "d/new", "top"]
 
 
-def test_an_opaque_root_hides_all_below(both: Both) -> None:
+def test_opaque_root_hides_all_lower_entries(both: Both) -> None:
     aufs_opaque(both.workspace / "up")
     assert both.names() == ["d"]
 
 
-def test_a_name_beside_its_own_deletion_is_there(both: Both) -> None:
+def test_name_beside_its_own_whiteout_is_visible(both: Both) -> None:
     aufs(both.workspace / "up", "top")
     (both.workspace / "up/top").write_bytes(b"new")
     aufs(both.workspace / "up", "d")
@@ -155,18 +157,18 @@ def test_a_name_beside_its_own_deletion_is_there(both: Both) -> None:
 
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", ".wh..wh.plnk", ".wh..wh.aufs"])
-def test_names_that_hide_nothing_do_not_show_either(both: Both, name: str) -> None:
+def test_reserved_names_are_never_listed(both: Both, name: str) -> None:
     (both.workspace / "up" / name).touch()
     assert both.names() == ["d", "d/e", "d/e/deep", "d/f", "top"]
 
 
-def test_a_file_whiteout_counts_only_where_the_directory_says_so(both: Both) -> None:
+def test_file_whiteout_needs_a_marked_directory(both: Both) -> None:
     (both.workspace / "up/d/f").touch()
     os.setxattr(both.workspace / "up/d/f", "trusted.overlay.whiteout", b"y")
     assert "d/f" in both.names()
 
 
-def test_marks_do_not_show_and_what_is_escaped_does(workspace: Path) -> None:
+def test_marks_are_hidden_and_escaped_xattrs_are_visible(workspace: Path) -> None:
     for name in (*OPAQUE, "user.overlay.origin", "user.fuseoverlayfs.origin", "user.kind"):
         os.setxattr(workspace / "low/d", name, b"n")
     os.setxattr(workspace / "low/d", "trusted.overlay.overlay.opaque", b"y")
@@ -189,7 +191,7 @@ def test_marks_do_not_show_and_what_is_escaped_does(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", ["trusted.overlay.metacopy", "user.overlay.redirect"])
-def test_what_overlayfs_features_left_is_refused(workspace: Path, mark: str) -> None:
+def test_marks_of_unsupported_overlayfs_features_are_refused(workspace: Path, mark: str) -> None:
     os.setxattr(workspace / "low/d", mark, b"")
     with pytest.raises(PermissionError) as caught:
         snapshot(workspace, "low")
@@ -199,7 +201,7 @@ def test_what_overlayfs_features_left_is_refused(workspace: Path, mark: str) -> 
     )
 
 
-def test_nothing_gets_a_reserved_name(workspace: Path) -> None:
+def test_reserved_name_cannot_be_created(workspace: Path) -> None:
     tree = writable(workspace)
     caller, top = Caller(0, 0), tree.lookup(0, b"top")
     assert top is not None
@@ -216,7 +218,7 @@ def test_nothing_gets_a_reserved_name(workspace: Path) -> None:
     tree.close()
 
 
-def test_a_name_that_aufs_hid_can_be_used_again(workspace: Path) -> None:
+def test_name_hidden_by_aufs_can_be_created(workspace: Path) -> None:
     aufs(workspace / "up", "top")
     aufs(workspace / "up", "d")
     (workspace / "up/d").rmdir()
@@ -237,14 +239,14 @@ def test_a_name_that_aufs_hid_can_be_used_again(workspace: Path) -> None:
     assert Both(workspace, writing=True).names() == Both(workspace, writing=False).names() == []
 
 
-def test_links_between_directories_are_links(workspace: Path) -> None:
+def test_links_between_stacked_directories_share_an_inode(workspace: Path) -> None:
     os.link(workspace / "low/top", workspace / "up/linked")
     os.link(workspace / "low/top", workspace / "outside")
     found = snapshot(workspace, "up", "low")
     assert found[b"top"].group == found[b"linked"].group == (b"linked", b"top")
 
 
-def test_a_directory_that_became_a_link_leads_nowhere(workspace: Path) -> None:
+def test_directory_replaced_by_a_symlink_is_not_followed(workspace: Path) -> None:
     tree = merge([workspace / "low"], FORM)
     (node,) = (each for each in tree if tree.path(each) == b"d/e/deep")
     assert tree.read(node, 0, 9) == b"deep"
@@ -257,7 +259,7 @@ def test_a_directory_that_became_a_link_leads_nowhere(workspace: Path) -> None:
     assert caught.value.errno in {errno.ELOOP, errno.ENOTDIR}
 
 
-def test_owners_show_as_they_are_told_and_nothing_else_changes(workspace: Path) -> None:
+def test_with_owners_maps_owners_only(workspace: Path) -> None:
     tree = merge([workspace / "low"], FORM)
     owned = tree.with_owners(lambda uid: uid + 7, lambda gid: gid + 8)
     for node in tree:
@@ -267,7 +269,7 @@ def test_owners_show_as_they_are_told_and_nothing_else_changes(workspace: Path) 
 
 
 @given(st.binary(min_size=1, max_size=12))
-def test_what_is_hidden_is_a_name(name: bytes) -> None:
+def test_hidden_by_returns_a_file_name(name: bytes) -> None:
     for hidden in hidden_by(b".wh." + name):
         assert hidden == name
         assert hidden not in {b"", b".", b".."}
@@ -278,7 +280,7 @@ def test_what_is_hidden_is_a_name(name: bytes) -> None:
     st.sampled_from(["trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "user.", ""]),
     st.binary(max_size=12),
 )
-def test_every_name_that_is_kept_is_given_back(prefix: str, rest: bytes) -> None:
+def test_unescape_reverts_escape_in_every_dialect(prefix: str, rest: bytes) -> None:
     name = prefix.encode() + rest
     assert FORM.unescape(FORM.escape(name)) == name
     assert FORM.escape(name) not in {*FORM.opaque_marks, *FORM.whiteout_marks}

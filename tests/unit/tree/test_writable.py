@@ -68,7 +68,7 @@ def refusal(do: Callable[..., object], *words: object) -> int:
     return caught.value.errno or 0
 
 
-def test_looking_writes_nothing(tree: Writable, workspace: Path) -> None:
+def test_reading_writes_nothing_to_the_upper(tree: Writable, workspace: Path) -> None:
     assert tree.snapshot()[b"d/e/deep"].content == b"deep" * 1000
     assert on_disk(tree) == []
     assert snapshot(workspace / "lower") == {
@@ -76,7 +76,7 @@ def test_looking_writes_nothing(tree: Writable, workspace: Path) -> None:
     } | {b"": snapshot(workspace / "lower")[b""]}
 
 
-def test_only_what_is_changed_is_copied_up_with_the_directories_above(tree: Writable) -> None:
+def test_change_copies_up_the_file_and_its_parents_only(tree: Writable) -> None:
     tree.write("d/e/deep", b"DEEP")
     assert on_disk(tree) == ["d"]
     assert on_disk(tree, "d") == ["e"]
@@ -89,7 +89,7 @@ def test_only_what_is_changed_is_copied_up_with_the_directories_above(tree: Writ
     assert not is_opaque(tree.upper / "d")
 
 
-def test_an_inode_keeps_its_number_when_it_is_copied_up(tree: Writable) -> None:
+def test_inode_keeps_its_number_when_it_is_copied_up(tree: Writable) -> None:
     before = tree.at("d/e/deep"), tree.at("d"), tree.at("file")
     tree.write("d/e/deep", b"x")
     tree.write("file", b"x")
@@ -97,7 +97,7 @@ def test_an_inode_keeps_its_number_when_it_is_copied_up(tree: Writable) -> None:
     assert tree.at("d/second") == tree.at("file")
 
 
-def test_what_is_truncated_is_not_copied_first(tree: Writable) -> None:
+def test_truncated_bytes_are_not_copied_up(tree: Writable) -> None:
     tree.tree.files.truncate(tree.at("d/e/deep"), 6)
     assert (tree.upper / "d/e/deep").read_bytes() == b"deepde"
     assert tree.read("d/e/deep") == b"deepde"
@@ -111,7 +111,7 @@ def test_all_names_of_a_lower_file_are_copied_up_as_links(tree: Writable) -> Non
     assert tree.tree.files.status(tree.at("file")).nlink == 2
 
 
-def test_names_that_are_hidden_are_not_copied_up(tree: Writable) -> None:
+def test_hidden_names_are_not_copied_up(tree: Writable) -> None:
     tree.unlink("d/second")
     assert tree.tree.files.status(tree.at("file")).nlink == 1
     tree.write("file", b"LOWER")
@@ -131,7 +131,7 @@ def test_names_below_a_directory_that_was_removed_are_not_copied_up(tree: Writab
     assert tree.names("d") == []
 
 
-def test_a_lower_name_that_goes_leaves_a_whiteout_and_an_upper_one_nothing(tree: Writable) -> None:
+def test_removing_a_lower_name_leaves_a_whiteout(tree: Writable) -> None:
     tree.unlink("pipe")
     tree.create("new")
     tree.unlink("new")
@@ -142,7 +142,7 @@ def test_a_lower_name_that_goes_leaves_a_whiteout_and_an_upper_one_nothing(tree:
     assert on_disk(tree) == ["d", "pipe"]
 
 
-def test_a_removed_directory_is_one_whiteout(tree: Writable) -> None:
+def test_removed_directory_is_one_whiteout(tree: Writable) -> None:
     tree.unlink("d/e/deep")
     assert on_disk(tree, "d/e") == ["deep"]
     tree.rmdir("d/e")
@@ -150,7 +150,7 @@ def test_a_removed_directory_is_one_whiteout(tree: Writable) -> None:
     assert os.listdir(tree.work / "work") == []
 
 
-def test_a_directory_made_anew_hides_the_lower_one(tree: Writable) -> None:
+def test_recreated_directory_hides_the_lower_one(tree: Writable) -> None:
     tree.unlink("d/e/deep")
     tree.rmdir("d/e")
     tree.mkdir("d/e")
@@ -163,12 +163,12 @@ def test_a_directory_made_anew_hides_the_lower_one(tree: Writable) -> None:
     assert on_disk(tree, "d/e") == []  # an opaque directory needs no whiteout
 
 
-def test_a_new_directory_has_no_mark(tree: Writable) -> None:
+def test_new_directory_has_no_opaque_mark(tree: Writable) -> None:
     tree.mkdir("new")
     assert not is_opaque(tree.upper / "new")
 
 
-def test_a_file_in_the_place_of_a_whiteout_replaces_it(tree: Writable) -> None:
+def test_new_file_replaces_a_whiteout(tree: Writable) -> None:
     tree.unlink("pipe")
     tree.create("pipe", b"file")
     assert tree.read("pipe") == b"file"
@@ -183,7 +183,7 @@ def test_a_file_in_the_place_of_a_whiteout_replaces_it(tree: Writable) -> None:
     assert os.listdir(tree.work / "work") == []
 
 
-def test_a_moved_lower_file_leaves_a_whiteout(tree: Writable) -> None:
+def test_moved_lower_file_leaves_a_whiteout(tree: Writable) -> None:
     tree.rename("d/e/deep", "moved")
     assert is_whiteout(tree.upper / "d/e/deep")
     tree.rename("moved", "d/e/deep")
@@ -191,7 +191,7 @@ def test_a_moved_lower_file_leaves_a_whiteout(tree: Writable) -> None:
     assert tree.read("d/e/deep") == b"deep" * 1000
 
 
-def test_a_directory_with_lower_parts_stays_where_it_is(tree: Writable) -> None:
+def test_renaming_a_lower_directory_fails_with_exdev(tree: Writable) -> None:
     assert refusal(tree.rename, "d", "D") == errno.EXDEV
     tree.mkdir("new")
     exchange = opath.RENAME_EXCHANGE
@@ -199,7 +199,7 @@ def test_a_directory_with_lower_parts_stays_where_it_is(tree: Writable) -> None:
     assert refusal(tree.rename, "d", "new", exchange) == errno.EXDEV
 
 
-def test_a_directory_cannot_go_into_itself(tree: Writable) -> None:
+def test_directory_cannot_be_moved_into_itself(tree: Writable) -> None:
     tree.mkdir("new")
     tree.mkdir("new/inner")
     assert refusal(tree.rename, "new", "new/inner/x") == errno.EINVAL
@@ -208,7 +208,7 @@ def test_a_directory_cannot_go_into_itself(tree: Writable) -> None:
     assert tree.names("new") == ["inner"]
 
 
-def test_a_directory_that_moves_over_an_empty_one_shows_what_it_had(tree: Writable) -> None:
+def test_directory_replaces_an_empty_one_with_its_contents(tree: Writable) -> None:
     tree.unlink("d/e/deep")
     tree.mkdir("new")
     tree.create("new/x")
@@ -220,7 +220,7 @@ def test_a_directory_that_moves_over_an_empty_one_shows_what_it_had(tree: Writab
     assert tree.names("d/e") == ["x"]
 
 
-def test_directories_of_the_upper_change_places(tree: Writable) -> None:
+def test_upper_directories_can_be_exchanged(tree: Writable) -> None:
     tree.unlink("pipe")
     tree.mkdir("pipe")
     tree.mkdir("new")
@@ -232,7 +232,7 @@ def test_directories_of_the_upper_change_places(tree: Writable) -> None:
     assert tree.read("pipe") == b"lower"
 
 
-def test_names_are_taken_or_missing(tree: Writable) -> None:
+def test_existing_and_missing_names_fail(tree: Writable) -> None:
     files = tree.tree
     assert refusal(tree.create, "file") == errno.EEXIST
     assert refusal(tree.mkdir, "d") == errno.EEXIST
@@ -250,7 +250,7 @@ def test_names_are_taken_or_missing(tree: Writable) -> None:
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"../x", b"a\0b"])
-def test_what_is_no_name_reaches_no_system_call(tree: Writable, name: bytes) -> None:
+def test_malformed_name_reaches_no_system_call(tree: Writable, name: bytes) -> None:
     files = tree.tree
     assert refusal(files.create, ROOT, name, 0o600, ROOT_USER) == errno.EINVAL
     assert refusal(files.symlink, ROOT, name, b"x", ROOT_USER) == errno.EINVAL
@@ -261,7 +261,7 @@ def test_what_is_no_name_reaches_no_system_call(tree: Writable, name: bytes) -> 
     assert refusal(files.link, tree.at("file"), ROOT, name) == errno.EINVAL
 
 
-def test_a_link_in_the_upper_leads_nowhere(tree: Writable, workspace: Path) -> None:
+def test_symlink_in_the_upper_is_not_followed(tree: Writable, workspace: Path) -> None:
     """Somebody puts a link in the place of a directory, behind the tree's back."""
     outside = workspace / "outside"
     outside.mkdir()
@@ -281,7 +281,7 @@ def test_a_link_in_the_upper_leads_nowhere(tree: Writable, workspace: Path) -> N
     assert node > ROOT
 
 
-def test_an_inode_without_names_lives_until_it_is_forgotten(tree: Writable) -> None:
+def test_inode_without_names_lives_until_the_kernel_forgets_it(tree: Writable) -> None:
     node = ROOT
     for path in ("file", "d/e/deep", "new"):
         if path == "new":
@@ -302,7 +302,7 @@ def test_an_inode_without_names_lives_until_it_is_forgotten(tree: Writable) -> N
     assert refusal(tree.tree.files.status, node) == errno.ESTALE
 
 
-def test_a_number_that_never_was_is_stale(tree: Writable) -> None:
+def test_unknown_inode_number_is_stale(tree: Writable) -> None:
     for node in (-1, 10**6):
         assert refusal(tree.tree.files.status, node) == errno.ESTALE
         assert refusal(tree.tree.lookup, node, b"x") == errno.ESTALE
@@ -310,7 +310,7 @@ def test_a_number_that_never_was_is_stale(tree: Writable) -> None:
         tree.tree.forget(node, 1)
 
 
-def test_nothing_is_made_in_a_directory_that_is_gone(tree: Writable) -> None:
+def test_removed_directory_takes_no_new_names(tree: Writable) -> None:
     tree.unlink("d/e/deep")
     lower, upper = tree.at("d/e"), tree.mkdir("new")
     tree.tree.remember(upper)
@@ -320,7 +320,7 @@ def test_nothing_is_made_in_a_directory_that_is_gone(tree: Writable) -> None:
         assert refusal(tree.tree.create, node, b"x", 0o600, ROOT_USER) == errno.ENOENT
 
 
-def test_more_files_than_are_kept_open_can_be_used(tree: Writable) -> None:
+def test_more_files_than_the_cache_keeps_open_can_be_used(tree: Writable) -> None:
     tree.mkdir("many")
     before = len(os.listdir("/proc/self/fd"))
     nodes = [tree.create(f"many/{number}", b"%d" % number) for number in range(600)]
@@ -332,7 +332,7 @@ def test_more_files_than_are_kept_open_can_be_used(tree: Writable) -> None:
     assert len(tree.names("many")) == 600
 
 
-def test_deep_directories_need_no_stack(tree: Writable) -> None:
+def test_directories_deeper_than_the_recursion_limit_are_copied_up(tree: Writable) -> None:
     node = ROOT
     for _ in range(1500):
         node = tree.tree.make_directory(node, b"d" * 3 if node == ROOT else b"d", 0o755, ROOT_USER)
@@ -341,7 +341,7 @@ def test_deep_directories_need_no_stack(tree: Writable) -> None:
     remove_contents(tree.upper)  # which pytest cannot
 
 
-def test_a_new_inode_is_its_makers(tree: Writable) -> None:
+def test_new_inode_belongs_to_the_caller(tree: Writable) -> None:
     node = tree.tree.create(ROOT, b"theirs", 0o4750, Caller(12, 34))
     status = tree.tree.files.status(node)
     assert (status.mode, status.uid, status.gid) == (stat.S_IFREG | 0o4750, 12, 34)
@@ -352,7 +352,7 @@ def test_a_new_inode_is_its_makers(tree: Writable) -> None:
     assert tree.tree.files.status(node).mode == stat.S_IFREG | 0o775
 
 
-def test_overlays_own_marks_are_neither_seen_nor_set(tree: Writable) -> None:
+def test_overlay_marks_are_neither_visible_nor_settable(tree: Writable) -> None:
     files, directory = tree.tree.files, tree.mkdir("pipe2")
     os.setxattr(tree.upper / "pipe2", "trusted.overlay.origin", b"o")
     assert files.xattr_names(directory) == []
@@ -362,7 +362,7 @@ def test_overlays_own_marks_are_neither_seen_nor_set(tree: Writable) -> None:
     assert not is_opaque(tree.upper / "pipe2")
 
 
-def test_an_attribute_that_is_missing_copies_nothing_up(tree: Writable) -> None:
+def test_removing_a_missing_xattr_copies_nothing_up(tree: Writable) -> None:
     files, node = tree.tree.files, tree.at("d")
     assert refusal(files.remove_xattr, node, b"user.none") == errno.ENODATA
     assert refusal(files.set_xattr, node, b"user.none", b"", os.XATTR_REPLACE) == errno.ENODATA
@@ -372,7 +372,7 @@ def test_an_attribute_that_is_missing_copies_nothing_up(tree: Writable) -> None:
 
 
 @pytest.mark.parametrize("mark", ["redirect", "metacopy"])
-def test_features_that_are_off_are_refused(workspace: Path, mark: str) -> None:
+def test_marks_of_disabled_features_are_refused(workspace: Path, mark: str) -> None:
     tree = Writable(workspace)
     tree.mkdir("new")
     tree.create("sparse")
@@ -384,7 +384,7 @@ def test_features_that_are_off_are_refused(workspace: Path, mark: str) -> None:
         Writable(workspace)
 
 
-def test_whiteouts_can_be_files(workspace: Path) -> None:
+def test_file_whiteouts_of_the_upper_are_read(workspace: Path) -> None:
     upper = workspace / "upper"
     upper.mkdir()
     os.setxattr(upper, "trusted.overlay.opaque", b"x")
@@ -399,7 +399,7 @@ def test_whiteouts_can_be_files(workspace: Path) -> None:
     tree.close()
 
 
-def test_links_in_an_upper_are_one_inode_wherever_they_are(workspace: Path) -> None:
+def test_links_in_an_upper_share_an_inode(workspace: Path) -> None:
     for directory in ("x", "y"):
         (workspace / "upper" / directory).mkdir(parents=True)
     (workspace / "upper/x/one").write_bytes(b"both")
@@ -413,7 +413,7 @@ def test_links_in_an_upper_are_one_inode_wherever_they_are(workspace: Path) -> N
     tree.close()
 
 
-def test_what_a_crash_left_in_the_work_directory_goes(workspace: Path) -> None:
+def test_leftovers_in_the_work_directory_are_removed(workspace: Path) -> None:
     tree = Writable(workspace)
     tree.close()
     (workspace / "work/work/#1").mkdir()
@@ -423,7 +423,7 @@ def test_what_a_crash_left_in_the_work_directory_goes(workspace: Path) -> None:
     tree.close()
 
 
-def test_what_cannot_be_copied_up_is_as_it_was(tree: Writable, workspace: Path) -> None:
+def test_failed_copy_up_changes_nothing(tree: Writable, workspace: Path) -> None:
     before = tree.snapshot()
     (workspace / "lower/d/e/deep").unlink()  # a broken layer
     assert refusal(tree.write, "d/e/deep", b"x") == errno.ENOENT
@@ -433,7 +433,7 @@ def test_what_cannot_be_copied_up_is_as_it_was(tree: Writable, workspace: Path) 
     }
 
 
-def test_layers_may_lie_on_another_filesystem(tmp_path: Path) -> None:
+def test_layers_may_be_on_another_filesystem(tmp_path: Path) -> None:
     with scratch() as elsewhere:
         with (elsewhere / "sparse").open("wb") as file:
             file.seek(4 << 20)
@@ -457,7 +457,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("alone_among_mounts")
-def test_a_full_disk_leaves_everything_as_it_was(workspace: Path, small: Path) -> None:
+def test_full_disk_changes_nothing(workspace: Path, small: Path) -> None:
     (workspace / "lower/big").write_bytes(os.urandom(2 << 20))
     tree = Writable(small, [str(workspace / "lower")])
     before = tree.snapshot()
@@ -479,7 +479,7 @@ def test_a_full_disk_leaves_everything_as_it_was(workspace: Path, small: Path) -
     tree.close()
 
 
-def test_nothing_stays_open(workspace: Path) -> None:
+def test_close_leaves_no_descriptor_open(workspace: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     tree = Writable(workspace)
     tree.write("file", b"x")
