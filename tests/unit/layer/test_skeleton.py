@@ -1,6 +1,6 @@
-"""DESIGN section 3, *The skeleton*: with the payloads put back it is the tar, bit for bit.
+"""Skeletons: damage, replaced files and memory.
 
-That it is so for every layer is a law of ``workspace.py``; here is what else it must say and notice.
+`tests.support.unpacking` checks after each unpack that the skeleton reproduces the tar.
 """
 
 from __future__ import annotations
