@@ -67,13 +67,13 @@ def _print_line(event: Event, session: Session) -> None:
 def _lines(event: Event) -> Iterator[str]:
     match event:
         case LayersFound():
-            yield from (f"already here {diff_id}" for diff_id in event.present)
+            yield from (f"already in the store: layer {diff_id}" for diff_id in event.present)
         case LayerUnpacked(diff_id, _, record) if record:
-            yield f"unpacked {diff_id} {record.entries} entries"
+            yield f"unpacked layer {diff_id}: {record.entries} entries"
         case LayerUnpacked(diff_id):
-            yield f"already here {diff_id} (another process unpacked it)"
+            yield f"unpacked by another process: layer {diff_id}"
         case LayerPacked(diff_id, digest):
-            yield f"packed {diff_id} as {digest}"
+            yield f"packed layer {diff_id} as {digest}"
         case BlobStored(digest, transfer):
             yield f"{transfer.value} {digest}"
         case MemberSent(descriptor, sent):

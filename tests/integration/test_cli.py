@@ -303,7 +303,9 @@ def test_second_pull_reads_no_layer(stacker: Stacker, app: images.Layout) -> Non
         app.blob(digest).unlink()
     result = stacker("pull", app.source, "-v")
     assert result.last == app.image.config
-    assert result.err.splitlines() == [f"already here {diff_id}" for diff_id in app.image.diff_ids]
+    assert result.err.splitlines() == [
+        f"already in the store: layer {diff_id}" for diff_id in app.image.diff_ids
+    ]
 
 
 def test_shared_layer_is_not_read_again(

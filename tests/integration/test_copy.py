@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, at_home, conforming
+from tests.support.command import Stacker, at_home
+from tests.support.pushes import events, inspect
 from tests.support.registries import FakeRegistry, needs_registry
 from tests.support.tars import file, tar, whiteout
 
@@ -49,29 +50,12 @@ def compressed(stacker: Stacker, layout: images.Layout, tmp_path: Path) -> Path:
     return path
 
 
-def inspect(*words: str) -> dict[str, Any]:
-    """Return skopeo's description of an image in a registry on loopback."""
-    command = ["skopeo", "inspect", "--tls-verify=false", *words]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
-
-
-def events(output: str) -> list[dict[str, Any]]:
-    """Return the JSON events of a command, after a check against the schema."""
-    documents = [json.loads(line) for line in output.splitlines()]
-    for document in documents:
-        conforming(document)
-    return documents
-
-
-def test_a_copy_creates_no_store(stacker: Stacker, layout: images.Layout, tmp_path: Path) -> None:
+def test_copy_creates_no_store(stacker: Stacker, layout: images.Layout, tmp_path: Path) -> None:
     assert stacker("copy", layout.source, f"oci:{tmp_path}/copy").last == layout.image.manifest
     assert not stacker.store.exists()
 
 
-def test_a_copy_of_a_compressed_archive_leaves_no_temporary_file(
+def test_copy_of_a_compressed_archive_leaves_no_temporary_file(
     stacker: Stacker, compressed: Path, layout: images.Layout, temporary: Path, tmp_path: Path
 ) -> None:
     copied = stacker("copy", f"oci-archive:{compressed}", f"oci:{tmp_path}/copy")
@@ -80,7 +64,7 @@ def test_a_copy_of_a_compressed_archive_leaves_no_temporary_file(
     assert list(temporary.iterdir()) == []
 
 
-def test_a_compressed_archive_is_decompressed_into_the_temporary_directory(
+def test_compressed_archive_needs_the_temporary_directory(
     stacker: Stacker, compressed: Path, temporary: Path, tmp_path: Path
 ) -> None:
     temporary.rmdir()
@@ -88,7 +72,7 @@ def test_a_compressed_archive_is_decompressed_into_the_temporary_directory(
     assert str(temporary) in error
 
 
-def test_only_a_compressed_archive_needs_the_temporary_directory(
+def test_plain_archive_does_not_need_the_temporary_directory(
     stacker: Stacker, layout: images.Layout, temporary: Path, tmp_path: Path
 ) -> None:
     temporary.rmdir()
@@ -97,7 +81,7 @@ def test_only_a_compressed_archive_needs_the_temporary_directory(
     assert stacker("copy", archive, f"oci:{tmp_path}/copy").last == layout.image.manifest
 
 
-def test_a_truncated_archive_leaves_no_temporary_file(
+def test_truncated_archive_leaves_no_temporary_file(
     stacker: Stacker, temporary: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.tar.gz"
@@ -107,7 +91,7 @@ def test_a_truncated_archive_leaves_no_temporary_file(
 
 
 @needs_registry
-def test_a_copy_keeps_digests_from_anywhere_to_anywhere(
+def test_copy_keeps_digests_between_all_transports(
     stacker: Stacker, registry: str, layout: images.Layout, tmp_path: Path
 ) -> None:
     places = [
@@ -126,7 +110,7 @@ def test_a_copy_keeps_digests_from_anywhere_to_anywhere(
 
 
 @needs_registry
-def test_a_copy_of_an_index_takes_one_image_or_all(
+def test_copy_of_an_index_takes_one_image_or_all(
     stacker: Stacker, registry: str, tmp_path: Path
 ) -> None:
     platforms = [("linux", "amd64"), ("linux", "arm64")]
@@ -153,7 +137,7 @@ def test_a_copy_of_an_index_takes_one_image_or_all(
 
 @needs_registry
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
-def test_a_docker_archive_is_copied(
+def test_docker_archive_is_copied(
     stacker: Stacker, registry: str, layout: images.Layout, tmp_path: Path
 ) -> None:
     archive = f"docker-archive:{tmp_path}/saved.tar:app:1.0"
@@ -169,7 +153,7 @@ def test_a_docker_archive_is_copied(
     assert {f"sha256:{p.name}" for p in stacker.layers()} == set(layout.image.diff_ids)
 
 
-def test_a_manifest_of_attestations_is_copied(
+def test_manifest_of_attestations_is_copied(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path
 ) -> None:
     def attested(manifest: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Several images under one name, by hand: made, annotated, pushed, pulled on each platform."""
+"""Indexes: created, annotated, pushed, and pulled for each platform."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 @pytest.fixture
 def stacker(tmp_path: Path) -> Stacker:
-    """Return the command, in a home where nobody has logged in."""
+    """Return the command, in a home directory without credentials."""
     return at_home(tmp_path)
 
 
-def made(tmp_path: Path, architecture: str) -> images.Layout:
-    """Give an image for a platform."""
+def image_for(tmp_path: Path, architecture: str) -> images.Layout:
+    """Return an image for a platform."""
     layers = [tar(file("on", architecture.encode() * 1000))]
     return images.layout(
         tmp_path / architecture,
@@ -35,7 +35,7 @@ def made(tmp_path: Path, architecture: str) -> images.Layout:
 
 
 def entry(layout: images.Layout) -> dict[str, Any]:
-    """Give the descriptor of a layout's only manifest, as other indexes list it."""
+    """Return the descriptor of a layout's only manifest, as an index lists it."""
     (found,) = json.loads((layout.path / "index.json").read_bytes())["manifests"]
     return {name: found[name] for name in ("mediaType", "digest", "size")}
 
@@ -52,11 +52,11 @@ def raw(place: str) -> bytes:
 
 
 @needs_registry
-@pytest.mark.parametrize("keep", [True, False], ids=["blobs kept", "packed anew"])
-def test_each_platform_pulls_its_image_of_an_index_made_by_hand(
+@pytest.mark.parametrize("keep", [True, False], ids=["blobs kept", "packed again"])
+def test_each_platform_pulls_its_image_of_an_index(
     stacker: Stacker, registry: str, tmp_path: Path, keep: bool
 ) -> None:
-    here, there = made(tmp_path, "amd64"), made(tmp_path, "arm64")
+    here, there = image_for(tmp_path, "amd64"), image_for(tmp_path, "arm64")
     options = ["--keep-blobs"] if keep else []
     stacker("pull", "--platform", "linux/amd64", here.source, *options)
     push(there.source, registry, "elsewhere/arm64:1.0", "--preserve-digests")
@@ -74,7 +74,7 @@ def test_each_platform_pulls_its_image_of_an_index_made_by_hand(
         wanted = ("--platform", f"linux/{architecture}")
         assert stacker("pull", place, *wanted).last == layout.image.config
     assert members(stacker, place) == [{**entry, "origin": None} for entry in entries]
-    # What is there is not sent again, and the document stays what it is.
+    # The second push sends no member, and the index keeps its digest.
     again = stacker("index", "push", name, place, "--json")
     documents = [conforming(json.loads(line)) for line in again.out.splitlines()]
     assert [d["sent"] for d in documents if d["kind"] == "member-sent"] == [False, False]
@@ -82,10 +82,10 @@ def test_each_platform_pulls_its_image_of_an_index_made_by_hand(
 
 
 @needs_registry
-def test_a_remote_member_is_mounted_not_sent(
+def test_remote_member_is_mounted_instead_of_sent(
     stacker: Stacker, registry: str, tmp_path: Path
 ) -> None:
-    push(made(tmp_path, "arm64").source, registry, "mounted/from:1.0", "--preserve-digests")
+    push(image_for(tmp_path, "arm64").source, registry, "mounted/from:1.0", "--preserve-digests")
     stacker("index", "create", "app", f"docker://{registry}/mounted/from:1.0")
     done = stacker("index", "push", "app", f"docker://{registry}/mounted/to:1.0", "--json")
     events = [conforming(json.loads(line)) for line in done.out.splitlines()]
@@ -94,7 +94,9 @@ def test_a_remote_member_is_mounted_not_sent(
 
 
 @needs_registry
-def test_an_index_elsewhere_is_taken_apart(stacker: Stacker, registry: str, tmp_path: Path) -> None:
+def test_members_of_a_remote_index_become_members(
+    stacker: Stacker, registry: str, tmp_path: Path
+) -> None:
     platforms = [("linux", "amd64"), ("linux", "arm64")]
     both = images.several(
         tmp_path / "both", [(p, [tar(file("on", p[1].encode()))]) for p in platforms]
@@ -107,11 +109,11 @@ def test_an_index_elsewhere_is_taken_apart(stacker: Stacker, registry: str, tmp_
         assert "/v2/apart/manifests/1.0" in other.content
 
 
-def test_attestations_go_with_the_images_they_are_about(stacker: Stacker, tmp_path: Path) -> None:
+def test_attestations_are_members(stacker: Stacker, tmp_path: Path) -> None:
     def attested(manifest: dict[str, Any]) -> None:
         manifest["layers"][0]["mediaType"] = "application/vnd.in-toto+json"
 
-    image = made(tmp_path, "amd64")
+    image = image_for(tmp_path, "amd64")
     words = images.layout(tmp_path / "words", [b"{}"], compression="none", manifest=attested)
     with fake_registry() as server, fake_registry() as other:
         server.put("app", "amd64", image.path)
@@ -133,8 +135,8 @@ def test_attestations_go_with_the_images_they_are_about(stacker: Stacker, tmp_pa
         assert stacker("pull", "--platform", "linux/amd64", place).last == image.image.config
 
 
-def test_a_member_is_annotated_by_what_it_is_called(stacker: Stacker, tmp_path: Path) -> None:
-    layout = made(tmp_path, "arm")
+def test_member_is_named_by_platform_image_or_digest(stacker: Stacker, tmp_path: Path) -> None:
+    layout = image_for(tmp_path, "arm")
     stacker("pull", "--platform", "linux/arm", layout.source)
     stacker("index", "create", "app", "app-arm")
     annotate = ("index", "annotate", "app")
@@ -169,7 +171,7 @@ def test_a_member_is_annotated_by_what_it_is_called(stacker: Stacker, tmp_path: 
         ),
     ],
 )
-def test_what_an_index_says_of_a_member_counts_more_than_its_config(
+def test_platform_in_an_index_overrides_the_config(
     stacker: Stacker, tmp_path: Path, changes: list[str], wanted: str
 ) -> None:
     layout = images.layout(
@@ -191,8 +193,8 @@ def test_what_an_index_says_of_a_member_counts_more_than_its_config(
         stacker.refused(3, "pull", "--platform", "linux/arm/v5", f"{place}:1.0")
 
 
-def test_only_the_last_document_of_an_index_is_kept(stacker: Stacker, tmp_path: Path) -> None:
-    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+def test_replaced_documents_of_an_index_are_removed(stacker: Stacker, tmp_path: Path) -> None:
+    stacker("pull", "--platform", "linux/arm", image_for(tmp_path, "arm").source)
     before = {path.name for path in (stacker.store / "blobs").rglob("*")}
     stacker("index", "create", "app", "app-arm")
     stacker("index", "annotate", "app", "--annotation", "a=1")
@@ -205,8 +207,8 @@ def test_only_the_last_document_of_an_index_is_kept(stacker: Stacker, tmp_path: 
     assert stacker("index", "list", "--json").items == []
 
 
-def test_what_makes_no_sense_is_refused(stacker: Stacker, tmp_path: Path) -> None:
-    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+def test_invalid_commands_are_refused(stacker: Stacker, tmp_path: Path) -> None:
+    stacker("pull", "--platform", "linux/arm", image_for(tmp_path, "arm").source)
     stacker.refused(3, "index", "create", "app", "none")
     stacker.refused(2, "index", "create", "a b", "app-arm")
     stacker("index", "create", "app", "app-arm")
@@ -223,8 +225,8 @@ def test_what_makes_no_sense_is_refused(stacker: Stacker, tmp_path: Path) -> Non
 
 
 @needs_registry
-def test_a_single_image_is_no_index(stacker: Stacker, registry: str, tmp_path: Path) -> None:
-    push(made(tmp_path, "arm").source, registry, "single:1.0")
+def test_single_image_is_not_an_index(stacker: Stacker, registry: str, tmp_path: Path) -> None:
+    push(image_for(tmp_path, "arm").source, registry, "single:1.0")
     words = stacker.refused(2, "index", "inspect", f"docker://{registry}/single:1.0")
     assert "not an index" in words
 
@@ -232,15 +234,19 @@ def test_a_single_image_is_no_index(stacker: Stacker, registry: str, tmp_path: P
 def test_inspecting_an_index_in_a_registry_creates_no_store(
     stacker: Stacker, tmp_path: Path
 ) -> None:
-    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(made(tmp_path, "arm"))]}
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [entry(image_for(tmp_path, "arm"))],
+    }
     with fake_registry() as server:
         server.content["/v2/app/manifests/1.0"] = (INDEX, json.dumps(index).encode())
         assert len(members(stacker, f"docker://{server.host}/app:1.0")) == 1
     assert not stacker.store.exists()
 
 
-def test_a_member_that_was_removed_is_missed(stacker: Stacker, tmp_path: Path) -> None:
-    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+def test_push_without_a_removed_member_fails(stacker: Stacker, tmp_path: Path) -> None:
+    stacker("pull", "--platform", "linux/arm", image_for(tmp_path, "arm").source)
     stacker("index", "create", "app", "app-arm")
     stacker("rm", "app-arm")
     with fake_registry() as server:
@@ -248,9 +254,11 @@ def test_a_member_that_was_removed_is_missed(stacker: Stacker, tmp_path: Path) -
         assert not server.content
 
 
-def test_an_index_goes_to_a_layout_too(stacker: Stacker, tmp_path: Path) -> None:
+def test_index_is_pushed_to_a_layout_and_an_archive(stacker: Stacker, tmp_path: Path) -> None:
     for architecture in ("arm64", "amd64"):
-        stacker("pull", "--platform", f"linux/{architecture}", made(tmp_path, architecture).source)
+        stacker(
+            "pull", "--platform", f"linux/{architecture}", image_for(tmp_path, architecture).source
+        )
     stacker("index", "create", "app", "app-arm64", "app-amd64")
     for form in ("oci", "oci-archive"):
         place = f"{form}:{tmp_path}/{form}:app"
@@ -261,10 +269,10 @@ def test_an_index_goes_to_a_layout_too(stacker: Stacker, tmp_path: Path) -> None
             assert pulled == stacker("inspect", f"app-{architecture}", "--json").item["image_id"]
 
 
-def test_an_index_that_is_changed_meanwhile_is_not_written_over(
+def test_index_that_changes_during_a_push_is_not_overwritten(
     stacker: Stacker, tmp_path: Path
 ) -> None:
-    stacker("pull", "--platform", "linux/arm", made(tmp_path, "arm").source)
+    stacker("pull", "--platform", "linux/arm", image_for(tmp_path, "arm").source)
     stacker("index", "create", "app", "app-arm")
     changes: list[str] = []
 

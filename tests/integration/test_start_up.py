@@ -132,3 +132,4 @@ def test_pull_of_a_complete_image_does_not_import_the_unpacker(
         "stacker.jobs.pool",
     }
     assert not {name for name in modules if name.startswith("stacker.stream.")}
+    assert not {name.partition(".")[0] for name in modules} & HEAVY
