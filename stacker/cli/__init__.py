@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from stacker.cli.exit import ended, open_standard_streams
+from stacker.cli.exit import exit_code_of, open_standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     words = list(sys.argv[1:] if argv is None else argv)
-    return ended(lambda: _run(words), debug="--debug" in words)
+    return exit_code_of(lambda: _run(words), debug="--debug" in words)
 
 
 def _run(words: list[str]) -> int:

@@ -1,8 +1,8 @@
 """Run a command to its end: the last message on stderr and the exit code.
 
-`ended` takes the command as a function and returns a number.  An exception becomes one line on
-stderr and perhaps a hint; ``--debug`` adds the traceback.  A signal becomes an exception, so that
-cleanup code runs.
+`exit_code_of` takes the command as a function and returns a number.  An exception becomes one line
+on stderr and perhaps a hint; ``--debug`` adds the traceback.  A signal becomes an exception, so
+that cleanup code runs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def open_standard_streams() -> None:
             setattr(sys, name, stream)
 
 
-def ended(command: Callable[[], int], *, debug: bool = False) -> int:
+def exit_code_of(command: Callable[[], int], *, debug: bool = False) -> int:
     """Run a command, report its failure on stderr, and return the exit code.
 
     :param debug: print the traceback of an exception.

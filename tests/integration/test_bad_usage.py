@@ -42,7 +42,7 @@ def app(tmp_path: Path) -> images.Layout:
 
 
 @pytest.fixture
-def here(stacker: Stacker, app: images.Layout, tmp_path: Path) -> Stacker:
+def pulled(stacker: Stacker, app: images.Layout, tmp_path: Path) -> Stacker:
     """Return the command with an image in its store, and create a target."""
     stacker("pull", app.source)
     (tmp_path / "target").mkdir()
@@ -72,11 +72,11 @@ def test_missing_tag_is_not_found(stacker: Stacker, app: images.Layout) -> None:
 
 
 @pytest.mark.parametrize("verb", ["mount", "unpack", "inspect", "layers", "history", "rm"])
-def test_unknown_image_is_not_found(here: Stacker, tmp_path: Path, verb: str) -> None:
+def test_unknown_image_is_not_found(pulled: Stacker, tmp_path: Path, verb: str) -> None:
     more = {"mount": [tmp_path / "target"], "unpack": [tmp_path / "tree"]}.get(verb, [])
     for text in ("nothing", "f" * 64, "sha256:" + "f" * 64, ""):
-        assert "no such image" in here.refused(3, verb, text, *more)
-    here.assert_clean(images=1)
+        assert "no such image" in pulled.refused(3, verb, text, *more)
+    pulled.assert_clean(images=1)
     assert not (tmp_path / "tree").exists()
 
 
@@ -90,20 +90,20 @@ def test_ambiguous_prefix_lists_the_images(stacker: Stacker, tmp_path: Path) -> 
         assert app.image.config[7:19] in text
 
 
-def _alike(place: Path) -> tuple[images.Layout, images.Layout]:
+def _alike(directory: Path) -> tuple[images.Layout, images.Layout]:
     """Return two images whose IDs start with the same digit; 17 images have such a pair."""
     made: dict[str, images.Layout] = {}
     for number in range(17):
         layers = [UPPER, *([LAYER] * number)]
-        app = images.layout(place / f"{number}", layers, name=f"app:{number}")
+        app = images.layout(directory / f"{number}", layers, name=f"app:{number}")
         other = made.setdefault(app.image.config[7], app)
         if other is not app:
             return other, app
     raise AssertionError
 
 
-def test_digest_of_a_manifest_is_not_an_image_id(here: Stacker, app: images.Layout) -> None:
-    text = here.refused(3, "inspect", app.image.manifest)
+def test_digest_of_a_manifest_is_not_an_image_id(pulled: Stacker, app: images.Layout) -> None:
+    text = pulled.refused(3, "inspect", app.image.manifest)
     assert app.image.config in text.splitlines()[1]
 
 
@@ -118,33 +118,33 @@ def test_digest_of_a_manifest_is_not_an_image_id(here: Stacker, app: images.Layo
     ],
 )
 def test_invalid_target_is_rejected(
-    here: Stacker, tmp_path: Path, target: str, code: int, text: str
+    pulled: Stacker, tmp_path: Path, target: str, code: int, text: str
 ) -> None:
     (tmp_path / "file").touch()
-    assert text in here.refused(code, "mount", "app:1.0", tmp_path / target)
-    here.assert_clean(images=1, layers=2)
+    assert text in pulled.refused(code, "mount", "app:1.0", tmp_path / target)
+    pulled.assert_clean(images=1, layers=2)
 
 
-def test_busy_target_is_refused(here: Stacker, tmp_path: Path) -> None:
-    here("mount", "app:1.0", tmp_path / "target")
-    here.refused(9, "mount", "app:1.0", tmp_path / "target")
-    here("umount", tmp_path / "target")
-    here.assert_clean(images=1)
+def test_busy_target_is_refused(pulled: Stacker, tmp_path: Path) -> None:
+    pulled("mount", "app:1.0", tmp_path / "target")
+    pulled.refused(9, "mount", "app:1.0", tmp_path / "target")
+    pulled("umount", tmp_path / "target")
+    pulled.assert_clean(images=1)
 
 
 @needs_root
-def test_mount_in_use_is_not_unmounted(here: Stacker, tmp_path: Path) -> None:
+def test_mount_in_use_is_not_unmounted(pulled: Stacker, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    here("mount", "app:1.0", target)
+    pulled("mount", "app:1.0", target)
     with (target / "top").open():
-        assert "in use" in here.refused(9, "umount", target)
+        assert "in use" in pulled.refused(9, "umount", target)
         assert (target / "top").exists()
-        here("umount", "--lazy", target)
+        pulled("umount", "--lazy", target)
     assert os.listdir(target) == []
 
 
-def test_unmount_without_a_mount_is_not_found(here: Stacker, tmp_path: Path) -> None:
-    here.refused(3, "umount", tmp_path / "target")
+def test_unmount_without_a_mount_is_not_found(pulled: Stacker, tmp_path: Path) -> None:
+    pulled.refused(3, "umount", tmp_path / "target")
 
 
 @needs_root
@@ -158,29 +158,29 @@ def test_missing_permission_to_mount_is_exit_code_9(app: images.Layout, tmp_path
     assert os.listdir(target) == []
 
 
-def test_copy_driver_rejects_an_upper_directory(here: Stacker, tmp_path: Path) -> None:
+def test_copy_driver_rejects_an_upper_directory(pulled: Stacker, tmp_path: Path) -> None:
     words = ("mount", "app:1.0", tmp_path / "target", "--driver", "copy")
-    here.refused(7, *words, "--upper", tmp_path / "upper")
+    pulled.refused(7, *words, "--upper", tmp_path / "upper")
     (tmp_path / "target" / "mine").touch()
-    here.refused(9, *words)
+    pulled.refused(9, *words)
     assert os.listdir(tmp_path / "target") == ["mine"]
     assert not (tmp_path / "upper").exists()
-    here.assert_clean(images=1)
+    pulled.assert_clean(images=1)
 
 
 @pytest.mark.parametrize(
     ("directory", "code"), [("full", 2), ("file", 2), ("store/new", 2), ("missing/new", 1)]
 )
 def test_unpack_rejects_an_unsuitable_directory(
-    here: Stacker, tmp_path: Path, directory: str, code: int
+    pulled: Stacker, tmp_path: Path, directory: str, code: int
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     (tmp_path / "file").touch()
-    here.refused(code, "unpack", "app:1.0", tmp_path / directory)
+    pulled.refused(code, "unpack", "app:1.0", tmp_path / directory)
     assert sorted(os.listdir(tmp_path)) == ["app", "file", "full", "store", "target"]
     assert os.listdir(tmp_path / "full") == ["mine"]
-    here.assert_clean(images=1, layers=2)
+    pulled.assert_clean(images=1, layers=2)
 
 
 def test_foreign_directory_is_not_a_store(tmp_path: Path) -> None:
@@ -192,24 +192,24 @@ def test_foreign_directory_is_not_a_store(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "home") == ["letter"]
 
 
-def test_store_of_a_newer_version_is_rejected(here: Stacker) -> None:
-    (here.store / "stacker.json").write_text('{"version": 99}')
-    here.refused(7, "images")
+def test_store_of_a_newer_version_is_rejected(pulled: Stacker) -> None:
+    (pulled.store / "stacker.json").write_text('{"version": 99}')
+    pulled.refused(7, "images")
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """Mount a tmpfs of 2 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mountapi.mount("tmpfs", place, "tmpfs", 0, b"size=%d" % SMALL)
-    return place
+    mountpoint = tmp_path / "small"
+    mountpoint.mkdir()
+    mountapi.mount("tmpfs", mountpoint, "tmpfs", 0, b"size=%d" % SMALL)
+    return mountpoint
 
 
-def fill(place: Path) -> None:
+def fill(mountpoint: Path) -> None:
     """Write until the tmpfs is full; never write more than it can hold."""
-    assert os.path.ismount(place)
-    with suppress(OSError), (place / "filler").open("wb", 0) as filler:
+    assert os.path.ismount(mountpoint)
+    with suppress(OSError), (mountpoint / "filler").open("wb", 0) as filler:
         for _ in range(SMALL // 4096 + 1):
             filler.write(bytes(4096))
 
@@ -259,10 +259,10 @@ def test_full_disk_leaves_no_truncated_document(small: Path, tmp_path: Path) -> 
     stacker.assert_clean(images=1, layers=1)
 
 
-def test_full_disk_on_stdout_is_one_message(here: Stacker) -> None:
+def test_full_disk_on_stdout_is_one_message(pulled: Stacker) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            here.words("images"), check=False, stdout=full, stderr=-1, env=here.environment
+            pulled.words("images"), check=False, stdout=full, stderr=-1, env=pulled.environment
         )
     assert done.returncode == 1
     assert done.stderr.startswith(
@@ -273,20 +273,22 @@ def test_full_disk_on_stdout_is_one_message(here: Stacker) -> None:
 
 
 @pytest.mark.parametrize("words", [("images",), ("--help",), ("images", "--json"), ("df",)])
-def test_closed_stdout_is_one_message(here: Stacker, words: tuple[str, ...]) -> None:
-    command = shlex.join(here.words(*words))
+def test_closed_stdout_is_one_message(pulled: Stacker, words: tuple[str, ...]) -> None:
+    command = shlex.join(pulled.words(*words))
     done = subprocess.run(
-        ["sh", "-c", f"{command} 1>&-"], check=False, stderr=-1, env=here.environment
+        ["sh", "-c", f"{command} 1>&-"], check=False, stderr=-1, env=pulled.environment
     )
     message = b"stacker: error: cannot write to stdout: Bad file descriptor\n"
     assert (done.returncode, done.stderr) == (1, message)
 
 
 @pytest.mark.parametrize(("words", "code"), [(("images", "-v"), 0), (("nothing",), 2)])
-def test_closed_stderr_discards_messages(here: Stacker, words: tuple[str, ...], code: int) -> None:
-    command = shlex.join(here.words(*words))
+def test_closed_stderr_discards_messages(
+    pulled: Stacker, words: tuple[str, ...], code: int
+) -> None:
+    command = shlex.join(pulled.words(*words))
     done = subprocess.run(
-        ["sh", "-c", f"{command} 2>&-"], check=False, stdout=-1, env=here.environment
+        ["sh", "-c", f"{command} 2>&-"], check=False, stdout=-1, env=pulled.environment
     )
     assert done.returncode == code
     assert b"Traceback" not in done.stdout
@@ -302,11 +304,11 @@ def test_files_of_the_store_do_not_become_closed_streams(stacker: Stacker, tmp_p
     stacker.assert_clean(images=1, layers=1)
 
 
-def test_closed_pipe_is_exit_code_141(here: Stacker) -> None:
+def test_closed_pipe_is_exit_code_141(pulled: Stacker) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        here.words("images"), check=False, stdout=write, stderr=-1, env=here.environment
+        pulled.words("images"), check=False, stdout=write, stderr=-1, env=pulled.environment
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")

@@ -181,54 +181,54 @@ def unprivileged() -> Iterator[Stacker]:
     """Return the command of an unprivileged user, who owns the directory of the store."""
     if os.geteuid() != 0:
         pytest.skip("only root can change to another user")
-    place = Path(tempfile.mkdtemp(prefix="stacker-test-"))
-    os.chown(place, 65534, 65534)
+    directory = Path(tempfile.mkdtemp(prefix="stacker-test-"))
+    os.chown(directory, 65534, 65534)
     for python in (sys.executable, "/usr/bin/python3"):
-        stacker = Stacker(place / "store", wrap=UNPRIVILEGED, python=python)
+        stacker = Stacker(directory / "store", wrap=UNPRIVILEGED, python=python)
         words = [*UNPRIVILEGED, python, "-c", "import stacker, isal.igzip_lib, zstandard, xattr"]
         if not subprocess.run(words, check=False, env=stacker.environment, cwd="/").returncode:
             break
     else:
         pytest.skip("no interpreter that an unprivileged user can start")
     yield stacker
-    remove_tree(place)
+    remove_tree(directory)
 
 
 def test_unprivileged_user_pulls_unpacks_and_mounts_a_copy(
     unprivileged: Stacker, app: images.Layout
 ) -> None:
-    place = unprivileged.store.parent
-    shutil.copytree(app.path, place / "app")
-    (place / "target").mkdir()
-    os.chown(place / "target", 65534, 65534)
-    assert unprivileged("pull", f"oci:{place}/app", cwd=place).last == app.image.config
-    result = unprivileged("mount", "app:1.0", "target", cwd=place)
+    directory = unprivileged.store.parent
+    shutil.copytree(app.path, directory / "app")
+    (directory / "target").mkdir()
+    os.chown(directory / "target", 65534, 65534)
+    assert unprivileged("pull", f"oci:{directory}/app", cwd=directory).last == app.image.config
+    result = unprivileged("mount", "app:1.0", "target", cwd=directory)
     assert result.last == "copy"
     assert "no permission to mount" in result.err
-    unprivileged("unpack", "app:1.0", place / "tree", cwd=place)
-    assert (place / "tree/etc/kept").read_bytes() == b"changed"
-    assert (place / "tree/etc/kept").stat().st_uid == 65534
-    assert sorted(os.listdir(place / "tree/etc")) == ["kept"]
-    assert sorted(os.listdir(place / "target")) == sorted(os.listdir(place / "tree"))
-    unprivileged("umount", place / "target", cwd=place)
-    unprivileged("rm", "app:1.0", cwd=place)
+    unprivileged("unpack", "app:1.0", directory / "tree", cwd=directory)
+    assert (directory / "tree/etc/kept").read_bytes() == b"changed"
+    assert (directory / "tree/etc/kept").stat().st_uid == 65534
+    assert sorted(os.listdir(directory / "tree/etc")) == ["kept"]
+    assert sorted(os.listdir(directory / "target")) == sorted(os.listdir(directory / "tree"))
+    unprivileged("umount", directory / "target", cwd=directory)
+    unprivileged("rm", "app:1.0", cwd=directory)
     unprivileged.assert_clean(layers=0)
 
 
 def test_unprivileged_user_keeps_unreadable_files(unprivileged: Stacker, tmp_path: Path) -> None:
-    place = unprivileged.store.parent
+    directory = unprivileged.store.parent
     closed = tar(dir("etc/"), file("etc/gshadow", b"secret", mode=0), symlink("lib", "usr"))
-    app = images.layout(place / "app", [closed, tar(file("lib/sudo", b"s", mode=0o111))])
-    (place / "target").mkdir()
-    os.chown(place / "target", 65534, 65534)
-    unprivileged("pull", app.source, cwd=place)
-    unprivileged("mount", "--driver", "copy", "app:1.0", "target", cwd=place)
-    unprivileged("unpack", "app:1.0", place / "tree", cwd=place)
-    for tree in (place / "target", place / "tree"):
+    app = images.layout(directory / "app", [closed, tar(file("lib/sudo", b"s", mode=0o111))])
+    (directory / "target").mkdir()
+    os.chown(directory / "target", 65534, 65534)
+    unprivileged("pull", app.source, cwd=directory)
+    unprivileged("mount", "--driver", "copy", "app:1.0", "target", cwd=directory)
+    unprivileged("unpack", "app:1.0", directory / "tree", cwd=directory)
+    for tree in (directory / "target", directory / "tree"):
         assert (tree / "etc/gshadow").read_bytes() == b"secret"
         assert (tree / "etc/gshadow").stat().st_mode & 0o7777 == 0
         assert (tree / "usr/sudo").stat().st_mode & 0o7777 == 0o111
-    unprivileged("push", "app:1.0", f"oci:{place}/again:1.0", cwd=place)
+    unprivileged("push", "app:1.0", f"oci:{directory}/again:1.0", cwd=directory)
     diffs = unprivileged.store.glob("layers/sha256/*/diff")
     modes = [path.stat().st_mode & 0o7777 for diff in diffs for path in diff.glob("*/gshadow")]
     assert modes == [0]

@@ -45,8 +45,8 @@ def test_kept_blobs_are_readable_by_skopeo(
         app.image.config
     )
     if shutil.which("skopeo"):
-        place = f"oci:{stacker.store}:app:1.0"
-        done = subprocess.run(["skopeo", "inspect", place], check=True, capture_output=True)
+        directory = f"oci:{stacker.store}:app:1.0"
+        done = subprocess.run(["skopeo", "inspect", directory], check=True, capture_output=True)
         assert json.loads(done.stdout)["Layers"] == list(app.image.layers)
     stacker("rm", "app:1.0")
     stacker.assert_clean(layers=0)

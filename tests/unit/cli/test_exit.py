@@ -12,7 +12,7 @@ import pytest
 
 from stacker import errors
 from stacker.cli import main
-from stacker.cli.exit import SignalledError, ended
+from stacker.cli.exit import SignalledError, exit_code_of
 from stacker.errors import StackerError
 
 
@@ -54,7 +54,7 @@ def test_every_error_class_is_in_the_table() -> None:
 def test_each_error_class_has_its_own_exit_code(
     kind: type[StackerError], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ended(raising(kind("a: b: got \x1b, want \n", hint="c"))) == code
+    assert exit_code_of(raising(kind("a: b: got \x1b, want \n", hint="c"))) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "stacker: error: a: b: got \\x1b, want \\n\nhint: c\n"
@@ -79,14 +79,14 @@ def test_no_stacker_error_is_an_oserror(kind: type[StackerError]) -> None:
 def test_other_exceptions_are_one_line_and_exit_code_1(
     error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ended(raising(error)) == code
+    assert exit_code_of(raising(error)) == code
     assert (
         capsys.readouterr().err.splitlines()[0].replace("\\\\", "\\") == f"stacker: error: {line}"
     )
 
 
 def test_full_disk_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    ended(raising(OSError(errno.ENOSPC, "No space left on device", "/a")))
+    exit_code_of(raising(OSError(errno.ENOSPC, "No space left on device", "/a")))
     assert "hint: free some space" in capsys.readouterr().err
 
 
@@ -97,7 +97,7 @@ def test_full_disk_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
 def test_interrupts_and_signals_have_the_exit_codes_of_a_shell(
     error: BaseException, code: int
 ) -> None:
-    assert ended(raising(error)) == code
+    assert exit_code_of(raising(error)) == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -114,16 +114,16 @@ def test_signal_runs_cleanup_code(
             cleaned.append(number)
         return 0
 
-    assert ended(command) == 128 + number
+    assert exit_code_of(command) == 128 + number
     assert cleaned == [number]
     assert signal.getsignal(number) is before
     assert capsys.readouterr().err == f"stacker: ended by {number.name}\n"
 
 
 def test_traceback_needs_debug(capsys: pytest.CaptureFixture[str]) -> None:
-    ended(raising(ValueError("x")))
+    exit_code_of(raising(ValueError("x")))
     assert "Traceback" not in capsys.readouterr().err
-    ended(raising(ValueError("x")), debug=True)
+    exit_code_of(raising(ValueError("x")), debug=True)
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -132,12 +132,12 @@ def test_traceback_of_a_worker_needs_debug(
 ) -> None:
     error = StackerError("internal error: KeyError: 1", hint="Traceback\n  line 1\n")
     monkeypatch.setattr("sys.argv", ["stacker", "pull"])
-    ended(raising(error))
+    exit_code_of(raising(error))
     assert capsys.readouterr().err.splitlines()[1:] == [
         "hint: this is a bug in stacker; run the command with --debug for a traceback"
     ]
     monkeypatch.setattr("sys.argv", ["stacker", "pull", "--debug"])
-    ended(raising(error))
+    exit_code_of(raising(error))
     assert capsys.readouterr().err.splitlines()[1:] == ["hint: Traceback", "hint:   line 1"]
 
 

@@ -99,8 +99,8 @@ def test_copy_between_filesystems(two_files: tuple[int, int]) -> None:
 
 @needs_root
 def test_reflink_shares_blocks_or_returns_false(tmp_path: Path) -> None:
-    image, place = tmp_path / "image", tmp_path / "xfs"
-    place.mkdir()
+    image, disk = tmp_path / "image", tmp_path / "xfs"
+    disk.mkdir()
     with image.open("wb") as file:
         file.truncate(320 * MIB)
     made = subprocess.run(
@@ -108,15 +108,15 @@ def test_reflink_shares_blocks_or_returns_false(tmp_path: Path) -> None:
     )
     if made.returncode != 0:
         pytest.skip("no mkfs.xfs that makes small filesystems")
-    if subprocess.run(["mount", "-o", "loop", image, place], check=False).returncode != 0:
+    if subprocess.run(["mount", "-o", "loop", image, disk], check=False).returncode != 0:
         pytest.skip("no loop device, or no xfs in this kernel")
     try:
-        (place / "source").write_bytes(os.urandom(8 * MIB))
-        with (place / "source").open("rb") as source, (place / "clone").open("wb") as clone:
+        (disk / "source").write_bytes(os.urandom(8 * MIB))
+        with (disk / "source").open("rb") as source, (disk / "clone").open("wb") as clone:
             assert filesystem.reflink(source.fileno(), clone.fileno())
-        assert (place / "clone").read_bytes() == (place / "source").read_bytes()
+        assert (disk / "clone").read_bytes() == (disk / "source").read_bytes()
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_reflink_of_a_closed_descriptor_is_an_error(tmp_path: Path) -> None:

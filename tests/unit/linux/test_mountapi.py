@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "place"
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "mountpoint"
     path.mkdir()
     yield path
     while mountinfo.at(path):
@@ -34,21 +34,21 @@ def context() -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_filesystem_is_configured_created_and_attached(place: Path, context: int) -> None:
+def test_filesystem_is_configured_created_and_attached(mountpoint: Path, context: int) -> None:
     mountapi.fsconfig_string(context, "source", "some source")
     mountapi.fsconfig_string(context, "size", "64k")
     mountapi.fsconfig_create(context)
     mount = mountapi.fsmount(context, attributes=mountapi.MOUNT_ATTR_RDONLY)
-    target = os.open(place, os.O_PATH)
-    mountapi.move_mount(mount, target, path=place)
+    target = os.open(mountpoint, os.O_PATH)
+    mountapi.move_mount(mount, target, path=mountpoint)
     os.close(mount)
     os.close(target)
-    found = mountinfo.at(place)
+    found = mountinfo.at(mountpoint)
     assert found is not None
     assert (found.fstype, found.source, found.read_only) == ("tmpfs", "some source", True)
     assert "size=64k" in found.super_options
-    mountapi.umount2(place)
-    assert mountinfo.at(place) is None
+    mountapi.umount2(mountpoint)
+    assert mountinfo.at(mountpoint) is None
 
 
 def test_error_contains_the_kernels_message(context: int) -> None:
@@ -75,19 +75,19 @@ def test_unknown_filesystem_is_named_in_the_error(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENODEV
 
 
-def test_bind_mount_becomes_read_only(place: Path, tmp_path: Path) -> None:
+def test_bind_mount_becomes_read_only(mountpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     tree = mountapi.open_tree(tmp_path / "tree")
     mountapi.mount_setattr(
         tree, set_flags=mountapi.MOUNT_ATTR_RDONLY, propagation=mountapi.MS_PRIVATE
     )
-    target = os.open(place, os.O_PATH)
-    mountapi.move_mount(tree, target, path=place)
+    target = os.open(mountpoint, os.O_PATH)
+    mountapi.move_mount(tree, target, path=mountpoint)
     os.close(tree)
     os.close(target)
-    assert place.stat().st_ino == (tmp_path / "tree").stat().st_ino
+    assert mountpoint.stat().st_ino == (tmp_path / "tree").stat().st_ino
     with pytest.raises(OSError, match="Read-only"):
-        (place / "file").write_bytes(b"")
+        (mountpoint / "file").write_bytes(b"")
 
 
 def test_layer_is_passed_as_a_descriptor(tmp_path: Path) -> None:
@@ -104,20 +104,20 @@ def test_layer_is_passed_as_a_descriptor(tmp_path: Path) -> None:
         os.close(context)
 
 
-def test_mount_2_mounts(place: Path) -> None:
-    mountapi.mount("old way", place, "tmpfs", mountapi.MS_RDONLY, b"size=64k,mode=0711")
-    found = mountinfo.at(place)
+def test_mount_2_mounts(mountpoint: Path) -> None:
+    mountapi.mount("old way", mountpoint, "tmpfs", mountapi.MS_RDONLY, b"size=64k,mode=0711")
+    found = mountinfo.at(mountpoint)
     assert found is not None
     assert (found.source, "mode=711" in found.super_options) == ("old way", True)
 
 
-def test_unmount_does_not_follow_symlinks(place: Path, tmp_path: Path) -> None:
-    mountapi.mount("tmpfs", place, "tmpfs", 0)
-    (tmp_path / "link").symlink_to(place)
+def test_unmount_does_not_follow_symlinks(mountpoint: Path, tmp_path: Path) -> None:
+    mountapi.mount("tmpfs", mountpoint, "tmpfs", 0)
+    (tmp_path / "link").symlink_to(mountpoint)
     with pytest.raises(OSError, match="Invalid argument") as caught:
         mountapi.umount2(tmp_path / "link")
     assert caught.value.filename == str(tmp_path / "link")
-    assert mountinfo.at(place) is not None
+    assert mountinfo.at(mountpoint) is not None
 
 
 def test_unknown_system_call_is_an_error_without_a_path() -> None:

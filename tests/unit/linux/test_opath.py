@@ -65,8 +65,8 @@ def test_unreadable_file_is_read_and_keeps_its_mode() -> None:
 
 
 @contextmanager
-def acting_as_owner_of(place: Path) -> Iterator[None]:
-    os.chown(place, 65534, 65534)
+def acting_as_owner_of(path: Path) -> Iterator[None]:
+    os.chown(path, 65534, 65534)
     with acting_as():
         yield
 

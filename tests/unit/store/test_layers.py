@@ -33,19 +33,19 @@ def store(tmp_path: Path) -> Store:
 
 
 def unpacked(store: Store, diff_id: DiffID = DIFF) -> Path:
-    with store.layers.unpacking(diff_id) as place:
-        assert place is not None
-        (place.diff / "file").write_text("x")
-        place.skeleton.write_bytes(b"")
-        store.layers.commit(diff_id, place, LayerRecord(FORM), sync=False)
+    with store.layers.unpacking(diff_id) as paths:
+        assert paths is not None
+        (paths.diff / "file").write_text("x")
+        paths.skeleton.write_bytes(b"")
+        store.layers.commit(diff_id, paths, LayerRecord(FORM), sync=False)
     return store.layers.paths(diff_id).root
 
 
 def test_layer_exists_after_its_commit(store: Store) -> None:
-    with store.layers.unpacking(DIFF) as place:
-        assert place is not None
+    with store.layers.unpacking(DIFF) as paths:
+        assert paths is not None
         assert not store.layers.has(DIFF)
-        store.layers.commit(DIFF, place, LayerRecord(FORM, entries=3), sync=True)
+        store.layers.commit(DIFF, paths, LayerRecord(FORM, entries=3), sync=True)
         assert store.layers.has(DIFF)
     assert store.layers.record(DIFF).entries == 3
     assert list(store.layers.all()) == [DIFF]
@@ -54,10 +54,10 @@ def test_layer_exists_after_its_commit(store: Store) -> None:
 
 def test_layer_without_a_commit_leaves_no_files(store: Store) -> None:
     def broken_off() -> None:
-        with store.layers.unpacking(DIFF) as place:
-            assert place is not None
-            (place.diff / "d").mkdir()
-            (place.diff / "d" / "f").write_text("x")
+        with store.layers.unpacking(DIFF) as paths:
+            assert paths is not None
+            (paths.diff / "d").mkdir()
+            (paths.diff / "d" / "f").write_text("x")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -68,22 +68,22 @@ def test_layer_without_a_commit_leaves_no_files(store: Store) -> None:
 
 def test_existing_layer_is_not_unpacked_again(store: Store) -> None:
     unpacked(store)
-    with store.layers.unpacking(DIFF) as place:
-        assert place is None
+    with store.layers.unpacking(DIFF) as paths:
+        assert paths is None
 
 
 def test_second_puller_waits_and_finds_the_layer(store: Store) -> None:
     found: list[object] = []
 
     def other() -> None:
-        with store.layers.unpacking(DIFF) as place:
-            found.append(place)
+        with store.layers.unpacking(DIFF) as paths:
+            found.append(paths)
 
-    with store.layers.unpacking(DIFF) as place:
-        assert place is not None
+    with store.layers.unpacking(DIFF) as paths:
+        assert paths is not None
         waiting = threading.Thread(target=other)
         waiting.start()
-        store.layers.commit(DIFF, place, LayerRecord(FORM), sync=False)
+        store.layers.commit(DIFF, paths, LayerRecord(FORM), sync=False)
     waiting.join()
     assert found == [None]
 
