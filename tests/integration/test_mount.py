@@ -30,6 +30,7 @@ from stacker.mount.record import MountRecord
 from stacker.mount.table import Table
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.bench import image_of
+from tests.support.command import started
 from tests.support.mounts import unmount_below
 from tests.support.unprivileged import IMPORT_PATH, UNPRIVILEGED
 
@@ -203,22 +204,15 @@ def test_umount_clears_a_mount_that_another_program_unmounted(place: Path) -> No
 
 
 def test_umount_of_a_mount_in_another_namespace_prints_the_command(place: Path) -> None:
-    child = subprocess.Popen(
-        [*USER_NAMESPACE, sys.executable, "-c", MOUNT_AND_WAIT, str(place)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with child, child.stdout, child.stdin:
-        assert child.stdout.readline() == b"mounted\n"
+    command = [*USER_NAMESPACE, sys.executable, "-c", MOUNT_AND_WAIT, str(place)]
+    with started(command, b"mounted\n") as child:
         assert mountinfo.at(place / "target") is None
         assert [entry.state for entry in table(place).entries()] == ["elsewhere"]
         assert clear_stale(table(place)) == []
         with pytest.raises(MountError, match="another mount namespace") as caught:
             detach(table(place), place / "target")
         assert caught.value.hint is not None
-        assert f"nsenter --mount --target {child.pid} umount" in caught.value.hint
+        assert f"nsenter --mount --target {child} umount" in caught.value.hint
     assert [entry.state for entry in table(place).entries()] == ["stale"]
     assert len(clear_stale(table(place))) == 1
     assert nothing_is_left(place)

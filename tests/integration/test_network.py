@@ -11,7 +11,8 @@ import pytest
 from tests.support import images
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.command import Stacker
-from tests.support.registries import FakeRegistry, fake_proxy, fake_registry
+from tests.support.proxies import fake_proxy
+from tests.support.registries import FakeRegistry, fake_registry
 from tests.support.tars import file, tar
 
 pytestmark = needs_openssl

@@ -14,7 +14,8 @@ import pytest
 from tests.support import images, schema1
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.command import Result, Stacker, conforming
-from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_proxy, fake_registry
+from tests.support.proxies import fake_proxy
+from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_registry
 from tests.support.tars import file, tar
 
 NAME = "docker://registry.example/team/app:1.0"

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,18 @@ def wait_until(is_ready: Callable[[], object], process: subprocess.Popen[str]) -
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         os.sched_yield()
+
+
+@contextmanager
+def started(command: Sequence[str], ready: bytes) -> Iterator[int]:
+    """Run a command until the context ends; the command waits for the end of its stdin.
+
+    :param ready: the first line of its output, after which the context begins.
+    :returns: its process ID.
+    """
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with child, child.stdout, child.stdin:
+        assert child.stdout.readline() == ready
+        yield child.pid

@@ -1,8 +1,8 @@
 """Registries for tests: Debian's own on loopback, and one in this process that misbehaves.
 
 `debian_registry` runs docker-registry.  `FakeRegistry` serves blobs and manifests from memory,
-and a test can replace its answer to any request.  `FakeProxy` forwards by host name.  All stop
-with their context.  This module does not import the package under test.
+and a test can replace its answer to any request.  Both stop with
+their context.  This module does not import the package under test.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import itertools
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+from tests.support.proxies import LoopbackServer, serving
 
 USER: Final = "opener"
 PASSWORD: Final = "open-sesame"
@@ -274,107 +274,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-    block_on_close = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore errors: a client may speak TLS to a plain server, or close the connection."""
-
-
-@dataclass
-class FakeProxy:
-    """A proxy that forwards host names to the servers of a test.
-
-    :param routes: requested ``HOST:PORT`` to the real one; any other host gets status 502.
-    :param password: the required Proxy-Authorization, if any.
-    :param asked: the first line of each request.
-    """
-
-    routes: dict[str, str] = field(default_factory=dict)
-    password: str = ""
-    asked: list[str] = field(default_factory=list)
-    host: str = ""
-
-
-class _ProxyHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    proxy: FakeProxy
-
-    def do_CONNECT(self) -> None:
-        self.proxy.asked.append(self.requestline)
-        if self.is_refused(self.path):
-            return
-        self.send_response(200)
-        self.end_headers()
-        host, _, port = self.proxy.routes[self.path].rpartition(":")
-        with socket.create_connection((host, int(port))) as server:
-            thread = threading.Thread(target=_copy, args=(server, self.connection))
-            thread.start()
-            _copy(self.connection, server)
-            thread.join()
-        self.close_connection = True
-
-    def do_GET(self) -> None:
-        self.proxy.asked.append(self.requestline)
-        found = re.fullmatch(r"http://([^/]+)(/.*)", self.path)
-        host = found[1] if found else ""
-        if self.is_refused(host if ":" in host else f"{host}:80"):
-            return
-        assert found
-        connection = HTTPConnection(self.proxy.routes[host if ":" in host else f"{host}:80"])
-        headers = {k: v for k, v in self.headers.items() if not k.lower().startswith("proxy-")}
-        connection.request("GET", found[2], headers=headers)
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        self.send_response(answer.status)
-        for name in ("Content-Type", "Content-Range"):
-            if answer.headers[name]:
-                self.send_header(name, answer.headers[name])
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def is_refused(self, host: str) -> bool:
-        """Answer a request that must not be forwarded; return whether it was answered."""
-        status = 0 if host in self.proxy.routes else 502
-        if self.proxy.password and self.headers.get("Proxy-Authorization") != self.proxy.password:
-            status = 407
-        if status:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-        return bool(status)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name upstream
-        """Log nothing."""
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    with suppress(OSError):  # the peer must not wait for more, whatever ended this side
-        target.shutdown(socket.SHUT_WR)
-
-
-@contextmanager
-def fake_proxy() -> Iterator[FakeProxy]:
-    """Run a `FakeProxy` on a port of loopback."""
-    proxy = FakeProxy()
-    server = _Server(("127.0.0.1", 0), type("_H", (_ProxyHandler,), {"proxy": proxy, "timeout": 5}))
-    proxy.host = f"127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 @contextmanager
 def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
     """Serve a `FakeRegistry` on a port of loopback.
@@ -383,7 +282,7 @@ def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
     """
     registry = FakeRegistry()
     handler = type("_Handler", (Handler,), {"registry": registry, "timeout": 5})
-    server = _Server(("127.0.0.1", 0), handler)
+    server = LoopbackServer(("127.0.0.1", 0), handler)
     if tls is not None:
         # The handshake runs in the handler's thread, under its timeout: a silent client must not
         # block the others.
@@ -391,14 +290,8 @@ def fake_registry(*, tls: Any = None) -> Iterator[FakeRegistry]:
             server.socket, server_side=True, do_handshake_on_connect=False
         )
     registry.host = f"127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serving(server):
         yield registry
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class Tokens:

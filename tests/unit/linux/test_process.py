@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import process
+from tests.support.command import started
 
 pytestmark = pytest.mark.usefixtures("alone_among_mounts")
 IN_A_USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
@@ -44,18 +45,11 @@ def test_child_has_the_mount_namespace_of_its_parent() -> None:
 
 @needs_user_namespaces
 def test_new_mount_namespace_is_listed_while_it_exists() -> None:
-    child = subprocess.Popen(
-        [*IN_A_USER_NAMESPACE, "sh", "-c", "echo ready; read line"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with child, child.stdout, child.stdin:
-        assert child.stdout.readline() == b"ready\n"
-        theirs = process.mount_namespace(child.pid)
+    command = [*IN_A_USER_NAMESPACE, "sh", "-c", "echo ready; read line"]
+    with started(command, b"ready\n") as child:
+        theirs = process.mount_namespace(child)
         assert theirs != process.mount_namespace()
-        assert process.live_mount_namespaces()[theirs] == child.pid
+        assert process.live_mount_namespaces()[theirs] == child
 
 
 @needs_user_namespaces

@@ -17,6 +17,7 @@ from stacker.mount.state import KernelView, State
 if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
     from tests.support.bench import Bench
+from tests.support.command import started
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount"),
@@ -51,16 +52,8 @@ every_mount = pytest.mark.parametrize("make", [overlay, bind])
 @contextmanager
 def another_namespace() -> Iterator[int]:
     """Start a process in a private copy of our mount namespace."""
-    child = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", "echo ready; read line"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with child, child.stdout, child.stdin:
-        assert child.stdout.readline() == b"ready\n"
-        yield child.pid
+    with started(["unshare", "--mount", "sh", "-c", "echo ready; read line"], b"ready\n") as child:
+        yield child
 
 
 @every_form

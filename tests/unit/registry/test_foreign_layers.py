@@ -189,7 +189,7 @@ def test_https_does_not_become_http(
 
 def test_a_registry_elsewhere_cannot_send_us_to_this_machine(elsewhere: FakeRegistry) -> None:
     from stacker.registry.http.proxies import Proxies
-    from tests.support.registries import fake_proxy
+    from tests.support.proxies import fake_proxy
 
     with fake_registry() as registry, fake_proxy() as proxy:
         proxy.routes = {"registry.example:80": registry.host}

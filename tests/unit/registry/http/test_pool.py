@@ -18,7 +18,8 @@ from stacker.registry.http.proxies import Proxies
 from stacker.registry.http.session import HttpSession
 from stacker.registry.settings import RegistryAccess, Timeouts
 from tests.support.certificates import Authority, needs_openssl
-from tests.support.registries import FakeProxy, FakeRegistry, fake_proxy, fake_registry
+from tests.support.proxies import FakeProxy, fake_proxy
+from tests.support.registries import FakeRegistry, fake_registry
 
 TIMEOUTS = Timeouts(connect=5, read=5, attempts=2, sleep=lambda _: None)
 SECURE = "https://registry.example/v2/"
