@@ -1,4 +1,4 @@
-"""Every writable driver, mounted once, and a fresh directory in it for every case."""
+"""Mount every writable driver once, and give each case a new directory in the mount."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.subjects import KINDS, WRITING, Mounted, Place, Subject, stoc
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out kinds that are all the same to a subject, and cases that are not about it."""
+    """Deselect kinds that are equal for a subject, and cases that do not concern it."""
     wanted: list[pytest.Item] = []
     repeated: list[pytest.Item] = []
     for item in items:
@@ -31,7 +31,7 @@ def _is_repeated(item: pytest.Item) -> bool:
 
 
 def _is_excused(item: pytest.Item) -> bool:
-    """Say whether a case takes for granted (its marks say so) what a subject is not, or lacks."""
+    """Return whether the marks of a case require something that a subject lacks."""
     subject = _subject(item)
     if subject is None:
         return False
@@ -52,7 +52,7 @@ def _subject(item: pytest.Item) -> Subject | None:
 
 @pytest.fixture(scope="session")
 def mounts_lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the lock of `alone_among_mounts`."""
+    """Return the lock of `alone_among_mounts`."""
     return tmp_path_factory.getbasetemp().parent / "mounts.lock"
 
 
@@ -64,7 +64,7 @@ def mounted(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Mount
     subject: Subject = request.param
     if subject.missing is not None:
         pytest.skip(subject.missing)
-    # Others than root must be able to reach it, which pytest's own directories do not allow.
+    # Unprivileged users must reach it; pytest's own directories are private.
     workspace = Path(tempfile.mkdtemp(dir=MEMORY, prefix="stacker-posix-"))
     workspace.chmod(0o755)
     try:
@@ -84,14 +84,14 @@ def mounted(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Mount
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
-    """Give where a case's files lie before it begins."""
+    """Return where the files of a case are before it starts."""
     found: str = request.param
     return found
 
 
 @pytest.fixture
 def place(mounted: Mounted, kind: str) -> Iterator[Place]:
-    """Give a directory with the usual things."""
+    """Return a directory with the usual files."""
     before = os.umask(0o022)
     yield mounted.place(kind)
     os.umask(before)

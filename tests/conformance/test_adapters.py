@@ -1,4 +1,4 @@
-"""One suite, every FUSE adapter: what a program gets from the kernel, call by call."""
+"""Every FUSE adapter: what a program gets from each system call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STRANGE = b"no \xff\xfe text"
 
 
 def fill(layer: bytes) -> None:
-    """Make a tree with what is easy to get wrong."""
+    """Make a tree with unusual files."""
     for name in (b"many", b"files"):
         os.mkdir(os.path.join(layer, name))
     for name in MANY:
@@ -85,13 +85,13 @@ def error_of(call: Callable[[], object]) -> int | None:
     return None
 
 
-def test_a_large_directory_is_listed_whole_and_again(target: bytes) -> None:
+def test_large_directory_is_listed_completely_twice(target: bytes) -> None:
     many = os.path.join(target, b"many")
     for _ in range(2):
         assert sorted(os.listdir(many)) == MANY
 
 
-def test_two_who_list_at_once_get_every_name_once(target: bytes) -> None:
+def test_concurrent_listings_have_every_name_once(target: bytes) -> None:
     many = os.path.join(target, b"many")
     with os.scandir(many) as one, os.scandir(many) as other:
         pairs = list(zip(one, other, strict=True))
@@ -100,7 +100,7 @@ def test_two_who_list_at_once_get_every_name_once(target: bytes) -> None:
     assert all(entry.is_file(follow_symlinks=False) for entry, _ in pairs)
 
 
-def test_every_stat_is_that_of_the_layer(target: bytes, layer: Path) -> None:
+def test_stat_equals_that_of_the_layer(target: bytes, layer: Path) -> None:
     for name in os.listdir(os.fsencode(layer)):
         mine, theirs = os.lstat(os.path.join(target, name)), os.lstat(layer / os.fsdecode(name))
         for field in ("st_mode", "st_uid", "st_gid", "st_rdev", "st_mtime_ns"):
@@ -109,33 +109,33 @@ def test_every_stat_is_that_of_the_layer(target: bytes, layer: Path) -> None:
             assert (mine.st_size, mine.st_nlink) == (theirs.st_size, theirs.st_nlink), name
 
 
-def test_hard_links_are_one_inode(target: bytes) -> None:
+def test_test_hard_links_are_one_inode(target: bytes) -> None:
     inodes = [os.stat(os.path.join(target, name)).st_ino for name in (b"big", b"more")]
     listed = [entry.inode() for entry in os.scandir(target) if entry.name in (b"big", b"more")]
     assert len({*inodes, *listed}) == 1
 
 
-def test_a_missing_name_stays_missing(target: bytes) -> None:
+def test_missing_name_stays_missing(target: bytes) -> None:
     for _ in range(2):
         assert error_of(lambda: os.stat(os.path.join(target, b"nothing"))) == errno.ENOENT
     assert error_of(lambda: os.stat(os.path.join(target, b"big", b"x"))) == errno.ENOTDIR
 
 
-def test_a_name_of_256_bytes_is_too_long_rather_than_missing(target: bytes) -> None:
+def test_name_of_256_bytes_fails_with_enametoolong(target: bytes) -> None:
     assert os.path.exists(os.path.join(target, b"f" * 255))
     with pytest.raises(OSError) as caught:
         os.stat(os.path.join(target, b"f" * 256))
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
-def test_trusted_xattrs_are_listed_to_root_alone(target: bytes) -> None:
+def test_trusted_xattrs_are_listed_to_root_only(target: bytes) -> None:
     with open(os.path.join(target, b"big"), "rb") as big:
         assert sorted(os.listxattr(big.fileno())) == ["trusted.kind", "user.kind", "user.none"]
         with acting_as():
             assert sorted(os.listxattr(big.fileno())) == ["user.kind", "user.none"]
 
 
-def test_a_file_is_read_anywhere(target: bytes) -> None:
+def test_file_is_read_at_any_offset(target: bytes) -> None:
     fd = os.open(os.path.join(target, b"big"), os.O_RDONLY)
     try:
         for at in (0, 1, 4095, 131_071, (1 << 20) - 1, len(WHOLE) - 3, len(WHOLE), 1 << 40):
@@ -144,8 +144,8 @@ def test_a_file_is_read_anywhere(target: bytes) -> None:
         os.close(fd)
 
 
-def test_many_who_read_everything_at_once_get_all_of_it(target: bytes) -> None:
-    """Some of it is stored before it is asked for, while others ask for the same."""
+def test_concurrent_readers_get_complete_files(target: bytes) -> None:
+    """The server prefetches some files while other processes read them."""
 
     def read(_: int) -> list[bytes]:
         names = sorted(os.listdir(os.path.join(target, b"files")), key=int)
@@ -159,7 +159,7 @@ def test_many_who_read_everything_at_once_get_all_of_it(target: bytes) -> None:
             assert found == expected
 
 
-def test_a_file_is_mapped_into_memory(target: bytes) -> None:
+def test_file_can_be_mapped_into_memory(target: bytes) -> None:
     with (
         open(os.path.join(target, b"more"), "rb") as file,
         mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
@@ -167,7 +167,7 @@ def test_a_file_is_mapped_into_memory(target: bytes) -> None:
         assert mapped[:] == WHOLE
 
 
-def test_more_files_can_be_open_than_the_server_keeps_open(target: bytes) -> None:
+def test_more_files_can_be_open_than_the_server_caches(target: bytes) -> None:
     paths = [os.path.join(target, b"files", b"%d" % number) for number in range(200)]
     opened = [os.open(path, os.O_RDONLY) for path in paths]
     try:
@@ -179,14 +179,14 @@ def test_more_files_can_be_open_than_the_server_keeps_open(target: bytes) -> Non
             os.close(fd)
 
 
-def test_links_and_strange_names_are_as_they_are(target: bytes) -> None:
+def test_symlinks_and_unusual_names_are_exposed(target: bytes) -> None:
     assert os.readlink(os.path.join(target, b"link")) == b"../" * 500 + STRANGE
     assert error_of(lambda: os.readlink(os.path.join(target, b"big"))) == errno.EINVAL
     with open(os.path.join(target, STRANGE), "rb") as file:
         assert file.read() == b"strange"
 
 
-def test_xattrs_are_told_and_missing_ones_named_missing(target: bytes) -> None:
+def test_xattrs_are_returned_and_missing_ones_fail_with_enodata(target: bytes) -> None:
     big = os.path.join(target, b"big")
     assert sorted(os.listxattr(big)) == ["trusted.kind", "user.kind", "user.none"]
     assert os.getxattr(big, "user.kind") == b"\0binary"
@@ -209,11 +209,13 @@ def test_xattrs_are_told_and_missing_ones_named_missing(target: bytes) -> None:
     ],
     ids=["open", "create", "mkdir", "unlink", "rename", "chmod", "truncate", "setxattr"],
 )
-def test_nothing_can_be_changed(target: bytes, change: Callable[[bytes], object]) -> None:
+def test_every_write_fails(target: bytes, change: Callable[[bytes], object]) -> None:
     assert error_of(lambda: change(target)) == errno.EROFS
 
 
-def test_a_file_that_is_gone_below_is_an_error_and_not_the_end(target: bytes, layer: Path) -> None:
+def test_file_missing_in_the_layer_is_an_error_and_the_server_continues(
+    target: bytes, layer: Path
+) -> None:
     below, name = layer / "files" / "7", os.path.join(target, b"files", b"7")
     data = below.read_bytes()
     below.unlink()
@@ -225,7 +227,7 @@ def test_a_file_that_is_gone_below_is_an_error_and_not_the_end(target: bytes, la
         assert file.read() == data
 
 
-def test_the_filesystem_says_how_many_files_it_has(target: bytes) -> None:
+def test_statfs_returns_the_number_of_files(target: bytes) -> None:
     found = os.statvfs(target)
     assert (found.f_files, found.f_ffree, found.f_bavail) == (1 + 2 + 3000 + 200 + 8, 0, 0)
     assert (found.f_namemax, found.f_bsize) == (255, 4096)

@@ -1,4 +1,4 @@
-"""One suite, every mount driver: the same tree, the same writes, nothing left."""
+"""Every mount driver: the same tree, the same writes, a clean unmount."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to mount: a driver and, where it has several, its adapter."""
+    """A mount driver, with its adapter if it has several."""
 
     driver: Driver
     fuse_adapter: FuseAdapter = "kernel"
@@ -77,7 +77,7 @@ def stack(request: pytest.FixtureRequest, workspace: Path) -> Stack:
 
 
 def installed(way: Way) -> Way:
-    """Skip what cannot be had here."""
+    """Skip the test if a requirement is not installed."""
     if way.driver.name == "fuse":
         skip_without(way.fuse_adapter)
     if way.driver.name == PROGRAM and shutil.which(PROGRAM) is None:
@@ -96,7 +96,7 @@ def writer(request: pytest.FixtureRequest) -> Way:
 
 
 class Mount:
-    """One mount in one way, undone at the end."""
+    """A mount that is unmounted at the end."""
 
     def __init__(
         self,
@@ -151,14 +151,12 @@ def expected() -> dict[bytes, object]:
     return dict(reference.snapshot())
 
 
-def test_the_tree_is_what_applying_the_layers_in_turn_makes(
-    way: Way, stack: Stack, workspace: Path
-) -> None:
+def test_mount_equals_applying_the_layers_in_turn(way: Way, stack: Stack, workspace: Path) -> None:
     with Mount(way, stack, workspace) as target:
         assert snapshot(target) == expected()
 
 
-def test_a_read_only_mount_refuses_writes(way: Way, stack: Stack, workspace: Path) -> None:
+def test_read_only_mount_refuses_writes(way: Way, stack: Stack, workspace: Path) -> None:
     with Mount(way, stack, workspace) as target:
         with pytest.raises(OSError, match="Read-only"):
             (target / "new").write_text("x")
@@ -166,7 +164,7 @@ def test_a_read_only_mount_refuses_writes(way: Way, stack: Stack, workspace: Pat
             (target / "etc" / "c").unlink()
 
 
-def test_writes_are_seen_and_touch_no_layer(writer: Way, stack: Stack, workspace: Path) -> None:
+def test_writes_are_visible_and_change_no_layer(writer: Way, stack: Stack, workspace: Path) -> None:
     before = [snapshot(directory) for directory in stack.directories]
     with Mount(writer, stack, workspace, read_only=False) as target:
         (target / "etc" / "a").write_text("changed")
@@ -183,14 +181,14 @@ def test_writes_are_seen_and_touch_no_layer(writer: Way, stack: Stack, workspace
     assert [snapshot(directory) for directory in stack.directories] == before
 
 
-def test_nothing_is_left_after_the_unmount(way: Way, stack: Stack, workspace: Path) -> None:
+def test_unmount_leaves_nothing_behind(way: Way, stack: Stack, workspace: Path) -> None:
     with Mount(way, stack, workspace) as target:
         assert os.listdir(target)
     assert os.listdir(target) == []
     assert mountinfo.at(target) is None
 
 
-def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
+def test_writes_in_an_upper_directory_survive_a_remount(
     writer: Way, stack: Stack, workspace: Path
 ) -> None:
     upper = workspace / "upper"
@@ -208,6 +206,6 @@ def test_writes_kept_in_an_upper_directory_are_there_at_the_next_mount(
         assert not (target / "etc" / "c").exists()
 
 
-def test_a_driver_that_can_refuses_nothing(way: Way, stack: Stack, workspace: Path) -> None:
+def test_capable_driver_refuses_nothing(way: Way, stack: Stack, workspace: Path) -> None:
     refusal: StackerError | None = way.driver.refusal(Mount(way, stack, workspace).plan)
     assert refusal is None

@@ -1,8 +1,8 @@
-"""Random reads and writes of a file in a mount, beside a plain file that gets the same ones.
+"""Random reads and writes on a file in a mount, and the same ones on a plain file.
 
-In the manner of fsx: after each step both have the same bytes, by their path, by the descriptor
-that wrote, and by one that was opened for reading before the first write, when the file was still
-in a layer.  What a driver does not have is listed in tests/subjects.py, and must change nothing.
+As in fsx, both files must have the same bytes after each step: by path, through the descriptor that
+wrote, and through one opened before the first write, when the file was still in a layer.
+tests/support/subjects.py lists the calls that a driver refuses; these must change nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tests.support.templates import RANDOM
 REFUSALS = {errno.ENOSYS, errno.EOPNOTSUPP}
 DATA = RANDOM[0].data
 SPAN = 70_000
-"""Offsets reach this far: more than two folios beyond the end of the file as it comes."""
+"""The largest offset: more than two folios past the original end of the file."""
 
 EXAMPLES = int(os.environ.get("STACKER_EXAMPLES", "100"))
 
 
 class File:
-    """A file with a writer, an appender, and a reader from before the first write."""
+    """A file with a writer, an appender, and a reader opened before the first write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,7 +54,7 @@ class File:
         return os.fstat(self.writer).st_size
 
     def contents(self) -> list[bytes]:
-        """Read all of it in each of the ways there are."""
+        """Read the whole file in every way."""
         more = self.size + 1
         found = [self.path.read_bytes()]
         found += [os.pread(descriptor, more, 0) for descriptor in (self.writer, self.reader)]
@@ -127,7 +127,7 @@ def reopen(file: File, at: int, length: int) -> None:
 
 
 def seek(file: File, at: int, length: int) -> None:
-    """Check what lseek(2) says of holes; filesystems may differ in where they have them."""
+    """Check the holes that lseek(2) reports; filesystems may place them differently."""
     size = file.size
     try:
         data = os.lseek(file.writer, at, os.SEEK_DATA)
@@ -163,17 +163,17 @@ OPERATIONS: dict[str, Callable[[File, int, int], object]] = {
         seek,
     )
 }
-"""What `Subject.refuses` names."""
+"""The calls that `Subject.refuses` names."""
 
 
 def pattern(at: int, length: int) -> bytes:
-    """Give bytes that are not those of another place."""
+    """Return bytes that differ for every offset."""
     return bytes((at * 7 + n * n + 1) % 255 + 1 for n in range(length))
 
 
 @contextmanager
 def mapped(file: File) -> Iterator[mmap.mmap]:
-    """Map the whole file; an empty one is an error, on both sides."""
+    """Map the whole file; an empty one fails on both sides."""
     if file.size == 0:
         raise OSError(errno.EINVAL, "nothing to map")
     with mmap.mmap(file.writer, file.size, mmap.MAP_SHARED) as memory:
@@ -182,14 +182,14 @@ def mapped(file: File) -> Iterator[mmap.mmap]:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation with its numbers."""
+    """An operation with its arguments."""
 
     name: str
     at: int
     length: int
 
     def on(self, file: File) -> object:
-        """Do it, and give what came of it: an answer or an errno."""
+        """Run the operation, and return its result or errno."""
         try:
             return OPERATIONS[self.name](file, self.at, self.length)
         except OSError as error:
@@ -210,7 +210,7 @@ STEPS = st.lists(
 
 
 def refused(mine: File, step: Step) -> None:
-    """Check that what a driver does not have does nothing."""
+    """Check that a call that the driver refuses changes nothing."""
     before = mine.contents()
     assert step.on(mine) in {errno.errorcode[number] for number in REFUSALS}
     assert mine.contents() == before
@@ -231,7 +231,7 @@ def compare(mine: File, plain: File) -> None:
 @example(steps=[Step("allocate", 65_536, 9_000), Step("fsync", 0, 1), Step("reopen", 0, 1)])
 @example(steps=[Step("allocate_keeping_size", 65_536, 9_000), Step("append", 0, 1)])
 @example(steps=[Step("copy_range", 0, 4096), Step("copy_range", 19_000, 9_000)])
-def test_a_file_in_a_mount_is_a_file(
+def test_random_io_equals_that_on_a_plain_file(
     mounted: Mounted, tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
 ) -> None:
     place = mounted.place(LOWER, "random")
@@ -253,7 +253,7 @@ def test_a_file_in_a_mount_is_a_file(
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_a_driver_refuses_what_it_says_it_does(mounted: Mounted, operation: str) -> None:
+def test_driver_refuses_the_documented_calls(mounted: Mounted, operation: str) -> None:
     place = mounted.place(LOWER, "random")
     file = File(place / "data")
     try:
@@ -265,7 +265,7 @@ def test_a_driver_refuses_what_it_says_it_does(mounted: Mounted, operation: str)
     assert refusing == (operation in place.subject.refuses), answer
 
 
-def test_a_mapping_from_before_a_write_shows_it_or_is_known_not_to(place: Place) -> None:
+def test_earlier_mapping_shows_a_write_or_deviates_as_documented(place: Place) -> None:
     with (
         (place / "file").open("rb", buffering=0) as reader,
         mmap.mmap(reader.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory,

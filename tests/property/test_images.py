@@ -1,4 +1,4 @@
-"""Laws of the image values: what is written is read back, and rubbish never surprises."""
+"""Properties of image values: they survive a round trip, and invalid input is an error."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ URLS = st.lists(TEXT, max_size=2).map(tuple)
 
 @st.composite
 def digests(draw: st.DrawFn) -> Digest:
-    """Return any digest there can be."""
+    """Return any valid digest."""
     algorithm, length = draw(st.sampled_from([("sha256", 32), ("sha512", 64)]))
     return Digest(algorithm, draw(st.binary(min_size=length, max_size=length)).hex())
 
 
 @st.composite
 def descriptors(draw: st.DrawFn, *media_types: str) -> Descriptor:
-    """Return a descriptor of one of the types given, or of any; some carry their data."""
+    """Return a descriptor with one of the given types, or any type; some embed their data."""
     media_type = draw(st.sampled_from(media_types) if media_types else TEXT)
     platform = draw(st.none() | PLATFORMS)
     annotations, urls = draw(ANNOTATIONS), draw(URLS)

@@ -1,8 +1,7 @@
-"""DESIGN section 5 as a law: a stack shows what applying its layers in turn would make.
+"""Random stacks equal their layers applied in turn (docs/rules.md, Stacking).
 
-Random stacks; the kernel's overlay, the FUSE mount, the merged tree as a value, the flat copy and a
-plain sequential applier written for the test must agree by path, type, mode, owner, time, size,
-xattrs, content and link group.
+The kernel's overlay, the FUSE mount, the merged tree in memory, the flat copy and the sequential
+applier of the tests must agree on path, type, mode, owner, time, size, xattrs, content and links.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ LAYER = st.lists(st.sampled_from(KINDS).flatmap(_item), max_size=7).map(tuple)
 
 @st.composite
 def stacks(draw: st.DrawFn) -> tuple[tuple[Item, ...], ...]:
-    """Draw up to four layers, of which one may come twice."""
+    """Draw up to four layers; one may occur twice."""
     layers = draw(st.lists(LAYER, min_size=1, max_size=4))
     if len(layers) > 1 and draw(st.booleans()):
         layers.append(layers[draw(st.integers(0, len(layers) - 2))])
@@ -100,7 +99,7 @@ def stacks(draw: st.DrawFn) -> tuple[tuple[Item, ...], ...]:
 
 
 def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
-    """Compare the ways to see a stack."""
+    """Compare all ways to read a stack."""
     wanted = meaning(layers)
     with scratch() as workspace:
         if wanted is None:
@@ -123,7 +122,7 @@ def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
 
 
 def meaning(layers: Sequence[Sequence[Item]]) -> dict[bytes, Node] | None:
-    """Say what layers mean; ``None`` when it is nothing."""
+    """Return the tree that the layers describe; ``None`` if they are invalid."""
     reference = Sequential()
     try:
         for layer in layers:

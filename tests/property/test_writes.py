@@ -1,7 +1,7 @@
-"""The law of writes: a tree over layers does to itself what a plain directory does.
+"""Random writes on a tree over layers have the effect that they have on a plain directory.
 
-Random operations on both; the same errors, and in the end the same tree: by the tree itself, by
-another one opened on the same upper directory, and by the kernel's overlayfs.
+Both return the same errors and end as the same tree: read through the writable tree, through
+another one on the same upper directory, and through the kernel's overlayfs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PATHS = ("a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "d/e/b", "n", "n/a", "n/b"
 paths = st.sampled_from(PATHS)
 contents = st.sampled_from((b"", b"1", b"content", b"x" * 5000))
 flags = st.sampled_from((0, 0, opath.RENAME_NOREPLACE, opath.RENAME_EXCHANGE))
-# Where several reasons apply, the first that is looked at counts: that order is not the law.
+# If several errors apply, implementations may check in any order.
 UNORDERED = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), -2)
 UNORDERED |= dict.fromkeys((errno.EPERM, errno.ENODATA), -3)
 OPERATIONS = st.one_of(
@@ -61,7 +61,7 @@ OPERATIONS = st.one_of(
 
 
 def lowers(workspace: Path) -> list[str]:
-    """Make two layers that hide, replace and merge."""
+    """Make two layers with whiteouts, replaced files and merged directories."""
     one, two = workspace / "one", workspace / "two"
     for directory in (one / "d", two / "d/e", two / "o", two / "l", one / "l"):
         directory.mkdir(parents=True)
@@ -84,7 +84,7 @@ def lowers(workspace: Path) -> list[str]:
 
 
 class Plain:
-    """Operations by paths, on a directory or a mount."""
+    """Operations by path on a directory or a mount."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -223,7 +223,7 @@ class Tree:
 
     def open(self, path: str) -> None:
         node = self.tree.at(path)
-        self.tree.tree.files.read_into(node, memoryview(bytearray(1)), 0)  # is it a file?
+        self.tree.tree.files.read_into(node, memoryview(bytearray(1)), 0)  # the file has names
         self.tree.tree.remember(node)
         self.opened.append(node)
 
@@ -233,7 +233,7 @@ class Tree:
 
 
 def outcome(do: Callable[..., None], arguments: Sequence[object]) -> int:
-    """Do something, and give the errno that comes of it."""
+    """Call a method, and return its errno."""
     try:
         do(*arguments)
     except OSError as error:
@@ -242,7 +242,7 @@ def outcome(do: Callable[..., None], arguments: Sequence[object]) -> int:
 
 
 def aged(tree: dict[bytes, Seen]) -> dict[bytes, Seen]:
-    """Tell times of long ago apart, and take those of just now for equal."""
+    """Replace every recent time by one value: only older times are compared."""
     recent = (LONG_AGO + 1) * 10**9
     return {
         path: replace(node, mtime=node.mtime if node.mtime < recent else -1)
@@ -251,7 +251,7 @@ def aged(tree: dict[bytes, Seen]) -> dict[bytes, Seen]:
 
 
 def both(one: object, other: object, step: tuple[object, ...]) -> None:
-    """Do the same on both; a lower directory that is renamed is another filesystem's, to one."""
+    """Do the same on both; the tree may refuse to rename a lower directory with EXDEV."""
     name, *arguments = step
     method = str(name).replace(" ", "_")
     ours = outcome(getattr(one, method), arguments)
@@ -260,10 +260,10 @@ def both(one: object, other: object, step: tuple[object, ...]) -> None:
 
 
 def prepared(workspace: Path) -> tuple[Writable, Plain]:
-    """Make a tree over layers, and a plain directory that is the same."""
+    """Make a tree over layers, and an equal plain directory."""
     tree = Writable(workspace, lowers(workspace))
     (workspace / "plain").mkdir()
-    os.utime(tree.upper, (LONG_AGO, LONG_AGO))  # the root's attributes are its own
+    os.utime(tree.upper, (LONG_AGO, LONG_AGO))  # the roots have different attributes
     flatten(tree.lowers, workspace / "plain", WhiteoutFormat.TRUSTED)
     return tree, Plain(workspace / "plain")
 
@@ -284,7 +284,7 @@ def test_random_writes_equal_those_on_a_plain_directory(steps: list[tuple[object
 
 
 def check(tree: Tree, plain: Plain) -> None:
-    """Compare the trees, and what is open."""
+    """Compare the trees and the open files."""
     writable = tree.tree
     shown = writable.snapshot()
     assert aged(shown) == aged(snapshot(plain.root))
@@ -311,7 +311,7 @@ def check(tree: Tree, plain: Plain) -> None:
 def test_kernel_cache_stays_correct_through_random_writes(
     steps: list[tuple[object, ...]],
 ) -> None:
-    """Through FUSE, looking at everything in between, so that whatever can be kept is kept."""
+    """Read everything through FUSE between the writes, so that the kernel caches all it can."""
     with scratch() as workspace:
         writable, plain = prepared(workspace)
         writable.close()

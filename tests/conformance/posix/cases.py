@@ -1,4 +1,4 @@
-"""What the cases have in common: a wanted errno, the clock, and what changed of a status."""
+"""Helpers of the cases: an expected errno, the clock, and changes of a status."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ leading_nowhere = pytest.mark.parametrize(
     ],
     ids=lambda value: str(value)[:12],
 )
-"""Runs a case with paths of which there is no end, and what is said of them."""
+"""Runs a case with invalid paths and their errno."""
 
 
 @contextmanager
 def fails(*numbers: int) -> Iterator[None]:
-    """Run what must fail with this errno, or one of several that POSIX leaves the choice of."""
+    """Expect this errno, or one of several where POSIX allows a choice."""
     with pytest.raises(OSError) as caught:
         yield
     got = caught.value.errno or 0
@@ -40,7 +40,7 @@ def fails(*numbers: int) -> Iterator[None]:
 
 
 def next_tick() -> None:
-    """Wait until the clock of timestamps, which lags by milliseconds, has passed this moment."""
+    """Wait until the coarse clock of timestamps passes the current time."""
     now = time.time_ns()
     while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= now:
         pass
@@ -48,9 +48,9 @@ def next_tick() -> None:
 
 @contextmanager
 def changing(path: Path, *, times: str) -> Iterator[None]:
-    """Run what must change just these times of an object: ``mtime ctime``, ``ctime`` or nothing.
+    """Expect exactly these times of a file to change: ``mtime ctime``, ``ctime`` or nothing.
 
-    A ctime cannot be set, so the clock is let move on first.
+    A ctime cannot be set, so this waits for the clock first.
     """
     before = path.lstat()
     next_tick()
@@ -71,7 +71,7 @@ def changing(path: Path, *, times: str) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path | bytes, flags: int, mode: int = 0o666) -> Iterator[int]:
-    """Open a descriptor for a while."""
+    """Yield a descriptor, and close it afterwards."""
     descriptor = os.open(path, flags, mode)
     try:
         yield descriptor
@@ -82,7 +82,7 @@ def opened(path: Path | bytes, flags: int, mode: int = 0o666) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Call:
-    """An operation on a name in a place, by its own name in a test's list."""
+    """An operation on a name in a place, with an ID for parametrized tests."""
 
     name: str
     run: Callable[[Path], object]
@@ -92,12 +92,12 @@ class Call:
 
 
 def touch(path: Path) -> None:
-    """Make an empty file that is not there."""
+    """Make an empty file."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
 
 
 def names(path: Path) -> set[str]:
-    """Give the names in a directory."""
+    """Return the names in a directory."""
     found = os.listdir(path)
     assert len(found) == len(set(found)), "a name is listed twice"
     return set(found)

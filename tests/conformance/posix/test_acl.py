@@ -1,4 +1,4 @@
-"""POSIX ACLs, as the kernel keeps them: acl(5), include/uapi/linux/posix_acl_xattr.h."""
+"""POSIX ACLs: acl(5), include/uapi/linux/posix_acl_xattr.h."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Entry = tuple[int, int, int]
 
 
 def acl(*entries: Entry) -> bytes:
-    """Write entries of (tag, permissions, ID)."""
+    """Encode entries of (tag, permissions, ID)."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
@@ -62,7 +62,7 @@ def mode(path: os.PathLike[str]) -> int:
 
 @acls
 @pytest.mark.parametrize("name", ["file", "full"])
-def test_one_is_kept_and_shows_its_mask_as_the_groups_bits(place: Place, name: str) -> None:
+def test_acl_is_kept_and_its_mask_is_the_group_mode(place: Place, name: str) -> None:
     value = for_user(1234, 7, mask=5)
     with changing(place / name, times="ctime"):
         os.setxattr(place / name, ACCESS, value)
@@ -76,7 +76,7 @@ def test_one_is_kept_and_shows_its_mask_as_the_groups_bits(place: Place, name: s
     ("rights", "mask", "reads", "writes"),
     [(6, 7, True, True), (4, 7, True, False), (6, 4, True, False), (0, 7, False, False)],
 )
-def test_it_says_what_a_user_may(
+def test_acl_grants_a_user_access(
     place: Place, rights: int, mask: int, reads: bool, writes: bool
 ) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, rights, mask=mask))
@@ -91,7 +91,7 @@ def test_it_says_what_a_user_may(
 
 
 @acls
-def test_it_says_what_a_group_may(place: Place) -> None:
+def test_acl_grants_a_group_access(place: Place) -> None:
     value = acl(
         (USER_OBJ, 6, NONE),
         (GROUP_OBJ, 0, NONE),
@@ -107,14 +107,14 @@ def test_it_says_what_a_group_may(place: Place) -> None:
 
 
 @acls
-def test_a_new_mode_changes_the_mask(place: Place) -> None:
+def test_new_mode_changes_the_mask(place: Place) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, 7))
     os.chmod(place / "file", 0o640)
     assert os.getxattr(place / "file", ACCESS) == for_user(1234, 7, mask=4)
 
 
 @acls
-def test_one_that_says_no_more_than_a_mode_becomes_the_mode(place: Place) -> None:
+def test_minimal_acl_becomes_the_mode(place: Place) -> None:
     os.setxattr(place / "file", ACCESS, MINIMAL)
     assert mode(place / "file") == 0o640
     assert ACCESS not in os.listxattr(place / "file")
@@ -122,7 +122,7 @@ def test_one_that_says_no_more_than_a_mode_becomes_the_mode(place: Place) -> Non
 
 @acls
 @pytest.mark.parametrize("change", ["write", "rename", "link"])
-def test_it_stays_through_other_changes(place: Place, change: str) -> None:
+def test_acl_survives_other_changes(place: Place, change: str) -> None:
     value = for_user(1234, 4, mask=4)
     os.setxattr(place / "file", ACCESS, value)
     path = place / "file"
@@ -135,7 +135,7 @@ def test_it_stays_through_other_changes(place: Place, change: str) -> None:
 
 
 @acls
-def test_a_default_is_inherited(place: Place) -> None:
+def test_default_acl_is_inherited(place: Place) -> None:
     value = for_user(1234, 7)
     os.setxattr(place / "full", DEFAULT, value)
     os.mkdir(place / "full/new", 0o777)
@@ -149,7 +149,7 @@ def test_a_default_is_inherited(place: Place) -> None:
 
 
 @acls
-def test_removed_it_is_gone_and_the_mode_stays(place: Place) -> None:
+def test_removing_an_acl_keeps_the_mode(place: Place) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, 7, mask=6))
     os.removexattr(place / "file", ACCESS)
     assert os.listxattr(place / "file") == []
@@ -168,7 +168,7 @@ def test_removed_it_is_gone_and_the_mode_stays(place: Place) -> None:
     ],
     ids=["no ACL", "a part of one", "a default on a file"],
 )
-def test_what_is_none_is_refused(
+def test_malformed_acl_is_refused(
     place: Place, name: str, key: str, value: bytes, numbers: tuple[int, ...]
 ) -> None:
     with fails(*numbers):
@@ -179,7 +179,7 @@ def test_what_is_none_is_refused(
 @pytest.mark.parametrize(
     ("name", "allowed"), [("file", False), ("everybodys", False), ("mine", True)]
 )
-def test_only_the_owner_sets_one(place: Place, name: str, allowed: bool) -> None:
+def test_only_the_owner_sets_an_acl(place: Place, name: str, allowed: bool) -> None:
     with acting_as():
         if allowed:
             os.setxattr(place / name, ACCESS, for_user(1234, 4))
@@ -189,7 +189,7 @@ def test_only_the_owner_sets_one(place: Place, name: str, allowed: bool) -> None
 
 
 @pytest.mark.parametrize("name", [ACCESS, DEFAULT])
-def test_who_keeps_none_says_so(place: Place, name: str) -> None:
+def test_driver_without_acls_returns_eopnotsupp(place: Place, name: str) -> None:
     if place.deviates(Deviation.NO_ACLS):
         with fails(errno.EOPNOTSUPP):
             os.setxattr(place.path, name, for_user(1, 7))

@@ -1,4 +1,4 @@
-"""chown(2), lchown(2), fchown(2), and the bits and capabilities that changes take away."""
+"""chown(2), lchown(2), fchown(2), and the set-ID bits and capabilities that changes clear."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mode(path: os.PathLike[str]) -> int:
     ],
 )
 @pytest.mark.parametrize("name", ["file", "full", "fifo", "link", "dangling"])
-def test_both_or_one_is_set(
+def test_owner_and_group_are_set_separately(
     place: Place, name: str, uid: int, gid: int, wanted: tuple[int, int]
 ) -> None:
     with changing(place / name, times="ctime"):
@@ -43,14 +43,14 @@ def test_both_or_one_is_set(
 
 
 @pytest.mark.parametrize(("link", "target"), [("link", "file"), ("dirlink", "full")])
-def test_a_symlink_is_followed_or_not(place: Place, link: str, target: str) -> None:
+def test_chown_follows_symlinks_and_lchown_does_not(place: Place, link: str, target: str) -> None:
     os.chown(place / link, 7, 8)
     assert (owner(place / target), owner(place / link)) == ((7, 8), (0, 0))
     os.lchown(place / link, 5, 6)
     assert (owner(place / target), owner(place / link)) == ((7, 8), (5, 6))
 
 
-def test_by_a_descriptor_for_reading(place: Place) -> None:
+def test_fchown_needs_no_write_access(place: Place) -> None:
     with opened(place / "file", os.O_RDONLY) as descriptor:
         os.fchown(descriptor, 7, 8)
         assert os.fstat(descriptor).st_uid == 7
@@ -59,7 +59,7 @@ def test_by_a_descriptor_for_reading(place: Place) -> None:
 
 
 @leading_nowhere
-def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
+def test_chown_of_a_missing_path_fails(place: Place, path: str, number: int) -> None:
     with fails(number):
         os.chown(place / path, 1, 1)
 
@@ -76,7 +76,7 @@ def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: i
         ("everybodys", UNPRIVILEGED, UNPRIVILEGED),
     ],
 )
-def test_unprivileged_user_gives_away_nothing_and_takes_nothing(
+def test_unprivileged_user_cannot_change_owners(
     place: Place, name: str, uid: int, gid: int
 ) -> None:
     before = owner(place / name)
@@ -85,7 +85,7 @@ def test_unprivileged_user_gives_away_nothing_and_takes_nothing(
     assert owner(place / name) == before
 
 
-def test_an_owner_may_choose_among_its_groups(place: Place) -> None:
+def test_owner_may_set_one_of_its_groups(place: Place) -> None:
     with acting_as(groups=[4321]):
         os.chown(place / "mine", -1, 4321)
     assert owner(place / "mine") == (UNPRIVILEGED, 4321)
@@ -93,7 +93,7 @@ def test_an_owner_may_choose_among_its_groups(place: Place) -> None:
         os.chown(place / "mine", -1, 4322)
 
 
-def test_unprivileged_user_changes_nothing_where_it_cannot_search(place: Place) -> None:
+def test_unprivileged_user_cannot_chown_below_an_unsearchable_directory(place: Place) -> None:
     with acting_as(), fails(errno.EACCES):
         os.chown(place / "closed/inside", UNPRIVILEGED, UNPRIVILEGED)
 
@@ -119,7 +119,7 @@ CHANGES = {"chown": by_chown, "write": by_write, "truncate": by_truncate, "O_TRU
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_by_its_owner_takes_the_set_id_bits_away(place: Place, change: str) -> None:
+def test_change_by_the_owner_clears_set_id_bits(place: Place, change: str) -> None:
     assert mode(place / "setid") == 0o6755
     with acting_as():
         CHANGES[change](place)
@@ -127,21 +127,21 @@ def test_a_change_by_its_owner_takes_the_set_id_bits_away(place: Place, change: 
 
 
 @pytest.mark.parametrize(("change", "left"), [("chown", 0o755), ("write", 0o6755)])
-def test_a_change_by_root_keeps_the_set_id_bits_but_for_chown(
+def test_change_by_root_keeps_set_id_bits_except_chown(
     place: Place, change: str, left: int
 ) -> None:
     CHANGES[change](place)
     assert mode(place / "setid") == left
 
 
-def test_a_directory_keeps_its_set_id_bits(place: Place) -> None:
+def test_directory_keeps_its_set_id_bits(place: Place) -> None:
     os.chown(place / "setgid", 7, 8)
     assert mode(place / "setgid") == 0o2777
     assert owner(place / "setgid") == (7, 8)
 
 
 @pytest.mark.parametrize("change", ["chown", "write", "truncate"])
-def test_a_change_takes_capabilities_away(place: Place, change: str) -> None:
+def test_change_clears_capabilities(place: Place, change: str) -> None:
     # struct vfs_cap_data of include/uapi/linux/capability.h, version 2: cap_net_raw, effective
     os.setxattr(
         place / "setid", "security.capability", struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
@@ -151,7 +151,7 @@ def test_a_change_takes_capabilities_away(place: Place, change: str) -> None:
     assert "security.capability" not in os.listxattr(place / "setid")
 
 
-def test_the_new_owner_has_its_rights_at_once(place: Place) -> None:
+def test_new_owner_has_access_at_once(place: Place) -> None:
     os.chmod(place / "secret", 0o600)
     with acting_as(), fails(errno.EACCES):
         (place / "secret").read_bytes()

@@ -1,4 +1,4 @@
-"""The table of deviations itself: each is documented, and some case holds each driver to it."""
+"""Every deviation is documented, and a case checks it for each driver."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CASES = "\n".join(
 
 
 @pytest.mark.parametrize("deviation", Deviation, ids=lambda deviation: deviation.name)
-def test_each_is_looked_at_by_a_case_and_says_where_it_is_written(deviation: Deviation) -> None:
+def test_every_deviation_has_a_case_and_a_source(deviation: Deviation) -> None:
     what, document = deviation.value
     assert f"Deviation.{deviation.name}" in CASES
     assert what
     assert ".rst" in document or "fs/" in document or document.startswith("docs/")
 
 
-def test_the_control_has_none() -> None:
+def test_plain_directory_has_no_deviations() -> None:
     (plain,) = (subject for subject in SUBJECTS if subject.words is None)
     assert not plain.deviations
     assert not plain.refuses

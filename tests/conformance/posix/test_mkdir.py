@@ -18,9 +18,7 @@ EVERYTHING = ("file", "hollow", "full", "link", "dirlink", "dangling", "loop", "
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o700, 0o1755, 0])
-def test_a_new_directory_has_the_mode_without_the_mask_and_is_empty(
-    place: Place, mode: int
-) -> None:
+def test_new_directory_is_empty_with_mode_and_umask_applied(place: Place, mode: int) -> None:
     os.mkdir(place / "new", mode)
     status = os.lstat(place / "new")
     assert stat.S_ISDIR(status.st_mode)
@@ -30,7 +28,7 @@ def test_a_new_directory_has_the_mode_without_the_mask_and_is_empty(
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-def test_a_name_that_is_taken_is_refused_whatever_it_is(place: Place, name: str) -> None:
+def test_mkdir_on_any_existing_name_fails(place: Place, name: str) -> None:
     with fails(errno.EEXIST):
         os.mkdir(place / name)
 
@@ -49,13 +47,13 @@ def test_a_name_that_is_taken_is_refused_whatever_it_is(place: Place, name: str)
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
+def test_mkdir_below_a_missing_path_fails(place: Place, path: str, number: int) -> None:
     with fails(number):
         os.mkdir(place / path)
 
 
 @pytest.mark.parametrize("parent", [".", "full", "hollow", "full/sub", "dirlink"])
-def test_the_parent_gets_a_link_and_new_times(place: Place, parent: str) -> None:
+def test_mkdir_updates_nlink_and_times_of_the_parent(place: Place, parent: str) -> None:
     directory = (place / parent).resolve()
     links = directory.stat().st_nlink
     with changing(directory, times="mtime ctime"):
@@ -71,14 +69,14 @@ def test_the_parent_gets_a_link_and_new_times(place: Place, parent: str) -> None
     assert "new" in names(directory)
 
 
-def test_a_set_group_id_bit_and_the_group_are_inherited(place: Place) -> None:
+def test_new_directory_inherits_set_group_id(place: Place) -> None:
     os.mkdir(place / "setgid/new")
     status = os.stat(place / "setgid/new")
     assert status.st_mode & stat.S_ISGID
     assert (status.st_uid, status.st_gid) == (0, UNPRIVILEGED)
 
 
-def test_who_makes_it_owns_it(place: Place) -> None:
+def test_new_directory_belongs_to_the_caller(place: Place) -> None:
     with acting_as(1234, 5678):
         os.mkdir(place / "open/new")
     status = os.stat(place / "open/new")
@@ -86,12 +84,12 @@ def test_who_makes_it_owns_it(place: Place) -> None:
 
 
 @pytest.mark.parametrize("path", ["full/new", "closed/new", "new", "unlisted/new", "setgid/../new"])
-def test_unprivileged_user_makes_none_where_it_may_not_write(place: Place, path: str) -> None:
+def test_unprivileged_user_cannot_mkdir_in_a_read_only_directory(place: Place, path: str) -> None:
     with acting_as(), fails(errno.EACCES):
         os.mkdir(place / path)
 
 
-def test_one_that_takes_the_place_of_a_full_one_shows_nothing_of_it(place: Place) -> None:
+def test_recreated_directory_is_empty(place: Place) -> None:
     os.unlink(place / "full/inner")
     os.unlink(place / "full/sub/deep")
     os.rmdir(place / "full/sub")
@@ -104,20 +102,20 @@ def test_one_that_takes_the_place_of_a_full_one_shows_nothing_of_it(place: Place
     assert names(place / "full/sub") == set()
 
 
-def test_a_name_of_a_deleted_file_can_become_a_directory(place: Place) -> None:
+def test_name_of_a_deleted_file_can_become_a_directory(place: Place) -> None:
     os.unlink(place / "file")
     os.mkdir(place / "file")
     assert stat.S_ISDIR(os.lstat(place / "link").st_mode) is False
     assert stat.S_ISDIR(os.stat(place / "link").st_mode)
 
 
-def test_a_name_may_end_in_slashes_and_have_255_bytes(place: Place) -> None:
+def test_name_may_end_in_slashes_and_have_255_bytes(place: Place) -> None:
     os.mkdir(os.fsencode(place.path) + b"/new//")
     os.mkdir(place / ("n" * 255))
     assert {"new", "n" * 255} <= names(place.path)
 
 
-def test_a_chain_of_directories_can_be_made_and_undone(place: Place) -> None:
+def test_nested_directories_can_be_made_and_removed(place: Place) -> None:
     path = place / "full/sub" / "/".join("abcdefghijklmnopqrstuvwxyz")
     os.makedirs(path)
     (path / "end").write_bytes(b"end")

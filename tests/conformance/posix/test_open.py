@@ -1,4 +1,4 @@
-"""open(2): what its flags do, and when it refuses."""
+"""open(2): flags and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
 
 @pytest.mark.parametrize("mode", [0o777, 0o640, 0o400, 0, 0o6755])
 @pytest.mark.parametrize("directory", [".", "full", "hollow"])
-def test_a_new_file_has_the_mode_without_the_mask_and_is_empty(
+def test_new_file_is_empty_with_mode_and_umask_applied(
     place: Place, directory: str, mode: int
 ) -> None:
     with opened(place / directory / "new", NEW, mode) as descriptor:
@@ -33,19 +33,19 @@ def test_a_new_file_has_the_mode_without_the_mask_and_is_empty(
 @pytest.mark.parametrize(
     "name", ["file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo"]
 )
-def test_exclusively_a_name_that_is_taken_is_refused(place: Place, name: str) -> None:
+def test_o_excl_on_an_existing_name_fails(place: Place, name: str) -> None:
     with fails(errno.EEXIST):
         os.open(place / name, NEW)
     assert (place / "file").read_bytes() == DATA
 
 
-def test_a_file_that_is_there_is_not_made_again(place: Place) -> None:
+def test_o_creat_opens_an_existing_file(place: Place) -> None:
     with opened(place / "file", os.O_CREAT | os.O_RDWR, 0o600) as descriptor:
         assert os.read(descriptor, 10) == DATA[:10]
     assert stat.S_IMODE(os.stat(place / "file").st_mode) == 0o644
 
 
-def test_through_a_dangling_symlink_the_target_is_made(place: Place) -> None:
+def test_o_creat_through_a_dangling_symlink_makes_the_target(place: Place) -> None:
     with opened(place / "dangling", os.O_CREAT | os.O_WRONLY) as descriptor:
         os.write(descriptor, b"x")
     assert (place / "missing").read_bytes() == b"x"
@@ -54,7 +54,9 @@ def test_through_a_dangling_symlink_the_target_is_made(place: Place) -> None:
 
 @pytest.mark.parametrize("name", ["file", "link", "setid", "empty"])
 @pytest.mark.parametrize("access", [os.O_WRONLY, os.O_RDWR])
-def test_truncating_empties_and_keeps_the_rest(place: Place, name: str, access: int) -> None:
+def test_o_trunc_empties_the_file_and_keeps_attributes(
+    place: Place, name: str, access: int
+) -> None:
     before = os.stat(place / name)
     with changing((place / name).resolve(), times="mtime ctime"):
         os.close(os.open(place / name, access | os.O_TRUNC))
@@ -62,7 +64,7 @@ def test_truncating_empties_and_keeps_the_rest(place: Place, name: str, access: 
     assert (after.st_size, after.st_ino, after.st_uid) == (0, before.st_ino, before.st_uid)
 
 
-def test_appending_writes_at_the_end_wherever_one_stands(place: Place) -> None:
+def test_o_append_writes_at_the_end_whatever_the_offset(place: Place) -> None:
     with (
         opened(place / "file", os.O_WRONLY | os.O_APPEND) as one,
         opened(place / "file", os.O_WRONLY | os.O_APPEND) as two,
@@ -106,7 +108,9 @@ def test_appending_writes_at_the_end_wherever_one_stands(place: Place) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_what_cannot_be_opened_is_refused(place: Place, path: str, flags: int, number: int) -> None:
+def test_open_fails_with_the_errno_of_posix(
+    place: Place, path: str, flags: int, number: int
+) -> None:
     before = names(place.path)
     with fails(number):
         os.open(os.fsencode(place.path) + b"/" + path.encode(), flags)
@@ -127,9 +131,7 @@ def test_what_cannot_be_opened_is_refused(place: Place, path: str, flags: int, n
         (0o000, os.O_PATH, True),
     ],
 )
-def test_the_owner_is_held_to_its_own_bits(
-    place: Place, bits: int, flags: int, allowed: bool
-) -> None:
+def test_owner_bits_apply_to_the_owner(place: Place, bits: int, flags: int, allowed: bool) -> None:
     os.chmod(place / "mine", bits)
     with acting_as():
         if allowed:
@@ -159,7 +161,7 @@ def test_the_owner_is_held_to_its_own_bits(
         ("sticky/new", os.O_CREAT | os.O_WRONLY, True),
     ],
 )
-def test_unprivileged_user_opens_what_the_bits_for_it_say(
+def test_other_bits_apply_to_other_users(
     place: Place, path: str, flags: int, allowed: bool
 ) -> None:
     with acting_as():
@@ -172,7 +174,7 @@ def test_unprivileged_user_opens_what_the_bits_for_it_say(
 
 
 @pytest.mark.parametrize(("bits", "allowed"), [(0o640, True), (0o604, False)])
-def test_a_group_is_held_to_its_own_bits(place: Place, bits: int, allowed: bool) -> None:
+def test_group_bits_apply_to_the_group(place: Place, bits: int, allowed: bool) -> None:
     os.chown(place / "file", 0, 4321)
     os.chmod(place / "file", bits)
     with acting_as(groups=[4321]):
@@ -183,7 +185,7 @@ def test_a_group_is_held_to_its_own_bits(place: Place, bits: int, allowed: bool)
                 (place / "file").read_bytes()
 
 
-def test_a_file_made_without_a_right_can_be_written_by_who_made_it(place: Place) -> None:
+def test_descriptor_of_a_new_file_writes_whatever_its_mode(place: Place) -> None:
     with acting_as():
         with opened(place / "open/new", NEW, 0) as descriptor:
             os.write(descriptor, b"x")
@@ -192,7 +194,7 @@ def test_a_file_made_without_a_right_can_be_written_by_who_made_it(place: Place)
     assert os.stat(place / "open/new").st_uid == 65534
 
 
-def test_a_reader_from_before_sees_what_is_written_later(place: Place) -> None:
+def test_earlier_reader_sees_a_later_write(place: Place) -> None:
     with opened(place / "file", os.O_RDONLY) as reader:
         assert os.read(reader, 10) == DATA[:10]
         with opened(place / "file", os.O_WRONLY) as writer:
@@ -205,7 +207,7 @@ def test_a_reader_from_before_sees_what_is_written_later(place: Place) -> None:
 
 
 @pytest.mark.parametrize("how", ["read", "write"])
-def test_a_descriptor_does_only_what_it_was_opened_for(place: Place, how: str) -> None:
+def test_descriptor_allows_only_its_access_mode(place: Place, how: str) -> None:
     with (
         opened(place / "file", os.O_WRONLY) as writer,
         opened(place / "file", os.O_RDONLY) as reader,
@@ -217,7 +219,7 @@ def test_a_descriptor_does_only_what_it_was_opened_for(place: Place, how: str) -
             os.write(reader, b"x")
 
 
-def test_a_directory_is_opened_but_not_read(place: Place) -> None:
+def test_directory_opens_but_cannot_be_read(place: Place) -> None:
     with opened(place / "full", os.O_RDONLY) as descriptor:
         with fails(errno.EISDIR):
             os.read(descriptor, 1)
@@ -225,7 +227,7 @@ def test_a_directory_is_opened_but_not_read(place: Place) -> None:
 
 
 @pytest.mark.parametrize("directory", ["hollow", "full", "."])
-def test_a_file_without_a_name_works_or_is_not_supported(place: Place, directory: str) -> None:
+def test_o_tmpfile_works_or_is_not_supported(place: Place, directory: str) -> None:
     before = names(place / directory)
     try:
         descriptor = os.open(place / directory, os.O_TMPFILE | os.O_RDWR, 0o640)
@@ -246,7 +248,7 @@ def test_a_file_without_a_name_works_or_is_not_supported(place: Place, directory
     assert (place / "new").read_bytes() == b"temporary"
 
 
-def test_a_path_alone_can_be_held(place: Place) -> None:
+def test_o_path_opens_any_file_type(place: Place) -> None:
     with opened(place / "secret", os.O_PATH) as held:
         with fails(errno.EBADF):
             os.read(held, 1)
@@ -254,7 +256,7 @@ def test_a_path_alone_can_be_held(place: Place) -> None:
         assert os.fstat(held).st_size == 6
 
 
-def test_the_parent_gets_new_times_for_a_new_name_only(place: Place) -> None:
+def test_parent_gets_new_times_for_a_new_name_only(place: Place) -> None:
     copied = place.deviates(Deviation.COPY_UP_IS_SEEN_IN_CTIME, "full/inner")
     with changing(place / "full", times="ctime" if copied and place.kind == LOWER else ""):
         os.close(os.open(place / "full/inner", os.O_CREAT | os.O_RDWR))
@@ -262,7 +264,7 @@ def test_the_parent_gets_new_times_for_a_new_name_only(place: Place) -> None:
         os.close(os.open(place / "full/new", NEW))
 
 
-def test_a_write_past_the_end_leaves_zeros(place: Place) -> None:
+def test_write_past_the_end_leaves_zeros(place: Place) -> None:
     with opened(place / "other", os.O_RDWR) as descriptor:
         os.pwrite(descriptor, b"far", 1_000_000)
         assert os.pread(descriptor, 8, 0) == b"other\0\0\0"

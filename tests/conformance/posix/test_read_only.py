@@ -1,6 +1,6 @@
-"""Read-only mounts of every driver: each call that would change something fails with EROFS.
+"""Read-only mounts of every driver: each changing call fails with EROFS.
 
-The control is a plain directory, bound read-only.
+The control is a plain directory with a read-only bind mount.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHOWN = {f"{subject}, {name}": (subject, name) for subject in SUBJECTS for name 
 
 @pytest.fixture(scope="module", params=SHOWN)
 def tree(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Path]:
-    """Show the usual things where nothing can be written."""
+    """Yield a read-only mount with the usual files."""
     if os.geteuid() != 0:
         pytest.skip("mounts, and becomes others: needs root")
     subject, layers = SHOWN[request.param]
@@ -120,7 +120,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_call_that_would_change_something_is_refused(tree: Path, operation: str) -> None:
+def test_every_changing_call_fails_with_erofs(tree: Path, operation: str) -> None:
     with fails(errno.EROFS):
         OPERATIONS[operation](tree)
 
@@ -133,7 +133,7 @@ def test_a_call_that_would_change_something_is_refused(tree: Path, operation: st
         ("open/new", os.O_CREAT | os.O_WRONLY),
     ],
 )
-def test_unprivileged_user_is_refused_what_its_rights_allow(
+def test_every_changing_call_of_an_unprivileged_user_fails(
     tree: Path, path: str, flags: int
 ) -> None:
     with acting_as(), fails(errno.EROFS):
@@ -151,19 +151,19 @@ def test_unprivileged_user_is_refused_what_its_rights_allow(
     ],
     ids=["mkdir", "open", "truncate", "exclusively", "chmod"],
 )
-def test_what_is_wrong_anyway_is_said_first(tree: Path, operation: Operation, number: int) -> None:
+def test_other_errors_precede_erofs(tree: Path, operation: Operation, number: int) -> None:
     with fails(number):
         operation(tree)
 
 
 @pytest.mark.parametrize("path", ["file", "full", "everybodys"])
-def test_access_says_so(tree: Path, path: str) -> None:
+def test_access_reports_no_write_permission(tree: Path, path: str) -> None:
     assert os.access(tree / path, os.R_OK)
     assert not os.access(tree / path, os.W_OK)
     assert os.statvfs(tree / path).f_flag & os.ST_RDONLY
 
 
-def test_reading_works_and_nothing_has_changed(tree: Path) -> None:
+def test_reading_works_and_changes_nothing(tree: Path) -> None:
     before = snapshot(tree)
     for operation in OPERATIONS.values():
         with fails(errno.EROFS):
@@ -178,9 +178,7 @@ def test_reading_works_and_nothing_has_changed(tree: Path) -> None:
 
 
 @pytest.mark.about_mounts
-def test_a_driver_writes_or_refuses_to_as_the_list_of_subjects_says(
-    tree: Path, request: pytest.FixtureRequest
-) -> None:
+def test_driver_accepts_or_refuses_rw_as_listed(tree: Path, request: pytest.FixtureRequest) -> None:
     subject, _ = SHOWN[request.node.callspec.params["tree"]]
     assert subject.words is not None
     workspace = tree.parents[1]

@@ -13,7 +13,7 @@ from tests.support.subjects import Mounted, Place
 from tests.support.unprivileged import acting_as
 
 
-def test_an_empty_directory_goes(place: Place) -> None:
+def test_rmdir_removes_an_empty_directory(place: Place) -> None:
     os.rmdir(place / "hollow")
     with fails(errno.ENOENT):
         os.lstat(place / "hollow")
@@ -38,13 +38,13 @@ def test_an_empty_directory_goes(place: Place) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_what_is_no_empty_directory_is_refused(place: Place, path: str, number: int) -> None:
+def test_rmdir_of_anything_else_fails(place: Place, path: str, number: int) -> None:
     with fails(number, *([errno.EEXIST] if number == errno.ENOTEMPTY else [])):
         os.rmdir(os.fsencode(place.path) + b"/" + path.encode())
     assert names(place / "full") == {"inner", "sub"}
 
 
-def test_one_whose_files_are_deleted_is_empty(place: Place) -> None:
+def test_directory_with_deleted_files_is_empty(place: Place) -> None:
     os.unlink(place / "full/sub/deep")
     os.rmdir(place / "full/sub")
     with fails(errno.ENOTEMPTY, errno.EEXIST):
@@ -54,13 +54,13 @@ def test_one_whose_files_are_deleted_is_empty(place: Place) -> None:
     assert "full" not in names(place.path)
 
 
-def test_one_whose_files_are_moved_away_is_empty(place: Place) -> None:
+def test_directory_with_moved_files_is_empty(place: Place) -> None:
     os.rename(place / "full/sub/deep", place / "deep")
     os.rmdir(place / "full/sub")
     assert names(place / "full") == {"inner"}
 
 
-def test_the_parent_loses_a_link_and_gets_new_times(place: Place) -> None:
+def test_rmdir_updates_nlink_and_times_of_the_parent(place: Place) -> None:
     links = place.path.stat().st_nlink
     with changing(place.path, times="mtime ctime"):
         os.rmdir(place / "hollow")
@@ -73,7 +73,7 @@ def test_the_parent_loses_a_link_and_gets_new_times(place: Place) -> None:
         assert now == links - 1
 
 
-def test_one_that_is_open_stays_as_an_empty_shell(place: Place) -> None:
+def test_removed_open_directory_stays_empty(place: Place) -> None:
     with opened(place / "hollow", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         os.rmdir(place / "hollow")
         assert os.listdir(descriptor) == []
@@ -84,15 +84,13 @@ def test_one_that_is_open_stays_as_an_empty_shell(place: Place) -> None:
 
 
 @pytest.mark.parametrize("path", ["unprivileged/../hollow", "full/sub", "open/../hollow", "hollow"])
-def test_unprivileged_user_removes_none_from_a_parent_it_may_not_write(
-    place: Place, path: str
-) -> None:
+def test_unprivileged_user_cannot_rmdir_in_a_read_only_parent(place: Place, path: str) -> None:
     with acting_as(), fails(errno.EACCES, errno.ENOTEMPTY):
         os.rmdir(place / path)
     assert os.path.isdir(place / path)
 
 
-def test_in_a_sticky_directory_only_the_owner_removes(place: Place) -> None:
+def test_only_the_owner_removes_in_a_sticky_directory(place: Place) -> None:
     with acting_as(), fails(errno.EPERM):
         os.rmdir(place / "sticky/dir")
     os.chown(place / "sticky/dir", 65534, -1)
@@ -100,14 +98,14 @@ def test_in_a_sticky_directory_only_the_owner_removes(place: Place) -> None:
         os.rmdir(place / "sticky/dir")
 
 
-def test_unprivileged_user_removes_from_where_it_may_write(place: Place) -> None:
+def test_unprivileged_user_removes_from_a_writable_parent(place: Place) -> None:
     with acting_as():
         os.rmdir(place / "open/dir")
     assert names(place / "open") == {"roots"}
 
 
 @pytest.mark.parametrize("again", ["directory", "file", "symlink"])
-def test_the_name_can_be_used_again(place: Place, again: str) -> None:
+def test_removed_name_can_be_created_again(place: Place, again: str) -> None:
     os.rmdir(place / "hollow")
     if again == "directory":
         os.mkdir(place / "hollow")
@@ -121,6 +119,6 @@ def test_the_name_can_be_used_again(place: Place, again: str) -> None:
 
 
 @pytest.mark.about_mounts
-def test_the_root_of_a_mount_is_busy(mounted: Mounted) -> None:
+def test_root_of_a_mount_is_busy(mounted: Mounted) -> None:
     with fails(errno.EBUSY):
         os.rmdir(mounted.root)

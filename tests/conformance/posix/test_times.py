@@ -1,4 +1,4 @@
-"""Which times of an object and of its parent change with what."""
+"""The times of a file and of its parent that each call updates."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ COPIES_UP = {
     "a write to a file": (LOWER,),
     "chmod of a file": (LOWER,),
 }
-"""Where the directory, or one in it, is copied up by what is done below."""
+"""Return whether the case copies up the directory, or one in it."""
 
 
 @pytest.mark.parametrize("operation", OF_THE_FILE)
-def test_a_file(place: Place, operation: str) -> None:
+def test_times_that_change_with_a_file(place: Place, operation: str) -> None:
     run, times = OF_THE_FILE[operation]
     with changing(place / "full/inner", times=times):
         run(place)
 
 
 @pytest.mark.parametrize("operation", OF_THE_PARENT)
-def test_a_directory(place: Place, operation: str) -> None:
+def test_times_that_change_with_a_directory(place: Place, operation: str) -> None:
     run, times = OF_THE_PARENT[operation]
     if place.kind in COPIES_UP.get(operation, ()) and place.deviates(
         Deviation.COPY_UP_IS_SEEN_IN_CTIME

@@ -39,7 +39,7 @@ def test_times_are_kept_to_the_nanosecond(
 
 
 @pytest.mark.parametrize("name", ["file", "full", "link"])
-def test_now_is_now(place: Place, name: str) -> None:
+def test_utime_now_sets_the_current_time(place: Place, name: str) -> None:
     next_tick()
     before = time.time_ns()
     next_tick()
@@ -50,7 +50,7 @@ def test_now_is_now(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "full", "link"])
-def test_what_is_omitted_stays(place: Place, name: str) -> None:
+def test_utime_omit_keeps_that_time(place: Place, name: str) -> None:
     utimensat(place / name, (1, 1), OMIT, follow_symlinks=False)
     assert os.lstat(place / name).st_mtime_ns == OLD
     utimensat(place / name, OMIT, (2, 2), follow_symlinks=False)
@@ -59,19 +59,19 @@ def test_what_is_omitted_stays(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "full"])
-def test_omitting_both_changes_nothing(place: Place, name: str) -> None:
+def test_utime_omit_for_both_changes_nothing(place: Place, name: str) -> None:
     with changing(place / name, times=""):
         utimensat(place / name, OMIT, OMIT)
 
 
-def test_the_ctime_changes_even_to_the_same_time(place: Place) -> None:
+def test_setting_the_same_time_updates_ctime(place: Place) -> None:
     with changing(place / "file", times="ctime"):
         utimensat(place / "file", OMIT, (MTIME, 0))
     assert (place / "file").read_bytes() == DATA
 
 
 @pytest.mark.parametrize(("link", "target"), [("link", "file"), ("dirlink", "full")])
-def test_a_symlink_is_followed_or_not(place: Place, link: str, target: str) -> None:
+def test_utimensat_follows_symlinks_or_not(place: Place, link: str, target: str) -> None:
     utimensat(place / link, (1, 0), (1, 0))
     assert os.lstat(place / target).st_mtime == 1
     assert os.lstat(place / link).st_mtime_ns == OLD
@@ -80,7 +80,7 @@ def test_a_symlink_is_followed_or_not(place: Place, link: str, target: str) -> N
 
 
 @pytest.mark.parametrize("name", ["file", "full"])
-def test_by_a_descriptor_for_reading(place: Place, name: str) -> None:
+def test_futimens_needs_no_write_access(place: Place, name: str) -> None:
     with opened(place / name, os.O_RDONLY) as descriptor:
         utimensat(descriptor, (1, 2), (3, 4))
         assert os.fstat(descriptor).st_mtime_ns == 3_000_000_004
@@ -88,19 +88,19 @@ def test_by_a_descriptor_for_reading(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("nanoseconds", [10**9, -1, (1 << 30) - 3])
-def test_a_nanosecond_that_is_none_is_refused(place: Place, nanoseconds: int) -> None:
+def test_invalid_nanosecond_is_refused(place: Place, nanoseconds: int) -> None:
     with changing(place / "file", times=""), fails(errno.EINVAL):
         utimensat(place / "file", (0, 0), (0, nanoseconds))
 
 
 @leading_nowhere
-def test_a_path_that_leads_nowhere_is_refused(place: Place, path: str, number: int) -> None:
+def test_utimensat_of_a_missing_path_fails(place: Place, path: str, number: int) -> None:
     with fails(number):
         utimensat(place / path, NOW, NOW)
 
 
 @pytest.mark.parametrize("name", ["file", "everybodys", "full", "open"])
-def test_only_the_owner_sets_a_time(place: Place, name: str) -> None:
+def test_only_the_owner_sets_an_explicit_time(place: Place, name: str) -> None:
     with acting_as(), fails(errno.EPERM):
         utimensat(place / name, (1, 1), (1, 1))
     with acting_as(), fails(errno.EPERM):
@@ -111,7 +111,7 @@ def test_only_the_owner_sets_a_time(place: Place, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "allowed"), [("file", 0), ("full", 0), ("everybodys", 1), ("open", 1)]
 )
-def test_who_may_write_may_set_the_time_to_now(place: Place, name: str, allowed: int) -> None:
+def test_writer_may_set_the_current_time(place: Place, name: str, allowed: int) -> None:
     with acting_as():
         if allowed:
             utimensat(place / name, NOW, NOW)
@@ -122,7 +122,7 @@ def test_who_may_write_may_set_the_time_to_now(place: Place, name: str, allowed:
 
 
 @pytest.mark.parametrize("name", ["mine", "unprivileged"])
-def test_the_owner_sets_any_time_of_what_it_may_not_write(place: Place, name: str) -> None:
+def test_owner_sets_times_of_a_read_only_file(place: Place, name: str) -> None:
     os.chmod(place / name, 0o500)
     with acting_as():
         utimensat(place / name, (1, 1), (1, 1))
@@ -130,7 +130,7 @@ def test_the_owner_sets_any_time_of_what_it_may_not_write(place: Place, name: st
     assert os.stat(place / name).st_mtime_ns > OLD
 
 
-def test_a_write_after_it_moves_the_time_on(place: Place) -> None:
+def test_write_after_utimensat_updates_the_time(place: Place) -> None:
     utimensat(place / "file", (1, 1), (1, 1))
     with changing(place / "file", times="mtime ctime"), opened(place / "file", os.O_WRONLY) as file:
         os.write(file, b"x")

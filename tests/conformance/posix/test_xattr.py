@@ -31,7 +31,7 @@ def supported(place: Place) -> None:
 @pytest.mark.parametrize("value", VALUES, ids=len)
 @pytest.mark.parametrize("key", ["user.x", "trusted.x", "security.x", "user." + "n" * 240])
 @pytest.mark.parametrize("name", ["file", "full"])
-def test_any_value_is_kept(place: Place, name: str, key: str, value: bytes) -> None:
+def test_any_xattr_value_is_kept(place: Place, name: str, key: str, value: bytes) -> None:
     before = set(os.listxattr(place / name))
     with changing(place / name, times="ctime"):
         os.setxattr(place / name, key, value)
@@ -45,7 +45,7 @@ def test_any_value_is_kept(place: Place, name: str, key: str, value: bytes) -> N
 
 
 @pytest.mark.parametrize("way", ["reader", "writer", "symlink"])
-def test_by_a_descriptor_or_through_a_symlink(place: Place, way: str) -> None:
+def test_xattr_is_set_by_descriptor_and_through_a_symlink(place: Place, way: str) -> None:
     flags = os.O_RDWR if way == "writer" else os.O_RDONLY
     with opened(place / "file", flags) as descriptor:
         target = place / "link" if way == "symlink" else descriptor
@@ -69,7 +69,7 @@ def test_by_a_descriptor_or_through_a_symlink(place: Place, way: str) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_creating_and_replacing(place: Place, key: str, flags: int, number: int) -> None:
+def test_test_creating_and_replacing(place: Place, key: str, flags: int, number: int) -> None:
     if number:
         with fails(number):
             os.setxattr(place / "noted", key, b"new", flags)
@@ -79,7 +79,7 @@ def test_creating_and_replacing(place: Place, key: str, flags: int, number: int)
         assert os.getxattr(place / "noted", key) == b"new"
 
 
-def test_what_is_there_is_changed_and_removed(place: Place) -> None:
+def test_lower_xattr_can_be_changed_and_removed(place: Place) -> None:
     assert os.getxattr(place / "noted", "user.note") == b"1"
     os.setxattr(place / "noted", "user.note", b"22")
     assert os.getxattr(place / "noted", "user.note") == b"22"
@@ -90,7 +90,7 @@ def test_what_is_there_is_changed_and_removed(place: Place) -> None:
 
 
 @pytest.mark.parametrize("change", ["write", "chmod", "link", "rename", "truncate"])
-def test_they_stay_through_other_changes(place: Place, change: str) -> None:
+def test_xattrs_survive_other_changes(place: Place, change: str) -> None:
     path = place / "noted"
     match change:
         case "write":
@@ -109,7 +109,9 @@ def test_they_stay_through_other_changes(place: Place, change: str) -> None:
 
 
 @pytest.mark.parametrize(("size", "number"), [(1, 0), (0, 0), (100, 0)])
-def test_a_size_is_told_and_a_small_buffer_refused(place: Place, size: int, number: int) -> None:
+def test_getxattr_returns_the_size_and_refuses_a_small_buffer(
+    place: Place, size: int, number: int
+) -> None:
     os.setxattr(place / "file", "user.x", b"12345")
     if size == 1:
         with fails(errno.ERANGE):
@@ -118,13 +120,13 @@ def test_a_size_is_told_and_a_small_buffer_refused(place: Place, size: int, numb
         assert getxattr(place / "file", "user.x", size) == 5
 
 
-def test_a_value_over_64_kib_is_refused(place: Place) -> None:
+def test_xattr_value_over_64_kib_is_refused(place: Place) -> None:
     with fails(errno.E2BIG):
         os.setxattr(place / "file", "user.x", bytes(65_537))
 
 
 @pytest.mark.parametrize("name", ["link", "dangling", "fifo"])
-def test_what_is_no_file_has_none_of_users(place: Place, name: str) -> None:
+def test_symlinks_and_devices_take_no_user_xattrs(place: Place, name: str) -> None:
     with fails(errno.EPERM):
         os.setxattr(place / name, "user.x", b"1", follow_symlinks=False)
     os.setxattr(place / name, "trusted.x", b"1", follow_symlinks=False)
@@ -132,14 +134,14 @@ def test_what_is_no_file_has_none_of_users(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["missing", "dangling"])
-def test_what_is_not_there_has_none(place: Place, path: str) -> None:
+def test_xattr_of_a_missing_path_fails(place: Place, path: str) -> None:
     with fails(errno.ENOENT):
         os.setxattr(place / path, "user.x", b"1")
     with fails(errno.ENOENT):
         os.listxattr(place / path)
 
 
-def test_unprivileged_user_reads_and_writes_as_the_mode_says(place: Place) -> None:
+def test_mode_controls_access_to_user_xattrs(place: Place) -> None:
     os.setxattr(place / "secret", "user.x", b"1")
     os.setxattr(place / "file", "trusted.x", b"1")
     with acting_as():
@@ -157,14 +159,14 @@ def test_unprivileged_user_reads_and_writes_as_the_mode_says(place: Place) -> No
             os.getxattr(place / "file", "trusted.x")
 
 
-def test_those_of_root_are_listed_to_root_alone(place: Place) -> None:
+def test_trusted_xattrs_are_listed_to_root_only(place: Place) -> None:
     os.setxattr(place / "file", "trusted.x", b"1")
     assert os.listxattr(place / "file") == ["trusted.x"]
     with acting_as():
         assert os.listxattr(place / "file") == []
 
 
-def test_in_a_sticky_directory_only_the_owner_of_it_may(place: Place) -> None:
+def test_only_the_owner_sets_xattrs_of_a_sticky_directory(place: Place) -> None:
     with acting_as(), fails(errno.EPERM):
         os.setxattr(place / "sticky", "user.x", b"1")
     with acting_as():
@@ -175,7 +177,7 @@ def test_in_a_sticky_directory_only_the_owner_of_it_may(place: Place) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("opaque", b"y"), ("redirect", b"/other"), ("whiteout", b"y")]
 )
-def test_an_attribute_that_means_something_below_means_nothing_here(
+def test_overlay_xattr_is_ordinary_data_in_a_mount(
     place: Place, prefix: str, name: str, value: bytes
 ) -> None:
     try:

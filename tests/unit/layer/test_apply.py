@@ -1,4 +1,4 @@
-"""DESIGN section 4, *Containment*, *Overlay's own language*, and what an entry becomes on disk."""
+"""Applying entries: docs/rules.md, Containment and Overlay marks, and replaced entries."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_replaced_symlink_is_not_followed(workspace: Workspace) -> None:
 
 
 def test_symlink_in_a_cached_directory_does_not_escape(workspace: Workspace) -> None:
-    # The classic: the directory is known, then a link takes its place.
+    # A known attack: a symlink replaces a directory whose descriptor is cached.
     layer = workspace.unpack(
         dir("d"), file("d/x", b"1"), symlink("d", "../.."), file("d/secret", b"evil")
     )
@@ -168,7 +168,7 @@ def test_root_without_an_entry_gets_fixed_attributes(workspace: Workspace) -> No
     assert layer.record.implied == {b"", b"d"}
 
 
-# -- overlay's own language -------------------------------------------------------------------
+# -- overlay marks --------------------------------------------------------------------------
 @needs_root
 @pytest.mark.parametrize("form", list(WhiteoutFormat))
 @pytest.mark.parametrize("what", ["opaque", "redirect", "metacopy", "whiteout", "overlay.opaque"])

@@ -1,4 +1,4 @@
-"""What the directory that is unpacked into hands down, and what the machine cannot do."""
+"""Unpacking into a directory with ACLs, a group or a full disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.tars import (
 from tests.support.unpacking import FORM, IDMAP, Workspace, chunked, needs_root
 
 
-# -- the directory that is unpacked into ------------------------------------------------------
+# -- the target directory -------------------------------------------------------------------
 @needs_root
 def test_set_group_id_store_changes_no_groups_and_modes(workspace: Workspace) -> None:
     os.chown(workspace.path, 0, 4711)
@@ -45,7 +45,7 @@ def test_default_acl_of_the_store_changes_nothing(workspace: Workspace) -> None:
 
 
 def _acl(*, user_4711: int, mask: int) -> bytes:
-    """The kernel's form (linux/posix_acl_xattr.h): version, then tag, permissions, id."""
+    """Encode an ACL as in linux/posix_acl_xattr.h: version, then tag, permissions, ID."""
     entries = [(1, 7, -1), (2, user_4711, 4711), (4, 0, -1), (0x10, mask, -1), (0x20, 0, -1)]
     return (2).to_bytes(4, "little") + b"".join(
         tag.to_bytes(2, "little")
@@ -86,7 +86,7 @@ def test_directory_for_replaced_files_is_made_only_when_needed(
     )
 
 
-# -- the machine's own troubles ---------------------------------------------------------------
+# -- errors of the machine ------------------------------------------------------------------
 @needs_root
 def test_full_disk_is_a_stacker_error_with_a_hint(workspace: Workspace) -> None:
     disk = workspace.path / "small"

@@ -1,4 +1,4 @@
-"""DESIGN section 4, *Links*."""
+"""Hard links in a layer (docs/rules.md, Links)."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def test_link_to_a_directory_is_malformed_in_either_order(
 
 
 def test_link_to_a_directory_that_is_only_implied_is_deferred(workspace: Workspace) -> None:
-    layer = workspace.unpack(file("d/x"), hardlink("h", "d"))  # below, d may be a symbolic link
+    layer = workspace.unpack(
+        file("d/x"), hardlink("h", "d")
+    )  # in a lower layer, d may be a symbolic link
     assert layer.record.deferred_links == (HardLink(b"h", b"d"),)
 
 

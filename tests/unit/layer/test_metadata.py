@@ -1,4 +1,4 @@
-"""DESIGN section 4, *Metadata*: chown, then xattrs, then chmod, then times; directories last."""
+"""Owner, xattrs, mode and times (docs/rules.md, Metadata)."""
 
 from __future__ import annotations
 
@@ -272,5 +272,5 @@ def test_acl_does_not_change_the_mode(workspace: Workspace) -> None:
     assert layer.mode("f") == 0o640
     assert "system.posix_acl_access" in layer.xattrs("f")
     assert layer.xattrs("d") == {"system.posix_acl_default"}
-    assert not layer.xattrs("d/x"), "a default ACL acts on what is made later, by somebody else"
+    assert not layer.xattrs("d/x"), "a default ACL applies only to files created later"
     assert (layer.mode("d/x"), layer.mode("d/e")) == (0o666, 0o777)

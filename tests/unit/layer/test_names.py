@@ -1,4 +1,4 @@
-"""Any name that Linux takes is taken, at any depth that the limits allow."""
+"""Every file name of Linux is unpacked, at any depth within the limits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_depth_limit_also_holds_through_symlinks(
 
 
 def test_walk_through_symlinks_is_limited(workspace: Workspace) -> None:
-    # Each link leads back to where it stands, by 1600 steps; forty of them would be a long way.
+    # Each link leads back to its own directory in 1600 steps; 40 of them make a long walk.
     links = [symlink(f"l{n}", "a/../" * 800 + f"l{n + 1}") for n in range(39)]
     with pytest.raises(LayerError, match="over a limit"):
         workspace.unpack(*links, dir("l39"), file("l0/x"))

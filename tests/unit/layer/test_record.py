@@ -1,4 +1,4 @@
-"""``layer.json``: what is known about a layer comes back as it was."""
+"""``layer.json`` survives a round trip."""
 
 from __future__ import annotations
 

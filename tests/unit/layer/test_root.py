@@ -1,4 +1,4 @@
-"""The growing tree and its cached descriptors."""
+"""The tree that is unpacked into, and its cached descriptors."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_replacing_a_directory_takes_time_linear_in_its_size(
 
 
 def test_tar_with_many_replacements_is_reassembled(workspace: Workspace) -> None:
-    # The laws of the workspace (reassembled bit for bit) are what is tested here.
+    # The workspace checks that the tar is reassembled bit for bit.
     parts = []
     for n in range(200):
         parts += [

@@ -1,4 +1,4 @@
-"""Unpacking as a user without privileges: everything is theirs, deletions are ``user.*``."""
+"""Unpacking without privileges: the user owns every file, and whiteouts are ``user.overlay.*``."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ print(*record.warnings, sep="\\n")
 def _as_nobody(
     workspace: Path, stream: bytes, idmap: str = "SQUASH"
 ) -> subprocess.CompletedProcess[bytes]:
-    """Unpack as a user without privileges, who can read the package and write to ``workspace``."""
+    """Unpack as an unprivileged user who can import the package and write to ``workspace``."""
     package = workspace / "package"
     shutil.copytree(Path(stacker.__file__).parent, package / "stacker")
     for path in [package, *package.rglob("*")]:
@@ -73,7 +73,7 @@ def _as_nobody(
     if subprocess.run(
         [*python, "import xattr, zstandard"], check=False, env=environment
     ).returncode:
-        pytest.skip("no interpreter that nobody can start")
+        pytest.skip("no Python interpreter for an unprivileged user")
     return subprocess.run(
         [*python, UNPRIVILEGED.format(idmap=idmap), str(workspace)],
         input=stream,
@@ -91,7 +91,7 @@ needs_setpriv = pytest.mark.skipif(
 
 @pytest.fixture
 def open_path(tmp_path: Path) -> Path:
-    """A directory that any user can reach."""
+    """Yield a directory that any user can reach."""
     path = tmp_path
     while path != path.parent:
         if path.stat().st_uid == os.geteuid() and not path.stat().st_mode & 0o001:
@@ -132,7 +132,7 @@ def test_unprivileged_user_unpacks_squashed(open_path: Path) -> None:
     assert os.listxattr(diff / "closed") == ["user.overlay.overlay.opaque"]
     assert (diff / "closed/deeper/y").read_bytes() == b"4"
     assert os.getxattr(diff / "d", "user.overlay.opaque") == b"y"
-    for name in ("w", "null", "sda"):  # a device that is left out still hides what is below
+    for name in ("w", "null", "sda"):  # an omitted device still hides a lower file
         status = (diff / name).lstat()
         assert stat.S_ISCHR(status.st_mode)
         assert status.st_rdev == 0

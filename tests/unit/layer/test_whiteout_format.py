@@ -1,4 +1,4 @@
-"""How a deletion is written on disk."""
+"""The two ways to write a deletion on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN section 4, *Whiteouts*: from names in a stream to marks on disk."""
+"""Whiteouts, from names in a stream to marks on disk (docs/rules.md, Whiteouts)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN section 5, rule by rule."""
+"""Building stacks (docs/rules.md, Stacking)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def unpack(workspace: Path, *layers: Sequence[Item]) -> Stack:
 
 
 def shows(workspace: Path, *layers: Sequence[Item]) -> Stack:
-    """Stack layers and hold the mount against the sequential applier."""
+    """Stack layers, and compare the mount with the sequential applier."""
     reference = Sequential()
     for layer in layers:
         reference.apply(layer)
@@ -202,7 +202,7 @@ def test_opaque_root_hides_all_lower_layers(workspace: Path) -> None:
 
 
 def test_whiteout_in_an_unmerged_directory_is_not_listed(workspace: Path) -> None:
-    """Overlayfs lists whiteouts of a directory that it does not merge."""
+    """Overlayfs lists the whiteouts of a directory that it does not merge."""
     stack = shows(workspace, (D("d"), W("d/gone"), F("d/a")), (F("b"),))
     with mounted(stack, workspace) as target:
         assert os.listdir(target / "d") == ["a"]

@@ -1,4 +1,4 @@
-"""The flat copy, where the directory it goes into has a past."""
+"""The flat copy, into directories with ACLs, groups and other owners."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ACL = struct.pack("<I", 2) + b"".join(
         (0x20, 5, -1),
     )
 )
-"""The kernel's form (linux/posix_acl_xattr.h): version, then tag, permissions, id."""
+"""An ACL for the kernel (linux/posix_acl_xattr.h): version, then tag, permissions, ID."""
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_store_with_group_and_default_acl_changes_no_repairs(workspace: Path) ->
 def test_owner_of_the_target_cannot_exchange_files_while_it_is_filled(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The second name of a file is a link to the first: behind a symbolic link it would be root's.
+    # The copy links the second name of a file to the first; a symbolic link must not divert it.
     stack = unpacked_stack(
         [archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], workspace, FORM
     )

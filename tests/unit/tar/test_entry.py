@@ -1,4 +1,4 @@
-"""What names mean."""
+"""Paths and whiteout names."""
 
 from __future__ import annotations
 

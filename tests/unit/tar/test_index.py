@@ -1,4 +1,4 @@
-"""An archive read for its own sake: names and places."""
+"""Listing the members of an archive without their payloads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def index(stream: bytes) -> list[Member]:
 
 
 class Counting(io.BytesIO):
-    """A file that counts what is read of it."""
+    """A file that counts the bytes read from it."""
 
     taken = 0
 

@@ -1,4 +1,4 @@
-"""DESIGN section 4, *Limits*: over one is a clear error that names the flag."""
+"""Exceeding a limit is an error that names its flag (docs/rules.md, Limits)."""
 
 from __future__ import annotations
 

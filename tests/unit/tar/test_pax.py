@@ -1,4 +1,4 @@
-"""Extended headers: what stands in them, for one entry and for all."""
+"""PAX extended headers, for one entry and global ones."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_memory_does_not_grow_with_the_number_of_global_headers() -> None:
 def test_global_header_between_extended_header_and_entry_is_malformed(
     extended: bytes,
 ) -> None:
-    # Go forgets the extended header, libarchive does not: two readers would see two names.
+    # Go drops the extended header and libarchive keeps it, so readers would see different names.
     with pytest.raises(LayerError, match="global header after an extended one"):
         entries_of(tar(extended, tars.pax_global(comment="x"), file("name")))
     assert entries_of(tar(tars.pax_global(comment="x"), extended, file("name")))[0].path == b"other"

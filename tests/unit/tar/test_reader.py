@@ -1,4 +1,4 @@
-"""DESIGN section 4, *Tar dialects*: one parser, no disk."""
+"""Parsing headers into entries (docs/rules.md, Tar dialects)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from tests.support.tars import (
 from tests.support.unpacking import chunked, entries_of, only_entry, path_of
 
 
-# -- kinds of entries -------------------------------------------------------------------------
+# -- entry types ------------------------------------------------------------------------------
 def test_each_type_flag_gives_its_entry_type() -> None:
     kinds = [
         type(found)
@@ -266,6 +266,6 @@ def test_any_changed_header_byte_fails_the_checksum(at: int, by: int) -> None:
         (found,) = entries_of(tar(bytes(block)))
     except LayerError:
         return
-    # The checksum's own spelling, or a byte and its signed reading: the fields are the same.
+    # The checksum in another spelling, or a byte and its signed value: the fields stay equal.
     assert 148 <= at < 156
     assert found == only_entry(tar(header("name", mode=0o755, uid=5, mtime=MTIME)))

@@ -1,4 +1,4 @@
-"""Where an archive ends, and that nothing makes the parser do anything but read or refuse."""
+"""The end of an archive, and fuzzing: any input is parsed or refused."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_empty_chunk_does_not_end_the_stream() -> None:
 
 @pytest.mark.parametrize("after", [0, BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK, 5 * BLOCK])
 def test_stream_error_is_not_taken_for_its_end(after: int) -> None:
-    # Where a stream may end, reading on and being refused must not look like the end: that
-    # would let a stream that is over a limit, and never checked, pass for a whole one.
+    # An error of the stream where it may end must propagate. Otherwise a stream over a limit, which
+    # was never verified, would pass for a complete one.
     stream = tar(file("a", b"1"), end=False) + bytes(10 * BLOCK)
 
     def chunks() -> Iterator[bytes]:
@@ -139,7 +139,7 @@ VALUES = st.one_of(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """An archive with fields of its headers replaced, checksums made right again."""
+    """Return an archive with mutated header fields and valid checksums."""
     parts = [
         bytearray(part) for part in draw(st.lists(st.sampled_from(SMALL), min_size=1, max_size=5))
     ]
@@ -159,7 +159,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 def consumed(stream: bytes) -> tuple[int, int]:
-    """Read a stream to its end or its error; give the entries and the bytes that were kept."""
+    """Read a stream until its end or an error; return the entries and the bytes kept."""
     kept = 0
 
     def keep(data: bytes) -> None:

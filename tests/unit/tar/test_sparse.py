@@ -139,8 +139,7 @@ def test_sparse_map_that_exceeds_its_payload_is_malformed(text: bytes) -> None:
 
 
 def test_sparse_map_without_a_real_size_is_malformed() -> None:
-    # The map would be read and the payload measured from after it: the next header would be
-    # looked for in the wrong place.
+    # A reader that used the map would look for the next header in the wrong place.
     header = pax(("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"))
     with pytest.raises(LayerError, match="want a size with it"):
         entries_of(tar(header, file("s", padded(b"1\n0\n5\n") + b"12345"), file("evil")))

@@ -1,4 +1,4 @@
-"""Names whose places stay while others come and go."""
+"""Directory listings whose offsets stay while names come and go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The merged tree as a value: what it answers, and where it gets it from."""
+"""The merged tree in memory, read from skeletons or from the layers."""
 
 from __future__ import annotations
 

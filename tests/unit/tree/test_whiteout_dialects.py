@@ -1,4 +1,4 @@
-"""Directories that other programs made: whose deletions are read, and none of them shown."""
+"""Directories of other programs: their whiteouts are applied and never exposed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def workspace() -> Iterator[Path]:
 
 
 class Both:
-    """The same directories in two ways: all for reading, or the top one for writing."""
+    """The same directories in two ways: all read-only, or the top one writable."""
 
     def __init__(self, workspace: Path, *, writing: bool) -> None:
         self.workspace, self.writing = workspace, writing

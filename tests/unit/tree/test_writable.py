@@ -1,4 +1,4 @@
-"""What a write does to an upper directory, with nothing mounted."""
+"""What writes do to an upper directory, without a mount."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_new_file_replaces_a_whiteout(tree: Writable) -> None:
     tree.unlink("pipe")
     assert is_whiteout(tree.upper / "pipe")
     tree.mkdir("pipe")
-    assert not is_opaque(tree.upper / "pipe")  # no lower directory would show in it
+    assert not is_opaque(tree.upper / "pipe")  # no lower directory could merge with it
     tree.rmdir("pipe")
     assert is_whiteout(tree.upper / "pipe")
     tree.link("file", "pipe")
@@ -262,7 +262,7 @@ def test_malformed_name_reaches_no_system_call(tree: Writable, name: bytes) -> N
 
 
 def test_symlink_in_the_upper_is_not_followed(tree: Writable, workspace: Path) -> None:
-    """Somebody puts a link in the place of a directory, behind the tree's back."""
+    """Another process replaces a directory by a symlink."""
     outside = workspace / "outside"
     outside.mkdir()
     (outside / "victim").write_bytes(b"victim")
@@ -338,7 +338,7 @@ def test_directories_deeper_than_the_recursion_limit_are_copied_up(tree: Writabl
         node = tree.tree.make_directory(node, b"d" * 3 if node == ROOT else b"d", 0o755, ROOT_USER)
     tree.tree.create(node, b"file", 0o600, ROOT_USER)
     assert refusal(tree.tree.rename, ROOT, b"ddd", node, b"x") == errno.EINVAL
-    remove_contents(tree.upper)  # which pytest cannot
+    remove_contents(tree.upper)  # pytest cannot
 
 
 def test_new_inode_belongs_to_the_caller(tree: Writable) -> None:
@@ -448,7 +448,7 @@ def test_layers_may_be_on_another_filesystem(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory with workspace for one MiB."""
+    """Yield a directory on a filesystem of one MiB."""
     path = tmp_path / "small"
     path.mkdir()
     mountapi.mount("tmpfs", path, "tmpfs", 0, b"size=1M")
