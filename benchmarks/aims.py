@@ -20,10 +20,11 @@ OF_FLOOR = (
     ("python-ml", "tmpfs", "0.8"),
     ("mix", "ext4", "1.0"),
 )
+_COMMANDS = {"pull, all there": "`pull` of an image in the store"}
 _ON = {"tmpfs": "tmpfs", "ext4": "ext4 in memory"}
 FASTER = (("mix", "tmpfs", "6"), ("mix", "ext4", "3"))
 OF_LAYOUT, OF_DOWNLOAD = 1.1, 0.15
-"""What a pull from a registry may take: so much of one from a layout, and of a bare download."""
+"""The goal for a pull from a registry: multiples of a pull from a layout, and of a download."""
 AS_ALLOWED, AS_SKOPEO = "1.0", "4"
 GROWTH, MEMORY, ABOVE_BARE = "1.2", "250", "60"
 LOOKED_AT = {
@@ -36,7 +37,7 @@ LOOKED_AT = {
     "write small files": "1.0",
     "write large file": "1.0",
 }
-"""Seconds of a mount's servers, of those of fuse-overlayfs; reading 1.3 times as fast is 0.77."""
+"""The goal for each action on a mount, as a multiple of fuse-overlayfs's time."""
 ANSWERS = {"mount": "1.0", "mount of debian": "0.2"}
 AGAIN = ("find, again", "tar, again")
 
@@ -50,7 +51,7 @@ def reached(documents: Sequence[Figures]) -> str:
         *_memory([*suites["throughput"], *suites["growth"]]),
         *_starting(suites["startup"]),
     ]
-    return table(["two cores, gzip, page cache warm", "aimed at", "reached"], rows)
+    return table(["two cores, gzip, page cache warm", "goal", "measured"], rows)
 
 
 def pulled(documents: Sequence[Figures]) -> str:
@@ -59,7 +60,7 @@ def pulled(documents: Sequence[Figures]) -> str:
     walls = {line["peer"]: line["wall"]["median"] for line in lines}
     rows = [*_pulling(walls)]
     rows += [[f"{peer}, seconds", "", f"{wall:.2f}"] for peer, wall in walls.items()]
-    return table(["`mix`, gzip, by a registry on loopback", "aimed at", "reached"], rows)
+    return table(["`mix`, gzip, from a registry on loopback", "goal", "measured"], rows)
 
 
 def mounted(documents: Sequence[Figures]) -> str:
@@ -76,17 +77,23 @@ def mounted(documents: Sequence[Figures]) -> str:
             for one, other in pairs
         ]
         rows.append([action, aim, *cells])
-    head = ["seconds, of those of", "aim", PEER, f"{PEER}, by pyfuse3", "the kernel's overlay"]
+    head = [
+        "time as a multiple of that of",
+        "goal",
+        PEER,
+        f"{PEER} (adapter pyfuse3)",
+        "the kernel's overlay",
+    ]
     served = {line["action"]: line for line in lines if line["contender"] == OWN}
     others = [*_answering(served), *_remembering(walls), *_serving(served)]
-    return f"{table(head, rows)}\n\n{table(['mounts by FUSE', 'aimed at', 'reached'], others)}"
+    return f"{table(head, rows)}\n\n{table(['FUSE mounts', 'goal', 'measured'], others)}"
 
 
 def _answering(served: Mapping[str, Figures]) -> Iterator[list[str]]:
     for action, aim in ANSWERS.items():
         if action in served:
             line = served[action]
-            what = f"seconds until a tree of {line['entries']:,} entries answers"
+            what = f"seconds to mount a tree of {line['entries']:,} entries"
             yield [what, aim, f"{line['wall']['median']:.2f}"]
 
 
@@ -94,7 +101,7 @@ def _remembering(walls: Mapping[tuple[str, str], float]) -> Iterator[list[str]]:
     for action in AGAIN:
         if {(OWN, action), (KERNEL, action)} <= walls.keys():
             times = walls[OWN, action] / walls[KERNEL, action]
-            yield [f"`{action}`, seconds, of those of the kernel's overlay", "1.0", f"{times:.2f}"]
+            yield [f"`{action}`, multiple of the kernel's overlay", "1.0", f"{times:.2f}"]
 
 
 def _serving(served: Mapping[str, Figures]) -> Iterator[list[str]]:
@@ -102,7 +109,7 @@ def _serving(served: Mapping[str, Figures]) -> Iterator[list[str]]:
     if "mount" in served:
         entries = served["mount"]["entries"]
         most = max(served[action]["peak_rss"]["max"] for action in ("mount", *AGAIN))
-        what = f"MB of memory for {entries:,} entries: 1 KB an entry and 40 MB"
+        what = f"memory for {entries:,} entries, MB (goal: 1 KB per entry and 40 MB)"
         yield [what, f"{entries / 1e3 + 40:.0f}", f"{most / 1e6:.0f}"]
 
 
@@ -113,10 +120,10 @@ def stages(documents: Sequence[Figures]) -> str:
     seconds = [{stage["stage"]: stage["seconds"] for stage in line["stages"]} for line in lines]
     rows = [[name, *(f"{each[name]:.3f}" for each in seconds)] for name in names]
     sums = [sum(each.values()) for each in seconds]
-    rows.append(["one after the other", *(f"{each:.3f}" for each in sums)])
-    rows.append(["half of that, for two cores", *(f"{each / 2:.3f}" for each in sums)])
-    rows.append(["as a pull does it", *(f"{line['pull_seconds']:.3f}" for line in lines)])
-    rows.append(["limit", *(line["limit"]["stage"] for line in lines)])
+    rows.append(["sum of the stages", *(f"{each:.3f}" for each in sums)])
+    rows.append(["half of the sum", *(f"{each / 2:.3f}" for each in sums)])
+    rows.append(["whole pull", *(f"{line['pull_seconds']:.3f}" for line in lines)])
+    rows.append(["limiting stage", *(line["limit"]["stage"] for line in lines)])
     return table(["seconds", *(line["corpus"] for line in lines)], rows)
 
 
@@ -137,20 +144,20 @@ def _unpacking(lines: Sequence[Figures]) -> Iterator[list[str]]:
     for corpus, medium, aim in FASTER:
         rivals = [peer for peer in RIVALS if (corpus, medium, peer) in walls]
         found = ", ".join(f"{1 / times(corpus, medium, peer):.1f}" for peer in rivals)
-        yield [f"`{corpus}` on {_ON[medium]}, times as fast as {', '.join(rivals)}", aim, found]
+        yield [f"`{corpus}` on {_ON[medium]}, speed, multiples of {', '.join(rivals)}", aim, found]
 
 
 def _pulling(walls: Mapping[str, float]) -> Iterator[list[str]]:
     if {PULL, LAYOUT, DOWNLOAD} <= walls.keys():
         allowed = OF_LAYOUT * walls[LAYOUT] + OF_DOWNLOAD * walls[DOWNLOAD]
-        what = f"a pull, of {OF_LAYOUT} x one from the layout + {OF_DOWNLOAD} x a bare download"
+        what = f"pull, multiple of {OF_LAYOUT} x layout + {OF_DOWNLOAD} x download"
         yield [what, AS_ALLOWED, f"{walls[PULL] / allowed:.2f}"]
     if {PULL, SKOPEO} <= walls.keys():
-        yield [f"times as fast as {SKOPEO}", AS_SKOPEO, f"{walls[SKOPEO] / walls[PULL]:.1f}"]
+        yield [f"speed, multiple of {SKOPEO}", AS_SKOPEO, f"{walls[SKOPEO] / walls[PULL]:.1f}"]
 
 
 def _growing(lines: Sequence[Figures]) -> Iterator[list[str]]:
-    for kind, one in (("entries", "an entry"), ("layers", "a layer")):
+    for kind, one in (("entries", "entry"), ("layers", "layer")):
         each = {
             line["n"]: line["wall"]["median"] / line["n"]
             for line in lines
@@ -158,19 +165,20 @@ def _growing(lines: Sequence[Figures]) -> Iterator[list[str]]:
         }
         if each:
             least, most = min(each), max(each)
-            what = f"seconds {one} at {most:,}, of those at {least:,}"
+            what = f"time per {one} with {most:,} {kind}, multiple of that with {least:,}"
             yield [what, GROWTH, f"{each[most] / each[least]:.2f}"]
 
 
 def _memory(lines: Sequence[Figures]) -> Iterator[list[str]]:
     peaks = [line["peak_rss"]["max"] for line in lines if line["peer"] == STACKER.name]
-    yield ["memory of all processes together, MB at most", MEMORY, f"{max(peaks) / 1e6:.0f}"]
+    yield ["peak memory of all processes, MB", MEMORY, f"{max(peaks) / 1e6:.0f}"]
 
 
 def _starting(lines: Sequence[Figures]) -> Iterator[list[str]]:
     for line in lines:
-        if line["command"] != BARE:
-            what = f"`{line['command']}`, ms above `{BARE}`"
+        command = line["command"]
+        if command != BARE:
+            what = f"{_COMMANDS.get(command, f'`{command}`')}, ms more than `{BARE}`"
             yield [what, ABOVE_BARE, f"{line['above_bare'] * 1e3:.0f}"]
 
 

@@ -112,8 +112,8 @@ def test_what_a_registry_adds_is_measured_and_set_against_its_aims(cache: Path) 
         assert_figures(line)
         assert f"| mix | gzip | tmpfs | {line['peer']} | " in report.tables([document])
     table = aims.pulled([document])
-    assert "| a pull, of 1.1 x one from the layout + 0.15 x a bare download | 1.0 | " in table
-    assert "| times as fast as skopeo | 4 | " in table
+    assert "| pull, multiple of 1.1 x layout + 0.15 x download | 1.0 | " in table
+    assert "| speed, multiple of skopeo | 4 | " in table
 
 
 def test_the_registry_of_a_benchmark_has_the_blobs_as_they_are_and_ends(
