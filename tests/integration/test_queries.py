@@ -203,7 +203,7 @@ def test_pull_draws_progress_bars_on_a_terminal(stacker: Stacker, app: images.La
     assert "\x1b[" in drawn()
     for quiet in (drawn("--quiet"), drawn("--json"), drawn(TERM="dumb")):
         assert "\x1b" not in quiet
-    assert "unpacked sha256:" in drawn("-v")
+    assert "unpacked layer sha256:" in drawn("-v")
     coloured = re.compile(r"\x1b\[[0-9;]*3[0-9]")
     assert coloured.search(drawn())
     assert not coloured.search(drawn(NO_COLOR="1"))
