@@ -101,7 +101,7 @@ def _unmount_dead(record: MountRecord) -> None:
 
 
 def _refuse_covered(record: MountRecord) -> None:
-    """Refuse to unmount another program's mount in place of ours."""
+    """Refuse to unmount another program's mount in place of this one."""
     if record.driver == "copy" or record.bound is not None:
         return
     table = mountinfo.read()

@@ -1,4 +1,4 @@
-"""The FUSE mount from beginning to end: through the command, and through what can go wrong."""
+"""FUSE mounts through the command line: processes, adapters, signals and failures."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def servers(target: Path) -> list[int]:
-    """Give the processes behind a mount, the one that looks after it first."""
+    """Return the PIDs of a mount, the supervisor first."""
     words = f"\0{target}\0".encode()
     return sorted(
         int(name)
@@ -92,13 +92,13 @@ def _read(path: Path) -> bytes:
 
 
 def eventually(happened: Callable[[], bool]) -> None:
-    """Wait for what other processes do; the suite's time limit ends it."""
+    """Wait until a condition is true, at most for the time limit of the suite."""
     while not happened():
         time.sleep(0.01)
 
 
 def is_clean(stacker: Stacker, *, layers: int | None = None) -> None:
-    """Check that nothing is left, once no other test's mount namespace has a copy of the mount."""
+    """Check that no mount is left, also in mount namespaces of other tests."""
     eventually(lambda: stacker("mounts", "--json").items == [])
     stacker.assert_clean(images=1, layers=layers)
 
@@ -154,7 +154,7 @@ def test_each_worker_has_its_own_channel(stacker: Stacker, target: Path) -> None
 
 
 def _channel(process: int) -> int:
-    """Give the number of a process's only descriptor of /dev/fuse."""
+    """Return the only descriptor of /dev/fuse in a process."""
     place = Path(f"/proc/{process}/fd")
     eventually(lambda: len(_fuse_descriptors(place)) == 1)
     return _fuse_descriptors(place)[0]
@@ -165,7 +165,7 @@ def _fuse_descriptors(place: Path) -> list[int]:
 
 
 def is_one_file(one: int, first: int, other: int, second: int) -> bool:
-    """Say whether descriptors of two processes are of one open file (kcmp(2))."""
+    """Return whether descriptors of two processes share an open file (kcmp(2))."""
     number = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
     if number is None:
         pytest.skip("no number of kcmp(2) known for this machine")
@@ -304,7 +304,7 @@ def test_broken_pyfuse3_is_an_error_and_leaves_no_mount(stacker: Stacker, target
 
 
 def _python_without_pyfuse3(room: Path) -> Path:
-    """Make an interpreter that finds everything but pyfuse3."""
+    """Return an interpreter that finds every module except pyfuse3."""
     script = room / "python"
     hide = (
         "import sys, runpy;"
@@ -421,7 +421,7 @@ def test_upper_keeps_writes_of_a_killed_server(
 def test_sigterm_unmounts_a_writable_mount(stacker: Stacker, target: Path) -> None:
     stacker("mount", "--driver", "fuse", "--rw", "app:1.0", target)
     first, worker = servers(target)
-    os.kill(worker, signal.SIGTERM)  # it goes on: nobody could take its place
+    os.kill(worker, signal.SIGTERM)  # the worker ignores it, since it cannot be replaced
     (target / "new").write_bytes(b"x")
     os.kill(first, signal.SIGTERM)
     eventually(lambda: not servers(target))
@@ -522,10 +522,10 @@ def test_sigterm_unmounts_a_read_only_mount(
 
 
 def killed(stacker: Stacker, target: Path, adapter: FuseAdapter, *more: str) -> None:
-    """Mount, kill everything that answers, and see that nothing does."""
+    """Mount, kill all processes of the mount, and check that no request is answered."""
     stacker("mount", *options(adapter), *more, "app:1.0", target)
     first, *_ = servers(target)
-    os.stat(target)  # what the kernel has learnt it goes on telling
+    os.stat(target)  # the kernel answers from its cache
     os.killpg(os.getpgid(first), signal.SIGKILL)
     eventually(lambda: not servers(target))
     eventually(lambda: _error_of(lambda: os.listdir(target)) == errno.ENOTCONN)

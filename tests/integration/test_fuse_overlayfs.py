@@ -1,4 +1,4 @@
-"""The driver that leaves serving to fuse-overlayfs: by its name only, and cleared as ours are."""
+"""The fuse-overlayfs driver: mounts, writes, failures and cleanup."""
 
 from __future__ import annotations
 

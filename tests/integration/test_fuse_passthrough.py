@@ -1,4 +1,4 @@
-"""Large files that the kernel reads by itself: that it does, where it cannot, and by whom."""
+"""FUSE passthrough: when the kernel reads large files without the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
 LARGE = os.urandom(MIN_SIZE + 12_345)
 PLACES = range(0, MIN_SIZE - 8192, 8192)
 FEW = 10
-"""Requests to find, open and close a file, and to look at it."""
+"""Requests for lookup, open, release and getattr of a file."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def filled(layer: Path) -> Path:
 
 
 def overlaid(lower: Path, place: Path) -> Path:
-    """Show a directory through an overlay."""
+    """Mount an overlay of a directory."""
     for name in ("empty", "shown"):
         (place / name).mkdir(parents=True)
     options = f"lowerdir={lower}:{place}/empty"
@@ -57,7 +57,7 @@ def overlaid(lower: Path, place: Path) -> Path:
 
 
 def mount(layer: Path, target: Path, *, asked: bool = True) -> list[int]:
-    """Mount, and give the processes that answer."""
+    """Mount, and return the PIDs of the workers."""
     skip_without("kernel")
     options = FuseOptions(passthrough=asked)
     note = FuseDriver().mount(Plan("0a", target, (layer,), WhiteoutFormat.USER, fuse=options)).note
@@ -74,17 +74,17 @@ def workers(first: int) -> list[int]:
 
 
 def asked_of_the_server(processes: list[int], path: Path) -> int:
-    """Read a file at `PLACES`, and give how many requests those who answer have had for it."""
+    """Read a file at `PLACES`, and return how many requests the workers got."""
     before = sum(map(_reads, processes))
     with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no more than is asked for
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
         for at in PLACES:
             assert os.pread(file.fileno(), 100, at) == LARGE[at : at + 100]
     return sum(map(_reads, processes)) - before
 
 
 def _reads(process: int) -> int:
-    """Give how often a process has read: a request each time (proc_pid_io(5))."""
+    """Return the read calls of a process, one for each request (proc_pid_io(5))."""
     try:
         text = Path(f"/proc/{process}/io").read_text()
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Writes through FUSE and through the kernel's overlay: the same cases for both, and to and fro.
+"""Writes through FUSE and through the kernel's overlay: the same cases for both drivers.
 
-Everything here goes through the kernel, with its caches; the tree's own rules have unit tests.
+All cases go through the kernel and its caches; unit tests check the rules of the tree.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Stack:
 
     @contextmanager
     def mounted(self, driver: Driver) -> Iterator[Path]:
-        """Mount by a driver, with writes."""
+        """Mount read-write with a driver."""
         self._mounts += 1
         work = self.room / f"work-{self._mounts}"
         work.mkdir()
@@ -114,7 +114,7 @@ def fuse_root(stack: Stack) -> Iterator[Path]:
 
 
 def error_of(do: Callable[[], object]) -> int:
-    """Give the errno of what must fail."""
+    """Return the errno of a call that must fail."""
     with pytest.raises(OSError) as caught:
         do()
     return caught.value.errno or 0
@@ -377,7 +377,7 @@ def test_large_writes_are_complete(root: Path) -> None:
     (root / "big").write_bytes(data)
     assert (root / "big").read_bytes() == data
     with (root / "big").open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # not what the kernel keeps
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # drop the kernel's cache
         assert file.read() == data
 
 
@@ -565,7 +565,7 @@ def test_names_can_be_any_bytes(root: Path) -> None:
 
 
 def changes(root: Path) -> None:
-    """Change much."""
+    """Make changes of every kind."""
     (root / "a").write_bytes(b"changed")
     (root / "d/file").rename(root / "moved")
     (root / "d/e/deep").unlink()

@@ -51,7 +51,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that an unprivileged user can reach and own, which pytest's own is not."""
+    """Yield a directory that an unprivileged user can own; pytest's tmp_path is not accessible."""
     path = Path(tempfile.mkdtemp(prefix="stacker test "))
     path.chmod(0o755)
     for name in ("layers/lower", "layers/upper", "target"):
@@ -270,7 +270,7 @@ print(json.dumps(told))
 
 
 class Caller:
-    """Runs `RUN` as somebody who owns the store."""
+    """Runs `RUN` as the owner of the store."""
 
     def __init__(self, place: Path, python: str) -> None:
         self.place = place
@@ -320,7 +320,7 @@ def test_trusted_layers_are_refused_in_a_user_namespace(caller: Caller) -> None:
 
 
 def where_dev_fuse_is(device: Path) -> tuple[str, ...]:
-    """Run something in a mount namespace of its own in which /dev/fuse is another device.
+    """Return the words that run a command in a mount namespace where /dev/fuse is another device.
 
     Mounts of tests that run meanwhile are copied into it, and would count as mounted elsewhere.
     """
@@ -382,7 +382,7 @@ def test_fuse_overlayfs_works_with_fusermount3(
     assert (told["left"], told["rooms"]) == ([], [])
 
 
-# What a user does in a mount of theirs, told as errors or nothing.
+# Writes by the user who mounted; prints an errno or null for each.
 WRITES = """
 import errno, json, os, sys
 from pathlib import Path
@@ -413,13 +413,13 @@ attempt("keep", os.chown, root / "both", os.getuid(), os.getgid())
 attempt("remove", (root / "kept").unlink)
 attempt("empty", (root / "dir/new").unlink)
 attempt("remove a directory", (root / "dir").rmdir)
-attempt("make it anew", (root / "dir").mkdir)
+attempt("make it again", (root / "dir").mkdir)
 attempt("device", os.mknod, root / "null", 0o20666, os.makedev(1, 3))
 attempt("link", os.link, root / "both", root / "dir/linked")
 attempt("move", os.rename, root / "both", root / "moved")
 fd = os.open(root / "locked", os.O_CREAT | os.O_RDWR, 0o000)
 attempt("write what is closed", os.write, fd, b"in")
-for number in range(200):  # more than are kept open
+for number in range(200):  # more than the server keeps open
     (root / f"file-{number}").write_bytes(b"x")
 attempt("write on", os.write, fd, b"side")
 os.close(fd)
@@ -527,7 +527,7 @@ def test_failed_mount_leaves_no_files_and_no_mount(place: Path, upper: str | Non
 
 
 class InterruptedWhenDone(OverlayDriver):
-    """Ctrl-C arrives after the last system call, the worst moment."""
+    """A driver that gets KeyboardInterrupt after its last system call."""
 
     def mount(self, plan: Plan) -> Mounted:
         super().mount(plan)

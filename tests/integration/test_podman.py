@@ -1,4 +1,4 @@
-"""podman with stacker-fuse as its mount program: containers that run, write, and become images."""
+"""podman with stacker-fuse as its mount program."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ pytestmark = [
     pytest.mark.usefixtures("alone_among_mounts"),
 ]
 WITHOUT_LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-"""podman's own are above what a machine may allow."""
+"""podman's default limits can exceed those of the machine."""
 NOT_OURS = ("cgroup", "not compatible with NoCgroups")
-"""What a runtime says where the machine has not the cgroups that it wants."""
+"""Messages of runtimes on a machine without the cgroups that they need."""
 
 
 class Podman:
-    """podman with a storage of its own, and an image `box` of busybox."""
+    """podman with its own storage, and an image `box` of busybox."""
 
     def __init__(self, room: Path) -> None:
         self.room = room
@@ -43,7 +43,7 @@ class Podman:
         self.limits: tuple[str, ...] = ()
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run it, whatever comes of it."""
+        """Run podman, and return its result."""
         places = {"root": "storage", "runroot": "run", "tmpdir": "tmp"}
         command = ["podman", *(f"--{key}={self.room / name}" for key, name in places.items())]
         command += ["--storage-driver=overlay", "--cgroup-manager=cgroupfs"]
@@ -55,13 +55,13 @@ class Podman:
         )
 
     def __call__(self, *words: str) -> str:
-        """Run it; it must end well; give the last line."""
+        """Run podman, which must succeed, and return the last line of stdout."""
         done = self.run(*words)
         assert done.returncode == 0, done
         return (done.stdout.splitlines() or [""])[-1]
 
     def started(self, *words: str) -> str:
-        """Run a container by the first runtime that this machine has all for."""
+        """Run a container with the first runtime that works on this machine."""
         refusals = []
         again = ["--replace"] if any(word.startswith("--name") for word in words) else []
         for runtime in [self.runtime] if self.runtime else RUNTIMES:
@@ -78,7 +78,7 @@ class Podman:
         return pytest.skip(f"no runtime that can run a container here: {refusals}")
 
     def layer(self, container: str) -> Path:
-        """Give the directory of a container's writes."""
+        """Return the upper directory of a container."""
         data = json.loads(self.run("inspect", container).stdout)[0]["GraphDriver"]["Data"]
         return Path(data["UpperDir"])
 
@@ -86,7 +86,7 @@ class Podman:
 @pytest.fixture
 def podman() -> Iterator[Podman]:
     room = Path(tempfile.mkdtemp(prefix="st"))  # podman wants paths of 50 characters at most
-    room.chmod(0o755)  # for containers with ids of their own
+    room.chmod(0o755)  # for containers with user namespaces
     podman = Podman(room)
     box(room / "box.tar")
     podman("import", str(room / "box.tar"), "localhost/box:1")
@@ -99,7 +99,7 @@ def podman() -> Iterator[Podman]:
 
 
 def box(path: Path) -> None:
-    """Write the tar of a root filesystem."""
+    """Write the tar of a root filesystem to a file."""
     assert BUSYBOX is not None
     with tarfile.open(path, "w") as tar:
         tar.add(BUSYBOX, "bin/busybox")
@@ -125,7 +125,7 @@ def test_podman_runs_and_commits_a_container(podman: Podman) -> None:
     assert (upper / "etc/new").read_text() == "new\n"
     assert stat.S_ISCHR((upper / "etc/motd").lstat().st_mode)
     assert os.getxattr(upper / "data/old", "trusted.overlay.opaque") == b"y"
-    assert not podman.fuse.servers()  # it has left with the container
+    assert not podman.fuse.servers()  # the server exits with the container
 
     podman("commit", "one", "localhost/box:2")
     script = "cat /etc/new /data/old/*; stat /etc/motd 2>/dev/null || echo gone"

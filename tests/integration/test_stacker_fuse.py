@@ -1,4 +1,4 @@
-"""The mount program: in both forms in which it is called, and against those it stands in for."""
+"""stacker-fuse as a mount program and as a helper of mount(8), compared with its peers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def room() -> Iterator[Path]:
 
 
 def fill(low: Path, up: Path) -> None:
-    """Make two directories of what all programs understand alike."""
+    """Create two layers with marks that all peers read alike."""
     (low / "d/e").mkdir(parents=True)
     (low / "d/e/deep").write_bytes(b"deep" * 5000)
     (low / "d/gone").touch()
@@ -66,7 +66,7 @@ def fuse(room: Path) -> Iterator[StackerFuse]:
 
 
 def unmount(fuse: StackerFuse, target: Path) -> None:
-    """Take a mount away, and wait until its server has left."""
+    """Unmount, and wait until the server has exited."""
     mountapi.umount2(target)
     while fuse.servers():
         time.sleep(0.01)
@@ -81,7 +81,7 @@ def writing(room: Path) -> str:
 
 
 def rest(found: dict[bytes, Node]) -> dict[bytes, Node]:
-    """Leave out the root, whose times and owner each program takes from somewhere else."""
+    """Return a snapshot without the root, whose times and owner differ between programs."""
     return {path: node for path, node in found.items() if path}
 
 
@@ -206,7 +206,7 @@ def test_help_and_version_go_to_stdout(fuse: StackerFuse) -> None:
 
 @contextmanager
 def overlay(room: Path, options: str) -> Iterator[Path]:
-    """Mount the kernel's overlay beside it."""
+    """Mount the kernel's overlay of the same directories."""
     mountapi.mount("overlay", room / "other", "overlay", 0, options.encode())
     try:
         yield room / "other"
@@ -215,7 +215,7 @@ def overlay(room: Path, options: str) -> Iterator[Path]:
 
 
 def mark_for_the_kernel(room: Path, namespace: str) -> None:
-    """Write all that overlayfs understands, in one of its namespaces."""
+    """Write every mark of overlayfs, in one xattr namespace."""
     low, up = room / "low", room / "up"
     for name in ("opaque", "files"):
         (low / name / "inner").mkdir(parents=True)
@@ -453,7 +453,7 @@ def test_crashed_mount_can_be_unmounted_and_mounted_again(fuse: StackerFuse, roo
 class UnprivilegedShell:
     """A shell of an unprivileged user in a mount namespace where all users may use /dev/fuse.
 
-    :param fuse: what `$fuse` runs.
+    :param fuse: the program that `$fuse` runs.
     """
 
     def __init__(self, fuse: StackerFuse, device: Path) -> None:
@@ -461,7 +461,7 @@ class UnprivilegedShell:
         self._device = device
 
     def run(self, script: str, *wrap: str, options: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a script in the room, and give what it said."""
+        """Run a script in the directory, and return its result."""
         words = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev/fuse && exec "$@"']
         words += [str(self._device), *UNPRIVILEGED, *wrap, "sh", "-c", script]
         environ = {**os.environ, "fuse": str(self.fuse.program), "options": options}

@@ -1,4 +1,4 @@
-"""pyfuse3's handlers, called as pyfuse3 calls them, with no kernel in between."""
+"""The handlers for pyfuse3, called as pyfuse3 calls them, without a kernel."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def operations(tree: MergedTree) -> Iterator[Operations]:
 
 
 def done(handler: object) -> Any:
-    """Run a handler; none may wait for anything."""
+    """Run a handler, which must not wait."""
     assert isinstance(handler, Coroutine)
     try:
         handler.send(None)

@@ -1,4 +1,4 @@
-"""Which owners show for those on disk."""
+"""The map between owners on disk and owners in the mount."""
 
 from __future__ import annotations
 

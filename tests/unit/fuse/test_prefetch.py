@@ -1,4 +1,4 @@
-"""Small files that are given to the kernel before it asks, and pieces of files that pass by."""
+"""Prefetching small files, and splicing ranges of large ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = 100
 
 @pytest.fixture
 def tree(tmp_path: Path) -> MergedTree:
-    """Make a directory of small files, with one that is large, one that is empty, and one link."""
+    """Return a tree of small files, a large one, an empty one and a symlink."""
     top = tmp_path / "layer" / "many"
     top.mkdir(parents=True)
     for number in range(FILES):
@@ -34,7 +34,7 @@ def tree(tmp_path: Path) -> MergedTree:
 
 
 class Pipe:
-    """An sender over a pipe in the place of /dev/fuse."""
+    """A sender that writes to a pipe instead of /dev/fuse."""
 
     def __init__(self) -> None:
         self.reader, writer = os.pipe()
@@ -49,7 +49,7 @@ class Pipe:
             return b""
 
     def stored(self) -> list[tuple[int, bytes]]:
-        """Give what was stored: node and contents."""
+        """Return the node and the contents of each store."""
         found, data = [], self.sent()
         while data:
             size, code, unique = fuse.OUT_HEADER.unpack_from(data)

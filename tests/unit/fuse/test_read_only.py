@@ -1,4 +1,4 @@
-"""The kernel's protocol, request by request, with no kernel in between."""
+"""The read-only adapter, request by request, without a kernel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def request(opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
 
 
 def asked(adapter: ReadOnlyAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
-    """Give what comes after the header of a reply that is none of an error."""
+    """Return the body of a reply, which must not be an error."""
     reply = adapter.answer(request(opcode, body, node))
     assert reply is not None
     size, error, unique = fuse.OUT_HEADER.unpack_from(reply)
@@ -55,7 +55,7 @@ def asked(adapter: ReadOnlyAdapter, opcode: int, body: bytes = b"", node: int = 
 
 
 def refused(adapter: ReadOnlyAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> int:
-    """Give the errno of a reply that is an error."""
+    """Return the errno of a reply, which must be an error."""
     reply = adapter.answer(request(opcode, body, node))
     assert reply is not None
     size, error, unique = fuse.OUT_HEADER.unpack(reply)

@@ -1,4 +1,4 @@
-"""Requests that change something, with no kernel in between."""
+"""The writable adapter, request by request, without a kernel."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def refused(adapter: WritableAdapter, opcode: int, body: bytes = b"", node: int 
 
 
 def entry(reply: bytes) -> int:
-    """Give the node of an entry."""
+    """Return the node of an entry."""
     return int(fuse.ENTRY_HEAD.unpack_from(reply)[0])
 
 
@@ -170,12 +170,12 @@ def test_forget_counts_lookups(adapter: WritableAdapter) -> None:
     assert adapter.answer(request(fuse.FORGET, fuse.FORGET_IN.pack(1), node)) is None
     asked(adapter, fuse.WRITE, write(0, b"x"), node)
     batch = fuse.BATCH_FORGET_IN.pack(2, 0) + fuse.FORGET_ONE.pack(node, 1)
-    assert adapter.answer(request(fuse.BATCH_FORGET, batch)) is None  # cut short, too
+    assert adapter.answer(request(fuse.BATCH_FORGET, batch)) is None  # truncated as well
     assert refused(adapter, fuse.WRITE, write(0, b"x"), node) == errno.ESTALE
 
 
 def test_listing_counts_only_the_returned_nodes(adapter: WritableAdapter) -> None:
-    """Only names that are given are counted as given."""
+    """An entry that does not fit into the reply is not a lookup."""
     nodes = [entry(asked(adapter, fuse.CREATE, create(b"n%d" % number))) for number in range(9)]
     asked(adapter, fuse.READDIRPLUS, fuse.READ_IN.pack(0, 4, 160 * 3, 0, 0, 0, 0))
     for number, node in enumerate(nodes):
@@ -241,7 +241,9 @@ def test_no_request_is_eio_or_escapes_the_tree(
                 continue
             assert reply is not None
             assert fuse.OUT_HEADER.unpack_from(reply)[::2] == (len(reply), 7)
-            assert fuse.OUT_HEADER.unpack_from(reply)[1] != -errno.EIO  # a mistake of ours
+            assert (
+                fuse.OUT_HEADER.unpack_from(reply)[1] != -errno.EIO
+            )  # EIO means a bug in the adapter
         adapter.close()
         assert sorted(os.listdir(room)) == ["lower", "upper", "work"]
         assert snapshot(room / "lower") == before

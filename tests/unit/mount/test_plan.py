@@ -1,4 +1,4 @@
-"""A plan is a value; these are the rules it is laid out by."""
+"""From a request to a plan, and the plan as JSON."""
 
 from __future__ import annotations
 

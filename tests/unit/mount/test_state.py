@@ -1,4 +1,4 @@
-"""What became of a mount: reboots, other namespaces, mounts undone behind our back."""
+"""The state of a recorded mount after reboots, in namespaces, and after other programs' umount."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_mount_in_a_live_namespace_is_elsewhere(bench: Bench, make: Maker) -> No
     record = make(bench)
     with another_namespace() as pid:
         theirs = os.stat(f"/proc/{pid}/ns/mnt").st_ino
-        mountapi.umount2(bench.target)  # unshare made its copy private, where it stays
+        mountapi.umount2(bench.target)  # unshare made the copy private, so the mount stays there
         assert state(replace(record, mount_namespace=theirs)) == "elsewhere"
     assert state(replace(record, mount_namespace=theirs)) == "stale"
 

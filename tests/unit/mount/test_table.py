@@ -1,4 +1,4 @@
-"""The table: rooms, records, and what is swept."""
+"""The mount table: directories, records, states and cleanup."""
 
 from __future__ import annotations
 

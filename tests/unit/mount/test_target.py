@@ -1,4 +1,4 @@
-"""Every TARGET that cannot be mounted on is refused, with the reason."""
+"""Mount points: what is accepted, what is refused, and the lock."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def test_root_directory_is_busy() -> None:
 
 @needs_root
 def test_mount_point_is_busy(bench: Bench) -> None:
-    mountapi.mount("somebody", bench.target, "tmpfs", 0)
+    mountapi.mount("another", bench.target, "tmpfs", 0)
     error = refusal(bench.target)
-    assert error.message.endswith(f"is busy: {bench.target}: tmpfs somebody is mounted there")
+    assert error.message.endswith(f"is busy: {bench.target}: tmpfs another is mounted there")
     assert error.hint is not None
     assert "stacker umount" not in error.hint
 

@@ -1,4 +1,4 @@
-"""The directory that keeps writes: its attributes, its one user, and what is left of a failure."""
+"""Persistent upper directories: attributes, locking, and cleanup after failures."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_work_directory_of_a_crash_is_replaced(bench: Bench) -> None:
     upper = bench.path / "changes"
     mount(bench, upper)
     (bench.target / "new").write_text("x")
-    mountapi.umount2(bench.target)  # what a reboot does: the record and the work directory stay
+    mountapi.umount2(bench.target)  # as after a reboot, the record and the work directory stay
     assert siblings(bench) == [".changes.stacker-work", "changes"]
     mount(bench, upper)
     assert sorted(os.listdir(bench.target)) == ["f", "new"]

@@ -1,4 +1,4 @@
-"""The order of drivers, what falls through, and what does not."""
+"""The choice of a driver: order, refusals, and failures that end the search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAN = Plan("0a", Path("/target"), (Path("/a"), Path("/b")), WhiteoutFormat.TRUS
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """A driver whose answers are fixed; the choice among drivers is what is under test."""
+    """A driver with fixed answers, to test the choice among drivers."""
 
     name: str
     refuses: StackerError | None = None

@@ -1,4 +1,4 @@
-"""The copy driver: what it fills, protects, and gives back empty."""
+"""The copy driver: filling, protecting and emptying the target."""
 
 from __future__ import annotations
 

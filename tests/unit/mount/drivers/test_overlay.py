@@ -1,4 +1,4 @@
-"""The overlay driver against the real kernel, by each of its two interfaces."""
+"""The overlay driver on the real kernel, with both kernel interfaces."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_too_many_layers_are_refused_before_the_attempt(bench: Bench) -> None:
     refusal = OverlayDriver().refusal(plan)
     assert isinstance(refusal, UnsupportedError)
     assert "got 501, want at most 500" in refusal.message
-    with pytest.raises(MountError):  # and the limit is the kernel's own
+    with pytest.raises(MountError):  # the kernel has the same limit
         OverlayDriver("context").mount(plan)
     assert mountinfo.at(bench.target) is None
 
@@ -260,7 +260,7 @@ def test_target_replaced_by_a_symlink_is_not_followed(bench: Bench) -> None:
 def test_error_has_both_reasons_when_both_interfaces_fail(bench: Bench) -> None:
     layers = many(bench, 400)
     plan = planned(bench, *layers, read_only=False)
-    bad = replace(plan, upper=plan.work)  # EINVAL for the one, too long for the other
+    bad = replace(plan, upper=plan.work)  # EINVAL from fsconfig(2), too long for mount(2)
     with pytest.raises(RefusedError, match=r"Invalid argument.*; by mount\(2\): 400 layers take"):
         OverlayDriver().mount(bad)
     assert bench.left() == []
