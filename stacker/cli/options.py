@@ -136,7 +136,7 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
     add("--store", metavar="DIR", default=omitted, help=f"store directory (default: {_STORE})")
     for flags, level, text in (
         (("-q", "--quiet"), -1, "print no messages and no progress, only results and errors"),
-        (("-v", "--verbose"), 1, "print more messages, on stderr"),
+        (("-v", "--verbose"), 1, "print more messages to stderr"),
     ):
         add(*flags, dest="verbosity", action="store_const", const=level, default=omitted, help=text)
     add("--json", action="store_true", default=omitted, help="print results as JSON")

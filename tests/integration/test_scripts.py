@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs chroot: needs root")
-def test_the_demo_runs_a_program_in_a_root_filesystem() -> None:
+def test_demo_runs_a_program_in_a_root_filesystem() -> None:
     done = subprocess.run(
         [ROOT / "scripts" / "demo"],
         check=False,
@@ -30,13 +30,13 @@ def test_the_demo_runs_a_program_in_a_root_filesystem() -> None:
     assert done.stdout.rstrip().endswith("Done.\033[0m")
 
 
-def test_a_child_process_dies_of_sigint() -> None:
+def test_child_process_dies_of_sigint() -> None:
     done = subprocess.run(["sh", "-c", "kill -INT $$; echo survived"], check=False)
     assert done.returncode == -signal.SIGINT
 
 
-def test_tests_of_signals_pass_when_the_suite_ignores_sigint() -> None:
-    this = f"{Path(__file__).relative_to(ROOT)}::test_a_child_process_dies_of_sigint"
+def test_signal_tests_pass_while_the_suite_ignores_sigint() -> None:
+    this = f"{Path(__file__).relative_to(ROOT)}::test_child_process_dies_of_sigint"
     pytest_here = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", this]
     command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *pytest_here]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
