@@ -53,13 +53,13 @@ class CopyUp:
         if self._inodes.kind(node) == stat.S_IFDIR:
             return self._directory(node)
         names = self._inodes.lower_names(node)
-        places = [
+        targets = [
             (self._directory(self._inodes.lower.parent(name)), self._inodes.lower.name(name))
             for name in names
         ]
         name, held = self._copied(node, length)
         try:
-            return self._settled(node, name, held, places)
+            return self._settled(node, name, held, targets)
         finally:
             os.close(held)
 
@@ -78,11 +78,11 @@ class CopyUp:
         path = lower.name(node)
         if self._inodes.lookup(above.number, path) != node:
             raise FileNotFoundError(errno.ENOENT, "the directory is gone")
-        name, held = self._work.made(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
+        name, held = self._work.make(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
         try:
             self._describe(node, held)
             with self._unchanged(above) as directory:
-                self._work.place(name, path, directory, held=held)
+                self._work.move_to(name, path, directory, held=held)
         finally:
             os.close(held)
         inode = self._inodes.add(stat.S_IFDIR, node, number=node)
@@ -98,10 +98,10 @@ class CopyUp:
             return self._copied_file(node, length)
         if stat.S_ISLNK(mode):
             target = lower.readlink(node)
-            name, held = work.made(lambda name, at: os.symlink(target, name, dir_fd=at))
+            name, held = work.make(lambda name, at: os.symlink(target, name, dir_fd=at))
         else:
             kind = stat.S_IFMT(mode) | 0o600
-            name, held = work.made(lambda name, at: os.mknod(name, kind, device, dir_fd=at))
+            name, held = work.make(lambda name, at: os.mknod(name, kind, device, dir_fd=at))
         try:
             self._describe(node, held)
         except BaseException:
@@ -149,17 +149,17 @@ class CopyUp:
         os.utime(path, ns=(mtime, mtime))
 
     def _settled(
-        self, node: Node, name: bytes, held: int, places: list[tuple[Inode, bytes]]
+        self, node: Node, name: bytes, held: int, targets: list[tuple[Inode, bytes]]
     ) -> Inode:
         """Give a copy all its names; a copy without names is kept open for those who use it."""
         inodes, work = self._inodes, self._work
-        if not places:
+        if not targets:
             work.discard(name)
             inode = inodes.add(inodes.kind(node), number=node)
             inode.held = os.dup(held)
             return inode
         try:
-            for above, path in places[1:]:
+            for above, path in targets[1:]:
                 with self._unchanged(above) as directory:
                     os.link(
                         *(name, path),
@@ -167,21 +167,21 @@ class CopyUp:
                         dst_dir_fd=directory,
                         follow_symlinks=False,
                     )
-            above, path = places[0]
+            above, path = targets[0]
             with self._unchanged(above) as directory:
-                work.place(name, path, directory)
+                work.move_to(name, path, directory)
         except BaseException:
-            self._unlink(places[1:])
+            self._unlink(targets[1:])
             work.discard(name)
             raise
         inode = inodes.add(inodes.kind(node), number=node)
-        for above, path in places:
+        for above, path in targets:
             inodes.link(above, path, inode)
         return inode
 
-    def _unlink(self, places: list[tuple[Inode, bytes]]) -> None:
+    def _unlink(self, targets: list[tuple[Inode, bytes]]) -> None:
         """Remove names from the upper directory again, which exposes the lower ones."""
-        for above, path in places:
+        for above, path in targets:
             with self._unchanged(above) as directory:
                 try:
                     os.unlink(path, dir_fd=directory)

@@ -62,10 +62,10 @@ class Listing:
         """Yield offset, name and inode of each entry after an offset; the first offset is 1."""
         if self._offsets is None:
             self._offsets = list(self._order)  # offsets only grow, so they are sorted
-        places = self._offsets
-        for at in range(bisect_right(places, offset), len(places)):
-            name = self._order[places[at]]
-            yield places[at], name, self._names[name][1]
+        offsets = self._offsets
+        for at in range(bisect_right(offsets, offset), len(offsets)):
+            name = self._order[offsets[at]]
+            yield offsets[at], name, self._names[name][1]
 
 
 class Inode:
@@ -76,13 +76,13 @@ class Inode:
     :param lower: the lower directory that a directory merges with.
     """
 
-    __slots__ = ("held", "key", "kind", "listing", "lower", "number", "places")
+    __slots__ = ("held", "key", "kind", "listing", "lower", "names", "number")
 
     def __init__(self, number: Node, kind: int, lower: Node | None = None) -> None:
         self.number = number
         self.kind = kind
         self.lower = lower
-        self.places: dict[tuple[Node, bytes], None] = {}
+        self.names: dict[tuple[Node, bytes], None] = {}
         """The names of the inode, as pairs of directory and name."""
         self.listing: Listing | None = None
         self.held = -1

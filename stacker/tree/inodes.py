@@ -116,7 +116,7 @@ class Inodes:
         inode = self.upper_inode(directory)
         if inode is None:
             return self.lower.parent(directory)
-        return next((parent for parent, _ in inode.places), directory)
+        return next((parent for parent, _ in inode.names), directory)
 
     def lower_names(self, node: Node) -> list[Node]:
         """Return the names of a lower inode that are still visible."""
@@ -167,7 +167,7 @@ class Inodes:
         listing.put(name, inode.number)
         if before != inode.number:  # a copied-up inode keeps its number
             self._lose(before, directory, name)
-        inode.places[directory.number, name] = None
+        inode.names[directory.number, name] = None
 
     def unlink(self, directory: Inode, name: bytes) -> None:
         """Remove a name; an inode without names is kept while the kernel refers to it.
@@ -186,12 +186,12 @@ class Inodes:
         if inode is None:
             self._unlinked[node] = time.time_ns()
         else:
-            inode.places.pop((directory.number, name), None)
+            inode.names.pop((directory.number, name), None)
             self._drop_unused(inode)
 
     def hold(self, inode: Inode) -> None:
         """Keep a descriptor of an inode that is about to lose its last name."""
-        if inode.held < 0 and len(inode.places) <= 1 and self._asked.get(inode.number):
+        if inode.held < 0 and len(inode.names) <= 1 and self._asked.get(inode.number):
             inode.held = os.dup(self.pin(inode))
 
     def remember(self, node: Node) -> None:
@@ -210,7 +210,7 @@ class Inodes:
             self._drop_unused(inode)
 
     def _drop_unused(self, inode: Inode) -> None:
-        if inode.places or inode.number == ROOT or self._asked.get(inode.number):
+        if inode.names or inode.number == ROOT or self._asked.get(inode.number):
             return
         del self._upper[inode.number]
         if inode.key is not None:
@@ -230,7 +230,7 @@ class Inodes:
         trail: list[tuple[Node, bytes]] = []
         fd = self._pinned(inode)
         while fd < 0:
-            place = next(iter(inode.places), None)
+            place = next(iter(inode.names), None)
             if place is None:
                 raise OSError(errno.ESTALE, "no such inode")
             trail.append((inode.number, place[1]))
@@ -320,7 +320,7 @@ class Inodes:
                 listing.whiteouts.add(name)
                 continue
             inode = self._found(directory, name, status, fd, opaque=name in hidden)
-            inode.places[directory.number, name] = None
+            inode.names[directory.number, name] = None
             listing.put(name, inode.number)
 
     def _found(

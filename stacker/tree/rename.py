@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from stacker.tree.protocol import Node
     from stacker.tree.workdir import WorkDirectory
 
-    Place: TypeAlias = tuple[Inode, bytes, Inode]
+    DirectoryEntry: TypeAlias = tuple[Inode, bytes, Inode]
     """A directory, a name in it, and the inode of that name."""
-    Aim: TypeAlias = tuple[Inode, bytes, Inode | None]
+    RenameTarget: TypeAlias = tuple[Inode, bytes, Inode | None]
     """The same for a target, which need not exist in the upper directory."""
 
 
@@ -58,7 +58,7 @@ class Renamer:
         inode = self._inodes.upper_inode(node)
         return inode is None or inode.lower is not None
 
-    def clear(self, above: Inode, name: bytes, inode: Inode | None) -> None:
+    def remove_directory(self, above: Inode, name: bytes, inode: Inode | None) -> None:
         """Remove a directory without entries, and hide lower ones of that name.
 
         :param inode: the directory, if the upper directory has it.
@@ -71,7 +71,7 @@ class Renamer:
                 instead = 0 if inode is None else stat.S_IFDIR
                 self._work.hide(name, directory, instead=instead)
             else:
-                self._work.take(name, directory)
+                self._work.remove_directory(name, directory)
 
         if inode is None:
             remove()
@@ -80,17 +80,17 @@ class Renamer:
         if hidden:
             self._inodes.listing(above).whiteouts.add(name)
 
-    def exchange(self, one: Place, other: Place) -> None:
+    def exchange(self, one: DirectoryEntry, other: DirectoryEntry) -> None:
         """Exchange two names."""
         (above, name, inode), (below, new, second) = one, other
         self._prepare(inode, below, new)
         self._prepare(second, above, name)
         self._rename(above, name, below, new, opath.RENAME_EXCHANGE)
-        second.places[above.number, name] = None  # so that neither is without a name in between
+        second.names[above.number, name] = None  # so that neither is without a name in between
         self._inodes.link(below, new, inode)
         self._inodes.link(above, name, second)
 
-    def move(self, source: Place, target: Aim) -> None:
+    def move(self, source: DirectoryEntry, target: RenameTarget) -> None:
         """Move a name; replace a file or an empty directory at the target."""
         (above, name, inode), (below, new, victim) = source, target
         hidden = self._inodes.lower_name(above, name) is not None
@@ -100,7 +100,7 @@ class Renamer:
         if inode.kind == stat.S_IFDIR and in_the_way:
             self._rename(above, name, below, new, opath.RENAME_EXCHANGE)
             if victim is not None:
-                self.clear(above, name, victim)
+                self.remove_directory(above, name, victim)
             elif hidden:
                 left.add(name)
             else:

@@ -37,7 +37,7 @@ class WorkDirectory:
         inside = work / "work"
         remove_tree(inside, missing_ok=True)
         inside.mkdir(mode=0o700)
-        self._place = inside
+        self._path = inside
         self._dialect = dialect
         self._count = 0
         self.directory = os.open(inside, _DIRECTORY)
@@ -64,13 +64,13 @@ class WorkDirectory:
         name = self.name()
         return name, os.open(name, _NEW, mode & 0o777, dir_fd=self.directory)
 
-    def made(self, make: Callable[[bytes, int], None]) -> tuple[bytes, int]:
+    def make(self, make: Callable[[bytes, int], None]) -> tuple[bytes, int]:
         """Call ``make(name, directory)``; return the name and a descriptor of the new file."""
         name = self.name()
         make(name, self.directory)
         return name, opath.pin(name, self.directory)
 
-    def place(
+    def move_to(
         self, name: bytes, target: bytes, directory: int, *, held: int = -1, over: bool = False
     ) -> None:
         """Rename a file from here into a directory.
@@ -106,9 +106,9 @@ class WorkDirectory:
             return
         whiteout = self.name()
         self._dialect.hide(self.directory, whiteout)
-        self.place(whiteout, name, directory, over=instead == stat.S_IFDIR)
+        self.move_to(whiteout, name, directory, over=instead == stat.S_IFDIR)
 
-    def take(self, name: bytes, directory: int) -> None:
+    def remove_directory(self, name: bytes, directory: int) -> None:
         """Remove a directory without visible entries and the whiteouts in it, in one atomic step.
 
         :raises OSError: the kernel's error.
@@ -122,20 +122,20 @@ class WorkDirectory:
         with suppress(OSError):
             status = os.stat(name, dir_fd=self.directory, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                remove_tree(self._place / os.fsdecode(name))
+                remove_tree(self._path / os.fsdecode(name))
             else:
                 os.unlink(name, dir_fd=self.directory)
 
     def _try_marks(self) -> None:
         """Check early that the filesystem supports marks and whiteouts, as overlayfs does."""
-        name, held = self.made(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
+        name, held = self.make(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
         whiteout = self.name()
         try:
             self.mark_opaque(held)
             self._dialect.hide(self.directory, whiteout)
-            self.place(whiteout, name, self.directory, over=True)
+            self.move_to(whiteout, name, self.directory, over=True)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._place)) from error
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         finally:
             os.close(held)
             self.discard(name)

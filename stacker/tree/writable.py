@@ -159,7 +159,7 @@ class WritableTree:
         make: Callable[[bytes, int], None],
     ) -> Inode:
         above = self._free(directory, name)
-        made, held = self._work.made(make)
+        made, held = self._work.make(make)
         try:
             self._settle(above, name, made, held, mode=mode, caller=caller)
         finally:
@@ -180,7 +180,7 @@ class WritableTree:
         except BaseException:
             self._work.discard(made)
             raise
-        self._work.place(made, name, self._inodes.pin(above), held=held, over=over)
+        self._work.move_to(made, name, self._inodes.pin(above), held=held, over=over)
 
     @staticmethod
     def _describe(held: int, mode: int, caller: Caller, above: os.stat_result) -> None:
@@ -211,7 +211,7 @@ class WritableTree:
         source = opath.proc_path(self._inodes.pin(inode))
         made = self._work.name()
         os.link(source, made, dst_dir_fd=self._work.directory, follow_symlinks=True)
-        self._work.place(made, name, self._inodes.pin(above))
+        self._work.move_to(made, name, self._inodes.pin(above))
         self._named(above, name, inode)
 
     def _free(self, directory: Node, name: bytes) -> Inode:
@@ -274,7 +274,7 @@ class WritableTree:
         above, inode = self._directory(directory), self._inodes.upper_inode(node)
         if inode is not None:
             self._inodes.hold(inode)
-        self._renamer.clear(above, name, inode)
+        self._renamer.remove_directory(above, name, inode)
         self._inodes.unlink(above, name)
 
     def rename(self, source: Node, name: bytes, target: Node, new: bytes, flags: int = 0) -> None:

@@ -12,7 +12,15 @@ import pytest
 
 from stacker.linux.removal import remove_tree
 from tests.support.stacks import MEMORY
-from tests.support.subjects import KINDS, WRITING, Mounted, Place, Subject, stock, unmount_by_force
+from tests.support.subjects import (
+    KINDS,
+    WRITING,
+    CaseDirectory,
+    Mounted,
+    Subject,
+    stock,
+    unmount_by_force,
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -90,7 +98,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def place(mounted: Mounted, kind: str) -> Iterator[Place]:
+def place(mounted: Mounted, kind: str) -> Iterator[CaseDirectory]:
     """Return a directory with the usual files."""
     before = os.umask(0o022)
     yield mounted.place(kind)

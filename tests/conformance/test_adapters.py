@@ -109,7 +109,7 @@ def test_stat_equals_that_of_the_layer(target: bytes, layer: Path) -> None:
             assert (mine.st_size, mine.st_nlink) == (theirs.st_size, theirs.st_nlink), name
 
 
-def test_test_hard_links_are_one_inode(target: bytes) -> None:
+def test_hard_links_are_one_inode(target: bytes) -> None:
     inodes = [os.stat(os.path.join(target, name)).st_ino for name in (b"big", b"more")]
     listed = [entry.inode() for entry in os.scandir(target) if entry.name in (b"big", b"more")]
     assert len({*inodes, *listed}) == 1

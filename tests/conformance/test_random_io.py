@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.deviations import Deviation
-from tests.support.subjects import LOWER, Mounted, Place
+from tests.support.subjects import LOWER, CaseDirectory, Mounted
 from tests.support.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from tests.support.templates import RANDOM
 
@@ -265,7 +265,7 @@ def test_driver_refuses_the_documented_calls(mounted: Mounted, operation: str) -
     assert refusing == (operation in place.subject.refuses), answer
 
 
-def test_earlier_mapping_shows_a_write_or_deviates_as_documented(place: Place) -> None:
+def test_earlier_mapping_shows_a_write_or_deviates_as_documented(place: CaseDirectory) -> None:
     with (
         (place / "file").open("rb", buffering=0) as reader,
         mmap.mmap(reader.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory,

@@ -135,7 +135,7 @@ def mounted(
     *,
     fuse_adapter: FuseAdapter = "kernel",
 ) -> Iterator[Path]:
-    """Mount a chain read-only."""
+    """Mount a stack read-only."""
     target = workspace / "target"
     target.mkdir(exist_ok=True)
     image = StackedImage("image", stack, layer_paths(stack))

@@ -36,21 +36,22 @@ UPPER: Final = "upper"
 MERGED: Final = "merged"
 REMADE: Final = "remade"
 KINDS: Final = (LOWER, UPPER, MERGED, REMADE)
-"""Everything from layers; everything made in the mount; half and half, in directories that both
-have; and everything deleted that was in layers, and made again under the same names."""
+"""All files in layers; all made in the mount; half in each; or files of a layer made again."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """One way to provide a writable tree.
 
-    :param words: what `stacker mount` is told; ``None`` for a plain directory, the control: a case
-        that fails there is a wrong case.
-    :param writes: whether it takes ``--rw``; one that does not is in the read-only suite alone.
-    :param deviations: where it is allowed, and bound, to differ from the control.
-    :param refuses: operations of the random I/O suite that it does not have (ENOSYS, EOPNOTSUPP).
-    :param device: a device that it needs; ``module`` likewise.
-    :param kinds: those that are not all the same to it.
+    :param words: options of `stacker mount`; ``None`` for a plain directory, the control.  A case
+        that fails on the control is wrong.
+    :param writes: whether it supports ``--rw``; otherwise only the read-only suite runs it.
+    :param deviations: how it must differ from the control.
+    :param refuses: operations of the random I/O suite that it does not support (ENOSYS,
+        EOPNOTSUPP).
+    :param device: a device that it requires.
+    :param module: a Python module that it requires.
+    :param kinds: the kinds that differ for it.
     """
 
     name: str
@@ -81,8 +82,8 @@ class Subject:
 
 
 PLAIN: Final = Subject("plain", None, kinds=(UPPER,))
-# The one list.  A driver that learns to write loses `DOES_NOT_WRITE`, and gets the deviations that
-# its documentation owns up to (tests/deviations.py), none at best; a further adapter is a line.
+# For a driver that learns to write, remove `DOES_NOT_WRITE` and add the deviations that its
+# documentation states (tests/support/deviations.py).
 SUBJECTS: Final = (
     PLAIN,
     Subject("overlay", ("--driver", "overlay"), deviations=OVERLAYFS),
@@ -105,11 +106,11 @@ TEMPLATES: Final[dict[str, tuple[Template, int]]] = {
     "program": (PROGRAM, 6),
     "random": (RANDOM, 100),
 }
-"""Each with how often it is in the image, whole and half."""
+"""The number of copies of each template in the image, whole and half."""
 
 
 @dataclass(frozen=True)
-class Place:
+class CaseDirectory:
     """A directory with a template's things, for one case."""
 
     path: Path
@@ -129,14 +130,14 @@ class Place:
     def deviates(self, deviation: Deviation, name: str | None = None) -> bool:
         """Return whether the case must expect a deviation.
 
-        :param name: the thing that must lie in a layer for it.
+        :param name: a thing; the deviation applies only if a lower layer has it.
         """
         return deviation in self.subject.deviations and (name is None or self.is_lower(name))
 
 
 @dataclass
 class Mounted:
-    """A subject, mounted; `place` gives fresh directories in it."""
+    """A mounted subject; `place` returns unused directories in it."""
 
     subject: Subject
     workspace: Path
@@ -151,7 +152,7 @@ class Mounted:
     def stacker(self) -> Stacker:
         return Stacker(self.workspace / "store")
 
-    def place(self, kind: str, template: str = "usual") -> Place:
+    def place(self, kind: str, template: str = "usual") -> CaseDirectory:
         """Return a directory of a kind, with a template's things."""
         things, amount = TEMPLATES[template]
         group = f"{template}-{'half' if kind == MERGED else 'new' if kind == UPPER else 'whole'}"
@@ -170,7 +171,7 @@ class Mounted:
         elif kind == MERGED:
             kept = half(things)
             build([thing for thing in things if thing not in kept], path)
-        return Place(path, kind, self.subject, things)
+        return CaseDirectory(path, kind, self.subject, things)
 
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Return the state of every file in the store's layers; any change updates a ctime."""

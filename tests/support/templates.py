@@ -135,7 +135,7 @@ USUAL: Final[Template] = (
     Thing("fifo", b"fifo"),
 )
 PROGRAM: Final[Template] = (file("program", Path("/bin/cat").read_bytes(), 0o755),)
-"""Waits for its input to end."""
+"""A program that waits for the end of its input."""
 RANDOM: Final[Template] = (file("data", bytes(n * n % 251 for n in range(20_000))),)
 CROWD: Final[Template] = tuple(file(f"{number:02}-{'c' * 40}", b"") for number in range(40))
 NAMES: Final[Template] = (

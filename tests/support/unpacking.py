@@ -60,7 +60,7 @@ def payloads(stream: bytes, chunk: int | None = None) -> list[bytes]:
 
 
 def path_of(stream: bytes) -> bytes:
-    """Return the path of a stream's only entry, which is no whiteout."""
+    """Return the path of a stream's only entry, which must not be a whiteout."""
     entry = only_entry(stream)
     assert isinstance(entry, File | Directory | Symlink | HardLink | Special)
     return entry.path

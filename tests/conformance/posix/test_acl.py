@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails
 from tests.support.deviations import Deviation
-from tests.support.subjects import Place
+from tests.support.subjects import CaseDirectory
 from tests.support.unprivileged import acting_as
 
 ACCESS = "system.posix_acl_access"
@@ -43,7 +43,7 @@ acls = pytest.mark.takes_for_granted(Deviation.NO_ACLS)
 
 
 @pytest.fixture(autouse=True)
-def supported(place: Place) -> None:
+def supported(place: CaseDirectory) -> None:
     if place.deviates(Deviation.NO_ACLS):
         return
     try:
@@ -62,7 +62,7 @@ def mode(path: os.PathLike[str]) -> int:
 
 @acls
 @pytest.mark.parametrize("name", ["file", "full"])
-def test_acl_is_kept_and_its_mask_is_the_group_mode(place: Place, name: str) -> None:
+def test_acl_is_kept_and_its_mask_is_the_group_mode(place: CaseDirectory, name: str) -> None:
     value = for_user(1234, 7, mask=5)
     with changing(place / name, times="ctime"):
         os.setxattr(place / name, ACCESS, value)
@@ -77,7 +77,7 @@ def test_acl_is_kept_and_its_mask_is_the_group_mode(place: Place, name: str) -> 
     [(6, 7, True, True), (4, 7, True, False), (6, 4, True, False), (0, 7, False, False)],
 )
 def test_acl_grants_a_user_access(
-    place: Place, rights: int, mask: int, reads: bool, writes: bool
+    place: CaseDirectory, rights: int, mask: int, reads: bool, writes: bool
 ) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, rights, mask=mask))
     for uid, may in ((1234, (reads, writes)), (1235, (False, False))):
@@ -91,7 +91,7 @@ def test_acl_grants_a_user_access(
 
 
 @acls
-def test_acl_grants_a_group_access(place: Place) -> None:
+def test_acl_grants_a_group_access(place: CaseDirectory) -> None:
     value = acl(
         (USER_OBJ, 6, NONE),
         (GROUP_OBJ, 0, NONE),
@@ -107,14 +107,14 @@ def test_acl_grants_a_group_access(place: Place) -> None:
 
 
 @acls
-def test_new_mode_changes_the_mask(place: Place) -> None:
+def test_new_mode_changes_the_mask(place: CaseDirectory) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, 7))
     os.chmod(place / "file", 0o640)
     assert os.getxattr(place / "file", ACCESS) == for_user(1234, 7, mask=4)
 
 
 @acls
-def test_minimal_acl_becomes_the_mode(place: Place) -> None:
+def test_minimal_acl_becomes_the_mode(place: CaseDirectory) -> None:
     os.setxattr(place / "file", ACCESS, MINIMAL)
     assert mode(place / "file") == 0o640
     assert ACCESS not in os.listxattr(place / "file")
@@ -122,7 +122,7 @@ def test_minimal_acl_becomes_the_mode(place: Place) -> None:
 
 @acls
 @pytest.mark.parametrize("change", ["write", "rename", "link"])
-def test_acl_survives_other_changes(place: Place, change: str) -> None:
+def test_acl_survives_other_changes(place: CaseDirectory, change: str) -> None:
     value = for_user(1234, 4, mask=4)
     os.setxattr(place / "file", ACCESS, value)
     path = place / "file"
@@ -135,7 +135,7 @@ def test_acl_survives_other_changes(place: Place, change: str) -> None:
 
 
 @acls
-def test_default_acl_is_inherited(place: Place) -> None:
+def test_default_acl_is_inherited(place: CaseDirectory) -> None:
     value = for_user(1234, 7)
     os.setxattr(place / "full", DEFAULT, value)
     os.mkdir(place / "full/new", 0o777)
@@ -149,7 +149,7 @@ def test_default_acl_is_inherited(place: Place) -> None:
 
 
 @acls
-def test_removing_an_acl_keeps_the_mode(place: Place) -> None:
+def test_removing_an_acl_keeps_the_mode(place: CaseDirectory) -> None:
     os.setxattr(place / "file", ACCESS, for_user(1234, 7, mask=6))
     os.removexattr(place / "file", ACCESS)
     assert os.listxattr(place / "file") == []
@@ -169,7 +169,7 @@ def test_removing_an_acl_keeps_the_mode(place: Place) -> None:
     ids=["no ACL", "a part of one", "a default on a file"],
 )
 def test_malformed_acl_is_refused(
-    place: Place, name: str, key: str, value: bytes, numbers: tuple[int, ...]
+    place: CaseDirectory, name: str, key: str, value: bytes, numbers: tuple[int, ...]
 ) -> None:
     with fails(*numbers):
         os.setxattr(place / name, key, value)
@@ -179,7 +179,7 @@ def test_malformed_acl_is_refused(
 @pytest.mark.parametrize(
     ("name", "allowed"), [("file", False), ("everybodys", False), ("mine", True)]
 )
-def test_only_the_owner_sets_an_acl(place: Place, name: str, allowed: bool) -> None:
+def test_only_the_owner_sets_an_acl(place: CaseDirectory, name: str, allowed: bool) -> None:
     with acting_as():
         if allowed:
             os.setxattr(place / name, ACCESS, for_user(1234, 4))
@@ -189,7 +189,7 @@ def test_only_the_owner_sets_an_acl(place: Place, name: str, allowed: bool) -> N
 
 
 @pytest.mark.parametrize("name", [ACCESS, DEFAULT])
-def test_driver_without_acls_returns_eopnotsupp(place: Place, name: str) -> None:
+def test_driver_without_acls_returns_eopnotsupp(place: CaseDirectory, name: str) -> None:
     if place.deviates(Deviation.NO_ACLS):
         with fails(errno.EOPNOTSUPP):
             os.setxattr(place.path, name, for_user(1, 7))

@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
-from tests.support.subjects import Place
+from tests.support.subjects import CaseDirectory
 from tests.support.templates import DATA, UNPRIVILEGED
 from tests.support.unprivileged import acting_as
 
@@ -35,7 +35,7 @@ def mode(path: os.PathLike[str]) -> int:
 )
 @pytest.mark.parametrize("name", ["file", "full", "fifo", "link", "dangling"])
 def test_owner_and_group_are_set_separately(
-    place: Place, name: str, uid: int, gid: int, wanted: tuple[int, int]
+    place: CaseDirectory, name: str, uid: int, gid: int, wanted: tuple[int, int]
 ) -> None:
     with changing(place / name, times="ctime"):
         os.lchown(place / name, uid, gid)
@@ -43,14 +43,16 @@ def test_owner_and_group_are_set_separately(
 
 
 @pytest.mark.parametrize(("link", "target"), [("link", "file"), ("dirlink", "full")])
-def test_chown_follows_symlinks_and_lchown_does_not(place: Place, link: str, target: str) -> None:
+def test_chown_follows_symlinks_and_lchown_does_not(
+    place: CaseDirectory, link: str, target: str
+) -> None:
     os.chown(place / link, 7, 8)
     assert (owner(place / target), owner(place / link)) == ((7, 8), (0, 0))
     os.lchown(place / link, 5, 6)
     assert (owner(place / target), owner(place / link)) == ((7, 8), (5, 6))
 
 
-def test_fchown_needs_no_write_access(place: Place) -> None:
+def test_fchown_needs_no_write_access(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDONLY) as descriptor:
         os.fchown(descriptor, 7, 8)
         assert os.fstat(descriptor).st_uid == 7
@@ -59,7 +61,7 @@ def test_fchown_needs_no_write_access(place: Place) -> None:
 
 
 @leading_nowhere
-def test_chown_of_a_missing_path_fails(place: Place, path: str, number: int) -> None:
+def test_chown_of_a_missing_path_fails(place: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
         os.chown(place / path, 1, 1)
 
@@ -77,7 +79,7 @@ def test_chown_of_a_missing_path_fails(place: Place, path: str, number: int) -> 
     ],
 )
 def test_unprivileged_user_cannot_change_owners(
-    place: Place, name: str, uid: int, gid: int
+    place: CaseDirectory, name: str, uid: int, gid: int
 ) -> None:
     before = owner(place / name)
     with acting_as(), fails(errno.EPERM):
@@ -85,7 +87,7 @@ def test_unprivileged_user_cannot_change_owners(
     assert owner(place / name) == before
 
 
-def test_owner_may_set_one_of_its_groups(place: Place) -> None:
+def test_owner_may_set_one_of_its_groups(place: CaseDirectory) -> None:
     with acting_as(groups=[4321]):
         os.chown(place / "mine", -1, 4321)
     assert owner(place / "mine") == (UNPRIVILEGED, 4321)
@@ -93,25 +95,27 @@ def test_owner_may_set_one_of_its_groups(place: Place) -> None:
         os.chown(place / "mine", -1, 4322)
 
 
-def test_unprivileged_user_cannot_chown_below_an_unsearchable_directory(place: Place) -> None:
+def test_unprivileged_user_cannot_chown_below_an_unsearchable_directory(
+    place: CaseDirectory,
+) -> None:
     with acting_as(), fails(errno.EACCES):
         os.chown(place / "closed/inside", UNPRIVILEGED, UNPRIVILEGED)
 
 
-def by_chown(place: Place) -> None:
+def by_chown(place: CaseDirectory) -> None:
     os.chown(place / "setid", UNPRIVILEGED, UNPRIVILEGED)
 
 
-def by_write(place: Place) -> None:
+def by_write(place: CaseDirectory) -> None:
     with opened(place / "setid", os.O_WRONLY) as descriptor:
         os.write(descriptor, b"x")
 
 
-def by_truncate(place: Place) -> None:
+def by_truncate(place: CaseDirectory) -> None:
     os.truncate(place / "setid", 3)
 
 
-def by_open(place: Place) -> None:
+def by_open(place: CaseDirectory) -> None:
     os.close(os.open(place / "setid", os.O_WRONLY | os.O_TRUNC))
 
 
@@ -119,7 +123,7 @@ CHANGES = {"chown": by_chown, "write": by_write, "truncate": by_truncate, "O_TRU
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_change_by_the_owner_clears_set_id_bits(place: Place, change: str) -> None:
+def test_change_by_the_owner_clears_set_id_bits(place: CaseDirectory, change: str) -> None:
     assert mode(place / "setid") == 0o6755
     with acting_as():
         CHANGES[change](place)
@@ -128,20 +132,20 @@ def test_change_by_the_owner_clears_set_id_bits(place: Place, change: str) -> No
 
 @pytest.mark.parametrize(("change", "left"), [("chown", 0o755), ("write", 0o6755)])
 def test_change_by_root_keeps_set_id_bits_except_chown(
-    place: Place, change: str, left: int
+    place: CaseDirectory, change: str, left: int
 ) -> None:
     CHANGES[change](place)
     assert mode(place / "setid") == left
 
 
-def test_directory_keeps_its_set_id_bits(place: Place) -> None:
+def test_directory_keeps_its_set_id_bits(place: CaseDirectory) -> None:
     os.chown(place / "setgid", 7, 8)
     assert mode(place / "setgid") == 0o2777
     assert owner(place / "setgid") == (7, 8)
 
 
 @pytest.mark.parametrize("change", ["chown", "write", "truncate"])
-def test_change_clears_capabilities(place: Place, change: str) -> None:
+def test_change_clears_capabilities(place: CaseDirectory, change: str) -> None:
     # struct vfs_cap_data of include/uapi/linux/capability.h, version 2: cap_net_raw, effective
     os.setxattr(
         place / "setid", "security.capability", struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
@@ -151,7 +155,7 @@ def test_change_clears_capabilities(place: Place, change: str) -> None:
     assert "security.capability" not in os.listxattr(place / "setid")
 
 
-def test_new_owner_has_access_at_once(place: Place) -> None:
+def test_new_owner_has_access_at_once(place: CaseDirectory) -> None:
     os.chmod(place / "secret", 0o600)
     with acting_as(), fails(errno.EACCES):
         (place / "secret").read_bytes()

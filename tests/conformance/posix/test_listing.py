@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import fails, names, opened, touch
-from tests.support.subjects import LOWER, MERGED, Mounted, Place
+from tests.support.subjects import LOWER, MERGED, CaseDirectory, Mounted
 from tests.support.syscalls import Dirent, getdents
 from tests.support.templates import CROWD, LONG, NAMES
 
@@ -19,12 +19,12 @@ SMALL = 256
 
 
 @pytest.fixture
-def crowd(mounted: Mounted, kind: str) -> Place:
+def crowd(mounted: Mounted, kind: str) -> CaseDirectory:
     return mounted.place(kind, "crowd")
 
 
 @pytest.fixture
-def named(mounted: Mounted, kind: str) -> Place:
+def named(mounted: Mounted, kind: str) -> CaseDirectory:
     return mounted.place(kind, "names")
 
 
@@ -39,13 +39,13 @@ def listed(entries: list[Dirent]) -> list[bytes]:
     return sorted(entry.name for entry in entries)
 
 
-def test_listing_has_every_name_once_and_the_dots(crowd: Place) -> None:
+def test_listing_has_every_name_once_and_the_dots(crowd: CaseDirectory) -> None:
     with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         assert listed(rest(directory)) == sorted([b".", b"..", *ALL])
         assert getdents(directory) == []
 
 
-def test_listing_has_types_and_inode_numbers(place: Place) -> None:
+def test_listing_has_types_and_inode_numbers(place: CaseDirectory) -> None:
     with opened(place.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         for entry in rest(directory):
             if entry.name == b"..":
@@ -55,7 +55,7 @@ def test_listing_has_types_and_inode_numbers(place: Place) -> None:
             assert entry.inode == status.st_ino, entry.name
 
 
-def test_deletion_while_listing_skips_no_other_name(crowd: Place) -> None:
+def test_deletion_while_listing_skips_no_other_name(crowd: CaseDirectory) -> None:
     seen: list[bytes] = []
     with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         while some := getdents(directory, SMALL):
@@ -68,7 +68,7 @@ def test_deletion_while_listing_skips_no_other_name(crowd: Place) -> None:
     os.rmdir(crowd.path)
 
 
-def test_rewound_listing_is_current(crowd: Place) -> None:
+def test_rewound_listing_is_current(crowd: CaseDirectory) -> None:
     with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         first = getdents(directory, SMALL)
         assert 0 < len(first) < 6
@@ -80,7 +80,7 @@ def test_rewound_listing_is_current(crowd: Place) -> None:
         assert listed(rest(directory)) == sorted(wanted)
 
 
-def test_remaining_names_are_listed_once_while_others_change(crowd: Place) -> None:
+def test_remaining_names_are_listed_once_while_others_change(crowd: CaseDirectory) -> None:
     stays = sorted(ALL)[10:30]
     with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         found = getdents(directory, SMALL)
@@ -94,7 +94,7 @@ def test_remaining_names_are_listed_once_while_others_change(crowd: Place) -> No
     assert len(heard) == len(set(heard))
 
 
-def test_deletion_is_visible_in_the_next_listing(crowd: Place) -> None:
+def test_deletion_is_visible_in_the_next_listing(crowd: CaseDirectory) -> None:
     with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         heard = {entry.name for entry in getdents(directory, SMALL)}
         left = sorted(ALL - heard)
@@ -105,7 +105,7 @@ def test_deletion_is_visible_in_the_next_listing(crowd: Place) -> None:
     assert names(crowd.path) == {os.fsdecode(name) for name in (heard & ALL) | {left[0]}}
 
 
-def test_seek_to_an_offset_continues_after_it(crowd: Place) -> None:
+def test_seek_to_an_offset_continues_after_it(crowd: CaseDirectory) -> None:
     with opened(crowd.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         first = getdents(directory, SMALL)
         after = rest(directory)
@@ -115,7 +115,7 @@ def test_seek_to_an_offset_continues_after_it(crowd: Place) -> None:
         assert listed(rest(directory)) == listed(first[1:] + after)
 
 
-def test_two_concurrent_listings_are_independent(crowd: Place) -> None:
+def test_two_concurrent_listings_are_independent(crowd: CaseDirectory) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY
     with opened(crowd.path, flags) as one, opened(crowd.path, flags) as two:
         first = getdents(one, SMALL)
@@ -123,17 +123,17 @@ def test_two_concurrent_listings_are_independent(crowd: Place) -> None:
         assert listed(first + rest(one)) == listed(whole) == sorted([b".", b"..", *ALL])
 
 
-def test_empty_directory_has_only_the_dots(place: Place) -> None:
+def test_empty_directory_has_only_the_dots(place: CaseDirectory) -> None:
     with opened(place / "hollow", os.O_RDONLY | os.O_DIRECTORY) as directory:
         assert listed(rest(directory)) == [b".", b".."]
 
 
-def test_test_only_a_directory_is_listed(place: Place) -> None:
+def test_only_a_directory_is_listed(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDONLY) as descriptor, fails(errno.ENOTDIR):
         getdents(descriptor)
 
 
-def test_new_listing_has_each_change(place: Place) -> None:
+def test_new_listing_has_each_change(place: CaseDirectory) -> None:
     before = names(place / "full")
     for number in range(5):
         touch(place / f"full/new{number}")
@@ -146,7 +146,7 @@ def test_new_listing_has_each_change(place: Place) -> None:
     assert names(place / "full") == {"sub", "inner"}
 
 
-def test_test_every_byte_but_a_slash_makes_a_name(named: Place) -> None:
+def test_every_byte_but_a_slash_makes_a_name(named: CaseDirectory) -> None:
     root = os.fsencode(named.path)
     assert set(os.listdir(root)) == {thing.path for thing in NAMES if b"/" not in thing.path}
     for thing in NAMES:
@@ -156,7 +156,7 @@ def test_test_every_byte_but_a_slash_makes_a_name(named: Place) -> None:
                 assert file.read() == thing.data, thing.path
 
 
-def test_test_every_name_can_be_renamed_written_and_deleted(named: Place) -> None:
+def test_every_name_can_be_renamed_written_and_deleted(named: CaseDirectory) -> None:
     root = os.fsencode(named.path)
     for byte in range(1, 256):
         if byte == ord("/"):
@@ -172,7 +172,7 @@ def test_test_every_name_can_be_renamed_written_and_deleted(named: Place) -> Non
     assert len(os.listdir(root)) == 2
 
 
-def test_name_of_255_bytes_is_like_any_other(named: Place) -> None:
+def test_name_of_255_bytes_is_like_any_other(named: CaseDirectory) -> None:
     deep = named / ("d" * 255) / LONG
     for path in (named / LONG, deep):
         assert path.read_bytes() == b"long"
@@ -192,7 +192,7 @@ def test_name_of_255_bytes_is_like_any_other(named: Place) -> None:
 
 
 @pytest.mark.parametrize("name", [".wh.file", ".wh..wh..opq", ".wh.new", ".fuse_hidden1", "#0"])
-def test_names_with_a_meaning_elsewhere_are_ordinary(place: Place, name: str) -> None:
+def test_names_with_a_meaning_elsewhere_are_ordinary(place: CaseDirectory, name: str) -> None:
     before = names(place.path)
     (place / name).write_bytes(b"mine")
     assert names(place.path) == before | {name}
@@ -201,6 +201,6 @@ def test_names_with_a_meaning_elsewhere_are_ordinary(place: Place, name: str) ->
     assert names(place.path) == before
 
 
-def test_places_have_the_declared_kind(place: Place) -> None:
+def test_places_have_the_declared_kind(place: CaseDirectory) -> None:
     assert place.is_lower("file") == (place.kind in {LOWER, MERGED})
     assert place.is_lower("other") == (place.kind == LOWER)

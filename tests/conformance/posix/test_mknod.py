@@ -12,7 +12,7 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
 from tests.support.deviations import Deviation
-from tests.support.subjects import Place
+from tests.support.subjects import CaseDirectory
 from tests.support.unprivileged import acting_as
 
 KINDS = {
@@ -26,7 +26,7 @@ KINDS = {
 
 @pytest.mark.parametrize("mode", [0o644, 0o777, 0o1000])
 @pytest.mark.parametrize("node", KINDS)
-def test_node_has_its_type_mode_and_device(place: Place, node: str, mode: int) -> None:
+def test_node_has_its_type_mode_and_device(place: CaseDirectory, node: str, mode: int) -> None:
     kind, device = KINDS[node]
     with changing(place / "full", times="mtime ctime"):
         os.mknod(place / "full/new", kind | mode, device)
@@ -43,7 +43,7 @@ def test_node_has_its_type_mode_and_device(place: Place, node: str, mode: int) -
 
 @pytest.mark.parametrize("name", ["file", "hollow", "link", "dangling", "fifo"])
 @pytest.mark.parametrize("node", ["fifo", "char"])
-def test_mknod_on_an_existing_name_fails(place: Place, name: str, node: str) -> None:
+def test_mknod_on_an_existing_name_fails(place: CaseDirectory, name: str, node: str) -> None:
     kind, device = KINDS[node]
     with fails(errno.EEXIST):
         os.mknod(place / name, kind | 0o644, device)
@@ -59,13 +59,13 @@ def test_mknod_on_an_existing_name_fails(place: Place, name: str, node: str) -> 
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_mknod_below_a_missing_path_fails(place: Place, path: str, number: int) -> None:
+def test_mknod_below_a_missing_path_fails(place: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
         os.mkfifo(place / path)
 
 
 @pytest.mark.parametrize("node", ["char", "block"])
-def test_unprivileged_user_cannot_make_devices(place: Place, node: str) -> None:
+def test_unprivileged_user_cannot_make_devices(place: CaseDirectory, node: str) -> None:
     kind, device = KINDS[node]
     with acting_as(), fails(errno.EPERM):
         os.mknod(place / "open/new", kind | 0o644, device)
@@ -76,7 +76,7 @@ def test_unprivileged_user_cannot_make_devices(place: Place, node: str) -> None:
     assert os.lstat(place / "open/new").st_uid == 65534
 
 
-def test_device_0_0_is_made_or_refused_as_documented(place: Place) -> None:
+def test_device_0_0_is_made_or_refused_as_documented(place: CaseDirectory) -> None:
     if place.deviates(Deviation.NO_DEVICE_ZERO):
         with fails(errno.EPERM):
             os.mknod(place / "new", stat.S_IFCHR | 0o644, 0)
@@ -88,7 +88,7 @@ def test_device_0_0_is_made_or_refused_as_documented(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["fifo", "new"])
-def test_fifo_transfers_bytes(place: Place, name: str) -> None:
+def test_fifo_transfers_bytes(place: CaseDirectory, name: str) -> None:
     if name == "new":
         os.mkfifo(place / name)
     with (
@@ -100,7 +100,7 @@ def test_fifo_transfers_bytes(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["chmod", "chown", "rename", "link"])
-def test_fifo_keeps_its_identity_through_changes(place: Place, change: str) -> None:
+def test_fifo_keeps_its_identity_through_changes(place: CaseDirectory, change: str) -> None:
     name = "fifo"
     with opened(place / name, os.O_RDONLY | os.O_NONBLOCK) as reader:
         before = os.fstat(reader).st_ino
@@ -118,7 +118,9 @@ def test_fifo_keeps_its_identity_through_changes(place: Place, change: str) -> N
         assert os.lstat(place / name).st_ino == before
 
 
-def test_socket_can_be_bound_and_connected(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_can_be_bound_and_connected(
+    place: CaseDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place.path)  # an address has 107 bytes
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind("sock")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
 from tests.support.deviations import Deviation
-from tests.support.subjects import LOWER, Place
+from tests.support.subjects import LOWER, CaseDirectory
 from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
@@ -20,7 +20,7 @@ NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
 @pytest.mark.parametrize("mode", [0o777, 0o640, 0o400, 0, 0o6755])
 @pytest.mark.parametrize("directory", [".", "full", "hollow"])
 def test_new_file_is_empty_with_mode_and_umask_applied(
-    place: Place, directory: str, mode: int
+    place: CaseDirectory, directory: str, mode: int
 ) -> None:
     with opened(place / directory / "new", NEW, mode) as descriptor:
         assert os.write(descriptor, b"works") == 5
@@ -33,19 +33,19 @@ def test_new_file_is_empty_with_mode_and_umask_applied(
 @pytest.mark.parametrize(
     "name", ["file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo"]
 )
-def test_o_excl_on_an_existing_name_fails(place: Place, name: str) -> None:
+def test_o_excl_on_an_existing_name_fails(place: CaseDirectory, name: str) -> None:
     with fails(errno.EEXIST):
         os.open(place / name, NEW)
     assert (place / "file").read_bytes() == DATA
 
 
-def test_o_creat_opens_an_existing_file(place: Place) -> None:
+def test_o_creat_opens_an_existing_file(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_CREAT | os.O_RDWR, 0o600) as descriptor:
         assert os.read(descriptor, 10) == DATA[:10]
     assert stat.S_IMODE(os.stat(place / "file").st_mode) == 0o644
 
 
-def test_o_creat_through_a_dangling_symlink_makes_the_target(place: Place) -> None:
+def test_o_creat_through_a_dangling_symlink_makes_the_target(place: CaseDirectory) -> None:
     with opened(place / "dangling", os.O_CREAT | os.O_WRONLY) as descriptor:
         os.write(descriptor, b"x")
     assert (place / "missing").read_bytes() == b"x"
@@ -55,7 +55,7 @@ def test_o_creat_through_a_dangling_symlink_makes_the_target(place: Place) -> No
 @pytest.mark.parametrize("name", ["file", "link", "setid", "empty"])
 @pytest.mark.parametrize("access", [os.O_WRONLY, os.O_RDWR])
 def test_o_trunc_empties_the_file_and_keeps_attributes(
-    place: Place, name: str, access: int
+    place: CaseDirectory, name: str, access: int
 ) -> None:
     before = os.stat(place / name)
     with changing((place / name).resolve(), times="mtime ctime"):
@@ -64,7 +64,7 @@ def test_o_trunc_empties_the_file_and_keeps_attributes(
     assert (after.st_size, after.st_ino, after.st_uid) == (0, before.st_ino, before.st_uid)
 
 
-def test_o_append_writes_at_the_end_whatever_the_offset(place: Place) -> None:
+def test_o_append_writes_at_the_end_whatever_the_offset(place: CaseDirectory) -> None:
     with (
         opened(place / "file", os.O_WRONLY | os.O_APPEND) as one,
         opened(place / "file", os.O_WRONLY | os.O_APPEND) as two,
@@ -109,7 +109,7 @@ def test_o_append_writes_at_the_end_whatever_the_offset(place: Place) -> None:
     ids=lambda value: str(value)[:12],
 )
 def test_open_fails_with_the_errno_of_posix(
-    place: Place, path: str, flags: int, number: int
+    place: CaseDirectory, path: str, flags: int, number: int
 ) -> None:
     before = names(place.path)
     with fails(number):
@@ -131,7 +131,9 @@ def test_open_fails_with_the_errno_of_posix(
         (0o000, os.O_PATH, True),
     ],
 )
-def test_owner_bits_apply_to_the_owner(place: Place, bits: int, flags: int, allowed: bool) -> None:
+def test_owner_bits_apply_to_the_owner(
+    place: CaseDirectory, bits: int, flags: int, allowed: bool
+) -> None:
     os.chmod(place / "mine", bits)
     with acting_as():
         if allowed:
@@ -162,7 +164,7 @@ def test_owner_bits_apply_to_the_owner(place: Place, bits: int, flags: int, allo
     ],
 )
 def test_other_bits_apply_to_other_users(
-    place: Place, path: str, flags: int, allowed: bool
+    place: CaseDirectory, path: str, flags: int, allowed: bool
 ) -> None:
     with acting_as():
         if allowed:
@@ -174,7 +176,7 @@ def test_other_bits_apply_to_other_users(
 
 
 @pytest.mark.parametrize(("bits", "allowed"), [(0o640, True), (0o604, False)])
-def test_group_bits_apply_to_the_group(place: Place, bits: int, allowed: bool) -> None:
+def test_group_bits_apply_to_the_group(place: CaseDirectory, bits: int, allowed: bool) -> None:
     os.chown(place / "file", 0, 4321)
     os.chmod(place / "file", bits)
     with acting_as(groups=[4321]):
@@ -185,7 +187,7 @@ def test_group_bits_apply_to_the_group(place: Place, bits: int, allowed: bool) -
                 (place / "file").read_bytes()
 
 
-def test_descriptor_of_a_new_file_writes_whatever_its_mode(place: Place) -> None:
+def test_descriptor_of_a_new_file_writes_whatever_its_mode(place: CaseDirectory) -> None:
     with acting_as():
         with opened(place / "open/new", NEW, 0) as descriptor:
             os.write(descriptor, b"x")
@@ -194,7 +196,7 @@ def test_descriptor_of_a_new_file_writes_whatever_its_mode(place: Place) -> None
     assert os.stat(place / "open/new").st_uid == 65534
 
 
-def test_earlier_reader_sees_a_later_write(place: Place) -> None:
+def test_earlier_reader_sees_a_later_write(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDONLY) as reader:
         assert os.read(reader, 10) == DATA[:10]
         with opened(place / "file", os.O_WRONLY) as writer:
@@ -207,7 +209,7 @@ def test_earlier_reader_sees_a_later_write(place: Place) -> None:
 
 
 @pytest.mark.parametrize("how", ["read", "write"])
-def test_descriptor_allows_only_its_access_mode(place: Place, how: str) -> None:
+def test_descriptor_allows_only_its_access_mode(place: CaseDirectory, how: str) -> None:
     with (
         opened(place / "file", os.O_WRONLY) as writer,
         opened(place / "file", os.O_RDONLY) as reader,
@@ -219,7 +221,7 @@ def test_descriptor_allows_only_its_access_mode(place: Place, how: str) -> None:
             os.write(reader, b"x")
 
 
-def test_directory_opens_but_cannot_be_read(place: Place) -> None:
+def test_directory_opens_but_cannot_be_read(place: CaseDirectory) -> None:
     with opened(place / "full", os.O_RDONLY) as descriptor:
         with fails(errno.EISDIR):
             os.read(descriptor, 1)
@@ -227,7 +229,7 @@ def test_directory_opens_but_cannot_be_read(place: Place) -> None:
 
 
 @pytest.mark.parametrize("directory", ["hollow", "full", "."])
-def test_o_tmpfile_works_or_is_not_supported(place: Place, directory: str) -> None:
+def test_o_tmpfile_works_or_is_not_supported(place: CaseDirectory, directory: str) -> None:
     before = names(place / directory)
     try:
         descriptor = os.open(place / directory, os.O_TMPFILE | os.O_RDWR, 0o640)
@@ -248,7 +250,7 @@ def test_o_tmpfile_works_or_is_not_supported(place: Place, directory: str) -> No
     assert (place / "new").read_bytes() == b"temporary"
 
 
-def test_o_path_opens_any_file_type(place: Place) -> None:
+def test_o_path_opens_any_file_type(place: CaseDirectory) -> None:
     with opened(place / "secret", os.O_PATH) as held:
         with fails(errno.EBADF):
             os.read(held, 1)
@@ -256,7 +258,7 @@ def test_o_path_opens_any_file_type(place: Place) -> None:
         assert os.fstat(held).st_size == 6
 
 
-def test_parent_gets_new_times_for_a_new_name_only(place: Place) -> None:
+def test_parent_gets_new_times_for_a_new_name_only(place: CaseDirectory) -> None:
     copied = place.deviates(Deviation.COPY_UP_IS_SEEN_IN_CTIME, "full/inner")
     with changing(place / "full", times="ctime" if copied and place.kind == LOWER else ""):
         os.close(os.open(place / "full/inner", os.O_CREAT | os.O_RDWR))
@@ -264,7 +266,7 @@ def test_parent_gets_new_times_for_a_new_name_only(place: Place) -> None:
         os.close(os.open(place / "full/new", NEW))
 
 
-def test_write_past_the_end_leaves_zeros(place: Place) -> None:
+def test_write_past_the_end_leaves_zeros(place: CaseDirectory) -> None:
     with opened(place / "other", os.O_RDWR) as descriptor:
         os.pwrite(descriptor, b"far", 1_000_000)
         assert os.pread(descriptor, 8, 0) == b"other\0\0\0"

@@ -10,20 +10,22 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.subjects import Place
+from tests.support.subjects import CaseDirectory
 from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
 
-def is_bound(place: Place, name: str) -> bool:
+def is_bound(place: CaseDirectory, name: str) -> bool:
     """Return whether a directory cannot be renamed, since a layer has it."""
     return place.deviates(Deviation.RENAME_OF_LOWER_DIRECTORY, name)
 
 
 @pytest.mark.parametrize("to", ["new", "full/new", "hollow/new", "dirlink/new", "n" * 255])
 @pytest.mark.parametrize("name", ["file", "setid", "noted"])
-def test_renamed_file_keeps_contents_and_attributes(place: Place, name: str, to: str) -> None:
+def test_renamed_file_keeps_contents_and_attributes(
+    place: CaseDirectory, name: str, to: str
+) -> None:
     before, content = os.stat(place / name), (place / name).read_bytes()
     attributes = os.listxattr(place / name)
     os.rename(place / name, place / to)
@@ -38,7 +40,7 @@ def test_renamed_file_keeps_contents_and_attributes(place: Place, name: str, to:
 
 
 @pytest.mark.parametrize("name", ["link", "dirlink", "dangling", "loop", "fifo"])
-def test_other_file_types_can_be_renamed(place: Place, name: str) -> None:
+def test_other_file_types_can_be_renamed(place: CaseDirectory, name: str) -> None:
     before = os.lstat(place / name)
     target = os.readlink(place / name) if stat.S_ISLNK(before.st_mode) else None
     os.rename(place / name, place / "full/new")
@@ -50,7 +52,7 @@ def test_other_file_types_can_be_renamed(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("over", ["other", "setid", "link", "dangling", "fifo", "linked-a"])
-def test_rename_replaces_a_file(place: Place, over: str) -> None:
+def test_rename_replaces_a_file(place: CaseDirectory, over: str) -> None:
     os.rename(place / "file", place / over)
     assert stat.S_ISREG(os.lstat(place / over).st_mode)
     assert (place / over).read_bytes() == DATA
@@ -58,7 +60,7 @@ def test_rename_replaces_a_file(place: Place, over: str) -> None:
     assert os.stat(place / over).st_nlink == 1
 
 
-def test_replaced_file_stays_readable_through_its_descriptor(place: Place) -> None:
+def test_replaced_file_stays_readable_through_its_descriptor(place: CaseDirectory) -> None:
     with opened(place / "other", os.O_RDWR) as descriptor:
         os.rename(place / "file", place / "other")
         assert os.pread(descriptor, 10, 0) == b"other"
@@ -67,7 +69,7 @@ def test_replaced_file_stays_readable_through_its_descriptor(place: Place) -> No
     assert (place / "other").read_bytes() == DATA
 
 
-def test_write_after_a_rename_goes_to_the_renamed_file(place: Place) -> None:
+def test_write_after_a_rename_goes_to_the_renamed_file(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDWR) as descriptor:
         os.rename(place / "file", place / "full/sub/new")
         os.pwrite(descriptor, b"changed", 0)
@@ -75,13 +77,13 @@ def test_write_after_a_rename_goes_to_the_renamed_file(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "link", "hollow", "full", "fifo"])
-def test_rename_to_the_same_name_changes_nothing(place: Place, name: str) -> None:
+def test_rename_to_the_same_name_changes_nothing(place: CaseDirectory, name: str) -> None:
     before = names(place.path)
     os.rename(place / name, place / name)
     assert names(place.path) == before
 
 
-def test_rename_between_links_of_a_file_changes_nothing(place: Place) -> None:
+def test_rename_between_links_of_a_file_changes_nothing(place: CaseDirectory) -> None:
     os.rename(place / "linked-a", place / "linked-b")
     if place.deviates(Deviation.LINKS_BROKEN_BY_COPY_UP, "linked-a"):
         assert "linked-a" not in names(place.path)
@@ -92,7 +94,7 @@ def test_rename_between_links_of_a_file_changes_nothing(place: Place) -> None:
 
 @pytest.mark.parametrize("to", ["new", "hollow/new", "open/new", "hollow2"])
 @pytest.mark.parametrize("name", ["full", "full/sub", "hollow"])
-def test_renamed_directory_keeps_its_contents(place: Place, name: str, to: str) -> None:
+def test_renamed_directory_keeps_its_contents(place: CaseDirectory, name: str, to: str) -> None:
     if to == "hollow/new" and name == "hollow":
         to = "full/new"
     before = {top: sorted(files) for top, _, files in os.walk(place / name)}
@@ -110,7 +112,7 @@ def test_renamed_directory_keeps_its_contents(place: Place, name: str, to: str) 
 
 
 @pytest.mark.parametrize("over", ["hollow", "full", "file", "dirlink", "fifo", "dangling", "new"])
-def test_directory_replaces_only_an_empty_directory(place: Place, over: str) -> None:
+def test_directory_replaces_only_an_empty_directory(place: CaseDirectory, over: str) -> None:
     os.mkdir(place / "made")
     (place / "made/a").write_bytes(b"a")
     wanted = {"full": errno.ENOTEMPTY, "hollow": 0, "new": 0}.get(over, errno.ENOTDIR)
@@ -124,7 +126,7 @@ def test_directory_replaces_only_an_empty_directory(place: Place, over: str) -> 
     assert "made" not in names(place.path)
 
 
-def test_directory_renamed_over_a_deleted_one_hides_it(place: Place) -> None:
+def test_directory_renamed_over_a_deleted_one_hides_it(place: CaseDirectory) -> None:
     os.mkdir(place / "made")
     for path in ("full/inner", "full/sub/deep"):
         os.unlink(place / path)
@@ -137,7 +139,7 @@ def test_directory_renamed_over_a_deleted_one_hides_it(place: Place) -> None:
 
 @pytest.mark.parametrize("name", ["file", "link", "fifo"])
 @pytest.mark.parametrize("over", ["hollow", "full"])
-def test_file_cannot_replace_a_directory(place: Place, name: str, over: str) -> None:
+def test_file_cannot_replace_a_directory(place: CaseDirectory, name: str, over: str) -> None:
     with fails(errno.EISDIR):
         os.rename(place / name, place / over)
     assert os.path.lexists(place / name)
@@ -145,12 +147,12 @@ def test_file_cannot_replace_a_directory(place: Place, name: str, over: str) -> 
 
 @pytest.mark.parametrize("flags", [0, RENAME_NOREPLACE])
 @pytest.mark.parametrize("to", ["full/new", "full/sub/new", "full/sub/new/"])
-def test_directory_cannot_be_renamed_into_itself(place: Place, to: str, flags: int) -> None:
+def test_directory_cannot_be_renamed_into_itself(place: CaseDirectory, to: str, flags: int) -> None:
     with fails(errno.EINVAL):
         renameat2(place / "full", os.fsencode(place.path) + b"/" + to.encode(), flags)
 
 
-def test_directory_cannot_replace_its_parent(place: Place) -> None:
+def test_directory_cannot_replace_its_parent(place: CaseDirectory) -> None:
     with fails(errno.ENOTEMPTY, errno.EEXIST):
         os.rename(place / "full/sub", place / "full")
 
@@ -174,7 +176,9 @@ def test_directory_cannot_replace_its_parent(place: Place) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_rename_of_a_missing_path_fails(place: Place, old: str, new: str, number: int) -> None:
+def test_rename_of_a_missing_path_fails(
+    place: CaseDirectory, old: str, new: str, number: int
+) -> None:
     root = os.fsencode(place.path) + b"/"
     with fails(number, *([errno.EINVAL] if number == errno.EBUSY else [])):
         os.rename(root + old.encode(), root + new.encode())
@@ -182,14 +186,14 @@ def test_rename_of_a_missing_path_fails(place: Place, old: str, new: str, number
 
 
 @pytest.mark.parametrize("over", ["other", "hollow", "full", "link", "dangling", "file", "fifo"])
-def test_rename_noreplace_on_an_existing_name_fails(place: Place, over: str) -> None:
+def test_rename_noreplace_on_an_existing_name_fails(place: CaseDirectory, over: str) -> None:
     with fails(errno.EEXIST):
         renameat2(place / "file", place / over, RENAME_NOREPLACE)
     assert (place / "file").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("name", ["file", "link", "fifo"])
-def test_rename_noreplace_to_a_free_name_works(place: Place, name: str) -> None:
+def test_rename_noreplace_to_a_free_name_works(place: CaseDirectory, name: str) -> None:
     os.unlink(place / "empty")
     renameat2(place / name, place / "empty", RENAME_NOREPLACE)
     assert os.path.lexists(place / "empty")
@@ -197,7 +201,7 @@ def test_rename_noreplace_to_a_free_name_works(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("other", ["other", "link", "fifo", "full/inner", "setid", "sticky/roots"])
-def test_rename_exchange_swaps_two_names(place: Place, other: str) -> None:
+def test_rename_exchange_swaps_two_names(place: CaseDirectory, other: str) -> None:
     mode = stat.S_IFMT(os.lstat(place / other).st_mode)
     renameat2(place / "file", place / other, RENAME_EXCHANGE)
     assert stat.S_IFMT(os.lstat(place / "file").st_mode) == mode
@@ -206,7 +210,7 @@ def test_rename_exchange_swaps_two_names(place: Place, other: str) -> None:
 
 
 @pytest.mark.parametrize("other", ["file", "made", "full", "hollow"])
-def test_rename_exchange_swaps_a_directory_with_any_type(place: Place, other: str) -> None:
+def test_rename_exchange_swaps_a_directory_with_any_type(place: CaseDirectory, other: str) -> None:
     os.mkdir(place / "new")
     os.mkdir(place / "made")
     touch(place / "new/a")
@@ -232,13 +236,15 @@ def test_rename_exchange_swaps_a_directory_with_any_type(place: Place, other: st
         ("file", "other", 1 << 20, errno.EINVAL),
     ],
 )
-def test_invalid_exchange_fails(place: Place, old: str, new: str, flags: int, number: int) -> None:
+def test_invalid_exchange_fails(
+    place: CaseDirectory, old: str, new: str, flags: int, number: int
+) -> None:
     wanted = [errno.EINVAL, errno.ENOTEMPTY] if number == errno.EINVAL else [number]
     with fails(*wanted):
         renameat2(place / old, place / new, flags)
 
 
-def test_rename_updates_times_of_both_parents(place: Place) -> None:
+def test_rename_updates_times_of_both_parents(place: CaseDirectory) -> None:
     with (
         changing(place / "full", times="mtime ctime"),
         changing(place / "hollow", times="mtime ctime"),
@@ -246,7 +252,7 @@ def test_rename_updates_times_of_both_parents(place: Place) -> None:
         os.rename(place / "full/inner", place / "hollow/inner")
 
 
-def test_renamed_directory_changes_nlink_of_both_parents(place: Place) -> None:
+def test_renamed_directory_changes_nlink_of_both_parents(place: CaseDirectory) -> None:
     for name in ("made", "goal"):
         os.mkdir(place / name)
     os.mkdir(place / "made/child")
@@ -257,7 +263,7 @@ def test_renamed_directory_changes_nlink_of_both_parents(place: Place) -> None:
     assert os.stat(place / "goal/child/..").st_ino == os.stat(place / "goal").st_ino
 
 
-def test_old_name_can_be_created_as_another_file(place: Place) -> None:
+def test_old_name_can_be_created_as_another_file(place: CaseDirectory) -> None:
     os.rename(place / "file", place / "new")
     (place / "file").write_bytes(b"again")
     assert (place / "new").read_bytes() == DATA
@@ -276,7 +282,7 @@ def test_old_name_can_be_created_as_another_file(place: Place) -> None:
     ],
 )
 def test_unprivileged_user_renames_only_in_writable_directories(
-    place: Place, old: str, new: str
+    place: CaseDirectory, old: str, new: str
 ) -> None:
     with acting_as(), fails(errno.EACCES, *([errno.EXDEV] if is_bound(place, "open/dir") else [])):
         os.rename(place / old, place / new)
@@ -297,7 +303,7 @@ def test_unprivileged_user_renames_only_in_writable_directories(
     ],
 )
 def test_only_owners_rename_in_a_sticky_directory(
-    place: Place, old: str, new: str, allowed: bool
+    place: CaseDirectory, old: str, new: str, allowed: bool
 ) -> None:
     with acting_as():
         if allowed:

@@ -9,11 +9,11 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.subjects import Mounted, Place
+from tests.support.subjects import CaseDirectory, Mounted
 from tests.support.unprivileged import acting_as
 
 
-def test_rmdir_removes_an_empty_directory(place: Place) -> None:
+def test_rmdir_removes_an_empty_directory(place: CaseDirectory) -> None:
     os.rmdir(place / "hollow")
     with fails(errno.ENOENT):
         os.lstat(place / "hollow")
@@ -38,13 +38,13 @@ def test_rmdir_removes_an_empty_directory(place: Place) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_rmdir_of_anything_else_fails(place: Place, path: str, number: int) -> None:
+def test_rmdir_of_anything_else_fails(place: CaseDirectory, path: str, number: int) -> None:
     with fails(number, *([errno.EEXIST] if number == errno.ENOTEMPTY else [])):
         os.rmdir(os.fsencode(place.path) + b"/" + path.encode())
     assert names(place / "full") == {"inner", "sub"}
 
 
-def test_directory_with_deleted_files_is_empty(place: Place) -> None:
+def test_directory_with_deleted_files_is_empty(place: CaseDirectory) -> None:
     os.unlink(place / "full/sub/deep")
     os.rmdir(place / "full/sub")
     with fails(errno.ENOTEMPTY, errno.EEXIST):
@@ -54,13 +54,13 @@ def test_directory_with_deleted_files_is_empty(place: Place) -> None:
     assert "full" not in names(place.path)
 
 
-def test_directory_with_moved_files_is_empty(place: Place) -> None:
+def test_directory_with_moved_files_is_empty(place: CaseDirectory) -> None:
     os.rename(place / "full/sub/deep", place / "deep")
     os.rmdir(place / "full/sub")
     assert names(place / "full") == {"inner"}
 
 
-def test_rmdir_updates_nlink_and_times_of_the_parent(place: Place) -> None:
+def test_rmdir_updates_nlink_and_times_of_the_parent(place: CaseDirectory) -> None:
     links = place.path.stat().st_nlink
     with changing(place.path, times="mtime ctime"):
         os.rmdir(place / "hollow")
@@ -73,7 +73,7 @@ def test_rmdir_updates_nlink_and_times_of_the_parent(place: Place) -> None:
         assert now == links - 1
 
 
-def test_removed_open_directory_stays_empty(place: Place) -> None:
+def test_removed_open_directory_stays_empty(place: CaseDirectory) -> None:
     with opened(place / "hollow", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         os.rmdir(place / "hollow")
         assert os.listdir(descriptor) == []
@@ -84,13 +84,15 @@ def test_removed_open_directory_stays_empty(place: Place) -> None:
 
 
 @pytest.mark.parametrize("path", ["unprivileged/../hollow", "full/sub", "open/../hollow", "hollow"])
-def test_unprivileged_user_cannot_rmdir_in_a_read_only_parent(place: Place, path: str) -> None:
+def test_unprivileged_user_cannot_rmdir_in_a_read_only_parent(
+    place: CaseDirectory, path: str
+) -> None:
     with acting_as(), fails(errno.EACCES, errno.ENOTEMPTY):
         os.rmdir(place / path)
     assert os.path.isdir(place / path)
 
 
-def test_only_the_owner_removes_in_a_sticky_directory(place: Place) -> None:
+def test_only_the_owner_removes_in_a_sticky_directory(place: CaseDirectory) -> None:
     with acting_as(), fails(errno.EPERM):
         os.rmdir(place / "sticky/dir")
     os.chown(place / "sticky/dir", 65534, -1)
@@ -98,14 +100,14 @@ def test_only_the_owner_removes_in_a_sticky_directory(place: Place) -> None:
         os.rmdir(place / "sticky/dir")
 
 
-def test_unprivileged_user_removes_from_a_writable_parent(place: Place) -> None:
+def test_unprivileged_user_removes_from_a_writable_parent(place: CaseDirectory) -> None:
     with acting_as():
         os.rmdir(place / "open/dir")
     assert names(place / "open") == {"roots"}
 
 
 @pytest.mark.parametrize("again", ["directory", "file", "symlink"])
-def test_removed_name_can_be_created_again(place: Place, again: str) -> None:
+def test_removed_name_can_be_created_again(place: CaseDirectory, again: str) -> None:
     os.rmdir(place / "hollow")
     if again == "directory":
         os.mkdir(place / "hollow")

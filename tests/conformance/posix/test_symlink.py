@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names
-from tests.support.subjects import Place
+from tests.support.subjects import CaseDirectory
 from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
@@ -19,7 +19,7 @@ from tests.support.unprivileged import acting_as
     [b"file", b"../..", b"/etc/passwd", b"a b\n\xff\x01", b"missing", b"x" * 255, b"y/" * 2047],
     ids=lambda value: str(value[:10]),
 )
-def test_any_symlink_target_is_kept(place: Place, target: bytes) -> None:
+def test_any_symlink_target_is_kept(place: CaseDirectory, target: bytes) -> None:
     path = os.fsencode(place / "new")
     os.symlink(target, path)
     status = os.lstat(path)
@@ -32,7 +32,7 @@ def test_any_symlink_target_is_kept(place: Place, target: bytes) -> None:
 @pytest.mark.parametrize(
     "name", ["file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo"]
 )
-def test_symlink_on_an_existing_name_fails(place: Place, name: str) -> None:
+def test_symlink_on_an_existing_name_fails(place: CaseDirectory, name: str) -> None:
     with fails(errno.EEXIST):
         os.symlink("file", place / name)
 
@@ -50,13 +50,13 @@ def test_symlink_on_an_existing_name_fails(place: Place, name: str) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_invalid_symlink_fails(place: Place, target: str, path: str, number: int) -> None:
+def test_invalid_symlink_fails(place: CaseDirectory, target: str, path: str, number: int) -> None:
     with fails(number):
         os.symlink(target, os.fsencode(place.path) + b"/" + path.encode())
 
 
 @pytest.mark.parametrize("name", ["file", "hollow", "fifo"])
-def test_readlink_of_another_type_fails(place: Place, name: str) -> None:
+def test_readlink_of_another_type_fails(place: CaseDirectory, name: str) -> None:
     with fails(errno.EINVAL):
         os.readlink(place / name)
 
@@ -65,19 +65,19 @@ def test_readlink_of_another_type_fails(place: Place, name: str) -> None:
     ("name", "target"),
     [("link", "file"), ("dirlink", "full"), ("dangling", "missing"), ("loop", "loop")],
 )
-def test_lower_symlink_is_read_and_kept(place: Place, name: str, target: str) -> None:
+def test_lower_symlink_is_read_and_kept(place: CaseDirectory, name: str, target: str) -> None:
     assert os.readlink(place / name) == target
     os.lchown(place / name, 7, 8)
     assert os.readlink(place / name) == target
     assert os.lstat(place / name).st_uid == 7
 
 
-def test_symlink_updates_times_of_the_parent(place: Place) -> None:
+def test_symlink_updates_times_of_the_parent(place: CaseDirectory) -> None:
     with changing(place / "full", times="mtime ctime"):
         os.symlink("x", place / "full/new")
 
 
-def test_symlink_resolves_through_lower_and_new_directories(place: Place) -> None:
+def test_symlink_resolves_through_lower_and_new_directories(place: CaseDirectory) -> None:
     os.symlink("../file", place / "full/back")
     os.symlink("dirlink/back", place / "new")
     assert (place / "new").read_bytes() == DATA
@@ -86,7 +86,7 @@ def test_symlink_resolves_through_lower_and_new_directories(place: Place) -> Non
     assert names(place / "dirlink") == {"inner", "sub", "back"}
 
 
-def test_chain_of_41_symlinks_fails_with_eloop(place: Place) -> None:
+def test_chain_of_41_symlinks_fails_with_eloop(place: CaseDirectory) -> None:
     os.symlink("file", place / "s0")
     for number in range(1, 60):
         os.symlink(f"s{number - 1}", place / f"s{number}")
@@ -95,7 +95,7 @@ def test_chain_of_41_symlinks_fails_with_eloop(place: Place) -> None:
         os.stat(place / "s40")
 
 
-def test_new_symlink_belongs_to_the_caller(place: Place) -> None:
+def test_new_symlink_belongs_to_the_caller(place: CaseDirectory) -> None:
     with acting_as(1234, 5678):
         os.symlink("x", place / "open/new")
         with fails(errno.EACCES):
@@ -104,7 +104,7 @@ def test_new_symlink_belongs_to_the_caller(place: Place) -> None:
     assert (status.st_uid, status.st_gid) == (1234, 5678)
 
 
-def test_deleted_symlink_can_become_a_file_and_vice_versa(place: Place) -> None:
+def test_deleted_symlink_can_become_a_file_and_vice_versa(place: CaseDirectory) -> None:
     os.unlink(place / "link")
     os.unlink(place / "other")
     (place / "link").write_bytes(b"a file")

@@ -10,24 +10,24 @@ import pytest
 
 from tests.conformance.posix.cases import changing, touch
 from tests.support.deviations import Deviation
-from tests.support.subjects import LOWER, MERGED, Place
+from tests.support.subjects import LOWER, MERGED, CaseDirectory
 
-Operation = Callable[[Place], object]
+Operation = Callable[[CaseDirectory], object]
 BOTH = "mtime ctime"
 
 
-def write(place: Place) -> None:
+def write(place: CaseDirectory) -> None:
     (place / "full/inner").open("r+b").close()
     with (place / "full/inner").open("r+b", buffering=0) as file:
         file.write(b"x")
 
 
-def extend(place: Place) -> None:
+def extend(place: CaseDirectory) -> None:
     with (place / "full/inner").open("ab", buffering=0) as file:
         file.write(b"x")
 
 
-def read(place: Place) -> None:
+def read(place: CaseDirectory) -> None:
     assert (place / "full/inner").read_bytes() == b"inner"
 
 
@@ -72,14 +72,14 @@ COPIES_UP = {
 
 
 @pytest.mark.parametrize("operation", OF_THE_FILE)
-def test_times_that_change_with_a_file(place: Place, operation: str) -> None:
+def test_times_that_change_with_a_file(place: CaseDirectory, operation: str) -> None:
     run, times = OF_THE_FILE[operation]
     with changing(place / "full/inner", times=times):
         run(place)
 
 
 @pytest.mark.parametrize("operation", OF_THE_PARENT)
-def test_times_that_change_with_a_directory(place: Place, operation: str) -> None:
+def test_times_that_change_with_a_directory(place: CaseDirectory, operation: str) -> None:
     run, times = OF_THE_PARENT[operation]
     if place.kind in COPIES_UP.get(operation, ()) and place.deviates(
         Deviation.COPY_UP_IS_SEEN_IN_CTIME

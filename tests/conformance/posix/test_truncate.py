@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, opened
-from tests.support.subjects import Mounted, Place
+from tests.support.subjects import CaseDirectory, Mounted
 from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
@@ -19,7 +19,9 @@ SIZES = [0, 1, 4095, 4096, 4097, len(DATA), len(DATA) + 1, 1 << 20, (1 << 32) + 
 
 @pytest.mark.parametrize("way", ["path", "descriptor", "symlink"])
 @pytest.mark.parametrize("size", SIZES)
-def test_truncate_sets_the_size_and_fills_with_zeros(place: Place, size: int, way: str) -> None:
+def test_truncate_sets_the_size_and_fills_with_zeros(
+    place: CaseDirectory, size: int, way: str
+) -> None:
     if way == "descriptor":
         with opened(place / "file", os.O_RDWR) as descriptor:
             os.ftruncate(descriptor, size)
@@ -34,19 +36,19 @@ def test_truncate_sets_the_size_and_fills_with_zeros(place: Place, size: int, wa
             assert os.pread(descriptor, 100, size - 10) == bytes(10)
 
 
-def test_truncated_bytes_do_not_reappear(place: Place) -> None:
+def test_truncated_bytes_do_not_reappear(place: CaseDirectory) -> None:
     os.truncate(place / "file", 100)
     os.truncate(place / "file", 300)
     assert (place / "file").read_bytes() == DATA[:100] + bytes(200)
 
 
 @pytest.mark.parametrize("size", [0, 10, len(DATA), 9999])
-def test_truncate_updates_mtime_and_ctime(place: Place, size: int) -> None:
+def test_truncate_updates_mtime_and_ctime(place: CaseDirectory, size: int) -> None:
     with changing(place / "file", times="mtime ctime"):
         os.truncate(place / "file", size)
 
 
-def test_truncate_keeps_mode_and_owner(place: Place) -> None:
+def test_truncate_keeps_mode_and_owner(place: CaseDirectory) -> None:
     os.truncate(place / "mine", 1)
     status = os.stat(place / "mine")
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o644, 65534, 65534)
@@ -66,12 +68,12 @@ def test_truncate_keeps_mode_and_owner(place: Place) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_truncate_of_another_type_fails(place: Place, path: str, number: int) -> None:
+def test_truncate_of_another_type_fails(place: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
         os.truncate(place / path, 0)
 
 
-def test_negative_size_is_refused(place: Place) -> None:
+def test_negative_size_is_refused(place: CaseDirectory) -> None:
     with fails(errno.EINVAL):
         os.truncate(place / "file", -1)
     with opened(place / "file", os.O_RDWR) as descriptor, fails(errno.EINVAL):
@@ -79,27 +81,29 @@ def test_negative_size_is_refused(place: Place) -> None:
     assert (place / "file").read_bytes() == DATA
 
 
-def test_ftruncate_of_a_read_only_descriptor_fails(place: Place) -> None:
+def test_ftruncate_of_a_read_only_descriptor_fails(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDONLY) as descriptor, fails(errno.EINVAL, errno.EBADF):
         os.ftruncate(descriptor, 0)
     assert (place / "file").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("path", ["file", "secret", "closed/inside", "full/inner", "link"])
-def test_unprivileged_user_cannot_truncate_a_read_only_file(place: Place, path: str) -> None:
+def test_unprivileged_user_cannot_truncate_a_read_only_file(
+    place: CaseDirectory, path: str
+) -> None:
     size = os.stat(place / path).st_size
     with acting_as(), fails(errno.EACCES):
         os.truncate(place / path, 0)
     assert os.stat(place / path).st_size == size
 
 
-def test_unprivileged_user_truncates_a_writable_file(place: Place) -> None:
+def test_unprivileged_user_truncates_a_writable_file(place: CaseDirectory) -> None:
     with acting_as():
         os.truncate(place / "everybodys", 3)
     assert (place / "everybodys").read_bytes() == b"eve"
 
 
-def test_open_descriptor_sees_the_new_size(place: Place) -> None:
+def test_open_descriptor_sees_the_new_size(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDONLY) as reader:
         assert os.read(reader, 10) == DATA[:10]
         os.truncate(place / "file", 20)
@@ -110,12 +114,12 @@ def test_open_descriptor_sees_the_new_size(place: Place) -> None:
 
 
 @pytest.fixture
-def program(mounted: Mounted, kind: str) -> Place:
+def program(mounted: Mounted, kind: str) -> CaseDirectory:
     return mounted.place(kind, "program")
 
 
 @pytest.mark.parametrize("way", ["truncate", "write", "O_TRUNC"])
-def test_truncate_of_a_running_program_fails(program: Place, way: str) -> None:
+def test_truncate_of_a_running_program_fails(program: CaseDirectory, way: str) -> None:
     path = program / "program"
     with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         assert running.stdin is not None

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened, touch
 from tests.support.deviations import Deviation
-from tests.support.subjects import Place
+from tests.support.subjects import CaseDirectory
 from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
 
@@ -17,7 +17,7 @@ from tests.support.unprivileged import acting_as
 @pytest.mark.parametrize(
     "name", ["file", "link", "dirlink", "dangling", "loop", "fifo", "linked-a", "setid"]
 )
-def test_unlinked_name_stays_away(place: Place, name: str) -> None:
+def test_unlinked_name_stays_away(place: CaseDirectory, name: str) -> None:
     before = names(place.path)
     os.unlink(place / name)
     with fails(errno.ENOENT):
@@ -41,12 +41,14 @@ def test_unlinked_name_stays_away(place: Place, name: str) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_unlink_of_a_directory_or_missing_name_fails(place: Place, path: str, number: int) -> None:
+def test_unlink_of_a_directory_or_missing_name_fails(
+    place: CaseDirectory, path: str, number: int
+) -> None:
     with fails(number):
         os.unlink(os.fsencode(place.path) + b"/" + path.encode())
 
 
-def test_unlinked_open_file_lives_until_it_is_closed(place: Place) -> None:
+def test_unlinked_open_file_lives_until_it_is_closed(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDWR) as descriptor:
         os.unlink(place / "file")
         assert os.fstat(descriptor).st_nlink == 0
@@ -59,7 +61,7 @@ def test_unlinked_open_file_lives_until_it_is_closed(place: Place) -> None:
     assert "file" not in names(place.path)
 
 
-def test_unlinked_file_is_read_to_its_end(place: Place) -> None:
+def test_unlinked_file_is_read_to_its_end(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDONLY) as descriptor:
         assert os.read(descriptor, 100) == DATA[:100]
         os.unlink(place / "file")
@@ -67,7 +69,7 @@ def test_unlinked_file_is_read_to_its_end(place: Place) -> None:
         assert os.fstat(descriptor).st_size == len(DATA)
 
 
-def test_recreated_file_has_another_inode(place: Place) -> None:
+def test_recreated_file_has_another_inode(place: CaseDirectory) -> None:
     with opened(place / "file", os.O_RDWR) as old:
         os.unlink(place / "file")
         (place / "file").write_bytes(b"new")
@@ -76,12 +78,12 @@ def test_recreated_file_has_another_inode(place: Place) -> None:
         assert (place / "file").read_bytes() == b"new"
 
 
-def test_unlink_updates_times_of_the_parent(place: Place) -> None:
+def test_unlink_updates_times_of_the_parent(place: CaseDirectory) -> None:
     with changing(place / "full", times="mtime ctime"):
         os.unlink(place / "full/inner")
 
 
-def test_unlink_of_one_link_decrements_nlink_of_the_other(place: Place) -> None:
+def test_unlink_of_one_link_decrements_nlink_of_the_other(place: CaseDirectory) -> None:
     assert os.stat(place / "linked-b").st_nlink == 2
     if place.deviates(Deviation.LINKS_BROKEN_BY_COPY_UP, "linked-a"):
         os.unlink(place / "linked-a")
@@ -92,7 +94,7 @@ def test_unlink_of_one_link_decrements_nlink_of_the_other(place: Place) -> None:
     assert (place / "linked-b").read_bytes() == b"linked"
 
 
-def test_unlink_of_a_symlink_keeps_its_target(place: Place) -> None:
+def test_unlink_of_a_symlink_keeps_its_target(place: CaseDirectory) -> None:
     os.unlink(place / "link")
     os.unlink(place / "dirlink")
     assert (place / "file").read_bytes() == DATA
@@ -100,20 +102,22 @@ def test_unlink_of_a_symlink_keeps_its_target(place: Place) -> None:
 
 
 @pytest.mark.parametrize("path", ["full/inner", "mine", "unprivileged/../mine", "closed/inside"])
-def test_unprivileged_user_cannot_unlink_in_a_read_only_directory(place: Place, path: str) -> None:
+def test_unprivileged_user_cannot_unlink_in_a_read_only_directory(
+    place: CaseDirectory, path: str
+) -> None:
     with acting_as(), fails(errno.EACCES):
         os.unlink(place / path)
     assert os.path.lexists(place / path)
 
 
-def test_writable_directory_allows_unlinking_others_files(place: Place) -> None:
+def test_writable_directory_allows_unlinking_others_files(place: CaseDirectory) -> None:
     with acting_as():
         os.unlink(place / "open/roots")
         os.unlink(place / "unprivileged/roots")
     assert names(place / "unprivileged") == set()
 
 
-def test_only_the_owner_unlinks_in_a_sticky_directory(place: Place) -> None:
+def test_only_the_owner_unlinks_in_a_sticky_directory(place: CaseDirectory) -> None:
     with acting_as():
         with fails(errno.EPERM):
             os.unlink(place / "sticky/roots")
@@ -121,7 +125,7 @@ def test_only_the_owner_unlinks_in_a_sticky_directory(place: Place) -> None:
     assert names(place / "sticky") == {"roots", "dir"}
 
 
-def test_name_can_be_created_and_unlinked_repeatedly(place: Place) -> None:
+def test_name_can_be_created_and_unlinked_repeatedly(place: CaseDirectory) -> None:
     for _ in range(10):
         os.unlink(place / "file")
         assert "file" not in names(place.path)

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.conformance.posix.cases import changing, fails, names, opened
-from tests.support.subjects import Place
+from tests.support.subjects import CaseDirectory
 from tests.support.syscalls import getxattr
 from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
@@ -17,7 +17,7 @@ VALUES = [b"", b"1", b"a\0b\xff", bytes(range(256)), b"v" * 2000]
 
 
 @pytest.fixture(autouse=True)
-def supported(place: Place) -> None:
+def supported(place: CaseDirectory) -> None:
     try:
         os.setxattr(place.path, "user.probe", b"")
         os.removexattr(place.path, "user.probe")
@@ -31,7 +31,7 @@ def supported(place: Place) -> None:
 @pytest.mark.parametrize("value", VALUES, ids=len)
 @pytest.mark.parametrize("key", ["user.x", "trusted.x", "security.x", "user." + "n" * 240])
 @pytest.mark.parametrize("name", ["file", "full"])
-def test_any_xattr_value_is_kept(place: Place, name: str, key: str, value: bytes) -> None:
+def test_any_xattr_value_is_kept(place: CaseDirectory, name: str, key: str, value: bytes) -> None:
     before = set(os.listxattr(place / name))
     with changing(place / name, times="ctime"):
         os.setxattr(place / name, key, value)
@@ -45,7 +45,7 @@ def test_any_xattr_value_is_kept(place: Place, name: str, key: str, value: bytes
 
 
 @pytest.mark.parametrize("way", ["reader", "writer", "symlink"])
-def test_xattr_is_set_by_descriptor_and_through_a_symlink(place: Place, way: str) -> None:
+def test_xattr_is_set_by_descriptor_and_through_a_symlink(place: CaseDirectory, way: str) -> None:
     flags = os.O_RDWR if way == "writer" else os.O_RDONLY
     with opened(place / "file", flags) as descriptor:
         target = place / "link" if way == "symlink" else descriptor
@@ -69,7 +69,7 @@ def test_xattr_is_set_by_descriptor_and_through_a_symlink(place: Place, way: str
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_test_creating_and_replacing(place: Place, key: str, flags: int, number: int) -> None:
+def test_creating_and_replacing(place: CaseDirectory, key: str, flags: int, number: int) -> None:
     if number:
         with fails(number):
             os.setxattr(place / "noted", key, b"new", flags)
@@ -79,7 +79,7 @@ def test_test_creating_and_replacing(place: Place, key: str, flags: int, number:
         assert os.getxattr(place / "noted", key) == b"new"
 
 
-def test_lower_xattr_can_be_changed_and_removed(place: Place) -> None:
+def test_lower_xattr_can_be_changed_and_removed(place: CaseDirectory) -> None:
     assert os.getxattr(place / "noted", "user.note") == b"1"
     os.setxattr(place / "noted", "user.note", b"22")
     assert os.getxattr(place / "noted", "user.note") == b"22"
@@ -90,7 +90,7 @@ def test_lower_xattr_can_be_changed_and_removed(place: Place) -> None:
 
 
 @pytest.mark.parametrize("change", ["write", "chmod", "link", "rename", "truncate"])
-def test_xattrs_survive_other_changes(place: Place, change: str) -> None:
+def test_xattrs_survive_other_changes(place: CaseDirectory, change: str) -> None:
     path = place / "noted"
     match change:
         case "write":
@@ -110,7 +110,7 @@ def test_xattrs_survive_other_changes(place: Place, change: str) -> None:
 
 @pytest.mark.parametrize(("size", "number"), [(1, 0), (0, 0), (100, 0)])
 def test_getxattr_returns_the_size_and_refuses_a_small_buffer(
-    place: Place, size: int, number: int
+    place: CaseDirectory, size: int, number: int
 ) -> None:
     os.setxattr(place / "file", "user.x", b"12345")
     if size == 1:
@@ -120,13 +120,13 @@ def test_getxattr_returns_the_size_and_refuses_a_small_buffer(
         assert getxattr(place / "file", "user.x", size) == 5
 
 
-def test_xattr_value_over_64_kib_is_refused(place: Place) -> None:
+def test_xattr_value_over_64_kib_is_refused(place: CaseDirectory) -> None:
     with fails(errno.E2BIG):
         os.setxattr(place / "file", "user.x", bytes(65_537))
 
 
 @pytest.mark.parametrize("name", ["link", "dangling", "fifo"])
-def test_symlinks_and_devices_take_no_user_xattrs(place: Place, name: str) -> None:
+def test_symlinks_and_devices_take_no_user_xattrs(place: CaseDirectory, name: str) -> None:
     with fails(errno.EPERM):
         os.setxattr(place / name, "user.x", b"1", follow_symlinks=False)
     os.setxattr(place / name, "trusted.x", b"1", follow_symlinks=False)
@@ -134,14 +134,14 @@ def test_symlinks_and_devices_take_no_user_xattrs(place: Place, name: str) -> No
 
 
 @pytest.mark.parametrize("path", ["missing", "dangling"])
-def test_xattr_of_a_missing_path_fails(place: Place, path: str) -> None:
+def test_xattr_of_a_missing_path_fails(place: CaseDirectory, path: str) -> None:
     with fails(errno.ENOENT):
         os.setxattr(place / path, "user.x", b"1")
     with fails(errno.ENOENT):
         os.listxattr(place / path)
 
 
-def test_mode_controls_access_to_user_xattrs(place: Place) -> None:
+def test_mode_controls_access_to_user_xattrs(place: CaseDirectory) -> None:
     os.setxattr(place / "secret", "user.x", b"1")
     os.setxattr(place / "file", "trusted.x", b"1")
     with acting_as():
@@ -159,14 +159,14 @@ def test_mode_controls_access_to_user_xattrs(place: Place) -> None:
             os.getxattr(place / "file", "trusted.x")
 
 
-def test_trusted_xattrs_are_listed_to_root_only(place: Place) -> None:
+def test_trusted_xattrs_are_listed_to_root_only(place: CaseDirectory) -> None:
     os.setxattr(place / "file", "trusted.x", b"1")
     assert os.listxattr(place / "file") == ["trusted.x"]
     with acting_as():
         assert os.listxattr(place / "file") == []
 
 
-def test_only_the_owner_sets_xattrs_of_a_sticky_directory(place: Place) -> None:
+def test_only_the_owner_sets_xattrs_of_a_sticky_directory(place: CaseDirectory) -> None:
     with acting_as(), fails(errno.EPERM):
         os.setxattr(place / "sticky", "user.x", b"1")
     with acting_as():
@@ -178,7 +178,7 @@ def test_only_the_owner_sets_xattrs_of_a_sticky_directory(place: Place) -> None:
     ("name", "value"), [("opaque", b"y"), ("redirect", b"/other"), ("whiteout", b"y")]
 )
 def test_overlay_xattr_is_ordinary_data_in_a_mount(
-    place: Place, prefix: str, name: str, value: bytes
+    place: CaseDirectory, prefix: str, name: str, value: bytes
 ) -> None:
     try:
         os.setxattr(place / "full", prefix + name, value)
