@@ -162,7 +162,9 @@ def _unpack(
         in_threads = not observer.single_thread and task.blob.size >= _WORTH_THREADS
         offload = stages.enter_context(hash_thread()) if in_threads else hash_inline
         blob = fetch.chunks(stages, report, observer, offload)
-        chunks = _blaming(blob, observer.iterate(INFLATE, decompressed(blob, what=what)))
+        chunks = _prefer_digest_error(
+            blob, observer.iterate(INFLATE, decompressed(blob, what=what))
+        )
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)
@@ -191,7 +193,7 @@ def _unpack(
     return record.with_blob(str(task.blob.digest), length), diff_id()
 
 
-def _blaming(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _prefer_digest_error(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield ``chunks``; if they are corrupt, check the blob's digest first and report that."""
     try:
         yield from chunks

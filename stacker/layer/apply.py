@@ -44,7 +44,7 @@ from stacker.tar.entry import (
 from stacker.tar.limits import Limits
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_THE_LAYERS_FAULT: Final = {
+_LAYER_ERRORS: Final = {
     errno.ENAMETOOLONG: "a name or a link target is too long",
     errno.ELOOP: "a symbolic link is in place of a directory",
     errno.EINVAL: "the kernel refuses the name or value",
@@ -116,7 +116,7 @@ class _Applier:
         self._tree = tree
         self._format = whiteout_format
         self._idmap = idmap
-        self._most = limits.unpacked_bytes
+        self._max_bytes = limits.unpacked_bytes
         self._metadata = MetadataWriter(whiteout_format, idmap)
         self._finish = self._metadata.finish  # looked up once, since every file calls these two
         self._write_payload = entries.write_payload
@@ -133,8 +133,8 @@ class _Applier:
             Special: self._special,
             Whiteout: self._whiteouts.add,
             OpaqueWhiteout: self._whiteouts.add_opaque,
-            AufsFile: self._skip,
-            ExistingFile: self._known,
+            AufsFile: self._ignore,
+            ExistingFile: self._existing_file,
         }
 
     def run(self) -> LayerRecord:
@@ -148,7 +148,7 @@ class _Applier:
             self._whiteouts.write(tree)
             self._finish_directories()
         except OSError as error:
-            raise self._explained(error, entry) from error
+            raise self._translate_error(error, entry) from error
         metadata, whiteouts = self._metadata, self._whiteouts
         return LayerRecord(
             whiteout_format=self._format,
@@ -201,10 +201,10 @@ class _Applier:
     def _count(self, size: int) -> None:
         self._files += 1
         self._bytes += size
-        if self._bytes > self._most:
+        if self._bytes > self._max_bytes:
             raise LayerError(
                 f"over a limit: {self._entries.what}: got files of more than "
-                f"{self._most} bytes in total",
+                f"{self._max_bytes} bytes in total",
                 hint="raise the limit with --max-bytes if you trust the image",
             )
 
@@ -228,17 +228,17 @@ class _Applier:
         self._tree.directories[path] = meta
 
     def _symlink(self, entry: Symlink) -> None:
-        parent, name = self._place(entry)
+        parent, name = self._parent_of(entry)
         if not entry.target or b"\0" in entry.target:
             raise LayerError(
                 f"malformed symlink: {self._entries.what}: {printable(entry.path)}: "
                 f"got the target {entry.target!r}, want a path"
             )
-        self._replacing(parent, name, entry, lambda: os.symlink(entry.target, name, dir_fd=parent))
+        self._create(parent, name, entry, lambda: os.symlink(entry.target, name, dir_fd=parent))
         self._metadata.finish_name(parent, name, entry.meta, is_symlink=True)
 
     def _special(self, entry: Special) -> None:
-        parent, name = self._place(entry)
+        parent, name = self._parent_of(entry)
         if entry.kind == stat.S_IFCHR and entry.device == 0:
             raise LayerError(
                 f"overlay whiteout in a layer: {self._entries.what}: {printable(entry.path)}: got "
@@ -246,7 +246,7 @@ class _Applier:
             )
         mode = entry.kind | entry.meta.mode
         try:
-            self._replacing(
+            self._create(
                 parent, name, entry, lambda: os.mknod(name, mode, entry.device, dir_fd=parent)
             )
         except PermissionError as error:
@@ -267,20 +267,20 @@ class _Applier:
             raise self._not_the_root(entry)
         apply_hard_link(self._tree, entry, self._entries.what)
 
-    def _skip(self, entry: AufsFile) -> None:
+    def _ignore(self, entry: AufsFile) -> None:
         pass
 
-    def _known(self, entry: ExistingFile) -> None:
-        parent, name = self._place(entry)
+    def _existing_file(self, entry: ExistingFile) -> None:
+        parent, name = self._parent_of(entry)
         self._count(entry.size)
-        self._replacing(
+        self._create(
             parent,
             name,
             entry,
             lambda: os.link(entry.source, name, dst_dir_fd=parent, follow_symlinks=False),
         )
 
-    def _place(self, entry: Symlink | Special | ExistingFile) -> tuple[int, bytes]:
+    def _parent_of(self, entry: Symlink | Special | ExistingFile) -> tuple[int, bytes]:
         above, _, name = entry.path.rpartition(b"/")
         if not name:
             raise self._not_the_root(entry)
@@ -288,7 +288,7 @@ class _Applier:
         self._tree.pending.pop(join(physical, name), None)
         return parent, name
 
-    def _replacing(
+    def _create(
         self,
         parent: int,
         name: bytes,
@@ -318,10 +318,10 @@ class _Applier:
             "directory, want a directory"
         )
 
-    def _explained(self, error: OSError, entry: Entry | None) -> StackerError:
+    def _translate_error(self, error: OSError, entry: Entry | None) -> StackerError:
         path = self._finishing if entry is None else entry.path
         place = "the final pass" if path is None else printable(path or b"/")
-        fault = _THE_LAYERS_FAULT.get(error.errno or 0)
+        fault = _LAYER_ERRORS.get(error.errno or 0)
         if fault is not None:
             return LayerError(f"cannot unpack: {self._entries.what}: {place}: {fault}")
         hint = None

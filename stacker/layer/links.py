@@ -35,7 +35,7 @@ def apply_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
             f"{printable(entry.target)}, which is below the link itself"
         )
     if found is not None:
-        _is_there(tree, found, target_name, entry, what)
+        _has_target(tree, found, target_name, entry, what)
     parent, _ = tree.parent(above)
     if _exists(parent, name):
         tree.set_aside(parent, name, path)
@@ -52,7 +52,7 @@ def _exists(parent: int, name: bytes) -> bool:
     return True
 
 
-def _is_there(
+def _has_target(
     tree: LayerRoot, directory: tuple[int, bytes], name: bytes, entry: HardLink, what: str
 ) -> bool:
     """Return whether the target of a link is in this layer.
@@ -80,7 +80,7 @@ def _link(tree: LayerRoot, entry: HardLink, parent: int, name: bytes, what: str)
     """Link the target and return whether it exists; a symbolic link is linked, not followed."""
     above, _, target = entry.target.rpartition(b"/")
     found = tree.existing(above)
-    if found is None or not _is_there(tree, found, target, entry, what):
+    if found is None or not _has_target(tree, found, target, entry, what):
         return False
     os.link(target, name, src_dir_fd=found[0], dst_dir_fd=parent, follow_symlinks=False)
     return True

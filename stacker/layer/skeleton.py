@@ -157,12 +157,12 @@ def _payload(
                 f"layer differs from its skeleton: {what}: got {size} bytes, want {entry.size}"
             )
         for offset, length in segments:
-            yield from _ranged(fd, offset, length, what)
+            yield from _read_range(fd, offset, length, what)
     finally:
         os.close(fd)
 
 
-def _ranged(fd: int, offset: int, length: int, what: str) -> Iterator[bytes]:
+def _read_range(fd: int, offset: int, length: int, what: str) -> Iterator[bytes]:
     while length:
         data = os.pread(fd, min(length, CHUNK), offset)
         if not data:

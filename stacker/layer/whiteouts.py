@@ -57,10 +57,10 @@ class WhiteoutWriter:
             else:
                 self.stranded_opaque.append(path)
         for path in self._needed(self._hidden):
-            if not self._by_directory(tree, path):
+            if not self._make_directory_opaque(tree, path):
                 self._hide(tree, path)
         for path in tree.severed:
-            self._by_directory(tree, path)
+            self._make_directory_opaque(tree, path)
         for path in self.opaque:
             self._make_opaque(tree, path)
 
@@ -71,7 +71,7 @@ class WhiteoutWriter:
         """
         return sorted(p for p in paths if not is_redundant(p, self._hidden, self._emptied))
 
-    def _by_directory(self, tree: LayerRoot, path: bytes) -> bool:
+    def _make_directory_opaque(self, tree: LayerRoot, path: bytes) -> bool:
         """Mark a directory of this layer opaque, to hide the lower directory of that name.
 
         :returns: whether this layer has such a directory.

@@ -75,7 +75,7 @@ def rebase(
 
     :param limits: the limits that the layer was unpacked with.
     """
-    whiteouts = _whiteouts(layer, below)
+    whiteouts = _collect_whiteouts(layer, below)
     paths = LayerPaths(directory)
     paths.diff.mkdir()
     with open_skeleton(layer.paths.skeleton, what=layer.name) as reader:
@@ -86,7 +86,7 @@ def rebase(
             whiteout_format=layer.record.whiteout_format,
             idmap=SQUASH if layer.record.squashed else IDENTITY,
             limits=limits,
-            lower=_Masked(below, whiteouts),
+            lower=_MaskedTree(below, whiteouts),
         )
     return UnpackedLayer.at(layer.name, paths, record)
 
@@ -114,7 +114,7 @@ class _Whiteouts:
         return is_redundant(path, self.names, self.areas)
 
 
-def _whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
+def _collect_whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
     """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
     names, areas, directories = set[bytes](), set[bytes](), set[bytes]()
     with open_skeleton(layer.paths.skeleton, what=layer.name) as reader:
@@ -141,7 +141,7 @@ def _whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
     )
 
 
-class _Masked:
+class _MaskedTree:
     """The lower tree without what the layer's whiteouts hide and its directories replace."""
 
     def __init__(self, below: LayerLookup, whiteouts: _Whiteouts) -> None:
@@ -176,9 +176,9 @@ class _Entries:
     def __iter__(self) -> Iterator[Entry]:
         for entry in self._entries:
             self.count += 1
-            yield self._translated(entry)
+            yield self._translate(entry)
 
-    def _translated(self, entry: Entry) -> Entry:
+    def _translate(self, entry: Entry) -> Entry:
         match entry:
             case File(path=path, size=size):
                 return ExistingFile(path, size, self._source(path))

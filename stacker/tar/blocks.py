@@ -80,7 +80,7 @@ class BlockReader:
                 return True
         return False
 
-    def _kept(self, length: int) -> bytes:
+    def _take(self, length: int) -> bytes:
         """Take ``length`` bytes that belong to the skeleton."""
         at = self._at
         self._at = end = at + length
@@ -120,10 +120,10 @@ class BlockReader:
         """Return whether the stream ends here, where the format allows it."""
         return self._at == len(self._buffer) and not self._has_more()
 
-    def _rest(self) -> None:
+    def _read_rest(self) -> None:
         """Read the bytes after the end marker: they are part of the layer's diff_id."""
         while not self._at_end():
-            self._kept(len(self._buffer) - self._at)
+            self._take(len(self._buffer) - self._at)
 
 
 def _write_all(fd: int, data: memoryview) -> None:

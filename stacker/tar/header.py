@@ -78,7 +78,7 @@ class HeaderFields:
         name, owner, size, time, checksum = _FIELDS(block, at)
         tail = block[at + _TAIL : at + _END]
         if tail != self._tail_bytes:
-            self._turn_to(tail)
+            self._select_tail(tail)
         # The low half of adler32 is 1 + the sum of the bytes; 148 bytes cannot reach its modulus.
         total = (adler32(block[at : at + _BEFORE_SUM]) & 0xFFFF) + self._tail_sum
         known = self._numbers.get
@@ -108,7 +108,7 @@ class HeaderFields:
             self._metas[fields] = meta
         return meta
 
-    def _turn_to(self, tail: bytes) -> None:
+    def _select_tail(self, tail: bytes) -> None:
         """Make ``tail`` the current tail, with its prefix and its part of the checksum."""
         known = self._tails.get(tail)
         if known is None:

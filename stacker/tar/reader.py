@@ -105,7 +105,7 @@ class TarReader(BlockReader):
                 self._left = 0
         if self._local or self._long:
             self._malformed("got an extended header and then the end, want an entry after it")
-        self._rest()
+        self._read_rest()
 
     def _header(self) -> Header | None:
         """Take the next header; the bytes kept start with the padding before it."""
@@ -119,7 +119,7 @@ class TarReader(BlockReader):
             self._at = start
             if self._is_at_end():
                 return None  # every known reader accepts a missing end marker
-            block, at = self._kept(BLOCK), 0
+            block, at = self._take(BLOCK), 0
         self._padding = 0
         try:
             header = self._fields.decoded(block, at)
@@ -133,7 +133,7 @@ class TarReader(BlockReader):
         """Return whether the stream ends after a payload; its padding may be missing."""
         padding, self._padding = self._padding, 0
         if padding:
-            self._kept(padding)
+            self._take(padding)
         return self._at_end()
 
     def _no_header(self, block: bytes) -> None:
@@ -148,7 +148,7 @@ class TarReader(BlockReader):
     def _end_marker(self) -> None:
         if self._at_end():
             return
-        second = self._kept(BLOCK)
+        second = self._take(BLOCK)
         if second != _ZERO:
             raise LayerError(
                 f"malformed tar: {self.what}: got a single zero block and then data at byte "
@@ -164,9 +164,9 @@ class TarReader(BlockReader):
     def _extended(self, flag: bytes, size: int) -> None:
         if not 0 <= size <= self.limits.pax_bytes:
             self._over("bytes in an extended header", self.limits.pax_bytes, "--max-pax-bytes")
-        block = self._kept(size)
+        block = self._take(size)
         if size % BLOCK:
-            self._kept(-size % BLOCK)
+            self._take(-size % BLOCK)
         if flag in _LONG:
             self._long[_LONG[flag]] = block.partition(b"\0")[0]
         else:
@@ -297,7 +297,7 @@ class TarReader(BlockReader):
         while self._left:
             length = min(self._left, _READ)
             self._left -= length
-            self._kept(length)
+            self._take(length)
 
     def _special(self, tail: Tail, path: bytes, meta: Meta) -> Special:
         if tail.flag == b"6":
@@ -325,7 +325,7 @@ class TarReader(BlockReader):
         stored, version = size, sparse.version(values)
         if tail.flag == _OLD_SPARSE:
             segments, size = sparse.from_old_header(
-                tail.rest, self._kept, self._number, self.limits, what
+                tail.rest, self._take, self._number, self.limits, what
             )
         elif version is None:
             return path, size, size, meta, None
@@ -334,7 +334,7 @@ class TarReader(BlockReader):
                 path = given.partition(b"\0")[0]
             real = values.get(b"GNU.sparse.size") or values.get(b"GNU.sparse.realsize")
             if version == 1:
-                segments, used = sparse.from_payload(self._kept, size, self.limits, what)
+                segments, used = sparse.from_payload(self._take, size, self.limits, what)
                 stored -= used
             else:
                 segments = sparse.from_records(

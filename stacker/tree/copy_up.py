@@ -41,7 +41,7 @@ class CopyUp:
         self._work = work
         self._durable = durable
 
-    def copied(self, node: Node, *, length: int | None = None) -> Inode:
+    def ensure(self, node: Node, *, length: int | None = None) -> Inode:
         """Return an inode of the upper directory, after copying it up if needed.
 
         :param length: the number of bytes of a file to copy; ``None`` for all.
@@ -57,9 +57,9 @@ class CopyUp:
             (self._directory(self._inodes.lower.parent(name)), self._inodes.lower.name(name))
             for name in names
         ]
-        name, held = self._copied(node, length)
+        name, held = self._copy(node, length)
         try:
-            return self._settled(node, name, held, targets)
+            return self._publish(node, name, held, targets)
         finally:
             os.close(held)
 
@@ -90,12 +90,12 @@ class CopyUp:
         self._inodes.link(above, path, inode)
         return inode
 
-    def _copied(self, node: Node, length: int | None) -> tuple[bytes, int]:
+    def _copy(self, node: Node, length: int | None) -> tuple[bytes, int]:
         """Make the copy in the work directory; return its name there and a descriptor."""
         lower, work = self._inodes.lower, self._work
         mode, device = lower.mode(node), lower.status(node).device
         if stat.S_ISREG(mode):
-            return self._copied_file(node, length)
+            return self._copy_file(node, length)
         if stat.S_ISLNK(mode):
             target = lower.readlink(node)
             name, held = work.make(lambda name, at: os.symlink(target, name, dir_fd=at))
@@ -110,7 +110,7 @@ class CopyUp:
             raise
         return name, held
 
-    def _copied_file(self, node: Node, length: int | None) -> tuple[bytes, int]:
+    def _copy_file(self, node: Node, length: int | None) -> tuple[bytes, int]:
         size = self._inodes.lower.status(node).size
         name, file = self._work.file()
         try:
@@ -148,7 +148,7 @@ class CopyUp:
             os.chmod(path, stat.S_IMODE(mode))
         os.utime(path, ns=(mtime, mtime))
 
-    def _settled(
+    def _publish(
         self, node: Node, name: bytes, held: int, targets: list[tuple[Inode, bytes]]
     ) -> Inode:
         """Give a copy all its names; a copy without names is kept open for those who use it."""

@@ -80,7 +80,7 @@ class Files:
 
     def _path(self, node: Node) -> bytes:
         """Copy an inode up, and return a path to it."""
-        return self._path_of(self._copy_up.copied(node))
+        return self._path_of(self._copy_up.ensure(node))
 
     def _path_of(self, inode: Inode) -> bytes:
         return opath.proc_path(self._inodes.pin(inode))
@@ -180,7 +180,7 @@ class Files:
     def truncate(self, node: Node, size: int, *, drop_ids: bool = False) -> None:
         """Truncate a file, or extend it by a hole; copy up only the bytes that remain."""
         if self._inodes.upper_inode(node) is None and self._inodes.kind(node) == stat.S_IFREG:
-            self._copy_up.copied(node, length=size)
+            self._copy_up.ensure(node, length=size)
         file = self._writable(node)
         if drop_ids:
             self._drop_ids(file)
@@ -225,7 +225,7 @@ class Files:
 
     def _writable(self, node: Node) -> int:
         if self._inodes.kind(node) == stat.S_IFREG:
-            self._copy_up.copied(node)
+            self._copy_up.ensure(node)
         return self._inodes.file(node)
 
     @staticmethod

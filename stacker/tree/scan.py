@@ -131,7 +131,7 @@ class _FromSkeleton:
         what = str(self._source.skeleton)
         try:
             with open_skeleton(self._source.skeleton, what=what) as reader:
-                self._take(reader)
+                self._add_entries(reader)
                 count = reader.count
         except LayerError as error:
             raise IntegrityError(f"damaged skeleton: {error}") from error
@@ -141,9 +141,9 @@ class _FromSkeleton:
             raise IntegrityError(
                 f"damaged skeleton: {what}: got {count} entries, want {self._record.entries}"
             )
-        return self._finished()
+        return self._finish()
 
-    def _take(self, entries: Iterable[Entry]) -> None:
+    def _add_entries(self, entries: Iterable[Entry]) -> None:
         directories = self._found.directories
         for entry in entries:
             kind = type(entry)
@@ -151,20 +151,20 @@ class _FromSkeleton:
                 above, _, name = entry.path.rpartition(b"/")
                 inside = directories.get(above)
                 if inside is None:
-                    inside = self._made(above)
+                    inside = self._items_in(above)
                 if name in inside or not name:
                     raise _UnusualError
                 inside[name] = entry  # type: ignore[assignment] # a union, told apart by type()
             else:
-                self._take_other(entry)
+                self._add_other(entry)
 
-    def _take_other(self, entry: Entry) -> None:
+    def _add_other(self, entry: Entry) -> None:
         match entry:
             case Directory():
                 self._directory(entry)
             case HardLink():
-                self._made(entry.path.rpartition(b"/")[0])
-                if not self._linked(entry):
+                self._items_in(entry.path.rpartition(b"/")[0])
+                if not self._add_link(entry):
                     self._waiting.append(entry)
             case Whiteout():
                 self._hidden.add(entry.path)
@@ -175,7 +175,7 @@ class _FromSkeleton:
             case _:
                 raise _UnusualError
 
-    def _made(self, path: bytes) -> dict[bytes, Item]:
+    def _items_in(self, path: bytes) -> dict[bytes, Item]:
         made = self._found.make(path)
         if made is None:
             raise _UnusualError
@@ -186,13 +186,13 @@ class _FromSkeleton:
             self._found.top = entry.meta
             return
         above, _, name = entry.path.rpartition(b"/")
-        inside = self._made(above)
+        inside = self._items_in(above)
         if name in inside and not isinstance(inside[name], Directory):
             raise _UnusualError
         inside[name] = entry
         self._found.directories.setdefault(entry.path, {})
 
-    def _linked(self, link: HardLink) -> bool:
+    def _add_link(self, link: HardLink) -> bool:
         """Add a link if its target exists; a link to itself changes nothing."""
         target = self._found.find(link.target)
         above, _, name = link.path.rpartition(b"/")
@@ -207,9 +207,9 @@ class _FromSkeleton:
         self._found.shared.add(id(target))
         return True
 
-    def _finished(self) -> Contents | None:
+    def _finish(self) -> Contents | None:
         try:
-            self._late_links()
+            self._add_late_links()
         except _UnusualError:
             return None
         for path in self._record.opaque:  # before whiteouts: it needs none beside it
@@ -219,10 +219,10 @@ class _FromSkeleton:
                 self._hide(path)
         return self._found
 
-    def _late_links(self) -> None:
+    def _add_late_links(self) -> None:
         """Add the links whose targets came later."""
         left = make_in_order(
-            self._waiting, lambda link: None if self._linked(link) else link.target
+            self._waiting, lambda link: None if self._add_link(link) else link.target
         )
         if set(left) != {link.path for link in self._record.deferred_links}:
             raise _UnusualError

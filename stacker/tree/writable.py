@@ -100,7 +100,7 @@ class WritableTree:
 
     def space(self) -> os.statvfs_result:
         """Return the free space of the upper directory's filesystem."""
-        root = self._copy_up.copied(ROOT)
+        root = self._copy_up.ensure(ROOT)
         return os.statvfs(opath.proc_path(self._inodes.pin(root)))
 
     # New names
@@ -110,14 +110,14 @@ class WritableTree:
 
         :param mode: the exact permissions.
         """
-        above = self._free(directory, name)
+        above = self._parent_for(directory, name)
         made, file = self._work.file(mode)
         try:
-            self._settle(above, name, made, file, mode=stat.S_IFREG | mode, caller=caller)
+            self._publish(above, name, made, file, mode=stat.S_IFREG | mode, caller=caller)
         except BaseException:
             os.close(file)
             raise
-        inode = self._named(above, name, self._inodes.add(stat.S_IFREG))
+        inode = self._add_name(above, name, self._inodes.add(stat.S_IFREG))
         self._inodes.keep_open(inode.number, file)  # the next request usually writes to it
         return inode.number
 
@@ -132,25 +132,25 @@ class WritableTree:
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFCHR and not device:
             raise OSError(errno.EPERM, "device 0:0 is a whiteout")
-        return self._made(
+        return self._make(
             *(directory, name, kind | stat.S_IMODE(mode), caller),
             lambda made, within: os.mknod(made, kind | 0o600, device, dir_fd=within),
         ).number
 
     def symlink(self, directory: Node, name: bytes, target: bytes, caller: Caller) -> Node:
         """Make a symbolic link, and return its inode."""
-        return self._made(
+        return self._make(
             *(directory, name, stat.S_IFLNK | 0o777, caller),
             lambda made, within: os.symlink(target, made, dir_fd=within),
         ).number
 
     def make_directory(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
         """Make a directory, and return its inode; it hides lower directories of that name."""
-        inode = self._made(directory, name, stat.S_IFDIR | mode, caller, _make_directory)
+        inode = self._make(directory, name, stat.S_IFDIR | mode, caller, _make_directory)
         inode.listing = Listing()
         return inode.number
 
-    def _made(
+    def _make(
         self,
         directory: Node,
         name: bytes,
@@ -158,15 +158,15 @@ class WritableTree:
         caller: Caller,
         make: Callable[[bytes, int], None],
     ) -> Inode:
-        above = self._free(directory, name)
+        above = self._parent_for(directory, name)
         made, held = self._work.make(make)
         try:
-            self._settle(above, name, made, held, mode=mode, caller=caller)
+            self._publish(above, name, made, held, mode=mode, caller=caller)
         finally:
             os.close(held)
-        return self._named(above, name, self._inodes.add(stat.S_IFMT(mode)))
+        return self._add_name(above, name, self._inodes.add(stat.S_IFMT(mode)))
 
-    def _settle(
+    def _publish(
         self, above: Inode, name: bytes, made: bytes, held: int, *, mode: int, caller: Caller
     ) -> None:
         """Set the attributes of a file in the work directory, and move it to its name."""
@@ -204,40 +204,40 @@ class WritableTree:
 
         :raises OSError: ``EPERM`` for a directory.
         """
-        above = self._free(directory, name)
+        above = self._parent_for(directory, name)
         if self.kind(node) == stat.S_IFDIR:
             raise OSError(errno.EPERM, "a directory cannot be hard linked")
-        inode = self._copy_up.copied(node)
+        inode = self._copy_up.ensure(node)
         source = opath.proc_path(self._inodes.pin(inode))
         made = self._work.name()
         os.link(source, made, dst_dir_fd=self._work.directory, follow_symlinks=True)
         self._work.move_to(made, name, self._inodes.pin(above))
-        self._named(above, name, inode)
+        self._add_name(above, name, inode)
 
-    def _free(self, directory: Node, name: bytes) -> Inode:
+    def _parent_for(self, directory: Node, name: bytes) -> Inode:
         """Return a directory of the upper, after checking that a name in it is free."""
-        if self.lookup(directory, self._usable(name)) is not None:
+        if self.lookup(directory, self._check_new_name(name)) is not None:
             raise OSError(errno.EEXIST, "name exists")
         return self._directory(directory)
 
-    def _usable(self, name: bytes) -> bytes:
+    def _check_new_name(self, name: bytes) -> bytes:
         """Return ``name`` if a file may have it.
 
         :raises OSError: ``EINVAL`` for a malformed name, and for one that would be a whiteout.
         """
         if self._inodes.dialect.has_names and is_reserved(name):
             raise OSError(errno.EINVAL, "name is reserved for whiteouts")
-        return checked(name)
+        return check_name(name)
 
     def _directory(self, node: Node) -> Inode:
         if self.kind(node) != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, "not a directory")
-        return self._copy_up.copied(node)
+        return self._copy_up.ensure(node)
 
     def _whiteouts(self, directory: Inode) -> set[bytes]:
         return self._inodes.listing(directory).whiteouts
 
-    def _named(self, above: Inode, name: bytes, inode: Inode) -> Inode:
+    def _add_name(self, above: Inode, name: bytes, inode: Inode) -> Inode:
         self._whiteouts(above).discard(name)
         self._inodes.link(above, name, inode)
         return inode
@@ -249,7 +249,7 @@ class WritableTree:
 
         :raises OSError: ``ENOENT``, ``EISDIR``.
         """
-        node = self._found(directory, name)
+        node = self._existing(directory, name)
         if self.kind(node) == stat.S_IFDIR:
             raise OSError(errno.EISDIR, "is a directory")
         above, inode = self._directory(directory), self._inodes.upper_inode(node)
@@ -268,7 +268,7 @@ class WritableTree:
 
         :raises OSError: ``ENOENT``, ``ENOTDIR``, ``ENOTEMPTY``.
         """
-        node = self._found(directory, name)
+        node = self._existing(directory, name)
         if not self._inodes.is_empty(node):  # also raises ENOTDIR
             raise OSError(errno.ENOTEMPTY, "directory is not empty")
         above, inode = self._directory(directory), self._inodes.upper_inode(node)
@@ -286,7 +286,7 @@ class WritableTree:
         """
         if flags not in {0, opath.RENAME_NOREPLACE, opath.RENAME_EXCHANGE}:
             raise OSError(errno.EINVAL, "unknown rename flags")
-        node, victim = self._found(source, name), self.lookup(target, self._usable(new))
+        node, victim = self._existing(source, name), self.lookup(target, self._check_new_name(new))
         if victim is not None and flags == opath.RENAME_NOREPLACE:
             raise OSError(errno.EEXIST, "name exists")
         if victim is None and flags == opath.RENAME_EXCHANGE:
@@ -296,10 +296,10 @@ class WritableTree:
         if self._is_in(target, node) or (flags and self._is_in(source, victim)):
             raise OSError(errno.EINVAL, "a directory cannot be moved into itself")
         self._renamer.check(node, victim, exchange=flags == opath.RENAME_EXCHANGE)
-        inode = self._copy_up.copied(node)
+        inode = self._copy_up.ensure(node)
         above, below = self._directory(source), self._directory(target)
         if victim is not None and flags == opath.RENAME_EXCHANGE:
-            self._renamer.exchange((above, name, inode), (below, new, self._copy_up.copied(victim)))
+            self._renamer.exchange((above, name, inode), (below, new, self._copy_up.ensure(victim)))
             return
         gone = None if victim is None else self._inodes.upper_inode(victim)
         if gone is not None:
@@ -313,14 +313,14 @@ class WritableTree:
                 return False
         return True
 
-    def _found(self, directory: Node, name: bytes) -> Node:
-        node = self.lookup(directory, checked(name))
+    def _existing(self, directory: Node, name: bytes) -> Node:
+        node = self.lookup(directory, check_name(name))
         if node is None:
             raise OSError(errno.ENOENT, "no such name")
         return node
 
 
-def checked(name: bytes) -> bytes:
+def check_name(name: bytes) -> bytes:
     """Return ``name`` if it is a single component; nothing else may reach a system call.
 
     :raises OSError: ``EINVAL``.

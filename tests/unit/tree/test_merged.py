@@ -177,13 +177,13 @@ def test_file_below_a_path_over_path_max_is_read(workspace: Path) -> None:
 def test_chain_of_waiting_links_is_made_in_linear_time(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, linked = [0], scan._FromSkeleton._linked
+    calls, linked = [0], scan._FromSkeleton._add_link
 
     def counting(self: scan._FromSkeleton, link: HardLink) -> bool:
         calls[0] += 1
         return linked(self, link)
 
-    monkeypatch.setattr(scan._FromSkeleton, "_linked", counting)
+    monkeypatch.setattr(scan._FromSkeleton, "_add_link", counting)
     row = [L(f"l{n}", f"l{n + 1}") for n in range(100)]
     tree = merge(layered(workspace, (*row, F("l100"))), FORM)
     assert tree.status(tree.inode(at(tree, b"l0"))).nlink == 101
