@@ -7,7 +7,7 @@ This module must not measure anything that a pull does not do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
@@ -129,18 +129,8 @@ def measure_pull(
     :param emit: receives the events of every pull, and `LayerTimed`.
     :raises NotFoundError: the image has no layers.
     """
-    timed: list[LayerTimed] = []
-    records: dict[DiffID, LayerRecord] = {}
+    measurements = _Measurements(emit)
     pulls: list[float] = []
-
-    def collect(event: Event) -> None:
-        match event:
-            case LayerTimed():
-                timed.append(event)
-            case LayerUnpacked(diff_id=diff_id, record=LayerRecord() as record):
-                records[diff_id] = record
-        emit(event)
-
     for unpack, at_once in ((_unpack_timed, 1), (unpack_layer, jobs)) * runs:
         with empty_store() as store:
             started = perf_counter()
@@ -151,14 +141,15 @@ def measure_pull(
                 options=options,
                 jobs=at_once,
                 origin="",
-                emit=collect,
+                emit=measurements.collect,
                 unpack=unpack,
             )
             if unpack is unpack_layer:
                 pulls.append(perf_counter() - started)
-    if not timed:
+    layers = tuple(measurements.layers())
+    if not layers:
         raise NotFoundError("nothing to measure: got an image without layers, want at least one")
-    return Report(tuple(_figures(timed, records)), median(pulls), processors, jobs, runs)
+    return Report(layers, median(pulls), processors, jobs, runs)
 
 
 def _unpack_timed(task: UnpackTask, emit: Emit) -> LayerUnpacked:
@@ -168,15 +159,30 @@ def _unpack_timed(task: UnpackTask, emit: Emit) -> LayerUnpacked:
     return unpacked
 
 
-def _figures(
-    timed: Sequence[LayerTimed], records: Mapping[DiffID, LayerRecord]
-) -> Iterator[LayerFigures]:
-    for diff_id in dict.fromkeys(event.diff_id for event in timed):
-        runs, record = [event for event in timed if event.diff_id == diff_id], records[diff_id]
-        yield LayerFigures(
-            diff_id,
-            record.entries,
-            runs[0].blob_bytes,
-            record.tar_bytes,
-            {name: median(event.seconds[name] for event in runs) for name in stages.STAGES},
-        )
+class _Measurements:
+    """Collects the events of all pulls, and passes them on."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._timed: dict[DiffID, list[LayerTimed]] = {}
+        self._records: dict[DiffID, LayerRecord] = {}
+
+    def collect(self, event: Event) -> None:
+        match event:
+            case LayerTimed(diff_id):
+                self._timed.setdefault(diff_id, []).append(event)
+            case LayerUnpacked(diff_id=diff_id, record=LayerRecord() as record):
+                self._records[diff_id] = record
+        self._emit(event)
+
+    def layers(self) -> Iterator[LayerFigures]:
+        """Yield the figures of each layer; seconds are medians."""
+        for diff_id, timed in self._timed.items():
+            record = self._records[diff_id]
+            yield LayerFigures(
+                diff_id,
+                record.entries,
+                timed[0].blob_bytes,
+                record.tar_bytes,
+                {name: median(run.seconds[name] for run in timed) for name in stages.STAGES},
+            )

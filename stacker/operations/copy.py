@@ -54,21 +54,22 @@ def copy_image(
     source: Source,
     destination: Destination,
     *,
-    root: Descriptor,
     jobs: int,
     emit: Emit,
+    root: Descriptor | None = None,
     repositories: Repositories = lambda _: (),
     tagged: bool = True,
 ) -> Copied:
-    """Copy the manifest or index `root`, and all that it refers to, byte for byte.
+    """Copy a manifest or an index, and all that it refers to, byte for byte.
 
     :param jobs: the number of blobs to send at the same time.
     :param emit: receives `BlobsFound`, `BlobProgress` and `BlobStored`.
+    :param root: the manifest or index to copy; ``None`` for the root of the source.
     :param repositories: where a registry may mount blobs from.
     :param tagged: give the root the destination's tag; otherwise only its digest names it.
     :raises IntegrityError: a document or a blob differs from its descriptor.
     """
-    *documents, last = _documents(source, root)
+    *documents, last = _documents(source, root or source.root())
     unique = {blob.digest: blob for document in (*documents, last) for blob in document.blobs}
     blobs = [blob for blob in unique.values() if is_distributable(blob)]
     emit(BlobsFound(tuple(blobs)))

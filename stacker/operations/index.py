@@ -192,7 +192,6 @@ class _MemberSender:
             return copy_image(
                 source,
                 self.destination,
-                root=source.root(),
                 jobs=self.jobs,
                 emit=self.emit,
                 repositories=lambda _: (repository,),

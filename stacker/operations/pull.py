@@ -65,8 +65,7 @@ def pull_image(
     :param must_match: refuse an image for another platform, even if it is the only one.
     :param jobs: the number of layers to unpack at the same time.
     :param origin: the source as the user wrote it, stored with the image's names.
-    :param emit: receives `LayersFound`, `LayerProgress`, `LayerUnpacked` and the events of
-        `unpack`.
+    :param emit: receives `LayersFound`, `LayerUnpacked` and the events of `unpack`.
     :param unpack: what workers run for a layer; ``None`` for `unpack_layer`.
     :raises NotFoundError: the source has no such image, or another process removed it.
     :raises IntegrityError: a document or a layer differs from its digest.
@@ -85,8 +84,12 @@ def pull_image(
         ):
             return _result(manifest.image_id, descriptor, config, unpacked)
         # Another process removed a layer or the stack in the meantime.
-    raise NotFoundError(
-        f"image removed while it was pulled: {manifest.image_id}",
+    raise _removed(manifest.image_id)
+
+
+def _removed(image_id: ImageID) -> NotFoundError:
+    return NotFoundError(
+        f"image removed while it was pulled: {image_id}",
         hint="pull again after `stacker rm` has ended in the other process",
     )
 

@@ -7,7 +7,7 @@ from its directory, verified and compressed.  This module must not speak HTTP or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,6 +65,14 @@ class StoredImageSource:
     names: tuple[str, ...] = ()
     packed: Mapping[Digest, Path] = field(default_factory=dict, hash=False)
 
+    @classmethod
+    def of(
+        cls, store: Store, manifest: Descriptor, packed: Iterable[LayerPacked]
+    ) -> StoredImageSource:
+        """Return an image of the store with packed layers."""
+        files = {layer.digest: layer.path for layer in packed}
+        return cls(store.root, manifest, packed=files)
+
     def root(self) -> Descriptor:
         """Return the manifest; see `Source`."""
         return self.manifest
@@ -93,13 +101,11 @@ def push_image(
     emit: Emit,
     tagged: bool = True,
 ) -> Pushed:
-    """Push the image that `text` names.
+    """Push the image that `text` names: an image ID, the first digits of one, or a name.
 
-    :param text: an image ID, the first digits of one, or a name.
     :param jobs: the number of layers to pack, or blobs to send, at the same time.
-    :param emit: receives `LayersToPack`, `PackProgress`, `LayerPacked` and the events of
-        `copy_image`.
-    :param tagged: give the image the destination's tag; otherwise only its digest names it.
+    :param emit: receives `LayersToPack` and the events of `pack_layer` and `copy_image`.
+    :param tagged: see `copy_image`.
     :raises NotFoundError: the store lacks the image or one of its layers.
     :raises IntegrityError: a layer on disk differs from its diff_id.
     """
@@ -113,21 +119,14 @@ def push_image(
             manifest = store.images.manifest(descriptor)
         diff_ids = _layers_to_pack(store, destination, manifest, config, repositories)
         held.enter_context(store.layers.reading(diff_ids))
-        tasks = [PackTask(store.root, directory, diff_id, packing) for diff_id in diff_ids]
+        tasks = [PackTask(store.root, directory, each, packing) for each in diff_ids]
         packed = _pack(store, tasks, jobs, emit)
+        root = _embedded(store, descriptor)
         if packed:
             root = _repacked_manifest(store, manifest, config, packed, packing).embedded()
-        else:
-            root = replace(descriptor, data=store.blobs.read(descriptor.digest), annotations={})
-        files = {layer.digest: layer.path for layer in packed.values()}
+        source = StoredImageSource.of(store, root, packed.values())
         copied = copy_image(
-            StoredImageSource(store.root, root, packed=files),
-            destination,
-            root=root,
-            jobs=jobs,
-            emit=emit,
-            repositories=repositories,
-            tagged=tagged,
+            source, destination, jobs=jobs, emit=emit, repositories=repositories, tagged=tagged
         )
     return Pushed(image_id, copied, not packed, len(packed))
 
@@ -150,6 +149,11 @@ def choose_manifest(store: Store, image_id: ImageID, text: str) -> Descriptor:
         return is_named, sum(store.blobs.has(layer.digest) for layer in layers), number
 
     return max(enumerate(entries), key=rank)[1]
+
+
+def _embedded(store: Store, descriptor: Descriptor) -> Descriptor:
+    """Return the descriptor of a manifest in the store, with the manifest's bytes in it."""
+    return replace(descriptor, data=store.blobs.read(descriptor.digest), annotations={})
 
 
 def _repositories(store: Store) -> Repositories:

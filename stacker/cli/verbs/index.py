@@ -181,7 +181,7 @@ def _create(args: Namespace, session: Session) -> None:
     from stacker.operations.index import create_index
 
     stored = create_index(session.store(), args.name, args.members, _opener(args, session))
-    _answer(stored, session)
+    _print_digest(stored, session)
 
 
 def _annotate(args: Namespace, session: Session) -> None:
@@ -194,7 +194,7 @@ def _annotate(args: Namespace, session: Session) -> None:
         args.os_version,
         dict(_annotation(text) for text in args.annotation),
     )
-    _answer(annotate_index(session.store(), args.name, args.member, change), session)
+    _print_digest(annotate_index(session.store(), args.name, args.member, change), session)
 
 
 def _annotation(text: str) -> tuple[str, str]:
@@ -208,13 +208,13 @@ def _inspect(args: Namespace, session: Session) -> None:
     from stacker.image.location import is_in_registry
 
     if is_in_registry(args.name):
-        digest, index = _remote(args, session)
+        digest, index = _fetch_index(args, session)
         origins: Mapping[str, str] = {}
     else:
         stored = session.store().indexes.find(args.name)
         digest, index, origins = stored.digest, stored.index, stored.origins
     if session.json:
-        print_item("index", _described(args.name, digest, index, origins))
+        print_item("index", _index_document(args.name, digest, index, origins))
     else:
         _print(args.name, digest, index)
 
@@ -261,15 +261,14 @@ def _remove(args: Namespace, session: Session) -> None:
 
 
 def _list(args: Namespace, session: Session) -> None:
-
     del args
     stored = list(session.store().indexes.all())
     if session.json:
-        print_items("indexes", [_document(one) for one in stored])
+        print_items("indexes", [_document(index) for index in stored])
         return
     rows = [
-        (one.name, one.digest.short, ", ".join(_platform(m) for m in one.index.manifests))
-        for one in stored
+        (each.name, each.digest.short, ", ".join(map(_platform, each.index.manifests)))
+        for each in stored
     ]
     print_table(("NAME", "DIGEST", "PLATFORMS"), rows)
 
@@ -282,14 +281,14 @@ def _opener(args: Namespace, session: Session) -> OpenSource:
     return lambda text: open_source(text, spool=session.temporary, access=access)
 
 
-def _answer(stored: StoredIndex, session: Session) -> None:
+def _print_digest(stored: StoredIndex, session: Session) -> None:
     if session.json:
         print_item("index", _document(stored))
     else:
         print_line(str(stored.digest))
 
 
-def _remote(args: Namespace, session: Session) -> tuple[Digest, Index]:
+def _fetch_index(args: Namespace, session: Session) -> tuple[Digest, Index]:
     from stacker.image.manifest import Index, parse_document
 
     with _opener(args, session)(args.name) as source:
@@ -305,10 +304,10 @@ def _remote(args: Namespace, session: Session) -> tuple[Digest, Index]:
 
 
 def _document(stored: StoredIndex) -> dict[str, object]:
-    return _described(stored.name, stored.digest, stored.index, stored.origins)
+    return _index_document(stored.name, stored.digest, stored.index, stored.origins)
 
 
-def _described(
+def _index_document(
     name: str, digest: Digest, index: Index, origins: Mapping[str, str]
 ) -> dict[str, object]:
     members = [

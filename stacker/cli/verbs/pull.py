@@ -121,7 +121,7 @@ def _add_limits(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Pull, and print the image ID."""
+    """Pull the image and print its ID."""
     from stacker.image.platform import Platform
 
     wanted = Platform.parse(args.platform) if args.platform else None
@@ -136,7 +136,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _access(args: Namespace) -> RegistryAccess | None:
-    """Say how registries may be reached; a layout or an archive does without what that loads."""
+    """Return how to reach registries, or None for files, which saves an import."""
     from stacker.image.location import is_in_registry
 
     if not is_in_registry(args.source):
@@ -155,8 +155,8 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
 
     store = session.store()
     with (
-        store.staging.directory("spool") as room,
-        open_source(args.source, spool=room, access=_access(args)) as source,
+        store.staging.directory("spool") as spool,
+        open_source(args.source, spool=spool, access=_access(args)) as source,
         report_progress(session) as emit,
     ):
         return pull_image(
