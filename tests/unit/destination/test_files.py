@@ -1,4 +1,4 @@
-"""Layouts that are written, in directories and in archives, are read again."""
+"""Layouts in directories and in archives can be read back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_blob_is_written_once(tmp_path: Path, form: str) -> None:
 
 @FORMS
 @pytest.mark.parametrize("content", [b"blab", b"blo", b"blobs"])
-def test_what_is_not_the_blob_leaves_nothing(tmp_path: Path, form: str, content: bytes) -> None:
+def test_wrong_bytes_leave_no_file(tmp_path: Path, form: str, content: bytes) -> None:
     with ExitStack() as held:
         held.enter_context(pytest.raises(IntegrityError))
         written(
@@ -65,14 +65,14 @@ def test_what_is_not_the_blob_leaves_nothing(tmp_path: Path, form: str, content:
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_equal_images_make_equal_archives(tmp_path: Path) -> None:
+def test_equal_images_give_equal_archives(tmp_path: Path) -> None:
     for name in ("one", "two"):
         with open_destination(f"oci-archive:{tmp_path}/{name}", access=RegistryAccess()) as place:
             written(place)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_a_name_that_is_too_long_for_its_field_is_read_again() -> None:
+def test_long_member_name_is_read_back() -> None:
     word = b"1" * 100
     long = Descriptor("", Digest("sha512", "ab" * 64), len(word))
     file = io.BytesIO()
@@ -83,7 +83,7 @@ def test_a_name_that_is_too_long_for_its_field_is_read_again() -> None:
     assert f"blobs/sha512/{long.digest.hex}" in names
 
 
-def test_a_size_that_is_too_large_for_its_field_is_read_by_tar(tmp_path: Path) -> None:
+def test_member_of_8_gib_is_read_by_tar(tmp_path: Path) -> None:
     size = (8 << 30) + 5
     record = _pax_record("size", str(size))
     path = tmp_path / "large.tar"
@@ -109,6 +109,6 @@ def test_a_size_that_is_too_large_for_its_field_is_read_by_tar(tmp_path: Path) -
         f"docker://registry.example/app@sha256:{'0' * 64}",
     ],
 )
-def test_what_is_no_destination_is_refused(text: str) -> None:
+def test_malformed_destination_is_refused(text: str) -> None:
     with pytest.raises(UsageError), open_destination(text, access=RegistryAccess()):
         pytest.fail("it was opened")

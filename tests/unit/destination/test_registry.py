@@ -1,4 +1,4 @@
-"""Blobs and documents into a repository, whatever happens on the way."""
+"""Pushing blobs and documents into a repository, despite interruptions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sent(
     mount_from: Sequence[str] = (),
     chunk_bytes: int = CHUNK_BYTES,
 ) -> list[int]:
-    """Send the blob, and give the progress that was reported."""
+    """Push the blob, and return the reported progress."""
     reports: list[int] = []
     with repository(server, chunk_bytes) as place:
         how = place.put_blob(
@@ -68,14 +68,14 @@ def test_a_small_blob_goes_in_one_request(server: FakeRegistry) -> None:
     assert methods(server) == ["HEAD", "POST", "PUT"]
 
 
-def test_a_large_one_goes_in_pieces_that_say_where_they_belong(server: FakeRegistry) -> None:
+def test_large_blob_goes_in_chunks_with_ranges(server: FakeRegistry) -> None:
     assert sent(server) == [3_000, 6_000, 9_000, 10_000, 10_000]
     assert methods(server) == ["HEAD", "POST", *["PATCH"] * 4, "PUT"]
     ranges = [a.headers["content-range"] for a in server.asked if a.method == "PATCH"]
     assert ranges == ["0-2999", "3000-5999", "6000-8999", "9000-9999"]
 
 
-def test_what_is_there_is_not_sent(server: FakeRegistry) -> None:
+def test_existing_blob_is_not_sent(server: FakeRegistry) -> None:
     server.content[f"/v2/app/blobs/{BLOB.digest}"] = ("", DATA)
     with repository(server) as place:
         how = place.put_blob(BLOB, lambda: pytest.fail("opened"), report=lambda _: None)
@@ -83,11 +83,11 @@ def test_what_is_there_is_not_sent(server: FakeRegistry) -> None:
     assert methods(server) == ["HEAD"]
 
 
-def test_every_piece_goes_where_the_last_answer_said(server: FakeRegistry) -> None:
+def test_every_chunk_goes_to_the_latest_location(server: FakeRegistry) -> None:
     count = 0
 
     def wandering(request: Handler) -> bool:
-        """Move the upload to another place with each answer, with a query to be kept."""
+        """Move the upload to another URL with each response, with a query."""
         nonlocal count
         if "/uploads/" not in request.path or request.command == "PUT":
             return False
@@ -106,7 +106,7 @@ def test_every_piece_goes_where_the_last_answer_said(server: FakeRegistry) -> No
     assert server.asked[-1].path.endswith(f"?state=5&digest={BLOB.digest}")
 
 
-def test_a_registry_may_want_larger_pieces(server: FakeRegistry) -> None:
+def test_minimum_chunk_length_is_obeyed(server: FakeRegistry) -> None:
     def begun(request: Handler) -> bool:
         if request.command != "POST":
             return False
@@ -118,7 +118,7 @@ def test_a_registry_may_want_larger_pieces(server: FakeRegistry) -> None:
     assert sent(server) == [7_000, 10_000, 10_000]
 
 
-def test_an_upload_on_another_host_hears_no_credentials(server: FakeRegistry) -> None:
+def test_upload_on_another_host_gets_no_credentials(server: FakeRegistry) -> None:
     with fake_registry() as other:
         other.uploads["/there"] = b""
         path = "/v2/app/blobs/uploads/there"
@@ -142,7 +142,7 @@ def test_an_upload_on_another_host_hears_no_credentials(server: FakeRegistry) ->
         assert scopes == ["/token?scope=repository%3Aapp%3Apull%2Cpush"]
 
 
-def test_a_token_that_runs_out_in_the_middle_is_replaced(server: FakeRegistry) -> None:
+def test_token_that_expires_during_an_upload_is_replaced(server: FakeRegistry) -> None:
     uses, given = 3, 0
 
     def quirk(request: Handler) -> bool:
@@ -164,7 +164,7 @@ def test_a_token_that_runs_out_in_the_middle_is_replaced(server: FakeRegistry) -
 
 
 @pytest.mark.parametrize("status", [202, 403, 404, 401])
-def test_a_mount_that_is_not_made_is_an_upload(server: FakeRegistry, status: int) -> None:
+def test_refused_mount_becomes_an_upload(server: FakeRegistry, status: int) -> None:
     def quirk(request: Handler) -> bool:
         if "mount=" not in request.path or status == 202:
             return False
@@ -186,7 +186,7 @@ def test_a_blob_of_another_repository_is_mounted(server: FakeRegistry) -> None:
 
 
 @pytest.mark.parametrize("mount_from", [["registry.example/from"], ["{}/app"], []])
-def test_only_other_repositories_of_the_registry_are_near(
+def test_only_other_repositories_of_the_registry_are_mounted_from(
     server: FakeRegistry, mount_from: list[str]
 ) -> None:
     with repository(server) as place:
@@ -200,7 +200,7 @@ def test_only_other_repositories_of_the_registry_are_near(
     assert methods(server) == ["HEAD"]
 
 
-def test_an_upload_that_nobody_wanted_is_cancelled(server: FakeRegistry) -> None:
+def test_unneeded_upload_is_cancelled(server: FakeRegistry) -> None:
     with repository(server) as place:
         assert not place.put_blob(
             BLOB, None, mount_from=[f"{server.host}/x"], report=lambda _: None
@@ -210,21 +210,19 @@ def test_an_upload_that_nobody_wanted_is_cancelled(server: FakeRegistry) -> None
 
 
 def lost(request: Handler) -> bool:
-    """Forget all uploads; numbers that were given are not given again."""
+    """Drop all uploads; their numbers are not reused."""
     posts = sum(asked.method == "POST" for asked in request.registry.asked)
     request.registry.uploads = {f"lost {number}": b"" for number in range(posts)}
     return request.answer(404)
 
 
 def nonsense(request: Handler) -> bool:
-    """Say that more is there than was sent."""
+    """Claim to have more bytes than were sent."""
     return request.answer(202, b"", {"Location": request.path, "Range": "0-999999"})
 
 
 @pytest.mark.parametrize("quirk", [lost, nonsense])
-def test_an_upload_that_is_lost_begins_anew(
-    server: FakeRegistry, quirk: Callable[[Handler], bool]
-) -> None:
+def test_lost_upload_starts_again(server: FakeRegistry, quirk: Callable[[Handler], bool]) -> None:
     done = False
 
     def once(request: Handler) -> bool:
@@ -240,8 +238,8 @@ def test_an_upload_that_is_lost_begins_anew(
     assert len(WAITED) == 1
 
 
-def test_an_upload_that_gets_no_further_ends(server: FakeRegistry) -> None:
-    """The first chunk_bytes is taken each time, which is no progress the second time."""
+def test_upload_without_progress_ends(server: FakeRegistry) -> None:
+    """The registry accepts the first chunk each time, which is no progress the second time."""
     server.quirk = lambda request: (
         not request.headers.get("Content-Range", "0-").startswith("0-") and lost(request)
     )
@@ -250,7 +248,7 @@ def test_an_upload_that_gets_no_further_ends(server: FakeRegistry) -> None:
     assert methods(server).count("POST") == 5
 
 
-def test_a_registry_that_takes_nothing_more_is_given_up(server: FakeRegistry) -> None:
+def test_registry_that_accepts_no_more_data_is_an_error(server: FakeRegistry) -> None:
     def stuck(request: Handler) -> bool:
         place = {"Location": request.path, "Range": "0-999"}
         return request.command == "PATCH" and request.answer(202, b"", place)
@@ -262,7 +260,7 @@ def test_a_registry_that_takes_nothing_more_is_given_up(server: FakeRegistry) ->
 
 
 def busy_once(method: str, status: int) -> Callable[[Handler], bool]:
-    """Be busy for seven seconds, at the first request of a method."""
+    """Return status and Retry-After of seven seconds for the first request of a method."""
     waiting = [method]
 
     def busy(request: Handler) -> bool:
@@ -274,24 +272,22 @@ def busy_once(method: str, status: int) -> Callable[[Handler], bool]:
     return busy
 
 
-def test_a_server_that_is_busy_is_given_the_time_it_asks_for(server: FakeRegistry) -> None:
+def test_retry_after_is_obeyed_during_an_upload(server: FakeRegistry) -> None:
     server.quirk = busy_once("PATCH", 429)
     sent(server)
     assert WAITED == [7]
 
 
 @pytest.mark.parametrize("chunk_bytes", [CHUNK_BYTES, len(DATA)])
-def test_who_is_busy_at_the_end_is_asked_again_and_sent_nothing_twice(
-    server: FakeRegistry, chunk_bytes: int
-) -> None:
+def test_busy_server_at_the_end_gets_no_chunk_twice(server: FakeRegistry, chunk_bytes: int) -> None:
     server.quirk = busy_once("PUT", 503)
     sent(server, chunk_bytes=chunk_bytes)
     assert WAITED == [7]
-    # One request of the whole blob may have been taken in part: that upload is not gone on with.
+    # The registry may have part of a single-request upload, so that one does not resume.
     assert methods(server).count("POST") == (1 if chunk_bytes < len(DATA) else 2)
 
 
-def test_what_is_not_the_blob_is_not_finished(server: FakeRegistry) -> None:
+def test_wrong_bytes_do_not_finish_an_upload(server: FakeRegistry) -> None:
     wrong = DATA[:-1] + bytes([DATA[-1] ^ 1])
     for chunk_bytes in (CHUNK_BYTES, len(DATA)):
         with repository(server, chunk_bytes) as place, pytest.raises(IntegrityError):
@@ -300,14 +296,14 @@ def test_what_is_not_the_blob_is_not_finished(server: FakeRegistry) -> None:
     assert sum(len(a.body) for a in server.asked if a.method == "PATCH") < len(DATA)
 
 
-def test_a_refusal_says_what_the_registry_says(server: FakeRegistry) -> None:
+def test_refusal_explains_the_registry_s_error_code(server: FakeRegistry) -> None:
     body = b'{"errors": [{"code": "DENIED"}]}'
     server.quirk = lambda request: request.command == "POST" and request.answer(403, body)
     with repository(server) as place, pytest.raises(AuthenticationError, match="access denied"):
         place.put_blob(BLOB, lambda: io.BytesIO(DATA), report=lambda _: None)
 
 
-def test_documents_are_kept_by_digest_and_the_last_by_its_tag(server: FakeRegistry) -> None:
+def test_documents_are_pushed_by_digest_and_the_root_by_tag(server: FakeRegistry) -> None:
     documents = [
         Descriptor(mediatype.OCI_INDEX, Digest.of(word), len(word)) for word in (b"1", b"2")
     ]

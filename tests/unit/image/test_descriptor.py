@@ -1,4 +1,4 @@
-"""Descriptors: every field is checked, and embedded data must be the blob itself."""
+"""Descriptors: every field is checked, and embedded data must match the digest."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_field_is_read() -> None:
         ({"data": ""}, "data: got 0 bytes, want 2"),
     ],
 )
-def test_a_wrong_field_is_refused_by_its_place(change: dict[str, object], message: str) -> None:
+def test_wrong_field_is_refused_with_its_position(change: dict[str, object], message: str) -> None:
     with pytest.raises(IntegrityError) as caught:
         Descriptor.from_json(PLAIN | change, "index: manifests[3]")
     assert "index: manifests[3]: " in caught.value.message
@@ -76,7 +76,7 @@ def test_a_wrong_field_is_refused_by_its_place(change: dict[str, object], messag
 
 
 @pytest.mark.parametrize("obj", [None, [], "x", 1])
-def test_what_is_no_object_is_no_descriptor(obj: object) -> None:
+def test_non_object_is_not_a_descriptor(obj: object) -> None:
     with pytest.raises(IntegrityError, match="want an object"):
         Descriptor.from_json(obj, "entry")
 
@@ -86,7 +86,7 @@ def test_an_empty_blob_may_be_embedded() -> None:
     assert Descriptor.from_json(empty, "entry").data == b""
 
 
-def test_verify_tells_size_from_digest() -> None:
+def test_verify_distinguishes_size_and_digest() -> None:
     descriptor = Descriptor.from_json(PLAIN, "entry")
     descriptor.verify(CONTENT, "config")
     with pytest.raises(IntegrityError, match="wrong size: config: got 3 bytes, want 2"):
@@ -102,7 +102,7 @@ def test_verify_uses_the_digests_own_algorithm() -> None:
     Descriptor(mediatype.OCI_CONFIG, digest, 2).verify(CONTENT, "config")
 
 
-def test_a_descriptor_is_hashable_and_travels_between_processes() -> None:
+def test_descriptor_is_hashable_and_can_be_pickled() -> None:
     descriptor = Descriptor.from_json(PLAIN | {"annotations": {"a": "b"}}, "entry")
     assert len({descriptor, Descriptor.from_json(PLAIN, "entry")}) == 2
     assert pickle.loads(pickle.dumps(descriptor)) == descriptor

@@ -1,4 +1,4 @@
-"""Content addresses: what parses, what does not, and that the four kinds stay apart."""
+"""Digests: what parses, what does not, and that the four kinds are distinct."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ def test_anything_but_lowercase_hex_of_the_exact_length_is_refused(text: str) ->
         DiffID.parse(text)
 
 
-def test_a_value_cannot_be_made_around_the_check() -> None:
+def test_constructor_checks_the_value() -> None:
     with pytest.raises(IntegrityError):
         Digest("sha256", "../../etc/passwd")
 
 
-def test_a_message_carries_no_escape_sequence_and_no_flood() -> None:
+def test_message_is_printable_and_short() -> None:
     with pytest.raises(IntegrityError) as caught:
         Digest.parse("\x1b[2J" + "a" * 10_000)
     assert "\x1b" not in caught.value.message
     assert len(caught.value.message) < 300
 
 
-def test_the_kinds_are_never_equal_and_live_side_by_side_in_a_set() -> None:
+def test_kinds_of_digest_are_never_equal() -> None:
     assert len({kind("sha256", HEX) for kind in KINDS}) == len(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_text_is_an_equal_value_with_an_equal_hash(kind: type[Digest]) -> None:
+def test_equal_text_gives_an_equal_value(kind: type[Digest]) -> None:
     assert kind.parse(f"sha256:{HEX}") == kind("sha256", HEX)
     assert hash(kind.parse(f"sha256:{HEX}")) == hash(kind("sha256", HEX))
 
@@ -89,5 +89,5 @@ def test_new_hash_is_of_the_addresss_own_algorithm(algorithm: str) -> None:
     assert hasher.hexdigest() == digest.hex
 
 
-def test_a_digest_has_no_room_for_other_attributes() -> None:
+def test_digest_has_slots() -> None:
     assert not hasattr(Digest("sha256", HEX), "__dict__")

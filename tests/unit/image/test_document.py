@@ -1,4 +1,4 @@
-"""The strict JSON reader: it refuses whatever two readers are known to disagree about."""
+"""The strict JSON parser refuses input that parsers read differently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stacker.image.document import (
 )
 
 
-def test_an_object_is_read_as_it_stands() -> None:
+def test_object_is_read_unchanged() -> None:
     raw = '{"a": [1, null, true, "\\ud83d\\ude00 é"], "b": {}}'.encode()
     assert parse_object(raw, "doc") == {"a": [1, None, True, "😀 é"], "b": {}}
 
@@ -46,7 +46,7 @@ def test_an_object_is_read_as_it_stands() -> None:
         (b"[" * 200_000 + b"]" * 200_000, "nested too deep"),
     ],
 )
-def test_what_parsers_disagree_about_is_refused_in_one_line(raw: bytes, reason: str) -> None:
+def test_input_that_parsers_read_differently_is_refused(raw: bytes, reason: str) -> None:
     with pytest.raises(IntegrityError, match=f"^doc: .*{reason}") as caught:
         parse_json(raw, "doc")
     assert "\n" not in caught.value.message
@@ -68,12 +68,12 @@ def test_the_limit_is_four_mebibytes_to_the_byte() -> None:
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", [1], {"a": 1}])
-def test_only_an_integer_is_an_integer(value: object) -> None:
+def test_boolean_is_not_an_integer(value: object) -> None:
     with pytest.raises(IntegrityError, match=r"doc: size: got .*, want an integer"):
         optional({"size": value}, "size", int, "doc")
 
 
-def test_null_is_absence() -> None:
+def test_null_counts_as_absent() -> None:
     members: dict[str, object] = {"a": None}
     assert optional(members, "a", str, "doc") is None
     assert strings(members, "a", "doc") == ()

@@ -1,8 +1,9 @@
-"""Manifests and indexes: OCI and Docker alike, and never both things at once."""
+"""Manifests and indexes of OCI and Docker, and the references in them."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest, ImageID
 from stacker.image.document import DOCUMENT_LIMIT
-from stacker.image.manifest import Index, Manifest, parse_document
+from stacker.image.manifest import Index, Manifest, parse_document, references
 
 
 def blob(media_type: str, content: bytes = b"{}") -> dict[str, object]:
@@ -41,7 +42,7 @@ def index(**changes: object) -> dict[str, object]:
 
 
 def parse(members: dict[str, object], media_type: str | None = None) -> Manifest | Index:
-    """Parse members as the document they make."""
+    """Return the document with these members, parsed."""
     return parse_document(json.dumps(members).encode(), media_type=media_type, what="doc")
 
 
@@ -75,7 +76,7 @@ def test_an_index_and_a_manifest_list_are_read_alike(media_type: str) -> None:
     assert read.manifests[0].digest == Digest.of(b"{}")
 
 
-def test_an_index_may_list_what_is_no_image() -> None:
+def test_index_may_list_artifacts() -> None:
     read = parse(index(manifests=[blob("application/vnd.example.thing+json")]))
     assert isinstance(read, Index)
     assert len(read.manifests) == 1
@@ -89,7 +90,7 @@ def test_every_layer_type_of_the_two_specifications_is_read(layer: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "application/json"])
-def test_a_config_that_lost_its_type_is_one_in_schema_2_only(kind: str) -> None:
+def test_config_without_its_type_is_accepted_in_schema_2_only(kind: str) -> None:
     read = parse(manifest(mediaType=mediatype.DOCKER_MANIFEST, config=blob(kind)))
     assert isinstance(read, Manifest)
     assert read.config.media_type == kind
@@ -105,12 +106,12 @@ def test_an_image_without_layers_is_legal(layers: object) -> None:
 
 
 @pytest.mark.parametrize("announced", [None, mediatype.OCI_MANIFEST])
-def test_a_manifest_may_leave_its_media_type_out(announced: str | None) -> None:
+def test_manifest_may_omit_its_media_type(announced: str | None) -> None:
     assert parse(manifest(mediaType=...), announced) == parse(manifest())
 
 
 @pytest.mark.parametrize("announced", [None, mediatype.OCI_INDEX])
-def test_an_index_may_leave_its_media_type_out(announced: str | None) -> None:
+def test_index_may_omit_its_media_type(announced: str | None) -> None:
     assert parse(index(mediaType=...), announced) == parse(index())
 
 
@@ -122,7 +123,7 @@ def test_an_index_may_leave_its_media_type_out(announced: str | None) -> None:
         (index(), mediatype.OCI_MANIFEST),
     ],
 )
-def test_a_document_must_be_of_the_type_it_was_announced_as(
+def test_document_of_another_type_than_announced_is_refused(
     members: dict[str, object], announced: str
 ) -> None:
     with pytest.raises(IntegrityError, match=r"doc: mediaType: got '.*', want '"):
@@ -163,7 +164,7 @@ def test_fields_that_differ_in_case_only_are_refused() -> None:
         (index(manifests=...), None),
     ],
 )
-def test_a_document_without_what_its_type_needs_is_refused(
+def test_document_without_required_fields_is_refused(
     members: dict[str, object], announced: str | None
 ) -> None:
     with pytest.raises(IntegrityError, match="got nothing, want"):
@@ -225,7 +226,44 @@ def test_a_field_of_the_wrong_type_is_refused(members: dict[str, object]) -> Non
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b"[]", b"[" * 100_000, b'{"a":1,"a":1}', b" " * (DOCUMENT_LIMIT + 1)]
 )
-def test_bytes_that_are_no_document_are_refused_in_one_line(raw: bytes) -> None:
+def test_malformed_document_is_refused_in_one_line(raw: bytes) -> None:
     with pytest.raises(IntegrityError, match=r"^doc: ") as caught:
         parse_document(raw, media_type=None, what="doc")
     assert "\n" not in caught.value.message
+
+
+ONE, TWO, THREE = (
+    {"mediaType": "application/vnd.tests", "digest": str(Digest.of(word)), "size": 1}
+    for word in (b"1", b"2", b"3")
+)
+
+
+def found(document: dict[str, Any]) -> tuple[list[str], list[str]]:
+    refers = references(json.dumps({"schemaVersion": 2, **document}).encode(), "test")
+    return [str(d.digest) for d in refers.documents], [str(d.digest) for d in refers.blobs]
+
+
+def test_a_manifest_refers_to_blobs_of_any_type() -> None:
+    document = {"config": ONE, "layers": [TWO, THREE], "subject": ONE}
+    assert found(document) == ([], [ONE["digest"], TWO["digest"], THREE["digest"]])
+
+
+def test_an_index_refers_to_documents() -> None:
+    assert found({"manifests": [ONE, TWO]}) == ([ONE["digest"], TWO["digest"]], [])
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"config": ONE},
+        {"layers": [ONE]},
+        {"manifests": [ONE], "layers": [TWO], "config": ONE},
+        {"manifests": [ONE], "Layers": []},
+        {"config": ONE, "layers": [{}]},
+        {"manifests": [{**ONE, "digest": "sha256:1"}]},
+    ],
+)
+def test_ambiguous_document_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError):
+        found(document)

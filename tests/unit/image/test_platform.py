@@ -1,4 +1,4 @@
-"""Platforms: what people write, what machines say, and which entry of an index is taken."""
+"""Platforms of users, machines and images, and the choice from an index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stacker.image.selection import choose_platform
 
 
 def entry(platform: str | None, media_type: str = mediatype.OCI_MANIFEST) -> Descriptor:
-    """Return an index entry; the platform is taken as written, without aliases."""
+    """Return an index entry; the platform has no aliases."""
     if platform is None:
         return Descriptor(media_type, Digest.of(b"none"), 4)
     words = platform.split("/")
@@ -66,7 +66,7 @@ def test_a_platform_is_read_with_the_usual_aliases(text: str, platform: Platform
         "../../x",
     ],
 )
-def test_rubbish_is_a_usage_error_with_an_example(text: str) -> None:
+def test_malformed_platform_is_a_usage_error_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="want OS/ARCH") as caught:
         Platform.parse(text)
     assert "linux/amd64" in (caught.value.hint or "")
@@ -95,7 +95,7 @@ def test_a_machine_is_a_linux_platform(machine: str, platform: str) -> None:
     [
         ("linux/amd64", ["linux/arm64", "linux/amd64"], "linux/amd64"),
         ("linux/amd64", ["windows/amd64", "linux/amd64"], "linux/amd64"),
-        # arm: its own variant, then lower ones, the unstated one last
+        # arm: its own variant, then lower ones, no variant last
         ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6", "linux/arm/v7"], "linux/arm/v7"),
         ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6"], "linux/arm/v6"),
         ("linux/arm/v6", ["linux/arm/v7", "linux/arm/v5"], "linux/arm/v5"),
@@ -110,14 +110,14 @@ def test_a_machine_is_a_linux_platform(machine: str, platform: str) -> None:
         ("linux/arm64/v9", ["linux/arm64/v8"], "linux/arm64/v8"),
         ("linux/arm64/v8.2", ["linux/arm64", "linux/arm64/v8.2"], "linux/arm64/v8.2"),
         ("linux/arm64/v8.2", ["linux/arm64"], "linux/arm64"),
-        # amd64: downwards, never up
+        # amd64: its own variant, then lower ones
         ("linux/amd64/v4", ["linux/amd64", "linux/amd64/v2", "linux/amd64/v3"], "linux/amd64/v3"),
         ("linux/amd64/v2", ["linux/amd64/v3", "linux/amd64"], "linux/amd64"),
         ("linux/amd64", ["linux/amd64/v3", "linux/amd64/v1"], "linux/amd64/v1"),
         # an architecture without an order of variants
         ("linux/ppc64le/power9", ["linux/ppc64le", "linux/ppc64le/power9"], "linux/ppc64le/power9"),
         ("linux/ppc64le/power9", ["linux/ppc64le"], "linux/ppc64le"),
-        # what old tools wrote
+        # spellings of old tools
         ("linux/arm64", ["linux/x86_64", "linux/aarch64"], "linux/aarch64"),
         ("linux/arm/v7", ["linux/arm/5", "linux/arm/7"], "linux/arm/7"),
     ],
@@ -153,7 +153,7 @@ def test_the_first_of_equals_is_taken() -> None:
     assert choose_platform([second, first], Platform("linux", "amd64"), "index") is second
 
 
-def test_an_os_version_is_heeded_only_when_asked_for() -> None:
+def test_os_version_matters_only_if_requested() -> None:
     old = Descriptor(
         mediatype.OCI_MANIFEST, Digest.of(b"o"), 1, Platform("windows", "amd64", "", "10.0.1")
     )
@@ -164,7 +164,7 @@ def test_an_os_version_is_heeded_only_when_asked_for() -> None:
     assert choose_platform([old, new], Platform("windows", "amd64", "", "10.0.2"), "index") is new
 
 
-def test_an_os_version_without_its_revision_is_any_of_its_revisions() -> None:
+def test_os_version_without_revision_matches_any_revision() -> None:
     one, other = (
         Descriptor(mediatype.OCI_MANIFEST, Digest.of(v.encode()), 1, Platform("w", "a", "", v))
         for v in ("10.0.20348.2700", "10.0.2034.1")
@@ -175,7 +175,7 @@ def test_an_os_version_without_its_revision_is_any_of_its_revisions() -> None:
         choose_platform([one, other], Platform("w", "a", "", "10.0.1"), "index")
 
 
-def test_a_lone_entry_without_platform_is_the_last_resort() -> None:
+def test_single_entry_without_platform_is_the_last_choice() -> None:
     wanted = Platform("linux", "amd64")
     nameless, fitting = entry(None), entry("linux/amd64")
     assert choose_platform([nameless, fitting], wanted, "index") is fitting
@@ -191,7 +191,7 @@ def test_an_attestation_never_matches() -> None:
             choose_platform([attestation], wanted, "index")
 
 
-def test_an_entry_that_is_no_image_is_passed_over() -> None:
+def test_entry_that_is_not_an_image_is_skipped() -> None:
     artifact = entry("linux/amd64", "application/vnd.example.artifact+json")
     image = entry("linux/amd64")
     assert choose_platform([artifact, image], Platform("linux", "amd64"), "index") is image
@@ -199,7 +199,7 @@ def test_an_entry_that_is_no_image_is_passed_over() -> None:
     assert choose_platform([artifact, nested], Platform("linux", "amd64"), "index") is nested
 
 
-def test_the_message_lists_what_is_there_once_and_what_is_wanted() -> None:
+def test_message_lists_each_platform_once_and_the_wanted_one() -> None:
     there = [entry("linux/amd64"), entry("linux/arm/v7"), entry("linux/amd64"), entry("\x1b[2J/x")]
     with pytest.raises(NotFoundError) as caught:
         choose_platform(there, Platform.parse("linux/s390x"), "index sha256:1234")

@@ -1,4 +1,4 @@
-"""What a person may write to name an image in a registry."""
+"""References that a user may write for an image in a registry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DIGEST = "sha256:" + "ab" * 32
         ),
     ],
 )
-def test_a_reference_is_taken_apart(text: str, reference: Reference) -> None:
+def test_reference_is_parsed(text: str, reference: Reference) -> None:
     assert Reference.parse(text) == reference
 
 
@@ -52,11 +52,11 @@ def test_a_reference_is_taken_apart(text: str, reference: Reference) -> None:
         f"registry.example/app:1@{DIGEST}",
     ],
 )
-def test_a_whole_reference_is_written_as_it_was(text: str) -> None:
+def test_reference_is_written_as_it_was_read(text: str) -> None:
     assert str(Reference.parse(text)) == text
 
 
-def test_the_digest_decides() -> None:
+def test_digest_precedes_the_tag() -> None:
     assert Reference.parse(f"registry.example/app:1@{DIGEST}").target == DIGEST
     assert Reference.parse("registry.example/app:1").target == "1"
 

@@ -1,4 +1,4 @@
-"""Manifests of schema 1, and the documents made from them."""
+"""Manifests of schema 1, and the documents generated from them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refused(raw: bytes, parse: Callable[[bytes, str], object] = parse_schema1) -
     return caught.value.message
 
 
-def test_layers_are_those_of_steps_that_made_one_lowest_first() -> None:
+def test_layers_are_listed_base_first_without_empty_steps() -> None:
     found = parse_schema1(manifest(STEPS), "m")
     assert found.layers == (Digest.of(b"lower"), Digest.of(b"upper"))
     assert len(found.steps) == 3
@@ -42,7 +42,7 @@ def test_a_layer_may_occur_twice() -> None:
     assert len(parse_schema1(manifest(steps), "m").layers) == 3
 
 
-def test_the_config_says_what_the_last_step_says() -> None:
+def test_config_has_the_fields_of_the_last_step() -> None:
     raw = parse_schema1(manifest(STEPS), "m").config(DIFF_IDS)
     config = parse_config(raw, "c")
     assert config.diff_ids == DIFF_IDS
@@ -58,7 +58,7 @@ def test_the_config_says_what_the_last_step_says() -> None:
     assert not set(members) & {"id", "parent", "Size", "throwaway"}
     assert members["docker_version"] == "1.9.1"
     assert list(members) == sorted(members)
-    assert b"&" not in raw  # Go's way of writing JSON
+    assert b"&" not in raw  # Go's JSON encoder escapes it
     assert b"<" not in raw
 
 
@@ -70,7 +70,7 @@ def test_an_old_image_without_a_platform_has_that_of_the_manifest() -> None:
     assert str(parse_schema1(manifest(steps, architecture=None), "m").platform) == "linux/amd64"
 
 
-def test_the_manifest_made_is_one_of_schema_2() -> None:
+def test_generated_manifest_has_schema_2() -> None:
     found = parse_schema1(manifest(STEPS), "m")
     blobs = [
         Descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", d, 5) for d in found.layers
@@ -80,7 +80,7 @@ def test_the_manifest_made_is_one_of_schema_2() -> None:
     assert again == made
 
 
-def test_a_step_that_is_listed_twice_in_a_row_is_one() -> None:
+def test_immediately_repeated_step_counts_once() -> None:
     images = chained(STEPS)
     twice = [images[0], images[0], *images[1:]]
     blobs = [STEPS[0], *STEPS]
@@ -95,7 +95,7 @@ def test_a_step_that_is_listed_twice_in_a_row_is_one() -> None:
 # Signatures
 
 
-def test_the_payload_of_a_signed_one_is_the_unsigned_one() -> None:
+def test_payload_of_a_signed_manifest_is_the_unsigned_one() -> None:
     plain = manifest(STEPS)
     assert signed_payload(plain, "m") == plain
     assert signed(plain) != plain
@@ -135,7 +135,7 @@ def test_a_malformed_signature_is_refused(raw: bytes) -> None:
     refused(raw, signed_payload)
 
 
-# What else may be wrong.
+# Malformed manifests
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_malformed_manifest_is_refused(changes: dict[str, Any]) -> None:
     refused(manifest(STEPS, **changes))
 
 
-def test_each_step_has_the_one_before_it_for_a_parent() -> None:
+def test_step_with_another_parent_is_refused() -> None:
     images = chained(STEPS)
     for wrong in ({**images[0], "parent": "x"}, {**images[0], "id": "x"}):
         history = [*images[:0:-1], wrong]

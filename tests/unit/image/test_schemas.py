@@ -1,4 +1,4 @@
-"""What is written validates against image-spec's own JSON schemas."""
+"""Generated documents validate against the JSON schemas of image-spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials come from the files and helpers that other tools write, and are never shown."""
+"""Credentials from the files and helpers of podman and docker; never printed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def find(tmp_path: Path, document: Any, repository: str = "team/app") -> Credent
         ({}, None),
     ],
 )
-def test_the_longest_key_that_covers_the_repository_counts(
+def test_longest_matching_key_counts(
     tmp_path: Path, entries: dict[str, Any], user: str | None
 ) -> None:
     found = find(tmp_path, {"auths": entries})
@@ -53,17 +53,17 @@ def test_a_password_may_have_colons(tmp_path: Path) -> None:
     assert find(tmp_path, {"auths": {HOST: auth("u", "a:b")}}) == Credentials("u", "a:b")
 
 
-def test_tokens_are_read(tmp_path: Path) -> None:
+def test_token_parameters_are_parsed(tmp_path: Path) -> None:
     entry = {**auth("u", ""), "identitytoken": "i", "registrytoken": "r"}
     assert find(tmp_path, {"auths": {HOST: entry}}) == Credentials("u", "", "i", "r")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"auths": null}', '{"auths": {}, "other": 1}'])
-def test_a_file_may_know_nothing(tmp_path: Path, text: str) -> None:
+def test_file_without_an_entry_is_skipped(tmp_path: Path, text: str) -> None:
     assert find(tmp_path, text) is None
 
 
-def test_the_first_file_that_knows_the_registry_counts(tmp_path: Path) -> None:
+def test_first_file_with_an_entry_counts(tmp_path: Path) -> None:
     for name, entries in (("1", {}), ("2", {HOST: auth("two")}), ("3", {HOST: auth("three")})):
         (tmp_path / name).write_text(json.dumps({"auths": entries}))
     paths = [str(tmp_path / name) for name in ("none", "1", "2", "3")]
@@ -92,18 +92,18 @@ def test_a_malformed_file_is_an_error_without_its_contents(tmp_path: Path, docum
     assert SECRET not in caught.value.message + str(caught.value.hint)
 
 
-def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_unreadable_credential_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StackerError, match="cannot read credentials: "):
         find_credentials([str(tmp_path)], HOST, "app")
 
 
-def test_credentials_are_not_shown() -> None:
+def test_credentials_are_not_printed_by_repr() -> None:
     assert SECRET not in repr(Credentials("u", SECRET, SECRET, SECRET))
 
 
 @pytest.fixture
 def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file of a helper called ``tests``, to be written."""
+    """Return the path of a helper named ``tests``; the test writes it."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     path = tmp_path / "docker-credential-tests"
     path.touch(0o755)
@@ -117,25 +117,25 @@ HELPED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("document", HELPED, ids=["helper", "store"])
-def test_a_helper_is_asked_for_the_host(tmp_path: Path, helper: Path, document: Any) -> None:
+def test_helper_gets_the_host_on_stdin(tmp_path: Path, helper: Path, document: Any) -> None:
     answer = json.dumps({"ServerURL": HOST, "Username": "u", "Secret": SECRET})
     helper.write_text(f"#!/bin/sh\n[ $1 = get ] && [ $(cat) = {HOST} ] && echo '{answer}'\n")
     assert find(tmp_path, document) == Credentials("u", SECRET)
 
 
-def test_a_helper_may_give_an_identity_token(tmp_path: Path, helper: Path) -> None:
+def test_helper_may_return_an_identity_token(tmp_path: Path, helper: Path) -> None:
     answer = json.dumps({"Username": "<token>", "Secret": SECRET})
     helper.write_text(f"#!/bin/sh\ncat >/dev/null; echo '{answer}'\n")
     assert find(tmp_path, HELPED[0]) == Credentials(identity_token=SECRET)
 
 
-def test_a_helper_goes_before_what_is_written(tmp_path: Path, helper: Path) -> None:
+def test_host_helper_precedes_entries_of_the_file(tmp_path: Path, helper: Path) -> None:
     helper.write_text("""#!/bin/sh\ncat >/dev/null; echo '{"Username": "h", "Secret": "s"}'\n""")
     document = {**HELPED[0], "auths": {HOST: auth("written")}}
     assert find(tmp_path, document) == Credentials("h", "s")
 
 
-def test_a_helper_may_know_nothing(tmp_path: Path, helper: Path) -> None:
+def test_helper_may_have_no_credentials(tmp_path: Path, helper: Path) -> None:
     helper.write_text(
         "#!/bin/sh\ncat >/dev/null; echo credentials not found in native keychain; exit 1\n"
     )
@@ -146,7 +146,7 @@ def test_a_helper_may_know_nothing(tmp_path: Path, helper: Path) -> None:
     "script",
     [f"echo {SECRET}; echo {SECRET} >&2; exit 3", f"cat >/dev/null; kill -9 $$ # {SECRET}"],
 )
-def test_a_helper_that_fails_is_an_error_without_its_words(
+def test_failing_helper_is_an_error_without_its_output(
     tmp_path: Path, helper: Path, script: str
 ) -> None:
     helper.write_text(f"#!/bin/sh\n{script}\n")
@@ -155,7 +155,7 @@ def test_a_helper_that_fails_is_an_error_without_its_words(
     assert SECRET not in caught.value.message
 
 
-def test_a_helper_that_is_not_there_is_an_error_with_a_hint(tmp_path: Path) -> None:
+def test_missing_helper_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(AuthenticationError, match="docker-credential-nowhere") as caught:
         find(tmp_path, {"credsStore": "nowhere"})
     assert "--authfile" in (caught.value.hint or "")

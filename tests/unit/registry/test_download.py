@@ -1,4 +1,4 @@
-"""What registries do to a transfer: each gets a recovery or a clear error, and nothing hangs."""
+"""Downloads of blobs: each server fault ends in a recovery or in a clear error, and none hangs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server() -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def waits() -> list[float]:
-    """Return the seconds that somebody asked to sleep for; nobody sleeps."""
+    """Return the seconds of every requested sleep; no test sleeps."""
     return []
 
 
@@ -51,7 +51,7 @@ def timeouts(waits: list[float]) -> Timeouts:
 
 @contextmanager
 def reaching(server: FakeRegistry, timeouts: Timeouts) -> Iterator[RegistryImage]:
-    """Give a source with nothing but a connection."""
+    """Yield a source that has only a client."""
     client = Client(
         f"http://{server.host}", "app", access=RegistryAccess(timeouts=timeouts), credentials=None
     )
@@ -67,7 +67,7 @@ def fetch(server: FakeRegistry, timeouts: Timeouts, descriptor: Descriptor = DES
 
 
 def times(count: int, quirk: Callable[[Handler], Any]) -> Quirk:
-    """Do it to the first `count` requests."""
+    """Return a quirk for the first `count` requests."""
     left = [count]
 
     def limited(request: Handler) -> bool:
@@ -88,12 +88,12 @@ def ranges(server: FakeRegistry) -> list[str]:
     return [asked.headers.get("range", "") for asked in server.asked]
 
 
-def test_a_blob_comes_whole(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_whole_blob_is_downloaded(server: FakeRegistry, timeouts: Timeouts) -> None:
     assert fetch(server, timeouts) == CONTENT
     assert ranges(server) == [""]
 
 
-def test_an_empty_blob_is_not_asked_for(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_empty_blob_needs_no_request(server: FakeRegistry, timeouts: Timeouts) -> None:
     empty = Descriptor(OCI_LAYER, Digest.of(b""), 0)
     assert fetch(server, timeouts, empty) == b""
     assert not server.asked
@@ -108,7 +108,7 @@ def test_a_blob_can_be_read_like_any_file(server: FakeRegistry, timeouts: Timeou
         assert blob.read(1) == b""
 
 
-def test_a_copy_makes_connections_of_its_own(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_pickled_source_opens_its_own_connections(server: FakeRegistry, timeouts: Timeouts) -> None:
     with reaching(server, replace(timeouts, sleep=print)) as source:
         source.client.get(f"blobs/{DESCRIPTOR.digest}", {}, "").close()
         copy = pickle.loads(pickle.dumps(source))
@@ -119,7 +119,7 @@ def test_a_copy_makes_connections_of_its_own(server: FakeRegistry, timeouts: Tim
 
 
 @pytest.mark.parametrize("at", [0, 1, 70_000, 399_999])
-def test_a_dropped_connection_goes_on_by_range(
+def test_dropped_connection_resumes_by_range(
     server: FakeRegistry, timeouts: Timeouts, at: int
 ) -> None:
     server.quirk = times(1, lambda request: request.broken(CONTENT, at))
@@ -127,7 +127,7 @@ def test_a_dropped_connection_goes_on_by_range(
     assert ranges(server) == ["", f"bytes={at}-399999" if at else ""]
 
 
-def test_a_transfer_that_gets_on_may_break_off_often(
+def test_transfer_with_progress_may_be_interrupted_often(
     server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     def drop(request: Handler) -> bool:
@@ -146,7 +146,7 @@ def test_a_transfer_that_gets_on_may_break_off_often(
     assert waits == [0.5] * 5
 
 
-def test_a_transfer_that_does_not_get_on_ends(
+def test_transfer_without_progress_ends(
     server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     server.quirk = always(lambda request: request.broken(CONTENT, 10))
@@ -159,7 +159,7 @@ def test_a_transfer_that_does_not_get_on_ends(
 
 
 @pytest.mark.parametrize("at", [1, 300_000])
-def test_a_server_without_ranges_starts_anew_and_what_is_known_is_skipped(
+def test_server_without_ranges_restarts_and_known_bytes_are_skipped(
     server: FakeRegistry, timeouts: Timeouts, at: int
 ) -> None:
     first = times(1, lambda request: request.broken(CONTENT, at))
@@ -174,7 +174,7 @@ def test_a_server_without_ranges_starts_anew_and_what_is_known_is_skipped(
     assert len(server.asked) == 2
 
 
-def test_a_start_that_has_changed_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_changed_first_bytes_are_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 100))
 
     def change(request: Handler) -> bool:
@@ -189,7 +189,7 @@ def test_a_start_that_has_changed_is_an_error(server: FakeRegistry, timeouts: Ti
         fetch(server, timeouts)
 
 
-def test_a_range_that_is_cut_short_is_followed_by_another(
+def test_short_range_is_followed_by_another_request(
     server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
@@ -207,7 +207,7 @@ def test_a_range_that_is_cut_short_is_followed_by_another(
     assert waits == [0.5]
 
 
-def test_ranges_of_a_byte_each_end(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_ranges_of_one_byte_each_are_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
 
     def shorten(request: Handler) -> bool:
@@ -231,7 +231,7 @@ WRONG_RANGES = {
 
 
 @pytest.mark.parametrize("answer", WRONG_RANGES.values(), ids=WRONG_RANGES)
-def test_who_answers_another_range_is_not_asked_for_ranges(
+def test_wrong_range_ends_range_requests(
     server: FakeRegistry, timeouts: Timeouts, answer: Callable[[Handler], None]
 ) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
@@ -241,7 +241,7 @@ def test_who_answers_another_range_is_not_asked_for_ranges(
     assert ranges(server) == ["", "bytes=1000-399999", ""]
 
 
-def test_a_part_that_nobody_asked_for_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_unrequested_range_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: request.part(0, 10, CONTENT[:10], 400_000))
     with pytest.raises(NetworkError, match="another range than requested"):
         fetch(server, timeouts)
@@ -261,7 +261,7 @@ WRONG_SIZES: dict[str, tuple[Callable[[Handler], Any], str]] = {
 
 
 @pytest.mark.parametrize(("answer", "words"), WRONG_SIZES.values(), ids=WRONG_SIZES)
-def test_a_wrong_length_is_an_error_before_anything_is_read(
+def test_wrong_content_length_is_an_error_before_reading(
     server: FakeRegistry, timeouts: Timeouts, answer: Callable[[Handler], Any], words: str
 ) -> None:
     server.quirk = always(answer)
@@ -270,7 +270,7 @@ def test_a_wrong_length_is_an_error_before_anything_is_read(
     assert len(server.asked) == 1
 
 
-def test_a_range_of_another_whole_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_range_of_another_total_size_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
     server.quirk = lambda request: (
         first(request) or (request.part(1000, 400_000, CONTENT[1000:], 400_001))
@@ -279,7 +279,7 @@ def test_a_range_of_another_whole_is_an_error(server: FakeRegistry, timeouts: Ti
         fetch(server, timeouts)
 
 
-def test_a_blob_that_shrank_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_blob_that_shrank_is_an_integrity_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     first = times(1, lambda request: request.broken(CONTENT, 1000))
     server.quirk = lambda request: first(request) or request.answer(416)
     with pytest.raises(IntegrityError, match=r"truncated: .*got status 416"):
@@ -287,7 +287,7 @@ def test_a_blob_that_shrank_is_an_error(server: FakeRegistry, timeouts: Timeouts
 
 
 def chunked(request: Handler, data: bytes) -> None:
-    """Response without saying how much it will be."""
+    """Respond without a Content-Length."""
     request.send_response(200)
     request.send_header("Transfer-Encoding", "chunked")
     request.end_headers()
@@ -297,12 +297,12 @@ def chunked(request: Handler, data: bytes) -> None:
     request.wfile.write(b"0\r\n\r\n")
 
 
-def test_a_length_need_not_be_said(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_content_length_is_optional(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: chunked(request, CONTENT))
     assert fetch(server, timeouts) == CONTENT
 
 
-def test_a_length_that_no_blob_has_says_nothing(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_absurd_content_length_is_ignored(server: FakeRegistry, timeouts: Timeouts) -> None:
     def boasting(request: Handler) -> None:
         request.answer(200, CONTENT, {"Content-Length": "9" * 5000})
         request.close_connection = True
@@ -316,26 +316,26 @@ def test_nothing_is_read_beyond_the_end(server: FakeRegistry, timeouts: Timeouts
     assert fetch(server, timeouts) == CONTENT
 
 
-def test_an_end_that_comes_early_is_a_broken_transfer(
-    server: FakeRegistry, timeouts: Timeouts
-) -> None:
+def test_early_end_is_an_interruption(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = times(1, lambda request: chunked(request, CONTENT[:1000]))
     assert fetch(server, timeouts) == CONTENT
     assert ranges(server) == ["", "bytes=1000-399999"]
 
 
-def test_other_bytes_are_for_the_digest_to_find(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_changed_earlier_bytes_fail_the_digest_check(
+    server: FakeRegistry, timeouts: Timeouts
+) -> None:
     server.content[PATH] = ("", CONTENT[::-1])
     got = fetch(server, timeouts)
     assert hashlib.sha256(got).hexdigest() != DESCRIPTOR.digest.hex
 
 
-def test_compression_on_the_way_is_not_asked_for(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_transfer_compression_is_not_accepted(server: FakeRegistry, timeouts: Timeouts) -> None:
     fetch(server, timeouts)
     assert server.asked[0].headers["accept-encoding"] == "identity"
 
 
-def test_a_silent_server_is_left_and_asked_again(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_silent_server_times_out_and_is_retried(server: FakeRegistry, timeouts: Timeouts) -> None:
     done = threading.Event()
 
     def stall(request: Handler) -> None:
@@ -353,7 +353,7 @@ def test_a_silent_server_is_left_and_asked_again(server: FakeRegistry, timeouts:
     done.set()
 
 
-def test_a_slow_drip_is_left_and_asked_again(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_slow_server_is_disconnected_and_retried(server: FakeRegistry, timeouts: Timeouts) -> None:
     done = threading.Event()
 
     def drip(request: Handler) -> None:
@@ -382,7 +382,7 @@ SLOW_HEADS = {
 
 
 @pytest.mark.parametrize("head", SLOW_HEADS.values(), ids=SLOW_HEADS)
-def test_headers_that_never_end_are_left_and_asked_for_again(
+def test_endless_headers_time_out_and_are_retried(
     server: FakeRegistry, timeouts: Timeouts, head: bytes
 ) -> None:
     done = threading.Event()
@@ -426,12 +426,12 @@ LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
     "asked",
     [
         *(("7", 7), ("0", 0), (LONG_AGO, 0), ("soon", 0.5)),
-        # What cannot be is as good as nothing, and no reason to fail in another way.
+        # An impossible value is ignored.
         *(("-7", 0.5), ("9" * 5000, 0.5), ("Fri, 31 Dec 99999999999 23:59:59 GMT", 0.5)),
     ],
     ids=lambda asked: asked[0][:40],
 )
-def test_who_asks_to_wait_is_waited_for(
+def test_retry_after_is_obeyed(
     server: FakeRegistry,
     timeouts: Timeouts,
     waits: list[float],
@@ -444,14 +444,16 @@ def test_who_asks_to_wait_is_waited_for(
     assert waits == [waited]
 
 
-def test_a_date_is_waited_for(server: FakeRegistry, timeouts: Timeouts, waits: list[float]) -> None:
+def test_retry_after_may_be_a_date(
+    server: FakeRegistry, timeouts: Timeouts, waits: list[float]
+) -> None:
     date = formatdate(time.time() + 60, usegmt=True)
     server.quirk = times(1, lambda request: request.answer(503, b"", {"Retry-After": date}))
     assert fetch(server, timeouts) == CONTENT
     assert 50 < waits[0] <= 60
 
 
-def test_nobody_is_waited_for_too_long(
+def test_retry_after_over_the_limit_is_an_error(
     server: FakeRegistry, timeouts: Timeouts, waits: list[float]
 ) -> None:
     server.quirk = always(lambda request: request.answer(429, b"", {"Retry-After": "3600"}))
@@ -471,7 +473,7 @@ def test_a_server_that_stays_busy_is_an_error(
     assert waits == [0.5, 1, 2, 4]
 
 
-def test_a_blob_that_is_not_there(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_missing_blob_is_not_found(server: FakeRegistry, timeouts: Timeouts) -> None:
     del server.content[PATH]
     with pytest.raises(NotFoundError, match=f"{DESCRIPTOR.digest}: got status 404"):
         fetch(server, timeouts)
@@ -485,7 +487,7 @@ def test_a_blob_that_is_not_there(server: FakeRegistry, timeouts: Timeouts) -> N
     assert "elsewhere.example" in (caught.value.hint or "")
 
 
-def test_a_redirect_is_followed_for_every_part(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_redirect_is_followed_for_every_range(server: FakeRegistry, timeouts: Timeouts) -> None:
     with fake_registry() as other:
         other.content["/there?signature=s"] = ("", CONTENT)
         other.quirk = times(1, lambda request: request.broken(CONTENT, 1000))
@@ -503,7 +505,7 @@ def test_a_redirect_may_be_relative(server: FakeRegistry, timeouts: Timeouts, st
     assert fetch(server, timeouts) == CONTENT
 
 
-def test_redirects_in_circles_end(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_redirect_loop_is_an_error(server: FakeRegistry, timeouts: Timeouts) -> None:
     server.quirk = always(lambda request: request.answer(302, b"", {"Location": PATH}))
     with pytest.raises(NetworkError, match=r"redirect loop: .*/app: got more than 5"):
         fetch(server, timeouts)
@@ -513,15 +515,13 @@ def test_redirects_in_circles_end(server: FakeRegistry, timeouts: Timeouts) -> N
 @pytest.mark.parametrize(
     "place", ["http://registry.example/x", "file:///etc/passwd", "ftp://h/", "http://[x/"]
 )
-def test_a_redirect_that_leads_astray_is_not_followed(
-    server: FakeRegistry, timeouts: Timeouts, place: str
-) -> None:
+def test_unsafe_redirect_is_refused(server: FakeRegistry, timeouts: Timeouts, place: str) -> None:
     server.quirk = always(lambda request: request.answer(302, b"", {"Location": place}))
     with pytest.raises(NetworkError, match=r"refused to follow|malformed"):
         fetch(server, timeouts)
 
 
-def test_what_a_redirect_refuses_is_no_fault_of_the_credentials(
+def test_refusal_after_a_redirect_does_not_blame_credentials(
     server: FakeRegistry, timeouts: Timeouts
 ) -> None:
     with fake_registry() as other:
@@ -532,7 +532,9 @@ def test_what_a_redirect_refuses_is_no_fault_of_the_credentials(
             fetch(server, timeouts)
 
 
-def test_nobody_there_is_said_at_once(timeouts: Timeouts, waits: list[float]) -> None:
+def test_refused_connection_is_reported_without_retry(
+    timeouts: Timeouts, waits: list[float]
+) -> None:
     with fake_registry() as gone:
         pass
     with pytest.raises(
@@ -542,7 +544,7 @@ def test_nobody_there_is_said_at_once(timeouts: Timeouts, waits: list[float]) ->
     assert waits == []
 
 
-# Going on with what an earlier run had.
+# Resuming an earlier download
 
 
 def resumed(server: FakeRegistry, timeouts: Timeouts, have: bytes) -> bytes:
@@ -554,23 +556,29 @@ def resumed(server: FakeRegistry, timeouts: Timeouts, have: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("had", [0, 1, 70_000, 399_999])
-def test_only_the_rest_is_asked_for(server: FakeRegistry, timeouts: Timeouts, had: int) -> None:
+def test_only_the_missing_bytes_are_requested(
+    server: FakeRegistry, timeouts: Timeouts, had: int
+) -> None:
     assert resumed(server, timeouts, CONTENT[:had]) == CONTENT
     assert ranges(server) == [f"bytes={had}-399999" if had else ""]
 
 
-def test_nobody_is_asked_for_what_is_all_here(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_complete_earlier_download_needs_no_request(
+    server: FakeRegistry, timeouts: Timeouts
+) -> None:
     assert resumed(server, timeouts, CONTENT) == CONTENT
     assert not server.asked
 
 
-def test_the_rest_may_break_off_as_well(server: FakeRegistry, timeouts: Timeouts) -> None:
+def test_rest_of_a_resumed_blob_may_be_interrupted(
+    server: FakeRegistry, timeouts: Timeouts
+) -> None:
     server.quirk = times(1, lambda request: request.part(90_000, 400_000, b"", 400_000))
     assert resumed(server, timeouts, CONTENT[:90_000]) == CONTENT
     assert ranges(server) == ["bytes=90000-399999"] * 2
 
 
-def test_who_knows_no_ranges_sends_the_beginning_again(
+def test_server_without_ranges_sends_the_whole_blob_again(
     server: FakeRegistry, timeouts: Timeouts
 ) -> None:
     server.quirk = always(lambda request: request.answer(200, CONTENT))

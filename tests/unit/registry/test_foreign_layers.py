@@ -1,4 +1,4 @@
-"""Layers that lie elsewhere: only when allowed, as a stranger, and over https."""
+"""Foreign layers from other servers: only with permission, without credentials, over HTTPS."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMEOUTS = Timeouts(connect=5, read=5, attempts=2, sleep=lambda _: None)
 
 @pytest.fixture
 def server() -> Iterator[FakeRegistry]:
-    """Run a registry that lacks the layer."""
+    """Yield a registry that lacks the layer."""
     with fake_registry() as server:
         yield server
 
@@ -83,27 +83,27 @@ def refused(kind: type[StackerError], *words: FakeRegistry | str, allowed: bool 
     return f"{caught.value.message} {caught.value.hint}"
 
 
-def test_the_registry_is_asked_first(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
+def test_registry_precedes_foreign_urls(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
     server.content[PATH] = ("application/x", CONTENT)
     assert fetch(server, url(elsewhere)) == CONTENT
     assert not elsewhere.asked
 
 
 @pytest.mark.parametrize("media_type", sorted(mediatype.FOREIGN_LAYERS))
-def test_what_it_lacks_is_fetched_from_where_it_says(
+def test_missing_foreign_layer_is_fetched_from_its_url(
     server: FakeRegistry, elsewhere: FakeRegistry, media_type: str
 ) -> None:
     assert fetch(server, url(elsewhere), media_type=media_type) == CONTENT
 
 
-def test_nobody_is_asked_without_leave(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
+def test_foreign_urls_need_permission(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
     said = refused(NotFoundError, server, url(elsewhere), allowed=False)
     assert "--allow-foreign" in said
     assert elsewhere.host in said
     assert not elsewhere.asked
 
 
-def test_an_ordinary_layer_is_at_the_registry_only(
+def test_urls_of_an_ordinary_layer_are_ignored(
     server: FakeRegistry, elsewhere: FakeRegistry
 ) -> None:
     with pytest.raises(NotFoundError):
@@ -111,7 +111,7 @@ def test_an_ordinary_layer_is_at_the_registry_only(
     assert not elsewhere.asked
 
 
-def test_addresses_are_asked_in_turn(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
+def test_foreign_urls_are_tried_in_order(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
     wrong = f"http://{elsewhere.host}/none"
     nobody = "http://127.0.0.1:1/layer"
     assert fetch(server, nobody, wrong, url(elsewhere)) == CONTENT
@@ -119,7 +119,7 @@ def test_addresses_are_asked_in_turn(server: FakeRegistry, elsewhere: FakeRegist
     assert "404" in refused(NotFoundError, server, nobody, wrong)
 
 
-def test_a_transfer_goes_on_by_range(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
+def test_foreign_transfer_resumes_by_range(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
     left = [1]
 
     def drop(request: Handler) -> bool:
@@ -135,7 +135,7 @@ def test_a_transfer_goes_on_by_range(server: FakeRegistry, elsewhere: FakeRegist
     assert elsewhere.asked[0].headers["range"] == "bytes=50-299999"
 
 
-def test_a_stranger_hears_no_credentials(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
+def test_foreign_server_gets_no_credentials(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
     def demanding(request: Handler) -> bool:
         if request.headers.get("Authorization"):
             return False
@@ -152,14 +152,16 @@ def test_a_stranger_hears_no_credentials(server: FakeRegistry, elsewhere: FakeRe
 @pytest.mark.parametrize(
     "address", ["http://elsewhere.example/layer", "ftp://elsewhere.example/", "file:///etc/passwd"]
 )
-def test_nothing_but_https_is_spoken_to_other_machines(
+def test_foreign_urls_on_other_machines_need_https(
     server: FakeRegistry, address: str, insecure: bool
 ) -> None:
     with pytest.raises(NetworkError, match=r"refused to fetch|malformed URL"):
         fetch(server, address, insecure=insecure)
 
 
-def test_the_size_is_the_descriptor_s(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
+def test_foreign_layer_of_another_size_is_refused(
+    server: FakeRegistry, elsewhere: FakeRegistry
+) -> None:
     elsewhere.content["/layer?signed=secret"] = ("application/x", CONTENT + b"x")
     assert "wrong size" in refused(IntegrityError, server, url(elsewhere))
 
@@ -172,7 +174,7 @@ def secure(tmp_path: Path) -> Iterator[tuple[FakeRegistry, CertificateDirectorie
 
 
 @needs_openssl
-def test_https_does_not_become_http(
+def test_foreign_https_does_not_redirect_to_http(
     server: FakeRegistry,
     elsewhere: FakeRegistry,
     secure: tuple[FakeRegistry, CertificateDirectories],
@@ -187,7 +189,7 @@ def test_https_does_not_become_http(
     assert not elsewhere.asked
 
 
-def test_a_registry_elsewhere_cannot_send_us_to_this_machine(elsewhere: FakeRegistry) -> None:
+def test_remote_registry_cannot_redirect_to_loopback(elsewhere: FakeRegistry) -> None:
     from stacker.registry.http.proxies import Proxies
     from tests.support.proxies import fake_proxy
 

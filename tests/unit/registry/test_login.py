@@ -1,4 +1,4 @@
-"""Files with credentials: changed by a rename, or not at all."""
+"""Credential files are replaced atomically, or stay unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stacker.registry.login import remove_credentials, save_credentials
 HOST, SECRET = "registry.example", "open-sesame"
 
 
-def test_what_is_kept_is_found_where_a_reader_looks_first(tmp_path: Path) -> None:
+def test_saved_credentials_are_found_first(tmp_path: Path) -> None:
     first, second = tmp_path / "new" / "first.json", tmp_path / "second.json"
     paths = [str(first), str(second)]
     assert save_credentials(paths, HOST, "me", SECRET) == paths[0]
@@ -39,7 +39,7 @@ def test_an_entry_for_one_repository_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["[]", "{", '{"auths": 1}', '{"credHelpers": {"registry.example": 1}}']
 )
-def test_a_malformed_file_stays_as_it_is(tmp_path: Path, content: str) -> None:
+def test_malformed_credential_file_is_not_changed(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(IntegrityError) as caught:
@@ -49,7 +49,7 @@ def test_a_malformed_file_stays_as_it_is(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("helper", ["no-such-helper-here", "../evil"])
-def test_a_helper_that_fails_leaves_the_file(tmp_path: Path, helper: str) -> None:
+def test_failing_helper_leaves_the_file_unchanged(tmp_path: Path, helper: str) -> None:
     path = tmp_path / "a.json"
     content = json.dumps({"credsStore": helper, "auths": {HOST: {"auth": "YTpi"}}})
     path.write_text(content)
@@ -59,12 +59,12 @@ def test_a_helper_that_fails_leaves_the_file(tmp_path: Path, helper: str) -> Non
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_unwritable_credential_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StackerError, match="cannot write credentials"):
         save_credentials([str(tmp_path / "file" / "a.json")], HOST, "me", SECRET)
 
 
-def test_a_user_with_a_colon_would_be_another_user(tmp_path: Path) -> None:
+def test_user_name_with_a_colon_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         save_credentials([str(tmp_path / "a.json")], HOST, "a:b", SECRET)

@@ -1,4 +1,4 @@
-"""Mirrors are asked in turn, and what was asked for by digest may come from any of them."""
+"""Mirrors are tried in order, and objects named by digest may come from any of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def image(make_image: Any) -> Any:
 
 @pytest.fixture
 def server(image: Any) -> Iterator[FakeRegistry]:
-    """Serve the image where it really is."""
+    """Yield a registry that serves the image."""
     with fake_registry() as server:
         fill(server, "real", image)
         yield server
@@ -85,14 +85,14 @@ def read_everything(source: Source) -> list[bytes]:
     return parts
 
 
-def test_an_image_comes_from_where_it_is_and_keeps_its_name(server: FakeRegistry) -> None:
+def test_image_from_a_location_keeps_its_name(server: FakeRegistry) -> None:
     with opened(server) as source:
         read_everything(source)
         assert source.names == (NAME,)
     assert server.count("/v2/real/") == 3
 
 
-def test_the_first_mirror_that_has_it_is_asked_for_all_of_it(
+def test_first_mirror_with_the_image_serves_all_of_it(
     server: FakeRegistry, mirror: FakeRegistry
 ) -> None:
     with opened(server, f"{NOBODY}/x", f"{mirror.host}/mirror/app") as source:
@@ -103,7 +103,7 @@ def test_the_first_mirror_that_has_it_is_asked_for_all_of_it(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
-def test_a_mirror_that_has_no_answer_is_passed_over(
+def test_unreachable_or_refusing_mirror_is_skipped(
     server: FakeRegistry, mirror: FakeRegistry, status: int
 ) -> None:
     mirror.quirk = lambda request: request.path != "/v2/" and request.answer(status)
@@ -113,7 +113,7 @@ def test_a_mirror_that_has_no_answer_is_passed_over(
     assert server.count("/v2/real/") == 3
 
 
-def test_a_mirror_that_lacks_a_blob_is_asked_for_the_next(
+def test_mirror_that_lacks_one_blob_serves_the_next(
     server: FakeRegistry, mirror: FakeRegistry, image: Any
 ) -> None:
     config = f"/v2/mirror/app/blobs/{Digest.of(image.config)}"
@@ -124,13 +124,13 @@ def test_a_mirror_that_lacks_a_blob_is_asked_for_the_next(
     assert mirror.count("/blobs/") == 2
 
 
-def test_a_tag_is_looked_up_once(server: FakeRegistry, mirror: FakeRegistry) -> None:
+def test_tag_is_resolved_once(server: FakeRegistry, mirror: FakeRegistry) -> None:
     with opened(
         server, f"{mirror.host}/mirror/app", timeouts=replace(TIMEOUTS, sleep=print)
     ) as source:
         mirror.quirk = lambda request: request.answer(404)
         read_everything(source)
-        # A copy that travels goes on where we are.
+        # A pickled copy starts with the same mirror.
         copy = pickle.loads(pickle.dumps(source))
         read_everything(copy)
         assert copy == source
@@ -150,7 +150,7 @@ def dropping(at: int, data: bytes) -> Callable[[Handler], bool]:
     return quirk
 
 
-def test_a_blob_that_breaks_off_for_good_goes_on_at_the_next_place(
+def test_blob_resumes_at_the_next_mirror_after_the_last_attempt(
     server: FakeRegistry, mirror: FakeRegistry, image: Any
 ) -> None:
     (layer,) = image.layers
@@ -161,7 +161,7 @@ def test_a_blob_that_breaks_off_for_good_goes_on_at_the_next_place(
     assert asked == [f"bytes=100000-{len(layer) - 1}"]
 
 
-def test_a_mirror_that_always_breaks_off_is_left_for_the_next_place(
+def test_mirror_that_keeps_failing_is_skipped(
     server: FakeRegistry, mirror: FakeRegistry, image: Any
 ) -> None:
     (layer,) = image.layers
@@ -176,7 +176,7 @@ def test_a_mirror_that_always_breaks_off_is_left_for_the_next_place(
     assert server.count("/blobs/") == 1
 
 
-def test_a_manifest_that_breaks_off_for_good_comes_from_the_next_place(
+def test_interrupted_manifest_comes_from_the_next_mirror(
     server: FakeRegistry, mirror: FakeRegistry, image: Any
 ) -> None:
     mirror.quirk = lambda request: (
@@ -187,7 +187,7 @@ def test_a_manifest_that_breaks_off_for_good_comes_from_the_next_place(
     assert (mirror.count("/manifests/"), server.count("/manifests/")) == (2, 1)
 
 
-def test_wrong_bytes_of_a_mirror_are_an_error(
+def test_wrong_bytes_from_a_mirror_are_an_integrity_error(
     server: FakeRegistry, mirror: FakeRegistry, image: Any
 ) -> None:
     config = f"/v2/mirror/app/blobs/{Digest.of(image.config)}"
@@ -199,7 +199,7 @@ def test_wrong_bytes_of_a_mirror_are_an_error(
         read_everything(source)
 
 
-def test_when_nobody_has_it_the_last_one_is_quoted_and_the_others_hinted_at(
+def test_error_of_the_last_address_hints_at_the_earlier_ones(
     server: FakeRegistry, mirror: FakeRegistry
 ) -> None:
     name = "registry.example/team/app:2.0"
@@ -215,7 +215,7 @@ def test_when_nobody_has_it_the_last_one_is_quoted_and_the_others_hinted_at(
         pytest.fail("it was opened")
 
 
-def test_a_mirror_for_digests_is_not_asked_for_tags(
+def test_digest_only_mirror_gets_no_request_by_tag(
     server: FakeRegistry, mirror: FakeRegistry, image: Any
 ) -> None:
     only = 'pull-from-mirror = "digest-only"'
@@ -228,7 +228,7 @@ def test_a_mirror_for_digests_is_not_asked_for_tags(
     assert mirror.count("/v2/mirror/app/") == 3
 
 
-def test_each_place_hears_its_own_password(
+def test_each_mirror_gets_its_own_password(
     server: FakeRegistry, mirror: FakeRegistry, tmp_path: Path
 ) -> None:
     def demanding(request: Handler) -> bool:
@@ -245,7 +245,7 @@ def test_each_place_hears_its_own_password(
     assert not any("authorization" in asked.headers for asked in mirror.asked)
 
 
-def test_a_short_name_is_resolved_before_anybody_is_asked(server: FakeRegistry) -> None:
+def test_short_name_is_expanded_before_the_request(server: FakeRegistry) -> None:
     conf = f'[aliases]\napp = "{server.host}/real"'
     access = RegistryAccess(
         timeouts=TIMEOUTS, registries=parse_registries_conf([("conf", conf.encode())])

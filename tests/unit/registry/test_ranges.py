@@ -1,4 +1,4 @@
-"""One blob in several ranges at once: in order, bounded, and given up for the ordinary way."""
+"""Parallel range requests: in order, bounded, and with a fallback to ordinary requests."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def parts(start: int = 0) -> list[str]:
 
 @pytest.mark.parametrize("count", [2, 3, 50])
 @pytest.mark.parametrize("size", [1000, PART, 10 * PART])
-def test_parts_come_in_order(server: FakeRegistry, count: int, size: int) -> None:
+def test_ranges_are_read_in_order(server: FakeRegistry, count: int, size: int) -> None:
     assert fetch(server, count, size=size) == CONTENT
     assert sorted(ranges(server)) == sorted(parts())
 
 
-def test_a_part_that_is_late_holds_its_place(server: FakeRegistry) -> None:
+def test_late_range_is_read_in_order(server: FakeRegistry) -> None:
     others = threading.Event()
 
     def late(request: Handler) -> bool:
@@ -87,7 +87,7 @@ def test_a_part_that_is_late_holds_its_place(server: FakeRegistry) -> None:
     assert fetch(server) == CONTENT
 
 
-def test_nobody_runs_far_ahead_of_who_reads(server: FakeRegistry) -> None:
+def test_read_ahead_is_bounded(server: FakeRegistry) -> None:
     six = threading.Event()
 
     def count(request: Handler) -> bool:
@@ -98,22 +98,22 @@ def test_nobody_runs_far_ahead_of_who_reads(server: FakeRegistry) -> None:
     server.quirk = count
     with opened(server, count=3) as blob:
         assert six.wait(5)
-        assert len(server.asked) == 6  # twice three, and none of them read
+        assert len(server.asked) == 6  # two parts read ahead for each of three requests
         assert blob.read() == CONTENT
 
 
-def test_one_range_at_a_time_is_the_ordinary_way(server: FakeRegistry) -> None:
+def test_single_range_uses_ordinary_requests(server: FakeRegistry) -> None:
     assert fetch(server, count=1) == CONTENT
     assert ranges(server) == [""]
 
 
-def test_what_is_small_is_not_worth_it(server: FakeRegistry) -> None:
+def test_small_blob_is_not_split(server: FakeRegistry) -> None:
     had = CONTENT[: len(CONTENT) - 4 * PART + 1]
     assert fetch(server, have=had) == CONTENT
     assert ranges(server) == [WHOLE.format(len(had))]
 
 
-def test_the_rest_of_a_blob_comes_in_parts_as_well(server: FakeRegistry) -> None:
+def test_rest_of_a_resumed_blob_comes_in_ranges(server: FakeRegistry) -> None:
     assert fetch(server, have=CONTENT[:12_345]) == CONTENT
     assert sorted(ranges(server)) == sorted(parts(12_345))
 
@@ -131,7 +131,7 @@ def short(request: Handler) -> bool:
 
 
 @pytest.mark.parametrize("quirk", [without_ranges, another_range, short])
-def test_who_answers_the_first_range_with_something_else_is_asked_for_all(
+def test_unusable_first_range_falls_back_to_the_whole_blob(
     server: FakeRegistry, quirk: Callable[[Handler], bool]
 ) -> None:
     server.quirk = lambda request: request.headers.get("Range") == parts()[0] and quirk(request)
@@ -140,9 +140,7 @@ def test_who_answers_the_first_range_with_something_else_is_asked_for_all(
 
 
 @pytest.mark.parametrize("status", [200, 404, 416, 500])
-def test_when_a_part_is_not_to_be_had_the_rest_comes_the_ordinary_way(
-    server: FakeRegistry, status: int
-) -> None:
+def test_failed_range_falls_back_to_ordinary_requests(server: FakeRegistry, status: int) -> None:
     wrong = parts()[5]
     server.quirk = lambda request: (
         request.headers.get("Range") == wrong and request.answer(status, CONTENT)
@@ -154,7 +152,7 @@ def test_when_a_part_is_not_to_be_had_the_rest_comes_the_ordinary_way(
     assert last == WHOLE.format(start) or (last, start) == ("", 0)
 
 
-def test_a_part_that_breaks_off_goes_on(server: FakeRegistry) -> None:
+def test_interrupted_range_resumes(server: FakeRegistry) -> None:
     left = [1]
 
     def drop(request: Handler) -> bool:
@@ -175,7 +173,7 @@ def test_a_part_that_breaks_off_goes_on(server: FakeRegistry) -> None:
     assert sorted(set(ranges(server)) - set(parts())) == [f"bytes=340000-{4 * PART - 1}"]
 
 
-def test_a_server_that_goes_away_is_an_error(server: FakeRegistry) -> None:
+def test_server_that_disappears_is_an_error(server: FakeRegistry) -> None:
     server.quirk = lambda request: request.headers["Range"] != parts()[0] and request.answer(500)
     with pytest.raises(NetworkError):
         fetch(server)
@@ -187,7 +185,7 @@ def test_another_size_is_an_error(server: FakeRegistry) -> None:
         fetch(server)
 
 
-def test_who_closes_early_fetches_no_more(server: FakeRegistry) -> None:
+def test_closing_early_stops_the_requests(server: FakeRegistry) -> None:
     with opened(server) as blob:
         blob.read(10)
     assert len(server.asked) <= 7

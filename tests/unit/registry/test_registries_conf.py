@@ -1,4 +1,4 @@
-"""Mirrors, locations and short names, as containers-registries.conf(5) means them."""
+"""Mirrors, locations and short names of containers-registries.conf(5)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parsed(*texts: str) -> RegistriesConf:
 
 
 def addresses(text: str, name: str) -> list[str]:
-    """Give where `name` is to be had; a ``!`` before a place says that it is insecure."""
+    """Return the addresses of `name`; ``!`` marks an insecure one."""
     found = parsed(text).addresses(Reference.parse(name))
     return [f"{'!' if place.insecure else ''}{place.reference}" for place in found]
 
@@ -30,11 +30,11 @@ def refused(kind: type[StackerError], *texts: str) -> StackerError:
     return caught.value
 
 
-def test_a_name_nothing_is_said_of_is_its_own_place() -> None:
+def test_name_without_configuration_is_its_own_address() -> None:
     assert addresses("", "registry.example/app:1.0") == ["registry.example/app:1.0"]
 
 
-def test_a_location_stands_in_the_place_of_the_prefix() -> None:
+def test_location_replaces_the_prefix() -> None:
     conf = '[[registry]]\nprefix = "a.example/foo/"\nlocation = "b.example:5000/bar"'
     assert addresses(conf, "a.example/foo/app:1.0") == ["b.example:5000/bar/app:1.0"]
     assert addresses(conf, "a.example/foo:1.0") == ["b.example:5000/bar:1.0"]
@@ -44,13 +44,13 @@ def test_a_location_stands_in_the_place_of_the_prefix() -> None:
     assert addresses(conf, "xa.example/foo:1.0") == ["xa.example/foo:1.0"]
 
 
-def test_a_location_alone_is_its_prefix() -> None:
+def test_location_without_prefix_is_the_prefix() -> None:
     conf = '[[registry]]\nlocation = "a.example/foo"\ninsecure = true'
     assert addresses(conf, "a.example/foo:1.0") == ["!a.example/foo:1.0"]
     assert addresses(conf, "a.example/bar:1.0") == ["a.example/bar:1.0"]
 
 
-def test_the_longest_prefix_counts_and_no_other() -> None:
+def test_longest_matching_prefix_counts() -> None:
     tables = [("a.example", "x.example"), ("a.example/foo/bar", "z.example")]
     tables.insert(1, ("a.example/foo", "y.example"))
     conf = "".join(f'[[registry]]\nprefix = "{p}"\nlocation = "{q}"\n' for p, q in tables)
@@ -70,12 +70,12 @@ def test_the_longest_prefix_counts_and_no_other() -> None:
         ("other.example/b.a.example/app:1", "other.example/b.a.example/app:1"),
     ],
 )
-def test_a_star_is_for_the_hosts_below_a_domain(name: str, there: str) -> None:
+def test_wildcard_matches_subdomains(name: str, there: str) -> None:
     conf = '[[registry]]\nprefix = "*.a.example"\nlocation = "x.example/all"'
     assert addresses(conf, name) == [there]
 
 
-def test_a_star_without_location_leaves_the_name_as_it_is() -> None:
+def test_wildcard_without_location_keeps_the_name() -> None:
     conf = '[[registry]]\nprefix = "*.a.example"\ninsecure = true'
     assert addresses(conf, "b.a.example/app:1") == ["!b.a.example/app:1"]
     exact = conf + '\n[[registry]]\nlocation = "long.b.a.example"'
@@ -97,7 +97,7 @@ pull-from-mirror = "tag-only"
 """
 
 
-def test_mirrors_come_in_order_and_the_place_itself_last() -> None:
+def test_mirrors_precede_the_registry_in_order() -> None:
     assert addresses(MIRRORS, "a.example/app:1") == [
         "!one.example/a/app:1",
         "three.example/a/app:1",
@@ -110,7 +110,7 @@ def test_mirrors_come_in_order_and_the_place_itself_last() -> None:
     ]
 
 
-def test_mirrors_may_be_for_digests_only() -> None:
+def test_mirrors_may_serve_digests_only() -> None:
     conf = '[[registry]]\nlocation = "a.example"\nmirror-by-digest-only = true\n'
     conf += '[[registry.mirror]]\nlocation = "one.example"'
     assert addresses(conf, "a.example/app:1") == ["a.example/app:1"]
@@ -118,18 +118,18 @@ def test_mirrors_may_be_for_digests_only() -> None:
     refused(UsageError, conf + '\npull-from-mirror = "all"')
 
 
-def test_what_is_blocked_is_refused() -> None:
+def test_blocked_registry_is_refused() -> None:
     with pytest.raises(UsageError, match=r"blocked: a\.example/app:1: ") as caught:
         addresses('[[registry]]\nlocation = "a.example"\nblocked = true', "a.example/app:1")
     assert "'a.example'" in caught.value.message
 
 
-def test_a_location_that_is_none_says_where_it_comes_from() -> None:
+def test_malformed_location_error_names_registries_conf() -> None:
     with pytest.raises(UsageError, match=r"location of registries\.conf"):
         addresses('[[registry]]\nprefix = "a.example"\nlocation = "nodots"', "a.example/app:1")
 
 
-def test_a_later_file_has_the_last_word() -> None:
+def test_later_file_overrides_earlier_ones() -> None:
     first = (
         'unqualified-search-registries = ["a.example"]\nshort-name-mode = "enforcing"\n'
         '[aliases]\napp = "a.example/app"\nother = "a.example/other"\n'
@@ -166,7 +166,7 @@ def test_a_later_file_has_the_last_word() -> None:
         ("", ""),
     ],
 )
-def test_a_short_name_is_an_alias_or_searched_for_in_one_place(text: str, meant: str) -> None:
+def test_short_name_is_an_alias_or_searched_in_one_registry(text: str, meant: str) -> None:
     conf = parsed(
         'unqualified-search-registries = ["search.example"]\n'
         '[aliases]\napp = "a.example/team/app"\n"with/slash" = "a.example/slash"'
@@ -174,7 +174,7 @@ def test_a_short_name_is_an_alias_or_searched_for_in_one_place(text: str, meant:
     assert conf.expand_short_name(text) == meant
 
 
-def test_nobody_guesses_among_several_registries() -> None:
+def test_short_name_with_several_search_registries_is_refused() -> None:
     conf = parsed('unqualified-search-registries = ["a.example", "b.example"]')
     with pytest.raises(UsageError, match="ambiguous short name: 'app:1'") as caught:
         conf.expand_short_name("app:1")
@@ -211,11 +211,11 @@ def test_a_malformed_file_is_an_error_that_names_it(text: str) -> None:
     assert "the-file" in caught.value.message
 
 
-def test_version_1_is_refused_by_name() -> None:
+def test_registries_conf_version_1_is_unsupported() -> None:
     error = refused(UnsupportedError, "[registries.search]\nregistries = ['a.example']")
     assert "version 1" in error.message
 
 
-def test_what_nobody_here_knows_does_no_harm() -> None:
+def test_unknown_settings_are_ignored() -> None:
     conf = parsed('credential-helpers = ["x"]\n[[registry]]\nlocation="a.example"\nnew = 1')
     assert [space.prefix for space in conf.namespaces] == ["a.example"]

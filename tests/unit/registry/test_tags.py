@@ -1,4 +1,4 @@
-"""Lists of tags, in one page and in many."""
+"""Lists of tags, in one page and in several."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tags(server: FakeRegistry, page: int = 10) -> list[str]:
 
 
 def paged(request: Handler, form: str = '<{}>; rel="next"') -> bool:
-    """Response as distribution-spec has it."""
+    """Respond as distribution-spec demands."""
     if "/tags/list" not in request.path:
         return False
     query = parse_qs(urlsplit(request.path).query)
@@ -53,36 +53,36 @@ def test_all_pages_are_read(server: FakeRegistry, form: str) -> None:
     assert server.count("/tags/list") == 3
 
 
-def test_a_link_may_be_a_whole_url(server: FakeRegistry) -> None:
+def test_next_page_may_be_an_absolute_url(server: FakeRegistry) -> None:
     server.quirk = lambda request: paged(request, f'<http://{server.host}{{}}>; rel="next"')
     assert tags(server) == TAGS
 
 
 @pytest.mark.parametrize(("body", "want"), [('{"tags": null}', []), ('{"tags": ["a"]}', ["a"])])
-def test_a_list_may_be_short(server: FakeRegistry, body: str, want: list[str]) -> None:
+def test_tag_list_may_be_empty_or_null(server: FakeRegistry, body: str, want: list[str]) -> None:
     server.content["/v2/app/tags/list?n=10"] = ("application/json", body.encode())
     assert tags(server) == want
 
 
 @pytest.mark.parametrize("place", ["http://registry.example/next", "file:///etc/passwd"])
-def test_a_page_elsewhere_is_not_asked_for(server: FakeRegistry, place: str) -> None:
+def test_page_on_another_host_is_refused(server: FakeRegistry, place: str) -> None:
     server.quirk = lambda request: paged(request, f'<{place}>; rel="next"')
     with pytest.raises(NetworkError):
         tags(server)
 
 
-def test_pages_in_circles_end(server: FakeRegistry) -> None:
+def test_page_loop_is_an_error(server: FakeRegistry) -> None:
     server.quirk = lambda request: paged(request, '</v2/app/tags/list?n=10>; rel="next"')
     with pytest.raises(NetworkError, match="page loop"):
         tags(server)
 
 
-def test_no_such_repository_is_said(server: FakeRegistry) -> None:
+def test_missing_repository_is_not_found(server: FakeRegistry) -> None:
     with pytest.raises(NotFoundError, match="no such repository"):
         tags(server)
 
 
-def test_rubbish_is_refused(server: FakeRegistry) -> None:
+def test_malformed_configuration_is_refused(server: FakeRegistry) -> None:
     server.content["/v2/app/tags/list?n=10"] = ("application/json", b'{"tags": [1]}')
     with pytest.raises(IntegrityError):
         tags(server)

@@ -1,4 +1,4 @@
-"""A blob's bytes from any offset on, verified."""
+"""A blob's bytes from any offset, verified."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOB = Descriptor("", Digest.of(DATA), len(DATA))
 
 
 class Blob:
-    """Opens bytes, and counts how often."""
+    """Opens a blob, and counts the calls."""
 
     def __init__(self, data: bytes = DATA) -> None:
         self.data = data
@@ -30,7 +30,7 @@ class Blob:
         return self.files[-1]
 
 
-def test_pieces_in_order_are_the_blob_read_once() -> None:
+def test_sequential_chunks_read_the_blob_once() -> None:
     blob = Blob()
     feed = SeekableBlob(BLOB, blob)
     pieces = [feed.read_at(offset, 70_000) for offset in range(0, len(DATA), 70_000)]
@@ -38,7 +38,7 @@ def test_pieces_in_order_are_the_blob_read_once() -> None:
     assert len(blob.files) == 1
 
 
-def test_going_back_within_the_last_piece_reads_nothing_anew() -> None:
+def test_going_back_within_the_last_chunk_reads_nothing() -> None:
     blob = Blob()
     feed = SeekableBlob(BLOB, blob)
     assert feed.read_at(300_000, 100_000) == DATA[300_000:400_000]
@@ -47,7 +47,7 @@ def test_going_back_within_the_last_piece_reads_nothing_anew() -> None:
     assert len(blob.files) == 1
 
 
-def test_going_back_further_reads_it_anew_and_closes_what_was_open() -> None:
+def test_going_back_further_reopens_the_blob() -> None:
     blob = Blob()
     feed = SeekableBlob(BLOB, blob)
     feed.read_at(600_000, 1)
@@ -57,7 +57,7 @@ def test_going_back_further_reads_it_anew_and_closes_what_was_open() -> None:
     assert all(file.closed for file in blob.files)
 
 
-def test_any_offsets_give_what_stands_there() -> None:
+def test_reads_at_any_offsets_return_the_blob_s_bytes() -> None:
     chance, feed = random.Random(3), SeekableBlob(BLOB, Blob())
     for _ in range(200):
         at, size = chance.randrange(len(DATA) + 1), chance.randrange(300_000)
@@ -65,14 +65,14 @@ def test_any_offsets_give_what_stands_there() -> None:
 
 
 @pytest.mark.parametrize("data", [DATA[:-1] + b"x" * (DATA[-1:] != b"x"), DATA + b"x", DATA[:-1]])
-def test_the_last_byte_is_not_given_before_the_digest_matched(data: bytes) -> None:
+def test_last_byte_is_returned_after_verification_only(data: bytes) -> None:
     feed = SeekableBlob(BLOB, Blob(data))
     feed.read_at(0, 500_000)
     with pytest.raises(IntegrityError):
         feed.read_at(500_000, 500_000)
 
 
-def test_a_blob_of_no_bytes_has_a_digest_too() -> None:
+def test_empty_blob_is_verified_too() -> None:
     nothing = Descriptor("", Digest.of(b""), 0)
     assert SeekableBlob(nothing, Blob(b"")).read_at(0, 10) == b""
     with pytest.raises(IntegrityError):

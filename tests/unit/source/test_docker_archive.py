@@ -1,4 +1,4 @@
-"""What ``docker save`` writes, in the forms of its history, and what is refused."""
+"""Archives of ``docker save`` in the formats of several engines, and malformed ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stacker.source.tar_files import open_archive
 
 @pytest.fixture
 def saved(tmp_path: Path, write_tar: Any) -> Any:
-    """Return an opener of archives made of members; bytes or JSON values."""
+    """Return a function that creates an archive of members, bytes or JSON, and opens it."""
 
     def make(members: list[tuple[str, Any]], name: str = "") -> DockerArchive:
         encoded = [
@@ -36,12 +36,12 @@ def saved(tmp_path: Path, write_tar: Any) -> Any:
 
 
 def entry(config: str, layers: list[str], *tags: str) -> dict[str, object]:
-    """Return one image of manifest.json; Docker writes null for no tags."""
+    """Return an image of manifest.json; Docker writes null for no tags."""
     return {"Config": config, "RepoTags": list(tags) or None, "Layers": layers}
 
 
 def manifest_of(source: DockerArchive) -> Manifest:
-    """Return the manifest that was written for the image."""
+    """Return the generated manifest."""
     root = source.root()
     manifest = parse_document(source.document(root), media_type=root.media_type, what="m")
     assert isinstance(manifest, Manifest)
@@ -49,7 +49,7 @@ def manifest_of(source: DockerArchive) -> Manifest:
 
 
 def assert_is(source: DockerArchive, image: Any, layers: tuple[bytes, ...] | None = None) -> None:
-    """Check that the source gives an image's config and layers, as descriptors say."""
+    """Check that the source serves an image's config and layers as described."""
     manifest = manifest_of(source)
     assert manifest.image_id == ImageID.of(image.config)
     assert source.document(manifest.config) == image.config
@@ -61,7 +61,7 @@ def assert_is(source: DockerArchive, image: Any, layers: tuple[bytes, ...] | Non
     assert tuple(stored) == (layers or image.layers)
 
 
-def test_old_engines_file_each_layer_in_a_folder(saved: Any, make_image: Any) -> None:
+def test_old_engine_archive_is_read(saved: Any, make_image: Any) -> None:
     image = make_image(b"one", b"two")
     config = f"{Digest.of(image.config).hex}.json"
     source = saved(
@@ -81,7 +81,7 @@ def test_old_engines_file_each_layer_in_a_folder(saved: Any, make_image: Any) ->
     assert {layer.media_type for layer in manifest_of(source).layers} == {mediatype.OCI_LAYER}
 
 
-def test_equal_layers_may_be_links_to_one(saved: Any, make_image: Any) -> None:
+def test_equal_layers_may_be_links(saved: Any, make_image: Any) -> None:
     image = make_image(b"same", b"same", b"other", b"same")
     source = saved(
         [
@@ -107,7 +107,7 @@ def test_one_layer_may_be_listed_twice(saved: Any, make_image: Any) -> None:
     assert_is(saved([("x.tar", image.layers[0]), *members]), image)
 
 
-def test_new_engines_write_a_layout_too(saved: Any, make_image: Any) -> None:
+def test_new_engine_archive_is_read(saved: Any, make_image: Any) -> None:
     image = make_image(b"one", b"two")
     blobs = {name: f"blobs/sha256/{name}" for name in image.blobs}
     layers = [blobs[Digest.of(layer).hex] for layer in image.layers]
@@ -150,9 +150,7 @@ def test_a_compressed_layer_has_the_digest_of_its_compressed_bytes(
     assert kinds == {f"{mediatype.OCI_LAYER}+{compression}"}
 
 
-def test_a_compressed_layer_filed_under_a_digest_is_believed_until_it_is_read(
-    saved: Any, make_image: Any
-) -> None:
+def test_file_name_digest_of_a_layer_is_verified_on_read(saved: Any, make_image: Any) -> None:
     image = make_image(b"one")
     packed = gzip.compress(image.layers[0])
     claimed = "0" * 64
@@ -175,7 +173,7 @@ def test_an_image_without_layers_is_legal(saved: Any, make_image: Any) -> None:
 
 
 def two_images(make_image: Any) -> tuple[Any, Any, list[tuple[str, Any]]]:
-    """Return two images and an archive of both that names them in several ways."""
+    """Return two images, and an archive that has several names for each."""
     one, two = make_image(b"one"), make_image(b"two")
     listed = [
         entry("1.json", ["1.tar"], "app:1.0", "registry.example/team/app:latest"),
@@ -206,12 +204,12 @@ def two_images(make_image: Any) -> tuple[Any, Any, list[tuple[str, Any]]]:
         ("@1", 2),
     ],
 )
-def test_a_name_means_one_image(saved: Any, make_image: Any, name: str, number: int) -> None:
+def test_name_selects_one_image(saved: Any, make_image: Any, name: str, number: int) -> None:
     *images, members = two_images(make_image)
     assert_is(saved(members, name), images[number - 1])
 
 
-def test_an_image_listed_twice_is_one_with_all_its_names(saved: Any, make_image: Any) -> None:
+def test_repeated_image_has_all_its_names(saved: Any, make_image: Any) -> None:
     _, _, members = two_images(make_image)
     assert saved(members, "app:2.0").names == ("app:2.0", "registry.example/other/tool:3")
     assert saved(members, "tool:3").names == ("registry.example/other/tool:3", "app:2.0")
@@ -243,7 +241,7 @@ def test_an_abbreviation_of_two_images_is_a_usage_error(saved: Any, make_image: 
         saved(members, "x:1")
 
 
-def test_what_is_written_whole_goes_before_what_is_abbreviated(saved: Any, make_image: Any) -> None:
+def test_complete_name_precedes_an_abbreviation(saved: Any, make_image: Any) -> None:
     one, two, members = two_images(make_image)
     for names, expected in (
         (("a.example/x:latest", "x:latest"), two),
@@ -261,7 +259,7 @@ def test_an_archive_of_no_image_is_not_found(saved: Any) -> None:
 
 
 @pytest.mark.parametrize("listed", [[], ["1.tar"], ["1.tar"] * 3])
-def test_layers_and_diff_ids_must_be_as_many(
+def test_different_numbers_of_layers_and_diff_ids_are_refused(
     saved: Any, make_image: Any, listed: list[str]
 ) -> None:
     image = make_image(b"one", b"two")
@@ -308,7 +306,7 @@ def test_a_config_under_anothers_digest_is_refused(
         ("c.json", "\x1b[2J", NotFoundError),
     ],
 )
-def test_a_list_that_points_nowhere_is_refused(
+def test_list_with_missing_files_is_refused(
     saved: Any, make_image: Any, config: str, layer: str, error: type[Exception]
 ) -> None:
     image = make_image(b"one")
@@ -352,7 +350,7 @@ def test_two_different_lists_are_refused(saved: Any, make_image: Any) -> None:
         saved([("manifest.json", []), *members], "app:1.0")
 
 
-def test_an_archive_without_a_list_is_told_apart(saved: Any) -> None:
+def test_archive_without_manifest_json_is_explained(saved: Any) -> None:
     with pytest.raises(UnsupportedError, match=r"want an archive of Docker 1\.10"):
         saved([("repositories", {}), ("a/layer.tar", b"")])
     with pytest.raises(IntegrityError, match="not a docker archive") as caught:

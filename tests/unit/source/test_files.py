@@ -1,4 +1,4 @@
-"""Windows and directories: exactly a file's bytes, and only of regular files."""
+"""Slices of files and directories: exactly a file's bytes, and regular files only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stacker.source.files import Directory, FileSlice, open_blob_file, read_docu
 
 
 def window(path: Path, offset: int, size: int) -> FileSlice:
-    """Return a window of a file."""
+    """Return a slice of a file."""
     return FileSlice(os.open(path, os.O_RDONLY), offset, size)
 
 
@@ -29,7 +29,7 @@ def digits(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 10), (0, 0), (3, 4), (9, 1), (10, 0)])
-def test_a_window_gives_its_bytes_and_no_byte_beyond(digits: Path, offset: int, size: int) -> None:
+def test_slice_ends_at_its_last_byte(digits: Path, offset: int, size: int) -> None:
     expected = b"0123456789"[offset : offset + size]
     with window(digits, offset, size) as file:
         assert file.read() == expected
@@ -43,14 +43,14 @@ def test_a_window_gives_its_bytes_and_no_byte_beyond(digits: Path, offset: int, 
         assert buffer[size:] == bytes(20 - size)
 
 
-def test_windows_of_one_file_do_not_share_a_position(digits: Path) -> None:
+def test_slices_do_not_share_a_position(digits: Path) -> None:
     with window(digits, 0, 10) as one, window(digits, 0, 10) as other:
         assert one.read(4) == b"0123"
         assert other.read(2) == b"01"
         assert one.read(1) == b"4"
 
 
-def test_a_file_that_grows_gives_no_more_and_one_that_shrinks_gives_less(digits: Path) -> None:
+def test_slice_of_a_changing_file_never_exceeds_its_size(digits: Path) -> None:
     with window(digits, 0, 10) as file:
         digits.write_bytes(b"0123456789abc")
         assert file.read() == b"0123456789"
@@ -80,7 +80,7 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo"])
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
+def test_special_file_is_refused_without_blocking(tmp_path: Path, kind: str) -> None:
     if kind == "fifo":
         os.mkfifo(tmp_path / "blob")
     else:
@@ -99,7 +99,7 @@ def test_a_document_over_the_limit_is_not_read(tmp_path: Path) -> None:
         read_document_file(files, "index.json")
 
 
-def test_a_blob_of_another_size_is_refused_up_front(tmp_path: Path) -> None:
+def test_blob_of_another_size_is_refused_before_reading(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"four")
     files = Directory(str(tmp_path), "oci:x")
     for size in (3, 5):
@@ -111,7 +111,7 @@ def test_a_blob_of_another_size_is_refused_up_front(tmp_path: Path) -> None:
         assert blob.read() == b"four"
 
 
-def test_a_missing_foreign_layer_says_where_it_may_be_had(tmp_path: Path) -> None:
+def test_missing_foreign_layer_hints_at_its_urls(tmp_path: Path) -> None:
     layer = Descriptor(
         mediatype.OCI_FOREIGN_LAYER, Digest.of(b""), 0, urls=("https://registry.example/layer",)
     )

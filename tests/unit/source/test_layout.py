@@ -1,4 +1,4 @@
-"""OCI image layouts: which entry a tag means, and what is refused.
+"""OCI image layouts: which entry a tag selects, and malformed layouts.
 
 Every test runs on a directory and on an archive: a layout is the same in both.
 """
@@ -31,7 +31,7 @@ MARKER = b'{"imageLayoutVersion": "1.0.0"}'
 
 @pytest.fixture(params=["directory", "archive", "archive with ./"])
 def files_of(request: pytest.FixtureRequest, tmp_path: Path, write_tar: Any) -> Any:
-    """Return a maker of trees of files out of names and contents."""
+    """Return a function that creates a tree of files from names and contents."""
 
     def make(content: dict[str, bytes]) -> FileTree:
         if request.param == "directory":
@@ -48,7 +48,7 @@ def files_of(request: pytest.FixtureRequest, tmp_path: Path, write_tar: Any) -> 
 
 @pytest.fixture
 def layout_of(files_of: Any) -> Any:
-    """Return a maker of layouts out of index entries and blobs; keywords replace files."""
+    """Return a function that creates a layout; keywords replace files."""
 
     def make(entries: list[Descriptor], blobs: dict[str, bytes], **changes: bytes) -> FileTree:
         index = Index(mediatype.OCI_INDEX, tuple(entries)).to_json()
@@ -104,7 +104,7 @@ def test_every_blob_of_an_image_is_readable(layout_of: Any, make_image: Any) -> 
         ("@3", 3),
     ],
 )
-def test_a_tag_means_the_entry_that_bears_it(layout_of: Any, tag: str, number: int) -> None:
+def test_tag_selects_its_entry(layout_of: Any, tag: str, number: int) -> None:
     entries = [
         entry(b"a", "1.0"),
         entry(b"b", "team/app:2.0"),
@@ -114,12 +114,12 @@ def test_a_tag_means_the_entry_that_bears_it(layout_of: Any, tag: str, number: i
     assert open_layout(layout_of(entries, {}), tag).root() == entries[number]
 
 
-def test_the_specifications_own_name_goes_first(layout_of: Any) -> None:
+def test_ref_name_precedes_containerd_s_name(layout_of: Any) -> None:
     entries = [entry(b"a", "other", image_name="name"), entry(b"b", "name")]
     assert open_layout(layout_of(entries, {}), "name").root() == entries[1]
 
 
-def test_all_names_of_the_image_are_known_the_fuller_first(layout_of: Any) -> None:
+def test_names_of_an_image_are_listed_full_name_first(layout_of: Any) -> None:
     entries = [
         entry(b"a", "1.0", image_name="registry.example/app:1.0"),
         entry(b"a", "latest"),
@@ -141,7 +141,7 @@ def test_an_unknown_tag_is_not_found_and_the_tags_are_listed(layout_of: Any, tag
     assert len(caught.value.message) < 300
 
 
-def test_an_empty_layout_holds_no_image(layout_of: Any) -> None:
+def test_empty_layout_has_no_image(layout_of: Any) -> None:
     with pytest.raises(NotFoundError, match="no such image: oci:x: got none, want an image"):
         open_layout(layout_of([], {}), "")
 
@@ -170,7 +170,7 @@ def test_several_images_and_no_tag_is_a_usage_error(
 
 
 @pytest.mark.parametrize("tag", ["", "1.0"])
-def test_the_platforms_of_one_name_are_an_index(layout_of: Any, tag: str) -> None:
+def test_platforms_with_one_name_form_an_index(layout_of: Any, tag: str) -> None:
     images = [
         entry(b"a", "1.0", platform="linux/amd64"),
         entry(b"b", "1.0", platform="linux/arm64"),
@@ -185,12 +185,12 @@ def test_the_platforms_of_one_name_are_an_index(layout_of: Any, tag: str) -> Non
     assert source.names == ("1.0",)
 
 
-def test_platforms_without_any_name_are_an_index(layout_of: Any) -> None:
+def test_platforms_without_a_name_form_an_index(layout_of: Any) -> None:
     images = [entry(b"a", platform="linux/amd64"), entry(b"b", platform="linux/arm64")]
     assert open_layout(layout_of(images, {}), "").root().media_type == mediatype.OCI_INDEX
 
 
-def test_attestations_and_artifacts_beside_an_image_are_passed_over(layout_of: Any) -> None:
+def test_attestations_and_artifacts_beside_an_image_are_skipped(layout_of: Any) -> None:
     image = entry(b"a", "1.0", platform="linux/amd64")
     attestation = entry(b"b", "1.0", platform="unknown/unknown")
     artifact = Descriptor("application/vnd.example+json", Digest.of(b"c"), 1)
@@ -198,7 +198,7 @@ def test_attestations_and_artifacts_beside_an_image_are_passed_over(layout_of: A
     assert open_layout(layout_of([artifact], {}), "").root() == artifact
 
 
-def test_a_nested_index_is_the_root_as_it_stands(layout_of: Any) -> None:
+def test_nested_index_is_the_root_unchanged(layout_of: Any) -> None:
     nested = Descriptor(
         mediatype.OCI_INDEX, Digest.of(b"i"), 1, annotations={IMAGE_NAME: "app:1", REF_NAME: "1"}
     )
@@ -220,9 +220,7 @@ def test_an_embedded_document_needs_no_blob(layout_of: Any) -> None:
         (b"b", "wrong digest: oci:x: sha256:"),
     ],
 )
-def test_a_document_is_what_its_descriptor_says(
-    layout_of: Any, stored: bytes | None, message: str
-) -> None:
+def test_document_is_verified(layout_of: Any, stored: bytes | None, message: str) -> None:
     blobs = {} if stored is None else {A.digest.hex: stored}
     source: Layout = open_layout(layout_of([A], blobs), "")
     with pytest.raises((IntegrityError, NotFoundError), match=message):
@@ -236,7 +234,7 @@ def test_a_document_over_the_limit_is_refused_unread(layout_of: Any) -> None:
         source.document(large)
 
 
-def test_a_blob_of_another_algorithm_lies_in_its_own_folder(files_of: Any) -> None:
+def test_blob_of_another_algorithm_has_its_own_directory(files_of: Any) -> None:
     import hashlib
 
     digest = Digest("sha512", hashlib.sha512(b"a").hexdigest())
@@ -252,7 +250,7 @@ def test_a_blob_of_another_algorithm_lies_in_its_own_folder(files_of: Any) -> No
     assert open_layout(files, "").document(descriptor) == b"a"
 
 
-def test_a_directory_without_the_marker_is_no_layout(files_of: Any) -> None:
+def test_directory_without_the_marker_is_refused(files_of: Any) -> None:
     with pytest.raises(IntegrityError, match="not an OCI image layout: oci:x"):
         open_layout(files_of({"index.json": b"{}"}), "")
 

@@ -1,4 +1,4 @@
-"""What a person may write for a source."""
+"""Sources that a user can name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "registry.example:5000/team/app:1.0"
 
 @pytest.fixture
 def layout(make_image: Any) -> list[tuple[str, bytes | str]]:
-    """Return the files of a layout of one image called `NAME`."""
+    """Return the files of a layout of one image named `NAME`."""
     image = make_image(b"one")
     entry = image.descriptor.to_json()
     entry["annotations"] = {"org.opencontainers.image.ref.name": NAME}
@@ -81,7 +81,7 @@ def test_the_path_ends_at_the_first_colon(here: Path, place: str, rest: str) -> 
 
 
 @pytest.mark.parametrize("place", SOURCES)
-def test_a_source_works_elsewhere(
+def test_pickled_source_works_in_another_directory(
     here: Path, place: str, make_image: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = make_image(b"one")
@@ -148,7 +148,7 @@ def test_a_registry_is_written_with_two_slashes(here: Path) -> None:
         ("docker-archive:saved.tar.gz:none", NotFoundError),
     ],
 )
-def test_a_wrong_place_is_one_line_and_leaves_nothing_behind(
+def test_wrong_location_is_one_line_and_leaves_nothing_behind(
     here: Path, text: str, error: type[StackerError]
 ) -> None:
     with pytest.raises(error) as caught, open_source(text, spool=here / "spool"):

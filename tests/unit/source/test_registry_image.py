@@ -1,4 +1,4 @@
-"""Manifests from a registry, and how it lets us in."""
+"""Manifests from a registry, and authentication."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BASIC = "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 @pytest.fixture
 def server(make_image: Any) -> Iterator[FakeRegistry]:
-    """Serve an image of one layer as app:1.0."""
+    """Yield a registry with an image of one layer, app:1.0."""
     with fake_registry() as server:
         image = make_image(b"one")
         for name, data in image.blobs.items():
@@ -62,7 +62,7 @@ def opened(
 def refused(
     error: type[StackerError], server: FakeRegistry, *words: Any, insecure: bool = False
 ) -> StackerError:
-    """Open what must be refused, in one line that names the registry and the repository."""
+    """Return the error of opening an image: one line with the registry and the repository."""
     with pytest.raises(error) as caught, opened(server, *words, insecure=insecure):
         pytest.fail("it was opened")
     assert type(caught.value) is error
@@ -87,7 +87,7 @@ def test_an_image_is_read_by_tag(server: FakeRegistry) -> None:
         read_everything(source)
         assert source.names == (f"{server.host}/app:1.0",)
         assert source.root().media_type == mediatype.OCI_MANIFEST
-    # The manifest, the config and the layer once each, after the question which scheme it is.
+    # The scheme is tested first; manifest, config and layer are requested once each.
     assert [asked.path.split("/")[3:4] for asked in server.asked] == [
         [],
         ["manifests"],
@@ -105,9 +105,7 @@ def test_an_image_is_read_by_digest(server: FakeRegistry, make_image: Any) -> No
     assert server.count(str(digest)) == 2
 
 
-def test_a_manifest_that_its_digest_does_not_name_is_refused(
-    server: FakeRegistry, make_image: Any
-) -> None:
+def test_manifest_with_another_digest_is_refused(server: FakeRegistry, make_image: Any) -> None:
     other = make_image(b"two")
     server.content[f"/v2/app/manifests/{other.descriptor.digest}"] = (
         mediatype.OCI_MANIFEST,
@@ -117,9 +115,7 @@ def test_a_manifest_that_its_digest_does_not_name_is_refused(
     assert "wrong digest" in error.message
 
 
-def test_what_the_registry_says_is_the_digest_is_not_believed(
-    server: FakeRegistry, make_image: Any
-) -> None:
+def test_docker_content_digest_is_not_trusted(server: FakeRegistry, make_image: Any) -> None:
     image = make_image(b"one")
     lie = {"Docker-Content-Digest": str(Digest.of(b"lie")), "Content-Type": mediatype.OCI_MANIFEST}
 
@@ -134,9 +130,7 @@ def test_what_the_registry_says_is_the_digest_is_not_believed(
         assert source.root().digest == image.descriptor.digest
 
 
-def test_an_index_is_asked_for_and_its_entries_checked(
-    server: FakeRegistry, make_image: Any
-) -> None:
+def test_index_is_requested_and_its_entries_verified(server: FakeRegistry, make_image: Any) -> None:
     image = make_image(b"two")
     entry = {**image.descriptor.to_json(), "platform": {"os": "linux", "architecture": "arm64"}}
     index = {"schemaVersion": 2, "mediaType": mediatype.DOCKER_LIST, "manifests": [entry]}
@@ -154,9 +148,7 @@ def test_an_index_is_asked_for_and_its_entries_checked(
     assert asked.headers["accept"] == mediatype.OCI_MANIFEST
 
 
-def test_an_entry_that_is_announced_as_something_else_is_refused(
-    server: FakeRegistry, make_image: Any
-) -> None:
+def test_entry_with_another_content_type_is_refused(server: FakeRegistry, make_image: Any) -> None:
     image = make_image(b"two")
     announce(server, "arm", mediatype.DOCKER_MANIFEST, image.manifest)
     with opened(server) as source, pytest.raises(IntegrityError, match="wrong media type: "):
@@ -164,7 +156,7 @@ def test_an_entry_that_is_announced_as_something_else_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["", "application/json", "text/plain", "nonsense"])
-def test_a_type_that_says_nothing_does_no_harm(
+def test_unspecific_content_type_is_ignored(
     server: FakeRegistry, make_image: Any, kind: str
 ) -> None:
     announce(server, "1.0", kind, make_image(b"one").manifest)
@@ -172,7 +164,7 @@ def test_a_type_that_says_nothing_does_no_harm(
         assert source.root().media_type == mediatype.OCI_MANIFEST
 
 
-def test_a_type_that_is_not_the_document_s_own_is_refused(
+def test_content_type_that_contradicts_the_document_is_refused(
     server: FakeRegistry, make_image: Any
 ) -> None:
     announce(server, "1.0", mediatype.OCI_INDEX, make_image(b"one").manifest)
@@ -180,7 +172,7 @@ def test_a_type_that_is_not_the_document_s_own_is_refused(
 
 
 @pytest.mark.parametrize("kind", [schema1.PLAIN, schema1.SIGNED, "application/json", ""])
-def test_schema_1_is_given_without_its_signatures(server: FakeRegistry, kind: str) -> None:
+def test_schema_1_is_returned_without_its_signatures(server: FakeRegistry, kind: str) -> None:
     plain = schema1.manifest([schema1.step(b"blob", "make")])
     announce(server, "1.0", kind, schema1.signed(plain))
     with opened(server) as source:
@@ -204,7 +196,7 @@ def test_schema_1_under_the_name_of_schema_2_is_refused(server: FakeRegistry) ->
         ((200, b"5\r\n12345\r\n0\r\n\r\n", {"Content-Length": "x", "Connection": "close"}), None),
     ],
 )
-def test_the_size_of_a_blob_is_what_the_registry_says(
+def test_size_of_a_blob_is_the_registry_s(
     server: FakeRegistry, answer: tuple[int, bytes, dict[str, str]], size: int | None
 ) -> None:
     server.quirk = lambda request: "blobs" in request.path and request.answer(*answer)
@@ -236,9 +228,7 @@ def test_a_huge_manifest_is_not_read_to_its_end(server: FakeRegistry, says: bool
     assert "document too large" in refused(IntegrityError, server).message
 
 
-def test_a_manifest_that_breaks_off_is_asked_for_again(
-    server: FakeRegistry, make_image: Any
-) -> None:
+def test_interrupted_manifest_is_requested_again(server: FakeRegistry, make_image: Any) -> None:
     manifest = make_image(b"one").manifest
     left = [2]
 
@@ -256,7 +246,7 @@ def test_a_manifest_that_breaks_off_is_asked_for_again(
     assert "transfer interrupted" in refused(NetworkError, server).message
 
 
-def test_no_such_image_says_so(server: FakeRegistry) -> None:
+def test_missing_image_is_not_found(server: FakeRegistry) -> None:
     error = refused(NotFoundError, server, "app:none")
     assert error.message.endswith("/app:none: got status 404 (no such repository), want 200")
 
@@ -265,18 +255,16 @@ def test_no_such_image_says_so(server: FakeRegistry) -> None:
     "body",
     [b"", b"\xff", b"{", b"[]", b'{"errors": 1}', b'{"errors": [1]}', b'{"errors": [{"code": 1}]}'],
 )
-def test_what_a_registry_says_of_a_failure_may_be_anything(
-    server: FakeRegistry, body: bytes
-) -> None:
+def test_any_error_body_is_handled(server: FakeRegistry, body: bytes) -> None:
     server.quirk = lambda request: "manifests" in request.path and request.answer(418, body)
     assert "registry failed: " in refused(NetworkError, server).message
 
 
-# How it lets us in.
+# Authentication
 
 
 def credentials(tmp_path: Path, server: FakeRegistry, **entry: str) -> Path:
-    """Write a file with credentials for the registry."""
+    """Write a credential file for the registry, and return its path."""
     if not entry:
         entry = {"auth": b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
     path = tmp_path / "auth.json"
@@ -285,7 +273,7 @@ def credentials(tmp_path: Path, server: FakeRegistry, **entry: str) -> Path:
 
 
 def demanding(challenge: str, *wanted: str) -> Callable[[Handler], bool]:
-    """Let in who sends one of the `wanted` headers, and nobody else."""
+    """Make the registry accept only requests with one of the `wanted` headers."""
 
     def quirk(request: Handler) -> bool:
         if request.path.startswith("/token") or request.headers.get("Authorization") in wanted:
@@ -296,11 +284,11 @@ def demanding(challenge: str, *wanted: str) -> Callable[[Handler], bool]:
     return quirk
 
 
-def test_a_password_opens(server: FakeRegistry, tmp_path: Path) -> None:
+def test_password_is_accepted(server: FakeRegistry, tmp_path: Path) -> None:
     server.quirk = demanding('Basic realm="tests"', BASIC)
     with opened(server, "app:1.0", credentials(tmp_path, server)) as source:
         read_everything(source)
-    # Asked for once, at the first question about the repository.
+    # The token is requested once, with the first request about the repository.
     assert sum("authorization" not in asked.headers for asked in server.asked) == 2
 
 
@@ -319,18 +307,20 @@ def test_a_wrong_password_ends_at_once(server: FakeRegistry, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("challenge", ["", "Negotiate", 'Digest realm="x"'])
-def test_a_way_in_that_nobody_knows_is_an_error(server: FakeRegistry, challenge: str) -> None:
+def test_unsupported_authentication_scheme_is_an_error(
+    server: FakeRegistry, challenge: str
+) -> None:
     server.quirk = demanding(challenge)
     assert "unsupported authentication" in refused(AuthenticationError, server).message
 
 
-def test_who_is_forbidden_is_told(server: FakeRegistry) -> None:
+def test_status_403_is_access_denied(server: FakeRegistry) -> None:
     server.quirk = lambda request: "manifests" in request.path and request.answer(403)
     assert "access denied" in refused(AuthenticationError, server).message
 
 
 class Tokens:
-    """A token server: gives out numbered tokens, and lets a registry believe the last ones."""
+    """A token server that issues numbered tokens; the registry accepts the latest ones."""
 
     def __init__(self, server: FakeRegistry, *, wants: str = "", field: str = "token") -> None:
         self.server = server
@@ -361,7 +351,7 @@ class Tokens:
         return request.answer(200, json.dumps({self.field: f"t{self.given}"}).encode())
 
     def asked(self) -> list[dict[str, str]]:
-        """Give what each question for a token said."""
+        """Return the queries of all token requests."""
         return [
             dict(parse_qsl(urlsplit(asked.path).query or asked.body.decode()))
             for asked in self.server.asked
@@ -370,14 +360,14 @@ class Tokens:
 
 
 @pytest.mark.parametrize("field", ["token", "access_token"])
-def test_a_token_opens_for_anybody(server: FakeRegistry, field: str) -> None:
+def test_anonymous_token_is_requested(server: FakeRegistry, field: str) -> None:
     tokens = Tokens(server, field=field)
     with opened(server) as source:
         read_everything(source)
     assert tokens.asked() == [{"service": "tests", "scope": "repository:app:pull"}]
 
 
-def test_a_token_is_for_pulling_this_repository_when_the_challenge_does_not_say(
+def test_token_scope_defaults_to_pulling_the_repository(
     server: FakeRegistry,
 ) -> None:
     tokens = Tokens(server)
@@ -386,7 +376,7 @@ def test_a_token_is_for_pulling_this_repository_when_the_challenge_does_not_say(
         assert tokens.asked() == [{"service": "tests", "scope": "repository:app:pull"}]
 
 
-def test_a_token_is_had_for_a_password(server: FakeRegistry, tmp_path: Path) -> None:
+def test_token_is_requested_with_a_password(server: FakeRegistry, tmp_path: Path) -> None:
     Tokens(server, wants=BASIC)
     with opened(server, "app:1.0", credentials(tmp_path, server)) as source:
         read_everything(source)
@@ -394,7 +384,7 @@ def test_a_token_is_had_for_a_password(server: FakeRegistry, tmp_path: Path) -> 
     assert BASIC not in {asked.headers.get("authorization") for asked in bearers}
 
 
-def test_a_token_is_had_for_an_identity_token(server: FakeRegistry, tmp_path: Path) -> None:
+def test_token_is_requested_with_an_identity_token(server: FakeRegistry, tmp_path: Path) -> None:
     tokens = Tokens(server, field="access_token")
     with opened(server, "app:1.0", credentials(tmp_path, server, identitytoken="i")) as source:
         read_everything(source)
@@ -417,7 +407,7 @@ def test_a_registry_token_is_sent_as_it_is(server: FakeRegistry, tmp_path: Path)
     assert tokens.given == 0
 
 
-def test_a_token_that_runs_out_is_replaced(server: FakeRegistry) -> None:
+def test_expired_token_is_replaced(server: FakeRegistry) -> None:
     tokens = Tokens(server)
     with opened(server) as source:
         tokens.uses = 1
@@ -425,7 +415,7 @@ def test_a_token_that_runs_out_is_replaced(server: FakeRegistry) -> None:
     assert tokens.given == 2
 
 
-def test_a_token_that_opens_nothing_ends_the_attempts(server: FakeRegistry) -> None:
+def test_refused_token_ends_the_attempts(server: FakeRegistry) -> None:
     tokens = Tokens(server)
     tokens.uses = 0
     server.quirk = lambda request: not request.path.startswith("/token") or tokens.quirk(request)
@@ -476,7 +466,7 @@ def test_a_token_server_without_tokens_is_an_error(
 @pytest.mark.parametrize(
     "realm", ["http://registry.example/token", "", "/token", "file:///etc/passwd"]
 )
-def test_a_token_server_that_would_hear_secrets_in_the_clear_is_not_asked(
+def test_token_server_over_plain_http_gets_no_credentials(
     server: FakeRegistry, tmp_path: Path, realm: str
 ) -> None:
     server.quirk = demanding(f'Bearer realm="{realm}"')
@@ -500,20 +490,18 @@ def test_credentials_do_not_go_where_a_redirect_leads(server: FakeRegistry, tmp_
         assert not any("authorization" in asked.headers for asked in other.asked)
 
 
-def test_a_password_is_not_sent_before_it_is_asked_for(
-    server: FakeRegistry, tmp_path: Path
-) -> None:
+def test_password_is_sent_after_a_challenge_only(server: FakeRegistry, tmp_path: Path) -> None:
     with opened(server, "app:1.0", credentials(tmp_path, server)) as source:
         read_everything(source)
     assert not any("authorization" in asked.headers for asked in server.asked)
 
 
-# https
+# HTTPS
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a certificate for 127.0.0.1, with its key, that nobody vouches for."""
+    """Return a self-signed certificate for 127.0.0.1, and its key."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     path = tmp_path_factory.mktemp("tls") / "both.pem"
@@ -531,7 +519,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secure(certificate: Path, server: FakeRegistry) -> Iterator[FakeRegistry]:
-    """Serve the same image over https."""
+    """Yield a registry that serves the same image over HTTPS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with fake_registry(tls=context) as secure:
@@ -539,21 +527,21 @@ def secure(certificate: Path, server: FakeRegistry) -> Iterator[FakeRegistry]:
         yield secure
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(secure: FakeRegistry) -> None:
+def test_untrusted_certificate_is_refused(secure: FakeRegistry) -> None:
     error = refused(NetworkError, secure)
     assert "certificate" in error.message.lower()
     assert "--cert-dir" in (error.hint or "")
     assert not secure.asked
 
 
-def test_a_certificate_nobody_vouches_for_is_good_enough_for_who_says_so(
+def test_untrusted_certificate_is_accepted_with_insecure(
     secure: FakeRegistry,
 ) -> None:
     with opened(secure, insecure=True) as source:
         read_everything(source)
 
 
-def test_nothing_is_followed_from_https_to_http(secure: FakeRegistry, server: FakeRegistry) -> None:
+def test_redirect_from_https_to_http_is_refused(secure: FakeRegistry, server: FakeRegistry) -> None:
     place = {"Location": f"http://{server.host}/v2/app/manifests/1.0"}
     secure.quirk = lambda request: "manifests" in request.path and request.answer(302, b"", place)
     assert "want https" in refused(NetworkError, secure, insecure=True).message

@@ -1,4 +1,4 @@
-"""Compressed archives are unpacked beside, and nothing of them stays."""
+"""Compressed archives are decompressed into a temporary file, which is removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def spool(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_plain_archive_is_used_where_it_lies(tmp_path: Path, spool: Path) -> None:
+def test_uncompressed_archive_is_used_in_place(tmp_path: Path, spool: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(CONTENT)
     with seekable(str(path), "a", spool=spool) as plain:
@@ -35,7 +35,7 @@ def test_a_plain_archive_is_used_where_it_lies(tmp_path: Path, spool: Path) -> N
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
-def test_a_compressed_archive_is_there_until_the_end(
+def test_decompressed_archive_exists_until_the_context_ends(
     tmp_path: Path, spool: Path, compress: Callable[[bytes], bytes]
 ) -> None:
     path = tmp_path / "misnamed.tar"
@@ -110,7 +110,7 @@ def test_a_missing_archive_is_not_found(tmp_path: Path, spool: Path) -> None:
         pytest.fail("it was found")
 
 
-def test_a_directory_is_no_archive(tmp_path: Path, spool: Path) -> None:
+def test_directory_is_not_an_archive(tmp_path: Path, spool: Path) -> None:
     with (
         pytest.raises(StackerError, match="cannot open: archive:a: "),
         seekable(str(tmp_path), "archive:a", spool=spool),

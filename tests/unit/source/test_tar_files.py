@@ -1,4 +1,4 @@
-"""Archives as trees of files: links, repeats, and what a hostile one tries."""
+"""Archives as trees of files: links, repeated members, and hostile names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Writer = Callable[[Path, Sequence[tuple[str, bytes | str]]], Path]
 
 @pytest.fixture
 def archived(tmp_path: Path, write_tar: Writer) -> Callable[..., Archive]:
-    """Return a maker of archives."""
+    """Return a function that creates archives."""
 
     def make(*members: tuple[str, bytes | str]) -> Archive:
         return open_archive(str(write_tar(tmp_path / "a.tar", members)), "archive:a")
@@ -29,12 +29,12 @@ Maker = Callable[..., Archive]
 
 
 def content(archive: Archive, name: str) -> bytes:
-    """Return a member's bytes."""
+    """Return the bytes of a member."""
     with archive.open(name) as file:
         return file.read()
 
 
-def test_every_member_is_a_window(archived: Maker) -> None:
+def test_every_member_is_a_slice_of_the_archive(archived: Maker) -> None:
     long = "d/" * 80 + "long"
     archive = archived(
         ("a", b"first"), ("d/", b""), ("d/b", b"x" * 1000), (long, b"far"), ("e", b"")
@@ -47,11 +47,11 @@ def test_every_member_is_a_window(archived: Maker) -> None:
 
 @pytest.mark.parametrize("written", ["a", "./a", "/a", ".//a"])
 @pytest.mark.parametrize("asked", ["a", "./a", "/a", "x/../a"])
-def test_a_name_is_found_however_it_is_written(archived: Maker, written: str, asked: str) -> None:
+def test_unnormalised_names_are_found(archived: Maker, written: str, asked: str) -> None:
     assert content(archived((written, b"it")), asked) == b"it"
 
 
-def test_an_archive_travels_between_processes(archived: Maker) -> None:
+def test_archive_can_be_pickled(archived: Maker) -> None:
     archive = pickle.loads(pickle.dumps(archived(("a", b"it"), ("b", "-> a"))))
     assert content(archive, "b") == b"it"
 
@@ -79,13 +79,13 @@ def test_links_among_members_are_followed(archived: Maker, link: str) -> None:
 
 
 @pytest.mark.parametrize("link", ["-> b", "-> c", "=> b", "-> ./b"])
-def test_a_loop_of_links_ends(archived: Maker, link: str) -> None:
+def test_link_loop_is_an_error(archived: Maker, link: str) -> None:
     archive = archived(("b", link), ("c", "-> d"), ("d", "-> c"))
     with pytest.raises(IntegrityError, match="link loop: archive:a: 'b'"):
         archive.open("b")
 
 
-def test_a_long_chain_of_links_ends(archived: Maker) -> None:
+def test_long_chain_of_links_is_an_error(archived: Maker) -> None:
     chain = [(f"l{n}", f"-> l{n + 1}") for n in range(50)]
     archive = archived(*chain, ("l50", b"end"))
     assert content(archive, "l20") == b"end"
@@ -105,7 +105,7 @@ def test_a_name_that_leads_outside_is_refused(archived: Maker) -> None:
         archived(("a", b"")).open("../etc/passwd")
 
 
-def test_a_link_to_a_file_of_this_machine_is_just_missing(archived: Maker, tmp_path: Path) -> None:
+def test_link_to_a_host_file_is_not_found(archived: Maker, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     for link in (f"-> {secret}", f"=> {secret}", f"=> ../../{secret}"):
@@ -114,13 +114,13 @@ def test_a_link_to_a_file_of_this_machine_is_just_missing(archived: Maker, tmp_p
 
 
 @pytest.mark.parametrize("name", ["nothing", "d", "", "a/b", "\ud800"])
-def test_what_is_no_file_is_not_found(archived: Maker, name: str) -> None:
+def test_directory_member_is_not_found(archived: Maker, name: str) -> None:
     archive = archived(("a", b""), ("d/", b""), ("d/x", b""))
     with pytest.raises(NotFoundError, match="not found: archive:a"):
         archive.open(name)
 
 
-def test_a_member_written_twice_alike_is_one(archived: Maker) -> None:
+def test_repeated_equal_member_is_one(archived: Maker) -> None:
     archive = archived(("a", b"same"), ("./a", b"same"), ("l", "-> a"), ("l", "-> a"))
     assert content(archive, "a") == b"same"
     assert content(archive, "l") == b"same"
@@ -164,7 +164,7 @@ def test_a_truncated_archive_is_refused(archived: Maker, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [-1, 8**11 - 1, 2**63, 2**70])
-def test_a_size_that_cannot_be_is_refused(tmp_path: Path, size: int) -> None:
+def test_impossible_member_size_is_refused(tmp_path: Path, size: int) -> None:
     info = tarfile.TarInfo("a")
     info.size = size
     path = tmp_path / "a.tar"
@@ -175,7 +175,7 @@ def test_a_size_that_cannot_be_is_refused(tmp_path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"no tar at all", b"\xff" * 2000, b"{}" * 700])
-def test_what_is_no_tar_is_refused(tmp_path: Path, junk: bytes) -> None:
+def test_non_tar_is_refused(tmp_path: Path, junk: bytes) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(junk)
     with pytest.raises(IntegrityError, match="archive:a"):

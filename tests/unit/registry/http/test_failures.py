@@ -1,4 +1,4 @@
-"""Failures of connections and refusals of registries, in words of this program."""
+"""Connection failures and registry errors are explained in plain words."""
 
 from __future__ import annotations
 

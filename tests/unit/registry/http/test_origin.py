@@ -1,4 +1,4 @@
-"""Which schemes_for are spoken to whom."""
+"""Schemes for hosts, and redirects that are refused."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from stacker.registry.http.origin import Origin, check_scheme, is_loopback, orig
         ("[::2]:5000", False, ("https",)),
     ],
 )
-def test_plain_http_is_for_this_machine_or_who_insists(
+def test_plain_http_is_for_loopback_or_insecure(
     host: str, insecure: bool, expected: tuple[str, ...]
 ) -> None:
     assert schemes_for(host, insecure=insecure) == expected
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "", "localhost.", "1270.0.0.1"])
-def test_what_is_not_loopback(host: str) -> None:
+def test_other_addresses_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
 @pytest.mark.parametrize(
     "url", ["", "ftp://a/b", "file:///etc/passwd", "//a", "http:///x", "http://a:x/", "http://[a/"]
 )
-def test_an_odd_url_is_refused_and_not_shown(url: str) -> None:
+def test_malformed_url_is_refused_without_printing_it(url: str) -> None:
     with pytest.raises(NetworkError, match="malformed URL from the registry: a/b: want") as caught:
         origin_of(url, "a/b")
     assert "passwd" not in caught.value.message
@@ -55,12 +55,12 @@ LOCAL = Origin("http", "127.0.0.1", 5000)
 
 @pytest.mark.parametrize("target", [PLAIN, LOCAL])
 @pytest.mark.parametrize("insecure", [True, False])
-def test_nothing_leads_from_https_to_http(target: Origin, insecure: bool) -> None:
+def test_https_never_redirects_to_http(target: Origin, insecure: bool) -> None:
     with pytest.raises(NetworkError, match="refused to follow: x: got 'http://"):
         check_scheme(target, TLS, "x", insecure=insecure)
 
 
-def test_plain_http_does_not_leave_this_machine_unasked() -> None:
+def test_plain_http_to_another_machine_needs_insecure() -> None:
     with pytest.raises(NetworkError, match="refused to follow") as caught:
         check_scheme(PLAIN, LOCAL, "x", insecure=False)
     assert "--insecure" in (caught.value.hint or "")

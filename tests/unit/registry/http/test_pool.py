@@ -1,4 +1,4 @@
-"""Through proxies, and with certificates of an authority of one's own."""
+"""Connections through proxies, and with private CAs and client certificates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def server() -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def proxy(server: FakeRegistry, secure: FakeRegistry) -> Iterator[FakeProxy]:
-    """Lead registry.example to one server for http, to another for https."""
+    """Yield a proxy that leads registry.example to one server for HTTP, to another for HTTPS."""
     with fake_proxy() as proxy:
         proxy.routes = {"registry.example:80": server.host, "registry.example:443": secure.host}
         yield proxy
@@ -112,26 +112,26 @@ def test_https_goes_through_a_tunnel(proxy: FakeProxy, trust: CertificateDirecto
     assert [line.split()[:2] for line in proxy.asked] == [["CONNECT", "registry.example:443"]]
 
 
-def test_the_tunnel_does_not_weaken_what_is_checked(proxy: FakeProxy) -> None:
+def test_tunnelled_certificate_is_verified(proxy: FakeProxy) -> None:
     assert "certificate" in refused(NetworkError, SECURE, None, through(proxy)).lower()
     assert status(SECURE, None, through(proxy), insecure=True) == 200
 
 
-def test_http_is_asked_of_the_proxy(proxy: FakeProxy) -> None:
+def test_plain_http_request_goes_through_the_proxy(proxy: FakeProxy) -> None:
     assert status(PLAIN, None, through(proxy), insecure=True) == 200
     assert proxy.asked == [f"GET {PLAIN} HTTP/1.1"]
     proxy.asked.clear()
-    refused(NetworkError, PLAIN, None, through(proxy))  # http of another machine
+    refused(NetworkError, PLAIN, None, through(proxy))  # plain HTTP to another machine
     assert not proxy.asked
 
 
-def test_who_is_exempt_is_not_asked_through_it(proxy: FakeProxy, server: FakeRegistry) -> None:
+def test_no_proxy_host_bypasses_the_proxy(proxy: FakeProxy, server: FakeRegistry) -> None:
     assert status(f"http://{server.host}/v2/", None, through(proxy)) == 200
     refused(NetworkError, "https://10.255.255.1.invalid/", None, through(proxy, "*"))
     assert not proxy.asked
 
 
-def test_a_proxy_may_want_a_password(proxy: FakeProxy, trust: CertificateDirectories) -> None:
+def test_proxy_password_is_sent(proxy: FakeProxy, trust: CertificateDirectories) -> None:
     proxy.password = "Basic " + b64encode(b"me:pass/word").decode()
     assert status(SECURE, trust, through(proxy, login="me:pass%2Fword@")) == 200
     assert status(PLAIN, trust, through(proxy, login="me:pass%2Fword@"), insecure=True) == 200
@@ -140,7 +140,7 @@ def test_a_proxy_may_want_a_password(proxy: FakeProxy, trust: CertificateDirecto
     assert "wrong@" not in said
 
 
-def test_a_proxy_that_is_not_there_or_leads_nowhere_is_said_to_be_the_one(
+def test_proxy_failures_are_named_as_the_proxy_s(
     proxy: FakeProxy, trust: CertificateDirectories
 ) -> None:
     gone = Proxies.parse("", "http://127.0.0.1:1", "")
@@ -152,9 +152,7 @@ def test_a_proxy_that_is_not_there_or_leads_nowhere_is_said_to_be_the_one(
 # Certificates
 
 
-def test_an_authority_of_one_s_own_is_believed(
-    secure: FakeRegistry, trust: CertificateDirectories
-) -> None:
+def test_private_ca_is_trusted(secure: FakeRegistry, trust: CertificateDirectories) -> None:
     url = f"https://{secure.host}/v2/"
     assert "certificate" in refused(NetworkError, url).lower()
     assert status(url, trust) == 200
@@ -187,7 +185,7 @@ def test_port_443_need_not_be_named(tmp_path: Path) -> None:
     assert trust.certificates_for("fd00::1", 5000, is_registry=True).authorities
 
 
-def test_a_certificate_of_ours_is_shown_to_the_registry_and_nobody_else(
+def test_client_certificate_goes_to_the_registry_only(
     authority: Authority, trust: CertificateDirectories
 ) -> None:
     certificate, key = authority.sign("client", "DNS:client.example")
@@ -201,7 +199,7 @@ def test_a_certificate_of_ours_is_shown_to_the_registry_and_nobody_else(
     assert not trust.certificates_for("elsewhere.example", 443, is_registry=False).pairs
 
 
-def test_a_redirect_elsewhere_does_not_see_our_certificate(
+def test_redirect_target_does_not_get_the_client_certificate(
     authority: Authority, trust: CertificateDirectories, tmp_path: Path
 ) -> None:
     for one, name in zip(authority.sign("own", "DNS:c.example"), ("cert", "key"), strict=True):
@@ -220,7 +218,7 @@ def test_a_redirect_elsewhere_does_not_see_our_certificate(
         assert not second.asked
 
 
-def test_half_a_certificate_or_a_broken_one_is_an_error(
+def test_incomplete_or_malformed_certificate_is_an_error(
     secure: FakeRegistry, trust: CertificateDirectories
 ) -> None:
     directory = Path(trust.directory)
@@ -240,7 +238,7 @@ def test_half_a_certificate_or_a_broken_one_is_an_error(
 def test_certificates_of_the_tests_satisfy_strict_verification(
     authority: Authority, secure: FakeRegistry
 ) -> None:
-    """Python 3.13 verifies like this by default."""
+    """Python 3.13 sets VERIFY_X509_STRICT by default."""
     context = ssl.create_default_context(cafile=str(authority.certificate))
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     host, _, port = secure.host.partition(":")
@@ -251,5 +249,5 @@ def test_certificates_of_the_tests_satisfy_strict_verification(
         assert encrypted.getpeercert()
 
 
-def test_a_directory_that_is_not_there_has_nothing(tmp_path: Path) -> None:
+def test_missing_certificate_directory_is_empty(tmp_path: Path) -> None:
     assert read_directory(str(tmp_path / "none")) == Certificates()

@@ -1,4 +1,4 @@
-"""Which proxy is asked, and who is asked directly."""
+"""The choice of a proxy, and the hosts that need none."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def test_each_scheme_has_its_proxy() -> None:
     assert Proxies().proxy_for(origin_of("https://registry.example", "x")) == ""
 
 
-def test_a_proxy_without_a_scheme_is_one_of_http() -> None:
+def test_proxy_without_scheme_is_http() -> None:
     assert Proxies.parse("", "proxy.example:3128", "").https == PROXY
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9:5000", "[::1]"])
-def test_this_machine_is_never_asked_through_a_proxy(host: str) -> None:
+def test_loopback_is_never_reached_through_a_proxy(host: str) -> None:
     assert proxy_for(f"https://{host}/") == ""
 
 
@@ -63,12 +63,12 @@ def test_this_machine_is_never_asked_through_a_proxy(host: str) -> None:
         ("", "registry.example", False),
     ],
 )
-def test_who_is_exempt_is_asked_directly(no_proxy: str, host: str, is_direct: bool) -> None:
+def test_no_proxy_hosts_are_reached_directly(no_proxy: str, host: str, is_direct: bool) -> None:
     assert proxy_for(f"https://{host}/", no_proxy) == ("" if is_direct else PROXY)
 
 
 @pytest.mark.parametrize("text", ["http://", "http://[", "http://proxy:0", "http://proxy:x", ":80"])
-def test_a_malformed_proxy_is_refused_and_not_shown(text: str) -> None:
+def test_malformed_proxy_is_refused_without_printing_it(text: str) -> None:
     with pytest.raises(UsageError, match="malformed proxy"):
         Proxies.parse("", text, "")
     with pytest.raises(UsageError) as caught:
@@ -76,6 +76,6 @@ def test_a_malformed_proxy_is_refused_and_not_shown(text: str) -> None:
     assert "secret" not in caught.value.message
 
 
-def test_another_kind_of_proxy_is_refused_by_name() -> None:
+def test_unsupported_proxy_scheme_is_named() -> None:
     with pytest.raises(UnsupportedError, match="socks5"):
         Proxies.parse("", "socks5://me:secret@proxy.example", "")
