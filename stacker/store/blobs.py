@@ -38,7 +38,10 @@ class BlobStore:
         try:
             content = self.path(digest).read_bytes()
         except FileNotFoundError:
-            raise NotFoundError(f"no such blob in the store: {digest}") from None
+            raise NotFoundError(
+                f"no such blob in the store: {digest}",
+                hint="pull the image again with `stacker pull`",
+            ) from None
         found = digest.new_hash()
         found.update(content)
         if found.hexdigest() != digest.hex:

@@ -52,7 +52,8 @@ class ChainStore:
             if data["version"] != VERSION:
                 raise UnsupportedError(
                     f"unknown chain record: {path}: got version {data['version']}, "
-                    f"want version {VERSION}"
+                    f"want version {VERSION}",
+                    hint="update stacker: a newer version wrote it",
                 )
             return Stack(
                 tuple(self.root / directory for directory in data["directories"]),

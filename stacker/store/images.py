@@ -30,6 +30,7 @@ NAME = "org.opencontainers.image.ref.name"
 SOURCE = "dev.stacker.source"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _LOCK = "index.json.lock"
+_LIST_IMAGES = "`stacker images` lists the images in the store"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -136,7 +137,7 @@ class ImageStore:
         try:
             held = lock.shared(self.blobs.path(image_id), create=False)
         except FileNotFoundError:
-            raise NotFoundError(f"no such image: {image_id}") from None
+            raise NotFoundError(f"no such image: {image_id}", hint=_LIST_IMAGES) from None
         with held:
             yield self.config(image_id)
 
@@ -150,9 +151,12 @@ class ImageStore:
         try:
             held = lock.try_exclusive(self.blobs.path(image_id), create=False)
         except FileNotFoundError:
-            raise NotFoundError(f"no such image: {image_id}") from None
+            raise NotFoundError(f"no such image: {image_id}", hint=_LIST_IMAGES) from None
         if held is None:
-            raise LockedError(f"image in use: {image_id}: another process mounts or unpacks it")
+            raise LockedError(
+                f"image in use: {image_id}: another process mounts or unpacks it",
+                hint="run the command again when the other process is done",
+            )
         with held:
             yield
 
@@ -208,7 +212,7 @@ def _hint(images: list[StoredImage], digits: str) -> str:
     for image in images:
         if digits in {entry.digest.hex for entry in image.manifests}:
             return f"this is the digest of a manifest; the image ID is {image.id}"
-    return "`stacker images` lists the images in the store"
+    return _LIST_IMAGES
 
 
 def _stored(image_id: ImageID, entries: list[Descriptor]) -> StoredImage:

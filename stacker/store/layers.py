@@ -52,7 +52,10 @@ class LayerStore:
         try:
             return LayerRecord.from_json(path.read_bytes(), f"{path}")
         except FileNotFoundError:
-            raise NotFoundError(f"no such layer in the store: {diff_id}") from None
+            raise NotFoundError(
+                f"no such layer in the store: {diff_id}",
+                hint="pull the image again with `stacker pull`",
+            ) from None
 
     @contextmanager
     def unpacking(self, diff_id: DiffID) -> Iterator[LayerPaths | None]:
@@ -130,7 +133,10 @@ class LayerStore:
                     continue
                 taken = lock.try_exclusive(self._lock(diff_id))
                 if taken is None:
-                    raise LockedError(f"layer in use: {diff_id}: another process reads it")
+                    raise LockedError(
+                        f"layer in use: {diff_id}: another process reads it",
+                        hint="run the command again when the other process is done",
+                    )
                 held.enter_context(taken)
                 paths += [self.paths(diff_id).root, self._lock(diff_id)]
             yield paths

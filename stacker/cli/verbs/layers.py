@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 DESCRIPTION = """\
-List the layers of an image, the base first, with their sizes.  DELETES is the number of whiteouts,
-IMAGES the number of images in the store that use the layer.
+List the layers of an image, the base first, with their sizes.  WHITEOUTS is the number of deleted
+names, IMAGES the number of images in the store that use the layer.
 """
 EXAMPLES = """\
   stacker layers app:1.0
@@ -50,8 +50,8 @@ def run(args: Namespace, session: Session) -> None:
         (str(number), diff_id.short, *_counts(record), str(users[diff_id]))
         for number, (diff_id, record) in enumerate(layers, 1)
     ]
-    headers = ("#", "DIFF ID", "ENTRIES", "FILES", "SIZE", "DELETES", "IMAGES")
-    print_table(headers, rows, right="# ENTRIES FILES SIZE DELETES IMAGES")
+    headers = ("#", "DIFF ID", "ENTRIES", "FILES", "SIZE", "WHITEOUTS", "IMAGES")
+    print_table(headers, rows, right="# ENTRIES FILES SIZE WHITEOUTS IMAGES")
 
 
 def _counts(record: LayerRecord) -> tuple[str, ...]:
