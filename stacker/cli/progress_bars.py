@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from stacker.events import Event
     from stacker.image.digest import DiffID, Digest
 
-_REDRAW: Final = 0.1  # seconds
+REDRAW_INTERVAL: Final = 0.1
+"""Seconds between two drawings."""
 
 
 class Bars:
@@ -72,7 +73,7 @@ class Bars:
     def show(self, event: Event) -> None:
         """Update the bars with an event, and draw them if the last drawing is old enough."""
         self._update(event)
-        if (now := time.monotonic()) - self._drawn >= _REDRAW:
+        if (now := time.monotonic()) - self._drawn >= REDRAW_INTERVAL:
             self._drawn = now
             self._progress.refresh()
 

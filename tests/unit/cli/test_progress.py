@@ -63,7 +63,7 @@ def test_bars_are_drawn_on_a_terminal(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr("stacker.cli.progress_bars._REDRAW", 0.0)
+    monkeypatch.setattr("stacker.cli.progress_bars.REDRAW_INTERVAL", 0.0)
     with report_progress(session()) as emit:
         for event in EVENTS:
             emit(event)

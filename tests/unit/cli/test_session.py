@@ -76,3 +76,12 @@ def test_verbosity_selects_messages(
 
 def test_bars_need_a_terminal() -> None:
     assert not Session(Path("/a")).draws  # pytest's stderr is not a terminal
+
+
+@pytest.mark.parametrize(
+    ("environ", "temporary"),
+    [({}, "/var/tmp"), ({"TMPDIR": ""}, "/var/tmp"), ({"TMPDIR": "/scratch"}, "/scratch")],
+)
+def test_temporary_directory_follows_tmpdir(environ: dict[str, str], temporary: str) -> None:
+    session = Session.of(Namespace(store="/a"), environ)
+    assert session.temporary == Path(temporary)
