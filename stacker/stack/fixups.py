@@ -40,7 +40,7 @@ def write_links(
     for link in make_in_order(links, maker.make).values():
         raise LayerError(
             f"malformed hard link: {what}: {printable(link.path)}: got the target "
-            f"{printable(link.target)}, which waits for this link itself, want a file"
+            f"{printable(link.target)}, which depends on this link itself, want a file"
         )
     for path in sorted(maker.directories, reverse=True):
         os.utime(os.fsencode(directory) + b"/" + path, ns=(0, 0))
@@ -122,7 +122,7 @@ def _linkable(found: Found | None, link: HardLink, what: str) -> bytes:
     if found is None or found.is_directory:
         raise LayerError(
             f"malformed hard link: {what}: {printable(link.path)}: got the target "
-            f"{printable(link.target)}, which is {'a directory' if found else 'nowhere'}, "
+            f"{printable(link.target)}, which {'is a directory' if found else 'does not exist'}, "
             "want a file of this layer or one below"
         )
     return found.path

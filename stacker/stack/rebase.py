@@ -3,7 +3,7 @@
 A layer can have a file in a directory that is a symbolic link in a lower layer; when it was
 unpacked alone, that link was unknown.  The skeleton yields the layer's entries again, its tree
 provides the contents as hard links, and `stacker.layer.apply` resolves their parents in the lower
-tree.  This module must not have rules of its own for applying entries.
+tree.  This module must not repeat the rules for applying entries.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class CopyUp:
         lower = self._inodes.lower
         path = lower.name(node)
         if self._inodes.lookup(above.number, path) != node:
-            raise FileNotFoundError(errno.ENOENT, "the directory is gone")
+            raise FileNotFoundError(errno.ENOENT, "directory was removed")
         name, held = self._work.make(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
         try:
             self._describe(node, held)

@@ -15,7 +15,7 @@ import pytest
 
 CLOCK_REALTIME_COARSE: Final = 5
 
-leading_nowhere = pytest.mark.parametrize(
+missing_paths = pytest.mark.parametrize(
     ("path", "number"),
     [
         ("missing", errno.ENOENT),

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
+from tests.conformance.posix.cases import changing, fails, missing_paths, opened
 from tests.support.subjects import CaseDirectory
 from tests.support.templates import DATA
 from tests.support.unprivileged import acting_as
@@ -60,7 +60,7 @@ def test_fchmod_changes_the_mode_of_a_directory(place: CaseDirectory) -> None:
     assert mode(place / "full") == 0o700
 
 
-@leading_nowhere
+@missing_paths
 def test_chmod_of_a_missing_path_fails(place: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
         os.chmod(place / path, 0o644)

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from tests.conformance.posix.cases import changing, fails, leading_nowhere, opened
+from tests.conformance.posix.cases import changing, fails, missing_paths, opened
 from tests.support.subjects import CaseDirectory
 from tests.support.templates import DATA, UNPRIVILEGED
 from tests.support.unprivileged import acting_as
@@ -60,7 +60,7 @@ def test_fchown_needs_no_write_access(place: CaseDirectory) -> None:
     assert owner(place / "file") == (7, 8)
 
 
-@leading_nowhere
+@missing_paths
 def test_chown_of_a_missing_path_fails(place: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
         os.chown(place / path, 1, 1)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.conformance.posix.cases import changing, fails, leading_nowhere, next_tick, opened
+from tests.conformance.posix.cases import changing, fails, missing_paths, next_tick, opened
 from tests.support.subjects import CaseDirectory
 from tests.support.syscalls import UTIME_NOW, UTIME_OMIT, utimensat
 from tests.support.templates import DATA, MTIME
@@ -93,7 +93,7 @@ def test_invalid_nanosecond_is_refused(place: CaseDirectory, nanoseconds: int) -
         utimensat(place / "file", (0, 0), (0, nanoseconds))
 
 
-@leading_nowhere
+@missing_paths
 def test_utimensat_of_a_missing_path_fails(place: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
         utimensat(place / path, NOW, NOW)
