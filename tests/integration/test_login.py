@@ -1,4 +1,4 @@
-"""Logging in and out: checked first, kept where podman, skopeo and docker look, never shown."""
+"""Login and logout: credentials are checked, saved for podman and skopeo, and never printed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.tars import file, tar
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run a registry that wants a password."""
+    """Yield a registry with a password."""
     root = tmp_path_factory.mktemp("locked")
     with debian_registry(root / "registry", auth=with_passwords(root)) as host:
         yield host
@@ -36,7 +36,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def stacker(tmp_path: Path) -> Stacker:
-    """Return the command, in a home where nobody has logged in, with a helper in its PATH."""
+    """Return the command with an empty home directory and a helper in its PATH."""
     (tmp_path / "home").mkdir()
     (tmp_path / "bin").mkdir()
     helper = tmp_path / "bin" / "docker-credential-tests"
@@ -89,9 +89,7 @@ def auths(path: Path) -> dict[str, Any]:
 
 
 @needs_registry
-def test_who_is_logged_in_may_push_here_and_with_skopeo(
-    stacker: Stacker, locked: str, tmp_path: Path
-) -> None:
+def test_login_is_used_by_push_and_by_skopeo(stacker: Stacker, locked: str, tmp_path: Path) -> None:
     layout = images.layout(tmp_path / "app", [tar(file("a", b"1"))])
     stacker("pull", layout.source)
     place = f"docker://{locked}/app:1.0"
@@ -113,7 +111,7 @@ def test_who_is_logged_in_may_push_here_and_with_skopeo(
 
 
 @needs_registry
-def test_skopeo_knows_who_is_logged_in(stacker: Stacker, locked: str, tmp_path: Path) -> None:
+def test_skopeo_reads_the_saved_login(stacker: Stacker, locked: str, tmp_path: Path) -> None:
     assert log_in(stacker, locked, "--authfile", tmp_path / "mine.json").code == 0
     words = ["skopeo", "login", "--get-login", "--authfile", str(tmp_path / "mine.json"), locked]
     said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
@@ -121,7 +119,7 @@ def test_skopeo_knows_who_is_logged_in(stacker: Stacker, locked: str, tmp_path: 
 
 
 @needs_registry
-def test_a_wrong_password_is_not_kept(stacker: Stacker, locked: str, tmp_path: Path) -> None:
+def test_wrong_password_is_not_saved(stacker: Stacker, locked: str, tmp_path: Path) -> None:
     done = log_in(stacker, locked, password="not-the-word")
     assert done.code == 4
     assert "credentials refused" in done.err
@@ -129,7 +127,7 @@ def test_a_wrong_password_is_not_kept(stacker: Stacker, locked: str, tmp_path: P
 
 
 @needs_registry
-def test_other_entries_stay(stacker: Stacker, locked: str, tmp_path: Path) -> None:
+def test_login_keeps_other_entries(stacker: Stacker, locked: str, tmp_path: Path) -> None:
     before: dict[str, dict[str, Any]] = {
         "auths": {"registry.example": {"auth": "YTpi"}, locked: {"auth": "YTpi"}},
         "credHelpers": {"other.example": "other"},
@@ -153,7 +151,7 @@ def test_other_entries_stay(stacker: Stacker, locked: str, tmp_path: Path) -> No
 
 @needs_registry
 @pytest.mark.parametrize("kind", ["credHelpers", "credsStore"])
-def test_a_helper_is_given_the_secret_and_the_file_is_not(
+def test_helper_gets_the_secret_instead_of_the_file(
     stacker: Stacker, locked: str, tmp_path: Path, kind: str
 ) -> None:
     config = tmp_path / "home" / ".docker" / "config.json"
@@ -166,13 +164,13 @@ def test_a_helper_is_given_the_secret_and_the_file_is_not(
     assert secret == {"ServerURL": locked, "Username": USER, "Secret": PASSWORD}
     assert auths(config) == {locked: {}}
     assert not default(tmp_path).exists()
-    stacker.refused(3, "tags", f"docker://{locked}/none")  # it lets us in: 3, not 4
+    stacker.refused(3, "tags", f"docker://{locked}/none")  # 3, not 4: the credentials are accepted
     stacker("logout", locked)
     assert not (tmp_path / "secret").exists()
     stacker.refused(4, "tags", f"docker://{locked}/none")
 
 
-def test_a_registry_without_passwords_is_warned_about(
+def test_login_to_an_open_registry_warns(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path
 ) -> None:
     done = log_in(stacker, server.host)
@@ -182,7 +180,7 @@ def test_a_registry_without_passwords_is_warned_about(
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_what_is_no_registry_gets_no_entry(
+def test_server_that_is_no_registry_gets_no_entry(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path, status: int
 ) -> None:
     server.quirk = lambda request: request.answer(status)
@@ -202,16 +200,18 @@ def test_what_is_no_registry_gets_no_entry(
         ("registry", "-u", USER),
     ],
 )
-def test_what_cannot_be_asked_for_is_said(stacker: Stacker, words: tuple[str, ...]) -> None:
+def test_missing_user_name_or_password_is_an_error(
+    stacker: Stacker, words: tuple[str, ...]
+) -> None:
     stacker.refused(2, "login", *words)
 
 
-def test_a_password_is_no_argument(stacker: Stacker) -> None:
+def test_no_option_takes_a_password(stacker: Stacker) -> None:
     assert "--password" in stacker.refused(2, "login", "--password", "x", "registry.example")
 
 
 @needs_registry
-def test_a_person_is_asked_and_the_password_is_not_echoed(
+def test_terminal_prompt_does_not_echo_the_password(
     stacker: Stacker, locked: str, tmp_path: Path
 ) -> None:
     person, terminal = pty.openpty()

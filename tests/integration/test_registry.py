@@ -1,4 +1,4 @@
-"""Pulls from real registries on loopback, and from one that misbehaves."""
+"""Pulls from docker-registry on loopback, and from a faulty server in this process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory, layout: images.Layout) -> Iterator[str]:
-    """Run a registry that wants a password, with the image in it."""
+    """Yield a registry with a password and an image."""
     root = tmp_path_factory.mktemp("locked")
     with debian_registry(root / "registry", auth=with_passwords(root)) as host:
         push(layout.source, host, "team/app:1.0", "--dest-creds", CREDENTIALS)
@@ -51,7 +51,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, layout: images.Layout) -> I
 
 @pytest.fixture
 def stacker(tmp_path: Path) -> Stacker:
-    """Return the command, in a home where nobody has logged in."""
+    """Return the command with an empty home directory."""
     return at_home(tmp_path)
 
 
@@ -63,7 +63,7 @@ def check_image(stacker: Stacker, image_id: str, tmp_path: Path) -> None:
 
 @needs_registry
 @pytest.mark.parametrize("form", ["oci", "v2s2"])
-def test_an_image_comes_as_it_was_pushed(
+def test_pulled_image_equals_the_pushed_one(
     stacker: Stacker, registry: str, layout: images.Layout, tmp_path: Path, form: str
 ) -> None:
     name = f"team/{form}:1.0"
@@ -79,7 +79,7 @@ def test_an_image_comes_as_it_was_pushed(
 
 
 @needs_registry
-def test_each_platform_gets_its_image_of_an_index(
+def test_each_platform_selects_its_image_of_an_index(
     stacker: Stacker, registry: str, tmp_path: Path
 ) -> None:
     platforms = [("linux", "amd64"), ("linux", "arm64")]
@@ -95,7 +95,7 @@ def test_each_platform_gets_its_image_of_an_index(
 
 
 @needs_registry
-def test_an_image_comes_by_digest(stacker: Stacker, registry: str, layout: images.Layout) -> None:
+def test_image_is_pulled_by_digest(stacker: Stacker, registry: str, layout: images.Layout) -> None:
     push(layout.source, registry, "team/app:by-digest", "--preserve-digests")
     name = f"{registry}/team/app@{layout.image.manifest}"
     assert stacker("pull", f"docker://{name}").last == layout.image.config
@@ -103,9 +103,7 @@ def test_an_image_comes_by_digest(stacker: Stacker, registry: str, layout: image
 
 
 @needs_registry
-def test_what_is_not_there_is_said_in_one_line(
-    stacker: Stacker, registry: str, layout: images.Layout
-) -> None:
+def test_missing_image_is_one_line(stacker: Stacker, registry: str, layout: images.Layout) -> None:
     push(layout.source, registry, "team/app:1.0")
     for name in ("team/app:none", "team/none:1.0", f"team/app@sha256:{'0' * 64}"):
         assert f"{registry}/{name}" in stacker.refused(3, "pull", f"docker://{registry}/{name}")
@@ -113,7 +111,7 @@ def test_what_is_not_there_is_said_in_one_line(
 
 
 @needs_registry
-def test_a_password_is_wanted(stacker: Stacker, locked: str) -> None:
+def test_missing_password_is_an_error(stacker: Stacker, locked: str) -> None:
     words = stacker.refused(4, "pull", f"docker://{locked}/team/app:1.0")
     assert f"{locked}/team/app" in words
     assert "--authfile" in words
@@ -121,7 +119,7 @@ def test_a_password_is_wanted(stacker: Stacker, locked: str) -> None:
 
 @needs_registry
 @pytest.mark.parametrize("how", ["--authfile", "REGISTRY_AUTH_FILE", "runtime", "docker"])
-def test_the_password_that_skopeo_wrote_opens(
+def test_password_saved_by_skopeo_is_used(
     stacker: Stacker, locked: str, tmp_path: Path, how: str
 ) -> None:
     path = {
@@ -146,7 +144,7 @@ def test_the_password_that_skopeo_wrote_opens(
 
 
 @needs_registry
-def test_a_wrong_password_is_refused_and_not_shown(
+def test_wrong_password_is_refused_and_not_printed(
     stacker: Stacker, locked: str, tmp_path: Path
 ) -> None:
     auth = base64.b64encode(b"opener:not-the-word").decode()
@@ -160,7 +158,7 @@ def test_a_wrong_password_is_refused_and_not_shown(
 
 @needs_registry
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_a_token_is_had_where_the_registry_says(
+def test_token_is_requested_from_the_registry_s_token_server(
     stacker: Stacker, layout: images.Layout, tmp_path: Path
 ) -> None:
     with fake_registry() as server:
@@ -173,21 +171,21 @@ def test_a_token_is_had_where_the_registry_says(
             auth = base64.b64encode(CREDENTIALS.encode()).decode()
             (tmp_path / "mine.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
             stacker("pull", place, "--authfile", tmp_path / "mine.json")
-    # The workers come with the token that their conductor had.
+    # Workers get the token of the main process.
     assert tokens.given == 1
     stacker.assert_clean(images=1, layers=2)
 
 
 @pytest.fixture
 def server(layout: images.Layout) -> Iterator[FakeRegistry]:
-    """Serve the image in this process."""
+    """Yield a server in this process with the image."""
     with fake_registry() as server:
         server.put("app", "1.0", layout.path)
         yield server
 
 
 def large_layer(request: Handler) -> bytes:
-    """Give the bytes of the large layer when that is asked for, else none."""
+    """Return the large layer if the request is for it, else no bytes."""
     data = request.registry.content.get(request.path, ("", b""))[1]
     return data if len(data) > 1_000_000 and not request.headers.get("Range") else b""
 
@@ -212,7 +210,7 @@ def limited(request: Handler) -> bool:
 
 
 def cut_short(request: Handler) -> bool:
-    """Answer a range with less than was asked for."""
+    """Respond with a shorter range than requested."""
     data = request.registry.content.get(request.path, ("", b""))[1]
     span = request.wanted(len(data))
     if span is None:
@@ -222,7 +220,7 @@ def cut_short(request: Handler) -> bool:
 
 
 def without_length(request: Handler) -> bool:
-    """Say nothing of the length, and hang up at the end as much as in the middle."""
+    """Omit the Content-Length, and close the connection at the end or before it."""
     if not (data := large_layer(request)):
         return False
     request.send_response(200)
@@ -235,7 +233,7 @@ def without_length(request: Handler) -> bool:
 @pytest.mark.parametrize(
     "quirk", [dropped, without_ranges, busy, limited, cut_short, without_length]
 )
-def test_a_pull_recovers(
+def test_pull_recovers_from_a_server_fault(
     stacker: Stacker,
     server: FakeRegistry,
     layout: images.Layout,
@@ -248,7 +246,7 @@ def test_a_pull_recovers(
     stacker.assert_clean(images=1, layers=2)
 
 
-def test_blobs_on_another_host_are_asked_for_without_the_password(
+def test_blob_host_after_a_redirect_gets_no_password(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
 ) -> None:
     wanted = "Basic " + base64.b64encode(CREDENTIALS.encode()).decode()
@@ -321,7 +319,7 @@ def huge(request: Handler) -> bool:
         (huge, 5),
     ],
 )
-def test_a_failure_is_one_line_and_a_later_pull_completes(
+def test_failed_pull_is_one_line_and_a_later_pull_completes(
     stacker: Stacker,
     server: FakeRegistry,
     layout: images.Layout,
@@ -337,9 +335,7 @@ def test_a_failure_is_one_line_and_a_later_pull_completes(
     stacker.assert_clean(images=1, layers=2)
 
 
-def test_a_second_pull_asks_for_the_manifest_and_nothing_large(
-    stacker: Stacker, server: FakeRegistry
-) -> None:
+def test_second_pull_requests_only_the_manifest(stacker: Stacker, server: FakeRegistry) -> None:
     stacker("pull", f"docker://{server.host}/app:1.0")
     assert server.count("/blobs/") == 3
     server.asked.clear()
@@ -366,7 +362,7 @@ def test_other_sources_do_not_load_the_http_library(
     assert done.returncode == 0, done.stderr
 
 
-def test_registries_conf_says_where_a_name_is(
+def test_registries_conf_maps_a_name_to_its_location(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
 ) -> None:
     conf = tmp_path / "registries.conf"
@@ -385,12 +381,10 @@ def test_registries_conf_says_where_a_name_is(
     assert stacker("pull", "docker://short:1.0").last == layout.image.config
     conf.write_text("nonsense")
     assert str(conf) in stacker.refused(2, "pull", "docker://short:1.0")
-    stacker("pull", layout.source)  # which asks no registry
+    stacker("pull", layout.source)  # needs no registry
 
 
-def test_a_foreign_layer_comes_from_where_it_lies_if_allowed(
-    stacker: Stacker, tmp_path: Path
-) -> None:
+def test_allowed_foreign_layer_comes_from_its_url(stacker: Stacker, tmp_path: Path) -> None:
     with fake_registry() as server, fake_registry() as elsewhere:
 
         def foreign(document: dict[str, Any]) -> None:
@@ -409,7 +403,7 @@ def test_a_foreign_layer_comes_from_where_it_lies_if_allowed(
     check_image(stacker, layout.image.config, tmp_path)
 
 
-def test_progress_tells_bytes_and_entries_of_each_layer(
+def test_progress_reports_bytes_and_entries_of_each_layer(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout
 ) -> None:
     out = stacker("pull", f"docker://{server.host}/app:1.0", "--json").out

@@ -1,4 +1,4 @@
-"""Images of schema 1, from a server that still has them."""
+"""Pulls of images of schema 1."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stacker(tmp_path: Path) -> Stacker:
 
 
 def serve(server: FakeRegistry, steps: list[Step], *, kind: str = PLAIN, tag: str = "1.0") -> bytes:
-    """Serve an image of schema 1 as app:1.0; give its manifest without signatures."""
+    """Serve an image of schema 1 as app:1.0, and return its manifest without signatures."""
     plain = manifest(steps)
     for one in steps:
         server.content[f"/v2/app/blobs/{one.digest}"] = ("application/x", one.blob)
@@ -44,7 +44,7 @@ def serve(server: FakeRegistry, steps: list[Step], *, kind: str = PLAIN, tag: st
 
 
 @pytest.mark.parametrize("kind", [PLAIN, SIGNED, "application/json", "text/plain"])
-def test_an_image_of_schema_1_comes_as_one_of_schema_2(
+def test_image_of_schema_1_is_converted_to_schema_2(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path, kind: str
 ) -> None:
     serve(server, STEPS, kind=kind)
@@ -60,7 +60,7 @@ def test_an_image_of_schema_1_comes_as_one_of_schema_2(
     stacker.assert_clean(images=1, layers=2)
 
 
-def test_a_second_pull_reads_no_layer_and_finds_the_same_image(
+def test_second_pull_reads_no_layer_and_gives_the_same_image(
     stacker: Stacker, server: FakeRegistry
 ) -> None:
     serve(server, STEPS, kind=SIGNED)
@@ -74,7 +74,7 @@ def test_a_second_pull_reads_no_layer_and_finds_the_same_image(
     stacker.assert_clean(images=1, layers=2)
 
 
-def test_what_nobody_knows_yet_is_null_in_events(stacker: Stacker, server: FakeRegistry) -> None:
+def test_undeclared_diff_id_is_null_in_events(stacker: Stacker, server: FakeRegistry) -> None:
     serve(server, STEPS)
     out = stacker("pull", f"docker://{server.host}/app:1.0", "--json").out
     events = [json.loads(line) for line in out.splitlines()]
@@ -92,7 +92,7 @@ def test_what_nobody_knows_yet_is_null_in_events(stacker: Stacker, server: FakeR
     }
 
 
-def test_the_digest_of_a_signed_one_is_without_its_signatures(
+def test_digest_of_a_signed_manifest_excludes_its_signatures(
     stacker: Stacker, server: FakeRegistry
 ) -> None:
     plain = serve(server, STEPS, kind=SIGNED)
@@ -103,19 +103,19 @@ def test_the_digest_of_a_signed_one_is_without_its_signatures(
     assert "wrong digest" in said or "wrong size" in said
 
 
-def test_layers_are_shared_with_images_that_name_their_diff_ids(
+def test_layers_are_shared_with_images_of_schema_2(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path
 ) -> None:
     layout = images.layout(tmp_path / "new", [LOWER, UPPER])
     stacker("pull", layout.source)
     serve(server, STEPS)
     pulled = stacker("pull", f"docker://{server.host}/app:1.0", "--json").last_document["item"]
-    # Nobody knew before they were unpacked.
+    # The diff_ids are known only after unpacking.
     assert (pulled["unpacked"], pulled["present"]) == (0, 2)
     stacker.assert_clean(images=2, layers=2)
 
 
-def test_a_layer_that_occurs_twice_is_fetched_once(
+def test_layer_that_occurs_twice_is_fetched_once(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path
 ) -> None:
     again = [STEPS[0], STEPS[2], step(STEPS[0].blob, "again")]
@@ -123,16 +123,16 @@ def test_a_layer_that_occurs_twice_is_fetched_once(
     image_id = stacker("pull", f"docker://{server.host}/app:1.0").last
     stacker("unpack", image_id, tmp_path / "root")
     assert sorted(p.name for p in (tmp_path / "root").iterdir()) == ["a", "b", "c", "large"]
-    assert server.count(STEPS[0].digest) == 2  # how large it is, and itself
+    assert server.count(STEPS[0].digest) == 2  # its size, and its content
     stacker.assert_clean(images=1, layers=2)
 
 
-def test_what_a_manifest_claims_of_a_blob_is_not_believed(
+def test_manifest_cannot_pair_a_blob_with_another_diff_id(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path
 ) -> None:
     evil = images.layout(tmp_path / "evil", [tar(file("evil", b"x"))])
     stacker("pull", evil.source)
-    # An image of the same layer, which is here, with the victim's blob for it.
+    # An image that pairs a layer of the store with the victim's blob.
     victim = STEPS[0].digest
 
     def claims(document: dict[str, list[dict[str, object]]]) -> None:
@@ -148,7 +148,7 @@ def test_what_a_manifest_claims_of_a_blob_is_not_believed(
     assert not (tmp_path / "root" / "evil").exists()
 
 
-def test_a_blob_of_unknown_size_is_bounded(stacker: Stacker, server: FakeRegistry) -> None:
+def test_blob_of_undeclared_size_is_bounded(stacker: Stacker, server: FakeRegistry) -> None:
     serve(server, STEPS)
     said = stacker.refused(6, "pull", f"docker://{server.host}/app:1.0", "--max-bytes", "1K")
     assert "--max-bytes" in said
@@ -165,14 +165,14 @@ def test_a_blob_of_unknown_size_is_bounded(stacker: Stacker, server: FakeRegistr
     stacker.assert_clean(layers=0)
 
 
-def test_a_wrong_blob_is_refused(stacker: Stacker, server: FakeRegistry) -> None:
+def test_wrong_blob_of_schema_1_is_refused(stacker: Stacker, server: FakeRegistry) -> None:
     serve(server, STEPS)
     server.content[f"/v2/app/blobs/{STEPS[2].digest}"] = ("x", STEPS[0].blob)
     assert "wrong digest" in stacker.refused(5, "pull", f"docker://{server.host}/app:1.0")
     stacker.assert_clean()
 
 
-def test_the_platform_is_asked_before_anything_is_fetched(
+def test_platform_is_checked_before_layers_are_fetched(
     stacker: Stacker, server: FakeRegistry
 ) -> None:
     serve(server, STEPS)
@@ -183,9 +183,7 @@ def test_the_platform_is_asked_before_anything_is_fetched(
     stacker("pull", place, "--platform", "linux/amd64")
 
 
-def test_a_pull_of_schema_1_goes_on_where_it_broke_off(
-    stacker: Stacker, server: FakeRegistry
-) -> None:
+def test_interrupted_pull_of_schema_1_resumes(stacker: Stacker, server: FakeRegistry) -> None:
     import random
 
     noise = gzip.compress(tar(file("noise", random.Random(0).randbytes(2_000_000))), mtime=0)
@@ -208,7 +206,7 @@ def test_a_pull_of_schema_1_goes_on_where_it_broke_off(
 
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
 @pytest.mark.parametrize("kind", [PLAIN, SIGNED])
-def test_skopeo_makes_the_same_config_of_it(
+def test_skopeo_converts_schema_1_to_the_same_config(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path, kind: str
 ) -> None:
     serve(server, STEPS, kind=kind)

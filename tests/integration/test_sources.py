@@ -1,4 +1,4 @@
-"""Layouts and archives that skopeo made of real images are read, blob by blob."""
+"""Layouts and archives of real images, written by skopeo."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ needs_skopeo = pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is 
 
 
 def skopeo(*words: str) -> str:
-    """Run skopeo and return what it prints."""
+    """Run skopeo and return its output."""
     return subprocess.run(
         ["skopeo", "--insecure-policy", *words], check=True, capture_output=True, text=True
     ).stdout
@@ -51,7 +51,7 @@ def copy(place: str, target: str, spool: Path, *options: str) -> None:
 
 
 def read_whole(source: Source) -> tuple[Manifest, ImageConfig]:
-    """Read an image as an unpacker would: every blob, both digests of every layer checked."""
+    """Read every blob of an image, and verify both digests of every layer."""
     root = source.root()
     manifest = parse_document(source.document(root), media_type=root.media_type, what="manifest")
     assert isinstance(manifest, Manifest)
@@ -65,7 +65,7 @@ def read_whole(source: Source) -> tuple[Manifest, ImageConfig]:
 
 
 def diff_ids(text: str, spool: Path) -> tuple[DiffID, ...]:
-    """Read an image whole and return its layers' names."""
+    """Read a whole image, and return the diff_ids of its layers."""
     with open_source(text, spool=spool) as source:
         return read_whole(source)[1].diff_ids
 
@@ -83,7 +83,7 @@ def diff_ids(text: str, spool: Path) -> tuple[DiffID, ...]:
         (DIVE, DIVE_ID, 14, ("dive-test:latest",)),
     ],
 )
-def test_a_real_image_is_read_to_its_last_byte(
+def test_real_image_is_read_to_its_last_byte(
     tmp_path: Path, text: str, image_id: str, layers: int, names: tuple[str, ...]
 ) -> None:
     with open_source(text, spool=tmp_path) as source:
@@ -100,7 +100,7 @@ def test_a_real_image_is_read_to_its_last_byte(
 @pytest.mark.parametrize("place", [ALPINE, DIVE, BUSYBOX])
 @pytest.mark.parametrize("form", ["oci:{}:1.0", "oci-archive:{}:team/app:1.0"])
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_what_skopeo_makes_of_an_image_has_its_layers(
+def test_skopeo_copy_has_the_same_layers(
     tmp_path: Path, place: str, form: str, compression: str
 ) -> None:
     target = form.format(tmp_path / "copy")
@@ -113,7 +113,7 @@ def test_what_skopeo_makes_of_an_image_has_its_layers(
 
 @needs_skopeo
 @pytest.mark.parametrize(("place", "image_id"), [(ALPINE, ALPINE_ID), (DIVE, DIVE_ID)])
-def test_a_docker_archive_by_skopeo_keeps_the_image_id(
+def test_docker_archive_of_skopeo_keeps_the_image_id(
     tmp_path: Path, place: str, image_id: str
 ) -> None:
     target = f"docker-archive:{tmp_path}/copy.tar"
@@ -127,7 +127,7 @@ def test_a_docker_archive_by_skopeo_keeps_the_image_id(
 @needs_skopeo
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
 @pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
-def test_a_compressed_archive_is_the_same_image(
+def test_compressed_archive_is_the_same_image(
     tmp_path: Path, transport: str, compress: object
 ) -> None:
     assert callable(compress)
@@ -141,7 +141,7 @@ def test_a_compressed_archive_is_the_same_image(
 
 
 @needs_skopeo
-def test_an_archive_by_tar_with_dot_slash_is_the_same_image(tmp_path: Path) -> None:
+def test_archive_with_dot_slash_names_is_the_same_image(tmp_path: Path) -> None:
     skopeo("copy", "-q", DIVE, f"oci:{tmp_path}/layout:1.0")
     for n, options in enumerate(
         (["-C", f"{tmp_path}/layout", "."], ["--format=v7"], ["-H", "pax"])
@@ -154,7 +154,7 @@ def test_an_archive_by_tar_with_dot_slash_is_the_same_image(tmp_path: Path) -> N
 
 
 @needs_skopeo
-def test_a_layout_of_several_images_needs_a_tag(tmp_path: Path) -> None:
+def test_layout_of_several_images_needs_a_tag(tmp_path: Path) -> None:
     copy(DIVE, f"oci:{tmp_path}/layout:dive", tmp_path)
     copy(ALPINE, f"oci:{tmp_path}/layout:alpine", tmp_path)
     text = f"oci:{tmp_path}/layout"
@@ -180,7 +180,7 @@ def test_skopeo_and_stacker_name_the_same_manifest_and_layers(tmp_path: Path) ->
 
 
 @needs_skopeo
-def test_a_docker_manifest_by_skopeo_is_read(tmp_path: Path) -> None:
+def test_docker_manifest_of_skopeo_is_read(tmp_path: Path) -> None:
     skopeo("copy", "-q", "--format=v2s2", DIVE, f"dir:{tmp_path}/dir")
     raw = (tmp_path / "dir" / "manifest.json").read_bytes()
     manifest = parse_document(raw, media_type=None, what="manifest")

@@ -1,4 +1,4 @@
-"""What registries.conf, certificates and proxies say counts for what goes out, too."""
+"""registries.conf, certificates and proxies apply to pushes and to every other verb."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def stacker(tmp_path: Path) -> Stacker:
 
 @pytest.fixture
 def moved(stacker: Stacker, server: FakeRegistry, mirror: FakeRegistry, tmp_path: Path) -> None:
-    """Have registry.example/team lie elsewhere, with a mirror before it."""
+    """Configure a location and a mirror for registry.example/team."""
     conf = tmp_path / "registries.conf"
     conf.write_text(MOVED.format(home=server.host, mirror=mirror.host))
     stacker.environ["CONTAINERS_REGISTRIES_CONF"] = str(conf)
 
 
 @pytest.mark.usefixtures("moved")
-def test_a_push_goes_where_the_image_really_is_and_to_no_mirror(
+def test_push_goes_to_the_location_and_to_no_mirror(
     stacker: Stacker, server: FakeRegistry, mirror: FakeRegistry, layout: images.Layout
 ) -> None:
     stacker("pull", layout.source, "--keep-blobs")
@@ -77,11 +77,11 @@ def test_a_push_goes_where_the_image_really_is_and_to_no_mirror(
     assert "/v2/real/copy/manifests/1.0" in server.content
     assert not mirror.asked
     assert stacker("copy", NAME, layout.source.replace("1.0", "back")).last == layout.image.manifest
-    assert mirror.asked  # which is for reading
+    assert mirror.asked  # pulls use it
 
 
 @pytest.mark.usefixtures("moved")
-def test_a_blob_is_mounted_from_the_place_that_a_name_stands_for(
+def test_blob_is_mounted_from_the_location_of_a_name(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout
 ) -> None:
     server.put("real/app", "1.0", layout.path)
@@ -92,7 +92,7 @@ def test_a_blob_is_mounted_from_the_place_that_a_name_stands_for(
 
 
 @pytest.mark.usefixtures("moved")
-def test_tags_are_asked_of_the_registry_itself(
+def test_tags_are_listed_by_the_registry_not_by_a_mirror(
     stacker: Stacker, server: FakeRegistry, mirror: FakeRegistry
 ) -> None:
     answer = json.dumps({"name": "real/app", "tags": ["1.0"]}).encode()
@@ -106,7 +106,7 @@ def test_tags_are_asked_of_the_registry_itself(
 
 
 @pytest.mark.usefixtures("moved")
-def test_members_are_noted_by_their_full_names(
+def test_index_members_are_recorded_with_full_names(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout
 ) -> None:
     server.put("real/app", "1.0", layout.path)
@@ -117,7 +117,7 @@ def test_members_are_noted_by_their_full_names(
 
 
 @pytest.mark.usefixtures("moved")
-def test_who_is_blocked_is_sent_nothing(stacker: Stacker, layout: images.Layout) -> None:
+def test_blocked_registry_gets_no_request(stacker: Stacker, layout: images.Layout) -> None:
     stacker("pull", layout.source)
     place = "docker://bad.example/app:1.0"
     for words in (
@@ -133,7 +133,7 @@ def test_who_is_blocked_is_sent_nothing(stacker: Stacker, layout: images.Layout)
 
 
 @needs_openssl
-def test_certificates_and_proxies_are_for_every_verb(
+def test_every_verb_uses_certificates_and_proxies(
     stacker: Stacker, layout: images.Layout, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path / "authority")
@@ -171,7 +171,7 @@ def log_in(stacker: Stacker, host: str, *options: str | Path) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def test_a_foreign_layer_is_not_sent_and_that_is_said(
+def test_foreign_layer_is_omitted_from_a_push_with_a_warning(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path
 ) -> None:
     url = "https://layers.example/far"
@@ -201,7 +201,7 @@ def test_a_foreign_layer_is_not_sent_and_that_is_said(
 
 @pytest.fixture
 def old(server: FakeRegistry) -> str:
-    """Give the place of an image of schema 1."""
+    """Return the location of an image of schema 1."""
     steps = [schema1.step(images.compressed(tar(file("a", b"1")), "gzip"), "one")]
     kind = "application/vnd.docker.distribution.manifest.v1+json"
     server.content["/v2/old/manifests/1.0"] = (kind, schema1.manifest(steps))
@@ -210,7 +210,7 @@ def old(server: FakeRegistry) -> str:
     return f"docker://{server.host}/old:1.0"
 
 
-def test_an_image_of_schema_1_is_pulled_and_pushed_instead_of_copied(
+def test_copy_of_schema_1_is_refused_with_a_hint(
     stacker: Stacker, server: FakeRegistry, old: str
 ) -> None:
     target = f"docker://{server.host}/new:1.0"
@@ -228,7 +228,7 @@ def test_an_image_of_schema_1_is_pulled_and_pushed_instead_of_copied(
     assert stacker("pull", target).last == pulled
 
 
-def test_a_bench_measures_an_image_of_schema_1(stacker: Stacker, old: str) -> None:
+def test_bench_measures_an_image_of_schema_1(stacker: Stacker, old: str) -> None:
     document = stacker("bench", "--runs", "1", "--json", old).document
     conforming(document)
     (layer,) = document["item"]["layers"]
