@@ -26,7 +26,7 @@ stacker.layer stacker.layer.paths
 stacker.layer.whiteout_format stacker.linux stacker.linux.filesystem
 stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo stacker.linux.process
 stacker.linux.removal stacker.linux.syscall stacker.linux.xattr stacker.mount stacker.mount.attach
-stacker.mount.drivers stacker.mount.drivers.bind stacker.mount.drivers.choose
+stacker.mount.drivers stacker.mount.drivers.choose
 stacker.mount.drivers.copy stacker.mount.drivers.fuse stacker.mount.drivers.overlay
 stacker.mount.drivers.protocol stacker.mount.plan stacker.mount.record stacker.mount.state
 stacker.mount.table stacker.mount.target stacker.mount.unmount stacker.mount.upper_directory

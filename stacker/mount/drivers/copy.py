@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import MountError, StackerError, UnsupportedError
 from stacker.linux import mountinfo
 from stacker.linux.removal import remove_contents
-from stacker.mount.drivers.bind import bind_read_only
+from stacker.mount.drivers.overlay import bind_read_only
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.unmount import unmount_path
 

@@ -2,7 +2,10 @@
 
 A plan comes in; a mount goes out.  The same code serves root in the initial user namespace and
 root in another one; they need different whiteout formats, which `OverlayDriver.refusal` checks.  A
-single plain layer is bind-mounted, without an overlay.
+single plain layer is bind-mounted, without an overlay; the copy driver binds its target too.
+
+A bind mount is private: as a peer of the source's mount it would propagate a mount that is made
+inside the target, such as /proc, to the layer (mount_namespaces(7)).
 """
 
 from __future__ import annotations
@@ -10,12 +13,11 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
 from stacker.linux import mountapi, process
 from stacker.linux.mountapi import FileDescriptor
-from stacker.mount.drivers.bind import Api, bind_read_only
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.unmount import unmount_path
 
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
+Api = Literal["auto", "context", "mount2"]
+"""The kernel interface: ``context`` for fsopen(2) and open_tree(2), ``mount2`` for mount(2),
+``auto`` for the former with the latter as fallback."""
+
+# statvfs(3) flags that a user namespace may not clear when it remounts (mount_namespaces(7)).
+_LOCKED_FLAGS = {
+    os.ST_NOSUID: mountapi.MS_NOSUID,
+    os.ST_NODEV: mountapi.MS_NODEV,
+    os.ST_NOEXEC: mountapi.MS_NOEXEC,
+    os.ST_NOATIME: mountapi.MS_NOATIME,
+    os.ST_NODIRATIME: mountapi.MS_NODIRATIME,
+    os.ST_RELATIME: mountapi.MS_RELATIME,
+}
 _PAGE_LIMIT = 4095
 # Linux 6.5 introduced `lowerdir+`, Linux 5.2 fsopen(2); seccomp filters return EPERM.
 _OLD_KERNEL = {errno.ENOSYS, errno.EINVAL, errno.EPERM}
@@ -224,3 +239,44 @@ def _explain(plan: Plan, error: OSError) -> MountError:
         hint = _UPPER_HINT
     kind = RefusedError if number in _REFUSALS else MountError
     return kind(message, hint=hint)
+
+
+def bind_read_only(source: Path, target: Path, *, api: Api = "auto") -> None:
+    """Bind a directory read-only onto another.
+
+    :raises OSError: from the kernel, with the path that it refuses.
+    """
+    with FileDescriptor.open_directory(target) as mount_point:
+        if api != "mount2":
+            try:
+                _bind_by_open_tree(source, target, mount_point.number)
+            except OSError as error:
+                if api == "context" or error.errno != errno.ENOSYS:
+                    raise
+            else:
+                return
+        _bind_by_mount2(source, target, mount_point.path)
+
+
+def _bind_by_open_tree(source: Path, target: Path, mount_point: int) -> None:
+    with FileDescriptor(mountapi.open_tree(source)) as tree:
+        mountapi.mount_setattr(
+            tree.number, set_flags=mountapi.MOUNT_ATTR_RDONLY, propagation=mountapi.MS_PRIVATE
+        )
+        mountapi.move_mount(tree.number, mount_point, path=target)
+
+
+def _bind_by_mount2(source: Path, target: Path, mount_point: Path) -> None:
+    mountapi.mount(source, mount_point, None, mountapi.MS_BIND)
+    try:
+        mountapi.mount("none", target, None, mountapi.MS_PRIVATE)
+        flags = mountapi.MS_REMOUNT | mountapi.MS_BIND | mountapi.MS_RDONLY
+        mountapi.mount("none", target, None, flags | _locked_flags(target))
+    except OSError:
+        mountapi.umount2(target)
+        raise
+
+
+def _locked_flags(path: Path) -> int:
+    present = os.statvfs(path).f_flag
+    return sum(flag for seen, flag in _LOCKED_FLAGS.items() if present & seen)

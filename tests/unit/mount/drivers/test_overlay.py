@@ -14,8 +14,7 @@ from stacker.errors import MountError, RefusedError, UnsupportedError
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi, mountinfo
 from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
-from stacker.mount.drivers.bind import Api
-from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.drivers.overlay import Api, OverlayDriver
 from stacker.mount.plan import Plan
 from tests.support.bench import image_of
 
