@@ -687,6 +687,7 @@ def test_printed_plan_works_with_mount_2(place: Path) -> None:
     assert found.source == "stacker:0a"
 
 
+@pytest.mark.unmeasured
 def test_mount_modules_import_nothing_heavy() -> None:
     code = "import sys, stacker.mount.attach, stacker.mount.detach; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
