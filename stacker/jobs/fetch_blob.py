@@ -60,7 +60,7 @@ class BlobFetch:
         observer: StageObserver,
         offload: Callable[[Hash], Hash],
     ) -> Iterator[bytes]:
-        """Return the blob's bytes, verified; they are also kept and counted on the way.
+        """Return the blob's bytes, verified; count them, and keep a copy if asked to.
 
         :param stages: closes the source's file.
         :param offload: moves a hash to the thread that runs it.

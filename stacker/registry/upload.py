@@ -221,7 +221,7 @@ class Upload:
 
 
 class SeekableBlob:
-    """The bytes of the blob that `descriptor` describes from any offset, verified on the way.
+    """The bytes of the blob that `descriptor` describes, from any offset and verified.
 
     Reading forward costs nothing extra, nor does going back within the last chunk.  Going back
     further reads the blob from the start again.
