@@ -1,8 +1,8 @@
 """Images by ID and by name.
 
-``index.json`` of the store's OCI layout lists the images: one descriptor for each name, with the
-annotation of the OCI image layout for the name and one of stacker for the source.  Changes need
-`ImageStore.write_lock`.  `ImageStore.read_lock` keeps the listed documents from being removed.
+``index.json`` of the store's OCI layout lists the images, one descriptor for each name.  The
+annotation `NAME` has the name, the annotation `SOURCE` the SOURCE of the pull.  Changes need
+`ImageStore.write_lock`; `ImageStore.read_lock` keeps the listed documents from being removed.
 This module does not use layers.
 """
 

@@ -2,7 +2,7 @@
 
 `decompressed` and `compressed` take and return chunks.  The first bytes of a stream decide its
 format, not a media type (docs/rules.md, Streams).  A gzip stream may have several members, zero
-padding and an eStargz tail; a zstd stream may have several frames, skippable frames, and windows
+padding and an eStargz tail.  A zstd stream may have several frames, skippable frames, and windows
 up to 2 GiB.  Output chunks have a bounded size, so that a small blob cannot allocate much memory.
 This module does not use digests or tar.
 """
