@@ -1,8 +1,8 @@
 """The argument parser of the command line: usage, help and messages in stacker's own words.
 
-A verb adds its arguments to a `Parser`; out come parsed arguments, a help text or a `UsageError`.
-The text does not depend on the Python version: argparse of 3.13 writes options and wraps usage
-differently from 3.11, and man pages and docs/reference/cli.md are generated from it.  This module
+A verb adds its arguments to a `Parser`, which returns parsed arguments, prints a help text, or
+raises `UsageError`.  Man pages and docs/reference/cli.md contain the same text, so it must not
+depend on the Python version: argparse of 3.13 writes options differently from 3.11.  This module
 does not use verbs, the store or the environment.
 """
 
