@@ -34,12 +34,12 @@ class CertificateDirectories:
 
     :param directory: its CA certificates count for every host, its client certificates for the
         registry only.
-    :param places: directories that have a subdirectory per ``HOST[:PORT]``; the first one with
+    :param per_host: directories that have a subdirectory per ``HOST[:PORT]``; the first one with
         a subdirectory for the host counts.
     """
 
     directory: str = ""
-    places: tuple[str, ...] = field(default=())
+    per_host: tuple[str, ...] = field(default=())
 
     def certificates_for(self, host: str, port: int, *, is_registry: bool) -> Certificates:
         """Return the certificates for a host.
@@ -55,9 +55,9 @@ class CertificateDirectories:
     def _host_certificates(self, host: str, port: int) -> Certificates:
         name = f"[{host}]" if ":" in host else host
         names = [f"{name}:{port}", name] if port == _HTTPS else [f"{name}:{port}"]
-        for place in self.places:
+        for parent in self.per_host:
             for subdirectory in names:
-                if os.path.isdir(path := os.path.join(place, subdirectory)):
+                if os.path.isdir(path := os.path.join(parent, subdirectory)):
                     return read_directory(path)
         return Certificates()
 

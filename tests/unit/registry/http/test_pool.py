@@ -165,7 +165,7 @@ def test_each_host_has_its_directory(
     own = tmp_path / "certs.d" / name.format(host=secure.host)
     own.mkdir(parents=True)
     shutil.copy(authority.certificate, own / "ca.crt")
-    trust = CertificateDirectories(places=(str(tmp_path / "none"), str(tmp_path / "certs.d")))
+    trust = CertificateDirectories(per_host=(str(tmp_path / "none"), str(tmp_path / "certs.d")))
     url = f"https://{secure.host}/v2/"
     if name == "other":
         refused(NetworkError, url, trust)
@@ -178,7 +178,7 @@ def test_port_443_need_not_be_named(tmp_path: Path) -> None:
     (tmp_path / "registry.example" / "a.crt").touch()
     (tmp_path / "[fd00::1]:5000").mkdir()
     (tmp_path / "[fd00::1]:5000" / "b.crt").touch()
-    trust = CertificateDirectories(places=(str(tmp_path),))
+    trust = CertificateDirectories(per_host=(str(tmp_path),))
     found = trust.certificates_for("registry.example", 443, is_registry=True)
     assert found == Certificates((str(tmp_path / "registry.example" / "a.crt"),))
     assert trust.certificates_for("registry.example", 5000, is_registry=True) == Certificates()
