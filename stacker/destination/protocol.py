@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Destination(Protocol):
-    """A place for one image or one index of images."""
+    """Where one image, or one index of images, is written to."""
 
     @property
     def what(self) -> str:

@@ -110,7 +110,7 @@ class Repository:
         return None
 
     def _siblings(self, mount_from: Sequence[str]) -> Iterator[str]:
-        """Give those of the addresses that are other repositories of this registry."""
+        """Yield those of the repositories that belong to this registry."""
         for name in mount_from:
             try:
                 found = self.client.access.registries.primary(Reference.parse(name)).reference

@@ -100,17 +100,30 @@ class RegistryImage:
         return self._open(descriptor, have)
 
     def _open(self, descriptor: Descriptor, have: Readable | None) -> BinaryIO:
+        what = f"{self.client.what}@{descriptor.digest}"
+        fetch, size = self._fetch(descriptor, what), descriptor.size
+        download = BlobDownload(
+            lambda offset: fetch(offset, size),
+            size,
+            what=what,
+            timeouts=self.client.access.timeouts,
+            have=have,
+            next_mirror=self.client.next_mirror if isinstance(self.client, Mirrors) else None,
+            split=None if _has_urls(descriptor) else lambda start: self._split(fetch, start, size),
+        )
+        return cast("BinaryIO", download)
+
+    def _fetch(self, descriptor: Descriptor, what: str) -> FetchRange:
+        """Return a function that requests a range of a blob or of a document."""
         is_document = descriptor.media_type in _DOCUMENTS
         path = f"{'manifests' if is_document else 'blobs'}/{descriptor.digest}"
         accept = descriptor.media_type if is_document else "*/*"
-        what = f"{self.client.what}@{descriptor.digest}"
-
         foreign = None
-        if descriptor.is_foreign and descriptor.urls:
+        if _has_urls(descriptor):
             allowed = self.client.access.allow_foreign
             foreign = ForeignLayer(self.client, descriptor, is_allowed=allowed, what=what)
 
-        def ask(start: int, end: int) -> Response:
+        def request(start: int, end: int) -> Response:
             headers = {"Accept": accept}
             if start or end < descriptor.size:
                 headers["Range"] = f"bytes={start}-{end - 1}"
@@ -121,27 +134,16 @@ class RegistryImage:
                 _check_type(response, descriptor.media_type, what)
             return response
 
-        transfer = BlobDownload(
-            lambda offset: ask(offset, descriptor.size),
-            descriptor.size,
-            what=what,
-            timeouts=self.client.access.timeouts,
-            have=have,
-            next_mirror=self.client.next_mirror if isinstance(self.client, Mirrors) else None,
-            split=None if foreign else lambda start: self._parts(ask, start, descriptor.size),
-        )
-        return cast("BinaryIO", transfer)
+        return request
 
-    def _parts(self, ask: FetchRange, start: int, size: int) -> ParallelRanges | None:
+    def _split(self, fetch: FetchRange, start: int, size: int) -> ParallelRanges | None:
         access = self.client.access
-        return open_ranges(
-            ask,
-            start,
-            size,
-            part=access.range_bytes,
-            count=access.parallel_ranges,
-            timeouts=access.timeouts,
-        )
+        part, count = access.range_bytes, access.parallel_ranges
+        return open_ranges(fetch, start, size, part=part, count=count, timeouts=access.timeouts)
+
+
+def _has_urls(descriptor: Descriptor) -> bool:
+    return descriptor.is_foreign and bool(descriptor.urls)
 
 
 @contextmanager
