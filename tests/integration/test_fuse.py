@@ -252,9 +252,9 @@ def test_kernel_adapter_is_the_default(stacker: Stacker, target: Path) -> None:
 @pytest.mark.parametrize("driver", ["auto", "overlay", "copy"])
 def test_fuse_adapter_requires_the_fuse_driver(stacker: Stacker, target: Path, driver: str) -> None:
     words = ("--driver", driver, "--fuse-adapter", "pyfuse3", "app:1.0", target)
-    said = stacker.refused(2, "mount", *words)
-    assert f"requires --driver fuse: got --driver {driver}" in said
-    assert "hint: add --driver fuse" in said
+    message = stacker.refused(2, "mount", *words)
+    assert f"requires --driver fuse: got --driver {driver}" in message
+    assert "hint: add --driver fuse" in message
     is_clean(stacker, layers=2)
 
 
@@ -271,8 +271,8 @@ def test_passthrough_requires_the_kernel_adapter_and_a_read_only_mount(
     stacker: Stacker, target: Path, words: tuple[str, ...], code: int, reason: str
 ) -> None:
     skip_without("pyfuse3" if "pyfuse3" in words else "kernel")
-    said = stacker.refused(code, "mount", *words, "--fuse-passthrough", "app:1.0", target)
-    assert reason in said
+    message = stacker.refused(code, "mount", *words, "--fuse-passthrough", "app:1.0", target)
+    assert reason in message
     is_clean(stacker, layers=2)
 
 
@@ -281,10 +281,10 @@ def test_missing_pyfuse3_is_an_error_with_the_command_to_install_it(
 ) -> None:
     without = replace(stacker, python=str(_python_without_pyfuse3(target.parent)))
     words = ("--driver", "fuse", "--fuse-adapter", "pyfuse3", "app:1.0", target)
-    said = without.refused(9, "mount", *words)
-    assert "pyfuse3 is not installed" in said
-    assert "pip install 'stacker-rootfs[fuse]'" in said
-    assert "libfuse3-dev" in said
+    message = without.refused(9, "mount", *words)
+    assert "pyfuse3 is not installed" in message
+    assert "pip install 'stacker-rootfs[fuse]'" in message
+    assert "libfuse3-dev" in message
     assert mountinfo.at(target) is None
     is_clean(stacker, layers=2)
 
@@ -295,17 +295,17 @@ def test_broken_pyfuse3_is_an_error_and_leaves_no_mount(stacker: Stacker, target
     broken.mkdir()
     (broken / "pyfuse3.py").write_text("raise ImportError('libfuse3.so.3: no such file')")
     path = f"{broken}{os.pathsep}{stacker.environment['PYTHONPATH']}"
-    said = replace(stacker, environ={"PYTHONPATH": path}).refused(
+    message = replace(stacker, environ={"PYTHONPATH": path}).refused(
         9, "mount", "--driver", "fuse", "--fuse-adapter", "pyfuse3", "app:1.0", target
     )
-    assert "cannot load pyfuse3: libfuse3.so.3: no such file" in said
+    assert "cannot load pyfuse3: libfuse3.so.3: no such file" in message
     assert mountinfo.at(target) is None
     is_clean(stacker, layers=2)
 
 
-def _python_without_pyfuse3(room: Path) -> Path:
+def _python_without_pyfuse3(workspace: Path) -> Path:
     """Return an interpreter that finds every module except pyfuse3."""
-    script = room / "python"
+    script = workspace / "python"
     hide = (
         "import sys, runpy;"
         "from importlib.machinery import PathFinder;"
@@ -334,8 +334,8 @@ def test_fuse_serves_a_single_plain_layer(
 
 def test_pyfuse3_adapter_refuses_rw_and_upper(stacker: Stacker, target: Path) -> None:
     skip_without("pyfuse3")
-    said = stacker.refused(7, "mount", *options("pyfuse3"), "--rw", "app:1.0", target)
-    assert "is read-only" in said
+    message = stacker.refused(7, "mount", *options("pyfuse3"), "--rw", "app:1.0", target)
+    assert "is read-only" in message
     is_clean(stacker)
 
 
@@ -568,8 +568,8 @@ def test_error_in_the_server_reaches_the_caller(
 ) -> None:
     for skeleton in (stacker.store / "layers").rglob("skeleton.tar.zst"):
         skeleton.write_bytes(skeleton.read_bytes()[:-8])
-    said = stacker.refused(5, "mount", *options(adapter), "app:1.0", target)
-    assert "damaged skeleton" in said
+    message = stacker.refused(5, "mount", *options(adapter), "app:1.0", target)
+    assert "damaged skeleton" in message
     assert not servers(target)
     is_clean(stacker)
 

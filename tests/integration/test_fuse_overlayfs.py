@@ -88,8 +88,8 @@ def test_store_path_with_a_colon_is_mounted_read_only(
     there("mount", *WORDS, "app:1.0", target)
     assert (target / "kept").read_bytes() == b"lower"
     there("umount", target)
-    said = there.refused(7, "mount", *WORDS, "--rw", "app:1.0", target)
-    assert "got a colon in the path, want none" in said
+    message = there.refused(7, "mount", *WORDS, "--rw", "app:1.0", target)
+    assert "got a colon in the path, want none" in message
     there.assert_clean(images=1)
 
 
@@ -97,8 +97,8 @@ def test_store_path_with_a_colon_is_mounted_read_only(
 def test_fuse_overlayfs_refuses_a_persistent_upper(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
-    said = stacker.refused(7, "mount", *WORDS, "--upper", tmp_path / "kept", "app:1.0", target)
-    assert f"no --upper with {PROGRAM}" in said
+    message = stacker.refused(7, "mount", *WORDS, "--upper", tmp_path / "kept", "app:1.0", target)
+    assert f"no --upper with {PROGRAM}" in message
     stacker.assert_clean(images=1)
 
 
@@ -121,17 +121,17 @@ def test_stderr_of_fuse_overlayfs_is_in_the_error(stacker: Stacker, target: Path
     (place / PROGRAM).write_text("#!/bin/sh\necho 'no such luck' >&2\nexit 1\n")
     (place / PROGRAM).chmod(0o755)
     unlucky = replace(stacker, environ={"PATH": f"{place}:{os.environ['PATH']}"})
-    said = unlucky.refused(9, "mount", *WORDS, "app:1.0", target)
-    assert f"cannot mount by {PROGRAM}: {target}: no such luck" in said
+    message = unlucky.refused(9, "mount", *WORDS, "app:1.0", target)
+    assert f"cannot mount by {PROGRAM}: {target}: no such luck" in message
     assert mountinfo.at(target) is None
     stacker.assert_clean(images=1)
 
 
 def test_missing_fuse_overlayfs_is_an_error_with_a_hint(stacker: Stacker, target: Path) -> None:
     without = replace(stacker, environ={"PATH": "/nowhere"})
-    said = without.refused(9, "mount", *WORDS, "app:1.0", target)
-    assert "fuse-overlayfs is not installed" in said
-    assert f"install the package {PROGRAM}" in said
+    message = without.refused(9, "mount", *WORDS, "app:1.0", target)
+    assert "fuse-overlayfs is not installed" in message
+    assert f"install the package {PROGRAM}" in message
     stacker.assert_clean(images=1)
 
 

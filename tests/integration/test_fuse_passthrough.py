@@ -33,7 +33,7 @@ FEW = 10
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Path]:
+def workspace(tmp_path: Path) -> Iterator[Path]:
     for name in ("target", "other"):
         (tmp_path / name).mkdir()
     yield tmp_path
@@ -56,10 +56,10 @@ def overlaid(lower: Path, place: Path) -> Path:
     return place / "shown"
 
 
-def mount(layer: Path, target: Path, *, asked: bool = True) -> list[int]:
+def mount(layer: Path, target: Path, *, requested: bool = True) -> list[int]:
     """Mount, and return the PIDs of the workers."""
     skip_without("kernel")
-    options = FuseOptions(passthrough=asked)
+    options = FuseOptions(passthrough=requested)
     note = FuseDriver().mount(Plan("0a", target, (layer,), WhiteoutFormat.USER, fuse=options)).note
     assert note is not None
     if "no passthrough" in note:
@@ -92,88 +92,88 @@ def _reads(process: int) -> int:
     return int(text.split("syscr:")[1].split()[0])
 
 
-def test_kernel_reads_a_large_file_without_the_server(room: Path) -> None:
-    processes = mount(filled(room / "layer"), room / "target")
-    assert asked_of_the_server(processes, room / "target/large") < FEW
+def test_kernel_reads_a_large_file_without_the_server(workspace: Path) -> None:
+    processes = mount(filled(workspace / "layer"), workspace / "target")
+    assert asked_of_the_server(processes, workspace / "target/large") < FEW
 
 
-def test_passthrough_is_automatic_for_large_files(room: Path) -> None:
-    layer = filled(room / "layer")
+def test_passthrough_is_automatic_for_large_files(workspace: Path) -> None:
+    layer = filled(workspace / "layer")
     with (layer / "larger").open("wb") as file:
         file.truncate(2 * MIN_SIZE)
-    mount(layer, room / "other")  # or skip: the kernel has none
-    processes = mount(layer, room / "target", asked=False)
-    assert asked_of_the_server(processes, room / "target/large") < FEW
-    assert asked_of_the_server(processes, room / "target/small") >= len(PLACES)
-    assert (overlaid(room / "target", room / "above") / "large").read_bytes() == LARGE
+    mount(layer, workspace / "other")  # or skip: the kernel has none
+    processes = mount(layer, workspace / "target", requested=False)
+    assert asked_of_the_server(processes, workspace / "target/large") < FEW
+    assert asked_of_the_server(processes, workspace / "target/small") >= len(PLACES)
+    assert (overlaid(workspace / "target", workspace / "above") / "large").read_bytes() == LARGE
 
 
-def test_open_sends_no_request_for_a_tree_of_small_files(room: Path) -> None:
-    processes = mount(filled(room / "layer"), room / "target", asked=False)
-    assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
+def test_open_sends_no_request_for_a_tree_of_small_files(workspace: Path) -> None:
+    processes = mount(filled(workspace / "layer"), workspace / "target", requested=False)
+    assert asked_of_the_server(processes, workspace / "target/large") >= len(PLACES)
 
 
-def test_no_automatic_passthrough_for_a_store_on_an_overlay(room: Path) -> None:
-    layer = filled(room / "layer")
+def test_no_automatic_passthrough_for_a_store_on_an_overlay(workspace: Path) -> None:
+    layer = filled(workspace / "layer")
     (layer / "small").unlink()
     os.truncate(layer / "large", 3 * MIN_SIZE)
-    processes = mount(overlaid(layer, room / "first"), room / "target", asked=False)
-    assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
+    processes = mount(overlaid(layer, workspace / "first"), workspace / "target", requested=False)
+    assert asked_of_the_server(processes, workspace / "target/large") >= len(PLACES)
 
 
-def test_kernel_executes_a_program_without_the_server(room: Path) -> None:
-    program = room / "layer/program"
+def test_kernel_executes_a_program_without_the_server(workspace: Path) -> None:
+    program = workspace / "layer/program"
     program.parent.mkdir()
     shutil.copy("/bin/true", program)
     os.truncate(program, 3 * MIN_SIZE)
-    mount(program.parent, room / "target", asked=False)
-    assert subprocess.run([room / "target/program"], check=False).returncode == 0
+    mount(program.parent, workspace / "target", requested=False)
+    assert subprocess.run([workspace / "target/program"], check=False).returncode == 0
 
 
-def test_server_reads_a_small_file(room: Path) -> None:
-    processes = mount(filled(room / "layer"), room / "target")
-    assert asked_of_the_server(processes, room / "target/small") >= len(PLACES)
+def test_server_reads_a_small_file(workspace: Path) -> None:
+    processes = mount(filled(workspace / "layer"), workspace / "target")
+    assert asked_of_the_server(processes, workspace / "target/small") >= len(PLACES)
 
 
-def test_passthrough_works_for_a_store_on_an_overlay(room: Path) -> None:
-    layer = overlaid(filled(room / "layer"), room / "first")
-    assert stack_depth([room / "layer"]) == 1
-    assert stack_depth([room / "layer", layer]) == 2
-    processes = mount(layer, room / "target")
-    assert asked_of_the_server(processes, room / "target/large") < FEW
+def test_passthrough_works_for_a_store_on_an_overlay(workspace: Path) -> None:
+    layer = overlaid(filled(workspace / "layer"), workspace / "first")
+    assert stack_depth([workspace / "layer"]) == 1
+    assert stack_depth([workspace / "layer", layer]) == 2
+    processes = mount(layer, workspace / "target")
+    assert asked_of_the_server(processes, workspace / "target/large") < FEW
 
 
-def test_server_reads_a_store_on_stacked_overlays(room: Path) -> None:
-    once = overlaid(filled(room / "layer"), room / "first")
-    processes = mount(overlaid(once, room / "second"), room / "target")
-    assert asked_of_the_server(processes, room / "target/large") >= len(PLACES)
+def test_server_reads_a_store_on_stacked_overlays(workspace: Path) -> None:
+    once = overlaid(filled(workspace / "layer"), workspace / "first")
+    processes = mount(overlaid(once, workspace / "second"), workspace / "target")
+    assert asked_of_the_server(processes, workspace / "target/large") >= len(PLACES)
 
 
-def test_overlay_can_be_mounted_on_a_passthrough_mount(room: Path) -> None:
-    mount(filled(room / "layer"), room / "target")
-    assert (overlaid(room / "target", room / "above") / "large").read_bytes() == LARGE
+def test_overlay_can_be_mounted_on_a_passthrough_mount(workspace: Path) -> None:
+    mount(filled(workspace / "layer"), workspace / "target")
+    assert (overlaid(workspace / "target", workspace / "above") / "large").read_bytes() == LARGE
 
 
-def test_all_openers_share_one_backing_file(room: Path) -> None:
-    mount(filled(room / "layer"), room / "target")
+def test_all_openers_share_one_backing_file(workspace: Path) -> None:
+    mount(filled(workspace / "layer"), workspace / "target")
 
     def read(_: int) -> bytes:
-        with (room / "target/large").open("rb") as file:
+        with (workspace / "target/large").open("rb") as file:
             return file.read()
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(read, range(64))) == {LARGE}
 
 
-def test_new_worker_uses_the_backing_files_of_a_dead_one(room: Path) -> None:
-    processes = mount(filled(room / "layer"), room / "target")
+def test_new_worker_uses_the_backing_files_of_a_dead_one(workspace: Path) -> None:
+    processes = mount(filled(workspace / "layer"), workspace / "target")
     (first,) = [int(line[5:]) for line in _status(processes[0]) if line.startswith("PPid:")]
-    with (room / "target/large").open("rb") as held:
+    with (workspace / "target/large").open("rb") as held:
         for number in processes:
             os.kill(number, signal.SIGKILL)
         while len(workers(first)) < len(processes) or set(workers(first)) & set(processes):
             time.sleep(0.01)
-        assert (room / "target/large").read_bytes() == LARGE
+        assert (workspace / "target/large").read_bytes() == LARGE
         assert held.read() == LARGE
 
 

@@ -45,10 +45,10 @@ HERE = -100  # AT_FDCWD
 class Stack:
     """Two lower directories, an upper one and a target."""
 
-    def __init__(self, room: Path, form: WhiteoutFormat = WhiteoutFormat.TRUSTED) -> None:
-        self.room, self.form = room, form
-        self.one, self.two, self.upper = room / "one", room / "two", room / "upper"
-        self.target = room / "target"
+    def __init__(self, workspace: Path, form: WhiteoutFormat = WhiteoutFormat.TRUSTED) -> None:
+        self.workspace, self.form = workspace, form
+        self.one, self.two, self.upper = workspace / "one", workspace / "two", workspace / "upper"
+        self.target = workspace / "target"
         for directory in (self.one, self.two, self.upper, self.target):
             directory.mkdir()
         self._fill()
@@ -81,7 +81,7 @@ class Stack:
     def mounted(self, driver: Driver) -> Iterator[Path]:
         """Mount read-write with a driver."""
         self._mounts += 1
-        work = self.room / f"work-{self._mounts}"
+        work = self.workspace / f"work-{self._mounts}"
         work.mkdir()
         driver.mount(self.plan(work))
         try:
@@ -96,9 +96,9 @@ class Stack:
 
 @pytest.fixture
 def stack() -> Iterator[Stack]:
-    with scratch() as room:
-        yield Stack(room)
-        unmount_below(room)
+    with scratch() as workspace:
+        yield Stack(workspace)
+        unmount_below(workspace)
 
 
 @pytest.fixture(params=DRIVERS, ids=str)
@@ -586,8 +586,8 @@ def changes(root: Path) -> None:
 def test_overlay_and_fuse_read_each_others_upper(
     first: str, second: str, form: WhiteoutFormat
 ) -> None:
-    with scratch() as room:
-        stack = Stack(room, form)
+    with scratch() as workspace:
+        stack = Stack(workspace, form)
         with stack.mounted(DRIVERS[first]) as root:
             changes(root)
             shown = snapshot(root)
@@ -607,7 +607,7 @@ def test_persistent_upper_can_be_mounted_read_only(stack: Stack, driver: Driver)
     with stack.mounted(FuseDriver()) as root:
         changes(root)
         shown = snapshot(root)
-    work = stack.room / "work"
+    work = stack.workspace / "work"
     work.mkdir()
     driver.mount(replace(stack.plan(work), read_only=True))
     assert snapshot(stack.target) == shown
@@ -618,8 +618,8 @@ def test_persistent_upper_can_be_mounted_read_only(stack: Stack, driver: Driver)
 def test_overlay_and_fuse_write_equal_uppers() -> None:
     shown = []
     for driver in DRIVERS.values():
-        with scratch() as room:
-            stack = Stack(room)
+        with scratch() as workspace:
+            stack = Stack(workspace)
             (stack.two / "d/linked").unlink()  # links of lower files are where they differ
             with stack.mounted(driver) as root:
                 changes(root)
@@ -648,7 +648,7 @@ for number in range(10**6):
 
 
 def test_killed_server_leaves_no_partial_copy_up(stack: Stack) -> None:
-    work = stack.room / "work"
+    work = stack.workspace / "work"
     work.mkdir()
     note = FuseDriver().mount(stack.plan(work)).note or ""
     group = os.getpgid(int(note.split()[1]))

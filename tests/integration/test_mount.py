@@ -84,10 +84,10 @@ def mount(place: Path, *, read_only: bool = True) -> MountRecord:
 
 
 def nothing_is_left(place: Path) -> bool:
-    rooms = place / "mounts"
+    directories = place / "mounts"
     return (
         mountinfo.read().below(place) == []
-        and (not rooms.exists() or os.listdir(rooms) == [])
+        and (not directories.exists() or os.listdir(directories) == [])
         and os.listdir(place / "target") == []
         and sorted(os.listdir(place)) in (["layers", "target"], ["layers", "mounts", "target"])
     )
@@ -256,16 +256,16 @@ options = FuseOptions(adapter[0], adapter[1:] == ["passthrough"]) if adapter els
 request = MountRequest(place / "target", driver, read_only == "ro", fuse=options)
 try:
     record, mounted = attach(table, request, image)
-    told = {"driver": mounted.driver, "note": mounted.note, "reasons": mounted.reasons}
-    told["tree"] = sorted(os.listdir(place / "target"))
-    told["inside"] = os.listdir(place / "target/dir")
+    report = {"driver": mounted.driver, "note": mounted.note, "reasons": mounted.reasons}
+    report["tree"] = sorted(os.listdir(place / "target"))
+    report["inside"] = os.listdir(place / "target/dir")
     if read_only == "rw":
         (place / "target/new").write_text("x")
     detach(table, place / "target")
 except StackerError as error:
-    told = {"error": error.message, "hint": error.hint, "exit": error.exit_code}
-told |= {"left": os.listdir(place / "target"), "rooms": os.listdir(place / "mounts")}
-print(json.dumps(told))
+    report = {"error": error.message, "hint": error.hint, "exit": error.exit_code}
+report |= {"left": os.listdir(place / "target"), "directories": os.listdir(place / "mounts")}
+print(json.dumps(report))
 """
 
 
@@ -281,8 +281,8 @@ class Caller:
             os.chown(path, 65534, 65534)
         command = [*as_who, self._python, "-c", script, str(self.place), *arguments]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
 
 
 @pytest.fixture
@@ -300,23 +300,23 @@ def caller(place: Path, unprivileged_python: str) -> Caller:
 def test_unprivileged_user_gets_an_overlay_in_a_user_namespace(
     caller: Caller, driver: str, mode: str
 ) -> None:
-    told = caller.run(driver, "user", mode, as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
-    assert told == {
+    report = caller.run(driver, "user", mode, as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
+    assert report == {
         "driver": "overlay",
         "note": "in a user namespace",
         "reasons": [],
         "tree": ["both", "dir", "kept"],
         "inside": ["new"],
         "left": [],
-        "rooms": [],
+        "directories": [],
     }
 
 
 def test_trusted_layers_are_refused_in_a_user_namespace(caller: Caller) -> None:
-    told = caller.run("overlay", "trusted", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
-    assert told["exit"] == 9
-    assert "which only the initial user namespace can read" in told["error"]
-    assert (told["left"], told["rooms"]) == ([], [])
+    report = caller.run("overlay", "trusted", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
+    assert report["exit"] == 9
+    assert "which only the initial user namespace can read" in report["error"]
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 def where_dev_fuse_is(device: Path) -> tuple[str, ...]:
@@ -353,11 +353,11 @@ def everybodys_fuse(place: Path) -> tuple[str, ...]:
 def test_auto_uses_fusermount3_for_an_unprivileged_user(
     caller: Caller, everybodys_fuse: tuple[str, ...], driver: str, mode: str
 ) -> None:
-    told = caller.run(driver, "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
-    assert told.get("driver") == "fuse", told
-    assert len(told["reasons"]) == (driver == "auto")
-    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
-    assert (told["left"], told["rooms"]) == ([], [])
+    report = caller.run(driver, "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
+    assert report.get("driver") == "fuse", report
+    assert len(report["reasons"]) == (driver == "auto")
+    assert (report["tree"], report["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -365,10 +365,10 @@ def test_every_adapter_works_with_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], adapter: FuseAdapter
 ) -> None:
     skip_without(adapter)
-    told = caller.run("fuse", "user", "ro", adapter, as_who=(*everybodys_fuse, *UNPRIVILEGED))
-    assert told.get("driver") == "fuse", told
-    assert told["reasons"] == []
-    assert (told["left"], told["rooms"]) == ([], [])
+    report = caller.run("fuse", "user", "ro", adapter, as_who=(*everybodys_fuse, *UNPRIVILEGED))
+    assert report.get("driver") == "fuse", report
+    assert report["reasons"] == []
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 @pytest.mark.skipif(shutil.which("fuse-overlayfs") is None, reason="no fuse-overlayfs")
@@ -376,10 +376,10 @@ def test_every_adapter_works_with_fusermount3(
 def test_fuse_overlayfs_works_with_fusermount3(
     caller: Caller, everybodys_fuse: tuple[str, ...], mode: str
 ) -> None:
-    told = caller.run("fuse-overlayfs", "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
-    assert told.get("driver") == "fuse-overlayfs", told
-    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
-    assert (told["left"], told["rooms"]) == ([], [])
+    report = caller.run("fuse-overlayfs", "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED))
+    assert report.get("driver") == "fuse-overlayfs", report
+    assert (report["tree"], report["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 # Writes by the user who mounted; prints an errno or null for each.
@@ -397,13 +397,13 @@ layers = (place / "layers/upper", place / "layers/lower")
 table, root = Table(place / "mounts"), place / "target"
 image = StackedImage("image", Stack(layers, WhiteoutFormat.USER, False))
 request = MountRequest(root, "fuse", read_only=False, upper=place / "changes")
-told = {"driver": attach(table, request, image)[1].driver}
+report = {"driver": attach(table, request, image)[1].driver}
 def attempt(name, do, *words, **more):
     try:
         do(*words, **more)
-        told[name] = None
+        report[name] = None
     except OSError as error:
-        told[name] = errno.errorcode[error.errno]
+        report[name] = errno.errorcode[error.errno]
 attempt("write", (root / "both").write_bytes, b"changed")
 attempt("chmod in a closed directory", os.chmod, root / "closed/file", 0o640)
 attempt("write a file closed to all", (root / "closed/file").write_bytes, b"written")
@@ -423,10 +423,10 @@ for number in range(200):  # more than the server keeps open
     (root / f"file-{number}").write_bytes(b"x")
 attempt("write on", os.write, fd, b"side")
 os.close(fd)
-told["tree"] = sorted(name for name in os.listdir(root) if not name.startswith("file-"))
-told["inside"] = os.listdir(root / "dir")
+report["tree"] = sorted(name for name in os.listdir(root) if not name.startswith("file-"))
+report["inside"] = os.listdir(root / "dir")
 detach(table, root)
-print(json.dumps(told))
+print(json.dumps(report))
 """
 
 
@@ -439,15 +439,15 @@ def test_unprivileged_user_writes_through_fuse_to_a_persistent_upper(
     (closed / "file").chmod(0o444)
     os.setxattr(closed / "file", "user.kind", b"k")
     closed.chmod(0o555)
-    told = caller.run(script=WRITES, as_who=(*everybodys_fuse, *UNPRIVILEGED))
-    assert {name: error for name, error in told.items() if isinstance(error, str)} == {
+    report = caller.run(script=WRITES, as_who=(*everybodys_fuse, *UNPRIVILEGED))
+    assert {name: error for name, error in report.items() if isinstance(error, str)} == {
         "driver": "fuse",
         "make in a closed directory": "EACCES",
         "give away": "EPERM",
         "device": "EPERM",
     }
-    assert told["tree"] == ["closed", "dir", "locked", "moved"]
-    assert told["inside"] == ["linked"]
+    assert report["tree"] == ["closed", "dir", "locked", "moved"]
+    assert report["inside"] == ["linked"]
     changes, work = caller.place / "changes", caller.place / "work"
     assert stat.S_IMODE((changes / "closed").stat().st_mode) == 0o555
     assert os.getxattr(changes / "closed/file", "user.kind") == b"k"
@@ -456,7 +456,7 @@ def test_unprivileged_user_writes_through_fuse_to_a_persistent_upper(
     target = caller.place / "target"
     OverlayDriver().mount(Plan("k", target, layers, WhiteoutFormat.USER, False, changes, work))
     shown = sorted(name for name in os.listdir(target) if not name.startswith("file-"))
-    assert shown == told["tree"]
+    assert shown == report["tree"]
     assert os.listdir(target / "dir") == ["linked"]
     assert (target / "moved").read_bytes() == b"changed"
     assert (target / "closed/file").read_bytes() == b"written"
@@ -469,53 +469,53 @@ def test_unprivileged_user_writes_through_fuse_to_a_persistent_upper(
 def test_root_of_a_user_namespace_gets_fuse(
     caller: Caller, everybodys_fuse: tuple[str, ...], mode: str
 ) -> None:
-    told = caller.run(
+    report = caller.run(
         "fuse", "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED, *USER_NAMESPACE)
     )
-    assert told.get("driver") == "fuse", told
-    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
-    assert (told["left"], told["rooms"]) == ([], [])
+    assert report.get("driver") == "fuse", report
+    assert (report["tree"], report["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 def test_passthrough_in_a_user_namespace_falls_back_with_a_note(
     caller: Caller, everybodys_fuse: tuple[str, ...]
 ) -> None:
     who = (*everybodys_fuse, *UNPRIVILEGED, *USER_NAMESPACE)
-    told = caller.run("fuse", "user", "ro", "kernel", "passthrough", as_who=who)
-    assert told.get("driver") == "fuse", told
-    assert "no passthrough" in told["note"]
-    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
+    report = caller.run("fuse", "user", "ro", "kernel", "passthrough", as_who=who)
+    assert report.get("driver") == "fuse", report
+    assert "no passthrough" in report["note"]
+    assert (report["tree"], report["inside"]) == (["both", "dir", "kept"], ["new"])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse to hide")
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 def test_auto_falls_back_to_a_copy_with_reasons(caller: Caller, mode: str) -> None:
-    told = caller.run(
+    report = caller.run(
         "auto", "user", mode, as_who=(*where_dev_fuse_is(Path("/dev/null")), *UNPRIVILEGED)
     )
-    assert told["driver"] == "copy"
-    overlay, fuse = told["reasons"]
+    assert report["driver"] == "copy"
+    overlay, fuse = report["reasons"]
     assert overlay == (
         f"no permission to mount: {caller.place}/target: this process lacks CAP_SYS_ADMIN"
     )
     assert fuse.startswith("cannot mount with fusermount3")
-    assert (told["note"] is not None) == (mode == "ro")
-    assert (told["tree"], told["inside"]) == (["both", "dir", "kept"], ["new"])
-    assert (told["left"], told["rooms"]) == ([], [])
+    assert (report["note"] is not None) == (mode == "ro")
+    assert (report["tree"], report["inside"]) == (["both", "dir", "kept"], ["new"])
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 def test_overlay_driver_without_privileges_names_the_missing_capability(caller: Caller) -> None:
-    told = caller.run("overlay", "user", "ro", as_who=UNPRIVILEGED)
-    assert told["exit"] == 9
-    assert "lacks CAP_SYS_ADMIN" in told["error"]
-    assert "unshare --user --map-root-user --mount" in told["hint"]
-    assert (told["left"], told["rooms"]) == ([], [])
+    report = caller.run("overlay", "user", "ro", as_who=UNPRIVILEGED)
+    assert report["exit"] == 9
+    assert "lacks CAP_SYS_ADMIN" in report["error"]
+    assert "unshare --user --map-root-user --mount" in report["hint"]
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 def test_copy_in_a_user_namespace_is_bound_read_only(caller: Caller) -> None:
-    told = caller.run("copy", "user", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
-    assert (told["driver"], told["note"]) == ("copy", None)
-    assert (told["left"], told["rooms"]) == ([], [])
+    report = caller.run("copy", "user", "ro", as_who=(*UNPRIVILEGED, *USER_NAMESPACE))
+    assert (report["driver"], report["note"]) == ("copy", None)
+    assert (report["left"], report["directories"]) == ([], [])
 
 
 @pytest.mark.parametrize("upper", [None, "changes"])
@@ -671,7 +671,7 @@ def test_printed_plan_works_with_mount_2(place: Path) -> None:
     (place / "layers").rename(odd)
     wanted = request(place, read_only=False)
     shown = image_of(odd / "upper", odd / "lower")
-    document = wanted.plan(shown, "0a", place / "room").to_json()
+    document = wanted.plan(shown, "0a", place / "workspace").to_json()
     directories, mounts = document["directories"], document["mounts"]
     assert isinstance(directories, list)
     assert isinstance(mounts, list)

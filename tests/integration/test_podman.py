@@ -36,16 +36,16 @@ NOT_OURS = ("cgroup", "not compatible with NoCgroups")
 class Podman:
     """podman with its own storage, and an image `box` of busybox."""
 
-    def __init__(self, room: Path) -> None:
-        self.room = room
-        self.fuse = StackerFuse(room)
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+        self.fuse = StackerFuse(workspace)
         self.runtime = ""
         self.limits: tuple[str, ...] = ()
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run podman, and return its result."""
         places = {"root": "storage", "runroot": "run", "tmpdir": "tmp"}
-        command = ["podman", *(f"--{key}={self.room / name}" for key, name in places.items())]
+        command = ["podman", *(f"--{key}={self.workspace / name}" for key, name in places.items())]
         command += ["--storage-driver=overlay", "--cgroup-manager=cgroupfs"]
         command += [f"--storage-opt=overlay.mount_program={self.fuse.program}"]
         if self.runtime:
@@ -85,17 +85,17 @@ class Podman:
 
 @pytest.fixture
 def podman() -> Iterator[Podman]:
-    room = Path(tempfile.mkdtemp(prefix="st"))  # podman wants paths of 50 characters at most
-    room.chmod(0o755)  # for containers with user namespaces
-    podman = Podman(room)
-    box(room / "box.tar")
-    podman("import", str(room / "box.tar"), "localhost/box:1")
+    workspace = Path(tempfile.mkdtemp(prefix="st"))  # podman wants paths of 50 characters at most
+    workspace.chmod(0o755)  # for containers with user namespaces
+    podman = Podman(workspace)
+    box(workspace / "box.tar")
+    podman("import", str(workspace / "box.tar"), "localhost/box:1")
     yield podman
     podman.run("rm", "--all", "--force")
     podman.fuse.end()
-    for mount in reversed(mountinfo.read().below(room)):
+    for mount in reversed(mountinfo.read().below(workspace)):
         mountapi.umount2(mount.mount_point, mountapi.MNT_DETACH)
-    shutil.rmtree(room)
+    shutil.rmtree(workspace)
 
 
 def box(path: Path) -> None:
@@ -118,9 +118,9 @@ def test_podman_runs_and_commits_a_container(podman: Podman) -> None:
         "set -e; cat /etc/motd; rm /etc/motd; echo new > /etc/new;"
         " rm -r /data/old; mkdir /data/old; echo again > /data/old/other; mount"
     )
-    said = podman.started("--name=one", "localhost/box:1", "sh", "-c", script)
-    assert said.startswith("hello")
-    assert "stacker-fuse on / type fuse.stacker-fuse" in said
+    message = podman.started("--name=one", "localhost/box:1", "sh", "-c", script)
+    assert message.startswith("hello")
+    assert "stacker-fuse on / type fuse.stacker-fuse" in message
     upper = podman.layer("one")
     assert (upper / "etc/new").read_text() == "new\n"
     assert stat.S_ISCHR((upper / "etc/motd").lstat().st_mode)
@@ -129,8 +129,8 @@ def test_podman_runs_and_commits_a_container(podman: Podman) -> None:
 
     podman("commit", "one", "localhost/box:2")
     script = "cat /etc/new /data/old/*; stat /etc/motd 2>/dev/null || echo gone"
-    said = podman.started("--rm", "--read-only", "localhost/box:2", "sh", "-c", script)
-    assert said.split() == ["new", "again", "gone"]
+    message = podman.started("--rm", "--read-only", "localhost/box:2", "sh", "-c", script)
+    assert message.split() == ["new", "again", "gone"]
 
 
 def test_podman_restarts_a_container_with_its_writes(podman: Podman) -> None:
@@ -154,9 +154,9 @@ def test_podman_runs_a_container_with_its_own_ids(podman: Podman) -> None:
     # podman 4.3 maps layers twice, by idmapped mounts and by `uidmapping`: both must hit the range.
     ids = ("--uidmap=0:1000:5000", "--gidmap=0:1000:5000")
     script = "set -e; echo new > /tmp/new; id -u; stat -c %u:%g /tmp/new"
-    said = podman.started(
+    message = podman.started(
         "--name=one", *ids, "localhost/box:1", "sh", "-c", f"mkdir /tmp; {script}"
     )
-    assert said.split() == ["0", "0:0"]
+    assert message.split() == ["0", "0:0"]
     status = (podman.layer("one") / "tmp/new").stat()
     assert (status.st_uid, status.st_gid) == (0, 0)

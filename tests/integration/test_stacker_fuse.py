@@ -31,7 +31,7 @@ FUSE_MAGIC = 0x65735546
 
 
 @pytest.fixture
-def room() -> Iterator[Path]:
+def workspace() -> Iterator[Path]:
     with scratch() as directory:
         directory.chmod(0o755)
         for name in ("low", "up", "upper", "work", "target", "other"):
@@ -59,8 +59,8 @@ def fill(low: Path, up: Path) -> None:
 
 
 @pytest.fixture
-def fuse(room: Path) -> Iterator[StackerFuse]:
-    program = StackerFuse(room)
+def fuse(workspace: Path) -> Iterator[StackerFuse]:
+    program = StackerFuse(workspace)
     yield program
     program.end()
 
@@ -72,12 +72,12 @@ def unmount(fuse: StackerFuse, target: Path) -> None:
         time.sleep(0.01)
 
 
-def layers(room: Path) -> str:
-    return lowerdir(room / "up", room / "low")
+def layers(workspace: Path) -> str:
+    return lowerdir(workspace / "up", workspace / "low")
 
 
-def writing(room: Path) -> str:
-    return f"{layers(room)},upperdir={room}/upper,workdir={room}/work"
+def writing(workspace: Path) -> str:
+    return f"{layers(workspace)},upperdir={workspace}/upper,workdir={workspace}/work"
 
 
 def rest(found: dict[bytes, Node]) -> dict[bytes, Node]:
@@ -89,32 +89,35 @@ def rest(found: dict[bytes, Node]) -> dict[bytes, Node]:
 
 
 def test_mount_program_interface_takes_options_and_a_directory(
-    fuse: StackerFuse, room: Path
+    fuse: StackerFuse, workspace: Path
 ) -> None:
-    said = fuse(*joined(layers(room)), room / "target")
-    assert (said.out, said.err) == ("", "")
-    assert sorted(os.listdir(room / "target/d")) == ["e", "linked", "new"]
-    found = mountinfo.at(room / "target")
+    message = fuse(*joined(layers(workspace)), workspace / "target")
+    assert (message.out, message.err) == ("", "")
+    assert sorted(os.listdir(workspace / "target/d")) == ["e", "linked", "new"]
+    found = mountinfo.at(workspace / "target")
     assert found is not None
     assert (found.fstype, found.source) == ("fuse.stacker-fuse", "stacker-fuse")
     assert found.read_only
-    kind = subprocess.check_output(["stat", "-f", "-c", "%t", room / "target"], text=True)
+    kind = subprocess.check_output(["stat", "-f", "-c", "%t", workspace / "target"], text=True)
     assert int(kind, 16) == FUSE_MAGIC
     assert len(fuse.servers()) > 1
-    unmount(fuse, room / "target")
+    unmount(fuse, workspace / "target")
 
 
 @pytest.mark.skipif(not shutil.which("mount.fuse3"), reason="no mount.fuse3: package fuse3")
 @pytest.mark.parametrize("kind", ["fuse.stacker-fuse overlay", "fuse stacker-fuse#overlay"])
-def test_mount_8_runs_the_helper(fuse: StackerFuse, room: Path, kind: str) -> None:
-    words, options = kind.replace(" ", " '") + "'", f"{layers(room)},noatime,strange,nofail,x-y=z"
+def test_mount_8_runs_the_helper(fuse: StackerFuse, workspace: Path, kind: str) -> None:
+    words, options = (
+        kind.replace(" ", " '") + "'",
+        f"{layers(workspace)},noatime,strange,nofail,x-y=z",
+    )
     script = f"""
         set -e
         mount --bind {fuse.program.parent} /usr/local/bin
-        mount -t {words} {room}/target -o {options}
-        grep {room}/target /proc/self/mounts
-        cat {room}/target/d/new
-        umount {room}/target
+        mount -t {words} {workspace}/target -o {options}
+        grep {workspace}/target /proc/self/mounts
+        cat {workspace}/target/d/new
+        umount {workspace}/target
     """
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False
@@ -128,44 +131,46 @@ def test_mount_8_runs_the_helper(fuse: StackerFuse, room: Path, kind: str) -> No
     assert done.stderr == "stacker-fuse: warning: options ignored: strange\n"
 
 
-def test_mountinfo_shows_the_given_source(fuse: StackerFuse, room: Path) -> None:
-    fuse("some, source", room / "target", *joined(layers(room), "noatime,nodev,noexec"))
-    found = mountinfo.at(room / "target")
+def test_mountinfo_shows_the_given_source(fuse: StackerFuse, workspace: Path) -> None:
+    fuse("some, source", workspace / "target", *joined(layers(workspace), "noatime,nodev,noexec"))
+    found = mountinfo.at(workspace / "target")
     assert found is not None
     assert found.source == "some, source"
     assert {"ro", "noatime", "nodev", "noexec"} <= found.options
     assert "nosuid" not in found.options
 
 
-def test_directories_can_be_relative_or_symlinks(fuse: StackerFuse, room: Path) -> None:
-    (room / "short").symlink_to("up")
-    done = fuse.run("-o", "lowerdir=short:low", "target", cwd=room)
+def test_directories_can_be_relative_or_symlinks(fuse: StackerFuse, workspace: Path) -> None:
+    (workspace / "short").symlink_to("up")
+    done = fuse.run("-o", "lowerdir=short:low", "target", cwd=workspace)
     assert done.code == 0, done
-    assert (room / "target/d/new").read_bytes() == b"upper"
-    mountapi.umount2(room / "target")
+    assert (workspace / "target/d/new").read_bytes() == b"upper"
+    mountapi.umount2(workspace / "target")
 
 
-def test_escaped_characters_in_names(fuse: StackerFuse, room: Path) -> None:
+def test_escaped_characters_in_names(fuse: StackerFuse, workspace: Path) -> None:
     for name in ("a:b", "c,d", "e\\f"):
-        (room / name).mkdir()
-        (room / name / name).touch()
-    fuse("-o", rf"lowerdir={room}/a\:b:{room}/c\,d:{room}/e\\f", room / "target")
-    assert sorted(os.listdir(room / "target")) == ["a:b", "c,d", "e\\f"]
+        (workspace / name).mkdir()
+        (workspace / name / name).touch()
+    fuse(
+        "-o", rf"lowerdir={workspace}/a\:b:{workspace}/c\,d:{workspace}/e\\f", workspace / "target"
+    )
+    assert sorted(os.listdir(workspace / "target")) == ["a:b", "c,d", "e\\f"]
 
 
 # What it says
 
 
-def test_unknown_options_are_ignored_with_one_warning(fuse: StackerFuse, room: Path) -> None:
-    options = (layers(room), "xattr_permissions=2,nodev,timeout=3,plugins=x,ro")
-    said = fuse("--strange", *joined(*options), room / "target")
-    assert said.err == (
+def test_unknown_options_are_ignored_with_one_warning(fuse: StackerFuse, workspace: Path) -> None:
+    options = (layers(workspace), "xattr_permissions=2,nodev,timeout=3,plugins=x,ro")
+    message = fuse("--strange", *joined(*options), workspace / "target")
+    assert message.err == (
         "stacker-fuse: warning: options ignored: --strange, xattr_permissions=2, plugins=x\n"
     )
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("lowerdir={}/none", "lower directory: {}/none: No such file"),
         ("lowerdir={}/low/kept", "lower directory: {}/low/kept: Not a directory"),
@@ -177,23 +182,23 @@ def test_unknown_options_are_ignored_with_one_warning(fuse: StackerFuse, room: P
     ],
 )
 def test_setup_error_is_printed_with_exit_code_1(
-    fuse: StackerFuse, room: Path, options: str, said: str
+    fuse: StackerFuse, workspace: Path, options: str, message: str
 ) -> None:
-    done = fuse.run("-o", options.replace("{}", str(room)), room / "target")
+    done = fuse.run("-o", options.replace("{}", str(workspace)), workspace / "target")
     assert done.code == 1
     lines = done.err.splitlines()
     assert lines[0].startswith("stacker-fuse: error: ")
-    wanted = said.replace("{}", str(room)).split("|")
+    wanted = message.replace("{}", str(workspace)).split("|")
     assert any(each in lines[0] for each in wanted), lines
-    assert mountinfo.at(room / "target") is None
+    assert mountinfo.at(workspace / "target") is None
     assert not fuse.servers()
 
 
-def test_error_names_the_directory(fuse: StackerFuse, room: Path) -> None:
-    os.setxattr(room / "low/d/e", "trusted.overlay.redirect", b"x")
-    done = fuse.run(*joined(layers(room)), room / "target")
+def test_error_names_the_directory(fuse: StackerFuse, workspace: Path) -> None:
+    os.setxattr(workspace / "low/d/e", "trusted.overlay.redirect", b"x")
+    done = fuse.run(*joined(layers(workspace)), workspace / "target")
     assert done.code == 1
-    assert f"{room}/low/d/e: has the mark" in done.err
+    assert f"{workspace}/low/d/e: has the mark" in done.err
 
 
 def test_help_and_version_go_to_stdout(fuse: StackerFuse) -> None:
@@ -205,18 +210,18 @@ def test_help_and_version_go_to_stdout(fuse: StackerFuse) -> None:
 
 
 @contextmanager
-def overlay(room: Path, options: str) -> Iterator[Path]:
+def overlay(workspace: Path, options: str) -> Iterator[Path]:
     """Mount the kernel's overlay of the same directories."""
-    mountapi.mount("overlay", room / "other", "overlay", 0, options.encode())
+    mountapi.mount("overlay", workspace / "other", "overlay", 0, options.encode())
     try:
-        yield room / "other"
+        yield workspace / "other"
     finally:
-        mountapi.umount2(room / "other")
+        mountapi.umount2(workspace / "other")
 
 
-def mark_for_the_kernel(room: Path, namespace: str) -> None:
+def mark_for_the_kernel(workspace: Path, namespace: str) -> None:
     """Write every mark of overlayfs, in one xattr namespace."""
-    low, up = room / "low", room / "up"
+    low, up = workspace / "low", workspace / "up"
     for name in ("opaque", "files"):
         (low / name / "inner").mkdir(parents=True)
         (low / name / "old").touch()
@@ -231,23 +236,23 @@ def mark_for_the_kernel(room: Path, namespace: str) -> None:
 
 @pytest.mark.parametrize("namespace", ["trusted", "user"])
 def test_tree_equals_that_of_the_kernels_overlay(
-    fuse: StackerFuse, room: Path, namespace: str
+    fuse: StackerFuse, workspace: Path, namespace: str
 ) -> None:
-    mark_for_the_kernel(room, namespace)
+    mark_for_the_kernel(workspace, namespace)
     option = ",userxattr" if namespace == "user" else ""
-    fuse(*joined(layers(room) + option), room / "target")
-    found = rest(snapshot(room / "target"))
+    fuse(*joined(layers(workspace) + option), workspace / "target")
+    found = rest(snapshot(workspace / "target"))
     assert b"files/new" in found
     assert not {b"files/old", b"files/inner", b"opaque/old", b"d/gone"} & set(found)
-    with overlay(room, layers(room) + option) as other:
+    with overlay(workspace, layers(workspace) + option) as other:
         wanted = rest(snapshot(other))
     assert found == wanted
 
 
 @pytest.mark.skipif(not shutil.which("fuse-overlayfs"), reason="no fuse-overlayfs")
 @pytest.mark.parametrize("mark", ["", "user.fuseoverlayfs", "user.overlay", "trusted.overlay"])
-def test_tree_equals_that_of_fuse_overlayfs(fuse: StackerFuse, room: Path, mark: str) -> None:
-    low, up = room / "low", room / "up"
+def test_tree_equals_that_of_fuse_overlayfs(fuse: StackerFuse, workspace: Path, mark: str) -> None:
+    low, up = workspace / "low", workspace / "up"
     (low / "emptied/inner").mkdir(parents=True)
     (up / "emptied").mkdir()
     (up / "emptied/new").touch()
@@ -257,22 +262,22 @@ def test_tree_equals_that_of_fuse_overlayfs(fuse: StackerFuse, room: Path, mark:
         (up / "emptied/.wh..wh..opq").touch()
     (up / ".wh.link").touch()
     (up / "d/.wh.e").touch()
-    fuse(*joined(layers(room)), room / "target")
-    subprocess.run(["fuse-overlayfs", *joined(layers(room)), room / "other"], check=True)
+    fuse(*joined(layers(workspace)), workspace / "target")
+    subprocess.run(["fuse-overlayfs", *joined(layers(workspace)), workspace / "other"], check=True)
     try:
-        wanted = rest(snapshot(room / "other"))
+        wanted = rest(snapshot(workspace / "other"))
     finally:
-        mountapi.umount2(room / "other")
-    found = rest(snapshot(room / "target"))
+        mountapi.umount2(workspace / "other")
+    found = rest(snapshot(workspace / "target"))
     assert b"emptied/new" in found
     assert not {b"link", b"d/e", b"emptied/inner"} & set(found)
     assert found == wanted
 
 
-def test_kernels_overlay_reads_the_written_upper(fuse: StackerFuse, room: Path) -> None:
-    mark_for_the_kernel(room, "trusted")
-    fuse(*joined(writing(room)), room / "target")
-    target = room / "target"
+def test_kernels_overlay_reads_the_written_upper(fuse: StackerFuse, workspace: Path) -> None:
+    mark_for_the_kernel(workspace, "trusted")
+    fuse(*joined(writing(workspace)), workspace / "target")
+    target = workspace / "target"
     (target / "made/inner").mkdir(parents=True)
     (target / "made/inner/file").write_bytes(b"new")
     (target / "kept").write_bytes(b"changed")
@@ -282,54 +287,56 @@ def test_kernels_overlay_reads_the_written_upper(fuse: StackerFuse, room: Path) 
     os.chown(target / "files/new", 5, 6)
     found = rest(snapshot(target))
     unmount(fuse, target)
-    assert stat.S_ISCHR((room / "upper/link").lstat().st_mode)
-    assert os.getxattr(room / "upper/d", "trusted.overlay.opaque") == b"y"
-    assert rest(snapshot(room / "low"))[b"kept"].content == b"lower"
-    with overlay(room, writing(room)) as other:
+    assert stat.S_ISCHR((workspace / "upper/link").lstat().st_mode)
+    assert os.getxattr(workspace / "upper/d", "trusted.overlay.opaque") == b"y"
+    assert rest(snapshot(workspace / "low"))[b"kept"].content == b"lower"
+    with overlay(workspace, writing(workspace)) as other:
         assert rest(snapshot(other)) == found
-    fuse(*joined(writing(room)), target)
+    fuse(*joined(writing(workspace)), target)
     assert rest(snapshot(target)) == found
 
 
-def test_userxattr_selects_the_namespace_of_the_marks(fuse: StackerFuse, room: Path) -> None:
-    fuse(*joined(writing(room), "userxattr", "volatile"), room / "target")
-    shutil.rmtree(room / "target/d")
-    (room / "target/d").mkdir()
-    assert os.listxattr(room / "upper/d") == ["user.overlay.opaque"]
+def test_userxattr_selects_the_namespace_of_the_marks(fuse: StackerFuse, workspace: Path) -> None:
+    fuse(*joined(writing(workspace), "userxattr", "volatile"), workspace / "target")
+    shutil.rmtree(workspace / "target/d")
+    (workspace / "target/d").mkdir()
+    assert os.listxattr(workspace / "upper/d") == ["user.overlay.opaque"]
 
 
-def test_ro_mounts_the_upper_read_only(fuse: StackerFuse, room: Path) -> None:
-    (room / "upper/above").touch()
-    fuse(*joined(writing(room), "ro"), room / "target")
-    assert "above" in os.listdir(room / "target")
+def test_ro_mounts_the_upper_read_only(fuse: StackerFuse, workspace: Path) -> None:
+    (workspace / "upper/above").touch()
+    fuse(*joined(writing(workspace), "ro"), workspace / "target")
+    assert "above" in os.listdir(workspace / "target")
     with pytest.raises(OSError) as caught:
-        (room / "target/new").touch()
+        (workspace / "target/new").touch()
     assert caught.value.errno == errno.EROFS
 
 
-def test_upper_directory_is_locked_by_one_mount(fuse: StackerFuse, room: Path) -> None:
-    fuse(*joined(writing(room)), room / "target")
-    done = fuse.run(*joined(writing(room)), room / "other")
-    assert (done.code, mountinfo.at(room / "other")) == (1, None)
+def test_upper_directory_is_locked_by_one_mount(fuse: StackerFuse, workspace: Path) -> None:
+    fuse(*joined(writing(workspace)), workspace / "target")
+    done = fuse.run(*joined(writing(workspace)), workspace / "other")
+    assert (done.code, mountinfo.at(workspace / "other")) == (1, None)
     assert "upper directory is in use" in done.err
-    mountapi.umount2(room / "target")
-    fuse(*joined(writing(room)), room / "target")  # at once
+    mountapi.umount2(workspace / "target")
+    fuse(*joined(writing(workspace)), workspace / "target")  # at once
 
 
-def test_mount_can_cover_its_lower_directory(fuse: StackerFuse, room: Path) -> None:
-    low = room / "low"
-    options = f"{lowerdir(room / 'up', low)},upperdir={room}/upper,workdir={room}/work"
+def test_mount_can_cover_its_lower_directory(fuse: StackerFuse, workspace: Path) -> None:
+    low = workspace / "low"
+    options = (
+        f"{lowerdir(workspace / 'up', low)},upperdir={workspace}/upper,workdir={workspace}/work"
+    )
     fuse(*joined(options), low)
     assert (low / "d/e/deep").read_bytes() == b"deep" * 5000
     (low / "kept").write_bytes(b"changed")
-    assert (room / "upper/kept").read_bytes() == b"changed"
+    assert (workspace / "upper/kept").read_bytes() == b"changed"
 
 
-def test_lower_mounts_can_be_unmounted_afterwards(fuse: StackerFuse, room: Path) -> None:
-    mountapi.mount(room / "low", room / "other", None, mountapi.MS_BIND)
-    fuse(*joined(lowerdir(room / "other")), room / "target")
-    mountapi.umount2(room / "other", mountapi.MNT_DETACH)
-    assert (room / "target/d/e/deep").read_bytes() == b"deep" * 5000
+def test_lower_mounts_can_be_unmounted_afterwards(fuse: StackerFuse, workspace: Path) -> None:
+    mountapi.mount(workspace / "low", workspace / "other", None, mountapi.MS_BIND)
+    fuse(*joined(lowerdir(workspace / "other")), workspace / "target")
+    mountapi.umount2(workspace / "other", mountapi.MNT_DETACH)
+    assert (workspace / "target/d/e/deep").read_bytes() == b"deep" * 5000
 
 
 # Owners
@@ -340,9 +347,9 @@ def owner(path: Path) -> tuple[int, int]:
     return status.st_uid, status.st_gid
 
 
-def test_squash_to_root_changes_all_owners(fuse: StackerFuse, room: Path) -> None:
-    fuse(*joined(layers(room), "squash_to_root"), room / "target")
-    owners = {node.owner for node in snapshot(room / "target").values()}
+def test_squash_to_root_changes_all_owners(fuse: StackerFuse, workspace: Path) -> None:
+    fuse(*joined(layers(workspace), "squash_to_root"), workspace / "target")
+    owners = {node.owner for node in snapshot(workspace / "target").values()}
     assert owners == {(0, 0)}
 
 
@@ -357,15 +364,20 @@ def test_squash_to_root_changes_all_owners(fuse: StackerFuse, room: Path) -> Non
         "squash_to_uid=7,gidmapping=0:500:100",
     ],
 )
-def test_owners_equal_those_of_fuse_overlayfs(fuse: StackerFuse, room: Path, option: str) -> None:
+def test_owners_equal_those_of_fuse_overlayfs(
+    fuse: StackerFuse, workspace: Path, option: str
+) -> None:
     seen = []
-    others = room / "upper2", room / "work2"
+    others = workspace / "upper2", workspace / "work2"
     for directory in others:
         directory.mkdir()
-    theirs = f"{layers(room)},upperdir={others[0]},workdir={others[1]}"
-    fuse(*joined(writing(room), option), room / "target")
-    subprocess.run(["fuse-overlayfs", *joined(theirs, option), room / "other"], check=True)
-    for target, upper in ((room / "target", room / "upper"), (room / "other", others[0])):
+    theirs = f"{layers(workspace)},upperdir={others[0]},workdir={others[1]}"
+    fuse(*joined(writing(workspace), option), workspace / "target")
+    subprocess.run(["fuse-overlayfs", *joined(theirs, option), workspace / "other"], check=True)
+    for target, upper in (
+        (workspace / "target", workspace / "upper"),
+        (workspace / "other", others[0]),
+    ):
         (target / "new").touch()
         (target / "given").touch()
         os.chown(target / "given", 1000, 1000)
@@ -377,74 +389,78 @@ def test_owners_equal_those_of_fuse_overlayfs(fuse: StackerFuse, room: Path, opt
                 [owner(upper / name) for name in names[:3]],
             )
         )
-    mountapi.umount2(room / "other")
+    mountapi.umount2(workspace / "other")
     assert seen[0] == seen[1]
 
 
 # Coming and going
 
 
-def test_foreground_server_ends_on_sigterm(fuse: StackerFuse, room: Path) -> None:
-    words = [str(fuse.program), "-f", "-d", *joined(writing(room)), str(room / "target")]
+def test_foreground_server_ends_on_sigterm(fuse: StackerFuse, workspace: Path) -> None:
+    words = [str(fuse.program), "-f", "-d", *joined(writing(workspace)), str(workspace / "target")]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
-        while mountinfo.at(room / "target") is None:
+        while mountinfo.at(workspace / "target") is None:
             time.sleep(0.01)
-        (room / "target/new").write_bytes(b"new")
+        (workspace / "target/new").write_bytes(b"new")
         assert server.poll() is None
         server.send_signal(signal.SIGTERM)
-        _, said = server.communicate()
+        _, message = server.communicate()
     assert server.returncode == 0
-    assert f"stacker-fuse: upper: {room}/upper" in said.splitlines()
-    assert mountinfo.at(room / "target") is None
-    assert (room / "upper/new").read_bytes() == b"new"
+    assert f"stacker-fuse: upper: {workspace}/upper" in message.splitlines()
+    assert mountinfo.at(workspace / "target") is None
+    assert (workspace / "upper/new").read_bytes() == b"new"
     while fuse.servers():
         time.sleep(0.01)
 
 
-def test_foreground_server_prints_errors(fuse: StackerFuse, room: Path) -> None:
-    done = fuse.run("-f", *joined(lowerdir(room / "none")), room / "target")
+def test_foreground_server_prints_errors(fuse: StackerFuse, workspace: Path) -> None:
+    done = fuse.run("-f", *joined(lowerdir(workspace / "none")), workspace / "target")
     assert (done.code, done.out) == (1, "")
     assert "none: No such file or directory" in done.err
 
 
 @pytest.mark.parametrize("options", [layers, writing])
-def test_signal_unmounts(fuse: StackerFuse, room: Path, options: object) -> None:
+def test_signal_unmounts(fuse: StackerFuse, workspace: Path, options: object) -> None:
     assert callable(options)
-    fuse(*joined(options(room)), room / "target")
+    fuse(*joined(options(workspace)), workspace / "target")
     os.kill(fuse.servers()[0], signal.SIGTERM)
-    while mountinfo.at(room / "target") is not None:
+    while mountinfo.at(workspace / "target") is not None:
         time.sleep(0.01)
     while fuse.servers():
         time.sleep(0.01)
 
 
-def test_signal_spares_another_mount_with_the_same_source(fuse: StackerFuse, room: Path) -> None:
-    fuse("same", room / "other", *joined(layers(room)))
+def test_signal_spares_another_mount_with_the_same_source(
+    fuse: StackerFuse, workspace: Path
+) -> None:
+    fuse("same", workspace / "other", *joined(layers(workspace)))
     first = fuse.servers()
-    fuse("same", room / "target", *joined(layers(room)))
+    fuse("same", workspace / "target", *joined(layers(workspace)))
     later = min(set(fuse.servers()) - set(first))
     os.kill(later, signal.SIGTERM)
-    while mountinfo.at(room / "target") is not None:
+    while mountinfo.at(workspace / "target") is not None:
         time.sleep(0.01)
-    assert (room / "other/d/new").read_bytes() == b"upper"
+    assert (workspace / "other/d/new").read_bytes() == b"upper"
 
 
-def test_crashed_mount_can_be_unmounted_and_mounted_again(fuse: StackerFuse, room: Path) -> None:
-    fuse(*joined(writing(room)), room / "target")
-    (room / "target/new").write_bytes(b"new")
+def test_crashed_mount_can_be_unmounted_and_mounted_again(
+    fuse: StackerFuse, workspace: Path
+) -> None:
+    fuse(*joined(writing(workspace)), workspace / "target")
+    (workspace / "target/new").write_bytes(b"new")
     for server in fuse.servers():
         os.kill(server, signal.SIGKILL)
     while fuse.servers():
         time.sleep(0.01)
     with pytest.raises(OSError) as caught:
-        os.listdir(room / "target")
+        os.listdir(workspace / "target")
     assert caught.value.errno in {errno.ENOTCONN, errno.ECONNABORTED}
-    again = fuse.run(*joined(writing(room)), room / "target")
+    again = fuse.run(*joined(writing(workspace)), workspace / "target")
     assert again.code == 1
     assert "mount point" in again.err
-    mountapi.umount2(room / "target")
-    fuse(*joined(writing(room)), room / "target")
-    assert (room / "target/new").read_bytes() == b"new"
+    mountapi.umount2(workspace / "target")
+    fuse(*joined(writing(workspace)), workspace / "target")
+    assert (workspace / "target/new").read_bytes() == b"new"
 
 
 # Without privileges
@@ -466,19 +482,19 @@ class UnprivilegedShell:
         words += [str(self._device), *UNPRIVILEGED, *wrap, "sh", "-c", script]
         environ = {**os.environ, "fuse": str(self.fuse.program), "options": options}
         return subprocess.run(
-            words, capture_output=True, text=True, check=False, cwd=self.fuse.room, env=environ
+            words, capture_output=True, text=True, check=False, cwd=self.fuse.workspace, env=environ
         )
 
 
 @pytest.fixture
 def unprivileged(
-    fuse: StackerFuse, room: Path, unprivileged_python: str, tmp_path: Path
+    fuse: StackerFuse, workspace: Path, unprivileged_python: str, tmp_path: Path
 ) -> UnprivilegedShell:
     if not shutil.which("fusermount3"):
         pytest.skip("no fusermount3: package fuse3")
     for name in ("upper", "work", "target"):
-        os.chown(room / name, 65534, 65534)
-    (room / "up/d").chmod(0o755)
+        os.chown(workspace / name, 65534, 65534)
+    (workspace / "up/d").chmod(0o755)
     device = tmp_path / "fuse"  # as most distributions have it
     os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
     device.chmod(0o666)
@@ -486,7 +502,7 @@ def unprivileged(
 
 
 def test_unprivileged_user_mounts_by_fusermount3(
-    unprivileged: UnprivilegedShell, room: Path
+    unprivileged: UnprivilegedShell, workspace: Path
 ) -> None:
     script = """
         set -e
@@ -495,7 +511,7 @@ def test_unprivileged_user_mounts_by_fusermount3(
         cd target; rm kept; mkdir d2; echo new > d2/file; ls; cd ..
         fusermount3 -u $PWD/target
     """
-    done = unprivileged.run(script, options=f"{writing(room)},noatime,dev,suid,allow_root")
+    done = unprivileged.run(script, options=f"{writing(workspace)},noatime,dev,suid,allow_root")
     assert done.returncode == 0, done
     assert done.stderr == "stacker-fuse: warning: options ignored: allow_root\n"
     line, *names = done.stdout.splitlines()
@@ -503,15 +519,15 @@ def test_unprivileged_user_mounts_by_fusermount3(
     assert (source, kind) == (r"my\040source", "fuse.stacker-fuse")
     assert {"rw", "nosuid", "nodev", "noatime"} <= set(options.split(","))
     assert names == ["d", "d2", "link", "null", "pipe"]
-    assert stat.S_ISCHR((room / "upper/kept").lstat().st_mode)
-    assert owner(room / "upper/d2/file") == (65534, 65534)
+    assert stat.S_ISCHR((workspace / "upper/kept").lstat().st_mode)
+    assert owner(workspace / "upper/d2/file") == (65534, 65534)
 
 
 def test_allow_other_needs_user_allow_other_in_fuse_conf(
-    unprivileged: UnprivilegedShell, room: Path
+    unprivileged: UnprivilegedShell, workspace: Path
 ) -> None:
     script = "$fuse $PWD/target -o $options && cat target/d/new && fusermount3 -u target"
-    done = unprivileged.run(script, options=f"{layers(room)},allow_other")
+    done = unprivileged.run(script, options=f"{layers(workspace)},allow_other")
     conf = Path("/etc/fuse.conf")
     if conf.exists() and "user_allow_other" in conf.read_text().splitlines():
         assert (done.returncode, done.stdout) == (0, "upper")
@@ -520,15 +536,15 @@ def test_allow_other_needs_user_allow_other_in_fuse_conf(
         assert "user_allow_other" in done.stderr
 
 
-def test_error_names_an_unreadable_layer(unprivileged: UnprivilegedShell, room: Path) -> None:
-    (room / "up/d").chmod(0o750)
-    done = unprivileged.run("$fuse $PWD/target -o $options", options=layers(room))
+def test_error_names_an_unreadable_layer(unprivileged: UnprivilegedShell, workspace: Path) -> None:
+    (workspace / "up/d").chmod(0o750)
+    done = unprivileged.run("$fuse $PWD/target -o $options", options=layers(workspace))
     assert done.returncode == 1
-    assert f"{room}/up/d: Permission denied" in done.stderr
+    assert f"{workspace}/up/d: Permission denied" in done.stderr
 
 
 def test_root_of_a_user_namespace_needs_no_fusermount3(
-    unprivileged: UnprivilegedShell, room: Path
+    unprivileged: UnprivilegedShell, workspace: Path
 ) -> None:
     script = """
         set -e
@@ -537,14 +553,14 @@ def test_root_of_a_user_namespace_needs_no_fusermount3(
         grep $PWD/target /proc/self/mounts
         umount $PWD/target
     """
-    for path in (*room.rglob("*"),):  # what belongs to who has no id there cannot be removed
+    for path in (*workspace.rglob("*"),):  # what belongs to who has no id there cannot be removed
         os.chown(path, 65534, 65534, follow_symlinks=False)
     wrap = ("unshare", "--user", "--map-root-user", "--mount")
-    done = unprivileged.run(script, *wrap, options=writing(room))
+    done = unprivileged.run(script, *wrap, options=writing(workspace))
     if "unshare:" in done.stderr:
         pytest.skip(f"no user namespaces: {done.stderr}")
     assert done.returncode == 0, done
     assert "fuse.stacker-fuse" in done.stdout
     assert "nosuid" not in done.stdout
-    assert stat.S_ISCHR((room / "upper/kept").lstat().st_mode)
-    assert owner(room / "upper/new") == (65534, 65534)
+    assert stat.S_ISCHR((workspace / "upper/kept").lstat().st_mode)
+    assert owner(workspace / "upper/new") == (65534, 65534)

@@ -20,18 +20,18 @@ from tests.support.command import PATH, Result
 class StackerFuse:
     """The program in a directory of its own; `end` unmounts what it mounted.
 
-    :param room: the directory of all its files.
+    :param workspace: the directory of all its files.
     :param wrap: words before the command, such as those of setpriv(1).
     """
 
-    room: Path
+    workspace: Path
     wrap: tuple[str, ...] = ()
     python: str = sys.executable
 
     @property
     def program(self) -> Path:
         """Return the executable; write it first, as an installation does."""
-        path = self.room / "bin/stacker-fuse"
+        path = self.workspace / "bin/stacker-fuse"
         if not path.exists():
             path.parent.mkdir(mode=0o755, exist_ok=True)
             path.write_text(
@@ -67,11 +67,11 @@ class StackerFuse:
             words = Path("/proc", name, "cmdline").read_bytes()
         except OSError:
             return False
-        return comm == b"stacker-fuse\n" and os.fsencode(self.room) in words
+        return comm == b"stacker-fuse\n" and os.fsencode(self.workspace) in words
 
     def end(self) -> None:
         """Unmount everything, and wait until no server process is left."""
-        while inside := mountinfo.read().below(self.room):
+        while inside := mountinfo.read().below(self.workspace):
             mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
         while servers := self.servers():  # a server may hold a mount in another namespace
             for number in servers:

@@ -25,12 +25,12 @@ ROOT = 1
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> MergedTree:
-    room = tmp_path_factory.mktemp("tree")
-    (room / "dir").mkdir()
-    (room / "file").write_bytes(b"contents")
-    (room / "link").symlink_to("file")
-    os.setxattr(room / "file", "user.kind", b"plain")
-    return merge([room], WhiteoutFormat.USER)
+    workspace = tmp_path_factory.mktemp("tree")
+    (workspace / "dir").mkdir()
+    (workspace / "file").write_bytes(b"contents")
+    (workspace / "link").symlink_to("file")
+    os.setxattr(workspace / "file", "user.kind", b"plain")
+    return merge([workspace], WhiteoutFormat.USER)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def done(handler: object) -> Any:
     pytest.fail("a handler waits")
 
 
-def refused(handler: object) -> int:
+def errno_of(handler: object) -> int:
     with pytest.raises(pyfuse3.FUSEError) as caught:
         done(handler)
     return int(caught.value.errno)
@@ -87,12 +87,12 @@ def test_handle_is_the_inode_for_every_worker(operations: Operations, tree: Merg
 
 def test_errors_become_errnos(operations: Operations) -> None:
     file, link = found(operations, b"file"), found(operations, b"link")
-    assert refused(operations.open(file, os.O_RDWR, None)) == errno.EROFS
-    assert refused(operations.opendir(file, None)) == errno.ENOTDIR
-    assert refused(operations.readlink(file, None)) == errno.EINVAL
-    assert refused(operations.read(link, 0, 10)) == errno.EINVAL
-    assert refused(operations.read(file, -1, 10)) == errno.EINVAL
-    assert refused(operations.getxattr(file, b"user.no", None)) == errno.ENODATA
+    assert errno_of(operations.open(file, os.O_RDWR, None)) == errno.EROFS
+    assert errno_of(operations.opendir(file, None)) == errno.ENOTDIR
+    assert errno_of(operations.readlink(file, None)) == errno.EINVAL
+    assert errno_of(operations.read(link, 0, 10)) == errno.EINVAL
+    assert errno_of(operations.read(file, -1, 10)) == errno.EINVAL
+    assert errno_of(operations.getxattr(file, b"user.no", None)) == errno.ENODATA
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1000, (1 << 64) - 1])
@@ -108,7 +108,7 @@ def test_unknown_node_is_stale(operations: Operations, number: int) -> None:
         operations.getxattr(number, b"x", None),
         operations.listxattr(number, None),
     ):
-        assert refused(handler) == errno.ESTALE
+        assert errno_of(handler) == errno.ESTALE
 
 
 @settings(max_examples=100, deadline=None)

@@ -43,7 +43,7 @@ def request(opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
     return fuse.IN_HEADER.pack(size, opcode, 7, node, *USER, 1, 0, 0) + body
 
 
-def asked(adapter: WritableAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
+def body_of(adapter: WritableAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> bytes:
     reply = adapter.answer(request(opcode, body, node))
     assert reply is not None
     size, error, unique = fuse.OUT_HEADER.unpack_from(reply)
@@ -51,7 +51,7 @@ def asked(adapter: WritableAdapter, opcode: int, body: bytes = b"", node: int = 
     return bytes(reply[fuse.OUT_HEADER.size :])
 
 
-def refused(adapter: WritableAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> int:
+def errno_of(adapter: WritableAdapter, opcode: int, body: bytes = b"", node: int = ROOT) -> int:
     reply = adapter.answer(request(opcode, body, node))
     assert reply is not None
     size, error, unique = fuse.OUT_HEADER.unpack(reply)
@@ -65,7 +65,7 @@ def entry(reply: bytes) -> int:
 
 
 def found(adapter: WritableAdapter, name: bytes) -> int:
-    return entry(asked(adapter, fuse.LOOKUP, name + b"\0"))
+    return entry(body_of(adapter, fuse.LOOKUP, name + b"\0"))
 
 
 def create(name: bytes, mode: int = 0o640) -> bytes:
@@ -97,7 +97,7 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
 
 def test_init_asks_for_large_writes_and_no_writeback_cache(adapter: WritableAdapter) -> None:
     everything = 0xFFFFFFFF
-    reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 40, 1 << 17, everything))
+    reply = body_of(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 40, 1 << 17, everything))
     _, _, _, flags, _, _, largest, _, pages, *_ = fuse.INIT_OUT.unpack(reply)
     assert (largest, pages) == (1 << 20, 256)
     writeback_cache, posix_acl, no_open = 1 << 16, 1 << 20, 1 << 17
@@ -108,18 +108,18 @@ def test_init_asks_for_large_writes_and_no_writeback_cache(adapter: WritableAdap
 
 def test_init_omits_killpriv_v2_for_linux_5_4(adapter: WritableAdapter) -> None:
     offered = (1 << 26) - 1
-    reply = asked(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
+    reply = body_of(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
     _, minor, _, flags, *_ = fuse.INIT_OUT.unpack(reply)
     assert (minor, flags) == (31, fuse.WANTED_TO_WRITE & ~fuse.INIT_HANDLE_KILLPRIV_V2)
 
 
 def test_file_is_created_written_and_read(adapter: WritableAdapter, tree: Writable) -> None:
-    reply = asked(adapter, fuse.CREATE, create(b"new"))
+    reply = body_of(adapter, fuse.CREATE, create(b"new"))
     assert len(reply) == 128 + 16
     node = entry(reply)
-    assert fuse.WRITE_OUT.unpack(asked(adapter, fuse.WRITE, write(2, b"data"), node))[0] == 4
+    assert fuse.WRITE_OUT.unpack(body_of(adapter, fuse.WRITE, write(2, b"data"), node))[0] == 4
     read = fuse.READ_IN.pack(0, 0, 100, 0, 0, 0, 0)
-    assert asked(adapter, fuse.READ, read, node) == b"\0\0data"
+    assert body_of(adapter, fuse.READ, read, node) == b"\0\0data"
     assert (tree.upper / "new").read_bytes() == b"\0\0data"
     assert stat.S_IMODE((tree.upper / "new").stat().st_mode) == 0o640
 
@@ -127,26 +127,26 @@ def test_file_is_created_written_and_read(adapter: WritableAdapter, tree: Writab
 def test_write_with_kill_suidgid_clears_set_id_bits(
     adapter: WritableAdapter, tree: Writable
 ) -> None:
-    node = entry(asked(adapter, fuse.CREATE, create(b"new", 0o4755)))
-    asked(adapter, fuse.WRITE, write(0, b"x", fuse.WRITE_KILL_SUIDGID), node)
+    node = entry(body_of(adapter, fuse.CREATE, create(b"new", 0o4755)))
+    body_of(adapter, fuse.WRITE, write(0, b"x", fuse.WRITE_KILL_SUIDGID), node)
     assert stat.S_IMODE((tree.upper / "new").stat().st_mode) == 0o755
 
 
 def test_open_is_not_implemented(adapter: WritableAdapter) -> None:
     for opcode in (fuse.OPEN, fuse.OPENDIR, fuse.FLUSH):
-        assert refused(adapter, opcode, bytes(24)) == errno.ENOSYS
+        assert errno_of(adapter, opcode, bytes(24)) == errno.ENOSYS
 
 
 def test_unknown_operations_are_enosys(adapter: WritableAdapter) -> None:
     tmpfile = 51
     for opcode in (tmpfile, 34, 39, 4711):
-        assert refused(adapter, opcode, bytes(64)) == errno.ENOSYS
+        assert errno_of(adapter, opcode, bytes(64)) == errno.ENOSYS
 
 
 def test_name_with_a_slash_is_einval(adapter: WritableAdapter, tree: Writable) -> None:
-    assert refused(adapter, fuse.CREATE, create(b"../new")) == errno.EINVAL
-    assert refused(adapter, fuse.UNLINK, b"dir/..\0") == errno.EINVAL
-    assert refused(adapter, fuse.MKDIR, fuse.MKDIR_IN.pack(0o755, 0) + b"..\0") == errno.EINVAL
+    assert errno_of(adapter, fuse.CREATE, create(b"../new")) == errno.EINVAL
+    assert errno_of(adapter, fuse.UNLINK, b"dir/..\0") == errno.EINVAL
+    assert errno_of(adapter, fuse.MKDIR, fuse.MKDIR_IN.pack(0o755, 0) + b"..\0") == errno.EINVAL
     assert sorted(os.listdir(tree.workspace)) == ["lower", "upper", "work"]
 
 
@@ -154,32 +154,32 @@ def test_truncated_request_is_einval_and_changes_nothing(
     adapter: WritableAdapter, tree: Writable
 ) -> None:
     node = found(adapter, b"file")
-    assert refused(adapter, fuse.CREATE, create(b"new")[:-1]) == errno.EINVAL
-    assert refused(adapter, fuse.WRITE, write(0, b"data")[:-1], node) == errno.EINVAL
-    assert refused(adapter, fuse.SETATTR, bytes(80), node) == errno.EINVAL
-    assert refused(adapter, fuse.RENAME, fuse.NODE_IN.pack(ROOT) + b"file\0") == errno.EINVAL
+    assert errno_of(adapter, fuse.CREATE, create(b"new")[:-1]) == errno.EINVAL
+    assert errno_of(adapter, fuse.WRITE, write(0, b"data")[:-1], node) == errno.EINVAL
+    assert errno_of(adapter, fuse.SETATTR, bytes(80), node) == errno.EINVAL
+    assert errno_of(adapter, fuse.RENAME, fuse.NODE_IN.pack(ROOT) + b"file\0") == errno.EINVAL
     value = fuse.SETXATTR_IN.pack(100, 0) + b"user.x\0v"
-    assert refused(adapter, fuse.SETXATTR, value, node) == errno.EINVAL
+    assert errno_of(adapter, fuse.SETXATTR, value, node) == errno.EINVAL
     assert os.listdir(tree.upper) == []
 
 
 def test_forget_counts_lookups(adapter: WritableAdapter) -> None:
-    node = entry(asked(adapter, fuse.CREATE, create(b"new")))
+    node = entry(body_of(adapter, fuse.CREATE, create(b"new")))
     assert found(adapter, b"new") == node
-    asked(adapter, fuse.UNLINK, b"new\0")
+    body_of(adapter, fuse.UNLINK, b"new\0")
     assert adapter.answer(request(fuse.FORGET, fuse.FORGET_IN.pack(1), node)) is None
-    asked(adapter, fuse.WRITE, write(0, b"x"), node)
+    body_of(adapter, fuse.WRITE, write(0, b"x"), node)
     batch = fuse.BATCH_FORGET_IN.pack(2, 0) + fuse.FORGET_ONE.pack(node, 1)
     assert adapter.answer(request(fuse.BATCH_FORGET, batch)) is None  # truncated as well
-    assert refused(adapter, fuse.WRITE, write(0, b"x"), node) == errno.ESTALE
+    assert errno_of(adapter, fuse.WRITE, write(0, b"x"), node) == errno.ESTALE
 
 
 def test_listing_counts_only_the_returned_nodes(adapter: WritableAdapter) -> None:
     """An entry that does not fit into the reply is not a lookup."""
-    nodes = [entry(asked(adapter, fuse.CREATE, create(b"n%d" % number))) for number in range(9)]
-    asked(adapter, fuse.READDIRPLUS, fuse.READ_IN.pack(0, 4, 160 * 3, 0, 0, 0, 0))
+    nodes = [entry(body_of(adapter, fuse.CREATE, create(b"n%d" % number))) for number in range(9)]
+    body_of(adapter, fuse.READDIRPLUS, fuse.READ_IN.pack(0, 4, 160 * 3, 0, 0, 0, 0))
     for number, node in enumerate(nodes):
-        asked(adapter, fuse.UNLINK, b"n%d\0" % number)
+        body_of(adapter, fuse.UNLINK, b"n%d\0" % number)
         adapter.answer(request(fuse.FORGET, fuse.FORGET_IN.pack(1), node))
     left = [node for node in nodes if adapter.answer(request(fuse.GETATTR, bytes(16), node))]
     alive = [
@@ -199,10 +199,10 @@ def test_listing_in_pieces_has_each_name_once(
     adapter: WritableAdapter, size: int, *, plus: bool
 ) -> None:
     for number in range(50):
-        asked(adapter, fuse.CREATE, create(b"n%d" % number))
+        body_of(adapter, fuse.CREATE, create(b"n%d" % number))
     head, names, offset = (128 if plus else 0), [], 0
     opcode = fuse.READDIRPLUS if plus else fuse.READDIR
-    while part := asked(adapter, opcode, fuse.READ_IN.pack(0, offset, size, 0, 0, 0, 0)):
+    while part := body_of(adapter, opcode, fuse.READ_IN.pack(0, offset, size, 0, 0, 0, 0)):
         assert len(part) <= size
         at = 0
         while at < len(part):
@@ -228,11 +228,11 @@ bodies = st.one_of(
 def test_no_request_is_eio_or_escapes_the_tree(
     requests: list[tuple[int, int, bytes]],
 ) -> None:
-    with scratch() as room:
-        (room / "lower/dir").mkdir(parents=True)
-        (room / "lower/file").write_bytes(b"x")
-        before = snapshot(room / "lower")
-        tree = Writable(room, form="user")
+    with scratch() as workspace:
+        (workspace / "lower/dir").mkdir(parents=True)
+        (workspace / "lower/file").write_bytes(b"x")
+        before = snapshot(workspace / "lower")
+        tree = Writable(workspace, form="user")
         adapter = WritableAdapter(tree.tree)
         for opcode, node, body in requests:
             reply = adapter.answer(request(opcode, body, node))
@@ -245,8 +245,8 @@ def test_no_request_is_eio_or_escapes_the_tree(
                 fuse.OUT_HEADER.unpack_from(reply)[1] != -errno.EIO
             )  # EIO means a bug in the adapter
         adapter.close()
-        assert sorted(os.listdir(room)) == ["lower", "upper", "work"]
-        assert snapshot(room / "lower") == before
+        assert sorted(os.listdir(workspace)) == ["lower", "upper", "work"]
+        assert snapshot(workspace / "lower") == before
 
 
 @pytest.mark.parametrize("device", [(1, 3), (8, 255), (8, 256), (0xFFF, 0xFFFFF)])

@@ -36,23 +36,23 @@ def record(bench: Bench, identifier: str) -> MountRecord:
 
 
 def written(bench: Bench, **changes: object) -> MountRecord:
-    with bench.table.new_directory() as room:
-        made = replace(record(bench, room.id), **changes)  # type: ignore[arg-type]
+    with bench.table.new_directory() as workspace:
+        made = replace(record(bench, workspace.id), **changes)  # type: ignore[arg-type]
         bench.table.write(made)
     return made
 
 
 def test_mount_directory_is_private_and_named_by_its_id(bench: Bench) -> None:
-    with bench.table.new_directory() as room:
-        assert room.path == bench.table.directory / room.id
-    assert room.path.stat().st_mode & 0o777 == 0o700
+    with bench.table.new_directory() as workspace:
+        assert workspace.path == bench.table.directory / workspace.id
+    assert workspace.path.stat().st_mode & 0o777 == 0o700
     assert bench.table.directory.stat().st_mode & 0o777 == 0o700
 
 
 def test_mount_directory_is_removed_after_a_failure(bench: Bench) -> None:
     def fail() -> None:
-        with bench.table.new_directory() as room:
-            (room.path / "upper").mkdir()
+        with bench.table.new_directory() as workspace:
+            (workspace.path / "upper").mkdir()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -90,10 +90,10 @@ def test_entries_are_listed_oldest_first(bench: Bench) -> None:
 
 
 def test_locked_mount_is_busy_and_not_stale(bench: Bench) -> None:
-    with bench.table.new_directory() as room:
-        bench.table.write(record(bench, room.id))
+    with bench.table.new_directory() as workspace:
+        bench.table.write(record(bench, workspace.id))
         assert [entry.state for entry in bench.table.entries()] == ["busy"]
-        with pytest.raises(LockedError, match=room.id), bench.table.locked(room.id):
+        with pytest.raises(LockedError, match=workspace.id), bench.table.locked(workspace.id):
             pass
     assert [entry.state for entry in bench.table.entries()] == ["stale"]
 
@@ -142,6 +142,6 @@ def test_directory_cleared_before_its_lock_is_created_again(
         return real(path, create=create)
 
     monkeypatch.setattr(lock, "exclusive", sweep_first)
-    with bench.table.new_directory() as room:
-        assert room.path.is_dir()
-    assert swept != [room.path]
+    with bench.table.new_directory() as workspace:
+        assert workspace.path.is_dir()
+    assert swept != [workspace.path]

@@ -28,8 +28,8 @@ every_api = pytest.mark.parametrize("api", get_args(Api))
 
 
 def planned(bench: Bench, *layers: Path, plain: bool = False, read_only: bool = True) -> Plan:
-    room = bench.path / "room"
-    plan = bench.request(read_only=read_only).plan(image_of(*layers, plain=plain), "0a", room)
+    workspace = bench.path / "workspace"
+    plan = bench.request(read_only=read_only).plan(image_of(*layers, plain=plain), "0a", workspace)
     for directory in plan.directories:
         directory.mkdir(parents=True)
     return plan
@@ -222,9 +222,9 @@ def test_repeated_layer_is_an_error_with_a_hint(bench: Bench) -> None:
 def test_upper_on_an_unsupported_filesystem_is_refused_with_a_hint(bench: Bench, api: Api) -> None:
     plan = planned(bench, bench.layer("a", f="a"), read_only=False)
     assert plan.upper is not None
-    room = plan.upper.parent
-    OverlayDriver().mount(replace(plan, target=room.parent / "target"))
-    inside = bench.target / "room"  # on an overlay, which is no place for an upper
+    workspace = plan.upper.parent
+    OverlayDriver().mount(replace(plan, target=workspace.parent / "target"))
+    inside = bench.target / "workspace"  # on an overlay, which is no place for an upper
     (inside / "upper").mkdir(parents=True)
     (inside / "work").mkdir()
     (bench.path / "second").mkdir()
