@@ -26,7 +26,7 @@ def test_demo_runs_a_program_in_a_root_filesystem() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "hello from inside\n  Three layers, one tree.\n  motd\n" in done.stdout
-    assert "/etc/secret, which the third layer deletes, is not there" in done.stdout
+    assert "/etc/secret, which the third layer deletes, is absent" in done.stdout
     assert done.stdout.rstrip().endswith("Done.\033[0m")
 
 
