@@ -1,7 +1,7 @@
 """HTTP requests to registries and to the hosts they redirect to.
 
-A session sends one request: it picks the proxy and the certificates for the host, follows
-redirects, repeats what failed for a passing reason, and gives up on a server that is too slow.
+A session sends one request.  It chooses the proxy and the certificates for the host, and follows
+redirects.  It repeats a request after a transient failure, and disconnects from a slow server.
 Credentials go only to the origin that they are meant for, and nothing goes from HTTPS to HTTP.
 This package does not use the registry API; `stacker.registry` does.
 """

@@ -3,9 +3,9 @@
 In comes an origin, out comes urllib3's pool for it.  Nothing here sends a request.
 
 urllib3's timeouts bound each single wait, so a server that sends one byte of its headers now and
-then never exceeds them.  The connections of these pools also bound the time of everything that
-http.client reads at once: the headers, and the line before each chunk of a body (RFC 9112,
-section 7.1).  `stacker.registry.http.response` bounds the rate of the body.
+then never exceeds them.  http.client reads the headers at once, and the line before each chunk of a
+body (RFC 9112, section 7.1); these pools bound the time of each such read.
+`stacker.registry.http.response` bounds the rate of the body.
 """
 
 from __future__ import annotations

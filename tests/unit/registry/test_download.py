@@ -50,7 +50,7 @@ def timeouts(waits: list[float]) -> Timeouts:
 
 
 @contextmanager
-def reaching(server: FakeRegistry, timeouts: Timeouts) -> Iterator[RegistryImage]:
+def source_of(server: FakeRegistry, timeouts: Timeouts) -> Iterator[RegistryImage]:
     """Yield a source that has only a client."""
     client = Client(
         f"http://{server.host}", "app", access=RegistryAccess(timeouts=timeouts), credentials=None
@@ -62,7 +62,7 @@ def reaching(server: FakeRegistry, timeouts: Timeouts) -> Iterator[RegistryImage
 
 
 def fetch(server: FakeRegistry, timeouts: Timeouts, descriptor: Descriptor = DESCRIPTOR) -> bytes:
-    with reaching(server, timeouts) as source, source.open_blob(descriptor) as blob:
+    with source_of(server, timeouts) as source, source.open_blob(descriptor) as blob:
         return b"".join(iter(lambda: blob.read(50_000), b""))
 
 
@@ -100,7 +100,7 @@ def test_empty_blob_needs_no_request(server: FakeRegistry, timeouts: Timeouts) -
 
 
 def test_a_blob_can_be_read_like_any_file(server: FakeRegistry, timeouts: Timeouts) -> None:
-    with reaching(server, timeouts) as source, source.open_blob(DESCRIPTOR) as blob:
+    with source_of(server, timeouts) as source, source.open_blob(DESCRIPTOR) as blob:
         assert blob.readable()
         start = bytearray(10)
         count = blob.readinto(start)  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ def test_a_blob_can_be_read_like_any_file(server: FakeRegistry, timeouts: Timeou
 
 
 def test_pickled_source_opens_its_own_connections(server: FakeRegistry, timeouts: Timeouts) -> None:
-    with reaching(server, replace(timeouts, sleep=print)) as source:
+    with source_of(server, replace(timeouts, sleep=print)) as source:
         source.client.get(f"blobs/{DESCRIPTOR.digest}", {}, "").close()
         copy = pickle.loads(pickle.dumps(source))
         with copy.open_blob(DESCRIPTOR) as blob:
@@ -549,7 +549,7 @@ def test_refused_connection_is_reported_without_retry(
 
 def resumed(server: FakeRegistry, timeouts: Timeouts, have: bytes) -> bytes:
     with (
-        reaching(server, timeouts) as source,
+        source_of(server, timeouts) as source,
         source.resume_blob(DESCRIPTOR, io.BytesIO(have)) as blob,
     ):
         return b"".join(iter(lambda: blob.read(50_000), b""))

@@ -97,9 +97,9 @@ def test_missing_foreign_layer_is_fetched_from_its_url(
 
 
 def test_foreign_urls_need_permission(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
-    said = refused(NotFoundError, server, url(elsewhere), allowed=False)
-    assert "--allow-foreign" in said
-    assert elsewhere.host in said
+    message = refused(NotFoundError, server, url(elsewhere), allowed=False)
+    assert "--allow-foreign" in message
+    assert elsewhere.host in message
     assert not elsewhere.asked
 
 
@@ -113,10 +113,10 @@ def test_urls_of_an_ordinary_layer_are_ignored(
 
 def test_foreign_urls_are_tried_in_order(server: FakeRegistry, elsewhere: FakeRegistry) -> None:
     wrong = f"http://{elsewhere.host}/none"
-    nobody = "http://127.0.0.1:1/layer"
-    assert fetch(server, nobody, wrong, url(elsewhere)) == CONTENT
-    assert "127.0.0.1" in refused(NetworkError, server, wrong, nobody)
-    assert "404" in refused(NotFoundError, server, nobody, wrong)
+    unreachable = "http://127.0.0.1:1/layer"
+    assert fetch(server, unreachable, wrong, url(elsewhere)) == CONTENT
+    assert "127.0.0.1" in refused(NetworkError, server, wrong, unreachable)
+    assert "404" in refused(NotFoundError, server, unreachable, wrong)
 
 
 def test_foreign_transfer_resumes_by_range(server: FakeRegistry, elsewhere: FakeRegistry) -> None:

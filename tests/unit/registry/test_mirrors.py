@@ -25,7 +25,7 @@ from tests.support.registries import PASSWORD, USER, FakeRegistry, Handler, fake
 
 TIMEOUTS = Timeouts(connect=5, read=5, attempts=2, sleep=lambda _: None)
 NAME = "registry.example/team/app:1.0"
-NOBODY = "127.0.0.1:1"
+UNREACHABLE = "127.0.0.1:1"
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_image_from_a_location_keeps_its_name(server: FakeRegistry) -> None:
 def test_first_mirror_with_the_image_serves_all_of_it(
     server: FakeRegistry, mirror: FakeRegistry
 ) -> None:
-    with opened(server, f"{NOBODY}/x", f"{mirror.host}/mirror/app") as source:
+    with opened(server, f"{UNREACHABLE}/x", f"{mirror.host}/mirror/app") as source:
         read_everything(source)
         assert source.names == (NAME,)
     assert not server.asked
@@ -205,13 +205,13 @@ def test_error_of_the_last_address_hints_at_the_earlier_ones(
     name = "registry.example/team/app:2.0"
     with (
         pytest.raises(NotFoundError) as caught,
-        opened(server, f"{NOBODY}/x", f"{mirror.host}/mirror/app", name=name),
+        opened(server, f"{UNREACHABLE}/x", f"{mirror.host}/mirror/app", name=name),
     ):
         pytest.fail("it was opened")
     assert caught.value.message.startswith(f"not found: {name} at {server.host}/real: got status")
     assert f"{mirror.host}/mirror/app" in (caught.value.hint or "")
-    assert NOBODY in (caught.value.hint or "")
-    with pytest.raises(NetworkError), opened(FakeRegistry(host=NOBODY), f"{NOBODY}/x"):
+    assert UNREACHABLE in (caught.value.hint or "")
+    with pytest.raises(NetworkError), opened(FakeRegistry(host=UNREACHABLE), f"{UNREACHABLE}/x"):
         pytest.fail("it was opened")
 
 

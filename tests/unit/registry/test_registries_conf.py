@@ -152,7 +152,7 @@ def test_later_file_overrides_earlier_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "full"),
     [
         ("app", "a.example/team/app"),
         ("app:1.0", "a.example/team/app:1.0"),
@@ -166,12 +166,12 @@ def test_later_file_overrides_earlier_ones() -> None:
         ("", ""),
     ],
 )
-def test_short_name_is_an_alias_or_searched_in_one_registry(text: str, meant: str) -> None:
+def test_short_name_is_an_alias_or_searched_in_one_registry(text: str, full: str) -> None:
     conf = parsed(
         'unqualified-search-registries = ["search.example"]\n'
         '[aliases]\napp = "a.example/team/app"\n"with/slash" = "a.example/slash"'
     )
-    assert conf.expand_short_name(text) == meant
+    assert conf.expand_short_name(text) == full
 
 
 def test_short_name_with_several_search_registries_is_refused() -> None:

@@ -135,9 +135,9 @@ def test_proxy_password_is_sent(proxy: FakeProxy, trust: CertificateDirectories)
     proxy.password = "Basic " + b64encode(b"me:pass/word").decode()
     assert status(SECURE, trust, through(proxy, login="me:pass%2Fword@")) == 200
     assert status(PLAIN, trust, through(proxy, login="me:pass%2Fword@"), insecure=True) == 200
-    said = refused(NetworkError, SECURE, trust, through(proxy, login="me:wrong@"))
-    assert "the proxy gave status 407" in said
-    assert "wrong@" not in said
+    message = refused(NetworkError, SECURE, trust, through(proxy, login="me:wrong@"))
+    assert "the proxy gave status 407" in message
+    assert "wrong@" not in message
 
 
 def test_proxy_failures_are_named_as_the_proxy_s(
@@ -145,8 +145,8 @@ def test_proxy_failures_are_named_as_the_proxy_s(
 ) -> None:
     gone = Proxies.parse("", "http://127.0.0.1:1", "")
     assert "the proxy: " in refused(NetworkError, SECURE, trust, gone)
-    said = refused(NetworkError, "https://other.example/", trust, through(proxy))
-    assert "the proxy gave status 502" in said
+    message = refused(NetworkError, "https://other.example/", trust, through(proxy))
+    assert "the proxy gave status 502" in message
 
 
 # Certificates
