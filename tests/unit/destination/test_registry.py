@@ -127,10 +127,10 @@ def test_upload_on_another_host_gets_no_credentials(server: FakeRegistry) -> Non
 
         def quirk(request: Handler) -> bool:
             if request.headers.get("Authorization") is None and request.path != "/v2/":
-                said = {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'}
+                challenge = {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'}
                 if request.path.startswith("/token"):
                     return request.answer(200, b'{"token": "t"}')
-                return request.answer(401, b"", said)
+                return request.answer(401, b"", challenge)
             return request.command == "POST" and request.answer(202, b"", place)
 
         server.quirk = quirk
@@ -155,8 +155,8 @@ def test_token_that_expires_during_an_upload_is_replaced(server: FakeRegistry) -
         uses -= 1
         if uses >= 0 and request.headers.get("Authorization") == f"Bearer t{given}":
             return False
-        said = {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'}
-        return request.answer(401, b"", said)
+        challenge = {"WWW-Authenticate": f'Bearer realm="http://{server.host}/token"'}
+        return request.answer(401, b"", challenge)
 
     server.quirk = quirk
     sent(server)
