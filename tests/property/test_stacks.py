@@ -98,25 +98,25 @@ def stacks(draw: st.DrawFn) -> tuple[tuple[Item, ...], ...]:
     return tuple(layers)
 
 
-def check(layers: Sequence[Sequence[Item]], form: WhiteoutFormat) -> None:
+def check(layers: Sequence[Sequence[Item]], whiteout_format: WhiteoutFormat) -> None:
     """Compare all ways to read a stack."""
     wanted = meaning(layers)
     with scratch() as workspace:
         if wanted is None:
             with pytest.raises(LayerError):
-                unpacked_stack([archive(layer) for layer in layers], workspace, form)
+                unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
             return
-        stack = unpacked_stack([archive(layer) for layer in layers], workspace, form)
+        stack = unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
         flat = workspace / "flat"
         flat.mkdir()
-        flatten(stack.directories, flat, form)
+        flatten(stack.directories, flat, whiteout_format)
         assert snapshot(flat) == wanted
         known = {source.diff: source for source in layer_paths(stack)}
         directories = list(stack.directories)
         if directories:
-            assert tree_snapshot(merge(directories, form)) == wanted
+            assert tree_snapshot(merge(directories, whiteout_format)) == wanted
             layered = [known.get(directory, directory) for directory in directories]
-            assert tree_snapshot(merge(layered, form)) == wanted
+            assert tree_snapshot(merge(layered, whiteout_format)) == wanted
         with mounted(stack, workspace) as target:
             assert snapshot(target) == wanted
 
@@ -133,7 +133,7 @@ def meaning(layers: Sequence[Sequence[Item]]) -> dict[bytes, Node] | None:
 
 
 @needs_root
-@pytest.mark.parametrize("form", list(WhiteoutFormat))
+@pytest.mark.parametrize("whiteout_format", list(WhiteoutFormat))
 @settings(
     max_examples=int(os.environ.get("STACKER_EXAMPLES", "150")),
     deadline=None,
@@ -154,9 +154,9 @@ def meaning(layers: Sequence[Sequence[Item]]) -> dict[bytes, Node] | None:
 @example(((S("a", "a"),), (F("a/a"), W("a"), W("a/a"))))
 @example(((F("a"), W("b"), O("b")),))
 def test_mounted_stack_equals_applying_its_layers_in_turn(
-    form: WhiteoutFormat, layers: tuple[tuple[Item, ...], ...]
+    whiteout_format: WhiteoutFormat, layers: tuple[tuple[Item, ...], ...]
 ) -> None:
-    check(layers, form)
+    check(layers, whiteout_format)
 
 
 @needs_root
@@ -171,13 +171,13 @@ def test_mounted_stack_equals_applying_its_layers_in_turn(
 @example(((F("a", b"old"),), (L("b", "a"),)), WhiteoutFormat.USER)
 @example(((D("a"), F("a/b")), (O("a"), F("a/x"))), WhiteoutFormat.TRUSTED)
 def test_fuse_mount_equals_applying_layers_in_turn(
-    adapter: FuseAdapter, layers: tuple[tuple[Item, ...], ...], form: WhiteoutFormat
+    adapter: FuseAdapter, layers: tuple[tuple[Item, ...], ...], whiteout_format: WhiteoutFormat
 ) -> None:
     skip_without(adapter)
     wanted = meaning(layers)
     if wanted is None:
         return
     with scratch() as workspace:
-        stack = unpacked_stack([archive(layer) for layer in layers], workspace, form)
+        stack = unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
         with mounted(stack, workspace, FuseDriver(), fuse_adapter=adapter) as target:
             assert snapshot(target) == wanted

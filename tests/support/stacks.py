@@ -93,14 +93,16 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def unpacked(number: int, tar: bytes, workspace: Path, form: WhiteoutFormat) -> UnpackedLayer:
+def unpacked(
+    number: int, tar: bytes, workspace: Path, whiteout_format: WhiteoutFormat
+) -> UnpackedLayer:
     """Unpack a layer as the pipeline does, and check its skeleton."""
     paths = LayerPaths(workspace / f"layer-{number}")
     paths.diff.mkdir(parents=True)
     with paths.skeleton.open("wb") as file:
         writer = SkeletonWriter(file)
         reader = TarReader(iter([tar]), what=f"layer {number}", keep=writer.keep)
-        record = apply(reader, paths.diff, replaced=paths.replaced, whiteout_format=form)
+        record = apply(reader, paths.diff, replaced=paths.replaced, whiteout_format=whiteout_format)
         writer.finish()
     paths.record.write_bytes(record.to_json())
     again = io.BytesIO()
@@ -110,12 +112,19 @@ def unpacked(number: int, tar: bytes, workspace: Path, form: WhiteoutFormat) -> 
     return UnpackedLayer.at(f"layer {number}", paths, record)
 
 
-def unpacked_stack(layers: Sequence[bytes], workspace: Path, form: WhiteoutFormat) -> Stack:
+def unpacked_stack(
+    layers: Sequence[bytes], workspace: Path, whiteout_format: WhiteoutFormat
+) -> Stack:
     """Unpack and stack layers; equal layers share a directory, as in a store."""
-    by_tar = {tar: unpacked(n, tar, workspace, form) for n, tar in enumerate(dict.fromkeys(layers))}
+    by_tar = {
+        tar: unpacked(n, tar, workspace, whiteout_format)
+        for n, tar in enumerate(dict.fromkeys(layers))
+    }
     repairs = workspace / "chain"
     repairs.mkdir()
-    return build_stack([by_tar[tar] for tar in layers], repairs=repairs, whiteout_format=form)
+    return build_stack(
+        [by_tar[tar] for tar in layers], repairs=repairs, whiteout_format=whiteout_format
+    )
 
 
 def layer_paths(stack: Stack) -> tuple[LayerPaths, ...]:

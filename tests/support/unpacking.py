@@ -27,7 +27,7 @@ from stacker.tar.reader import TarReader
 from tests.support.tars import tar
 
 IS_ROOT = os.geteuid() == 0
-FORM = WhiteoutFormat.TRUSTED if IS_ROOT else WhiteoutFormat.USER
+FORMAT = WhiteoutFormat.TRUSTED if IS_ROOT else WhiteoutFormat.USER
 IDMAP = IDENTITY if IS_ROOT else SQUASH
 SECRET = b"not yours"
 
@@ -140,7 +140,7 @@ class Workspace:
     def unpack(
         self,
         *parts: bytes,
-        form: WhiteoutFormat = FORM,
+        whiteout_format: WhiteoutFormat = FORMAT,
         idmap: IdMap = IDMAP,
         limits: Limits | None = None,
         chunk: int | None = None,
@@ -162,7 +162,7 @@ class Workspace:
                     reader,
                     paths.diff,
                     replaced=paths.replaced,
-                    whiteout_format=form,
+                    whiteout_format=whiteout_format,
                     idmap=idmap,
                     limits=limits,
                 )

@@ -27,10 +27,10 @@ class Writable:
     """
 
     def __init__(
-        self, workspace: Path, lowers: Sequence[str] = ("lower",), form: str = "trusted"
+        self, workspace: Path, lowers: Sequence[str] = ("lower",), whiteout_format: str = "trusted"
     ) -> None:
         self.workspace = workspace
-        self.form = WhiteoutFormat(form)
+        self.whiteout_format = WhiteoutFormat(whiteout_format)
         self.lowers = [workspace / name for name in lowers]
         self.upper, self.work = workspace / "upper", workspace / "work"
         for directory in (*self.lowers, self.upper, self.work):
@@ -38,8 +38,8 @@ class Writable:
         self.tree = self._open()
 
     def _open(self) -> WritableTree:
-        lower = merge(self.lowers, self.form)
-        return WritableTree(lower, self.form, self.upper, self.work, durable=True)
+        lower = merge(self.lowers, self.whiteout_format)
+        return WritableTree(lower, self.whiteout_format, self.upper, self.work, durable=True)
 
     def reopen(self) -> None:
         """Close the tree and open it again, as another mount would."""
@@ -108,7 +108,16 @@ class Writable:
         target.mkdir(exist_ok=True)
         scratch.mkdir(exist_ok=True)
         layers = tuple(self.lowers)
-        plan = Plan("kernel", target, layers, self.form, False, self.upper, scratch, volatile=False)
+        plan = Plan(
+            "kernel",
+            target,
+            layers,
+            self.whiteout_format,
+            False,
+            self.upper,
+            scratch,
+            volatile=False,
+        )
         OverlayDriver().mount(plan)
         try:
             yield target

@@ -28,7 +28,7 @@ def tree(tmp_path: Path) -> Iterator[Writable]:
     lower = tmp_path / "lower"
     (lower / "dir").mkdir(parents=True)
     (lower / "file").write_bytes(b"contents" * 1000)
-    tree = Writable(tmp_path, form="user")
+    tree = Writable(tmp_path, whiteout_format="user")
     yield tree
     tree.close()
 
@@ -232,7 +232,7 @@ def test_no_request_is_eio_or_escapes_the_tree(
         (workspace / "lower/dir").mkdir(parents=True)
         (workspace / "lower/file").write_bytes(b"x")
         before = snapshot(workspace / "lower")
-        tree = Writable(workspace, form="user")
+        tree = Writable(workspace, whiteout_format="user")
         adapter = WritableAdapter(tree.tree)
         for opcode, node, body in requests:
             reply = adapter.answer(request(opcode, body, node))

@@ -170,18 +170,20 @@ def test_root_without_an_entry_gets_fixed_attributes(workspace: Workspace) -> No
 
 # -- overlay marks --------------------------------------------------------------------------
 @needs_root
-@pytest.mark.parametrize("form", list(WhiteoutFormat))
+@pytest.mark.parametrize("whiteout_format", list(WhiteoutFormat))
 @pytest.mark.parametrize("what", ["opaque", "redirect", "metacopy", "whiteout", "overlay.opaque"])
 def test_overlay_xattrs_in_a_layer_are_escaped(
-    workspace: Workspace, form: WhiteoutFormat, what: str
+    workspace: Workspace, whiteout_format: WhiteoutFormat, what: str
 ) -> None:
-    name = f"{form.value}.overlay.{what}"
+    name = f"{whiteout_format.value}.overlay.{what}"
     layer = workspace.unpack(
-        dir("d", xattrs={name: b"y"}), file("f", xattrs={name: b"y"}), form=form
+        dir("d", xattrs={name: b"y"}),
+        file("f", xattrs={name: b"y"}),
+        whiteout_format=whiteout_format,
     )
     for path in ("d", "f"):
-        assert layer.xattrs(path) == {f"{form.value}.overlay.overlay.{what}"}
-        assert layer.xattr(path, f"{form.value}.overlay.overlay.{what}") == b"y"
+        assert layer.xattrs(path) == {f"{whiteout_format.value}.overlay.overlay.{what}"}
+        assert layer.xattr(path, f"{whiteout_format.value}.overlay.overlay.{what}") == b"y"
     assert not layer.is_opaque("d")
     assert layer.record.escaped_xattrs
     assert not layer.record.is_plain
@@ -192,7 +194,7 @@ def test_overlay_xattrs_of_the_other_format_are_kept_as_data(
     workspace: Workspace,
 ) -> None:
     layer = workspace.unpack(
-        dir("d", xattrs={"user.overlay.opaque": b"y"}), form=WhiteoutFormat.TRUSTED
+        dir("d", xattrs={"user.overlay.opaque": b"y"}), whiteout_format=WhiteoutFormat.TRUSTED
     )
     assert layer.xattrs("d") == {"user.overlay.opaque"}
     assert not layer.is_opaque("d")

@@ -20,7 +20,7 @@ from tests.support.tars import (
     symlink,
     tar,
 )
-from tests.support.unpacking import FORM, IDMAP, Workspace, chunked, needs_root
+from tests.support.unpacking import FORMAT, IDMAP, Workspace, chunked, needs_root
 
 
 # -- the target directory -------------------------------------------------------------------
@@ -97,7 +97,11 @@ def test_full_disk_is_a_stacker_error_with_a_hint(workspace: Workspace) -> None:
         reader = TarReader(chunked(tar(file("x", bytes(1 << 20)))), what="test")
         with pytest.raises(StackerError, match=r"cannot unpack: test: x: No space left") as caught:
             apply(
-                reader, disk / "diff", replaced=disk / "replaced", whiteout_format=FORM, idmap=IDMAP
+                reader,
+                disk / "diff",
+                replaced=disk / "replaced",
+                whiteout_format=FORMAT,
+                idmap=IDMAP,
             )
     finally:
         subprocess.run(["umount", disk], check=True)

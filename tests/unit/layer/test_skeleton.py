@@ -18,7 +18,7 @@ from stacker.layer.skeleton import FileLocations, SkeletonWriter, open_skeleton,
 from stacker.stream.compression import CHUNK
 from tests.support import tars
 from tests.support.tars import dir, entry, file, hardlink, pax, symlink, tar, whiteout  # noqa: A004
-from tests.support.unpacking import FORM, Unpacked, Workspace, entries_of
+from tests.support.unpacking import FORMAT, Unpacked, Workspace, entries_of
 
 
 def test_skeleton_holds_no_file_contents(workspace: Workspace) -> None:
@@ -153,7 +153,7 @@ def test_file_is_found_at_the_first_replacement_after_its_entry() -> None:
     from stacker.layer.record import LayerRecord
 
     record = LayerRecord(
-        FORM,
+        FORMAT,
         moved={0: b"d/x", 7: b"e/x"},
         replacements=(
             Replacement(2, b"d/x", 0),

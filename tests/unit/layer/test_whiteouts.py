@@ -160,13 +160,13 @@ def test_repeated_whiteouts_count_once(workspace: Workspace) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("form", list(WhiteoutFormat))
+@pytest.mark.parametrize("whiteout_format", list(WhiteoutFormat))
 def test_whiteouts_are_written_in_the_requested_format(
-    workspace: Workspace, form: WhiteoutFormat
+    workspace: Workspace, whiteout_format: WhiteoutFormat
 ) -> None:
-    layer = workspace.unpack(opaque("d"), whiteout("x"), form=form)
-    assert layer.record.whiteout_format is form
-    assert layer.xattrs("d") == {(form.prefix + b"opaque").decode()}
+    layer = workspace.unpack(opaque("d"), whiteout("x"), whiteout_format=whiteout_format)
+    assert layer.record.whiteout_format is whiteout_format
+    assert layer.xattrs("d") == {(whiteout_format.prefix + b"opaque").decode()}
     assert layer.is_whiteout("x")
 
 

@@ -31,7 +31,7 @@ from tests.support.stacks import (
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts overlays: needs root")
-FORM = WhiteoutFormat.TRUSTED
+FORMAT = WhiteoutFormat.TRUSTED
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def workspace() -> Iterator[Path]:
 
 
 def unpack(workspace: Path, *layers: Sequence[Item]) -> Stack:
-    return unpacked_stack([archive(layer) for layer in layers], workspace, FORM)
+    return unpacked_stack([archive(layer) for layer in layers], workspace, FORMAT)
 
 
 def shows(workspace: Path, *layers: Sequence[Item]) -> Stack:
@@ -233,13 +233,15 @@ def test_300_layers_mount(workspace: Path) -> None:
 
 def test_rebase_applies_the_layer_s_limits(workspace: Path) -> None:
     parts = (archive([S("lib", "usr")]), archive([F("lib/a/b/x")]))
-    layers = [unpacked(number, tar, workspace, FORM) for number, tar in enumerate(parts)]
+    layers = [unpacked(number, tar, workspace, FORMAT) for number, tar in enumerate(parts)]
     for name, limits in (("default", None), ("three", Limits(depth=3))):
         (workspace / name).mkdir()
-        build_stack(layers, repairs=workspace / name, whiteout_format=FORM, limits=limits)
+        build_stack(layers, repairs=workspace / name, whiteout_format=FORMAT, limits=limits)
     (workspace / "two").mkdir()
     with pytest.raises(LayerError, match="nested directories"):
-        build_stack(layers, repairs=workspace / "two", whiteout_format=FORM, limits=Limits(depth=2))
+        build_stack(
+            layers, repairs=workspace / "two", whiteout_format=FORMAT, limits=Limits(depth=2)
+        )
 
 
 def test_past_500_layers_the_lowest_are_merged(workspace: Path) -> None:
@@ -253,4 +255,4 @@ def test_layers_of_two_whiteout_formats_do_not_stack(workspace: Path) -> None:
     one = unpacked(1, archive([F("a")]), workspace, WhiteoutFormat.TRUSTED)
     two = unpacked(2, archive([F("b")]), workspace, WhiteoutFormat.USER)
     with pytest.raises(UnsupportedError, match="mixed layers"):
-        build_stack([one, two], repairs=workspace, whiteout_format=FORM)
+        build_stack([one, two], repairs=workspace, whiteout_format=FORMAT)

@@ -17,7 +17,7 @@ from tests.support.stacks import D, F, L, S, archive, mounted, scratch, unpacked
 from tests.support.unprivileged import acting_as
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away: needs root")
-FORM = WhiteoutFormat.TRUSTED
+FORMAT = WhiteoutFormat.TRUSTED
 LAYERS = (
     (D("d"), F("d/f"), D("usr"), S("lib", "usr")),
     (F("d/g"), L("h", "d/f"), F("lib/x")),
@@ -57,15 +57,15 @@ def hands_down(directory: Path) -> Path:
 
 
 def test_target_with_group_and_default_acl_changes_nothing(workspace: Path) -> None:
-    stack = unpacked_stack([archive(layer) for layer in LAYERS], workspace, FORM)
+    stack = unpacked_stack([archive(layer) for layer in LAYERS], workspace, FORMAT)
     target = hands_down(workspace / "flat")
-    flatten(stack.directories, target, FORM)
+    flatten(stack.directories, target, FORMAT)
     assert snapshot(target) == meaning()
 
 
 def test_store_with_group_and_default_acl_changes_no_repairs(workspace: Path) -> None:
     stack = unpacked_stack(
-        [archive(layer) for layer in LAYERS], hands_down(workspace / "store"), FORM
+        [archive(layer) for layer in LAYERS], hands_down(workspace / "store"), FORMAT
     )
     assert {"fixup", "links-1"} < set(os.listdir(workspace / "store" / "chain"))
     with mounted(stack, workspace) as target:
@@ -77,7 +77,7 @@ def test_owner_of_the_target_cannot_exchange_files_while_it_is_filled(
 ) -> None:
     # The copy links the second name of a file to the first; a symbolic link must not divert it.
     stack = unpacked_stack(
-        [archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], workspace, FORM
+        [archive((D("a"), F("a/f", b"mine"), D("b"), L("b/f", "a/f")))], workspace, FORMAT
     )
     target, secret = workspace / "flat", workspace / "secret"
     for directory in (target, secret):
@@ -97,6 +97,6 @@ def test_owner_of_the_target_cannot_exchange_files_while_it_is_filled(
         linked(*names, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "link", exchanging)
-    flatten(stack.directories, target, FORM)
+    flatten(stack.directories, target, FORMAT)
     assert len(refused) == 1
     assert (target / "b/f").read_bytes() == b"mine"

@@ -37,7 +37,7 @@ from tests.support.stacks import (
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="unpacks other people's files: needs root"
 )
-FORM = WhiteoutFormat.TRUSTED
+FORMAT = WhiteoutFormat.TRUSTED
 LOWER = (
     D("etc", xattrs=(("user.kind", b"\0\xff"),)),
     F("etc/b", b"bee"),
@@ -60,7 +60,7 @@ def workspace() -> Iterator[Path]:
 
 
 def layered(workspace: Path, *layers: Sequence[Item]) -> list[LayerPaths | Path]:
-    stack = unpacked_stack([archive(layer) for layer in layers], workspace, FORM)
+    stack = unpacked_stack([archive(layer) for layer in layers], workspace, FORMAT)
     known = {source.diff: source for source in layer_paths(stack)}
     return [known.get(path, path) for path in stack.directories]
 
@@ -83,7 +83,7 @@ def at(tree: MergedTree, path: bytes) -> Node:
 
 @pytest.fixture
 def tree(workspace: Path) -> MergedTree:
-    return merge(layered(workspace, LOWER, UPPER), FORM)
+    return merge(layered(workspace, LOWER, UPPER), FORMAT)
 
 
 def test_names_are_sorted_and_found(tree: MergedTree) -> None:
@@ -125,12 +125,12 @@ def test_symlink_targets_and_xattrs_are_returned(tree: MergedTree) -> None:
 @pytest.mark.parametrize("layers", [(LOWER,), (LOWER, UPPER), (LOWER, UPPER, LOWER)])
 def test_skeleton_alone_gives_the_tree(workspace: Path, layers: Sequence[Sequence[Item]]) -> None:
     stack = [source for source in layered(workspace, *layers) if isinstance(source, LayerPaths)]
-    whole = merge([source.diff for source in stack], FORM)
-    seen = tree_snapshot(merge(stack, FORM))
+    whole = merge([source.diff for source in stack], FORMAT)
+    seen = tree_snapshot(merge(stack, FORMAT))
     assert seen == tree_snapshot(whole)
     for source in stack:
         shutil.rmtree(source.diff)
-    again = merge(stack, FORM)
+    again = merge(stack, FORMAT)
     assert [again.path(node) for node in again] == [whole.path(node) for node in whole]
     assert [again.status(node) for node in again] == [whole.status(node) for node in whole]
 
@@ -157,20 +157,20 @@ def test_skeleton_alone_gives_the_tree(workspace: Path, layers: Sequence[Sequenc
 def test_entries_that_replace_or_move_each_other_are_merged(
     workspace: Path, layer: Sequence[Item]
 ) -> None:
-    assert tree_snapshot(merge(layered(workspace, layer), FORM)) == meaning(layer)
+    assert tree_snapshot(merge(layered(workspace, layer), FORMAT)) == meaning(layer)
 
 
 def test_links_across_layers_share_an_inode(workspace: Path) -> None:
     layers = (F("a", b"old"), F("kept")), (L("b", "a"),)
-    tree = merge(layered(workspace, *layers), FORM)
+    tree = merge(layered(workspace, *layers), FORMAT)
     assert tree.inode(at(tree, b"a")) == tree.inode(at(tree, b"b"))
     assert tree_snapshot(tree) == meaning(*layers)
 
 
 def test_file_below_a_path_over_path_max_is_read(workspace: Path) -> None:
     path = "/".join(["d" * 200] * 25)
-    layer = unpacked(0, archive((F(f"{path}/file", b"deep"),)), workspace, FORM)
-    tree = merge([layer.paths], FORM)
+    layer = unpacked(0, archive((F(f"{path}/file", b"deep"),)), workspace, FORMAT)
+    tree = merge([layer.paths], FORMAT)
     assert tree.read(at(tree, f"{path}/file".encode()), 0, 10) == b"deep"
 
 
@@ -185,7 +185,7 @@ def test_chain_of_waiting_links_is_made_in_linear_time(
 
     monkeypatch.setattr(scan._FromSkeleton, "_add_link", counting)
     row = [L(f"l{n}", f"l{n + 1}") for n in range(100)]
-    tree = merge(layered(workspace, (*row, F("l100"))), FORM)
+    tree = merge(layered(workspace, (*row, F("l100"))), FORMAT)
     assert tree.status(tree.inode(at(tree, b"l0"))).nlink == 101
     assert calls[0] < 3 * 100
 
@@ -193,12 +193,12 @@ def test_chain_of_waiting_links_is_made_in_linear_time(
 def test_tree_deeper_than_the_recursion_limit_is_merged(workspace: Path) -> None:
     deep = b"/".join([b"d"] * 1500)
     assert Contents(b"").make(deep) == {}
-    assert LayerLookup([workspace], FORM).sources(deep) == ()
+    assert LayerLookup([workspace], FORMAT).sources(deep) == ()
 
 
 def test_times_out_of_range_are_clamped(workspace: Path) -> None:
     far = Item("file", "a", mtime=300 * 366 * 24 * 3600 * 1_000_000_000)
-    tree = merge(layered(workspace, (far,)), FORM)
+    tree = merge(layered(workspace, (far,)), FORMAT)
     assert tree.status(at(tree, b"a")).mtime == (1 << 63) - 1
 
 
@@ -209,7 +209,7 @@ def test_squashed_layer_has_the_owner_on_disk(workspace: Path) -> None:
     assert b'"identity"' in record
     source.record.write_bytes(record.replace(b'"identity"', b'"squash"'))
     os.chown(source.diff, 12, 34)
-    tree = merge([source], FORM)
+    tree = merge([source], FORMAT)
     assert tree.status(at(tree, b"a"))[2:4] == (12, 34)
 
 
@@ -220,4 +220,4 @@ def test_damaged_skeleton_is_an_integrity_error(workspace: Path, damage: object)
     assert callable(damage)
     source.skeleton.write_bytes(damage(source.skeleton.read_bytes()))
     with pytest.raises(IntegrityError):
-        merge([source], FORM)
+        merge([source], FORMAT)

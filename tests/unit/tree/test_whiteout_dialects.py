@@ -21,7 +21,7 @@ from tests.support.snapshot import Node as Seen
 from tests.support.stacks import scratch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="writes trusted.*: needs root")
-FORM = ForeignDialect(WhiteoutFormat.TRUSTED)
+FORMAT = ForeignDialect(WhiteoutFormat.TRUSTED)
 OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
 
 
@@ -88,7 +88,7 @@ class Both:
 
 
 def snapshot(workspace: Path, *names: str) -> dict[bytes, Seen]:
-    return tree_snapshot(merge([workspace / name for name in names], FORM))
+    return tree_snapshot(merge([workspace / name for name in names], FORMAT))
 
 
 def printable(found: dict[bytes, Seen]) -> list[str]:
@@ -96,8 +96,8 @@ def printable(found: dict[bytes, Seen]) -> list[str]:
 
 
 def writable(workspace: Path) -> WritableTree:
-    lower = merge([workspace / "low"], FORM)
-    return WritableTree(lower, FORM, workspace / "up", workspace / "work", durable=False)
+    lower = merge([workspace / "low"], FORMAT)
+    return WritableTree(lower, FORMAT, workspace / "up", workspace / "work", durable=False)
 
 
 def walk(tree: WritableTree, node: int, path: str) -> Iterator[str]:
@@ -247,7 +247,7 @@ def test_links_between_stacked_directories_share_an_inode(workspace: Path) -> No
 
 
 def test_directory_replaced_by_a_symlink_is_not_followed(workspace: Path) -> None:
-    tree = merge([workspace / "low"], FORM)
+    tree = merge([workspace / "low"], FORMAT)
     (node,) = (each for each in tree if tree.path(each) == b"d/e/deep")
     assert tree.read(node, 0, 9) == b"deep"
     (workspace / "secret/e").mkdir(parents=True)
@@ -260,7 +260,7 @@ def test_directory_replaced_by_a_symlink_is_not_followed(workspace: Path) -> Non
 
 
 def test_with_owners_maps_owners_only(workspace: Path) -> None:
-    tree = merge([workspace / "low"], FORM)
+    tree = merge([workspace / "low"], FORMAT)
     owned = tree.with_owners(lambda uid: uid + 7, lambda gid: gid + 8)
     for node in tree:
         seen = tree.status(node)
@@ -282,5 +282,5 @@ def test_hidden_by_returns_a_file_name(name: bytes) -> None:
 )
 def test_unescape_reverts_escape_in_every_dialect(prefix: str, rest: bytes) -> None:
     name = prefix.encode() + rest
-    assert FORM.unescape(FORM.escape(name)) == name
-    assert FORM.escape(name) not in {*FORM.opaque_marks, *FORM.whiteout_marks}
+    assert FORMAT.unescape(FORMAT.escape(name)) == name
+    assert FORMAT.escape(name) not in {*FORMAT.opaque_marks, *FORMAT.whiteout_marks}
