@@ -1,7 +1,7 @@
 """Options for registries: credentials, registries.conf, certificates and proxies.
 
-In come parsed options and the environment, out comes a `RegistryAccess`.  The files are looked up
-where podman, skopeo and docker keep them; other packages parse them.
+Parsed options and the environment come in; a `RegistryAccess` goes out.  This module looks for the
+files where podman, skopeo and docker keep them.  It must not parse them.
 Sources: containers-registries.conf(5), "DESCRIPTION"; containers-registries.conf.d(5);
 containers-auth.json(5); containers-certs.d(5); Docker's documentation of DOCKER_CONFIG.
 """

@@ -1,7 +1,7 @@
 """Write an OCI image layout into a tar in one pass: ``oci-archive``.
 
-In come blobs and documents one after another, out comes a file, which gets its name when it is
-complete.  Equal images give equal archives: members have no times and no owners.
+Blobs and documents come in, one after another; an archive file goes out.  The file gets its name
+when it is complete.  Equal images give equal archives: members have no times and no owners.
 Sources: image-spec image-layout.md; POSIX ustar, and PAX for a blob of 8 GiB or of SHA-512.
 """
 

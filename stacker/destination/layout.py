@@ -1,7 +1,7 @@
 """Write an OCI image layout in a directory; existing content stays.
 
-In come blobs and documents, out come files: blobs first, ``index.json`` last, each written
-atomically.  `stacker.destination.archive` writes the same layout into a tar.
+Blobs and documents come in; files go out.  Each file is written atomically, and ``index.json`` is
+the last one.  `stacker.destination.archive` writes the same layout into a tar.
 Source: image-spec image-layout.md.
 """
 

@@ -1,7 +1,7 @@
 """Open the destination that a user names: ``docker://HOST/REPO``, ``oci:DIR`` and the like.
 
-In comes text, out comes an open destination.  The transports are those of `stacker.source.open`,
-except ``docker-archive``.
+A location as text comes in; an open destination goes out.  The transports are those of
+`stacker.source.open`, except ``docker-archive``.
 Source: containers-transports(5).
 """
 

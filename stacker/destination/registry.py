@@ -1,6 +1,7 @@
 """Push into a repository of a registry.
 
-In come blobs and documents, out go requests.  `stacker.registry.upload` sends a single blob.
+Blobs and documents come in; requests to the registry go out.  `stacker.registry.upload` sends a
+single blob.
 Source: OCI distribution-spec 1.1, "Push".
 """
 

@@ -2,6 +2,6 @@
 
 `document` reads JSON strictly; `descriptor`, `manifest`, `config` and `schema1` turn documents into
 values; `digest` tells the four kinds of digest apart.  `reference`, `location` and `platform` parse
-what a user writes, and `selection` chooses from an index.  Nothing here opens a file or a
-connection, or knows how a layer is unpacked.
+what a user writes, and `selection` chooses from an index.  This package opens no file and no
+connection, and must not depend on how a layer is unpacked.
 """

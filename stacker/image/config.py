@@ -1,7 +1,7 @@
 """Image configs: how to run an image, its diff_ids, and the chain IDs that follow from them.
 
-In come the bytes of a config, out come an `ImageConfig`, chain IDs, and the pairs of blobs and
-diff_ids.  Nothing here verifies a digest or starts a process.
+The bytes of a config come in; an `ImageConfig`, chain IDs, and pairs of blobs and diff_ids go out.
+This module does not verify digests or start processes.
 """
 
 from __future__ import annotations

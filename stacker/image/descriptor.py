@@ -1,7 +1,7 @@
 """Descriptors: media type, digest and size of a blob that a document refers to.
 
-In comes a JSON object of a manifest or an index, out comes a checked value, and back.  Nothing here
-knows where the blob is stored.
+A JSON object of a manifest or an index comes in, and a checked value goes out, or the reverse.
+This module must not know where a blob is stored.
 """
 
 from __future__ import annotations

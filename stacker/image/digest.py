@@ -1,7 +1,7 @@
 """Four kinds of digest that look alike and must not be confused.
 
-In comes text such as ``sha256:6c3c…``, out comes a value of the kind that the caller asks for.
-Nothing here reads what the digest identifies.
+Text such as ``sha256:6c3c…`` comes in; a value of the kind that the caller asks for goes out.  This
+module does not read the data that a digest identifies.
 
     Digest    of bytes as stored or sent: a compressed layer, a manifest, a config
     DiffID    of a layer's uncompressed tar

@@ -1,7 +1,7 @@
 """Read and write JSON documents, so strictly that no other parser can read them differently.
 
-In come bytes, out come plain dicts, lists and strings.  The functions for fields name the position
-of a value with the wrong type.  Nothing here knows which fields a document has.
+Bytes come in; plain dicts, lists and strings go out.  If a field has the wrong type, the error
+names its position in the document.  This module must not know which fields a document has.
 
 Registries, signers and runtimes parse the same bytes with different parsers.  Input on which those
 disagree is refused: a key that occurs twice, NaN, other encodings, half a surrogate pair.

@@ -1,7 +1,7 @@
 """Parse what a user writes to name an image outside of the store: ``TRANSPORT:…``.
 
-In comes text such as ``oci:./layout:1.0`` or ``docker://registry.example/app``, out comes an
-`ImageLocation`.  Nothing here opens a file, reads the working directory or reaches a registry.
+Text such as ``oci:./layout:1.0`` or ``docker://registry.example/app`` comes in; an `ImageLocation`
+goes out.  This module must not open files, read the working directory or connect to a registry.
 Source: containers-transports(5).
 """
 

@@ -1,8 +1,8 @@
 """Manifests and indexes: the documents that list the parts of an image, or several images.
 
-In come the bytes of a document and its announced media type, out come a `Manifest`, an `Index`, or
-the `References` of either.  OCI 1.x and Docker's schema 2 differ only in media types.  Nothing here
-knows where the bytes come from, or verifies their digest.
+The bytes of a document and its declared media type come in; a `Manifest`, an `Index`, or the
+`References` of either go out.  OCI 1.x and Docker's schema 2 differ only in media types.  This
+module does not verify digests, and must not know where the bytes come from.
 """
 
 from __future__ import annotations

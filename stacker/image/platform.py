@@ -1,7 +1,8 @@
 """Platforms: operating system, architecture and variant that an image is built for.
 
-In come words such as ``linux/arm64/v8`` or uname's machine, out come a `Platform`, and the rank of
-an offered platform for a wanted one.  `selection` chooses among the entries of an index.
+Text such as ``linux/arm64/v8`` or the machine of uname(2) comes in; a `Platform` goes out.  `rank`
+orders the offered platforms by how well they match the wanted one.  `selection` chooses among the
+entries of an index.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """References: names of images in registries.
 
-In comes text such as ``registry.example:5000/team/app:1.0@sha256:…``, out comes a `Reference`.
-Nothing here reaches a registry.
+Text such as ``registry.example:5000/team/app:1.0@sha256:…`` comes in; a `Reference` goes out.  This
+module does not connect to a registry.
 Source: distribution-spec, "Pulling manifests"; distribution's reference grammar.
 """
 

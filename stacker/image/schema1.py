@@ -1,8 +1,8 @@
 """Manifests of schema 1, as Docker wrote them before 1.10, and their conversion to schema 2.
 
-In comes a document, out come its layers and, once their diff_ids are known, a config and a
-manifest of schema 2.  Signatures are removed but not verified, since their keys are not published.
-Nothing here fetches a layer.
+A document comes in; its layers go out.  When the caller knows the diff_ids of the layers, a config
+and a manifest of schema 2 go out.  Signatures are removed but not verified, because their keys are
+not published.  This module does not fetch layers.
 Source: distribution's "Image Manifest Version 2, Schema 1"; RFC 7515 for the signatures' form.
 """
 

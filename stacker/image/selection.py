@@ -1,7 +1,7 @@
 """Choose an image from an index: by platform, by name, or by number.
 
-In come descriptors or names, out comes one of them, or an error that lists the choices.  Nothing
-here reads what a descriptor refers to.
+Descriptors or names come in; one of them goes out, or an error that lists the choices.  This module
+does not read the documents that the descriptors refer to.
 Source: image-spec image-index.md, "manifests" and "Platform Variants".
 """
 

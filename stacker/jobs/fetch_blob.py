@@ -1,8 +1,8 @@
 """Fetch the blob of a layer: open or resume it, verify it, keep it, and report its progress.
 
-In come a source and a descriptor, out come the blob's bytes, verified by size and digest.  The
-store keeps the blob or a partial one, if the caller wants that.  Nothing here knows what the blob
-unpacks to.
+A source and a descriptor come in; the blob's bytes go out, verified by size and digest.  On
+request, the store keeps the blob, or the part of it that was received.  This module must not know
+what the blob contains.
 """
 
 from __future__ import annotations

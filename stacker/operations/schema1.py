@@ -1,8 +1,8 @@
 """Convert an image of schema 1 to schema 2.
 
-In come a source with a manifest of schema 1 and a store, out comes a source with a generated
-manifest and config.  A config lists diff_ids, which unpacking computes, so the layers are unpacked
-first.  No other module of operations or jobs knows schema 1.
+A store and a source with a manifest of schema 1 come in; a source with a generated manifest and
+config goes out.  The config lists diff_ids, and only unpacking computes them, so the layers are
+unpacked first.  No other module of operations or jobs knows schema 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Answer the authentication challenge of a registry: WWW-Authenticate in, Authorization out.
 
-In come challenges and credentials, out comes the value of the Authorization header, with the
-password (Basic) or a token (Bearer).  Nothing here knows which request needs it.
+Challenges and credentials come in; the value of the Authorization header goes out, with the
+password (Basic) or a token (Bearer).  This module must not know which request needs it.
 Sources: RFC 9110, sections 11.3 and 11.6.1; RFC 7617 (Basic); distribution's "Token
 Authentication Specification" and "OAuth 2".
 """

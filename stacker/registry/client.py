@@ -1,7 +1,7 @@
 """A client of one repository: requests to the registry API, with authentication.
 
-In come paths such as ``manifests/1.0``, out come responses, or errors for their statuses.  Nothing
-here parses a manifest.
+Paths such as ``manifests/1.0`` come in; responses go out, or errors for their statuses.  This
+module does not parse manifests.
 Sources: OCI distribution-spec, "API" and "Error Codes"; Docker Registry HTTP API V2.
 """
 

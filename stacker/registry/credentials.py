@@ -1,7 +1,7 @@
 """Find the credentials for a registry in credential files and credential helpers.
 
-In come the paths of files and a repository, out come credentials or None.  The caller chooses the
-files.  No message of this module shows a value from such a file or from a helper.
+The paths of files and a repository come in; credentials or None go out.  The caller chooses the
+files.  A message of this module must not contain a value from a credential file or a helper.
 Sources: containers-auth.json(5); Docker's config.json, "Credential helpers".
 """
 

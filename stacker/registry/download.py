@@ -1,7 +1,7 @@
 """A blob as a file that is downloaded while it is read, and that resumes after an interruption.
 
-In comes a function that requests the blob from an offset, out come its bytes.  The caller chooses
-the server and verifies the digest.
+A function that requests the blob from an offset comes in; the blob's bytes go out.  The caller
+chooses the server and verifies the digest.
 Source: RFC 9110, section 14 (Range, Content-Range, 206, 416).
 """
 

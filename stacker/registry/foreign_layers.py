@@ -1,6 +1,6 @@
 """Fetch foreign layers: from the registry, or from the URLs in their descriptors.
 
-In come a client and a descriptor, out come responses.  Servers at those URLs receive no
+A client and a descriptor come in; responses go out.  The servers at those URLs receive no
 credentials, and are used only if the caller allows it.  The caller verifies the bytes.
 Source: image-spec descriptor.md, "urls"; layer.md, "Non-Distributable Layers".
 """

@@ -1,7 +1,8 @@
 """Check credentials with a registry, and write them to credential files and helpers.
 
-In come a host, credentials and the paths of files, out come the places that were written.  podman,
-skopeo and docker read the same files.  No message shows a value from such a file or from a helper.
+A host, credentials and the paths of files come in; the names of the changed files and helpers go
+out.  podman, skopeo and docker read the same files.  A message of this module must not contain a
+value from a credential file or a helper.
 Sources: distribution-spec 1.1, "Determining Support"; Docker Registry HTTP API V2, "API Version
 Check"; containers-auth.json(5); Docker's config.json, "Credential helpers".
 """

@@ -1,7 +1,7 @@
 """A client of several addresses: the mirrors in order, and the registry itself last.
 
-In come the requests that a `Client` takes, out comes the first successful response.  The caller
-verifies the digest, so it does not matter which address answers.
+Requests as for a `Client` come in; the first successful response goes out.  The caller verifies the
+digest, so it does not matter which address answers.
 """
 
 from __future__ import annotations

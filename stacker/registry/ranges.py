@@ -1,6 +1,6 @@
 """Download the rest of a blob in parallel range requests, and read it in order.
 
-In comes a function that requests a range, out come bytes from an offset.  If a range fails,
+A function that requests a range comes in; the bytes from an offset go out.  If a range fails,
 reading ends early, and the caller continues with ordinary requests.  The bytes in memory are
 bounded.  The caller verifies them.
 """

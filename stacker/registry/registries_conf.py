@@ -1,7 +1,7 @@
 """registries.conf: mirrors, other locations, blocked registries and short names.
 
-In come the contents of TOML files, out comes a `RegistriesConf`, merged as podman and skopeo merge
-them; it turns an image's name into registry addresses.  The caller finds and reads the files.
+The contents of TOML files come in; a `RegistriesConf` goes out, merged as podman and skopeo merge
+them.  It turns an image's name into registry addresses.  The caller finds and reads the files.
 Source: containers-registries.conf(5), version 2 of the format; containers-registries.conf.d(5).
 """
 

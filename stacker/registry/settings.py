@@ -1,7 +1,7 @@
 """Settings for requests to registries: credentials, mirrors, proxies, certificates and timeouts.
 
 The caller makes these values, and they travel to worker processes by pickle.  Every setting has a
-default.  Nothing here reads a file or opens a connection.
+default.  This module does not read files or open connections.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """List the tags of a repository, page by page.
 
-In comes a client, out come tags in the registry's order.  Nothing here resolves a tag.
+A client comes in; tags go out in the registry's order.  This module does not resolve tags.
 Sources: OCI distribution-spec 1.1, "Listing Tags"; RFC 8288 for the Link header.
 """
 

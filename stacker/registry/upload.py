@@ -1,7 +1,7 @@
 """Upload one blob into one repository: in one request or in chunks, resumed after an interruption.
 
-In come a blob's bytes and the response that started an upload, out comes a blob that the registry
-has verified.  The caller decides whether the upload is necessary.
+A blob's bytes and the response that started an upload come in; a blob that the registry has
+verified goes out.  The caller decides whether the upload is necessary.
 Sources: OCI distribution-spec 1.1, "Pushing blobs"; Docker Registry HTTP API V2, "Blob Upload".
 """
 

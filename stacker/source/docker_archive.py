@@ -1,8 +1,7 @@
 """Archives of ``docker save``, in the formats of old and new engines and of other tools.
 
-In come an archive and an image's name, out comes a source.  These archives have no manifest with
-the sizes of the layers, so this module generates one.  Nothing here knows how the archive is
-stored.
+An archive and an image's name come in; a source goes out.  These archives have no manifest with the
+sizes of the layers, so this module generates one.  It must not know how the archive is stored.
 Source: moby's image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format".
 """
 

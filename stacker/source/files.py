@@ -1,7 +1,7 @@
 """Read-only trees of named files: a directory, or an archive that plays the same role.
 
-In comes a name such as ``blobs/sha256/…``, out comes a `FileSlice`.  Nothing here knows what the
-files mean.
+A name such as ``blobs/sha256/…`` comes in; a `FileSlice` goes out.  This module must not know what
+the files mean.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """OCI image layouts, in a directory or in an archive.
 
-In come a tree of files and a tag, out comes a source.  Nothing here knows how the files are stored.
+A tree of files and a tag come in; a source goes out.  This module must not know how the files are
+stored.
 Source: image-spec image-layout.md; annotations.md for ``org.opencontainers.image.ref.name``.
 """
 

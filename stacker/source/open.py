@@ -1,6 +1,7 @@
 """Open the source that a user names: ``oci:DIR[:TAG]``, ``docker://HOST/REPO`` and the like.
 
-In comes text, out comes an open source.  The transports are those of skopeo and podman.
+A location as text comes in; an open source goes out.  The transports are those of skopeo and
+podman.
 Source: containers-transports(5).
 """
 

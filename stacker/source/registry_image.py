@@ -1,7 +1,7 @@
 """An image in a registry: OCI distribution 1.1, and Docker's Registry HTTP API V2.
 
-In comes a reference, out comes a source whose blobs are downloaded while they are read.  Nothing
-here handles authentication or retries, or knows what a layer contains.
+A reference comes in; a source goes out, whose blobs are downloaded while the caller reads them.
+This module does not handle authentication or retries, and must not know what a layer contains.
 Sources: OCI distribution-spec, "Pulling manifests" and "Pulling blobs".
 """
 

@@ -1,6 +1,7 @@
 """Find the manifest for a platform, through indexes if there are any.
 
-In come a source and a platform, out comes the descriptor of a manifest.  Nothing here reads layers.
+A source and a platform come in; the descriptor of a manifest goes out.  This module does not read
+layers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decompress an archive into a temporary file, so that it can be read at any offset.
 
-In comes the path of an archive, out comes the path of an uncompressed one: the same path if the
-archive is not compressed.  Nothing here reads the archive's members.
+The path of an archive comes in; the path of an uncompressed archive goes out.  It is the same path
+if the archive is not compressed.  This module does not read the archive's members.
 """
 
 from __future__ import annotations

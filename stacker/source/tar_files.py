@@ -1,8 +1,8 @@
 """A tar archive as a tree of files, without unpacking it.
 
-In comes the path of an uncompressed tar, out comes an `Archive`, in which each file is a slice of
-the tar.  Links among the members are followed, but the kernel never gets a path from the archive,
-so no member can lead out of it.  Nothing here knows what the files mean.
+The path of an uncompressed tar comes in; an `Archive` goes out, in which each file is a slice of
+the tar.  This module follows links among the members itself.  The kernel never gets a path from the
+archive, so no link can lead out of it.  This module must not know what the files mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TLS trust: CA certificates for registries, and our client certificates.
 
-In come a host and a port, out come paths of certificate files.  OpenSSL reads those files later;
-nothing here parses a certificate or opens a connection.
+A host and a port come in; paths of certificate files go out.  OpenSSL reads those files later.
+This module does not parse certificates or open connections.
 Source: containers-certs.d(5): ``*.crt`` are CA certificates besides those of the system, a
 ``*.cert`` with the ``*.key`` of the same name is a client certificate.
 """

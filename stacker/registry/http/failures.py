@@ -1,8 +1,8 @@
 """Explain in one phrase why an HTTP connection failed.
 
-In comes an exception of urllib3, http.client or ssl, out comes a phrase for a message.  The phrase
-never contains a URL, which may carry a signature, and never the text of a library.  Nothing here
-opens a connection or decides about another attempt.
+An exception of urllib3, http.client or ssl comes in; a phrase for a message goes out.  The phrase
+never contains a URL, because a URL may carry a signature, and never a library's own text.  This
+module must not open connections or decide whether to retry.
 """
 
 from __future__ import annotations

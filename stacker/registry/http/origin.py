@@ -1,6 +1,6 @@
 """Origins of URLs: which scheme to use for a host, and which redirects to follow.
 
-In come hosts and URLs, out come decisions.  Nothing here opens a connection.
+Hosts and URLs come in; schemes, origins and errors go out.  This module does not open connections.
 """
 
 from __future__ import annotations

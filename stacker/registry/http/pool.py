@@ -1,6 +1,6 @@
 """Pools of connections: directly or through a proxy, with certificates, and with a time limit.
 
-In comes an origin, out comes urllib3's pool for it.  Nothing here sends a request.
+An origin comes in; urllib3's pool manager for it goes out.  This module does not send requests.
 
 urllib3's timeouts bound each single wait, so a server that sends one byte of its headers now and
 then never exceeds them.  http.client reads the headers at once, and the line before each chunk of a

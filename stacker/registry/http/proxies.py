@@ -1,7 +1,7 @@
 """Choose the proxy for a host.
 
-In come the values of HTTP_PROXY, HTTPS_PROXY and NO_PROXY, out comes the URL of a proxy, or none.
-Nothing here reads the environment or talks to a proxy.
+The values of HTTP_PROXY, HTTPS_PROXY and NO_PROXY come in; the URL of a proxy goes out, or none.
+This module must not read the environment or connect to a proxy.
 Source: Go's httpproxy and curl(1), NO_PROXY.  They differ about a leading dot; this is Go's way.
 """
 

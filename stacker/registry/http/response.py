@@ -1,7 +1,7 @@
 """One HTTP response, with a lower limit on the rate of its body.
 
-In comes urllib3's response, out come bytes, or an error that says why they stopped.  Nothing here
-decides about another attempt.
+A response of urllib3 comes in; its bytes go out, or an error that says why the transfer stopped.
+This module must not decide whether to retry.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Send one HTTP request and return the response: redirects, retries and timeouts.
 
-In comes a URL with headers, out comes a `Response` of any status.  Credentials go only to the
-origin that they are meant for, and no redirect leads from HTTPS to HTTP.  Nothing here uses the
+A URL with headers comes in; a `Response` of any status goes out.  Credentials go only to the origin
+that they are meant for, and no redirect leads from HTTPS to HTTP.  This module does not use the
 registry API.
 """
 
