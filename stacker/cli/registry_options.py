@@ -58,7 +58,7 @@ def add_registries(
         dest="insecure",
         type=_parse_tls_verify,
         default=SUPPRESS,
-        help="require HTTPS and verify certificates (default: true); false is --insecure",
+        help="require HTTPS and verify certificates (default: true); false means --insecure",
     )
     add(
         "--insecure",

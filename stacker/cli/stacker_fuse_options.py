@@ -27,7 +27,7 @@ Mount directories as one merged tree through /dev/fuse, with the semantics and t
 kernel's overlayfs.  Use it as a mount program of podman and other users of containers/storage, or
 as a helper of mount(8).  It accepts the options of fuse-overlayfs.
 
-The lower directories are ordinary directories.  Every common format of deletions is read:
+The lower directories are ordinary directories.  The program reads every common whiteout format:
 character devices 0:0, files with overlayfs's whiteout xattr, `.wh.NAME` and `.wh..wh..opq`, and the
 opaque marks trusted.overlay.opaque, user.overlay.opaque and user.fuseoverlayfs.opaque.  The mount
 hides all of them, and refuses to create a file named `.wh.…`.  Writes to the upper directory use
@@ -52,14 +52,14 @@ OPTIONS: Final = (
         "workdir=DIR",
         "a directory for unfinished writes, on upperdir's filesystem; its contents are removed",
     ),
-    ("squash_to_root", "let root own all files"),
-    ("squash_to_uid=UID", "let this user own all files"),
-    ("squash_to_gid=GID", "let this group own all files"),
+    ("squash_to_root", "show all files as owned by root"),
+    ("squash_to_uid=UID", "show all files as owned by this user"),
+    ("squash_to_gid=GID", "show all files as owned by this group"),
     ("uidmapping=DISK:MOUNT:COUNT[:…]", "map user IDs on disk to user IDs in the mount"),
     ("gidmapping=DISK:MOUNT:COUNT[:…]", "map group IDs on disk to group IDs in the mount"),
     (
         "userxattr",
-        "write opaque marks as user.overlay.* xattrs; always set without access to trusted.*",
+        "write opaque marks as user.overlay.* xattrs; implied without access to trusted.*",
     ),
     ("volatile, fsync=0", "do not flush writes to disk"),
     ("ro, rw", "read-only, or read-write if there is an upperdir"),
@@ -67,15 +67,15 @@ OPTIONS: Final = (
     ("noatime, nodiratime, sync, dirsync", "as in mount(8)"),
     (
         "allow_other",
-        "let other users access the mount: always set as root; fusermount3 may refuse it",
+        "let other users access the mount: the default for root; fusermount3 may refuse it",
     ),
-    ("allow_root", "as root: let no other user access the mount"),
+    ("allow_root", "for root: deny other users access to the mount"),
     ("fsname=NAME", "another way to pass SOURCE"),
 )
 IGNORED: Final = """\
-Options that always apply are accepted: default_permissions, static_nlink, noacl, redirect_dir=off,
-metacopy=off, and cache settings such as timeout.  Unknown options and unsupported ones
-(xattr_permissions, context, plugins) are ignored with a warning.
+Options for behaviour that is always on are accepted: default_permissions, static_nlink, noacl,
+redirect_dir=off, metacopy=off, and cache settings such as timeout.  Unknown options and unsupported
+ones (xattr_permissions, context, plugins) are ignored with a warning.
 """
 EXAMPLES: Final = """\
   stacker-fuse -o lowerdir=/upper:/lower /mnt         mount two directories read-only
@@ -166,7 +166,9 @@ def _split(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         elif word == "-o":
             options = next(left, None)
             if options is None:
-                raise UsageError("option without a value: -o", hint=_HINT)
+                raise UsageError(
+                    "missing value: option -o: got nothing, want OPTION[,OPTION…]", hint=_HINT
+                )
             yield word, options
         elif word.startswith("-o"):
             yield "-o", word[2:]
@@ -185,16 +187,18 @@ def _take_names(arguments: Arguments, names: list[str]) -> None:
     if len(names) == 2:
         arguments.source = names[0]
     if not arguments.lowers:
-        raise UsageError("no lower directories: want -o lowerdir=DIR", hint=_HINT)
+        raise UsageError("no lower directories: got no lowerdir, want -o lowerdir=DIR", hint=_HINT)
     if arguments.upper and not arguments.work:
-        raise UsageError("upperdir without a work directory: want -o workdir=DIR", hint=_HINT)
+        raise UsageError(
+            "no work directory: got upperdir without workdir, want -o workdir=DIR", hint=_HINT
+        )
 
 
 def _take(arguments: Arguments, option: str) -> None:
     key, equals, value = option.partition("=")
     if option == "remount":
         raise UsageError(
-            "cannot remount: got option remount: unmount the mount, and mount it again"
+            "cannot remount: got the option remount: unmount the mount and mount it again"
         )
     if option in _MOUNT_OPTIONS:
         arguments.options.add(option)
@@ -252,7 +256,9 @@ _FLAGS: Final[dict[str, Callable[[Arguments], None]]] = {
 def _text(name: str) -> Callable[[Arguments, str], None]:
     def take(arguments: Arguments, value: str) -> None:
         if not value:
-            raise UsageError("option without a value: got nothing, want a name", hint=_HINT)
+            raise UsageError(
+                "option without a value: got nothing, want a path or a name", hint=_HINT
+            )
         setattr(arguments, name, unescaped(value))
 
     return take
@@ -305,7 +311,7 @@ def ranges(text: str) -> tuple[IdRange, ...]:
     """
     numbers = [_number(each, text) for each in text.split(":") if each]
     if len(numbers) % 3:
-        raise UsageError(f"malformed mapping: {text}: want DISK:MOUNT:COUNT[:…]")
+        raise UsageError(f"malformed mapping: got {text!r}, want DISK:MOUNT:COUNT[:…]")
     return tuple(IdRange(*numbers[at : at + 3]) for at in range(0, len(numbers), 3))
 
 

@@ -46,8 +46,8 @@ def _repository(text: str, access: RegistryAccess) -> Iterator[Destination]:
     reference = Reference.parse(text)  # a malformed one need not load the HTTP library
     if reference.digest is not None:
         raise UsageError(
-            f"destination with a digest: {quoted(text)}",
-            hint="name a tag; the digest results from the content",
+            f"cannot push to a digest: {quoted(text)}",
+            hint="name a tag: the digest depends on the content",
         )
     from stacker.destination.registry import open_repository
 

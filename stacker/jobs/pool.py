@@ -110,7 +110,7 @@ class _Worker(Generic[Task, Result]):
         if not data:
             raise WorkerDiedError(
                 f"worker ended: process {self._pid}: got no result, want one",
-                hint="the kernel may have killed it to free memory: see dmesg, use fewer --jobs",
+                hint="if dmesg shows that the kernel ran out of memory, use fewer --jobs",
             )
         self._received += data
         while len(self._received) >= _LENGTH.size:

@@ -204,7 +204,7 @@ class _Applier:
         if self._bytes > self._max_bytes:
             raise LayerError(
                 f"over a limit: {self._entries.what}: got files of more than "
-                f"{self._max_bytes} bytes in total",
+                f"{self._max_bytes} bytes in total, want fewer",
                 hint="raise the limit with --max-bytes if you trust the image",
             )
 

@@ -129,7 +129,7 @@ class LayerRecord:
                 raise UnsupportedError(
                     f"unknown layer record: {what}: got version {version} of form {form!r}, "
                     f"want version {VERSION} of form 'tree'",
-                    hint="a newer stacker wrote this store",
+                    hint="update stacker: a newer version wrote this store",
                 )
             return cls._from_data(data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

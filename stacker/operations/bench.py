@@ -148,7 +148,7 @@ def measure_pull(
                 pulls.append(perf_counter() - started)
     layers = tuple(measurements.layers())
     if not layers:
-        raise NotFoundError("nothing to measure: got an image without layers, want at least one")
+        raise NotFoundError("cannot measure: got an image without layers, want at least one")
     return Report(layers, median(pulls), processors, jobs, runs)
 
 

@@ -78,7 +78,9 @@ class IndexChange:
         os = self.os or before.os
         architecture = self.architecture or before.architecture
         if not (os and architecture):
-            raise UsageError("no platform: got a member without one, want both --os and --arch")
+            raise UsageError(
+                "incomplete platform: got a member without one, want both --os and --arch"
+            )
         # A variant belongs to its architecture, and a version to its operating system.
         variant = self.variant or (before.variant if architecture == before.architecture else "")
         version = self.os_version or (before.os_version if os == before.os else "")
@@ -127,7 +129,7 @@ def annotate_index(store: Store, name: str, member: str | None, change: IndexCha
             index = replace(index, manifests=tuple(manifests))
         elif change.has_platform:
             raise UsageError(
-                f"no member: index {quoted(name)}: an index has no platform, its members do",
+                f"no member: index {quoted(name)}: got a platform without a member, want both",
                 hint="name a member by its digest, its platform or its image",
             )
         else:
@@ -272,7 +274,7 @@ def _with_platform(source: Source, root: Descriptor) -> Descriptor:
     what = f"manifest {root.digest}"
     manifest = parse_document(source.document(root), media_type=root.media_type, what=what)
     if not isinstance(manifest, Manifest):
-        raise UsageError(f"not an image: {what}")
+        raise UsageError(f"not an image: {what}: got an index, want a manifest")
     config = parse_config(source.document(manifest.config), f"config {manifest.image_id}")
     return replace(root, platform=config.platform)
 

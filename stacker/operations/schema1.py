@@ -161,7 +161,9 @@ def _unpacked(store: Store) -> Iterator[tuple[Digest, tuple[Descriptor, DiffID]]
 
 def _described(source: Source, digest: Digest, limit: int) -> Descriptor:
     if not isinstance(source, SizedSource):
-        raise UnsupportedError(f"schema 1: layer {digest}: got a source that declares no sizes")
+        raise UnsupportedError(
+            f"unknown size: layer {digest} of schema 1: got none from the source, want one"
+        )
     size = source.size_of(digest)
     if size > limit:
         raise LayerError(

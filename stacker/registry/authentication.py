@@ -147,7 +147,8 @@ class Authenticator:
         check_scheme(origin, self._origin, what, insecure=self._insecure)
         if is_loopback(origin.host) and not is_loopback(self._origin.host):
             raise NetworkError(
-                f"refused to follow: {what}: got {quoted(origin.host)}, want another machine"
+                f"refused to follow: {what}: got loopback host {quoted(origin.host)}, "
+                "want a remote one"
             )
 
     def _request_by_password(self, realm: str, service: str, scope: str) -> Response:
@@ -175,16 +176,18 @@ class Authenticator:
             raise self._refused(response.status)
         if response.status != 200:
             response.close()
-            raise NetworkError(f"no token: {what}: got status {response.status}, want 200")
+            raise NetworkError(
+                f"cannot get a token: {what}: got status {response.status}, want 200"
+            )
         try:
             raw = response.read_all(_TOKEN_BYTES)
         except TransferInterruptedError as error:
-            raise NetworkError(f"no token: {error.message}") from error
+            raise NetworkError(f"cannot get a token: {error.message}") from error
         document = parse_object(raw, what)
         token = document.get("token") or document.get("access_token")
         # A token becomes a header, so it must not contain a line break.
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise NetworkError(f"no token: {what}: got a response without one")
+            raise NetworkError(f"cannot get a token: {what}: got a response without one")
         return token
 
     def _refused(self, status: int) -> AuthenticationError:

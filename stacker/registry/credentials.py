@@ -117,7 +117,7 @@ def _decoded(text: str, where: str) -> str:
     except ValueError:
         decoded = ""
     if ":" not in decoded:
-        raise IntegrityError(f"{where}: auth: want USER:PASSWORD in base64")
+        raise IntegrityError(f"{where}: auth: got something else, want USER:PASSWORD in base64")
     return decoded
 
 
@@ -138,7 +138,9 @@ def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
 
     what = f"docker-credential-{name}"
     if not _HELPER.fullmatch(name):
-        raise IntegrityError(f"malformed name of a credential helper for {host}")
+        raise IntegrityError(
+            f"malformed name of a credential helper: {host}: want letters, digits and a few signs"
+        )
     try:
         done = subprocess.run(
             [what, action],
@@ -172,11 +174,11 @@ def _parsed(output: bytes, what: str) -> Credentials:
 
 def _object(value: object, where: str) -> dict[str, object]:
     if value is not None and not isinstance(value, dict):
-        raise IntegrityError(f"{where}: want an object")
+        raise IntegrityError(f"{where}: got another type, want an object")
     return value or {}
 
 
 def _text(value: object, where: str) -> str:
     if value is not None and not isinstance(value, str):
-        raise IntegrityError(f"{where}: want a string")
+        raise IntegrityError(f"{where}: got another type, want a string")
     return value or ""

@@ -68,7 +68,8 @@ class ForeignLayer:
         is_local = is_loopback(origin_of(self._client.base, self._what).host)
         if is_loopback(origin.host) and not is_local:
             raise NetworkError(
-                f"refused to fetch: {self._what}: got {quoted(origin.host)}, want another machine"
+                f"refused to fetch: {self._what}: got loopback host {quoted(origin.host)}, "
+                "want a remote one"
             )
         if origin.scheme != "https" and not is_loopback(origin.host):
             got = quoted(f"{origin.scheme}://{origin.host}")

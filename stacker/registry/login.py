@@ -144,7 +144,7 @@ def _covers(file: dict[str, object], host: str) -> bool:
 def _helper(file: dict[str, object], path: str, host: str) -> str:
     name = _part(file, "credHelpers", path).get(host) or file.get("credsStore") or ""
     if not isinstance(name, str):
-        raise IntegrityError(f"{path}: credential helper: want a string")
+        raise IntegrityError(f"{path}: credential helper: got another type, want a string")
     return name
 
 
@@ -155,7 +155,7 @@ def _part(file: dict[str, object], name: str, path: str) -> dict[str, object]:
         if name == "auths":
             file[name] = part
     if not isinstance(part, dict):
-        raise IntegrityError(f"{path}: {name}: want an object")
+        raise IntegrityError(f"{path}: {name}: got another type, want an object")
     return part
 
 

@@ -70,7 +70,9 @@ def _next_page(response: Response, url: str, what: str) -> str:
         if found := _NEXT.search(value):
             following = _joined(url, found[1])
             if origin_of(following, what) != origin_of(url, what):
-                raise NetworkError(f"refused to follow: {what}: got a page on another host")
+                raise NetworkError(
+                    f"refused to follow: {what}: got a page on another host, want the same"
+                )
             return following
     return ""
 

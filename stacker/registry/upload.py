@@ -215,7 +215,8 @@ class Upload:
         check_scheme(target, own, self._what, insecure=self._client.access.insecure)
         if is_loopback(target.host) and not is_loopback(own.host):
             raise NetworkError(
-                f"refused to upload: {self._what}: got {quoted(target.host)}, want another machine"
+                f"refused to upload: {self._what}: got loopback host {quoted(target.host)}, "
+                "want a remote one"
             )
         return url
 

@@ -108,10 +108,13 @@ def _read_list(archive: Archive) -> list[_Saved]:
     if not archive.has(_LIST):
         if archive.has("repositories"):
             raise UnsupportedError(
-                f"{archive.what}: no {_LIST}, want an archive of Docker 1.10 or later"
+                f"unsupported docker archive: {archive.what}: got no {_LIST}, want one "
+                "(Docker 1.10 or later)"
             )
         hint = "try the transport oci-archive" if archive.has("oci-layout") else None
-        raise IntegrityError(f"not a docker archive: {archive.what}: no {_LIST}", hint=hint)
+        raise IntegrityError(
+            f"not a docker archive: {archive.what}: got no {_LIST}, want one", hint=hint
+        )
     what = f"{archive.what}: {_LIST}"
     listed = parse_json(read_document_file(archive, _LIST), what)
     if not isinstance(listed, list):

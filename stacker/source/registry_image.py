@@ -92,7 +92,7 @@ class RegistryImage:
         size = total_size(response)
         response.close()
         if size is None:
-            raise UnsupportedError(f"unknown size: {what}: got a response without it")
+            raise UnsupportedError(f"unknown size: {what}: got a response without a size, want one")
         return size
 
     def resume_blob(self, descriptor: Descriptor, have: Readable) -> BinaryIO:

@@ -89,6 +89,6 @@ def _write(chunks: Iterator[bytes], file: BinaryIO, what: str, limit: int) -> No
         room -= len(chunk)
         if room < 0:
             raise IntegrityError(
-                f"too large: {what}: got more than {limit} bytes decompressed, want at most that"
+                f"too large: {what}: got more than {limit} bytes decompressed, want at most {limit}"
             )
         file.write(chunk)

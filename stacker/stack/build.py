@@ -53,7 +53,8 @@ def _common_format(layers: Sequence[UnpackedLayer], default: WhiteoutFormat) -> 
     formats = {layer.record.whiteout_format for layer in layers}
     if len(formats) > 1:
         raise UnsupportedError(
-            "mixed layers: some write deletions with trusted.overlay.*, some with user.overlay.*",
+            "cannot stack layers: got whiteouts with trusted.overlay.* and with user.overlay.* "
+            "xattrs, want one format",
             hint="pull the image into a separate store (--store)",
         )
     return formats.pop() if formats else default

@@ -63,6 +63,6 @@ class Budget:
 
             raise LayerError(
                 f"over a limit: {printable(path[:_MAX_PRINTED])}: got more than {self._limit} "
-                "bytes of names and attributes to remember until the end of the layer",
+                "bytes of names and attributes to hold in memory, want fewer",
                 hint="raise the limit with --max-names if you trust the image",
             )

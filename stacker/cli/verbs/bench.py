@@ -26,8 +26,9 @@ output has the seconds and the MB/s of each stage, the seconds of a whole pull, 
 limits the speed, and advice.
 
 The temporary store is created in --store, so the disk of --store is measured.  Each run reads
-SOURCE twice.  Data in the page cache is read from there: run the command twice to see the
-difference.  SOURCE is as for `stacker pull`; interrupted downloads are not kept.
+SOURCE twice.  The first read may come from the disk, later ones from the page cache: run the
+command twice to see the difference.  SOURCE is as for `stacker pull`; interrupted downloads are not
+kept.
 """
 EXAMPLES = """\
   stacker bench oci:./layout:1.0

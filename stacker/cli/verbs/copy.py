@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Copy an image between registries, layouts and archives, without unpacking it and without using
 the store.  Every manifest and blob is verified and copied byte for byte, so digests stay the same.
-From an index, copy the image for the platform, or with --all the index and all its images.  The
-last line on stdout is the digest of the manifest or index.
+If SOURCE is an index, only the image for the platform is copied; --all copies the index and all its
+images.  The last line on stdout is the digest of the manifest or index.
 
 SOURCE is as for `stacker pull`, DEST as for `stacker push`.  Between repositories of one registry,
 blobs are mounted instead of uploaded.  Mirrors are used for reading only.  The options for
 registries apply to SOURCE and to DEST.  A compressed archive is decompressed into a temporary file
 in $TMPDIR (default: /var/tmp).
 
-Foreign layers are not copied, not even with --all: they stay at the URLs in the manifest, and a
+Foreign layers are not copied, even with --all: they stay at the URLs in the manifest, and a
 warning names them.  An image of Docker schema 1 cannot be copied: pull it, then push it.
 """
 EXAMPLES = """\

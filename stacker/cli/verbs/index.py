@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Manage indexes.  An index puts images for several platforms under one name; a pull selects the
-image for its platform.  `create` makes an index in the store, of images in the store and in
-registries; images in a registry stay there.  `push` uploads the members that the registry lacks,
-then the index.  Members from a registry keep their digests.
+image for its platform.  `create` adds an index to the store.  Its members are images in the store
+or in registries; an image in a registry is not downloaded.  `push` uploads the members that the
+registry lacks, then the index.  Members from a registry keep their digests.
 """
 EXAMPLES = """\
   stacker index create app:1.0 app-amd64 docker://registry.example/app-arm64:1.0
@@ -56,7 +56,7 @@ EXAMPLES = """\
 _TEXTS = {
     "create": (
         """\
-Create an index of images.  An image in the store is named as for `stacker mount`.  For an image
+Create an index of images.  Name an image in the store as for `stacker mount`.  For an image
 in a registry, its digest and its platform are recorded.  For an index in a registry, each of its
 members is recorded.  Nothing is uploaded.  The last line on stdout is the digest of the index.
 """,
@@ -77,7 +77,7 @@ stay the same.  Each change gives the index a new digest, which is the last line
     ),
     "push": (
         """\
-Push an index, after the members that DEST lacks.  A member in the store is pushed as by `stacker
+Push the members that DEST lacks, then the index.  A member in the store is pushed as by `stacker
 push`.  If its layers must be compressed again, its digest changes, and the index in the store is
 updated.  A member in a registry is copied from there.  The last line on stdout is the digest of
 the index.
@@ -112,7 +112,7 @@ def configure(parser: ArgumentParser) -> None:
         return found
 
     _configure_changes(add("create", "Create an index"), add("annotate", "Annotate an index"))
-    _configure_push(add("push", "Push an index, after the members that DEST lacks"))
+    _configure_push(add("push", "Push the members that DEST lacks, then the index"))
     inspect = add("inspect", "Show an index in the store or in a registry")
     inspect.add_argument("name", metavar="NAME|docker://…", help="the index")
     add_registries(inspect)
@@ -138,7 +138,7 @@ def _configure_changes(create: ArgumentParser, annotate: ArgumentParser) -> None
         "member",
         metavar="MEMBER",
         nargs="?",
-        help="the member to annotate, by its digest or the first digits, its platform, or its "
+        help="the member to annotate: its digest or the first digits of it, its platform, or its "
         "image (default: the index itself)",
     )
     add("--os", metavar="OS", default="", help="operating system of the member, such as linux")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Log in to a registry: check the credentials with it, and save them for pull, push and the other
 verbs.  podman, skopeo and docker use the same files.  The first file that has an entry or a
-credential helper for the registry is updated, else ${XDG_RUNTIME_DIR}/containers/auth.json.  The
-password is read from the terminal or from stdin.  No option takes it, since other users can read
-the arguments of a process.
+credential helper for the registry is updated.  If no file has one, the credentials are saved in
+${XDG_RUNTIME_DIR}/containers/auth.json.  The password is read from the terminal or from stdin.
+There is no option for the password, because other users can read the arguments of a process.
 """
 EXAMPLES = """\
   stacker login registry.example
@@ -39,7 +39,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="user name for the registry (default: read from the terminal)",
     )
-    add("--password-stdin", action="store_true", help="take the password from stdin")
+    add("--password-stdin", action="store_true", help="read the password from stdin")
     add_registries(
         parser,
         "file to save the credentials in (default: $REGISTRY_AUTH_FILE, else the files of podman "

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Log out of a registry: remove its credentials from all files of podman and docker, or from the file
-that --authfile or $REGISTRY_AUTH_FILE names, and from the credential helpers in these files.
+Log out of a registry: remove its credentials from the credential files of podman and docker, and
+from the credential helpers in these files.  With --authfile or $REGISTRY_AUTH_FILE, use that file
+only.
 """
 EXAMPLES = """\
   stacker logout registry.example

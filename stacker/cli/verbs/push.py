@@ -23,16 +23,16 @@ DESCRIPTION = """\
 Push an image of the store to a registry, a layout or an archive.  The config is sent byte for
 byte, so the image keeps its ID.  If the store (`pull --keep-blobs`) or DEST has the original blob
 of a layer, that blob is used.  Any other layer is reassembled from its files, verified against its
-diff_id and compressed again.  If all blobs are original, the manifest is too and keeps its digest.
-The last line on stdout is the digest of the manifest.
+diff_id and compressed again.  If no layer is compressed again, the manifest and its digest stay the
+same.  The last line on stdout is the digest of the manifest.
 
 DEST is one of
   docker://HOST[:PORT]/REPO[:TAG]   a registry
   oci:DIR[:NAME]                    an OCI image layout; it is created if missing
   oci-archive:FILE[:NAME]           a new tar archive of an OCI image layout
-Blobs that the registry has are not uploaded.  Blobs that another repository of the registry is
-known to have are mounted from there.  A broken upload resumes.  Locations and blocked registries
-of containers-registries.conf(5) apply; mirrors and short names do not.
+Blobs that the repository has are not uploaded.  Blobs that were pulled from another repository of
+the same registry are mounted from there.  An interrupted upload resumes.  Locations and blocked
+registries of containers-registries.conf(5) apply; mirrors and short names do not.
 
 Foreign layers are not pushed: they stay at the URLs in the manifest, and a warning names them.
 """

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
-List the tags of a repository in a registry, in the order of the registry, which should be
-alphabetical.  All pages of a long list are fetched.
+List the tags of a repository in a registry, in the registry's order, which is usually alphabetical.
+A list of several pages is fetched completely.
 """
 EXAMPLES = """\
   stacker tags docker://registry.example/team/app

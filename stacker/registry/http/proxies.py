@@ -67,7 +67,7 @@ def _url(text: str) -> str:
         # The message omits the value, which may contain a password.
         raise UsageError("malformed proxy: want http://HOST:PORT")
     if parts.scheme not in ("http", "https"):
-        raise UnsupportedError(f"proxy: got {quoted(parts.scheme)}, want http or https")
+        raise UnsupportedError(f"unsupported proxy: got {quoted(parts.scheme)}, want http or https")
     return url
 
 

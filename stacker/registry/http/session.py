@@ -125,7 +125,7 @@ class HttpSession:
             if here != previous:
                 sent.pop(_AUTHORIZATION, None)
         raise NetworkError(
-            f"redirect loop: {self._what}: got more than {_MOST_REDIRECTS} redirects"
+            f"redirect loop: {self._what}: got more than {_MOST_REDIRECTS} redirects, want fewer"
         )
 
     def is_reachable(self, url: str) -> bool:
@@ -174,7 +174,9 @@ class HttpSession:
         try:
             return urljoin(url, target)
         except ValueError:
-            raise NetworkError(f"malformed redirect from the registry: {self._what}") from None
+            raise NetworkError(
+                f"malformed redirect: {self._what}: got a malformed Location, want a URL"
+            ) from None
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None

@@ -194,7 +194,7 @@ def test_a_change_drops_what_belongs_to_the_old_platform(
 
 
 def test_platform_needs_an_os_and_an_architecture() -> None:
-    with pytest.raises(UsageError, match="no platform"):
+    with pytest.raises(UsageError, match="incomplete platform"):
         IndexChange(os="linux").apply(Descriptor("x", Digest.of(b""), 0))
 
 

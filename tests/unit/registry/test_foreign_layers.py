@@ -203,7 +203,7 @@ def test_remote_registry_cannot_redirect_to_loopback(elsewhere: FakeRegistry) ->
         )
         client = Client("http://registry.example", "app", access=access, credentials=None)
         layer = replace(LAYER, urls=(url(elsewhere),))
-        with pytest.raises(NetworkError, match="want another machine"):
+        with pytest.raises(NetworkError, match="want a remote one"):
             RegistryImage(client, layer, ()).open_blob(layer)
         client.close()
     assert not elsewhere.asked

@@ -460,7 +460,7 @@ def test_a_token_server_without_tokens_is_an_error(
         (request.path.startswith("/token") and request.answer(status, body))
         or tokens.quirk(request)
     )
-    assert "no token: " in refused(NetworkError, server).message
+    assert "cannot get a token: " in refused(NetworkError, server).message
 
 
 @pytest.mark.parametrize(
