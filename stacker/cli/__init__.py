@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from stacker.cli.background import flush_now_in_background
 from stacker.cli.exit import exit_code_of, open_standard_streams
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def command() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed, or a broken pipe: already reported
             stream.flush()
+    flush_now_in_background()
     os._exit(code)
 
 

@@ -8,13 +8,15 @@ Sources: image-spec image-layout.md; POSIX ustar, and PAX for a blob of 8 GiB or
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.destination.layout import MARKER, updated_index, verified_chunks
 from stacker.errors import StackerError, UsageError
 from stacker.events import Transfer
 from stacker.image import mediatype
+from stacker.linux.filesystem import replaced_atomically, sweep_temporaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -109,19 +111,14 @@ def open_layout_archive(path: str, name: str, what: str) -> Iterator[LayoutArchi
     """
     if os.path.lexists(path):
         raise UsageError(f"file exists: {what}", hint="remove it, or name another file")
-    folder, _, leaf = path.rpartition("/")
-    draft = f"{folder}/.{leaf}.{os.getpid()}"
-    try:
-        file = open(draft, "xb")  # noqa: SIM115 - closed below, before the rename
-    except OSError as error:
-        raise StackerError(f"cannot write: {what}: {error.strerror}") from error
-    try:
-        with file:
-            yield LayoutArchive(file, name, what)
-        os.rename(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+    final = Path(path)
+    with ExitStack() as opened:
+        try:
+            sweep_temporaries(final.parent, final.name)
+            file = opened.enter_context(replaced_atomically(final, durable=True))
+        except OSError as error:
+            raise StackerError(f"cannot write: {what}: {error.strerror}") from error
+        yield LayoutArchive(file, name, what)
 
 
 def _header(name: str, size: int, kind: bytes) -> bytes:

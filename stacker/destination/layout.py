@@ -19,7 +19,13 @@ from stacker.image import mediatype
 from stacker.image.document import to_bytes
 from stacker.image.manifest import Index, parse_document
 from stacker.linux import lock
-from stacker.linux.filesystem import write_atomically, write_chunks_atomically
+from stacker.linux.filesystem import (
+    is_temporary,
+    sweep_temporaries,
+    sync_filesystem,
+    write_atomically,
+    write_chunks_atomically,
+)
 from stacker.stream.compression import read_chunks
 from stacker.stream.verify import metered, verified
 
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 
 MARKER = to_bytes({"imageLayoutVersion": mediatype.LAYOUT_VERSION})
 """The content of the file that marks a layout."""
+_NAMES = frozenset({mediatype.LAYOUT_FILE, "index.json", "blobs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class LayoutDirectory:
         """Write a blob into the layout; see `Destination`."""
         del mount_from
         path = self._blob(descriptor.digest)
-        if path.exists() and path.stat().st_size == descriptor.size:
+        if _is_intact(path, descriptor):
             return Transfer.PRESENT
         if opener is None:
             return None
@@ -82,12 +89,12 @@ class LayoutDirectory:
         """List the image; another image with the same name loses the name, but stays."""
         self.put_document(root, content)
         directory = Path(self.path)
+        sync_filesystem(directory)  # the index must not refer to what a power cut can lose
         with lock.exclusive(directory, create=False):
             index = self._index()
-            write_atomically(
-                directory / "index.json", updated_index(index.manifests, root, self.name)
-            )
-            write_atomically(directory / mediatype.LAYOUT_FILE, MARKER)
+            content = updated_index(index.manifests, root, self.name)
+            write_atomically(directory / "index.json", content, durable=True)
+            write_atomically(directory / mediatype.LAYOUT_FILE, MARKER, durable=True)
 
     def _blob(self, digest: Digest) -> Path:
         folder = Path(self.path) / "blobs" / digest.algorithm
@@ -111,17 +118,37 @@ def open_layout_directory(path: str, name: str, what: str) -> LayoutDirectory:
     :raises UsageError: the directory has other content than a layout.
     :raises StackerError: the directory cannot be created.
     """
+    directory = Path(path)
     try:
         os.makedirs(path, exist_ok=True)
         names = os.listdir(path)
     except OSError as error:
         raise StackerError(f"cannot write a layout: {what}: {error.strerror}") from error
-    if names and mediatype.LAYOUT_FILE not in names:
+    # An interrupted push leaves blobs and temporary files, and no marker yet.
+    foreign = {each for each in names if each not in _NAMES and not is_temporary(each)}
+    if foreign and mediatype.LAYOUT_FILE not in names:
         raise UsageError(
             f"not an OCI image layout: {what}: got a directory with other files, "
             "want an empty directory or a layout"
         )
+    for folder in (directory, *(directory / "blobs").glob("*")):
+        for final in ("index.json", mediatype.LAYOUT_FILE) if folder == directory else (None,):
+            sweep_temporaries(folder, final)
     return LayoutDirectory(path, name, what)
+
+
+def _is_intact(path: Path, descriptor: Descriptor) -> bool:
+    """Return whether a file has the bytes of a blob: a size alone proves nothing."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != descriptor.size:
+                return False
+            found = descriptor.digest.new_hash()
+            for chunk in read_chunks(file):
+                found.update(chunk)
+            return found.hexdigest() == descriptor.digest.hex
+    except FileNotFoundError:
+        return False
 
 
 def updated_index(before: Sequence[Descriptor], root: Descriptor, name: str) -> bytes:

@@ -7,9 +7,11 @@ This module must not read manifests or decide which blobs an image needs.
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stacker.errors import StackerError
 from stacker.events import BlobProgress, BlobStored, Throttle, Transfer
 from stacker.jobs.pool import run_tasks
 
@@ -59,6 +61,7 @@ def send_blob(task: SendTask, emit: Emit) -> BlobStored:
 
     :param emit: receives `BlobProgress`.
     :raises IntegrityError: the blob differs from its descriptor.
+    :raises StackerError: the destination cannot be written.
     """
     blob = task.blob
     throttle = Throttle(blob.size)
@@ -67,9 +70,13 @@ def send_blob(task: SendTask, emit: Emit) -> BlobStored:
         if throttle.is_due(done):
             emit(BlobProgress(blob.digest, done, blob.size))
 
-    transfer = task.destination.put_blob(
-        blob, _opener(task.source, blob), mount_from=task.mount_from, report=report
-    )
+    try:
+        transfer = task.destination.put_blob(
+            blob, _opener(task.source, blob), mount_from=task.mount_from, report=report
+        )
+    except OSError as error:
+        where = "" if error.filename is None else f" {os.fsdecode(error.filename)}:"
+        raise StackerError(f"cannot send: blob {blob.digest}:{where} {error.strerror}") from error
     return BlobStored(blob.digest, transfer or Transfer.SENT)
 
 

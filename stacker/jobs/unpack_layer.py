@@ -51,9 +51,13 @@ _WORTH_THREADS: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class DeclaredDiffID:
-    """A layer whose diff_id a config declares; see `LayerIdentity`."""
+    """A layer whose diff_id a config declares; see `LayerIdentity`.
+
+    :param replace: unpack the layer even if the store has it, and exchange the two.
+    """
 
     diff_id: DiffID
+    replace: bool = False
 
     @property
     def name(self) -> DiffID:
@@ -68,7 +72,7 @@ class DeclaredDiffID:
     @contextmanager
     def reserve(self, store: Store) -> Iterator[LayerPaths | DiffID]:
         """Yield the staging paths, or the diff_id if the layer is in the store."""
-        with store.layers.unpacking(self.diff_id) as paths:
+        with store.layers.unpacking(self.diff_id, replace=self.replace) as paths:
             yield self.diff_id if paths is None else paths
 
     def check(
@@ -162,9 +166,8 @@ def _unpack(
         in_threads = not observer.single_thread and task.blob.size >= _WORTH_THREADS
         offload = stages.enter_context(hash_thread()) if in_threads else hash_inline
         blob = fetch.chunks(stages, report, observer, offload)
-        chunks = _prefer_digest_error(
-            blob, observer.iterate(INFLATE, decompressed(blob, what=what))
-        )
+        plain = decompressed(blob, what=what, max_window=limits.window)
+        chunks = _prefer_digest_error(blob, observer.iterate(INFLATE, plain))
         limit = limits.expanded(task.blob.size)
         flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
         chunks = bounded(chunks, limit=limit, what=what, flag=flag)

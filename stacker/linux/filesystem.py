@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO
 
 from stacker.linux import xattr
 from stacker.linux.syscall import checked, libc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 OVERLAY_MAGIC = 0x794C7630  # include/uapi/linux/magic.h, as are the next
 TMPFS_MAGIC = 0x01021994
 _FICLONE = 0x40049409
 _CHUNK = 1 << 20
+_TEMPORARY = ".new"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # include/uapi/linux/fs.h
 # copy_file_range(2) does not support this pair of files; any other errno is a real failure.
 _UNSUPPORTED_PAIR = {
     errno.EXDEV,
@@ -66,35 +70,123 @@ def is_tmpfs(target: int | Path) -> bool:
     return filesystem_type(target) == TMPFS_MAGIC
 
 
-def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
+def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write a file by a temporary file and rename(2); a failure leaves the old content.
 
-    :param sync: call fsync(2) before the rename, so that the file survives a power cut.
+    :param durable: flush the file and its directory, so that the new content survives a power
+        cut.  Without it a power cut may leave the new name with no content.
     :raises OSError: the write fails; the error has the final path.
     """
     try:
-        write_chunks_atomically(path, (content,), sync=sync)
+        write_chunks_atomically(path, (content,), durable=durable)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_chunks_atomically(path: Path, chunks: Iterable[bytes], *, sync: bool = False) -> None:
+def write_chunks_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = False) -> None:
     """Write chunks to a temporary file, and rename it to ``path`` after the last one.
 
-    :param sync: call fsync(2) before the rename.
+    :param durable: flush the file and its directory.
     :raises OSError: the write fails.  Errors of `chunks` pass through unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(chunks)
-            if sync:
-                file.flush()
+    with replaced_atomically(path, durable=durable) as file:
+        file.writelines(chunks)
+
+
+@contextmanager
+def replaced_atomically(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Give a temporary file to write, and rename it to ``path`` unless the block fails.
+
+    The temporary file is locked meanwhile (flock(2)); `sweep_temporaries` removes one whose
+    writer was killed.
+
+    :param durable: flush the file and its directory.
+    :raises OSError: the file cannot be created, flushed or renamed.
+    """
+    temporary, file = _locked_temporary(path)
+    with file:
+        try:
+            yield file
+            file.flush()
+            if durable:
                 os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """Create the temporary file of ``path`` and lock it.
+
+    A sweep may lock and remove the file between its creation and our lock; then it is created
+    again.
+    """
+    import fcntl
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    while True:
+        file = temporary.open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return temporary, file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file name is that of a temporary file of `write_atomically`.
+
+    Earlier versions named it without the suffix.
+    """
+    above, _, number = name.removesuffix(_TEMPORARY).rpartition(".")
+    return above.startswith(".") and number.isdecimal()
+
+
+def sweep_temporaries(directory: Path, final: str | None = None) -> int:
+    """Remove the temporary files of writers that were killed.
+
+    :param final: sweep only temporary files of this file name.
+    :returns: the number of removed files.
+    :raises OSError: the directory cannot be read.
+    """
+    import fcntl
+
+    swept = 0
+    for name in filter(is_temporary, os.listdir(directory)):
+        if final is not None and not name.startswith(f".{final}."):
+            continue
+        with suppress(FileNotFoundError, BlockingIOError), (directory / name).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (directory / name).unlink()
+            swept += 1
+    return swept
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush the names in a directory to disk (fsync(2)).
+
+    :raises OSError: the directory cannot be opened, or a write to the disk failed.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two paths in one step (renameat2(2), RENAME_EXCHANGE).
+
+    :raises OSError: one of them does not exist, or the filesystem cannot do it.
+    """
+    here = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    checked(libc().renameat2(*here, _RENAME_EXCHANGE), one)
 
 
 def syncfs(descriptor: int) -> None:

@@ -100,6 +100,8 @@ def _acquire(path: Path, operation: int, *, create: bool) -> Lock | None:
                 return lock
         except BlockingIOError:
             lock.release()
+            if not operation & fcntl.LOCK_NB:  # the kernel has no memory for the lock
+                raise
             return None
         except BaseException:
             lock.release()

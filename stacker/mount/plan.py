@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stacker.errors import UsageError
+from stacker.linux import mountapi
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from stacker.layer.whiteout_format import WhiteoutFormat
 
 PLAN_VERSION = 1
+FLAGS: Final = {
+    "nosuid": mountapi.MS_NOSUID,
+    "nodev": mountapi.MS_NODEV,
+    "noexec": mountapi.MS_NOEXEC,
+}
+"""Flags of mount(8) that a request may set; ``MOUNT_ATTR_*`` has the same bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class Plan:
     :param empty: the one of `layers` that is an empty directory, if there is one.
     :param layer_paths: those of `layers` that have a skeleton, with the path of it.
     :param fuse: options for the FUSE driver; ``None`` for the defaults.  Other drivers ignore it.
+    :param flags: names of `FLAGS`; a copy ignores them.
     """
 
     id: str
@@ -54,6 +62,15 @@ class Plan:
     empty: Path | None = None
     layer_paths: tuple[LayerPaths, ...] = ()
     fuse: FuseOptions | None = None
+    flags: frozenset[str] = frozenset()
+
+    @property
+    def attributes(self) -> int:
+        """The flags for mount(2), and the attributes for fsmount(2): both have the same bits."""
+        bits = mountapi.MS_RDONLY if self.read_only else 0
+        for name in self.flags:
+            bits |= FLAGS[name]
+        return bits
 
     @property
     def source(self) -> str:
@@ -94,6 +111,7 @@ class Plan:
             "work": _text(self.work),
             "volatile": self.volatile,
             "plain": self.plain,
+            "flags": sorted(self.flags),
             "fuse_adapter": "kernel" if self.fuse is None else self.fuse.adapter,
             "fuse_passthrough": self.fuse is not None and self.fuse.passthrough,
             "directories": [str(path) for path in self.directories],
@@ -108,14 +126,18 @@ class Plan:
             options = [*self._directory_options(), "default_permissions"]
             return {"type": "fuse.stacker", "source": self.source, "options": options}
         if self.is_bind:
-            return {"type": "bind", "source": str(self.layers[0]), "options": ["bind", "ro"]}
+            return {
+                "type": "bind",
+                "source": str(self.layers[0]),
+                "options": ["bind", "ro", *sorted(self.flags)],
+            }
         words = (key if value is None else f"{key}={value}" for key, value in self.parameters())
         options = [*self._directory_options(), *words]
         return {"type": "overlay", "source": self.source, "options": options}
 
     def _directory_options(self) -> list[str]:
         lower = ":".join(_escape(layer, ":") for layer in self.layers)
-        options = ["ro" if self.read_only else "rw", f"lowerdir={lower}"]
+        options = ["ro" if self.read_only else "rw", *sorted(self.flags), f"lowerdir={lower}"]
         if self.upper is not None and self.work is not None:
             options += [f"upperdir={_escape(self.upper)}", f"workdir={_escape(self.work)}"]
         return options
@@ -162,6 +184,7 @@ class MountRequest:
     :param read_only: refuse writes.
     :param upper: a directory that keeps the writes; without one they are discarded at unmount.
     :param fuse: options for the FUSE driver; ``None`` for the defaults.
+    :param flags: names of `FLAGS`.
     :raises UsageError: `fuse` is given, and `driver` is another one.
     """
 
@@ -170,6 +193,7 @@ class MountRequest:
     read_only: bool = True
     upper: Path | None = None
     fuse: FuseOptions | None = None
+    flags: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.fuse is not None and self.driver != "fuse":
@@ -201,6 +225,7 @@ class MountRequest:
             empty=empty,
             layer_paths=image.layer_paths,
             fuse=self.fuse,
+            flags=self.flags,
         )
 
     def _upper_and_work(self, directory: Path) -> tuple[Path | None, Path | None, bool]:

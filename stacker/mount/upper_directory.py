@@ -87,7 +87,7 @@ def remove_work(upper: Path, directory: Path) -> None:
     """
     work = work_beside(upper)
     if _owner(work) == directory:
-        remove_tree(work)
+        _remove(work)
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def _persistent(plan: Plan, upper: Path, work: Path, directory: Path) -> Iterato
         if created:
             undo.callback(upper.rmdir)
         _claim_work(upper, work, directory)
-        undo.callback(remove_tree, work)
+        undo.callback(_remove, work)
         if not any(upper.iterdir()):
             undo.callback(_restore_owner_and_mode, upper, upper.stat())
             _copy_root_attributes(plan, upper)
@@ -148,7 +148,7 @@ def _claim_work(upper: Path, work: Path, directory: Path) -> None:
 
 def _remove_leftover(upper: Path, work: Path) -> None:
     owner = _owner(work)
-    if owner is None and (work.is_symlink() or not work.is_dir() or any(work.iterdir())):
+    if owner is None and not _is_unclaimed(work):
         raise MountError(
             f"work directory has no owner file: {work}: another program created it",
             hint="remove it if no overlay uses it",
@@ -159,15 +159,36 @@ def _remove_leftover(upper: Path, work: Path) -> None:
             f"upper directory is in use: {upper}: by the mount at {entry.record.target}",
             hint=f"stacker umount {entry.record.target}",
         )
-    remove_tree(work)
+    _remove(work)
+
+
+def _remove(work: Path) -> None:
+    """Remove a work directory, the owner file last: a killed removal can be repeated."""
+    for path in work.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        elif path.name != _OWNER:
+            path.unlink()
+    (work / _OWNER).unlink(missing_ok=True)
+    work.rmdir()
+
+
+def _is_unclaimed(work: Path) -> bool:
+    """Return whether a process was killed before it wrote the owner of a work directory."""
+    return (
+        not work.is_symlink()
+        and work.is_dir()
+        and {each.name for each in work.iterdir()} <= {_OWNER}
+    )
 
 
 def _owner(work: Path) -> Path | None:
     """Return the own directory of the mount that created a work directory."""
     try:
-        return Path(os.fsdecode((work / _OWNER).read_bytes()))
+        owner = (work / _OWNER).read_bytes()
     except OSError:
         return None
+    return Path(os.fsdecode(owner)) if owner else None
 
 
 def _refuse_mount_point(path: Path) -> None:

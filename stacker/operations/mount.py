@@ -14,6 +14,7 @@ from stacker.mount.attach import attach, checked
 from stacker.mount.drivers.choose import choose
 from stacker.mount.plan import StackedImage, new_id
 from stacker.mount.table import Table
+from stacker.operations.durability import ensure_sound
 from stacker.operations.stack import chain_id_of, ensure_stack
 
 if TYPE_CHECKING:
@@ -22,27 +23,33 @@ if TYPE_CHECKING:
     from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.plan import MountRequest, Plan
     from stacker.mount.record import MountRecord
+    from stacker.operations.durability import Restore
     from stacker.store.store import Store
 
 
-def mount_image(store: Store, name: str, request: MountRequest) -> tuple[MountRecord, Mounted]:
+def mount_image(
+    store: Store, name: str, request: MountRequest, *, restore: Restore | None = None
+) -> tuple[MountRecord, Mounted]:
     """Mount an image.
 
     :param name: an image ID, a unique prefix of one, or a name.
+    :param restore: unpacks missing layers, and layers that a power cut damaged.
     :raises NotFoundError: the store lacks the image or one of its layers.
     :raises MountError: the target cannot be used, or every driver fails; no mount is left.
     :raises LockedError: the target or the upper directory is in use.
     """
-    with stacked_image(store, name) as image:
+    with stacked_image(store, name, restore) as image:
         return attach(Table(store.mounts), request, image, forbidden=store.root)
 
 
-def plan_image(store: Store, name: str, request: MountRequest) -> tuple[Plan, str, tuple[str, ...]]:
+def plan_image(
+    store: Store, name: str, request: MountRequest, *, restore: Restore | None = None
+) -> tuple[Plan, str, tuple[str, ...]]:
     """Plan the mount of an image, and mount nothing; parameters as for `mount_image`.
 
     :returns: the plan, the driver that would be tried first, and why it would not be another one.
     """
-    with stacked_image(store, name) as image:
+    with stacked_image(store, name, restore) as image:
         request = checked(request, forbidden=store.root)
         identifier = new_id()
         plan = request.plan(image, identifier, store.mounts / identifier)
@@ -51,13 +58,17 @@ def plan_image(store: Store, name: str, request: MountRequest) -> tuple[Plan, st
 
 
 @contextmanager
-def stacked_image(store: Store, name: str) -> Iterator[StackedImage]:
+def stacked_image(
+    store: Store, name: str, restore: Restore | None = None
+) -> Iterator[StackedImage]:
     """Lock an image and its layers for the block, and return it with its stack.
 
     :param name: an image ID, a unique prefix of one, or a name.
+    :param restore: unpacks missing layers, and layers that a power cut damaged.
     :raises NotFoundError: the store lacks the image or one of its layers.
     """
     image_id = store.images.find(name)
+    ensure_sound(store, image_id, restore)
     with (
         store.images.reading(image_id) as config,
         store.layers.reading(config.diff_ids),

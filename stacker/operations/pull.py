@@ -20,7 +20,9 @@ from stacker.image.manifest import Manifest, parse_document
 from stacker.image.platform import Platform
 from stacker.image.selection import require_platform
 from stacker.jobs.tasks import LayerIdentity, UnpackOptions, UnpackTask
+from stacker.linux import lock
 from stacker.linux.filesystem import sync_filesystem
+from stacker.operations.durability import sound_layers
 from stacker.operations.schema1 import UndeclaredDiffID, convert, layers_of, manifest_of
 from stacker.operations.stack import ensure_stack, is_complete
 from stacker.source.protocol import Source
@@ -71,6 +73,14 @@ def pull_image(
     :raises IntegrityError: a document or a layer differs from its digest.
     """
     unpacker = _Unpacker(store, options, jobs, emit, unpack)
+    with lock.shared(store.pull_lock):  # gc keeps the layers until the image is listed
+        return _pull(unpacker, source, platform, origin, must_match=must_match)
+
+
+def _pull(
+    unpacker: _Unpacker, source: Source, platform: Platform, origin: str, *, must_match: bool
+) -> Pulled:
+    store, options = unpacker.store, unpacker.options
     source, unpacked = _convert_schema1(source, unpacker, platform if must_match else None)
     descriptor = resolve(source, platform)
     manifest = _manifest(source, descriptor)
@@ -158,7 +168,8 @@ class _Unpacker:
         :param is_first: report `LayersFound` even if no layer is missing.
         """
         blobs = {diff_id: blob for blob, diff_id in pair_layers(manifest, config)}
-        present = tuple(diff_id for diff_id in blobs if self.store.layers.has(diff_id))
+        sound = sound_layers(self.store, blobs)
+        present = tuple(diff_id for diff_id in blobs if diff_id in sound)
         lacking = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in present]
         if not (lacking or is_first):
             return []
@@ -251,7 +262,7 @@ def _list(
         store.blobs.write(descriptor.digest, source.document(descriptor))
         if sync:  # the list must not refer to anything that a crash can lose
             sync_filesystem(store.root)
-        store.images.add(descriptor, source.names, origin, sync=sync)
+        store.images.add(descriptor, source.names, origin)
         if sync:
             sync_filesystem(store.root)
         return True

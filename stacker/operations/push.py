@@ -24,6 +24,7 @@ from stacker.image.manifest import Manifest
 from stacker.jobs.pack_layer import PackOptions, PackTask, pack_layer
 from stacker.jobs.pool import run_tasks
 from stacker.operations.copy import Copied, Repositories, copy_image, is_distributable
+from stacker.operations.durability import ensure_sound
 from stacker.source.files import Directory, open_blob_file
 from stacker.source.protocol import read_document
 from stacker.store.images import NAME, SOURCE
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from stacker.destination.protocol import Destination
     from stacker.image.config import ImageConfig
+    from stacker.operations.durability import Restore
     from stacker.store.store import Store
     from stacker.stream.compression import Compression
 
@@ -100,12 +102,14 @@ def push_image(
     jobs: int,
     emit: Emit,
     tagged: bool = True,
+    restore: Restore | None = None,
 ) -> Pushed:
     """Push the image that `text` names: an image ID, the first digits of one, or a name.
 
     :param jobs: the number of layers to pack, or blobs to send, at the same time.
     :param emit: receives `LayersToPack` and the events of `pack_layer` and `copy_image`.
     :param tagged: see `copy_image`.
+    :param restore: unpacks missing layers, and layers that a power cut damaged.
     :raises NotFoundError: the store lacks the image or one of its layers.
     :raises IntegrityError: a layer on disk differs from its diff_id.
     """
@@ -118,6 +122,7 @@ def push_image(
             descriptor = choose_manifest(store, image_id, text)
             manifest = store.images.manifest(descriptor)
         diff_ids = _layers_to_pack(store, destination, manifest, config, repositories)
+        ensure_sound(store, image_id, restore, diff_ids)
         held.enter_context(store.layers.reading(diff_ids))
         tasks = [PackTask(store.root, directory, each, packing) for each in diff_ids]
         packed = _pack(store, tasks, jobs, emit)

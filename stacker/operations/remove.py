@@ -7,11 +7,11 @@ finished mount is in the table.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, NotFoundError
+from stacker.errors import IntegrityError, LockedError, NotFoundError
 from stacker.mount.table import Table
 from stacker.operations.stack import chain_id_of
 
@@ -63,14 +63,18 @@ def remove_image(store: Store, image_id: ImageID) -> ImageParts:
 
 
 def parts_of(store: Store, images: Iterable[StoredImage]) -> ImageParts:
-    """Return the parts that images refer to, whether the store has them or not."""
+    """Return the parts that images refer to, whether the store has them or not.
+
+    The layers of an image with a damaged config are unknown, and not among them.
+    """
     layers: set[DiffID] = set()
     chains: set[ChainID] = set()
     blobs: set[Digest] = set()
     for image in images:
-        config = store.images.config(image.id)
-        layers.update(config.diff_ids)
-        chains.add(chain_id_of(config))
+        with suppress(IntegrityError, NotFoundError):
+            config = store.images.config(image.id)
+            layers.update(config.diff_ids)
+            chains.add(chain_id_of(config))
         for descriptor in image.manifests:
             manifest = store.images.manifest(descriptor)
             blobs |= {descriptor.digest, manifest.config.digest}

@@ -59,7 +59,7 @@ def ensure_stack(
     :raises LayerError: the layers do not fit together.
     """
     chain_id = chain_id_of(config)
-    if not store.chains.has(chain_id):
+    if not store.chains.is_certain(chain_id):
         from stacker.stack.build import build_stack  # most mounts find their stack in the store
 
         with store.chains.building(chain_id) as directory:

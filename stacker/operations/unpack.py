@@ -7,12 +7,12 @@ failure leaves the directory as it was.  This module makes no mount.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, StackerError, UsageError
-from stacker.linux import lock
+from stacker.linux import lock, xattr
 from stacker.linux.removal import remove_contents
 from stacker.operations.mount import stacked_image
 from stacker.stack.flatten import flatten
@@ -21,20 +21,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from stacker.operations.durability import Restore
     from stacker.store.store import Store
 
+_UNFINISHED = b"user.stacker.unfinished"
 
-def unpack_image(store: Store, name: str, directory: Path) -> str:
+
+def unpack_image(
+    store: Store, name: str, directory: Path, *, restore: Restore | None = None
+) -> str:
     """Write an image's merged tree to a directory.
 
     :param name: an image ID, a unique prefix of one, or a name.
     :param directory: missing or empty.
+    :param restore: unpacks missing layers, and layers that a power cut damaged.
     :returns: the image ID.
     :raises UsageError: the directory has files, or overlaps the store.
     :raises StackerError: the directory cannot be created or filled.
     """
     path = _outside_store(store, directory)
-    with stacked_image(store, name) as image, emptied_on_failure(path):
+    with stacked_image(store, name, restore) as image, emptied_on_failure(path):
         flatten(image.stack.directories, path, image.stack.whiteout_format)
         return image.id
 
@@ -53,6 +59,9 @@ def _outside_store(store: Store, directory: Path) -> Path:
 def emptied_on_failure(path: Path) -> Iterator[None]:
     """Create or lock an empty directory; if the block fails, restore its previous state.
 
+    An xattr marks the directory meanwhile, so that a repeated command can replace what a killed one
+    left.
+
     :raises UsageError: `path` is not a directory, or has files.
     :raises LockedError: another process unpacks into the directory.
     :raises StackerError: the block raised an `OSError`.
@@ -61,10 +70,13 @@ def emptied_on_failure(path: Path) -> Iterator[None]:
         created = _create(path)
         try:
             with _locked(path):
+                _remove_unfinished(path)
                 _require_empty(path)
                 before = path.stat()
                 try:
+                    _mark(path)
                     yield
+                    xattr.remove(os.fsencode(path), _UNFINISHED)
                 except BaseException:
                     _restore(path, before)
                     raise
@@ -100,6 +112,18 @@ def _locked(path: Path) -> lock.Lock:
     return held
 
 
+def _mark(path: Path) -> None:
+    """Mark a directory as unfinished, where its filesystem has xattrs."""
+    with suppress(OSError):
+        xattr.set_value(os.fsencode(path), _UNFINISHED, b"1")
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what a killed process left in a directory that it marked."""
+    if xattr.get_value(os.fsencode(path), _UNFINISHED) is not None:
+        remove_contents(path)
+
+
 def _require_empty(path: Path) -> None:
     if names := os.listdir(path):
         raise UsageError(
@@ -110,6 +134,7 @@ def _require_empty(path: Path) -> None:
 
 def _restore(path: Path, before: os.stat_result) -> None:
     remove_contents(path)
+    xattr.remove(os.fsencode(path), _UNFINISHED)
     if (path.stat().st_uid, path.stat().st_gid) != (before.st_uid, before.st_gid):
         os.chown(path, before.st_uid, before.st_gid)
     path.chmod(S_IMODE(before.st_mode))

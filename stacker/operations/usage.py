@@ -75,7 +75,7 @@ class StoreUsage:
 def images_usage(store: Store) -> tuple[ImageUsage, ...]:
     """Return the usage of every image, in the order in which they were first pulled."""
     with store.images.read_lock():
-        images = [(image, store.images.config(image.id)) for image in store.images.all()]
+        images = store.images.with_configs()
     users = Counter(diff_id for _, config in images for diff_id in set(config.diff_ids))
     sizes = {diff_id: layer_bytes(store, diff_id) for diff_id in users}
     return tuple(_image_usage(image, config, users, sizes) for image, config in images)
@@ -91,10 +91,10 @@ def store_usage(store: Store) -> StoreUsage:
         layers=sum(stored.values()),
         unlisted=sum(size for diff_id, size in stored.items() if diff_id not in listed),
         skeletons=sum(_size(store.layers.paths(diff_id).skeleton) for diff_id in stored),
-        blobs=_tree_size(store.blobs.root),
-        partial=_tree_size(store.partials.root) if store.partials.root.exists() else 0,
-        chains=_tree_size(store.root / "chains"),
-        mounts=_tree_size(store.mounts),
+        blobs=tree_size(store.blobs.root),
+        partial=tree_size(store.partials.root) if store.partials.root.exists() else 0,
+        chains=tree_size(store.root / "chains"),
+        mounts=tree_size(store.mounts),
     )
 
 
@@ -112,8 +112,8 @@ def layer_bytes(store: Store, diff_id: DiffID) -> int | None:
 def count_layer_users(store: Store) -> Counter[DiffID]:
     """Return the number of images that use each layer."""
     with store.images.read_lock():
-        configs = [store.images.config(image.id) for image in store.images.all()]
-    return Counter(diff_id for config in configs for diff_id in set(config.diff_ids))
+        images = store.images.with_configs()
+    return Counter(diff_id for _, config in images for diff_id in set(config.diff_ids))
 
 
 def _image_usage(
@@ -139,13 +139,15 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _tree_size(root: Path) -> int:
-    """Return the sum of the file sizes below `root`, without other mounts.
+def tree_size(root: Path) -> int:
+    """Return the size of a file, or the sum of the file sizes below `root`, without other mounts.
 
     A file that another process removes meanwhile does not count.
     """
-    total, left = 0, [os.fsencode(root)]
-    device = root.stat().st_dev
+    status = root.stat()
+    if not root.is_dir():
+        return status.st_size
+    total, left, device = 0, [os.fsencode(root)], status.st_dev
     seen: set[int] = set()
     while left:
         try:

@@ -60,7 +60,7 @@ class BlobStore:
         except FileNotFoundError:
             pass
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, content, durable=True)
 
     def adopt(self, digest: Digest, file: Path) -> None:
         """Rename a verified file to a blob.

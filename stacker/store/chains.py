@@ -7,9 +7,10 @@ This module does not compute stacks; `stacker.stack` does.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import ChainID
 from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux.filesystem import sync_filesystem
+from stacker.linux.filesystem import exchange, sync_filesystem
+from stacker.linux.process import boot_id
 from stacker.store.staging import Staging
 
 VERSION = 1
 _RECORD = "chain.json"
+_DURABLE = "durable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,11 @@ class ChainStore:
 
     root: Path
     staging: Staging
+
+    @property
+    def directory(self) -> Path:
+        """The directory of all chains."""
+        return self.root / "chains"
 
     def path(self, chain_id: ChainID) -> Path:
         """Return the path of a chain, whether or not it exists."""
@@ -78,11 +86,31 @@ class ChainStore:
         :returns: ``None`` if another process has built the chain meanwhile.
         """
         with self.staging.locked(f"chain-{chain_id.algorithm}-{chain_id.hex}") as path:
-            if self.has(chain_id):
+            if self.is_certain(chain_id):
                 yield None
                 return
             path.mkdir(mode=0o700)
             yield path
+
+    def is_certain(self, chain_id: ChainID) -> bool:
+        """Return whether the store has a chain, and no power cut can have damaged it."""
+        path = self.path(chain_id)
+        if (path / _DURABLE).exists():
+            return True
+        try:
+            return bool(json.loads((path / _RECORD).read_bytes())["bootID"] == boot_id())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def not_durable(self) -> list[Path]:
+        """Return the directories of chains that were not marked durable."""
+        chains = (self.root / "chains").glob("*/*")
+        return [path for path in chains if path.is_dir() and not (path / _DURABLE).exists()]
+
+    def mark_durable(self, chain: Path) -> None:
+        """Record that a chain is on disk; do nothing if it was removed meanwhile."""
+        with suppress(FileNotFoundError):
+            (chain / _DURABLE).touch(mode=0o600)
 
     def commit(
         self, chain_id: ChainID, directory: Path, stack: Stack, *, sync: bool = False
@@ -102,9 +130,16 @@ class ChainStore:
             "directories": [str(path.relative_to(self.root)) for path in moved],
             "whiteoutFormat": stack.whiteout_format.value,
             "plain": stack.plain,
+            "bootID": boot_id(),
         }
         (directory / _RECORD).write_text(json.dumps(record))
         if sync:
             sync_filesystem(directory)
+            (directory / _DURABLE).touch(mode=0o600)
         final.parent.mkdir(mode=0o700, exist_ok=True)
-        directory.rename(final)
+        try:
+            directory.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            exchange(directory, final)  # one of another boot; the caller removes it

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from stacker.errors import IntegrityError, LockedError, NotFoundError, Unsupport
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.digest import ImageID
 from stacker.linux import lock
-from stacker.linux.filesystem import write_atomically
+from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
 from stacker.store.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class ImageStore:
         """Return every image, in the order of the first pulls."""
         grouped: dict[ImageID, list[Descriptor]] = {}
         for entry in self._entries():
-            grouped.setdefault(self.manifest(entry).image_id, []).append(entry)
+            image_id = self._image_id(entry)
+            if image_id is not None:
+                grouped.setdefault(image_id, []).append(entry)
         return [_stored(image_id, entries) for image_id, entries in grouped.items()]
 
     def find(self, text: str) -> ImageID:
@@ -160,15 +162,12 @@ class ImageStore:
         with held:
             yield
 
-    def add(
-        self, manifest: Descriptor, names: tuple[str, ...], source: str, *, sync: bool = False
-    ) -> None:
+    def add(self, manifest: Descriptor, names: tuple[str, ...], source: str) -> None:
         """Add an image to the list, and move its names from other images.
 
         The caller holds :meth:`write_lock`.
 
         :param manifest: descriptor of the image's manifest.
-        :param sync: flush the new list to disk before it replaces the old one.
         """
         kept = [_without(entry, names) for entry in self._entries()]
         fresh = [
@@ -176,15 +175,64 @@ class ImageStore:
             for name in names
         ] or [replace(manifest, annotations={SOURCE: source}, platform=None, data=None)]
         entries = [entry for entry in kept if not _is_covered(entry, manifest, fresh)]
-        self._write([*entries, *fresh], sync=sync)
+        self._write([*entries, *fresh])
 
     def remove(self, image_id: ImageID) -> None:
         """Remove an image from the list.  The caller holds :meth:`write_lock`."""
-        self._write(
-            [entry for entry in self._entries() if self.manifest(entry).image_id != image_id]
-        )
+        self._write([entry for entry in self._entries() if self._image_id(entry) != image_id])
 
-    def _entries(self) -> Iterator[Descriptor]:
+    def with_configs(self) -> list[tuple[StoredImage, ImageConfig]]:
+        """Return every image whose documents can be read, with its config."""
+        found = []
+        for image in self.all():
+            with suppress(IntegrityError, NotFoundError, UnsupportedError):
+                found.append((image, self.config(image.id)))
+        return found
+
+    def damage(self) -> list[str]:
+        """Return a message for each document of the list that cannot be read.
+
+        Other methods pass over such documents, so that they hide no other image.
+        """
+        found = []
+        try:
+            entries = self._listed()
+        except IntegrityError as error:
+            found.append(f"{error.message}: the names of all images are lost")
+            entries = self._found_in_blobs()
+        for entry in entries:
+            try:
+                self.config(self.manifest(entry).image_id)
+            except (IntegrityError, NotFoundError, UnsupportedError) as error:
+                name = entry.annotations.get(NAME) or entry.annotations.get(SOURCE) or entry.digest
+                found.append(f"image {name}: {error.message}")
+        return found
+
+    def unreadable(self) -> list[str]:
+        """Return the digests of the manifests that are damaged or missing."""
+        return [str(entry.digest) for entry in self._entries() if self._image_id(entry) is None]
+
+    def drop_unreadable(self) -> list[str]:
+        """Remove the images of `unreadable` from the list.  The caller holds :meth:`write_lock`."""
+        digests = self.unreadable()
+        if digests:
+            self._write([entry for entry in self._entries() if str(entry.digest) not in digests])
+        return digests
+
+    def _image_id(self, entry: Descriptor) -> ImageID | None:
+        try:
+            return self.manifest(entry).image_id
+        except (IntegrityError, NotFoundError):
+            return None
+
+    def _entries(self) -> list[Descriptor]:
+        """Return the entries of ``index.json``; if it is damaged, what `blobs` has instead."""
+        try:
+            return self._listed()
+        except IntegrityError:
+            return self._found_in_blobs()
+
+    def _listed(self) -> list[Descriptor]:
         from stacker.image.descriptor import Descriptor
         from stacker.image.document import objects, parse_object
 
@@ -192,20 +240,43 @@ class ImageStore:
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
-            return
-        for number, entry in enumerate(
-            objects(parse_object(raw, str(path)), "manifests", str(path))
-        ):
-            yield Descriptor.from_json(entry, f"{path}: manifests[{number}]")
+            return []
+        entries = objects(parse_object(raw, str(path)), "manifests", str(path))
+        return [
+            Descriptor.from_json(entry, f"{path}: manifests[{number}]")
+            for number, entry in enumerate(entries)
+        ]
 
-    def _write(self, entries: list[Descriptor], *, sync: bool = False) -> None:
+    def _found_in_blobs(self) -> list[Descriptor]:
+        """Return the manifests among the blobs whose config is a blob, too."""
+        from stacker.image.descriptor import Descriptor
+        from stacker.image.digest import Digest
+        from stacker.image.document import DOCUMENT_LIMIT
+        from stacker.image.manifest import Manifest, parse_document
+
+        found = []
+        for path in sorted(self.blobs.root.glob("*/*")):
+            size = path.stat().st_size
+            if is_temporary(path.name) or not 0 < size <= DOCUMENT_LIMIT:
+                continue
+            digest = Digest(path.parent.name, path.name)
+            with suppress(IntegrityError, NotFoundError, UnsupportedError):
+                document = parse_document(
+                    self.blobs.read(digest), media_type=None, what=f"blob {digest}"
+                )
+                if isinstance(document, Manifest) and self.blobs.has(document.config.digest):
+                    found.append(Descriptor(document.media_type, digest, size))
+        return found
+
+    def _write(self, entries: list[Descriptor]) -> None:
         path = self.root / "index.json"
         content = {
             "schemaVersion": 2,
             "mediaType": _INDEX_TYPE,
             "manifests": [entry.to_json() for entry in entries],
         }
-        write_atomically(path, json.dumps(content, indent=1).encode(), sync=sync)
+        sweep_temporaries(self.root, path.name)
+        write_atomically(path, json.dumps(content, indent=1).encode(), durable=True)
 
 
 def _hint(images: list[StoredImage], digits: str) -> str:

@@ -106,7 +106,7 @@ class IndexStore:
             "document": str(fresh.digest),
             "origins": dict(origins),
         }
-        write_atomically(self._path(name), json.dumps(members, indent=1).encode())
+        write_atomically(self._path(name), json.dumps(members, indent=1).encode(), durable=True)
         self._forget(before)
         return fresh
 

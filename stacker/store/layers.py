@@ -8,8 +8,10 @@ module does not unpack.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +20,14 @@ from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.paths import LayerPaths
 from stacker.linux import lock
-from stacker.linux.filesystem import sync_filesystem
+from stacker.linux.filesystem import exchange, sync_filesystem
+from stacker.linux.process import boot_id
 from stacker.store.staging import Staging
 
 if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
+
+_REPLACED = ".replaced-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +63,16 @@ class LayerStore:
             ) from None
 
     @contextmanager
-    def unpacking(self, diff_id: DiffID) -> Iterator[LayerPaths | None]:
+    def unpacking(self, diff_id: DiffID, *, replace: bool = False) -> Iterator[LayerPaths | None]:
         """Lock a layer, and return the paths to unpack it to.
 
         Without a :meth:`commit`, the end of the context removes them.
 
+        :param replace: unpack the layer even if the store has it; :meth:`commit` exchanges them.
         :returns: ``None`` if another process has unpacked the layer meanwhile.
         """
         with self.staging.locked(f"{diff_id.algorithm}-{diff_id.hex}") as path:
-            if self.has(diff_id):
+            if self.has(diff_id) and not replace:
                 yield None
                 return
             paths = LayerPaths(path)
@@ -90,18 +96,61 @@ class LayerStore:
     ) -> None:
         """Write the record of an unpacked layer, and rename it to its diff_id.
 
-        :param sync: flush the filesystem to disk before and after the rename, so that a power cut
-            cannot leave an incomplete layer under its name.
+        The layer has either the ID of this boot or, once it was flushed to disk, the file
+        `LayerPaths.durable`.  After a power cut, a layer with neither may be damaged.
+
+        :param sync: flush the filesystem to disk before and after the rename, and mark the layer
+            durable.
         """
         paths.record.write_bytes(record.to_json())
         paths.root.chmod(0o700)
         if sync:
             sync_filesystem(paths.root)
+            paths.durable.touch(mode=0o600)
+        else:
+            paths.boot_id.write_text(boot_id())
         final = self.paths(diff_id).root
         final.parent.mkdir(mode=0o700, exist_ok=True)
-        paths.root.rename(final)
+        try:
+            paths.root.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            self._replace(paths.root, final)
         if sync:
             sync_filesystem(final.parent)
+
+    def _replace(self, fresh: Path, final: Path) -> None:
+        """Exchange a layer, and keep the old one until no mount uses it; `gc` removes it."""
+        exchange(fresh, final)
+        fresh.rename(final.with_name(f"{final.name}{_REPLACED}{os.urandom(4).hex()}"))
+
+    def replaced(self) -> list[Path]:
+        """Return the directories of layers that were exchanged for new ones."""
+        return list(self.root.glob(f"*/*{_REPLACED}*"))
+
+    def is_certain(self, diff_id: DiffID) -> bool:
+        """Return whether no power cut can have damaged a layer of the store.
+
+        That is so if the layer was flushed to disk, or committed since the machine started.
+        """
+        paths = self.paths(diff_id)
+        if paths.durable.exists():
+            return True
+        try:
+            return paths.boot_id.read_text() == boot_id()
+        except FileNotFoundError:
+            return False
+
+    def not_durable(self) -> list[DiffID]:
+        """Return the layers without the durable mark."""
+        return [diff_id for diff_id in self.all() if not self.paths(diff_id).durable.exists()]
+
+    def mark_durable(self, diff_id: DiffID) -> None:
+        """Record that a layer is on disk; do nothing if another process removed it."""
+        with suppress(FileNotFoundError):
+            self.paths(diff_id).durable.touch(mode=0o600)
+            self.paths(diff_id).boot_id.unlink()
 
     @contextmanager
     def reading(self, diff_ids: Iterable[DiffID]) -> Iterator[None]:
@@ -145,7 +194,7 @@ class LayerStore:
         """Yield the diff_id of every layer in the store."""
         for algorithm in sorted(self.root.iterdir()):
             for entry in sorted(algorithm.iterdir()):
-                if entry.is_dir():
+                if entry.is_dir() and _REPLACED not in entry.name:
                     yield DiffID(algorithm.name, entry.name)
 
     def _lock(self, diff_id: DiffID) -> Path:

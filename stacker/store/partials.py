@@ -137,6 +137,11 @@ class PartialStore:
                     swept += 1
         return swept
 
+    def older_than(self, seconds: float) -> list[Path]:
+        """Return the files that no process wrote to for `seconds`."""
+        limit = time.time() - seconds
+        return [path for path in self._all() if path.stat().st_mtime < limit]
+
     def _all(self) -> list[Path]:
         try:
             return sorted(self.root.iterdir())

@@ -83,6 +83,23 @@ class Staging:
                 beside.unlink(missing_ok=True)
         return swept
 
+    def unlocked(self) -> list[Path]:
+        """Return what `sweep` would remove."""
+        names = {entry.removesuffix(_LOCK) for entry in os.listdir(self.root)}
+        paths = [self.root / name for name in sorted(names)]
+        return [path for path in paths if path.exists() and not _is_locked(path)]
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        held = lock.try_exclusive(path.with_name(path.name + _LOCK), create=False)
+    except FileNotFoundError:
+        return False
+    if held is None:
+        return True
+    held.release()
+    return False
+
 
 def _remove(path: Path) -> bool:
     if path.is_symlink() or path.is_file():

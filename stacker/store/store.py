@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError, UnsupportedError, UsageError
 from stacker.linux import lock
-from stacker.linux.filesystem import write_atomically
+from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
 
 if TYPE_CHECKING:
     from stacker.layer.whiteout_format import WhiteoutFormat
@@ -105,6 +105,11 @@ class Store:
         return self.root / "mounts"
 
     @property
+    def pull_lock(self) -> Path:
+        """The file that pulls lock: no image lists their layers until they end."""
+        return self.root / "pull.lock"
+
+    @property
     def whiteout_format(self) -> WhiteoutFormat:
         """The whiteout format for images without layers, recorded when the store was created.
 
@@ -151,29 +156,45 @@ def _ensure(root: Path) -> None:
                 _create(root)
         return
     except (ValueError, AttributeError) as error:
-        raise StackerError(f"damaged store: {metadata}: {error}") from error
+        if not all((root / part).is_dir() for part in _PARTS):
+            raise StackerError(f"damaged store: {metadata}: {error}") from error
+        with lock.exclusive(root, create=False):  # a power cut left the file empty
+            _write_metadata(root)
+        return
     if version != VERSION:
         raise UnsupportedError(
             f"unknown store: {root}: got version {version}, want version {VERSION}",
             hint="update stacker: a newer version created the store",
         )
-    if root.stat().st_mode & 0o077:
+    status = root.stat()
+    if status.st_uid != os.geteuid():
+        raise UsageError(
+            f"store of another user: {root}: got the owner {status.st_uid}, want {os.geteuid()}",
+            hint="name a store of your own with --store: its owner can replace layers",
+        )
+    if status.st_mode & 0o077:
         root.chmod(0o700)
 
 
 def _create(root: Path) -> None:
-    from stacker.layer.whiteout_format import WhiteoutFormat
-
-    foreign = set(os.listdir(root)) - {"oci-layout", "index.json", "blobs", *_PARTS}
+    names = {name for name in os.listdir(root) if not is_temporary(name)}
+    foreign = names - {"oci-layout", "index.json", "blobs", *_PARTS}
     if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
         raise UsageError(
             f"not a store: {root}: got a directory with other files",
             hint="name an empty or a missing directory with --store",
         )
     root.chmod(0o700)
+    sweep_temporaries(root)
     for part in _PARTS:
         (root / part).mkdir(mode=0o700, exist_ok=True)
     _write(root / "oci-layout", {"imageLayoutVersion": "1.0.0"})
+    _write_metadata(root)
+
+
+def _write_metadata(root: Path) -> None:
+    from stacker.layer.whiteout_format import WhiteoutFormat
+
     whiteout_format = WhiteoutFormat.permitted().value
     _write(root / _METADATA, {"version": VERSION, "whiteoutFormat": whiteout_format})
 
@@ -182,4 +203,4 @@ _PARTS = ("blobs", "layers", "chains", "mounts", "staging")
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
-    write_atomically(path, json.dumps(content).encode())
+    write_atomically(path, json.dumps(content).encode(), durable=True)

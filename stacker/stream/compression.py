@@ -2,9 +2,9 @@
 
 `decompressed` and `compressed` take and return chunks.  The first bytes of a stream decide its
 format, not a media type (docs/rules.md, Streams).  A gzip stream may have several members, zero
-padding and an eStargz tail.  A zstd stream may have several frames, skippable frames, and windows
-up to 2 GiB.  Output chunks have a bounded size, so that a small blob cannot allocate much memory.
-This module does not use digests or tar.
+padding and an eStargz tail.  A zstd stream may have several frames, skippable frames, and a window
+of up to 2 GiB where the caller permits it.  Output chunks have a bounded size, so that a small
+blob cannot allocate much memory.  This module does not use digests or tar.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO, Final, Literal, Protocol, cast
 
-from stacker.errors import IntegrityError, UsageError
+from stacker.errors import IntegrityError, LayerError, UsageError
 
 CHUNK = 512 * 1024
 """Bytes in a decompressed chunk: few thread switches, and it fits into the L2 cache."""
@@ -24,7 +24,10 @@ LEVELS: Final[dict[Compression, tuple[int, int, int]]] = {"gzip": (1, 6, 9), "zs
 
 _HEADER_LIMIT = 1 << 20
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
-_ZSTD_WINDOW_LIMIT = 1 << 31
+_MAX_EMPTY_MEMBERS = 1000
+
+MAX_WINDOW = 128 << 20
+"""Bytes of the largest zstd window without a caller's permission, as in zstd(1)."""
 
 
 class Readable(Protocol):
@@ -62,10 +65,13 @@ def _is_skippable(head: bytes) -> bool:
     return len(head) >= 4 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
 
 
-def decompressed(chunks: Iterator[bytes], *, what: str) -> Iterator[bytes]:
+def decompressed(
+    chunks: Iterator[bytes], *, what: str, max_window: int = MAX_WINDOW
+) -> Iterator[bytes]:
     """Decompress chunks of a gzip or zstd stream; pass any other stream through.
 
     :param what: name of the stream for errors.
+    :param max_window: bytes of memory that a zstd stream may demand, at most 2 GiB.
     :raises IntegrityError: the stream is corrupt or truncated.
     """
     head = b""
@@ -78,7 +84,7 @@ def decompressed(chunks: Iterator[bytes], *, what: str) -> Iterator[bytes]:
         case "gzip":
             return _gunzip(whole, what)
         case "zstd":
-            return _unzstd(whole, what)
+            return _unzstd(whole, what, max_window)
         case _:
             return whole
 
@@ -92,9 +98,10 @@ def _prepended(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
     from isal import igzip_lib  # only gzip needs it
 
-    pending = b""
+    pending, empty = b"", 0
     try:
         while pending := _next_member(pending, chunks, what):
+            is_empty = True
             member = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
             while not member.eof:
                 if not pending and member.needs_input:
@@ -107,8 +114,14 @@ def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
                 plain = member.decompress(pending, CHUNK)
                 pending = b""
                 if plain:
+                    is_empty = False
                     yield plain
             pending = member.unused_data
+            empty += is_empty
+            if empty > _MAX_EMPTY_MEMBERS:  # each of 20 bytes costs as much as a whole chunk
+                raise IntegrityError(
+                    f"corrupt gzip: {what}: got more than {_MAX_EMPTY_MEMBERS} empty members"
+                )
     except (igzip_lib.error, EOFError) as error:  # type: ignore[misc]  # its stub says instance
         raise IntegrityError(f"corrupt gzip: {what}: {error}") from error
 
@@ -174,12 +187,12 @@ class _ChunkFile:
         return chunk[:size]
 
 
-def _unzstd(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
+def _unzstd(chunks: Iterator[bytes], what: str, max_window: int) -> Iterator[bytes]:
     # This reader ends without an error after a truncated frame; the caller's digest detects that.
     # decompressobj would raise one, but its calls return output of any size.
     import zstandard  # only zstd needs it
 
-    reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_LIMIT).stream_reader(
+    reader = zstandard.ZstdDecompressor(max_window_size=max_window).stream_reader(
         cast("IO[bytes]", _ChunkFile(chunks)),
         read_size=CHUNK,
         read_across_frames=True,
@@ -187,6 +200,11 @@ def _unzstd(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
     try:
         yield from read_chunks(reader)
     except zstandard.ZstdError as error:
+        if "too much memory" in str(error):
+            raise LayerError(
+                f"over a limit: {what}: got a zstd window of more than {max_window} bytes",
+                hint="raise the limit with --max-window if you trust the image",
+            ) from error
         raise IntegrityError(f"corrupt zstd: {what}: {error}") from error
 
 

@@ -27,6 +27,7 @@ class Limits:
     :param names: bytes of names, directory attributes and link targets that unpacking has to
         remember until the end of the layer.
     :param ratio: uncompressed bytes per compressed byte, beyond :data:`RATIO_GRACE`.
+    :param window: bytes of memory for the window of a zstd blob, at most 2 GiB.
     """
 
     unpacked_bytes: int = 1 << 40
@@ -35,6 +36,7 @@ class Limits:
     pax_bytes: int = _MIB
     names: int = 128 * _MIB
     ratio: int = 20_000
+    window: int = 128 * _MIB
 
     def expanded(self, compressed: int) -> int:
         """Return the number of uncompressed bytes that ``compressed`` bytes may become."""

@@ -110,6 +110,19 @@ def scan_layer(source: LayerPaths | Path, dialect: WhiteoutDialect, inodes: Inod
     return scan_directory(source.diff, dialect, inodes)
 
 
+def from_skeleton(source: LayerPaths, record: LayerRecord) -> Contents | None:
+    """Read the entries of a layer from its skeleton alone.
+
+    :returns: ``None`` if entries replace each other or lie below symbolic links, so that only
+        unpacking them gives the tree.
+    :raises IntegrityError: the skeleton is damaged.
+    :raises OSError: it cannot be read.
+    """
+    if record.moved or record.replacements:
+        return None
+    return _FromSkeleton(source, record).read()
+
+
 class _UnusualError(Exception):
     """Entries of the layer replace or move each other."""
 

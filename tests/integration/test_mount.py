@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from stacker.linux.removal import remove_tree
 from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
 from stacker.mount.drivers import choose
-from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.drivers.overlay import Api, OverlayDriver, bind_read_only
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import MountRequest, Plan, StackedImage
 from stacker.mount.record import MountRecord
@@ -695,3 +696,26 @@ def test_mount_modules_import_nothing_heavy() -> None:
     heavy |= {"tempfile", "shutil", "logging", "ctypes", "cffi", "xattr", "hashlib", "random"}
     heavy |= {"stacker.stack", "stacker.store", "stacker.image", "stacker.layer"}
     assert heavy & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("driver", ["overlay", "fuse"])
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("flags", [set(), {"nosuid"}, {"nodev", "noexec"}])
+def test_mount_has_the_flags_of_the_request(
+    place: Path, driver: str, read_only: bool, flags: set[str]
+) -> None:
+    wanted = replace(request(place, driver=driver, read_only=read_only), flags=frozenset(flags))
+    attach(table(place), wanted, image(place))
+    found = mountinfo.at(place / "target")
+    detach(table(place), place / "target")
+    assert found is not None
+    assert {"nosuid", "nodev", "noexec"} & found.options == flags
+
+
+@pytest.mark.parametrize("api", ["context", "mount2"])
+def test_bind_mount_has_the_flags_of_the_request(place: Path, api: Api) -> None:
+    flags = mountapi.MS_RDONLY | mountapi.MS_NOSUID | mountapi.MS_NODEV
+    bind_read_only(place / "layers/lower", place / "target", api=api, attributes=flags)
+    found = mountinfo.at(place / "target")
+    assert found is not None
+    assert {"ro", "nosuid", "nodev", "noexec"} & found.options == {"ro", "nosuid", "nodev"}

@@ -231,8 +231,6 @@ def test_pull_rewrites_a_damaged_document(stacker: Stacker, app: images.Layout, 
     stacker("pull", app.source)
     digest = app.image.config if kind == "config" else app.image.manifest
     images.blob_path(stacker.store, digest).write_bytes(b"{}")
-    message = stacker.refused(5, "images")
-    assert "damaged blob" in message
-    assert "pull the image again" in message
+    assert "warning: image app:1.0: damaged blob" in stacker("images").err
     assert stacker("pull", app.source).last == app.image.config
     assert [item["image_id"] for item in stacker("images", "--json").items] == [app.image.config]

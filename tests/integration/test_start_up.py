@@ -18,22 +18,21 @@ pytestmark = pytest.mark.unmeasured
 
 # Modules of stacker that `mount` imports.  Each costs start-up time, so extend this with care.
 OURS = """
-stacker stacker.cli stacker.cli.exit stacker.cli.help stacker.cli.options stacker.cli.output
-stacker.cli.session stacker.cli.verbs stacker.cli.verbs.mount stacker.errors
-stacker.image stacker.image.config stacker.image.descriptor stacker.image.digest
-stacker.image.document stacker.image.manifest stacker.image.mediatype stacker.image.platform
-stacker.layer stacker.layer.paths
-stacker.layer.whiteout_format stacker.linux stacker.linux.filesystem
-stacker.linux.lock stacker.linux.mountapi stacker.linux.mountinfo stacker.linux.process
-stacker.linux.removal stacker.linux.syscall stacker.linux.xattr stacker.mount stacker.mount.attach
-stacker.mount.drivers stacker.mount.drivers.choose
-stacker.mount.drivers.copy stacker.mount.drivers.fuse stacker.mount.drivers.overlay
-stacker.mount.drivers.protocol stacker.mount.plan stacker.mount.record stacker.mount.state
-stacker.mount.table stacker.mount.target stacker.mount.unmount stacker.mount.upper_directory
-stacker.operations stacker.operations.mount stacker.operations.stack stacker.store
-stacker.store.blobs
-stacker.store.chains stacker.store.images stacker.store.layers stacker.store.staging
-stacker.store.store
+stacker stacker.cli stacker.cli.background stacker.cli.exit stacker.cli.help stacker.cli.options
+stacker.cli.output stacker.cli.restore stacker.cli.session stacker.cli.verbs
+stacker.cli.verbs.mount stacker.errors stacker.image stacker.image.config stacker.image.descriptor
+stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
+stacker.image.platform stacker.layer stacker.layer.paths stacker.layer.whiteout_format
+stacker.linux stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi
+stacker.linux.mountinfo stacker.linux.process stacker.linux.removal stacker.linux.syscall
+stacker.linux.xattr stacker.mount stacker.mount.attach stacker.mount.drivers
+stacker.mount.drivers.choose stacker.mount.drivers.copy stacker.mount.drivers.fuse
+stacker.mount.drivers.overlay stacker.mount.drivers.protocol stacker.mount.plan
+stacker.mount.record stacker.mount.state stacker.mount.table stacker.mount.target
+stacker.mount.unmount stacker.mount.upper_directory stacker.operations
+stacker.operations.durability stacker.operations.mount stacker.operations.stack stacker.store
+stacker.store.blobs stacker.store.chains stacker.store.images stacker.store.layers
+stacker.store.staging stacker.store.store
 """
 
 # Modules of the standard library that `mount` imports, on any Python from 3.11 on.  Most of them

@@ -42,7 +42,9 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the sizes of every image and of the store."""
     del args
-    usage = store_usage(session.store())
+    store = session.store()
+    usage = store_usage(store)
+    session.warn_of_damage(store)
     if session.json:
         print_item("df", _document(usage))
         return

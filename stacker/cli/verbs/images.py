@@ -33,7 +33,9 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the images in the store."""
     del args
-    usages = images_usage(session.store())
+    store = session.store()
+    usages = images_usage(store)
+    session.warn_of_damage(store)
     if session.json:
         print_items("images", [_document(usage) for usage in usages])
     elif session.verbosity < 0:

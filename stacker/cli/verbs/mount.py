@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
-from stacker.mount.plan import MountRequest
+from stacker.cli.restore import Restorer
+from stacker.mount.plan import FLAGS, MountRequest
 from stacker.operations.mount import mount_image, plan_image
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--upper", metavar="DIR", help="mount read-write and keep writes in DIR; DIR may be missing"
     )
+    add("--nosuid", action="store_true", help="ignore set-user-ID and set-group-ID bits")
+    add("--nodev", action="store_true", help="do not interpret device files")
+    add("--noexec", action="store_true", help="do not execute programs")
     add("--print-plan", action="store_true", help="print the mount as JSON instead of mounting")
 
 
@@ -81,16 +85,27 @@ def run(args: Namespace, session: Session) -> None:
         read_only=not (args.rw or args.upper),
         upper=None if args.upper is None else Path(args.upper),
         fuse=_fuse_options(args),
+        flags=_flags(args),
     )
     if args.print_plan:
         _print_plan(args.image, request, session)
         return
-    record, mounted = mount_image(session.store(), args.image, request)
+    record, mounted = mount_image(session.store(), args.image, request, restore=Restorer(session))
     _explain(mounted, session)
     if session.json:
         print_item("mount", _document(record, mounted))
     else:
         print_line(mounted.driver)
+
+
+def _flags(args: Namespace) -> frozenset[str]:
+    """Return the mount flags: those that were asked for, and two more for a user."""
+    from stacker.linux import process
+
+    flags = {name for name in FLAGS if getattr(args, name)}
+    if not process.has_capability(process.CAP_SYS_ADMIN) or not process.in_initial_user_namespace():
+        flags |= {"nosuid", "nodev"}
+    return frozenset(flags)
 
 
 def _fuse_options(args: Namespace) -> FuseOptions | None:
@@ -102,7 +117,7 @@ def _fuse_options(args: Namespace) -> FuseOptions | None:
 
 
 def _print_plan(image: str, request: MountRequest, session: Session) -> None:
-    plan, driver, reasons = plan_image(session.store(), image, request)
+    plan, driver, reasons = plan_image(session.store(), image, request, restore=Restorer(session))
     print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json(driver)})
 
 

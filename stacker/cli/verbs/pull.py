@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from argparse import BooleanOptionalAction
 from typing import TYPE_CHECKING
 
+from stacker.cli.background import flush_later
 from stacker.cli.help import parse_count, parse_size
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, registry_access
@@ -63,7 +65,12 @@ def configure(parser: ArgumentParser) -> None:
         help="the number of layers to unpack in parallel (default: the number of processors)",
     )
     add("--keep-blobs", action="store_true", help="also keep the blobs of layers in the store")
-    add("--sync", action="store_true", help="flush each layer to disk before publishing it")
+    add(
+        "--sync",
+        action=BooleanOptionalAction,
+        help="flush the layers to disk before the command ends, or not at all (default: flush them "
+        "after it has ended)",
+    )
     _add_transfer(add_registries(parser))
     _add_limits(parser)
 
@@ -104,6 +111,7 @@ def _add_limits(parser: ArgumentParser) -> None:
             _LIMITS.names,
             "bytes of names and xattrs held in memory (default: 128M)",
         ),
+        ("--max-window", _LIMITS.window, "bytes of the window of zstd, up to 2G (default: 128M)"),
     )
     for flag, default, text in sizes:
         group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)
@@ -129,6 +137,8 @@ def run(args: Namespace, session: Session) -> None:
     pulled = _pull(args, session, wanted or host, must_match=wanted is not None)
     for warning in pulled.warnings:
         session.say(f"warning: {warning}")
+    if args.sync is None:
+        flush_later(session.root)
     if session.json:
         print_event("pull", item=_document(pulled))
     else:
@@ -183,12 +193,13 @@ def _options(args: Namespace) -> UnpackOptions:
         pax_bytes=args.max_pax_bytes,
         names=args.max_names,
         ratio=args.max_ratio,
+        window=args.max_window,
     )
     return UnpackOptions(
         WhiteoutFormat.permitted(),
         IdMap.permitted(),
         limits,
-        sync=args.sync,
+        sync=args.sync is True,
         keep_blobs=args.keep_blobs,
         resume=args.resume,
     )

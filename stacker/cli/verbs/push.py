@@ -125,6 +125,7 @@ def run(args: Namespace, session: Session) -> None:
 
 def _push(args: Namespace, session: Session) -> Pushed:
     from stacker.cli.progress import report_progress
+    from stacker.cli.restore import Restorer
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.push import push_image
@@ -144,6 +145,7 @@ def _push(args: Namespace, session: Session) -> Pushed:
             packing=packing,
             jobs=args.jobs or usable_processors(),
             emit=emit,
+            restore=Restorer(session, args),
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
+from stacker.cli.restore import Restorer
 from stacker.operations.unpack import unpack_image
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Unpack an image, and print DIR."""
-    image_id = unpack_image(session.store(), args.image, Path(args.directory))
+    image_id = unpack_image(
+        session.store(), args.image, Path(args.directory), restore=Restorer(session)
+    )
     if session.json:
         path = os.path.realpath(args.directory)
         print_item("unpack", {"image_id": image_id, "directory": path})

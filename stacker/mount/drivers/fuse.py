@@ -92,10 +92,16 @@ class FuseDriver:
 
 def served_tree(plan: Plan) -> ServedTree:
     """Return what a server needs to know of a plan."""
+    from dataclasses import replace
+
     from stacker.fuse.options import FuseOptions, ServedTree
     from stacker.tree.whiteout_dialects import ForeignDialect
 
     options = plan.fuse or FuseOptions()
+    if plan.flags:
+        options = replace(
+            options, mount_options=plan.flags | (options.mount_options or frozenset())
+        )
     with_skeleton = {paths.diff: paths for paths in plan.layer_paths}
     written = plan.whiteout_format
     return ServedTree(

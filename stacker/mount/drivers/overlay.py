@@ -107,7 +107,9 @@ class OverlayDriver:
         """
         try:
             if plan.is_bind:
-                bind_read_only(plan.layers[0], plan.target, api=self._api)
+                bind_read_only(
+                    plan.layers[0], plan.target, api=self._api, attributes=plan.attributes
+                )
                 return Mounted(self.name, note="a bind mount of the only layer")
             self._mount_overlay(plan)
         except OSError as error:
@@ -150,8 +152,7 @@ def _mount_by_context(plan: Plan, target: FileDescriptor) -> None:
     with FileDescriptor(mountapi.fsopen("overlay")) as context:
         _configure(plan, context.number)
         mountapi.fsconfig_create(context.number)
-        attributes = mountapi.MOUNT_ATTR_RDONLY if plan.read_only else 0
-        with FileDescriptor(mountapi.fsmount(context.number, attributes=attributes)) as mount:
+        with FileDescriptor(mountapi.fsmount(context.number, attributes=plan.attributes)) as mount:
             _check_writable(plan, os.fstatvfs(mount.number).f_flag)
             mountapi.move_mount(mount.number, target.number, path=plan.target)
 
@@ -198,8 +199,7 @@ def _mount_by_mount2(plan: Plan, target: FileDescriptor) -> None:
                 f"{len(plan.layers)} layers take {len(options)} bytes of mount options,"
                 f" mount(2) takes {_PAGE_LIMIT}",
             )
-        flags = mountapi.MS_RDONLY if plan.read_only else 0
-        mountapi.mount(plan.source, target.path, "overlay", flags, options)
+        mountapi.mount(plan.source, target.path, "overlay", plan.attributes, options)
     try:
         _check_writable(plan, os.statvfs(plan.target).f_flag)
     except OSError:
@@ -241,36 +241,38 @@ def _explain(plan: Plan, error: OSError) -> MountError:
     return kind(message, hint=hint)
 
 
-def bind_read_only(source: Path, target: Path, *, api: Api = "auto") -> None:
+def bind_read_only(
+    source: Path, target: Path, *, api: Api = "auto", attributes: int = mountapi.MS_RDONLY
+) -> None:
     """Bind a directory read-only onto another.
+
+    :param attributes: ``MS_RDONLY`` with ``MS_NOSUID``, ``MS_NODEV`` and ``MS_NOEXEC``.
 
     :raises OSError: from the kernel, with the path that it refuses.
     """
     with FileDescriptor.open_directory(target) as mount_point:
         if api != "mount2":
             try:
-                _bind_by_open_tree(source, target, mount_point.number)
+                _bind_by_open_tree(source, target, mount_point.number, attributes)
             except OSError as error:
                 if api == "context" or error.errno != errno.ENOSYS:
                     raise
             else:
                 return
-        _bind_by_mount2(source, target, mount_point.path)
+        _bind_by_mount2(source, target, mount_point.path, attributes)
 
 
-def _bind_by_open_tree(source: Path, target: Path, mount_point: int) -> None:
+def _bind_by_open_tree(source: Path, target: Path, mount_point: int, attributes: int) -> None:
     with FileDescriptor(mountapi.open_tree(source)) as tree:
-        mountapi.mount_setattr(
-            tree.number, set_flags=mountapi.MOUNT_ATTR_RDONLY, propagation=mountapi.MS_PRIVATE
-        )
+        mountapi.mount_setattr(tree.number, set_flags=attributes, propagation=mountapi.MS_PRIVATE)
         mountapi.move_mount(tree.number, mount_point, path=target)
 
 
-def _bind_by_mount2(source: Path, target: Path, mount_point: Path) -> None:
+def _bind_by_mount2(source: Path, target: Path, mount_point: Path, attributes: int) -> None:
     mountapi.mount(source, mount_point, None, mountapi.MS_BIND)
     try:
         mountapi.mount("none", target, None, mountapi.MS_PRIVATE)
-        flags = mountapi.MS_REMOUNT | mountapi.MS_BIND | mountapi.MS_RDONLY
+        flags = mountapi.MS_REMOUNT | mountapi.MS_BIND | attributes
         mountapi.mount("none", target, None, flags | _locked_flags(target))
     except OSError:
         mountapi.umount2(target)

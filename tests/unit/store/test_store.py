@@ -83,9 +83,32 @@ def test_unknown_recorded_whiteout_format_is_a_damaged_store(store: Store) -> No
         _ = store.whiteout_format
 
 
-def test_damaged_stacker_json_is_an_error(store: Store) -> None:
-    (store.root / "stacker.json").write_text("{")
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_mark_of_a_whole_store_is_written_again(store: Store, content: str) -> None:
+    (store.root / "stacker.json").write_text(content)
+    Store.open(store.root)
+    assert json.loads((store.root / "stacker.json").read_text())["version"] == 1
+
+
+def test_a_damaged_mark_without_a_store_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "stacker.json").write_text("{")
     with pytest.raises(StackerError, match="damaged store"):
+        Store.open(tmp_path)
+
+
+def test_a_temporary_file_of_a_killed_process_does_not_keep_a_store_from_being_made(
+    tmp_path: Path,
+) -> None:
+    for name in (".stacker.json.123", ".stacker.json.124.new"):
+        (tmp_path / name).write_text("")
+    Store.open(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
+def test_a_store_of_another_user_is_refused(store: Store) -> None:
+    os.chown(store.root, 12345, 12345)
+    with pytest.raises(UsageError, match="store of another user"):
         Store.open(store.root)
 
 

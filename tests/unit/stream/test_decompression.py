@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacker.errors import IntegrityError, StackerError
+from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.stream.compression import CHUNK, decompressed, detect_compression, read_chunks
 
 TEXT = b"".join(b"line %d\n" % n for n in range(20_000))
@@ -163,17 +163,35 @@ def test_magic_number_decides_the_format(head: bytes, name: str) -> None:
     assert detect_compression(head) == name
 
 
-def test_zstd_window_of_2_gib_is_accepted() -> None:
-    # Frame header descriptor without a content size, window descriptor of 2 GiB (RFC 8878 3.1.1),
-    # then one last raw block of five bytes.
-    frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([21 << 3]) + b"\x29\0\0" + b"hello"
-    assert plain(frame) == b"hello"
+def window(exponent: int) -> bytes:
+    """Return a frame of five bytes with a window of 2 ** (10 + exponent) bytes.
+
+    It has no content size, and one last raw block (RFC 8878, section 3.1.1).
+    """
+    return b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([exponent << 3]) + b"\x29\0\0" + b"hello"
+
+
+def test_zstd_window_over_128_mib_needs_permission() -> None:
+    assert plain(window(17)) == b"hello"
+    with pytest.raises(LayerError, match="over a limit: test: got a zstd window") as error:
+        plain(window(18))
+    assert "--max-window" in str(error.value.hint)
+
+
+def test_zstd_window_of_2_gib_is_accepted_with_permission() -> None:
+    chunks = decompressed(iter([window(21)]), what="test", max_window=1 << 31)
+    assert b"".join(chunks) == b"hello"
 
 
 def test_zstd_window_over_2_gib_is_rejected() -> None:
-    frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([22 << 3]) + b"\x29\0\0" + b"hello"
-    with pytest.raises(IntegrityError, match="corrupt zstd: test"):
-        plain(frame)
+    with pytest.raises(LayerError, match="over a limit: test"):
+        b"".join(decompressed(iter([window(22)]), what="test", max_window=1 << 31))
+
+
+def test_many_empty_gzip_members_are_rejected() -> None:
+    assert plain(gzip.compress(b"") * 900 + gzip.compress(b"data")) == b"data"
+    with pytest.raises(IntegrityError, match="more than 1000 empty members"):
+        plain(gzip.compress(b"") * 1100)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Unpack layers again from where their images were pulled, for every verb that needs an image.
+
+In come a session and perhaps the registry options of a verb.  Out comes how `operations.repair`
+unpacks.  Registries and sources are loaded only when a layer is damaged.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator, Sequence
+
+    from stacker.cli.session import Session
+    from stacker.image.digest import DiffID, ImageID
+    from stacker.operations.repair import Repair
+    from stacker.source.protocol import Source
+    from stacker.store.store import Store
+
+
+class Restorer:
+    """Unpacks the damaged layers of an image, and says so.
+
+    :param args: the registry options; ``None`` for the defaults.
+    """
+
+    def __init__(self, session: Session, args: Namespace | None = None) -> None:
+        self._session = session
+        self._args = args
+
+    def __call__(self, store: Store, image_id: ImageID, diff_ids: Sequence[DiffID]) -> None:
+        """Unpack layers of an image again; see `stacker.operations.durability.ensure_sound`."""
+        from stacker.operations.repair import replace_layers
+
+        with self.repair(store) as repair:
+            origin = replace_layers(store, image_id, diff_ids, repair)
+        for diff_id in diff_ids:
+            self._session.say(f"restored layer {diff_id} from {origin}")
+
+    @contextmanager
+    def repair(self, store: Store, *, jobs: int | None = None) -> Iterator[Repair]:
+        """Give how layers are unpacked, while a directory for spooled archives exists."""
+        from stacker.jobs.tasks import UnpackOptions
+        from stacker.layer.metadata import IdMap
+        from stacker.layer.whiteout_format import WhiteoutFormat
+        from stacker.linux.process import usable_processors
+        from stacker.operations.repair import Repair
+
+        options = UnpackOptions(WhiteoutFormat.permitted(), IdMap.permitted())
+        with store.staging.directory("spool") as spool:
+
+            @contextmanager
+            def opened(name: str) -> Iterator[Source]:
+                from stacker.image.location import is_in_registry
+                from stacker.source.open import open_source
+
+                access = None
+                if is_in_registry(name):
+                    from stacker.cli.registry_options import registry_access
+
+                    access = registry_access(self._args or _defaults(), os.environ, name)
+                with open_source(name, spool=spool, access=access) as source:
+                    yield source
+
+            yield Repair(opened, options, jobs or usable_processors(), lambda _: None)
+
+
+def _defaults() -> Namespace:
+    from argparse import ArgumentParser
+
+    from stacker.cli.registry_options import add_registries
+
+    parser = ArgumentParser()
+    add_registries(parser)
+    return parser.parse_args([])

@@ -1,0 +1,69 @@
+"""``stacker gc``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from stacker.cli.output import print_items, print_text, size
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+
+DESCRIPTION = """\
+Remove what no image, mount or running command needs: layers, stacks and blobs without an image,
+partial downloads, files of killed commands, and records of mounts that are gone.  A line for each
+removed object is printed.  A running pull keeps its layers.
+"""
+EXAMPLES = """\
+  stacker gc --dry-run
+  stacker gc
+  stacker gc --untagged --older-than 7d
+"""
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    add(
+        "--older-than",
+        metavar="TIME",
+        type=parse_age,
+        default=0,
+        help="keep objects younger than TIME, such as 90s, 30m, 12h or 7d (default: 0s)",
+    )
+    add("--untagged", action="store_true", help="remove images without a name, too")
+
+
+def parse_age(text: str) -> int:
+    """Return the seconds of an age such as ``30m``.
+
+    :raises ArgumentTypeError: the text is not a number and a unit.
+    """
+    found = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a number and s, m, h or d")
+    return int(found[1]) * _SECONDS[found[2] or "s"]
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Remove, and print what was removed."""
+    from stacker.operations.gc import collect_garbage
+
+    found = collect_garbage(
+        session.store(),
+        older_than=args.older_than,
+        dry_run=args.dry_run,
+        untagged=args.untagged,
+    )
+    if session.json:
+        items = [{"kind": each.kind, "name": each.name, "bytes": each.size} for each in found]
+        print_items("gc", items, removed=not args.dry_run)
+        return
+    for each in found:
+        print_text(f"{each.kind:<9}  {size(each.size):>8}  {each.name}")

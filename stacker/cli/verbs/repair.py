@@ -1,0 +1,74 @@
+"""``stacker repair``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.cli.help import parse_count
+from stacker.cli.output import print_items, print_line
+from stacker.cli.registry_options import add_registries
+from stacker.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+
+DESCRIPTION = """\
+Verify images as `stacker verify` does, and unpack their damaged layers again.  The blobs come from
+the store if `pull --keep-blobs` kept them, else from where the image was pulled.  A mount that
+uses a damaged layer keeps it until it is unmounted.  The diff_id of each replaced layer is printed.
+"""
+EXAMPLES = """\
+  stacker repair app:1.0
+  stacker repair --all
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add("images", metavar="IMAGE", nargs="*", help="a name, an image ID, or its first digits")
+    add("-a", "--all", action="store_true", help="repair every image")
+    add("--fast", action="store_true", help="find damage by attributes, not by file contents")
+    add(
+        "--jobs",
+        metavar="N",
+        type=parse_count,
+        help="layers unpacked at the same time (default: the usable processors)",
+    )
+    add_registries(parser)
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Replace damaged layers, and print their diff_ids."""
+    from stacker.cli.restore import Restorer
+    from stacker.linux.process import usable_processors
+    from stacker.operations.repair import replace_layers
+    from stacker.operations.verify import verify_images
+
+    if bool(args.images) == args.all:
+        raise UsageError("no image: name images, or give --all")
+    store, jobs = session.store(), args.jobs or usable_processors()
+    named = map(store.images.find, args.images)
+    image_ids = [image.id for image in store.images.all()] if args.all else list(named)
+    replaced: dict[str, str] = {}
+    with Restorer(session, args).repair(store, jobs=jobs) as repair:
+        for image_id in dict.fromkeys(image_ids):
+            found = verify_images(
+                store,
+                [image_id],
+                contents=not args.fast,
+                jobs=jobs,
+                emit=lambda _: None,
+            )
+            damaged = [layer.diff_id for layer in found.damaged]
+            if not damaged:
+                continue
+            origin = replace_layers(store, image_id, damaged, repair)
+            replaced |= {str(diff_id): origin for diff_id in damaged}
+    if session.json:
+        print_items("repair", [{"diff_id": d, "source": o} for d, o in replaced.items()])
+    else:
+        for diff_id in replaced:
+            print_line(diff_id)

@@ -1,0 +1,117 @@
+"""``stacker verify``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.cli.help import parse_count
+from stacker.cli.output import print_item, print_line, print_text
+from stacker.errors import IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+    from stacker.operations.verify import Verification
+
+DESCRIPTION = """\
+Verify images of the store.  The diff_id of each layer is computed again from the files on disk,
+and the type, mode, owner, time, xattrs and links of every file are compared with the layer's tar.
+Each difference is printed on a line; the exit code is 5 if there is one.  `stacker repair`
+replaces damaged layers.
+"""
+EXAMPLES = """\
+  stacker verify app:1.0
+  stacker verify --all
+  stacker verify --all --fast    compare attributes only, without reading file contents
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add("images", metavar="IMAGE", nargs="*", help="a name, an image ID, or its first digits")
+    add("-a", "--all", action="store_true", help="verify every image and every layer")
+    add("--fast", action="store_true", help="compare attributes, and read no file contents")
+    add(
+        "--jobs",
+        metavar="N",
+        type=parse_count,
+        help="layers verified at the same time (default: the usable processors)",
+    )
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Verify, print each difference, and fail if there is one."""
+    from stacker.linux.process import usable_processors
+    from stacker.operations.verify import verify_images
+
+    if bool(args.images) == args.all:
+        raise UsageError("no image: name images, or give --all")
+    store = session.store()
+    if args.all:
+        image_ids = [image.id for image in store.images.all()]
+    else:
+        image_ids = [store.images.find(image) for image in args.images]
+    found = verify_images(
+        store,
+        image_ids,
+        contents=not args.fast,
+        jobs=args.jobs or usable_processors(),
+        emit=lambda _: None,
+        unlisted=args.all,
+    )
+    if session.json:
+        print_item("verify", _document(found))
+    else:
+        _print(found)
+    if not found.is_sound:
+        count = len(found.damaged) + sum(image.damage is not None for image in found.images)
+        raise IntegrityError(
+            f"damaged: got {count} damaged images or layers, want none",
+            hint="`stacker repair` replaces damaged layers",
+        )
+
+
+def _print(found: Verification) -> None:
+    for image in found.images:
+        if image.damage is not None:
+            print_text(f"image {image.image_id}: {image.damage}")
+        else:
+            print_line(str(image.image_id))
+    for layer in found.damaged:
+        if layer.damage is not None:
+            print_text(f"layer {layer.diff_id}: {layer.damage}")
+        for difference in layer.differences:
+            print_text(f"layer {layer.diff_id}: {difference}")
+
+
+def _document(found: Verification) -> dict[str, object]:
+    return {
+        "sound": found.is_sound,
+        "images": [
+            {
+                "image_id": str(image.image_id),
+                "damage": image.damage,
+                "layers": [str(diff_id) for diff_id in image.diff_ids],
+            }
+            for image in found.images
+        ],
+        "layers": [
+            {
+                "diff_id": str(layer.diff_id),
+                "sound": layer.is_sound,
+                "damage": layer.damage,
+                "differences": [
+                    {
+                        "path": each.path.decode("utf-8", "surrogateescape"),
+                        "what": each.what,
+                        "got": each.got,
+                        "want": each.want,
+                    }
+                    for each in layer.differences
+                ],
+            }
+            for layer in found.layers
+        ],
+    }

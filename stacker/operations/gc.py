@@ -1,0 +1,178 @@
+"""Remove what no image, mount or running command needs.
+
+In come a store and an age; out comes what was removed, with sizes.  Every part is locked against
+its users before it is removed, and a running pull keeps the layers that no image lists yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stacker.errors import LockedError
+from stacker.image.digest import DiffID
+from stacker.linux import lock
+from stacker.linux.filesystem import is_temporary, sweep_temporaries
+from stacker.mount.detach import clear_stale
+from stacker.mount.table import Table
+from stacker.operations.remove import parts_of, remove_image
+from stacker.operations.usage import tree_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stacker.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A part of the store that nothing needs.
+
+    :param kind: ``layer``, ``chain``, ``blob``, ``partial``, ``staging``, ``mount``, ``image``
+        or ``temporary``.
+    :param name: its digest, its file name, or the target of the mount.
+    :param size: bytes on disk.
+    """
+
+    kind: str
+    name: str
+    size: int
+
+
+def collect_garbage(
+    store: Store, *, older_than: float = 0, dry_run: bool = False, untagged: bool = False
+) -> list[Garbage]:
+    """Remove what nothing needs.
+
+    :param older_than: seconds; younger layers, chains, blobs and partial blobs are kept.
+    :param dry_run: remove nothing, and return what would be removed.
+    :param untagged: remove images without a name, too.
+    """
+    found: list[Garbage] = []
+    with suppress(LockedError):
+        if untagged:
+            found += _untagged(store, dry_run=dry_run)
+    found += _stale_mounts(store, dry_run=dry_run)
+    found += _leftovers(store, older_than, dry_run=dry_run)
+    with store.images.write_lock(), ExitStack() as held:
+        found += _unreadable(store, dry_run=dry_run)
+        pulling = lock.try_exclusive(store.pull_lock)
+        if pulling is not None:  # else a pull has layers that no image lists yet
+            held.enter_context(pulling)
+            found += _unlisted(store, time.time() - older_than, dry_run=dry_run)
+    return found
+
+
+def _untagged(store: Store, *, dry_run: bool) -> Iterator[Garbage]:
+    for image in store.images.all():
+        if image.names:
+            continue
+        with suppress(LockedError):
+            if not dry_run:
+                remove_image(store, image.id)
+            yield Garbage("image", str(image.id), 0)
+
+
+def _unreadable(store: Store, *, dry_run: bool) -> Iterator[Garbage]:
+    """Remove images whose manifest is damaged or missing from the list.  The caller locks it."""
+    for digest in store.images.unreadable() if dry_run else store.images.drop_unreadable():
+        yield Garbage("image", digest, 0)
+
+
+def _stale_mounts(store: Store, *, dry_run: bool) -> Iterator[Garbage]:
+    table = Table(store.mounts)
+    if dry_run:
+        stale = [entry.record for entry in table.entries() if entry.state == "stale"]
+    else:
+        stale = clear_stale(table)
+    for record in stale:
+        yield Garbage("mount", str(record.target), 0)
+
+
+def _leftovers(store: Store, older_than: float, *, dry_run: bool) -> Iterator[Garbage]:
+    """Sweep the files of processes that were killed."""
+    for path in store.staging.unlocked():
+        yield Garbage("staging", path.name, tree_size(path))
+    for path in store.partials.older_than(older_than):
+        yield Garbage("partial", path.name, path.stat().st_size)
+    folders = [store.root, store.root / "indexes", *store.blobs.root.glob("*")]
+    for folder in filter(lambda path: path.is_dir(), folders):
+        for path in folder.iterdir():
+            if is_temporary(path.name):
+                yield Garbage("temporary", path.name, path.stat().st_size)
+        if not dry_run:
+            sweep_temporaries(folder)
+    if not dry_run:
+        store.staging.sweep()
+        store.partials.sweep(older_than=older_than)
+
+
+def _unlisted(store: Store, limit: float, *, dry_run: bool) -> list[Garbage]:
+    """Remove layers, chains and blobs that no image has.  The caller holds both locks."""
+    needed = parts_of(store, store.images.all())
+    blobs = {store.blobs.path(digest) for digest in needed.blobs}
+    blobs |= {store.blobs.path(index.digest) for index in store.indexes.all()}
+    chains = {store.chains.path(chain_id) for chain_id in needed.chains}
+    layers = [diff_id for diff_id in store.layers.all() if diff_id not in needed.layers]
+    found: list[Garbage] = []
+    with store.staging.trash() as discard:
+        for diff_id in layers:
+            paths = store.layers.paths(diff_id).root
+            if _is_old(paths, limit):
+                found += _remove_layer(store, diff_id, discard, dry_run=dry_run)
+        for kind, folder, used in (
+            ("chain", store.chains.directory, chains),
+            ("blob", store.blobs.root, blobs),
+        ):
+            for path in folder.glob("*/*"):
+                if path in used or is_temporary(path.name) or not _is_old(path, limit):
+                    continue
+                found.append(Garbage(kind, path.name, tree_size(path)))
+                if not dry_run:
+                    discard([path])
+        found += _replaced(store, discard, dry_run=dry_run)
+    return found
+
+
+def _remove_layer(
+    store: Store,
+    diff_id: DiffID,
+    discard: Callable[[Iterable[Path]], None],
+    *,
+    dry_run: bool,
+) -> Iterator[Garbage]:
+    size = tree_size(store.layers.paths(diff_id).root)
+    with suppress(LockedError):
+        if _is_mounted(store, diff_id):
+            return
+        if not dry_run:
+            with store.layers.removing([diff_id]) as paths:
+                discard(paths)
+        yield Garbage("layer", str(diff_id), size)
+
+
+def _replaced(
+    store: Store, discard: Callable[[Iterable[Path]], None], *, dry_run: bool
+) -> Iterator[Garbage]:
+    for path in store.layers.replaced():
+        diff_id = DiffID(path.parent.name, path.name.partition(".")[0])
+        if _is_mounted(store, diff_id):
+            continue
+        yield Garbage("layer", path.name, tree_size(path))
+        if not dry_run:
+            discard([path])
+
+
+def _is_mounted(store: Store, diff_id: DiffID) -> bool:
+    records = [e.record for e in Table(store.mounts).entries() if e.state != "stale"]
+    return any(str(diff_id) in record.diff_ids for record in records)
+
+
+def _is_old(path: Path, limit: float) -> bool:
+    try:
+        return path.stat().st_mtime <= limit
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,111 @@
+"""Replace the damaged layers of images, from kept blobs or from where the images came from.
+
+In come a store, an image, and a function that opens a source by its name.  Out come the layers
+that were replaced.  A damaged layer is exchanged for a new one in one step; a mount that uses the
+old one keeps it until it is unmounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stacker.errors import IntegrityError, StackerError
+from stacker.image.config import pair_layers
+from stacker.jobs.pool import run_tasks
+from stacker.jobs.tasks import UnpackTask
+from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
+from stacker.operations.push import StoredImageSource
+
+if TYPE_CHECKING:
+    from stacker.events import Emit
+    from stacker.image.descriptor import Descriptor
+    from stacker.image.digest import DiffID, ImageID
+    from stacker.jobs.tasks import UnpackOptions
+    from stacker.source.protocol import Source
+    from stacker.store.images import StoredImage
+    from stacker.store.store import Store
+
+OpenSource = Callable[[str], AbstractContextManager["Source"]]
+"""Opens a source by the name that `stacker pull` was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """How layers are replaced.
+
+    :param open_source: opens the sources that an image was pulled from.
+    :param form: how layers are written.
+    :param jobs: layers unpacked at the same time.
+    :param emit: called with the events of unpacking.
+    """
+
+    open_source: OpenSource
+    form: UnpackOptions
+    jobs: int
+    emit: Emit
+
+
+def replace_layers(
+    store: Store, image_id: ImageID, diff_ids: Sequence[DiffID], repair: Repair
+) -> str:
+    """Unpack layers of an image again, whether or not the store has them.
+
+    Blobs that the store kept come first, then each source that the image was pulled from.  The
+    blobs are those of the image's own manifest, so a tag that has moved does no harm.
+
+    :returns: the name of the source that had the layers.
+    :raises IntegrityError: no source has them; the message gives the reason of each.
+    """
+    with store.images.read_lock():
+        found = [image for image in store.images.all() if image.id == image_id]
+    reasons = []
+    for image in found:
+        for manifest in image.manifests:
+            blobs = _blobs(store, image_id, manifest, diff_ids)
+            for name, opened in _sources(store, image, manifest, repair.open_source):
+                try:
+                    with opened as source:
+                        _unpack(store, source, blobs, repair)
+                except StackerError as error:
+                    reasons.append(f"{name}: {error.message}")
+                else:
+                    return name
+    raise IntegrityError(
+        f"cannot repair: image {image_id}: {'; '.join(reasons) or 'it has no source'}",
+        hint=_hint(found),
+    )
+
+
+def _hint(found: Sequence[StoredImage]) -> str:
+    origins = [origin for image in found for origin in image.sources]
+    return f"`stacker pull {origins[0]}`" if origins else "pull the image again"
+
+
+def _blobs(
+    store: Store, image_id: ImageID, manifest: Descriptor, diff_ids: Sequence[DiffID]
+) -> list[tuple[Descriptor, DiffID]]:
+    pairs = pair_layers(store.images.manifest(manifest), store.images.config(image_id))
+    by_diff_id = {diff_id: blob for blob, diff_id in pairs}
+    return [(by_diff_id[diff_id], diff_id) for diff_id in diff_ids]
+
+
+def _sources(
+    store: Store, image: StoredImage, manifest: Descriptor, open_source: OpenSource
+) -> Iterator[tuple[str, AbstractContextManager[Source]]]:
+    yield "kept blobs", nullcontext(StoredImageSource(store.root, manifest, image.names))
+    for origin in image.sources:
+        yield origin, open_source(origin)
+
+
+def _unpack(
+    store: Store, source: Source, blobs: Sequence[tuple[Descriptor, DiffID]], repair: Repair
+) -> None:
+    tasks = [
+        UnpackTask(source, store.root, blob, DeclaredDiffID(diff_id, replace=True), repair.form)
+        for blob, diff_id in blobs
+    ]
+    for result in run_tasks(tasks, unpack_layer, jobs=repair.jobs, emit=repair.emit):
+        repair.emit(result)

@@ -1,0 +1,200 @@
+"""`stacker gc` removes what nothing needs, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stacker.linux import lock
+from tests.support import images
+from tests.support.command import Stacker, at_home
+from tests.support.images import layout
+from tests.support.tars import file, tar, whiteout
+
+LOWER, UPPER, OTHER = (
+    tar(file("etc/lower", b"lower")),
+    tar(whiteout("etc/lower"), file("etc/upper", b"upper")),
+    tar(file("other", b"other")),
+)
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    return at_home(tmp_path)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> images.Layout:
+    return layout(tmp_path / "app", [LOWER, UPPER])
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> images.Layout:
+    return layout(tmp_path / "other", [LOWER, OTHER], name="other")
+
+
+def unlist(stacker: Stacker) -> None:
+    """Forget every image, as an `rm` that was killed halfway."""
+    index = stacker.store / "index.json"
+    document = json.loads(index.read_bytes())
+    index.write_text(json.dumps({**document, "manifests": []}))
+
+
+def kinds(stacker: Stacker, *words: str) -> list[str]:
+    return sorted(item["kind"] for item in stacker("gc", *words, "--json").items)
+
+
+def test_gc_of_a_store_in_use_removes_nothing(
+    stacker: Stacker, app: images.Layout, other: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("pull", "--keep-blobs", other.source)
+    stacker("index", "create", "both", "app:1.0", "other")
+    assert kinds(stacker, "--untagged") == []
+    stacker("verify", "--all")
+    stacker("index", "inspect", "both")
+
+
+def test_gc_removes_layers_stacks_and_documents_that_no_image_lists(
+    stacker: Stacker, app: images.Layout, other: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    unlist(stacker)
+    stacker("pull", other.source)
+    found = kinds(stacker, "--dry-run")
+    assert found == ["blob", "blob", "chain", "layer"]
+    assert kinds(stacker, "--dry-run") == found
+    assert kinds(stacker) == found
+    assert kinds(stacker) == []
+    stacker("verify", "--all")
+    stacker("rm", "other")
+    stacker.assert_clean()
+
+
+def test_gc_keeps_what_is_younger_than_the_given_age(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    unlist(stacker)
+    assert kinds(stacker, "--older-than", "1h") == []
+    for path in (stacker.store / "layers/sha256").iterdir():
+        if path.is_dir():
+            os.utime(path, (0, 0))
+    assert kinds(stacker, "--older-than", "1h") == ["layer", "layer"]
+
+
+@pytest.mark.parametrize("age", ["", "-1", "1y", "h", "1.5h"])
+def test_an_age_without_a_meaning_is_a_usage_error(stacker: Stacker, age: str) -> None:
+    assert "want a number and s, m, h or d" in stacker.refused(2, "gc", f"--older-than={age}")
+
+
+def test_gc_keeps_the_layers_of_a_running_pull(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    unlist(stacker)
+    with lock.shared(stacker.store / "pull.lock"):
+        assert kinds(stacker) == []
+    assert kinds(stacker) == ["blob", "blob", "chain", "layer", "layer"]
+
+
+def test_gc_keeps_a_layer_that_another_process_reads(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    unlist(stacker)
+    name = app.image.diff_ids[0].partition(":")[2]
+    with lock.shared(stacker.store / f"layers/sha256/{name}.lock"):
+        assert kinds(stacker) == ["blob", "blob", "chain", "layer"]
+    assert kinds(stacker) == ["layer"]
+
+
+def test_gc_sweeps_the_files_of_killed_processes(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    (stacker.store / "staging/spool-1").mkdir()
+    (stacker.store / "staging/spool-1/archive").write_bytes(b"x" * 5000)
+    (stacker.store / ".index.json.999999.new").write_bytes(b"half")
+    (stacker.store / "blobs/sha256/.abc.12.new").write_bytes(b"half")
+    (stacker.store / "partial").mkdir(exist_ok=True)
+    (stacker.store / "partial/sha256-ab").write_bytes(b"half")
+    os.utime(stacker.store / "partial/sha256-ab", (0, 0))
+    assert kinds(stacker) == ["partial", "staging", "temporary", "temporary"]
+    stacker.assert_clean(images=1, layers=2)
+
+
+def test_gc_leaves_the_staging_of_a_running_process(stacker: Stacker) -> None:
+    stacker("images")
+    held = stacker.store / "staging/spool-1"
+    held.mkdir()
+    with lock.exclusive(stacker.store / "staging/spool-1.lock"):
+        assert kinds(stacker) == []
+        assert held.exists()
+    assert kinds(stacker) == ["staging"]
+
+
+def test_untagged_images_go_only_if_asked_for(stacker: Stacker, tmp_path: Path) -> None:
+    nameless = layout(tmp_path / "nameless", [OTHER], name=None)
+    stacker("pull", nameless.source)
+    assert kinds(stacker) == []
+    assert "image" in kinds(stacker, "--untagged")
+    stacker.assert_clean()
+
+
+def test_gc_removes_an_image_whose_manifest_is_damaged(
+    stacker: Stacker, app: images.Layout, other: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("pull", other.source)
+    (stacker.store / "blobs/sha256" / app.image.manifest.partition(":")[2]).write_bytes(b"")
+    listed = stacker("images", "--json").items
+    assert [item["names"] for item in listed] == [["other"]]
+    assert "image" in kinds(stacker)
+    stacker("verify", "--all")
+    stacker("rm", "other")
+    stacker.assert_clean()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_damaged_list_of_images_hides_no_image(
+    stacker: Stacker, app: images.Layout, other: images.Layout, content: bytes, tmp_path: Path
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("pull", other.source)
+    (stacker.store / "index.json").write_bytes(content)
+    said = stacker("images")
+    assert "the names of all images are lost" in said.err
+    assert len(stacker("images", "--json").items) == 2
+    stacker("df")
+    stacker("unpack", app.image.config, tmp_path / "tree")
+    assert (tmp_path / "tree/etc/upper").read_bytes() == b"upper"
+    stacker("pull", "--sync", app.source)
+    assert [item["names"] for item in stacker("images", "--json").items if item["names"]] == [
+        ["app:1.0"]
+    ]
+    assert len(stacker("images", "--json").items) == 2
+
+
+def test_a_damaged_config_hides_no_other_image_and_can_be_pulled_again(
+    stacker: Stacker, app: images.Layout, other: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("pull", other.source)
+    (stacker.store / "blobs/sha256" / app.image.config.partition(":")[2]).write_bytes(b"")
+    said = stacker("images")
+    assert "image app:1.0: damaged blob" in said.err
+    stacker("df")
+    stacker("verify", "other")
+    assert stacker.run("verify", "--all").code == 5
+    stacker("pull", "--sync", app.source)
+    stacker("verify", "--all")
+
+
+def test_rm_removes_an_image_with_a_damaged_config(
+    stacker: Stacker, app: images.Layout, other: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("pull", other.source)
+    (stacker.store / "blobs/sha256" / app.image.config.partition(":")[2]).write_bytes(b"")
+    stacker("rm", "app:1.0")
+    stacker("gc")
+    stacker("rm", "other")
+    shutil.rmtree(app.path)
+    stacker.assert_clean()

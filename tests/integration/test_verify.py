@@ -1,0 +1,252 @@
+"""Damage to a layer on disk is found by verify, named, and mended by repair."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import images
+from tests.support.command import Stacker, at_home
+from tests.support.images import layout
+from tests.support.tars import dir as folder
+from tests.support.tars import file, hardlink, opaque, symlink, tar, whiteout
+
+LOWER = tar(
+    folder("etc/"),
+    file("etc/hosts", b"127.0.0.1 localhost\n" * 8, mode=0o644, xattrs={"user.note": b"yes"}),
+    file("etc/passwd", b"root:x:0:0::/:/bin/sh\n"),
+    hardlink("etc/link", "etc/passwd"),
+    symlink("lib", "usr/lib"),
+    folder("usr/"),
+    folder("usr/lib/"),
+)
+UPPER = tar(
+    whiteout("etc/hosts"),
+    folder("usr/"),
+    opaque("usr"),
+    folder("usr/lib/"),
+    file("usr/lib/x", b"x" * 999),
+)
+UNUSUAL = tar(
+    file("a", b"first"), file("a", b"second"), folder("d/"), symlink("s", "d"), file("s/x", b"in d")
+)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners and devices")
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    return at_home(tmp_path)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> images.Layout:
+    return layout(tmp_path / "app", [LOWER, UPPER, UNUSUAL])
+
+
+def tree(stacker: Stacker, app: images.Layout, number: int) -> Path:
+    digest = app.image.diff_ids[number].partition(":")[2]
+    return stacker.store / "layers" / "sha256" / digest / "diff"
+
+
+def test_an_image_as_it_was_unpacked_is_sound(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    assert stacker("verify", "app:1.0").last == app.image.config
+    for words in (("--all",), ("--all", "--fast")):
+        item = stacker("verify", *words, "--json").item
+        assert item["sound"]
+        assert {layer["diff_id"] for layer in item["layers"]} == set(app.image.diff_ids)
+
+
+def chmod(root: Path) -> None:
+    (root / "etc/hosts").chmod(0o600)
+
+
+def chown(root: Path) -> None:
+    os.chown(root / "etc", 12, 34)
+
+
+def touch(root: Path) -> None:
+    os.utime(root / "etc/hosts", ns=(5, 5))
+
+
+def chmod_root(root: Path) -> None:
+    root.chmod(0o711)
+
+
+def change_xattr(root: Path) -> None:
+    os.setxattr(root / "etc/hosts", "user.note", b"no")
+
+
+def add_xattr(root: Path) -> None:
+    os.setxattr(root / "etc", "user.more", b"1")
+
+
+def truncate(root: Path) -> None:
+    os.truncate(root / "etc/hosts", 3)
+
+
+def remove(root: Path) -> None:
+    (root / "etc/hosts").unlink()
+
+
+def add(root: Path) -> None:
+    (root / "etc/more").write_bytes(b"")
+
+
+def add_directory(root: Path) -> None:
+    (root / "more").mkdir()
+
+
+def retarget(root: Path) -> None:
+    (root / "lib").unlink()
+    (root / "lib").symlink_to("elsewhere")
+
+
+def change_type(root: Path) -> None:
+    (root / "lib").unlink()
+    (root / "lib").mkdir()
+
+
+def unlink_from_group(root: Path) -> None:
+    shutil.copy2(root / "etc/passwd", root / "etc/copy")
+    (root / "etc/copy").rename(root / "etc/link")
+
+
+def mark_opaque(root: Path) -> None:
+    os.setxattr(root / "etc", "trusted.overlay.opaque", b"y")
+
+
+def add_whiteout(root: Path) -> None:
+    os.mknod(root / "etc/gone", 0o20000, 0)
+
+
+DAMAGE: tuple[tuple[Callable[[Path], None], str, str], ...] = (
+    (chmod, "/etc/hosts", "mode: got 0600, want 0644"),
+    (chown, "/etc", "owner: got 12:34, want 0:0"),
+    (touch, "/etc/hosts", "mtime: got 5 ns"),
+    (chmod_root, "/", "mode: got 0711, want 0755"),
+    (change_xattr, "/etc/hosts", "xattr user.note: got 2 bytes 6e6f, want 3 bytes 796573"),
+    (add_xattr, "/etc", "xattr user.more: got 1 bytes 31, want none"),
+    (truncate, "/etc/hosts", "size: got 3 bytes, want 160 bytes"),
+    (remove, "/etc/hosts", "type: got nothing, want file"),
+    (add, "/etc/more", "type: got file, want nothing"),
+    (add_directory, "/more", "type: got directory, want nothing"),
+    (retarget, "/lib", "target: got elsewhere, want usr/lib"),
+    (change_type, "/lib", "type: got directory, want symbolic link"),
+    (unlink_from_group, "/etc/link", "hard links: got /etc/link, want /etc/link, /etc/passwd"),
+    (mark_opaque, "/etc", "opaque: got true, want false"),
+    (add_whiteout, "/etc/gone", "type: got whiteout, want nothing"),
+)
+
+
+@needs_root
+@pytest.mark.parametrize(("damage", "path", "what"), DAMAGE, ids=[d[0].__name__ for d in DAMAGE])
+def test_each_kind_of_damage_is_named_and_repaired(
+    stacker: Stacker,
+    app: images.Layout,
+    damage: Callable[[Path], None],
+    path: str,
+    what: str,
+) -> None:
+    stacker("pull", "--sync", app.source)
+    damage(tree(stacker, app, 0))
+    for words in ((), ("--fast",)):
+        found = stacker.run("verify", "app:1.0", *words)
+        assert found.code == 5, found.err
+        assert f"layer {app.image.diff_ids[0]}: {path}: {what}" in found.out
+    assert stacker("repair", "app:1.0").out.split() == [app.image.diff_ids[0]]
+    stacker("verify", "--all")
+    assert stacker("repair", "app:1.0").out == ""
+
+
+def test_changed_contents_of_the_same_size_are_found(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    hosts = tree(stacker, app, 0) / "etc/hosts"
+    before = hosts.stat()
+    hosts.write_bytes(hosts.read_bytes().replace(b"127", b"666"))
+    os.utime(hosts, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = stacker.run("verify", "--all")
+    assert found.code == 5
+    assert "/etc/hosts: contents: got changed after the commit" in found.out
+    stacker("repair", "--all")
+    stacker("verify", "--all")
+
+
+def test_layers_whose_entries_replace_each_other_are_compared_too(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    (tree(stacker, app, 2) / "d/x").chmod(0o777)
+    found = stacker.run("verify", "--all", "--fast")
+    assert found.code == 5
+    assert "/d/x: mode: got 0777, want 0644" in found.out
+    stacker("repair", "app:1.0")
+    stacker("verify", "--all")
+
+
+@pytest.mark.parametrize("name", ["layer.json", "skeleton.tar.zst"])
+def test_an_empty_record_or_skeleton_is_damage_of_its_layer_alone(
+    stacker: Stacker, app: images.Layout, name: str
+) -> None:
+    stacker("pull", "--sync", app.source)
+    (tree(stacker, app, 0).parent / name).write_bytes(b"")
+    found = stacker.run("verify", "--all", "--json")
+    assert found.code == 5
+    sound = {layer["diff_id"]: layer["sound"] for layer in found.item["layers"]}
+    assert sound == dict(zip(app.image.diff_ids, (False, True, True), strict=True))
+    stacker("images")
+    stacker("df")
+    stacker("repair", "--all")
+    stacker("verify", "--all")
+
+
+def test_a_missing_layer_is_damage_and_is_repaired(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    shutil.rmtree(tree(stacker, app, 1).parent)
+    assert "the layer is not in the store" in stacker.run("verify", "--all").out
+    stacker("repair", "--all")
+    stacker("verify", "--all")
+
+
+def test_repair_takes_kept_blobs_when_the_source_is_gone(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--sync", "--keep-blobs", app.source)
+    shutil.rmtree(app.path)
+    (tree(stacker, app, 0) / "etc/hosts").unlink()
+    stacker("repair", "app:1.0")
+    stacker("verify", "--all")
+
+
+def test_repair_without_any_source_names_each_reason(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    shutil.rmtree(app.path)
+    (tree(stacker, app, 0) / "etc/hosts").unlink()
+    said = stacker.refused(5, "repair", "app:1.0")
+    assert "kept blobs: " in said
+    assert f"{app.source}: no such directory" in said
+
+
+@needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_repair_leaves_a_running_mount_its_files(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    stacker("pull", "--sync", app.source)
+    stacker("mount", "app:1.0", target)
+    try:
+        (tree(stacker, app, 0) / "etc/hosts").unlink()
+        with (target / "etc/passwd").open("rb") as passwd:
+            stacker("repair", "app:1.0")
+            assert stacker("gc").out == ""
+            assert passwd.read() == (target / "etc/passwd").read_bytes() != b""
+    finally:
+        stacker("umount", target)
+    assert [item["kind"] for item in stacker("gc", "--json").items] == ["layer"]
+    stacker("verify", "--all")
