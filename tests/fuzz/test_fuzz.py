@@ -1,0 +1,32 @@
+"""Parsers of hostile bytes raise `StackerError` only, and stay in bounds of time and memory."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from stacker.errors import StackerError
+from tests.fuzz.run import fuzz
+from tests.fuzz.targets import TARGETS, Target
+from tests.torture.sweep import write_counts
+
+SECONDS = int(os.environ.get("STACKER_FUZZ_SECONDS", "20")) / len(TARGETS)
+"""Seconds for each target; ``STACKER_FUZZ_SECONDS`` is for all of them."""
+
+
+@pytest.mark.timeout(SECONDS + 200)
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_random_bytes_raise_only_stacker_errors(target: Target, tmp_path: Path) -> None:
+    outcome = fuzz(target.name, max(1, round(SECONDS)), tmp_path / "fuzz")
+    write_counts("fuzz", target.name, outcome.inputs, int(bool(outcome.finding)), outcome.seconds)
+    assert not outcome.finding, outcome.finding
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_each_seed_is_parsed_or_refused(target: Target) -> None:
+    for seed in target.seeds():
+        with suppress(StackerError):
+            target.run(seed)

@@ -1,0 +1,233 @@
+"""Run whole sweeps and print a table:  python -m tests.torture [OPTION...]
+
+In come the names of sweeps.  Each sweep runs in pytest and appends its counts to a file.  Out come
+a table, a JSON document, and the table in the documentation.  This module imports the standard
+library only, so that ``--help`` needs no environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "explanation" / "reliability.md"
+BEGIN: Final = "<!-- The table is written by scripts/torture --write. -->"
+END: Final = "<!-- End of the table. -->"
+HEADER: Final = ("sweep", "scenarios", "points", "findings", "seconds")
+SWEEPS: Final = {
+    "kill": ("test_kill.py", "kill the process group before each system call that changes a file"),
+    "errno": ("test_errno.py", "let each of these calls fail with two of six errors"),
+    "signals": ("test_signals.py", "send INT, TERM, HUP or KILL at random instants"),
+    "full": ("test_full.py", "run on a tmpfs that runs out of bytes or inodes"),
+    "power": ("test_power.py", "cut the power of ext4 and xfs during and after a command"),
+    "soak": ("test_soak.py", "run all verbs from 8 processes on one store for 10 minutes"),
+    "fuzz": ("../fuzz", "give random bytes to each parser, for --fuzz-seconds in total"),
+}
+"""Each sweep's tests below tests/torture, and what it does."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The counts of one sweep."""
+
+    sweep: str
+    scenarios: int
+    points: int
+    findings: int
+    seconds: int
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Return the row's cells as text."""
+        return self.sweep, *(f"{number:,}" for number in self._numbers())
+
+    def _numbers(self) -> tuple[int, ...]:
+        return self.scenarios, self.points, self.findings, self.seconds
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    listed = "\n".join(f"  {name:8} {text}" for name, (_, text) in SWEEPS.items())
+    result = argparse.ArgumentParser(
+        prog="scripts/torture",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Disturb stacker in every way the tests know, check the store after each "
+        f"disturbance, and print a table.\n\nsweeps:\n{listed}",
+        epilog="""examples:
+  scripts/torture --only kill,power      two sweeps, every point: about an hour
+  scripts/torture --sample               all sweeps with the few points of CI: minutes
+  scripts/torture --write                everything, then update docs/explanation/reliability.md
+
+A finding is a fault after which a promise of docs/explanation/reliability.md is broken. The log
+of each sweep has the details. The exit code is 1 if there is a finding.""",
+    )
+    result.add_argument(
+        "--only", metavar="SWEEP,...", type=_sweeps, default=tuple(SWEEPS), help="run these sweeps"
+    )
+    result.add_argument("--sample", action="store_true", help="run the few points that CI runs")
+    result.add_argument(
+        "--fuzz-seconds",
+        metavar="N",
+        type=int,
+        help="fuzz for N seconds, shared by all targets (default 3600; 20 with --sample)",
+    )
+    result.add_argument(
+        "--jobs", metavar="N", type=int, default=2, help="tests at the same time (default 2)"
+    )
+    result.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=ROOT / "torture",
+        help="write counts.json and the log of each sweep to DIR (default ./torture)",
+    )
+    result.add_argument(
+        "--write", action="store_true", help="update the table in docs/explanation/reliability.md"
+    )
+    return result
+
+
+def _sweeps(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(SWEEPS):
+        raise argparse.ArgumentTypeError(
+            f"unknown sweep: got {', '.join(sorted(unknown))}, want some of {', '.join(SWEEPS)}"
+        )
+    return names
+
+
+def environment(counts: Path, *, sample: bool, fuzz_seconds: int | None) -> dict[str, str]:
+    """Return the environment of a sweep's tests."""
+    seconds = fuzz_seconds or (20 if sample else 3600)
+    chosen = {
+        "STACKER_TORTURE_COUNTS": str(counts),
+        "STACKER_FUZZ_SECONDS": str(seconds),
+        "STACKER_TORTURE": "" if sample else "all",
+    }
+    return {**os.environ, **chosen}
+
+
+def run(name: str, options: argparse.Namespace) -> Row:
+    """Run one sweep; return its counts."""
+    output: Path = options.output
+    counts, report = output / f"{name}.jsonl", output / f"{name}.xml"
+    counts.unlink(missing_ok=True)
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="stacker-torture-") as temporary,
+        (output / f"{name}.log").open("w") as log,
+    ):
+        command = [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-n", str(options.jobs), "--dist", "worksteal", "--timeout", "0"),
+            *(f"--basetemp={temporary}/t", f"--junitxml={report}"),
+            str(ROOT / "tests" / "torture" / SWEEPS[name][0]),
+        ]
+        environ = environment(counts, sample=options.sample, fuzz_seconds=options.fuzz_seconds)
+        subprocess.run(command, cwd=ROOT, env=environ, stdout=log, stderr=log, check=False)
+    lines = counts.read_text().splitlines() if counts.exists() else []
+    seconds = round(time.monotonic() - started)
+    return row(name, [json.loads(line) for line in lines], failures(report), seconds)
+
+
+def failures(report: Path) -> int:
+    """Return the number of failed tests in a JUnit report; 1 if pytest wrote none."""
+    if not report.exists():
+        return 1
+    suites = ET.parse(report).getroot().iter("testsuite")
+    return sum(int(suite.get(key, "0")) for suite in suites for key in ("failures", "errors"))
+
+
+def row(name: str, counts: Sequence[dict[str, int]], failed: int, seconds: int) -> Row:
+    """Return the row of a sweep.  A failed test without findings of its own is a finding."""
+    findings = sum(count["findings"] for count in counts)
+    without = max(0, failed - sum(count["findings"] > 0 for count in counts))
+    points = sum(count["points"] for count in counts)
+    return Row(name, len(counts), points, findings + without, seconds)
+
+
+def as_text(rows: Iterable[Row]) -> str:
+    """Return the table for a terminal."""
+    lines = [HEADER, *(row.cells for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])])
+        for cells in lines
+    )
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """Return the table for the documentation."""
+    head = [f"| {' | '.join(HEADER)} |", "| --- | ---: | ---: | ---: | ---: |"]
+    return "\n".join([*head, *(f"| {' | '.join(row.cells)} |" for row in rows)])
+
+
+def rows_of(page: str) -> list[Row]:
+    """Return the rows of the table in a page."""
+    table = page.partition(BEGIN)[2].partition(END)[0]
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:2] == "| "]
+    return [
+        Row(name, *(int(cell.replace(",", "")) for cell in numbers))
+        for name, *numbers in cells
+        if name in SWEEPS
+    ]
+
+
+def with_table(page: str, rows: Sequence[Row], about: str) -> str:
+    """Return a page with new rows in its table; rows of other sweeps stay."""
+    merged = {row.sweep: row for row in (*rows_of(page), *rows)}
+    ordered = [merged[name] for name in SWEEPS if name in merged]
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{PAGE}: got no marks of a table, want {BEGIN} and {END}")
+    return f"{before}{begin}\n{about}\n\n{as_markdown(ordered)}\n{end}{after}"
+
+
+def about() -> str:
+    """Return the sentence that names the run: date, commit, kernel and Python."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = done.stdout.strip()
+    return (
+        f"Last whole run: {time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}, "
+        f"Linux {platform.release()}, Python {platform.python_version()}."
+    )
+
+
+def main() -> int:
+    """Run the sweeps; return the exit code."""
+    options = parser().parse_args()
+    if options.write and options.sample:
+        raise SystemExit("--write needs whole sweeps: omit --sample")
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in options.only:
+        sys.stderr.write(f"{name}: {SWEEPS[name][1]}\n")
+        rows.append(run(name, options))
+        document = {"about": about(), "sample": options.sample, "sweeps": list(map(asdict, rows))}
+        (options.output / "counts.json").write_text(json.dumps(document, indent=1) + "\n")
+    if options.write and PAGE.exists():
+        PAGE.write_text(with_table(PAGE.read_text(), rows, about()))
+    sys.stdout.write(f"{as_text(rows)}\n")
+    found = [row.sweep for row in rows if row.findings]
+    if found:
+        logs = ", ".join(str(options.output / f"{name}.log") for name in found)
+        sys.stdout.write(f"findings: see {logs}\n")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

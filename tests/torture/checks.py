@@ -1,0 +1,72 @@
+"""Check the promises that hold in a store after any fault.
+
+In come a world, its scenario and the expected trees.  An `AssertionError` comes out if a command
+fails that must succeed, if a wrong tree is accepted, or if a file is left over.  Nothing here
+injects a fault.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.support.mounts import unmount_below
+from tests.support.snapshot import Node, snapshot
+
+if TYPE_CHECKING:
+    from tests.torture.world import Scenario, World
+
+Trees = dict[str, dict[bytes, Node]]
+"""The expected tree of each image, by the image's name."""
+
+
+def check_world(world: World, scenario: Scenario, expected: Trees, fault: object) -> None:
+    """Check a world after a fault in its command.
+
+    :param fault: names the fault in messages.
+    :raises AssertionError: a promise is broken.
+    """
+    for verb in ("images", "df", "mounts"):
+        listed = world.stacker.run(verb, "--json")
+        assert listed.code == 0, (fault, verb, listed.err)
+    assert world.unpacked("other") == expected["other"], (fault, "other")
+    scenario.repeat(world)
+    for arguments in scenario.then(world):
+        done = world.stacker.run(*arguments)
+        assert done.code == 0, (fault, arguments, done.err)
+    _check_images(world, expected, fault)
+    if scenario.unpacks:
+        assert snapshot(world.tree) == expected["app"], (fault, "the tree that the command wrote")
+    if scenario.writes is not None:
+        written = world.pulled_elsewhere(scenario.writes(world))
+        assert written == expected["app"], (fault, "what the command wrote")
+    _remove_everything(world, fault)
+
+
+def _check_images(world: World, expected: Trees, fault: object) -> None:
+    for image in world.stacker("images", "--json").items:
+        for name in {"app", "other"} & set(image["names"]):
+            assert world.unpacked(name) == expected[name], (fault, name)
+
+
+def _remove_everything(world: World, fault: object) -> None:
+    """Unmount and remove everything through stacker; check that no file is left."""
+    stacker = world.stacker
+    for mount in stacker("mounts", "--json").items:
+        done = stacker.run("umount", mount["target"])
+        assert done.code == 0, (fault, mount, done.err)
+    unmount_below(world.path)
+    for image in stacker("images", "--json").items:
+        done = stacker.run("rm", image["image_id"])
+        assert done.code == 0, (fault, done.err)
+    layers = [path.name for path in stacker.layers()]
+    assert not layers, (fault, "layers left", layers)
+    drafts = [path.name for path in stacker.store.iterdir() if path.name.startswith(".")]
+    assert not drafts, (fault, "drafts left", drafts)
+    assert_no_empty_documents(world)
+
+
+def assert_no_empty_documents(world: World) -> None:
+    """Check that each JSON document at the top of the store parses."""
+    for path in world.stacker.store.glob("*.json"):
+        json.loads(path.read_bytes())

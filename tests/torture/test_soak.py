@@ -1,0 +1,239 @@
+"""Run all verbs at random from 8 processes on one store."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from stacker.linux.removal import remove_tree
+from tests.support import images, tars
+from tests.support.command import Result, Stacker, at_home
+from tests.support.mounts import unmount_below
+from tests.support.snapshot import Node, snapshot
+from tests.torture.sweep import is_whole, write_counts
+from tests.torture.world import BASE, CHANGES, OTHER
+
+PROCESSES = 8
+SECONDS = 600 if is_whole() else 20
+LIMIT = 120  # seconds that one command may take on a busy machine
+EXPECTED = {0, 2, 3, 8, 9}
+"""Exit codes that another process's commands explain: used, missing, locked, mounted."""
+MORE = tars.tar(*(tars.file(f"opt/{n}", bytes([n]) * 3000) for n in range(40)))
+IMAGES = {
+    "app": [BASE, CHANGES],
+    "other": [BASE, OTHER],
+    "more": [BASE, OTHER, MORE],
+    "single": [MORE],
+}
+Tree = dict[bytes, tuple[str, int, bytes]]
+
+pytestmark = [
+    pytest.mark.usefixtures("alone_among_mounts"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),
+]
+
+
+def tree_of(nodes: dict[bytes, Node]) -> Tree:
+    """Return what each driver must expose: kind, mode and content, except of the root."""
+    return {path: (n.kind, n.mode, n.content) for path, n in nodes.items() if path}
+
+
+@dataclass
+class Soak:
+    """The store that all workers use, and what they find."""
+
+    stacker: Stacker
+    sources: dict[str, str]
+    path: Path
+    expected: dict[str, Tree] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    ended: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    def run(self, *arguments: str | Path) -> Result:
+        """Run a command; note a finding if it ends in a way that no neighbour explains."""
+        done = subprocess.run(
+            self.stacker.words(*arguments),
+            check=False,
+            capture_output=True,
+            env=self.stacker.environment,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            timeout=LIMIT,
+        )
+        self.ended[str(arguments[0]), done.returncode] += 1
+        if (
+            done.returncode not in EXPECTED
+            or "Traceback" in done.stderr
+            or "internal error" in done.stderr
+        ):
+            self.find(f"{arguments}: exit code {done.returncode}: {done.stderr}")
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def find(self, text: str) -> None:
+        """Note a finding."""
+        self.findings.append(text[:1000])
+
+
+class Worker:
+    """One process of the soak: it runs one random command after another."""
+
+    def __init__(self, soak: Soak, number: int) -> None:
+        self._soak = soak
+        self._chance = random.Random(number)
+        self._path = soak.path / f"worker{number}"
+        self._path.mkdir()
+        self._number = number
+        self._steps: list[tuple[int, Callable[[], object]]] = [
+            (4, self._pull),
+            (4, self._mount),
+            (3, self._unpack),
+            (3, self._remove),
+            (2, self._read),
+            (2, self._write),
+            (1, self._index),
+        ]
+
+    def work(self, until: float) -> None:
+        """Run commands until an instant of the monotonic clock."""
+        weights = [weight for weight, _ in self._steps]
+        try:
+            while time.monotonic() < until:
+                _, step = self._chance.choices(self._steps, weights)[0]
+                step()
+        except Exception as error:  # noqa: BLE001 - a thread has no other way to report it
+            self._soak.find(f"worker {self._number}: {error!r}")
+
+    def _image(self) -> str:
+        return self._chance.choice(list(IMAGES))
+
+    def _pull(self) -> None:
+        options = self._chance.choice(([], ["--sync"], ["--jobs", "1"]))
+        self._soak.run("pull", *options, self._soak.sources[self._image()])
+
+    def _mount(self) -> None:
+        """Mount an image in one of five ways, compare the tree, and unmount it."""
+        name, target = self._image(), self._path / "target"
+        target.mkdir(exist_ok=True)
+        choices: tuple[list[str | Path], ...] = (
+            [],
+            ["--rw"],
+            ["--upper", self._path / "upper"],
+            ["--driver", "fuse"],
+            ["--driver", "copy"],
+        )
+        options = self._chance.choice(choices)
+        if self._soak.run("mount", *options, name, target).code == 0:
+            self._compare(name, target, "mount", *options)
+            if "--rw" in options:
+                (target / "written").write_bytes(b"by a worker\n")
+            self._soak.run("umount", target)
+            if "--upper" in options:
+                remove_tree(self._path / "upper")
+
+    def _unpack(self) -> None:
+        name, tree = self._image(), self._path / "tree"
+        if self._soak.run("unpack", name, tree).code == 0:
+            self._compare(name, tree, "unpack")
+        if tree.exists():
+            remove_tree(tree)
+
+    def _compare(self, name: str, path: Path, *command: str | Path) -> None:
+        found, expected = tree_of(snapshot(path)), self._soak.expected[name]
+        if found != expected:
+            wrong = sorted(p for p in {*found, *expected} if found.get(p) != expected.get(p))
+            self._soak.find(f"{command} {name}: wrong: {wrong[:5]}")
+
+    def _remove(self) -> None:
+        self._soak.run("rm", self._image())
+
+    def _read(self) -> None:
+        name = self._image()
+        self._soak.run(
+            *self._chance.choice(
+                (
+                    ("images",),
+                    ("df",),
+                    ("mounts",),
+                    ("inspect", name),
+                    ("layers", name),
+                    ("history", name),
+                )
+            )
+        )
+
+    def _write(self) -> None:
+        """Push or copy to a layout that all workers share, or to an archive."""
+        name = self._image()
+        to = self._chance.choice(
+            (f"oci:{self._soak.path}/shared:{name}", f"oci-archive:{self._path}/a.tar:{name}")
+        )
+        if self._chance.random() < 0.5:
+            self._soak.run("push", name, to)
+        else:
+            self._soak.run("copy", self._soak.sources[name], to)
+        (self._path / "a.tar").unlink(missing_ok=True)
+
+    def _index(self) -> None:
+        name = f"index{self._chance.randrange(2)}"
+        if self._chance.random() < 0.6:
+            self._soak.run("index", "create", name, *self._chance.sample(list(IMAGES), 2))
+        else:
+            self._soak.run("index", "rm", name)
+
+
+@pytest.fixture
+def soak(tmp_path: Path) -> Soak:
+    sources = {
+        name: images.layout(tmp_path / f"source-{name}", layers, name=name).source
+        for name, layers in IMAGES.items()
+    }
+    soak = Soak(at_home(tmp_path), sources, tmp_path)
+    reference = at_home(tmp_path, "reference")
+    for name, source in sources.items():
+        reference("pull", source)
+        reference("unpack", name, tmp_path / f"tree-{name}")
+        soak.expected[name] = tree_of(snapshot(tmp_path / f"tree-{name}"))
+    return soak
+
+
+def remove_everything(soak: Soak) -> None:
+    """Unmount and remove everything; nothing may be left in the store."""
+    stacker = soak.stacker
+    for mount in stacker("mounts", "--json").items:
+        stacker("umount", mount["target"])
+    for name in ("index0", "index1"):
+        stacker.run("index", "rm", name)
+    for image in stacker("images", "--json").items:
+        stacker("rm", image["image_id"])
+    stacker.assert_clean(images=0, layers=0)
+
+
+@pytest.mark.timeout(SECONDS + 200)
+def test_eight_processes_on_one_store_end_with_right_trees_and_an_empty_store(
+    soak: Soak, tmp_path: Path
+) -> None:
+    until = time.monotonic() + SECONDS
+    workers = [Worker(soak, number) for number in range(PROCESSES)]
+    threads = [threading.Thread(target=worker.work, args=(until,)) for worker in workers]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        commands = sum(soak.ended.values())
+        write_counts("soak", "all-verbs", commands, len(soak.findings), SECONDS)
+        assert not soak.findings, "\n\n".join(soak.findings)
+        remove_everything(soak)
+        assert {verb for verb, code in soak.ended if code == 0} >= {"pull", "mount", "unpack"}
+    finally:
+        unmount_below(tmp_path)

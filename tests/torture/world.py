@@ -1,0 +1,235 @@
+"""A store with known images, and the commands that the sweeps disturb.
+
+In comes an empty directory.  Out come a `World`, which holds sources, store and directories, and
+the `SCENARIOS`: each names a command, what must run before it, and what must hold after it.
+Faults and checks are elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from stacker.cli.verbs import SUMMARIES
+from tests.support import images, tars
+from tests.support.command import Result, Stacker, at_home
+from tests.support.mounts import unmount_below
+from tests.support.snapshot import Node, snapshot
+
+BASE: Final = tars.tar(
+    tars.dir("etc/"),
+    tars.file("etc/config", b"base\n" * 40),
+    tars.file("etc/old", b"replaced\n"),
+    tars.symlink("lib", "usr/lib"),
+    tars.dir("usr/lib/"),
+    tars.file("usr/lib/library", bytes(range(256)) * 300),
+    tars.hardlink("usr/lib/alias", "usr/lib/library"),
+)
+CHANGES: Final = tars.tar(
+    tars.whiteout("etc/old"),
+    tars.file("etc/new", b"new\n", mode=0o640),
+    tars.file("lib/extra", b"below a symbolic link\n"),
+)
+OTHER: Final = tars.tar(tars.dir("srv/"), *(tars.file(f"srv/{n}", b"%d" % n) for n in range(12)))
+
+
+Arguments = tuple[str | Path, ...]
+"""The arguments of one command."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Sources to pull, a store, and directories to mount at and write to.
+
+    :param wrap: a command that runs stacker, such as unshare(1) with its options.
+    """
+
+    path: Path
+    wrap: tuple[str, ...] = ()
+
+    @cached_property
+    def stacker(self) -> Stacker:
+        """Return stacker on this world's store."""
+        return replace(at_home(self.path), wrap=self.wrap)
+
+    @cached_property
+    def app(self) -> images.Layout:
+        """Return an image of two layers; it shares the lower one with `other`."""
+        return images.layout(self.path / "app", [BASE, CHANGES], name="app")
+
+    @cached_property
+    def other(self) -> images.Layout:
+        """Return an image that is stored durably before the fault."""
+        return images.layout(self.path / "other", [BASE, OTHER], name="other", compression="zstd")
+
+    @property
+    def target(self) -> Path:
+        """Return the mount point."""
+        return self.path / "target"
+
+    @property
+    def upper(self) -> Path:
+        """Return the directory for the writes of ``mount --upper``."""
+        return self.path / "upper"
+
+    @property
+    def out(self) -> Path:
+        """Return the directory for trees, layouts and archives."""
+        return self.path / "out"
+
+    @property
+    def tree(self) -> Path:
+        """Return the directory that the command ``unpack`` writes."""
+        return self.out / "tree"
+
+    def prepare(self) -> None:
+        """Write the sources, make the directories, and pull the other image with ``--sync``."""
+        for path in (self.target, self.upper, self.out):
+            path.mkdir()
+        assert self.app.path != self.other.path
+        self.stacker("pull", "--sync", self.other.source)
+
+    def unmount(self) -> None:
+        """Unmount everything below this world."""
+        unmount_below(self.path)
+
+    def unpacked(self, name: str) -> dict[bytes, Node]:
+        """Return the tree that unpacking an image of the store gives."""
+        return _unpacked(self.stacker, name, self.path)
+
+    def pulled_elsewhere(self, source: str) -> dict[bytes, Node]:
+        """Return the tree of a source, pulled into a new store and unpacked from it."""
+        place = self.path / f"elsewhere-{os.urandom(4).hex()}"
+        stacker = replace(self.stacker, store=place / "store")
+        place.mkdir()
+        stacker("pull", source)
+        return _unpacked(stacker, "app", place)
+
+
+def _unpacked(stacker: Stacker, name: str, path: Path) -> dict[bytes, Node]:
+    tree = path / f"tree-{os.urandom(4).hex()}"
+    stacker("unpack", name, tree)
+    return snapshot(tree)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One command to disturb.
+
+    :param name: the name of the test.
+    :param command: the arguments of the command.
+    :param first: commands that succeed before it.
+    :param then: commands that succeed once the disturbed command was repeated.
+    :param codes: exit codes of the repeated command: not only 0 where the first run may be done.
+    :param writes: the source that the command writes; it must hold the image `app`.
+    :param unpacks: the command writes the tree of `app` to `World.tree`.
+    """
+
+    name: str
+    command: Callable[[World], Arguments]
+    first: Callable[[World], list[Arguments]] = lambda _: []
+    then: Callable[[World], list[Arguments]] = lambda _: []
+    codes: tuple[int, ...] = (0,)
+    writes: Callable[[World], str] | None = None
+    unpacks: bool = False
+
+    def repeat(self, world: World) -> Result:
+        """Run the command again without a fault.
+
+        :raises AssertionError: its exit code is not one of ``codes``.
+        """
+        result = world.stacker.run(*self.command(world))
+        assert result.code in self.codes, (self.name, result.code, result.err)
+        return result
+
+
+def _pulled(world: World) -> list[Arguments]:
+    return [("pull", world.app.source)]
+
+
+def _mounted(*options: str | Path) -> Callable[[World], list[Arguments]]:
+    return lambda world: [*_pulled(world), ("mount", *options, "app", world.target)]
+
+
+def _mounted_upper(world: World) -> list[Arguments]:
+    return [*_pulled(world), ("mount", "--upper", world.upper, "app", world.target)]
+
+
+def _indexed(world: World) -> list[Arguments]:
+    return [*_pulled(world), ("index", "create", "both", "app", "other")]
+
+
+def _new_layout(world: World) -> str:
+    return f"oci:{world.out}/new:app"
+
+
+def _new_archive(world: World) -> str:
+    return f"oci-archive:{world.out}/new.tar:app"
+
+
+def _mount(name: str, *options: str) -> Scenario:
+    return Scenario(name, lambda w: ("mount", *options, "app", w.target), _pulled, codes=(0, 9))
+
+
+def _umount(name: str, *options: str) -> Scenario:
+    return Scenario(name, lambda w: ("umount", w.target), _mounted(*options), codes=(0, 3))
+
+
+SCENARIOS: Final = (
+    Scenario("pull", lambda w: ("pull", w.app.source)),
+    Scenario("pull-sync", lambda w: ("pull", "--sync", w.app.source)),
+    Scenario("pull-again", lambda w: ("pull", w.app.source), _pulled),
+    _mount("mount"),
+    _mount("mount-rw", "--rw"),
+    Scenario(
+        "mount-upper",
+        lambda w: ("mount", "--upper", w.upper, "app", w.target),
+        _pulled,
+        codes=(0, 9),
+    ),
+    _mount("mount-fuse", "--driver", "fuse"),
+    _mount("mount-copy", "--driver", "copy"),
+    _umount("umount"),
+    _umount("umount-rw", "--rw"),
+    Scenario(
+        "umount-upper",
+        lambda w: ("umount", w.target),
+        _mounted_upper,
+        lambda w: [("mount", "--upper", w.upper, "app", w.target), ("umount", w.target)],
+        codes=(0, 3),
+    ),
+    _umount("umount-fuse", "--driver", "fuse"),
+    _umount("umount-copy", "--driver", "copy"),
+    Scenario("unpack", lambda w: ("unpack", "app", w.tree), _pulled, codes=(0, 2), unpacks=True),
+    Scenario("push-layout", lambda w: ("push", "app", _new_layout(w)), _pulled, writes=_new_layout),
+    Scenario(
+        "push-archive",
+        lambda w: ("push", "app", _new_archive(w)),
+        _pulled,
+        codes=(0, 2),
+        writes=_new_archive,
+    ),
+    Scenario("copy-layout", lambda w: ("copy", w.app.source, _new_layout(w)), writes=_new_layout),
+    Scenario(
+        "copy-archive",
+        lambda w: ("copy", w.app.source, _new_archive(w)),
+        codes=(0, 2),
+        writes=_new_archive,
+    ),
+    Scenario("rm", lambda _: ("rm", "app"), _pulled, codes=(0, 3)),
+    Scenario(
+        "index-create", lambda _: ("index", "create", "both", "app", "other"), _pulled, codes=(0, 2)
+    ),
+    Scenario("index-rm", lambda _: ("index", "rm", "both"), _indexed, codes=(0, 3)),
+)
+
+GC: Final = (
+    [Scenario("gc", lambda _: ("gc",), lambda w: [*_pulled(w), ("rm", "app")])]
+    if "gc" in SUMMARIES
+    else []
+)
+"""The scenario of ``gc``, if stacker has this verb."""
