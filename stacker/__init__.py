@@ -1,3 +1,3 @@
-"""stacker: a container image becomes a root filesystem that a process can run in."""
+"""Pull, mount and push container images without a daemon."""
 
 __version__ = "0.1.0"

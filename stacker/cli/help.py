@@ -92,7 +92,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def usage(parser: argparse.ArgumentParser) -> str:
-    """Return how a command is written: its name, ``[OPTION]...`` and its arguments."""
+    """Return the usage of a command: its name, ``[OPTION]...`` and its arguments."""
     if parser.usage is not None:
         return parser.usage
     words = [parser.prog, "[OPTION]..."]

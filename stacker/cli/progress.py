@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def report_progress(session: Session) -> Iterator[Emit]:
-    """Yield the function that reports events as the session demands."""
+    """Yield the function that reports events, in the form that the session's options select."""
     if session.json:
         yield print_event if session.verbosity >= 0 else _ignore
     elif session.draws:

@@ -55,7 +55,7 @@ class LayoutDirectory:
 
     @property
     def is_sequential(self) -> bool:
-        """False: blobs may be written in parallel."""
+        """Return False: blobs may be written in parallel."""
         return False
 
     def put_blob(
@@ -77,7 +77,7 @@ class LayoutDirectory:
         return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
-        """Return False: what the document refers to may be missing; see `Destination`."""
+        """Return False: parts that the document refers to may be missing; see `Destination`."""
         del descriptor
         return False
 

@@ -38,7 +38,7 @@ class Destination(Protocol):
     ) -> Transfer | None:
         """Write a blob and verify it, unless the destination already has it.
 
-        :param opener: opens the blob; None to only find out whether its bytes are necessary.
+        :param opener: opens the blob; None to find out only whether the bytes are needed.
         :param mount_from: repositories that have the blob, as ``HOST/REPO``.
         :param report: called with the bytes written so far.
         :returns: None if the destination lacks the blob and `opener` is None.

@@ -56,7 +56,7 @@ class Repository:
 
     @property
     def is_sequential(self) -> bool:
-        """False: blobs may be uploaded in parallel."""
+        """Return False: blobs may be uploaded in parallel."""
         return False
 
     def put_blob(

@@ -1,9 +1,9 @@
-"""Read and write JSON documents, so strictly that no other parser can read them differently.
+"""Read and write JSON documents, and refuse those that two parsers could read differently.
 
 Bytes come in; plain dicts, lists and strings go out.  If a field has the wrong type, the error
 names its position in the document.  This module must not know which fields a document has.
 
-Registries, signers and runtimes parse the same bytes with different parsers.  Input on which those
+Registries, signers and runtimes parse the same bytes with different parsers.  Input on which they
 disagree is refused: a key that occurs twice, NaN, other encodings, half a surrogate pair.
 """
 

@@ -79,7 +79,7 @@ def is_schema1(raw: bytes, what: str) -> bool:
 
 
 def signed_payload(raw: bytes, what: str) -> bytes:
-    """Return the signed part of a document of schema 1, which its digest is over.
+    """Return the signed part of a schema 1 document: the bytes that its digest covers.
 
     :raises IntegrityError: malformed, or the signatures have different payloads.
     """
@@ -116,7 +116,7 @@ def parse_schema1(raw: bytes, what: str) -> Schema1Manifest:
     """Return the image in a payload of schema 1.
 
     Each step must name the step before it as its parent, and the first one must have no parent.
-    A step that is repeated immediately counts once.
+    Consecutive repetitions of a step count once.
 
     :param what: the document's name for messages.
     :raises IntegrityError: malformed.

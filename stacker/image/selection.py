@@ -28,7 +28,7 @@ _MOST_SHOWN = 20
 
 
 def choose_platform(candidates: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
-    """Return the entry of an index that matches `wanted` best; of equals, the first.
+    """Return the entry of an index that matches `wanted` best; the first of equal matches.
 
     A machine prefers its own variant, then lower ones (arm: v7, v6, v5; amd64: v4 down to v1).
     An entry without a variant is amd64 v1 or arm64 v8, and the last choice for arm.  A single

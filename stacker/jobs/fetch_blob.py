@@ -60,7 +60,7 @@ class BlobFetch:
         observer: StageObserver,
         offload: Callable[[Hash], Hash],
     ) -> Iterator[bytes]:
-        """Return the blob's bytes, verified; count them, and keep a copy if asked to.
+        """Return the blob's bytes, verified; count them, and keep a copy if requested.
 
         :param stages: closes the source's file.
         :param offload: moves a hash to the thread that runs it.
@@ -94,7 +94,7 @@ class BlobFetch:
 def open_fetch(
     source: Source, blob: Descriptor, store: Store, *, copy: Path, keep: bool, resume: bool
 ) -> Iterator[BlobFetch]:
-    """Yield the transfer of a blob; the bytes received by then stay for a later pull.
+    """Yield the transfer of a blob; if it fails, a later pull can use the bytes received.
 
     :param copy: the file for a blob that is kept but cannot be resumed.
     :param keep: also keep the blob in the store's ``blobs/``.
@@ -142,7 +142,7 @@ class _Counter(Protocol):
 
 
 class ProgressReporter:
-    """Reports the progress of a layer, from the thread that unpacks it only.
+    """Reports the progress of a layer; only the thread that unpacks it emits events.
 
     :param name: the layer's name in `LayerProgress`.
     :param emit: called with `LayerProgress`.

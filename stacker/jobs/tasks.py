@@ -77,7 +77,7 @@ class LayerIdentity(Protocol):
     def commit(
         self, store: Store, paths: LayerPaths, record: LayerRecord, diff_id: DiffID, *, sync: bool
     ) -> bool:
-        """Commit the layer; return False if another process has committed it before."""
+        """Commit the layer; return False if another process has already committed it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def unpack_layer(
     :param observer: observes every stage.
     :raises IntegrityError: size, digest or diff_id differ, or the compression is corrupt.
     :raises LayerError: the tar is malformed or hostile, or exceeds a limit.
-    :raises StackerError: the machine cannot do it.
+    :raises StackerError: the kernel refuses a system call, e.g. because the disk is full.
     """
     try:
         store = Store.open(task.store)

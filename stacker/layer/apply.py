@@ -95,7 +95,7 @@ def apply(
     :param lower: the tree below, when a layer is applied again to a known stack.
     :returns: the record, without the blob's digest and the length of the stream.
     :raises LayerError: the layer is malformed, leaves the root, or exceeds a limit.
-    :raises StackerError: the machine cannot do it (a full disk, missing privileges).
+    :raises StackerError: the kernel refuses a system call (a full disk, missing privileges).
     """
     limits = limits or Limits()
     make_private(os.fsencode(root))

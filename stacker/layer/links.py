@@ -57,7 +57,7 @@ def _has_target(
 ) -> bool:
     """Return whether the target of a link is in this layer.
 
-    An implied directory is not: a lower layer may have a symbolic link there.
+    An implied directory does not count: a lower layer may have a symbolic link there.
 
     :raises LayerError: the target is a directory.
     """

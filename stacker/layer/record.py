@@ -41,7 +41,7 @@ class LayerRecord:
     :param whiteout_parents: the directories with these devices.
     :param opaque: the directories marked opaque.
     :param implied: the directories without an entry.
-    :param assumed: paths that entries were put below although they have no directory entry.  If a
+    :param assumed: paths that have entries below them, but no directory entry.  If a
         lower layer has a symbolic link at one, this layer is applied again.
     :param deferred_links: hard links with a target outside this layer, in stream order.
     :param stranded: paths of whiteouts below a non-directory of this layer.  They matter only if a

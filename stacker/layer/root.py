@@ -53,8 +53,8 @@ class LayerRoot:
     :param limits: limits the depth and the names to remember.
 
     ``directories`` maps the path of each directory to its :class:`Meta`, or to ``None`` if it has
-    no entry.  ``assumed`` has the paths that entries were put below although they have no entry.
-    ``severed`` has the directories that replaced a non-directory of this layer, so that they show
+    no entry.  ``assumed`` has the paths that have entries below them, but no entry of their own.
+    ``severed`` has the directories that replaced a non-directory of this layer, so they expose
     nothing of the layers below.  ``pending`` maps the hard links that wait to their targets.
     ``entry_number`` is the number of the current entry.  ``budget`` counts the names to remember.
     """

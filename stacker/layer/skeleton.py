@@ -1,9 +1,9 @@
 """Write a layer's skeleton, and reproduce the layer's tar from it.
 
-A skeleton is the tar without file contents, compressed with zstd.  While a layer is unpacked, the
-reader's other bytes come in.  Later the entries go out without a walk of the tree, or the whole
-tar bit for bit, so that a diff_id can be computed from the disk.  This module must not compute
-digests.
+A skeleton is the tar without file contents, compressed with zstd.  While a layer is unpacked, every
+byte of its tar comes in except file contents.  Later the entries go out without a walk of the tree,
+or the whole tar bit for bit, so that a diff_id can be computed from the disk.  This module must not
+compute digests.
 """
 
 from __future__ import annotations

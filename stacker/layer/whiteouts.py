@@ -67,7 +67,7 @@ class WhiteoutWriter:
     def _needed(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the paths that no other whiteout of this layer hides already.
 
-        So neither an opaque directory nor a hidden one has whiteouts.
+        So an opaque or a hidden directory contains no whiteouts.
         """
         return sorted(p for p in paths if not is_redundant(p, self._hidden, self._emptied))
 

@@ -67,7 +67,7 @@ class Report:
     :param pull: seconds of a whole pull, a median.
     :param processors: the number of processors that the process may use.
     :param jobs: the number of layers that were unpacked at the same time.
-    :param runs: the number of runs that the medians are of.
+    :param runs: the number of runs; the other figures are their medians.
     """
 
     layers: tuple[LayerFigures, ...]
@@ -99,7 +99,7 @@ class Report:
 
     @property
     def is_bound_by_one_layer(self) -> bool:
-        """Whether one layer's slowest thread takes longer than all work on busy processors."""
+        """Whether one layer's slowest thread takes longer than `shared`."""
         return self.longest.total(self.longest.slowest_thread) > self.shared
 
     @property
@@ -121,7 +121,7 @@ def measure_pull(
     runs: int,
     emit: Emit,
 ) -> Report:
-    """Pull an image into empty stores, by turns with a clock in every stage and without.
+    """Pull an image into empty stores, alternately with and without a clock in every stage.
 
     :param empty_store: creates an empty store that is removed when the context ends.
     :param jobs: the number of layers to unpack at the same time; one if stages are timed.

@@ -40,8 +40,8 @@ OpenSource = Callable[[str], AbstractContextManager[Source]]
 class IndexChange:
     """A change to an index, or to one of its members.
 
-    :param os: the member's operating system; an empty string changes nothing, and so for the
-        other fields of the platform.
+    :param os: the member's operating system; an empty string keeps the old value, here and
+        in the other fields of the platform.
     :param annotations: annotations to set; one with an empty value is removed.
     """
 

@@ -93,7 +93,7 @@ class UndeclaredDiffID:
 
     @contextmanager
     def reserve(self, store: Store) -> Iterator[LayerPaths | DiffID]:
-        """Yield staging paths; whether the layer is in the store shows only at the end."""
+        """Yield staging paths; only the computed diff_id tells if the store has the layer."""
         with store.layers.unpacking_blob(self.blob) as paths:
             yield paths
 

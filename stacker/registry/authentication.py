@@ -77,7 +77,7 @@ def _challenges(text: str) -> list[Challenge]:
 class Authenticator:
     """Answers the challenges of one registry for one scope.
 
-    :param origin: the registry's; credentials go to it and to its token server only.
+    :param origin: the registry; only it and its token server receive credentials.
     :param scope: the token's scope, unless the challenge names one.
     :param what: the repository's name for messages.
     """

@@ -154,10 +154,10 @@ class Client:
 
         A host that the registry redirects to does not receive the credentials.
 
-        :param url: absolute; of the registry, or a location that it gave.
-        :param once: do not repeat the request without a response or with that of a busy server.
-        :raises AuthenticationError: the registry wants credentials, or other ones.
-        :raises TransferInterruptedError: with `once`: no response.
+        :param url: an absolute URL of the registry, or a location that the registry returned.
+        :param once: do not retry after a lost response, or after a busy server's response.
+        :raises AuthenticationError: the registry requires credentials, or rejects those sent.
+        :raises TransferInterruptedError: no response arrived, and `once` is set.
         :raises NetworkError: the registry cannot be reached, or fails.
         """
         send = self._session.request_once if once else self._session.request

@@ -193,7 +193,7 @@ class BlobDownload(io.RawIOBase):
     def _skip(self, response: Response) -> None:
         """Read the bytes before our position again, and check that they are unchanged.
 
-        The digest check at the end would find the change later, and blame the blob.
+        Otherwise only the digest check at the end finds the change, and reports a damaged blob.
         """
         seen = checksum = 0
         while seen < self._position:

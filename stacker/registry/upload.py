@@ -297,7 +297,7 @@ class SeekableBlob:
 
 
 def exists(client: Client, wanted: Descriptor, kind: str = "blobs") -> bool:
-    """Return whether a repository has a blob or a document; False if the registry is unclear.
+    """Return whether a repository has a blob or a document; False if the answer is unclear.
 
     :param kind: ``blobs`` or ``manifests``.
     """

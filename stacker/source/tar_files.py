@@ -35,7 +35,7 @@ class Archive:
 
     :param members: name → offset and size of a file, in bytes.
     :param links: name → target of a link.
-    :param ambiguous: names of several different files, of which parsers may choose different ones.
+    :param ambiguous: names that several different files have; parsers may choose differently.
     """
 
     path: str

@@ -90,7 +90,7 @@ def _opened(target: Path) -> Iterator[int]:
 
 
 class _Level(NamedTuple):
-    """A directory being filled: its descriptor, its directories on disk, the entries to do."""
+    """A directory being filled: its descriptor, its directories on disk, the entries to copy."""
 
     fd: int
     sources: tuple[bytes, ...]

@@ -1,9 +1,8 @@
 """Operations on the inodes of a writable tree: contents, attributes, xattrs.
 
-Inode numbers and values come in.  Each change copies the inode up first.  An inode can be read
-and written as long as it exists, without a handle; opening it for writing copies nothing.  Errors
-are `OSError` with the errno of the system call with that purpose.  This module must not use names
-of files.
+Inode numbers and values come in.  Each change copies the inode up first.  An inode can be read and
+written as long as it exists, without a handle; opening it for writing copies nothing.  Errors are
+`OSError` with the errno of the corresponding system call.  This module must not use names of files.
 """
 
 from __future__ import annotations

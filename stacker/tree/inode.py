@@ -1,8 +1,8 @@
 """An inode of an upper directory, and the names in a directory that changes.
 
 Names and inode numbers come in; listings in a stable order go out.  A name keeps its offset while
-others come and go, so a reader of a listing in parts gets every name that stays, once (POSIX,
-readdir).  This module must not use a filesystem.
+other names are added and removed.  So a reader that takes the listing in parts gets each remaining
+name exactly once (POSIX, readdir).  This module must not use a filesystem.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class Status(NamedTuple):
 class Tree(Protocol):
     """A merged tree to read.
 
-    Every method raises `OSError` with the errno of the system call with that purpose; ``ESTALE``
-    means that no such inode exists.
+    Every method raises `OSError` with the errno of the corresponding system call; ``ESTALE`` means
+    that no such inode exists.
     """
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:

@@ -248,7 +248,7 @@ class _FromSkeleton:
 
 
 def scan_directory(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
-    """Read a directory of a stack from disk; parameters and errors as for `read`."""
+    """Read a directory of a stack from disk; parameters and errors as for `scan_layer`."""
     root = os.fsencode(source)
     found = Contents(root, opaque=set())
     found.top = _meta(root + b"/", os.lstat(root + b"/"), dialect)

@@ -1,13 +1,13 @@
 """A merged tree with an upper directory that takes all writes.
 
 The lower tree, which never changes, and an upper directory in the format of the kernel's overlayfs
-come in (filesystems/overlayfs.rst).  The kernel can mount the same directories afterwards, and the
-other way round.  This module must not use FUSE, and checks no permissions: the kernel or the
-server has done so.
+come in (filesystems/overlayfs.rst).  The kernel can mount the same directories before and after.
+This module must not use FUSE, and does not check permissions: the kernel or the server checks them
+first.
 
-Inodes are numbers and names are bytes.  Errors are `OSError` with the errno of the system call
-with that purpose.  No path is resolved: each step is a name in a directory that a descriptor holds,
-and no symbolic link is followed.
+Inodes are numbers and names are bytes.  Errors are `OSError` with the errno of the corresponding
+system call.  No path is resolved: each step is a name in a directory that a descriptor holds, and
+no symbolic link is followed.
 
 Overlayfs features that stacker's mounts turn off are refused and never written: redirect_dir
 and metacopy.  So renaming a directory that a lower layer has fails with ``EXDEV``, and mv(1) copies

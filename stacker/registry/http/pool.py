@@ -124,7 +124,7 @@ def _fault(error: OSError | ValueError) -> str:
 def pool_classes(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
     """Return urllib3's pool classes by scheme, with a limit on the time of each read.
 
-    :param seconds: from the first byte of what http.client reads at once to its last.
+    :param seconds: the limit from the first to the last byte that http.client reads at once.
     """
 
     class Response(_TimedResponse):

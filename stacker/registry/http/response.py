@@ -25,7 +25,7 @@ _LONGEST_NUMBER = 19  # digits: sizes have 64 bits, and longer ones cost Python 
 
 
 class TransferInterruptedError(NetworkError):
-    """A response did not come, or stopped before its end; another attempt may succeed."""
+    """A response did not arrive, or ended early; another attempt may succeed."""
 
 
 class Response:
@@ -109,7 +109,7 @@ class Response:
 
 
 def parse_number(text: str) -> int | None:
-    """Return the decimal number in a header's value, None if it is none or exceeds 64 bits."""
+    """Return the decimal number in a header's value, None if it is malformed or exceeds 64 bits."""
     is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
     return int(text) if is_number else None
 

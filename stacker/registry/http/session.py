@@ -166,7 +166,7 @@ class HttpSession:
         self._pools.close()
 
     def _is_transient(self, error: TransferInterruptedError) -> bool:
-        """Return whether another attempt may succeed: not where no server ever answered."""
+        """Return whether to retry: not if the server never answered, or its certificate is bad."""
         reached = self._was_reached or not isinstance(error.__cause__, _UNREACHABLE)
         return reached and not is_certificate(error)
 
