@@ -1,7 +1,7 @@
 """Unpack layers again from where their images were pulled, for every verb that needs an image.
 
-In come a session and perhaps the registry options of a verb.  Out comes how `operations.repair`
-unpacks.  Registries and sources are loaded only when a layer is damaged.
+A session and the registry options of a verb, if any, come in; a `Restorer` goes out.   Registries
+and sources are loaded only when a layer is damaged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Restorer:
-    """Unpacks the damaged layers of an image, and says so.
+    """Unpacks the damaged layers of an image, and reports each of them.
 
     :param args: the registry options; ``None`` for the defaults.
     """
@@ -42,7 +42,7 @@ class Restorer:
 
     @contextmanager
     def repair(self, store: Store, *, jobs: int | None = None) -> Iterator[Repair]:
-        """Give how layers are unpacked, while a directory for spooled archives exists."""
+        """Yield the options to unpack layers with, while a directory for spooled archives exists."""
         from stacker.jobs.tasks import UnpackOptions
         from stacker.layer.metadata import IdMap
         from stacker.layer.whiteout_format import WhiteoutFormat

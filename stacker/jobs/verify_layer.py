@@ -3,8 +3,8 @@
     skeleton          -> entries -> compared with the tree on disk
     skeleton + tree   -> tar     -> SHA-256, compared with the diff_id
 
-In comes a task, a plain value that travels to a worker process.  Out comes what differs.  This
-module changes nothing in the store, and does not use images.
+A task comes in, a plain value that travels to a worker process; the differences go out.  This
+module changes nothing in the store, and must not use images.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The directory that a layer is unpacked into, while it grows.
 
 Paths come in; descriptors of their parent directories go out.  The layer's author is an attacker,
-so the kernel never gets a whole path.  A parent is opened component by component with
-``O_NOFOLLOW``, this module follows symbolic links inside the root, and a cached descriptor is
-dropped when anything on its path is replaced (docs/rules.md, Containment).
+so the kernel never gets a whole path.  This module opens a parent component by component with
+``O_NOFOLLOW``, and follows symbolic links inside the root itself.  It drops a cached descriptor
+when anything on its path is replaced (docs/rules.md, Containment).
 
 A replaced file moves to another directory, since the skeleton still needs its content.  This
 module must not parse tars or set metadata.

@@ -1,8 +1,8 @@
 """Measure where a pull of an image spends its time on this machine.
 
-A source and empty stores come in; a `Report` goes out: seconds and bytes of every stage alone, the
-seconds of whole pulls with all stages in parallel, and the stage that limits them.
-This module must not measure anything that a pull does not do.
+A source and empty stores come in; a `Report` goes out.  It has the seconds and bytes of every stage
+alone, the seconds of whole pulls with all stages in parallel, and the stage that limits them.  This
+module must not measure anything that a pull does not do.
 """
 
 from __future__ import annotations

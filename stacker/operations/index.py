@@ -1,8 +1,8 @@
 """Create, annotate and push an index: several images, one for each platform, under one name.
 
-Names of images in the store and in registries come in; an index in the store goes out, and later
-that index at a destination, after the members that the destination lacks.
-This module must not send an image itself: `push_image` and `copy_image` do.
+Names of images in the store and in registries come in; an index in the store goes out.  A push
+sends the members that the destination lacks, then the index.  This module must not send an image
+itself: `push_image` and `copy_image` do.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Client:
         if response.status == 401 and is_own and not response.redirected:
             challenges = parse_challenges(response.headers("WWW-Authenticate"))
             if method == "HEAD":
-                response.close()  # it announces the length of a body that never comes
+                response.close()  # it has a Content-Length but no body
             else:
                 response.drain()
             self._authorization = self._authenticator().authorization(challenges)

@@ -104,7 +104,7 @@ def open_archive(path: str, what: str, *, limit: int = MEMBERS_LIMIT) -> Archive
                     raise IntegrityError(f"too many members: {what}: want at most {limit}")
                 table.add(member)
         except LayerError as error:
-            # The tar parser blames a layer, but this archive is none.
+            # The tar parser's message is about a layer, but this archive is not one.
             raise IntegrityError(error.message, hint=error.hint) from error
     return Archive(path, what, table.members, table.links, frozenset(table.ambiguous))
 

@@ -120,7 +120,8 @@ def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
             empty += is_empty
             if empty > _MAX_EMPTY_MEMBERS:  # each of 20 bytes costs as much as a whole chunk
                 raise IntegrityError(
-                    f"corrupt gzip: {what}: got more than {_MAX_EMPTY_MEMBERS} empty members"
+                    f"corrupt gzip: {what}: got more than {_MAX_EMPTY_MEMBERS} empty members, "
+                    "want fewer"
                 )
     except (igzip_lib.error, EOFError) as error:  # type: ignore[misc]  # its stub says instance
         raise IntegrityError(f"corrupt gzip: {what}: {error}") from error

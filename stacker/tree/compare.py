@@ -1,8 +1,8 @@
 """Compare an unpacked layer with what its tar says, entry by entry.
 
-In come two :class:`~stacker.tree.scan.Contents`: one of the layer's tar, one of the tree on disk.
-Out come differences, each with the path and both values.  File contents are not read here; the
-diff_id of the whole layer proves those.
+Two :class:`~stacker.tree.scan.Contents` come in: one of the layer's tar, one of the tree on disk.
+Differences go out, each with the path and both values.  This module does not read file contents:
+the diff_id of the whole layer covers them.
 """
 
 from __future__ import annotations

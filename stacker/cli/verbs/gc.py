@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Remove what no image, mount or running command needs: layers, stacks and blobs without an image,
-partial downloads, files of killed commands, and records of mounts that are gone.  A line for each
-removed object is printed.  A running pull keeps its layers.
+Remove objects that no image, mount or command uses: layers, stacks and blobs without an image,
+partial downloads, files of killed commands, and records of mounts that are gone.  Each removed
+object is printed on a line.  A running pull keeps its layers.
 """
 EXAMPLES = """\
   stacker gc --dry-run

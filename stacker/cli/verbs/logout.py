@@ -44,4 +44,4 @@ def run(args: Namespace, session: Session) -> None:
         print_item("logout", {"host": host, "places": places})
         return
     for place in places:
-        session.say(f"logged out of {host}; removed from {place}")
+        session.say(f"logged out of {host}; credentials removed from {place}")

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Verify images as `stacker verify` does, and unpack their damaged layers again.  The blobs come from
-the store if `pull --keep-blobs` kept them, else from where the image was pulled.  A mount that
-uses a damaged layer keeps it until it is unmounted.  The diff_id of each replaced layer is printed.
+the store if `pull --keep-blobs` kept them, else from where the image was pulled.  Existing
+mounts use the damaged layer until they are unmounted.  The diff_id of each replaced layer is
+printed.
 """
 EXAMPLES = """\
   stacker repair app:1.0
@@ -35,7 +36,7 @@ def configure(parser: ArgumentParser) -> None:
         "--jobs",
         metavar="N",
         type=parse_count,
-        help="layers unpacked at the same time (default: the usable processors)",
+        help="the number of layers to unpack in parallel (default: the number of processors)",
     )
     add_registries(parser)
 
@@ -48,7 +49,7 @@ def run(args: Namespace, session: Session) -> None:
     from stacker.operations.verify import verify_images
 
     if bool(args.images) == args.all:
-        raise UsageError("no image: name images, or give --all")
+        raise UsageError("no image: got neither IMAGE nor --all, want one of them")
     store, jobs = session.store(), args.jobs or usable_processors()
     named = map(store.images.find, args.images)
     image_ids = [image.id for image in store.images.all()] if args.all else list(named)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Verify images of the store.  The diff_id of each layer is computed again from the files on disk,
 and the type, mode, owner, time, xattrs and links of every file are compared with the layer's tar.
-Each difference is printed on a line; the exit code is 5 if there is one.  `stacker repair`
+Each difference is printed on a line, and the exit code is then 5.  `stacker repair`
 replaces damaged layers.
 """
 EXAMPLES = """\
@@ -37,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
         "--jobs",
         metavar="N",
         type=parse_count,
-        help="layers verified at the same time (default: the usable processors)",
+        help="the number of layers to verify in parallel (default: the number of processors)",
     )
 
 
@@ -47,7 +47,7 @@ def run(args: Namespace, session: Session) -> None:
     from stacker.operations.verify import verify_images
 
     if bool(args.images) == args.all:
-        raise UsageError("no image: name images, or give --all")
+        raise UsageError("no image: got neither IMAGE nor --all, want one of them")
     store = session.store()
     if args.all:
         image_ids = [image.id for image in store.images.all()]
@@ -68,7 +68,7 @@ def run(args: Namespace, session: Session) -> None:
     if not found.is_sound:
         count = len(found.damaged) + sum(image.damage is not None for image in found.images)
         raise IntegrityError(
-            f"damaged: got {count} damaged images or layers, want none",
+            f"damaged store: got {count} damaged images or layers, want none",
             hint="`stacker repair` replaces damaged layers",
         )
 
