@@ -1,6 +1,6 @@
 """Unpack layers again from where their images were pulled, for every verb that needs an image.
 
-A session and the registry options of a verb, if any, come in; a `Restorer` goes out.   Registries
+A session and the registry options of a verb, if any, come in; a `Restorer` goes out.  Registries
 and sources are loaded only when a layer is damaged.
 """
 
@@ -42,7 +42,7 @@ class Restorer:
 
     @contextmanager
     def repair(self, store: Store, *, jobs: int | None = None) -> Iterator[Repair]:
-        """Yield the options to unpack layers with, while a directory for spooled archives exists."""
+        """Yield how to unpack layers, while a directory for spooled archives exists."""
         from stacker.jobs.tasks import UnpackOptions
         from stacker.layer.metadata import IdMap
         from stacker.layer.whiteout_format import WhiteoutFormat
