@@ -197,4 +197,4 @@ def _require_helper() -> str:
 
 def _helper_message(verb: str, target: Path, stderr: bytes) -> str:
     text = "; ".join(stderr.decode(errors="replace").split("\n")).strip("; ")
-    return f"cannot {verb} with fusermount3: {target}: {text or 'it gives no reason'}"
+    return f"cannot {verb} with fusermount3: {target}: {text or 'fusermount3 printed no reason'}"

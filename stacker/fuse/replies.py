@@ -84,7 +84,7 @@ def pack_xattr(value: bytes, size: int) -> bytes:
     if not size:
         return fuse.XATTR.pack(len(value), 0)
     if size < len(value):
-        raise OSError(errno.ERANGE, "no room for the value")
+        raise OSError(errno.ERANGE, "the buffer is smaller than the value")
     return value
 
 

@@ -35,7 +35,7 @@ def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
     :raises NotFoundError: the table has no mount at `target`.
     :raises MountError: the mount is in use, covered by another mount or in another mount
         namespace, or the kernel refuses.
-    :raises LockedError: another process is making or undoing the mount.
+    :raises LockedError: another process is mounting or unmounting it.
     """
     path = Path(os.path.realpath(target))
     entry = table.find(path)
@@ -43,7 +43,8 @@ def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
         raise _not_found(target)
     if entry.state == "busy":
         raise LockedError(
-            f"mount is in use: {target}: another process is making or undoing it", hint="try again"
+            f"mount is in use: {target}: another process is mounting or unmounting it",
+            hint="try again",
         )
     with table.locked(entry.record.id, wait=True):
         record = table.read(entry.record.id)

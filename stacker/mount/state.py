@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
 State = Literal["mounted", "stale", "elsewhere", "busy"]
-"""`elsewhere`: in another mount namespace; `busy`: a process is making or undoing the mount."""
+"""`elsewhere`: in another mount namespace; `busy`: a process is mounting or unmounting it."""
 
 
 class KernelView:

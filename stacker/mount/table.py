@@ -86,7 +86,7 @@ class Table:
         held = self._lock(identifier, wait=wait)
         if held is None:
             raise LockedError(
-                f"mount is in use: {identifier}: another process is making or undoing it",
+                f"mount is in use: {identifier}: another process is mounting or unmounting it",
                 hint="try again",
             )
         with held:

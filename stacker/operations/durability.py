@@ -79,7 +79,8 @@ def ensure_sound(
         return
     if restore is None:
         raise NotFoundError(
-            f"no such layer in the store: {damaged[0]}", hint="pull the image again"
+            f"no such layer in the store: {damaged[0]}",
+            hint="pull the image again with `stacker pull`",
         )
     restore(store, image_id, damaged)
 

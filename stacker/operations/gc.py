@@ -1,6 +1,6 @@
 """Remove what no image, mount or running command needs.
 
-In come a store and an age; out comes what was removed, with sizes.  Every part is locked against
+A store and an age come in; the removed objects go out, with their sizes.  Every part is locked against
 its users before it is removed, and a running pull keeps the layers that no image lists yet.
 """
 

@@ -1,7 +1,7 @@
 """Replace the damaged layers of images, from kept blobs or from where the images came from.
 
-In come a store, an image, and a function that opens a source by its name.  Out come the layers
-that were replaced.  A damaged layer is exchanged for a new one in one step; a mount that uses the
+A store, an image, and a function that opens a source by its name come in; the name of the source
+that had the layers goes out.  A damaged layer is exchanged for a new one in one step; a mount that uses the
 old one keeps it until it is unmounted.
 """
 
@@ -74,14 +74,14 @@ def replace_layers(
                 else:
                     return name
     raise IntegrityError(
-        f"cannot repair: image {image_id}: {'; '.join(reasons) or 'it has no source'}",
+        f"cannot repair: image {image_id}: {'; '.join(reasons) or 'the store records no source'}",
         hint=_hint(found),
     )
 
 
 def _hint(found: Sequence[StoredImage]) -> str:
     origins = [origin for image in found for origin in image.sources]
-    return f"`stacker pull {origins[0]}`" if origins else "pull the image again"
+    return f"`stacker pull {origins[0]}`" if origins else "pull the image again with `stacker pull`"
 
 
 def _blobs(

@@ -1,6 +1,6 @@
 """Verify the images of a store: their documents, and every byte and attribute of their layers.
 
-In come a store and images; out comes what is damaged, layer by layer.  Each layer is verified in
+A store and images come in; a result for each layer goes out.  Each layer is verified in
 a worker process.  Nothing in the store is changed; `repair` does that.
 """
 

@@ -69,7 +69,7 @@ class FuseDriver:
         """Start the server, and return when the mount answers requests.
 
         :raises RefusedError: /dev/fuse cannot be used on this machine.
-        :raises MountError: a layer or the target is at fault.
+        :raises MountError: a layer or the target cannot be used.
         """
         from stacker.fuse.daemon import start
 

@@ -103,7 +103,7 @@ def _serve(plan: Plan, connection: int) -> None:
         )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if not line.startswith(_UNIMPORTANT)]
-        reason = "; ".join(lines) or "it gives no reason"
+        reason = "; ".join(lines) or "fuse-overlayfs printed no reason"
         raise MountError(f"cannot mount by {PROGRAM}: {plan.target}: {reason}")
 
 

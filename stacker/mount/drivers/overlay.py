@@ -103,7 +103,7 @@ class OverlayDriver:
         """Mount an overlay, or bind the only layer.
 
         :raises RefusedError: the kernel refuses; the message has the reason.
-        :raises MountError: a layer or the target is at fault.
+        :raises MountError: a layer or the target cannot be used.
         """
         try:
             if plan.is_bind:

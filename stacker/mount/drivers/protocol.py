@@ -47,7 +47,7 @@ class Driver(Protocol):
     def mount(self, plan: Plan) -> Mounted:
         """Execute a plan completely or not at all; `plan.directories` exist.
 
-        :raises RefusedError: the kernel refuses, and neither the target nor a layer is at fault.
+        :raises RefusedError: the kernel refuses, for a reason other than the target or a layer.
         :raises MountError: the mount failed, and would fail with any other driver.
         """
 
