@@ -1,7 +1,7 @@
 """Remove what no image, mount or running command needs.
 
-A store and an age come in; the removed objects go out, with their sizes.  Every part is locked against
-its users before it is removed, and a running pull keeps the layers that no image lists yet.
+A store and an age come in; the removed objects go out, with their sizes.  Every part is locked
+against its users before it is removed.  A running pull keeps the layers that no image lists yet.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Replace the damaged layers of images, from kept blobs or from where the images came from.
 
 A store, an image, and a function that opens a source by its name come in; the name of the source
-that had the layers goes out.  A damaged layer is exchanged for a new one in one step; a mount that uses the
-old one keeps it until it is unmounted.
+that had the layers goes out.  A damaged layer is exchanged for a new one in one step.  A mount
+that uses the old layer keeps it until it is unmounted.
 """
 
 from __future__ import annotations
