@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.torture.world import Scenario
+
 _HERE = Path(__file__).parent
 
 
@@ -15,3 +17,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.unmeasured)
+
+
+@pytest.fixture(autouse=True)
+def alone_if_it_mounts(request: pytest.FixtureRequest) -> None:
+    """Run the scenarios that mount apart from the tests that copy every mount."""
+    callspec = getattr(request.node, "callspec", None)
+    scenario = callspec.params.get("scenario") if callspec else None
+    if isinstance(scenario, Scenario) and "mount" in scenario.name:
+        request.getfixturevalue("alone_among_mounts")

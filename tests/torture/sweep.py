@@ -20,16 +20,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import pytest
-
 from stacker.linux.removal import remove_tree
 from tests.torture.checks import Trees, check_world
 from tests.torture.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from _pytest.mark import ParameterSet
 
     from tests.torture.world import Scenario
 
@@ -77,15 +73,6 @@ def _remove(path: Path) -> None:
             time.sleep(0.2)
         else:
             return
-
-
-def parameters(scenarios: Sequence[Scenario]) -> list[ParameterSet]:
-    """Return scenarios for ``parametrize``; those that mount run alone among mounts."""
-    alone = [pytest.mark.usefixtures("alone_among_mounts")]
-    return [
-        pytest.param(each, id=each.name, marks=alone if "mount" in each.name else [])
-        for each in scenarios
-    ]
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.faults import Fault, Injector
-from tests.torture.sweep import Disturbance, parameters, prepared_world, run_sweep, sample
+from tests.torture.sweep import Disturbance, prepared_world, run_sweep, sample
 from tests.torture.world import SCENARIOS, Scenario, World
 
 POINTS = 2
@@ -39,7 +39,7 @@ def failures(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:
         yield str(fault), partial(disturb, fault=fault)
 
 
-@pytest.mark.parametrize("scenario", parameters(SCENARIOS))
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_failed_system_call_ends_in_a_message_and_leaves_the_store_correct(
     scenario: Scenario, tmp_path: Path
 ) -> None:

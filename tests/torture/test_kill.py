@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.faults import Fault, Injector
-from tests.torture.sweep import Disturbance, parameters, prepared_world, run_sweep, sample
+from tests.torture.sweep import Disturbance, prepared_world, run_sweep, sample
 from tests.torture.world import SCENARIOS, Scenario
 
 POINTS = 2
@@ -24,7 +24,7 @@ def kills(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:
         yield str(fault), partial(injector.disturb, scenario, fault=fault)
 
 
-@pytest.mark.parametrize("scenario", parameters(SCENARIOS))
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_killed_command_leaves_the_store_correct_and_can_be_repeated(
     scenario: Scenario, tmp_path: Path
 ) -> None:
