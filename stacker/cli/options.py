@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Pull container images, unpack their layers and mount them as root filesystems, without a daemon.
-Each layer is verified and unpacked once into a directory of its own; images share it.
+stacker verifies each layer and unpacks it once; images share the unpacked layers.
 """
 EXAMPLES = """\
   stacker pull oci-archive:app.tar           pull an image into the store
@@ -28,10 +28,10 @@ EXAMPLES = """\
   stacker umount /mnt                        unmount it
 
   stacker pull docker-archive:saved.tar.gz   pull an archive that `docker save` wrote
-  stacker mount --rw app:1.0 /mnt            mount it writable, until it is unmounted
-  stacker unpack app:1.0 ./rootfs            write a directory instead of a mount
+  stacker mount --rw app:1.0 /mnt            mount it read-write; discard writes at unmount
+  stacker unpack app:1.0 ./rootfs            unpack it into a directory, without a mount
   stacker push app:1.0 docker://registry.example/app:1.0
-  stacker images --json                      list images for another program
+  stacker images --json                      list the images as JSON
 """
 ENVIRONMENT = (
     ("STACKER_STORE", "store directory; --store overrides it"),
@@ -135,7 +135,7 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
     omitted = argparse.SUPPRESS
     add("--store", metavar="DIR", default=omitted, help=f"store directory (default: {_STORE})")
     for flags, level, text in (
-        (("-q", "--quiet"), -1, "print no messages and no progress, only results and errors"),
+        (("-q", "--quiet"), -1, "print only results and errors"),
         (("-v", "--verbose"), 1, "print more messages to stderr"),
     ):
         add(*flags, dest="verbosity", action="store_const", const=level, default=omitted, help=text)

@@ -43,14 +43,14 @@ def add_registries(
     add(
         "--registries-conf",
         metavar="FILE",
-        help="configuration of registries (default: $CONTAINERS_REGISTRIES_CONF, else the files "
-        "of podman)",
+        help="registries.conf file (default: $CONTAINERS_REGISTRIES_CONF, else the files of "
+        "podman)",
     )
     add(
         "--cert-dir",
         metavar="DIR",
-        help="use certificates in DIR to connect to registries: *.crt of CAs, *.cert and *.key of "
-        "clients (in addition to those of the system and in certs.d)",
+        help="directory of additional certificates: *.crt of CAs, *.cert and *.key of clients "
+        "(default: only the CAs of the system, and certs.d)",
     )
     add(
         "--tls-verify",
@@ -58,13 +58,14 @@ def add_registries(
         dest="insecure",
         type=_parse_tls_verify,
         default=SUPPRESS,
-        help="require HTTPS and verify certificates (default: true); false means --insecure",
+        help="require HTTPS and verify certificates (default: true); false is the same as "
+        "--insecure",
     )
     add(
         "--insecure",
         action="store_true",
-        help="allow plain HTTP and certificates of unknown CAs (plain HTTP is always allowed on "
-        "loopback)",
+        help="allow plain HTTP and certificates of unknown CAs (plain HTTP to loopback addresses "
+        "is always allowed)",
     )
     return group
 

@@ -24,23 +24,25 @@ SYNOPSIS: Final = (
 )
 DESCRIPTION: Final = """\
 Mount directories as one merged tree through /dev/fuse, with the semantics and the options of the
-kernel's overlayfs.  Use it as a mount program of podman and other users of containers/storage, or
-as a helper of mount(8).  It accepts the options of fuse-overlayfs.
+kernel's overlayfs.  stacker-fuse also accepts the options of fuse-overlayfs.  Use it as a mount
+program of podman and other users of containers/storage, or as a helper of mount(8).
 
-The lower directories are ordinary directories.  The program reads every common whiteout format:
-character devices 0:0, files with overlayfs's whiteout xattr, `.wh.NAME` and `.wh..wh..opq`, and the
-opaque marks trusted.overlay.opaque, user.overlay.opaque and user.fuseoverlayfs.opaque.  The mount
-hides all of them, and refuses to create a file named `.wh.…`.  Writes to the upper directory use
-the format of the kernel's overlayfs.
+The lower directories are ordinary directories.  stacker-fuse reads every common whiteout format:
+character devices 0:0, files with overlayfs's whiteout xattr, and files named `.wh.NAME`.  A
+directory is opaque if it has a file `.wh..wh..opq`, or the xattr trusted.overlay.opaque,
+user.overlay.opaque or user.fuseoverlayfs.opaque.  The mount hides these files and xattrs.  Programs
+cannot create a file named `.wh.…`.  stacker-fuse writes to the upper directory in the format of the
+kernel's overlayfs.
 
-The program moves to the background when the mount answers requests.  It exits when the mount is
-unmounted; SIGTERM unmounts it.  As root it calls mount(2); other users need fusermount3.
+stacker-fuse moves to the background when the mount answers requests.  It exits when the mount is
+unmounted.  After SIGTERM it unmounts the mount and exits.  As root it calls mount(2); for other
+users it calls fusermount3.
 """
 SWITCHES: Final = (
     ("-f", "stay in the foreground"),
     ("-d, --debug", "stay in the foreground, and print the mount's directories to stderr"),
-    ("-h, --help", "show this help"),
-    ("-V, --version", "show the version"),
+    ("-h, --help", "print this help and exit"),
+    ("-V, --version", "print the version and exit"),
 )
 OPTIONS: Final = (
     (
@@ -50,32 +52,33 @@ OPTIONS: Final = (
     ("upperdir=DIR", "the directory that receives writes; without it the mount is read-only"),
     (
         "workdir=DIR",
-        "a directory for unfinished writes, on upperdir's filesystem; its contents are removed",
+        "a directory on upperdir's filesystem for unfinished writes; stacker-fuse empties DIR/work",
     ),
-    ("squash_to_root", "show all files as owned by root"),
-    ("squash_to_uid=UID", "show all files as owned by this user"),
-    ("squash_to_gid=GID", "show all files as owned by this group"),
+    ("squash_to_root", "expose all files as owned by root"),
+    ("squash_to_uid=UID", "expose all files as owned by the user UID"),
+    ("squash_to_gid=GID", "expose all files as owned by the group GID"),
     ("uidmapping=DISK:MOUNT:COUNT[:…]", "map user IDs on disk to user IDs in the mount"),
     ("gidmapping=DISK:MOUNT:COUNT[:…]", "map group IDs on disk to group IDs in the mount"),
     (
         "userxattr",
-        "write opaque marks as user.overlay.* xattrs; implied without access to trusted.*",
+        "write opaque marks as user.overlay.* xattrs (default without access to trusted.*)",
     ),
     ("volatile, fsync=0", "do not flush writes to disk"),
-    ("ro, rw", "read-only, or read-write if there is an upperdir"),
-    ("nosuid, nodev, noexec", "as in mount(8); mounts of users are always nosuid,nodev"),
+    ("ro, rw", "mount read-only or read-write (default: rw with upperdir, else ro)"),
+    ("nosuid, nodev, noexec", "as in mount(8); without root, nosuid and nodev are always set"),
     ("noatime, nodiratime, sync, dirsync", "as in mount(8)"),
     (
         "allow_other",
-        "let other users access the mount: the default for root; fusermount3 may refuse it",
+        "let other users access the mount (default for root); see user_allow_other in fuse(8)",
     ),
-    ("allow_root", "for root: deny other users access to the mount"),
-    ("fsname=NAME", "another way to pass SOURCE"),
+    ("allow_root", "as root, deny other users access to the mount"),
+    ("fsname=NAME", "the same as SOURCE"),
 )
 IGNORED: Final = """\
-Options for behaviour that is always on are accepted: default_permissions, static_nlink, noacl,
-redirect_dir=off, metacopy=off, and cache settings such as timeout.  Unknown options and unsupported
-ones (xattr_permissions, context, plugins) are ignored with a warning.
+stacker-fuse accepts options that request its fixed behaviour: default_permissions, static_nlink,
+noacl, redirect_dir=off and metacopy=off.  Cache settings such as timeout have no effect.
+stacker-fuse prints a warning for unknown and unsupported options (xattr_permissions, context,
+plugins), and ignores them.
 """
 EXAMPLES: Final = """\
   stacker-fuse -o lowerdir=/upper:/lower /mnt         mount two directories read-only

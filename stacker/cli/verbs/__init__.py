@@ -26,16 +26,16 @@ SUMMARIES = {
     "history": "Show the history of an image",
     "push": "Push an image to a registry, a layout or an archive",
     "copy": "Copy an image between registries, layouts and archives",
-    "index": "Manage indexes: one name for the images of several platforms",
+    "index": "Manage indexes, which list images for several platforms",
     "tags": "List the tags of a repository in a registry",
     "login": "Log in to a registry",
     "logout": "Log out of a registry",
-    "verify": "Verify that images are what their digests say",
+    "verify": "Verify images and their layers against their digests",
     "repair": "Replace the damaged layers of images",
-    "gc": "Remove what no image, mount or running command needs",
-    "rm": "Remove images, and the layers that no other image needs",
+    "gc": "Remove objects that no image, mount or running command uses",
+    "rm": "Remove images, and the layers that no other image uses",
     "df": "Show the disk usage of the store",
-    "bench": "Measure how fast an image is unpacked, stage by stage",
+    "bench": "Measure the speed of a pull, stage by stage",
 }
 """The summary of every verb, in the order of ``--help``."""
 

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 DESCRIPTION = """\
-Measure how fast an image is unpacked, stage by stage.  The image is pulled several times into a
-temporary store: with one stage at a time, and with all stages in parallel as `pull` does.  The
-output has the seconds and the MB/s of each stage, the seconds of a whole pull, the stage that
-limits the speed, and advice.
+Measure the speed of a pull, stage by stage.  Each run pulls the image twice, each time into an
+empty temporary store: first with one stage at a time, then with all stages in parallel as `pull`
+does.  The output has the seconds and the MB/s of each stage, the seconds of a whole pull, the stage
+that limits the speed, and advice.
 
-The temporary store is created in --store, so the disk of --store is measured.  Each run reads
-SOURCE twice.  The first read may come from the disk, later ones from the page cache: run the
-command twice to see the difference.  SOURCE is as for `stacker pull`; interrupted downloads are not
-kept.
+The temporary stores are in the store directory (--store), so `bench` measures its disk.  The first
+pull may read SOURCE from the disk, and later pulls from the page cache.  To see the difference, run
+`bench --runs 1` twice.  SOURCE is as for `stacker pull`; `bench` does not keep interrupted
+downloads.
 """
 EXAMPLES = """\
   stacker bench oci:./layout:1.0
@@ -71,7 +71,7 @@ def configure(parser: ArgumentParser) -> None:
         type=parse_count,
         help="the number of layers to unpack in parallel (default: the number of processors)",
     )
-    add("--sync", action="store_true", help="flush each layer to disk before publishing it")
+    add("--sync", action="store_true", help="flush each layer to disk, as `pull --sync` does")
     add_registries(parser)
 
 

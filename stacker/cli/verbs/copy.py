@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from stacker.source.protocol import Source
 
 DESCRIPTION = """\
-Copy an image between registries, layouts and archives, without unpacking it and without using
-the store.  Every manifest and blob is verified and copied byte for byte, so digests stay the same.
-If SOURCE is an index, only the image for the platform is copied; --all copies the index and all its
-images.  The last line on stdout is the digest of the manifest or index.
+Copy an image between registries, layouts and archives.  stacker neither unpacks the image nor uses
+the store.  It verifies every manifest and blob and copies it byte for byte, so digests stay the
+same.  If SOURCE is an index, stacker copies only the image for one platform; with --all it copies
+the index and all its images.  The last line on stdout is the digest of the manifest or index.
 
-SOURCE is as for `stacker pull`, DEST as for `stacker push`.  Between repositories of one registry,
-blobs are mounted instead of uploaded.  Mirrors are used for reading only.  The options for
-registries apply to SOURCE and to DEST.  A compressed archive is decompressed into a temporary file
-in $TMPDIR (default: /var/tmp).
+SOURCE is as for `stacker pull`, and DEST is as for `stacker push`.  Between repositories of one
+registry, the registry mounts blobs, so stacker need not upload them.  Mirrors apply to SOURCE only.
+The options for registries apply to both.  stacker decompresses a compressed archive into a
+temporary file in $TMPDIR (default: /var/tmp).
 
-Foreign layers are not copied, even with --all: they stay at the URLs in the manifest, and a
-warning names them.  An image of Docker schema 1 cannot be copied: pull it, then push it.
+stacker does not copy foreign layers, even with --all.  They stay at the URLs in the manifest;
+stacker prints a warning for each.  stacker cannot copy an image of Docker schema 1: pull it, then
+push it.
 """
 EXAMPLES = """\
   stacker copy docker://registry.example/app:1.0 oci:./layout:1.0

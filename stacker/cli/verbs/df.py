@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from stacker.operations.usage import ImageUsage, StoreUsage
 
 DESCRIPTION = """\
-Show the disk usage of the store.  SHARED is the size of the layers that other images use as well;
-UNIQUE is the size that `stacker rm` frees.  The size of a layer is the sum of its file sizes.  The
-lines below the table show the whole store, where each layer counts once.
+Show the disk usage of the store.  SHARED is the size of the layers that other images use as well.
+UNIQUE is the size of the layers that only this image uses; `stacker rm` frees it.  The size of a
+layer is the sum of its file sizes.  The lines below the table are about the whole store; a layer
+that several images share counts once.
 """
 EXAMPLES = """\
   stacker df           show sizes with units

@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Remove objects that no image, mount or command uses: layers, stacks and blobs without an image,
-partial downloads, files of killed commands, and records of mounts that are gone.  Each removed
-object is printed on a line.  A running pull keeps its layers.
+Remove objects that no image, mount or running command uses.  stacker prints the kind, the size and
+the name of each removed object:
+
+  layer      an unpacked layer that no image uses
+  chain      a layer stack that no image uses
+  blob       a manifest, a config or a layer's blob that no image uses
+  partial    an interrupted download
+  staging    files of a killed command
+  temporary  an unfinished file of a killed command
+  mount      the record of a mount that a crash or a reboot has ended
+  image      an image without a name (with --untagged), or with a damaged manifest
+
+While a pull is running, stacker keeps all layers, chains and blobs.
 """
 EXAMPLES = """\
   stacker gc --dry-run
@@ -35,9 +45,10 @@ def configure(parser: ArgumentParser) -> None:
         metavar="TIME",
         type=parse_age,
         default=0,
-        help="keep objects younger than TIME, such as 90s, 30m, 12h or 7d (default: 0s)",
+        help="keep layers, chains, blobs and interrupted downloads younger than TIME, such as 90s, "
+        "30m, 12h or 7d (default: 0s)",
     )
-    add("--untagged", action="store_true", help="remove images without a name, too")
+    add("--untagged", action="store_true", help="also remove images without a name")
 
 
 def parse_age(text: str) -> int:

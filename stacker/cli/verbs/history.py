@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from stacker.image.digest import DiffID
 
 DESCRIPTION = """\
-Show the build steps of an image, the latest first, from the history in its config.  A step without
-a diff_id did not create a layer.
+Show the build steps that the config of an image records, latest first.  A step without a diff_id
+did not create a layer.
 """
 EXAMPLES = """\
   stacker history app:1.0

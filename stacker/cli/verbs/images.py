@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
-List the images in the store, in the order of their first pulls.  SIZE is the size of all layers of
-an image, UNIQUE the size of the layers that no other image uses.  With --quiet, print only the full
-image IDs.
+List the images in the store, in the order of their first pull.  SIZE is the size of all layers of
+an image.  UNIQUE is the size of the layers that no other image uses.  With --quiet, print only the
+full image IDs.
 """
 EXAMPLES = """\
   stacker images

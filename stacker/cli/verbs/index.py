@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from stacker.store.indexes import StoredIndex
 
 DESCRIPTION = """\
-Manage indexes.  An index puts images for several platforms under one name; a pull selects the
-image for its platform.  `create` adds an index to the store.  Its members are images in the store
-or in registries; an image in a registry is not downloaded.  `push` uploads the members that the
-registry lacks, then the index.  Members from a registry keep their digests.
+Manage indexes.  An index has one name, and lists images for several platforms as its members.
+`pull` selects the member for the machine or for --platform.  `create` adds an index to the store.
+A member is an image in the store or in a registry.  A member in a registry keeps its digest;
+stacker does not download it into the store.  `push` uploads the members that DEST lacks, then the
+index.
 """
 EXAMPLES = """\
   stacker index create app:1.0 app-amd64 docker://registry.example/app-arm64:1.0
@@ -56,9 +57,10 @@ EXAMPLES = """\
 _TEXTS = {
     "create": (
         """\
-Create an index of images.  Name an image in the store as for `stacker mount`.  For an image
-in a registry, its digest and its platform are recorded.  For an index in a registry, each of its
-members is recorded.  Nothing is uploaded.  The last line on stdout is the digest of the index.
+Create an index in the store.  Name a member in the store by its image ID, a unique prefix of the
+ID, or a name.  Name a member in a registry by docker://…; stacker records its digest and platform.
+If docker://… names an index, stacker records each of its members.  `create` uploads nothing.  The
+last line on stdout is the digest of the index.
 """,
         """\
   stacker index create app:1.0 app-amd64 app-arm64
@@ -67,8 +69,10 @@ members is recorded.  Nothing is uploaded.  The last line on stdout is the diges
     ),
     "annotate": (
         """\
-Set the annotations of an index, or the annotations and the platform of one member.  Other values
-stay the same.  Each change gives the index a new digest, which is the last line on stdout.
+Set the annotations of an index, or the annotations and the platform of one member.  stacker keeps
+all values that you do not set, with two exceptions: a new --arch removes the old variant, and a new
+--os removes the old OS version.  Each change gives the index a new digest.  The last line on stdout
+is this digest.
 """,
         """\
   stacker index annotate app:1.0 linux/arm --variant v6
@@ -77,10 +81,10 @@ stay the same.  Each change gives the index a new digest, which is the last line
     ),
     "push": (
         """\
-Push the members that DEST lacks, then the index.  A member in the store is pushed as by `stacker
-push`.  If its layers must be compressed again, its digest changes, and the index in the store is
-updated.  A member in a registry is copied from there.  The last line on stdout is the digest of
-the index.
+Push the members that DEST lacks, then the index.  stacker pushes a member in the store as `stacker
+push` does.  If it compresses layers of the member again, the member gets a new digest, and stacker
+updates the index in the store.  stacker copies a member in a registry as `stacker copy` does.  The
+last line on stdout is the digest of the index.
 """,
         """\
   stacker index push app:1.0 docker://registry.example/team/app:1.0
@@ -138,8 +142,8 @@ def _configure_changes(create: ArgumentParser, annotate: ArgumentParser) -> None
         "member",
         metavar="MEMBER",
         nargs="?",
-        help="the member to annotate: its digest or the first digits of it, its platform, or its "
-        "image (default: the index itself)",
+        help="the member to annotate: its digest, a unique prefix of its digest, its platform, or "
+        "its image (default: annotate the index itself)",
     )
     add("--os", metavar="OS", default="", help="operating system of the member, such as linux")
     add("--arch", metavar="ARCH", default="", help="architecture of the member, such as arm64")

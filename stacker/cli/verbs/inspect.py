@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
-Show an image: its ID, names and digests, its platform and size, and its configuration for a
-container, such as entrypoint, environment and user.
+Show an image: its ID, names, digests, platform and size, and its container configuration, such as
+entrypoint, environment and user.
 """
 EXAMPLES = """\
   stacker inspect app:1.0

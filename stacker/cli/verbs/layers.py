@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 DESCRIPTION = """\
-List the layers of an image, the base first, with their sizes.  WHITEOUTS is the number of deleted
-names, IMAGES the number of images in the store that use the layer.
+List the layers of an image with their sizes, base first.  WHITEOUTS is the number of names that the
+layer deletes.  IMAGES is the number of images in the store that use the layer.
 """
 EXAMPLES = """\
   stacker layers app:1.0

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Log in to a registry: check the credentials with it, and save them for pull, push and the other
-verbs.  podman, skopeo and docker use the same files.  The first file that has an entry or a
-credential helper for the registry is updated.  If no file has one, the credentials are saved in
-${XDG_RUNTIME_DIR}/containers/auth.json.  The password is read from the terminal or from stdin.
-There is no option for the password, because other users can read the arguments of a process.
+Log in to a registry: check the credentials with the registry, and save them for pull, push and the
+other verbs.  podman, skopeo and docker use the same credential files.  stacker updates the first of
+them that has an entry or a credential helper for the registry.  If no file has one, stacker updates
+${XDG_RUNTIME_DIR}/containers/auth.json.  If the updated file names a credential helper, the helper
+stores the password.
+
+stacker reads the password from the terminal, or from stdin with --password-stdin.  There is no
+option for the password, because other users can read the arguments of a process.
 """
 EXAMPLES = """\
   stacker login registry.example

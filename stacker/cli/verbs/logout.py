@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Log out of a registry: remove its credentials from the credential files of podman and docker, and
-from the credential helpers in these files.  With --authfile or $REGISTRY_AUTH_FILE, use that file
-only.
+from the credential helpers that these files name.  With --authfile or $REGISTRY_AUTH_FILE, stacker
+uses that file only.
 """
 EXAMPLES = """\
   stacker logout registry.example
@@ -27,7 +27,12 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("host", metavar="HOST[:PORT]", help="the registry")
-    parser.add_argument("--authfile", metavar="FILE", help="file to remove the credentials from")
+    parser.add_argument(
+        "--authfile",
+        metavar="FILE",
+        help="file to remove the credentials from (default: $REGISTRY_AUTH_FILE, else the files of "
+        "podman and docker)",
+    )
 
 
 def run(args: Namespace, session: Session) -> None:

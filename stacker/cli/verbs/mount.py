@@ -23,29 +23,29 @@ DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
 ADAPTERS = ("kernel", "pyfuse3")
 DESCRIPTION = """\
 Mount an image's root filesystem at TARGET, an existing directory outside the store.  The mount is
-read-only without --rw or --upper.  The last line on stdout is the driver that made the mount:
+read-only without --rw or --upper.  The last line on stdout names the driver that made the mount:
 
-  overlay   The kernel's overlayfs stacks the layers, without a copy; a single layer is
-            bind-mounted.  Needs root, or `unshare --user --map-root-user --mount`.
+  overlay   The kernel's overlayfs stacks the layers, without a copy.  A single layer needs only a
+            bind mount.  Needs root, or `unshare --user --map-root-user --mount`.
   fuse      A background process serves the tree through /dev/fuse.  Needs root or fusermount3.
-            Writes have overlayfs's format, so both drivers can use the same --upper.
-            `--fuse-adapter pyfuse3` uses libfuse instead of the built-in implementation of FUSE:
-            it is slower and read-only, and needs the extra `fuse`.
-  copy      TARGET, which must be empty, gets a copy of the tree.  Needs no privilege, but time
-            and disk space.
+            Writes have overlayfs's format, so a later overlay mount can use the same --upper.
+            `--fuse-adapter pyfuse3` uses libfuse instead of the built-in implementation of FUSE.
+            libfuse is slower and read-only, and needs `pip install 'stacker-rootfs[fuse]'`.
+  copy      stacker copies the tree to TARGET, which must be empty.  Needs no privilege, but takes
+            time and disk space.
 
-`auto` uses the first driver that succeeds, and prints to stderr why it is not `overlay`.  One more
-driver is available by name only:
+`auto` uses the first of these drivers that succeeds.  If that driver is not `overlay`, stacker
+prints the reason to stderr.  `auto` does not try fuse-overlayfs; select it with --driver:
 
   fuse-overlayfs
-            The program fuse-overlayfs serves the tree, if it is installed; supports --rw, but
+            The program fuse-overlayfs serves the tree, if it is installed.  It supports --rw, but
             not --upper.
 """
 EXAMPLES = """\
   stacker mount app:1.0 /mnt
-  stacker mount --rw 3f5a /mnt               by an ID prefix; discard writes at unmount
+  stacker mount --rw 3f5a /mnt               name the image by an ID prefix
   stacker mount --upper ./changes app /mnt   keep writes in ./changes
-  stacker mount --print-plan app /mnt        print the mount for another runtime
+  stacker mount --print-plan app /mnt        print the plan for another runtime
 """
 
 
@@ -63,18 +63,20 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--fuse-passthrough",
         action="store_true",
-        help="let the kernel read files of 1 MiB and more without the server, which makes every"
-        " open(2) slower; requires --driver fuse, root and Linux 6.9 (default: only for images"
-        " that consist of such files)",
+        help="let the kernel read files of 1 MiB and more without the background process; every"
+        " open(2) becomes slower; requires --driver fuse, a read-only mount, root and Linux 6.9"
+        " (default: only for images with at least 1 MiB per file on average)",
     )
     add("--rw", action="store_true", help="mount read-write; discard writes at unmount")
     add(
-        "--upper", metavar="DIR", help="mount read-write and keep writes in DIR; DIR may be missing"
+        "--upper",
+        metavar="DIR",
+        help="mount read-write and keep writes in DIR; create DIR if it is missing",
     )
     add("--nosuid", action="store_true", help="ignore set-user-ID and set-group-ID bits")
     add("--nodev", action="store_true", help="do not interpret device files")
-    add("--noexec", action="store_true", help="do not execute programs")
-    add("--print-plan", action="store_true", help="print the mount as JSON instead of mounting")
+    add("--noexec", action="store_true", help="do not permit execution of programs")
+    add("--print-plan", action="store_true", help="print the mount plan as JSON, and mount nothing")
 
 
 def run(args: Namespace, session: Session) -> None:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
 DESCRIPTION = """\
-List the mounts of the store.  Entries of mounts that a crash or a reboot has removed are printed
-to stderr and cleared, and their writes are discarded, except those of `mount --upper`.
+List the mounts of the store.  STATE is one of
+  mounted     the mount is in this mount namespace
+  elsewhere   the mount is in another mount namespace
+  busy        a process is mounting or unmounting it
 
-States: `mounted`; `elsewhere`: in another mount namespace; `busy`: a process is mounting or
-unmounting it.
+If a crash or a reboot has ended a mount, stacker prints its target to stderr and removes it from
+the list.  stacker also discards the writes of `mount --rw`, and keeps those of `mount --upper`.
 """
 EXAMPLES = """\
   stacker mounts

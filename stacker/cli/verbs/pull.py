@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
-Pull an image into the store.  stacker verifies the digest of each layer's blob and the diff_id
-of its content.  It unpacks each layer once; images share the layers that they have in common.
-Layers that are already in the store are not downloaded again.  The last line on stdout is the
-image ID.
+Pull an image into the store.  stacker verifies each layer's blob against its digest, and the tar
+in the blob against its diff_id.  It unpacks each layer once; images share the layers that they have
+in common.  It does not download layers that are already in the store.  The last line on stdout is
+the image ID.
 
 SOURCE is one of
   oci:DIR[:TAG]              an OCI image layout
@@ -34,10 +34,10 @@ SOURCE is one of
   docker://HOST[:PORT]/REPO[:TAG][@DIGEST]   a registry
 Archives may be compressed with gzip or zstd.
 
-A layer from a registry is unpacked during the download; an interrupted download resumes.
-Credentials come from the files and credential helpers of podman, skopeo and docker.
-containers-registries.conf(5) configures mirrors, locations, blocked registries and short names
-such as docker://app:1.0; containers-certs.d(5) configures certificates.
+stacker unpacks a layer from a registry while it downloads the blob.  If a download is interrupted,
+the next pull resumes it.  Credentials come from the files and credential helpers of podman, skopeo
+and docker.  containers-registries.conf(5) configures mirrors, locations, blocked registries and
+short names such as docker://app:1.0; containers-certs.d(5) configures certificates.
 """
 EXAMPLES = """\
   stacker pull oci:./layout:1.0
@@ -64,12 +64,16 @@ def configure(parser: ArgumentParser) -> None:
         type=parse_count,
         help="the number of layers to unpack in parallel (default: the number of processors)",
     )
-    add("--keep-blobs", action="store_true", help="also keep the blobs of layers in the store")
+    add(
+        "--keep-blobs",
+        action="store_true",
+        help="keep the blobs of layers too, for `push` and `repair`",
+    )
     add(
         "--sync",
         action=BooleanOptionalAction,
-        help="flush the layers to disk before the command ends, or not at all (default: flush them "
-        "after it has ended)",
+        help="--sync flushes the layers to disk before the command ends; --no-sync does not flush "
+        "them (default: flush them in the background after the command ends)",
     )
     _add_transfer(add_registries(parser))
     _add_limits(parser)
@@ -82,7 +86,8 @@ def _add_transfer(group: _ArgumentGroup) -> None:
         "--no-resume",
         dest="resume",
         action="store_false",
-        help="discard an interrupted download (default: keep it, so that a later pull resumes it)",
+        help="neither resume nor keep an interrupted download (default: keep it, so that the next "
+        "pull resumes it)",
     )
     add(
         "--ranges",
@@ -95,7 +100,7 @@ def _add_transfer(group: _ArgumentGroup) -> None:
     add(
         "--allow-foreign",
         action="store_true",
-        help="download foreign layers from the URLs in the image, without credentials",
+        help="download foreign layers from the URLs in the manifest, without credentials",
     )
 
 
@@ -104,14 +109,14 @@ def _add_limits(parser: ArgumentParser) -> None:
         "limits of a layer", "SIZE is a number of bytes; a suffix K, M, G or T is a power of 1024."
     )
     sizes = (
-        ("--max-bytes", _LIMITS.unpacked_bytes, "bytes of all files (default: 1T)"),
+        ("--max-bytes", _LIMITS.unpacked_bytes, "bytes of the unpacked layer (default: 1T)"),
         ("--max-pax-bytes", _LIMITS.pax_bytes, "bytes of one PAX header (default: 1M)"),
         (
             "--max-names",
             _LIMITS.names,
-            "bytes of names and xattrs held in memory (default: 128M)",
+            "bytes of names, attributes and link targets held in memory (default: 128M)",
         ),
-        ("--max-window", _LIMITS.window, "bytes of the window of zstd, up to 2G (default: 128M)"),
+        ("--max-window", _LIMITS.window, "bytes of the zstd window, at most 2G (default: 128M)"),
     )
     for flag, default, text in sizes:
         group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)

@@ -20,21 +20,23 @@ if TYPE_CHECKING:
     from stacker.operations.push import Pushed
 
 DESCRIPTION = """\
-Push an image of the store to a registry, a layout or an archive.  The config is sent byte for
+Push an image in the store to a registry, a layout or an archive.  stacker sends the config byte for
 byte, so the image keeps its ID.  If the store (`pull --keep-blobs`) or DEST has the original blob
-of a layer, that blob is used.  Any other layer is reassembled from its files, verified against its
-diff_id and compressed again.  If no layer is compressed again, the manifest and its digest stay the
-same.  The last line on stdout is the digest of the manifest.
+of a layer, stacker uses that blob.  Otherwise it builds the tar of the layer again from its files,
+verifies the diff_id and compresses the tar.  If stacker compresses no layer, the manifest and its
+digest stay the same.  The last line on stdout is the digest of the manifest.
 
 DEST is one of
   docker://HOST[:PORT]/REPO[:TAG]   a registry
-  oci:DIR[:NAME]                    an OCI image layout; it is created if missing
+  oci:DIR[:NAME]                    an OCI image layout, created if missing
   oci-archive:FILE[:NAME]           a new tar archive of an OCI image layout
-Blobs that the repository has are not uploaded.  Blobs that were pulled from another repository of
-the same registry are mounted from there.  An interrupted upload resumes.  Locations and blocked
-registries of containers-registries.conf(5) apply; mirrors and short names do not.
+stacker does not upload blobs that the repository has.  If stacker pulled a blob from another
+repository of the same registry, the registry mounts the blob from there.  stacker resumes an upload
+after a lost connection.  The locations and blocked registries of containers-registries.conf(5)
+apply; its mirrors and short names do not.
 
-Foreign layers are not pushed: they stay at the URLs in the manifest, and a warning names them.
+stacker does not push foreign layers.  They stay at the URLs in the manifest; stacker prints a
+warning for each.
 """
 EXAMPLES = """\
   stacker push app:1.0 docker://registry.example/team/app:1.0
@@ -59,7 +61,7 @@ def add_packing(parser: ArgumentParser) -> None:
         "--compression",
         choices=("gzip", "zstd"),
         default="gzip",
-        help="compression of layers without their original blob (default: %(default)s)",
+        help="compression of layers whose original blob is missing (default: %(default)s)",
     )
     parser.add_argument(
         "--level",

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Verify images as `stacker verify` does, and unpack their damaged layers again.  The blobs come from
-the store if `pull --keep-blobs` kept them, else from where the image was pulled.  Existing
-mounts use the damaged layer until they are unmounted.  The diff_id of each replaced layer is
-printed.
+Verify images as `stacker verify` does, and unpack their damaged layers again.  stacker reads the
+blobs from the store if `pull --keep-blobs` kept them, else from the SOURCE of the pull.  Existing
+mounts use the damaged layer until they are unmounted.  stacker prints the diff_id of each replaced
+layer.
 """
 EXAMPLES = """\
   stacker repair app:1.0
@@ -29,9 +29,16 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("images", metavar="IMAGE", nargs="*", help="a name, an image ID, or its first digits")
+    add(
+        "images",
+        metavar="IMAGE",
+        nargs="*",
+        help="image ID, unique prefix of an image ID, or name",
+    )
     add("-a", "--all", action="store_true", help="repair every image")
-    add("--fast", action="store_true", help="find damage by attributes, not by file contents")
+    add(
+        "--fast", action="store_true", help="compare attributes only, without reading file contents"
+    )
     add(
         "--jobs",
         metavar="N",

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from stacker.operations.remove import ImageParts
 
 DESCRIPTION = """\
-Remove images with all their names, and the layers that no other image uses.  Each removed image ID
-is printed on stdout.  A mounted image is not removed: unmount it first, or the command fails with
-exit code 8.  If one IMAGE does not exist, no image is removed.
+Remove images with all their names, and the layers that no other image uses.  stacker prints the ID
+of each removed image.  If an image is mounted, stacker keeps it and fails with exit code 8; unmount
+the image first.  If an IMAGE does not exist, stacker removes no image.
 """
 EXAMPLES = """\
   stacker rm app:1.0 app:1.1

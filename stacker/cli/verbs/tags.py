@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
-List the tags of a repository in a registry, in the registry's order, which is usually alphabetical.
-A list of several pages is fetched completely.
+List all tags of a repository in a registry, in the registry's order, which is usually alphabetical.
 """
 EXAMPLES = """\
   stacker tags docker://registry.example/team/app

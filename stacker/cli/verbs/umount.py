@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Unmount TARGET.  Writes of `mount --rw` are discarded, those of `mount --upper` are kept.  If a
-crash or a reboot has removed the mount, clear its entry.
+Unmount TARGET.  stacker discards the writes of `mount --rw`, and keeps those of `mount --upper`.
+If a crash or a reboot has ended the mount, stacker removes it from the list of mounts.
 """
 EXAMPLES = """\
   stacker umount /mnt

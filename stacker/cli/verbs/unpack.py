@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Unpack the merged root filesystem of an image into DIR, for a runtime that does not need a mount.
-DIR must be empty or missing, and outside the store.  On a filesystem with reflinks, files share
-their blocks with the store.  The last line on stdout is DIR.
+Unpack the merged root filesystem of an image into DIR, instead of mounting it.  DIR must be empty
+or missing, and outside the store.  On a filesystem with reflinks, files share their blocks with the
+store.  The last line on stdout is DIR.
 """
 EXAMPLES = """\
   stacker unpack app:1.0 ./rootfs

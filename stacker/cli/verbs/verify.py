@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from stacker.operations.verify import Verification
 
 DESCRIPTION = """\
-Verify images of the store.  The diff_id of each layer is computed again from the files on disk,
-and the type, mode, owner, time, xattrs and links of every file are compared with the layer's tar.
-Each difference is printed on a line, and the exit code is then 5.  `stacker repair`
-replaces damaged layers.
+Verify images in the store.  stacker computes the diff_id of each layer from the files on disk.  It
+also compares the type, mode, owner, time, xattrs and links of every file with the layer's tar.  It
+prints a line for each image and for each difference.  If an image is damaged, the exit code is 5.
+`stacker repair` replaces damaged layers.
 """
 EXAMPLES = """\
   stacker verify app:1.0
@@ -30,9 +30,16 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("images", metavar="IMAGE", nargs="*", help="a name, an image ID, or its first digits")
+    add(
+        "images",
+        metavar="IMAGE",
+        nargs="*",
+        help="image ID, unique prefix of an image ID, or name",
+    )
     add("-a", "--all", action="store_true", help="verify every image and every layer")
-    add("--fast", action="store_true", help="compare attributes, and read no file contents")
+    add(
+        "--fast", action="store_true", help="compare attributes only, without reading file contents"
+    )
     add(
         "--jobs",
         metavar="N",
