@@ -148,7 +148,7 @@ class Scenario:
 
 
 def _pulled(world: World) -> list[Arguments]:
-    return [("pull", world.app.source)]
+    return [("pull", "--sync", world.app.source)]
 
 
 def _mounted(*options: str | Path) -> Callable[[World], list[Arguments]]:
