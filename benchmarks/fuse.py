@@ -190,7 +190,7 @@ def _room(scratch: Path) -> Iterator[Path]:
 
 
 def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -> Mount:
-    command = stacker_command(store, "--quiet", "pull", f"oci:{image.layout}:{TAG}")
+    command = stacker_command(store, "--quiet", "pull", "--no-sync", f"oci:{image.layout}:{TAG}")
     done = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
     image_id = done.stdout.decode().strip()
     target = scratch / "target"

@@ -81,7 +81,7 @@ def stacker_command(store: Path, *arguments: str) -> tuple[str, ...]:
 def _stacker(image: Image, scratch: Path) -> Iterator[Task]:
     store = scratch / "store"
     source = f"oci:{image.layout}:{TAG}"
-    yield Task(stacker_command(store, "pull", "--quiet", source), scratch)
+    yield Task(stacker_command(store, "pull", "--quiet", "--no-sync", source), scratch)
 
 
 @contextmanager

@@ -103,7 +103,9 @@ def _at(
 
 
 def _pull(host: str, _: Image, scratch: Path) -> Task:
-    return Task(stacker_command(scratch / "store", "pull", "--quiet", _name(host)), scratch)
+    return Task(
+        stacker_command(scratch / "store", "pull", "--quiet", "--no-sync", _name(host)), scratch
+    )
 
 
 def _pull_once(host: str, image: Image, scratch: Path) -> Task:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from benchmarks.machine import filesystem, mounts_below
 _MEMORY = Path("/dev/shm")
 _PIECE = bytes(1 << 20)
 _OWN_SIZE = 8 << 30
+_UNMOUNT_ATTEMPTS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,16 @@ class Medium:
                 yield Path(name) / "room" if self.own else Path(name)
             finally:
                 for point in mounts_below(Path(name)):
-                    subprocess.run(["umount", point], check=False, capture_output=True)
+                    _unmount(point)
                 subprocess.run(["find", name, "-mindepth", "1", "-delete"], check=False)
+
+
+def _unmount(point: str) -> None:
+    """Unmount; a process that a command left to flush its files may need an instant."""
+    for _ in range(_UNMOUNT_ATTEMPTS):
+        if subprocess.run(["umount", point], check=False, capture_output=True).returncode == 0:
+            return
+        time.sleep(0.25)
 
 
 def _mount_new(kind: str, where: Path) -> None:

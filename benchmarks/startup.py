@@ -22,7 +22,7 @@ def compared(image: Image, scratch: Path, *, repetitions: int) -> Iterator[Figur
     source = f"oci:{image.layout}:{TAG}"
     commands = {
         BARE: (sys.executable, "-c", "pass"),
-        "pull, all there": stacker_command(store, "pull", "--quiet", source),
+        "pull, all there": stacker_command(store, "pull", "--quiet", "--no-sync", source),
         "mount": stacker_command(store, "mount", _image_id(image), str(target)),
         "umount": stacker_command(store, "umount", str(target)),
     }
