@@ -250,7 +250,7 @@ def test_full_disk_leaves_no_truncated_document(small: Path, tmp_path: Path) -> 
     second = images.layout(
         tmp_path / "second", [UPPER], name="second", config=lambda c: c.update(x="y" * 3000)
     )
-    stacker("pull", first.source)
+    stacker("pull", "--sync", first.source)
     fill(small)
     stacker.refused(1, "pull", second.source)
     blobs = [path.name for path in (stacker.store / "blobs" / "sha256").iterdir()]
