@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.help import parse_count
 from stacker.cli.output import print_items, print_line
 from stacker.cli.registry_options import add_registries
-from stacker.errors import UsageError
+from stacker.cli.verbs.verify import add_choice, chosen_images
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -28,23 +27,7 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add = parser.add_argument
-    add(
-        "images",
-        metavar="IMAGE",
-        nargs="*",
-        help="image ID, unique prefix of an image ID, or name",
-    )
-    add("-a", "--all", action="store_true", help="repair every image")
-    add(
-        "--fast", action="store_true", help="compare attributes only, without reading file contents"
-    )
-    add(
-        "--jobs",
-        metavar="N",
-        type=parse_count,
-        help="the number of layers to unpack in parallel (default: the number of processors)",
-    )
+    add_choice(parser, every="repair every image", what="unpack")
     add_registries(parser)
 
 
@@ -55,11 +38,8 @@ def run(args: Namespace, session: Session) -> None:
     from stacker.operations.repair import replace_layers
     from stacker.operations.verify import verify_images
 
-    if bool(args.images) == args.all:
-        raise UsageError("no image: got neither IMAGE nor --all, want one of them")
     store, jobs = session.store(), args.jobs or usable_processors()
-    named = map(store.images.find, args.images)
-    image_ids = [image.id for image in store.images.all()] if args.all else list(named)
+    image_ids = chosen_images(args, store)
     replaced: dict[str, str] = {}
     with Restorer(session, args).repair(store, jobs=jobs) as repair:
         for image_id in dict.fromkeys(image_ids):

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
+    from stacker.image.digest import ImageID
     from stacker.operations.verify import Verification
+    from stacker.store.store import Store
 
 DESCRIPTION = """\
 Verify images in the store.  stacker computes the diff_id of each layer from the files on disk.  It
@@ -29,6 +31,15 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
+    add_choice(parser, every="verify every image and every layer", what="verify")
+
+
+def add_choice(parser: ArgumentParser, *, every: str, what: str) -> None:
+    """Add the arguments that verify and repair share.
+
+    :param every: the help of ``--all``.
+    :param what: what happens to layers in parallel, for the help of ``--jobs``.
+    """
     add = parser.add_argument
     add(
         "images",
@@ -36,7 +47,7 @@ def configure(parser: ArgumentParser) -> None:
         nargs="*",
         help="image ID, unique prefix of an image ID, or name",
     )
-    add("-a", "--all", action="store_true", help="verify every image and every layer")
+    add("-a", "--all", action="store_true", help=every)
     add(
         "--fast", action="store_true", help="compare attributes only, without reading file contents"
     )
@@ -44,8 +55,21 @@ def configure(parser: ArgumentParser) -> None:
         "--jobs",
         metavar="N",
         type=parse_count,
-        help="the number of layers to verify in parallel (default: the number of processors)",
+        help=f"the number of layers to {what} in parallel (default: the number of processors)",
     )
+
+
+def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
+    """Return the images that the arguments name, or every image.
+
+    :raises UsageError: neither an image nor ``--all`` is given, or both.
+    :raises NotFoundError: the store lacks an image.
+    """
+    if bool(args.images) == args.all:
+        raise UsageError("no image: got neither IMAGE nor --all, want one of them")
+    if args.all:
+        return [image.id for image in store.images.all()]
+    return [store.images.find(image) for image in args.images]
 
 
 def run(args: Namespace, session: Session) -> None:
@@ -53,16 +77,10 @@ def run(args: Namespace, session: Session) -> None:
     from stacker.linux.process import usable_processors
     from stacker.operations.verify import verify_images
 
-    if bool(args.images) == args.all:
-        raise UsageError("no image: got neither IMAGE nor --all, want one of them")
     store = session.store()
-    if args.all:
-        image_ids = [image.id for image in store.images.all()]
-    else:
-        image_ids = [store.images.find(image) for image in args.images]
     found = verify_images(
         store,
-        image_ids,
+        chosen_images(args, store),
         contents=not args.fast,
         jobs=args.jobs or usable_processors(),
         emit=lambda _: None,
