@@ -18,6 +18,6 @@ def server() -> Iterator[FakeRegistry]:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run Debian's registry, which anybody may talk to."""
+    """Run Debian's registry, which asks for no credentials."""
     with debian_registry(tmp_path_factory.mktemp("plain") / "registry") as host:
         yield host

@@ -1,4 +1,4 @@
-"""Archives that nobody here wrote, from the tests of five other readers.
+"""Archives of other projects: the test data of five tar readers.
 
 A manifest says what GNU tar, bsdtar and CPython make of each.  Where the three agree, this reader
 agrees with them; where they differ, the decision stands here with its reason.  What all accept is
@@ -49,7 +49,7 @@ DECISIONS = {
     "go/pax-multi-hdrs.tar": (ACCEPTED, 1),
     # The name of an extended attribute holds a NUL: no filesystem has such a name.
     "go/pax-nul-xattrs.tar": (REFUSED, "malformed xattr name"),
-    # An extended header and then the end: the entry that it is for is missing.
+    # An extended header and then the end: its entry is missing.
     "go/pax-path-hdr.tar": (REFUSED, "extended header and then the end"),
     # An entry owned by 4294967295, which chown(2) reads as "leave the owner as it is".
     "py/testtar.tar": (REFUSED, "owner 4294967295"),

@@ -172,7 +172,7 @@ def test_a_blob_that_is_only_another_s_beginning_is_refused(
 def test_a_stream_over_its_limit_is_never_taken_for_a_whole_one(
     bench: Bench, compress: Compress, room: int
 ) -> None:
-    # The limit is passed while the reader looks whether the stream goes on.  If that looked like
+    # The stream passes the limit while the reader looks for its end.  If that looked like
     # its end, neither digest would be checked: here both are wrong.
     plain = tar(file("x", b"evil")) + bytes(2 * CHUNK)
     task = bench.task(plain, compress(plain), unpacked_bytes=1536 + room)

@@ -1,8 +1,8 @@
 """Commands of a documentation page, and a private machine that runs them.
 
 A page shows commands in fenced blocks of the language ``console``: ``# `` begins a command, ``> ``
-continues it, other lines are its output.  ``…`` in a line of output stands for any characters, and
-a line with nothing else for any lines.  ``<!-- not run: REASON -->`` before a block excludes it.
+continues it, other lines are its output.  ``…`` in a line of output matches any characters; alone
+in a line, it matches any lines.  ``<!-- not run: REASON -->`` before a block excludes it.
 ``<!-- tools: NAME… -->`` lists the programs that the page's commands need, and ``<!-- network -->``
 keeps the machine's network.
 """
