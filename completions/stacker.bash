@@ -9,7 +9,7 @@ _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
 _shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair gc rm df bench)
 
 _shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --no-resume --ranges --allow-foreign --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
-_shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_unpack_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -76,6 +76,7 @@ _shtab_stacker___store_COMPGEN=_shtab_compgen_dirs
 
 _shtab_stacker_mount___driver_choices=(auto overlay fuse copy fuse-overlayfs)
 _shtab_stacker_mount___fuse_adapter_choices=(kernel pyfuse3)
+_shtab_stacker_mount___verify_choices=(fast full)
 _shtab_stacker_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)

@@ -18,38 +18,54 @@ from stacker.operations.durability import ensure_sound
 from stacker.operations.stack import chain_id_of, ensure_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from stacker.image.digest import ImageID
     from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.plan import MountRequest, Plan
     from stacker.mount.record import MountRecord
     from stacker.operations.durability import Restore
     from stacker.store.store import Store
 
+    Check = Callable[[Store, ImageID], object]
+    """Verifies an image, and raises an error if it is damaged."""
+
 
 def mount_image(
-    store: Store, name: str, request: MountRequest, *, restore: Restore | None = None
+    store: Store,
+    name: str,
+    request: MountRequest,
+    *,
+    restore: Restore | None = None,
+    check: Check | None = None,
 ) -> tuple[MountRecord, Mounted]:
     """Mount an image.
 
     :param name: an image ID, a unique prefix of one, or a name.
     :param restore: unpacks missing layers, and layers that a power cut damaged.
+    :param check: verifies the image before the mount.
     :raises NotFoundError: the store lacks the image or one of its layers.
+    :raises IntegrityError: `check` finds the image damaged.
     :raises MountError: the target cannot be used, or every driver fails; no mount is left.
     :raises LockedError: the target or the upper directory is in use.
     """
-    with stacked_image(store, name, restore) as image:
+    with stacked_image(store, name, restore, check) as image:
         return attach(Table(store.mounts), request, image, forbidden=store.root)
 
 
 def plan_image(
-    store: Store, name: str, request: MountRequest, *, restore: Restore | None = None
+    store: Store,
+    name: str,
+    request: MountRequest,
+    *,
+    restore: Restore | None = None,
+    check: Check | None = None,
 ) -> tuple[Plan, str, tuple[str, ...]]:
     """Plan the mount of an image, and mount nothing; parameters as for `mount_image`.
 
     :returns: the plan, the driver that would be tried first, and why it would not be another one.
     """
-    with stacked_image(store, name, restore) as image:
+    with stacked_image(store, name, restore, check) as image:
         request = checked(request, forbidden=store.root)
         identifier = new_id()
         plan = request.plan(image, identifier, store.mounts / identifier)
@@ -59,12 +75,13 @@ def plan_image(
 
 @contextmanager
 def stacked_image(
-    store: Store, name: str, restore: Restore | None = None
+    store: Store, name: str, restore: Restore | None = None, check: Check | None = None
 ) -> Iterator[StackedImage]:
     """Lock an image and its layers for the block, and return it with its stack.
 
     :param name: an image ID, a unique prefix of one, or a name.
     :param restore: unpacks missing layers, and layers that a power cut damaged.
+    :param check: verifies the image while its layers are locked.
     :raises NotFoundError: the store lacks the image or one of its layers.
     """
     image_id = store.images.find(name)
@@ -73,6 +90,8 @@ def stacked_image(
         store.images.reading(image_id) as config,
         store.layers.reading(config.diff_ids),
     ):
+        if check is not None:
+            check(store, image_id)
         stack = ensure_stack(store, config)
         layers = {paths.diff: paths for paths in map(store.layers.paths, config.diff_ids)}
         yield StackedImage(

@@ -32,7 +32,7 @@ class ImageVerified:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What verifying found; each layer is listed once."""
+    """What verifying found; each layer is listed once, in the order of the images."""
 
     images: tuple[ImageVerified, ...]
     layers: tuple[LayerVerified, ...]
@@ -68,7 +68,8 @@ def verify_images(
     wanted = dict.fromkeys(diff_id for image in images for diff_id in image.diff_ids)
     if unlisted:
         wanted |= dict.fromkeys(store.layers.all())
-    return Verification(images, tuple(verify_layers(store, [*wanted], contents, jobs, emit)))
+    found = {each.diff_id: each for each in verify_layers(store, [*wanted], contents, jobs, emit)}
+    return Verification(images, tuple(found[diff_id] for diff_id in wanted))
 
 
 def verify_layers(

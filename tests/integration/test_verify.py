@@ -73,6 +73,13 @@ def touch(root: Path) -> None:
     os.utime(root / "etc/hosts", ns=(5, 5))
 
 
+def change_contents(root: Path) -> None:
+    hosts = root / "etc/hosts"
+    before = hosts.stat()
+    hosts.write_bytes(hosts.read_bytes().replace(b"127", b"666"))
+    os.utime(hosts, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def chmod_root(root: Path) -> None:
     root.chmod(0o711)
 
@@ -165,10 +172,7 @@ def test_each_kind_of_damage_is_named_and_repaired(
 
 def test_changed_contents_of_the_same_size_are_found(stacker: Stacker, app: images.Layout) -> None:
     stacker("pull", "--sync", app.source)
-    hosts = tree(stacker, app, 0) / "etc/hosts"
-    before = hosts.stat()
-    hosts.write_bytes(hosts.read_bytes().replace(b"127", b"666"))
-    os.utime(hosts, ns=(before.st_atime_ns, before.st_mtime_ns))
+    change_contents(tree(stacker, app, 0))
     found = stacker.run("verify", "--all")
     assert found.code == 5
     assert "/etc/hosts: contents: got changed after the commit" in found.out
@@ -250,3 +254,60 @@ def test_repair_leaves_a_running_mount_its_files(
         stacker("umount", target)
     assert [item["kind"] for item in stacker("gc", "--json").items] == ["layer"]
     stacker("verify", "--all")
+
+
+def unchanged(root: Path) -> None:
+    pass
+
+
+@needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
+@pytest.mark.parametrize("driver", ["auto", "overlay", "fuse", "copy"])
+@pytest.mark.parametrize(
+    ("damage", "verify", "path"),
+    [
+        (unchanged, "fast", None),
+        (unchanged, "full", None),
+        (chmod, "fast", "/etc/hosts: mode: got 0600, want 0644"),
+        (chmod, "full", "/etc/hosts: mode: got 0600, want 0644"),
+        (change_contents, "fast", None),
+        (change_contents, "full", "/etc/hosts: contents: "),
+    ],
+)
+def test_mount_refuses_an_image_that_verify_finds_damaged(
+    stacker: Stacker,
+    app: images.Layout,
+    tmp_path: Path,
+    *,
+    driver: str,
+    damage: Callable[[Path], None],
+    verify: str,
+    path: str | None,
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    stacker("pull", "--sync", app.source)
+    damage(tree(stacker, app, 0))
+    done = stacker.run("mount", "--driver", driver, "--verify", verify, "app:1.0", target)
+    if path is None:
+        assert done.code == 0, done.err
+        assert done.out.splitlines() == [driver.replace("auto", "overlay")]
+        stacker("umount", target)
+        return
+    assert done.code == 5
+    assert done.out.startswith(f"layer {app.image.diff_ids[0]}: {path}")
+    assert "hint: `stacker repair app:1.0` replaces damaged layers" in done.err
+    assert os.listdir(target) == []
+    assert stacker("mounts", "--json").items == []
+
+
+def test_mount_reports_damage_as_verify_does(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    stacker("pull", "--sync", app.source)
+    chmod(tree(stacker, app, 0))
+    words = ("mount", "--verify", "fast", "--json", "app:1.0", tmp_path)
+    found = stacker.run(*words)
+    assert found.code == 5
+    assert found.document == stacker.run("verify", "--fast", "--json", "app:1.0").document
+    assert stacker.run(*words, "--print-plan").document == found.document

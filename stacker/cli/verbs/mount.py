@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stacker.fuse.options import FuseOptions
     from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.record import MountRecord
+    from stacker.operations.mount import Check
 
 DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
 ADAPTERS = ("kernel", "pyfuse3")
@@ -40,11 +41,15 @@ prints the reason to stderr.  `auto` does not try fuse-overlayfs; select it with
   fuse-overlayfs
             The program fuse-overlayfs serves the tree, if it is installed.  It supports --rw, but
             not --upper.
+
+--verify verifies the image as `stacker verify` does.  If the image is damaged, stacker prints the
+differences, mounts nothing, and exits with 5.
 """
 EXAMPLES = """\
   stacker mount app:1.0 /mnt
   stacker mount --rw 3f5a /mnt               name the image by an ID prefix
   stacker mount --upper ./changes app /mnt   keep writes in ./changes
+  stacker mount --verify full app /mnt       mount only if every file is unchanged
   stacker mount --print-plan app /mnt        print the plan for another runtime
 """
 
@@ -76,6 +81,12 @@ def configure(parser: ArgumentParser) -> None:
     add("--nosuid", action="store_true", help="ignore set-user-ID and set-group-ID bits")
     add("--nodev", action="store_true", help="do not interpret device files")
     add("--noexec", action="store_true", help="do not permit execution of programs")
+    add(
+        "--verify",
+        choices=("fast", "full"),
+        help="verify the image first, and do not mount a damaged one; `fast` compares attributes"
+        " only, `full` reads all file contents, too (default: do not verify)",
+    )
     add("--print-plan", action="store_true", help="print the mount plan as JSON, and mount nothing")
 
 
@@ -90,9 +101,15 @@ def run(args: Namespace, session: Session) -> None:
         flags=_flags(args),
     )
     if args.print_plan:
-        _print_plan(args.image, request, session)
+        _print_plan(args, request, session)
         return
-    record, mounted = mount_image(session.store(), args.image, request, restore=Restorer(session))
+    record, mounted = mount_image(
+        session.store(),
+        args.image,
+        request,
+        restore=Restorer(session),
+        check=_check(args, session),
+    )
     _explain(mounted, session)
     if session.json:
         print_item("mount", _document(record, mounted))
@@ -118,8 +135,25 @@ def _fuse_options(args: Namespace) -> FuseOptions | None:
     return FuseOptions(adapter=args.fuse_adapter or "kernel", passthrough=args.fuse_passthrough)
 
 
-def _print_plan(image: str, request: MountRequest, session: Session) -> None:
-    plan, driver, reasons = plan_image(session.store(), image, request, restore=Restorer(session))
+def _check(args: Namespace, session: Session) -> Check | None:
+    """Return what ``--verify`` does with an image before the mount."""
+    if args.verify is None:
+        return None
+    from functools import partial
+
+    from stacker.cli.verbs.verify import require_sound  # most mounts verify nothing
+
+    return partial(require_sound, name=args.image, contents=args.verify == "full", session=session)
+
+
+def _print_plan(args: Namespace, request: MountRequest, session: Session) -> None:
+    plan, driver, reasons = plan_image(
+        session.store(),
+        args.image,
+        request,
+        restore=Restorer(session),
+        check=_check(args, session),
+    )
     print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json(driver)})
 
 

@@ -89,21 +89,49 @@ def run(args: Namespace, session: Session) -> None:
     if session.json:
         print_item("verify", _document(found))
     else:
-        _print(found)
+        for image in found.images:
+            if image.damage is None:
+                print_line(str(image.image_id))
+        _print_damage(found)
+    _require_sound(found, hint="`stacker repair` replaces damaged layers")
+
+
+def require_sound(
+    store: Store, image_id: ImageID, *, name: str, contents: bool, session: Session
+) -> None:
+    """Verify an image for another verb, and print what differs, but nothing if it is sound.
+
+    :param name: the image as the user named it, for the hint.
+    :raises IntegrityError: the image is damaged.
+    """
+    from stacker.linux.process import usable_processors
+    from stacker.operations.verify import verify_images
+
+    jobs = usable_processors()
+    found = verify_images(store, [image_id], contents=contents, jobs=jobs, emit=lambda _: None)
+    if found.is_sound:
+        return
+    if session.json:
+        print_item("verify", _document(found))
+    else:
+        _print_damage(found)
+    _require_sound(found, hint=f"`stacker repair {name}` replaces damaged layers")
+
+
+def _require_sound(found: Verification, *, hint: str) -> None:
     if not found.is_sound:
-        count = len(found.damaged) + sum(image.damage is not None for image in found.images)
+        damaged = [image.damage for image in found.images if image.damage is not None]
         raise IntegrityError(
-            f"damaged store: got {count} damaged images or layers, want none",
-            hint="`stacker repair` replaces damaged layers",
+            f"damaged store: got {len(found.damaged) + len(damaged)} damaged images or layers, "
+            "want none",
+            hint=hint,
         )
 
 
-def _print(found: Verification) -> None:
+def _print_damage(found: Verification) -> None:
     for image in found.images:
         if image.damage is not None:
             print_text(f"image {image.image_id}: {image.damage}")
-        else:
-            print_line(str(image.image_id))
     for layer in found.damaged:
         if layer.damage is not None:
             print_text(f"layer {layer.diff_id}: {layer.damage}")
