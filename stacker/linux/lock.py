@@ -1,7 +1,8 @@
-"""Locks between unrelated processes: flock(2) on a file or a directory.
+"""Locks between unrelated processes: flock(2) on a path, fcntl(2) on single bytes of a file.
 
 Functions take a path and return a held `Lock`, a context manager.  The kernel releases the lock
 when the process ends, even after SIGKILL.  This module does not depend on the locked object.
+`ByteLocks` holds any number of locks with one descriptor.
 
 The holder may unlink its lock file.  A process that waited for it then locks a file without a
 name, which excludes no other process.  So `_acquire` compares the path and the descriptor after
@@ -10,13 +11,16 @@ each wait, and starts over if they differ.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
+    from typing import Self
 
 
 class Lock:
@@ -38,7 +42,7 @@ class Lock:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -87,6 +91,57 @@ def try_shared(path: Path, *, create: bool = True) -> Lock | None:
     :raises OSError: the path cannot be opened.
     """
     return _acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB, create=create)
+
+
+class ByteLocks(Lock):
+    """Locks on single bytes of a file, all of which `release` drops.
+
+    They belong to this object, as a `Lock` does, not to the process (fcntl_locking(2), *Open file
+    description locks*).  The file is empty, and no process unlinks it.  A sandbox without such
+    locks has one lock for all bytes.
+
+    :param path: the file; created with mode 0600 if it is missing.
+    :raises OSError: the path cannot be opened.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def share(self, offset: int) -> None:
+        """Wait for a shared lock on a byte.
+
+        :param offset: less than 2**63.
+        """
+        if not self._set(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, offset):
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+
+    def try_exclude(self, offset: int) -> bool:
+        """Take an exclusive lock on a byte without waiting; return whether that succeeded.
+
+        :param offset: less than 2**63.
+        """
+        try:
+            if not self._set(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, offset):
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX allows EAGAIN and EACCES
+            return False
+        return True
+
+    def _set(self, command: int, kind: int, offset: int) -> bool:
+        """Return whether the kernel has such locks."""
+        try:
+            fcntl.fcntl(self.descriptor, command, struct.pack(_FLOCK, kind, 0, offset, 1, 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
+
+
+_FLOCK = "hhqqi0q"
+"""The C type struct flock: kind, whence, start, length, process."""
 
 
 def _acquire(path: Path, operation: int, *, create: bool) -> Lock | None:

@@ -170,7 +170,7 @@ class _Unpacker:
         blobs = {diff_id: blob for blob, diff_id in pair_layers(manifest, config)}
         sound = sound_layers(self.store, blobs)
         present = tuple(diff_id for diff_id in blobs if diff_id in sound)
-        lacking = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in present]
+        lacking = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in sound]
         if not (lacking or is_first):
             return []
         return self.unpack(source, list(_declared(lacking)), present)

@@ -7,7 +7,6 @@ a worker process.  Nothing in the store is changed; `repair` does that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,16 +79,12 @@ def verify_layers(
     emit: Emit,
 ) -> Iterable[LayerVerified]:
     """Verify layers; yield a result for each, in any order."""
-    with ExitStack() as held:
-        present = []
+    with store.layers.reading_present(diff_ids) as present:
         for diff_id in diff_ids:
-            try:
-                held.enter_context(store.layers.reading([diff_id]))
-            except NotFoundError:
+            if diff_id not in present:
                 yield LayerVerified(diff_id, damage="the layer is not in the store")
-            else:
-                present.append(VerifyTask(store.root, diff_id, contents))
-        yield from run_tasks(present, verify_layer, jobs=jobs, emit=emit)
+        tasks = [VerifyTask(store.root, each, contents) for each in diff_ids if each in present]
+        yield from run_tasks(tasks, verify_layer, jobs=jobs, emit=emit)
 
 
 def _documents(store: Store, image_id: ImageID) -> ImageVerified:

@@ -96,8 +96,8 @@ def open_docker(archive: Archive, name: str) -> DockerArchive:
             f"image {ImageID.recast(config.digest)}: {_LIST} lists {len(saved.layers)} layers, "
             f"config lists {len(diff_ids)} diff_ids"
         )
-    layers = [_layer(archive, *pair) for pair in zip(saved.layers, diff_ids, strict=True)]
-    manifest = Manifest(mediatype.OCI_MANIFEST, config, tuple(layers))
+    layers = _layers(archive, saved.layers, diff_ids)
+    manifest = Manifest(mediatype.OCI_MANIFEST, config, layers)
     blobs = {layer.digest: name for layer, name in zip(layers, saved.layers, strict=True)}
     blobs[config.digest] = saved.config
     return DockerArchive(archive, manifest.embedded(), saved.names, blobs)
@@ -177,6 +177,22 @@ def _check_name(name: str, digest: Digest, where: str) -> None:
     claimed = name.rpartition("/")[2].removesuffix(".json")
     if _is_hex(claimed) and claimed != digest.hex:
         raise IntegrityError(f"wrong digest: {where}: got {digest}, want sha256:{claimed}")
+
+
+def _layers(
+    archive: Archive, names: Sequence[str], diff_ids: Sequence[DiffID]
+) -> tuple[Descriptor, ...]:
+    """Return the descriptors of the layers; read a member once, even if the image repeats it."""
+    known: dict[tuple[str, str], Descriptor] = {}
+    layers = []
+    for name, diff_id in zip(names, diff_ids, strict=True):
+        key = archive.find(name), diff_id.algorithm
+        if key not in known:
+            known[key] = _layer(archive, key[0], diff_id)
+        layer = known[key]
+        is_plain = layer.media_type == mediatype.OCI_LAYER
+        layers.append(replace(layer, digest=Digest.recast(diff_id)) if is_plain else layer)
+    return tuple(layers)
 
 
 def _layer(archive: Archive, name: str, diff_id: DiffID) -> Descriptor:

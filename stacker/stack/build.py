@@ -61,7 +61,10 @@ def _common_format(layers: Sequence[UnpackedLayer], default: WhiteoutFormat) -> 
 
 
 class _Builder:
-    """The stack while it grows; ``_stack`` lists directories base first."""
+    """The stack while it grows; ``_stack`` has the directories base first, each once.
+
+    A repeated layer moves to its topmost position: overlayfs refuses a repeated directory.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class _Builder:
         self._occurrences = Counter(layer.diff for layer in layers)
         self._has_links = any(layer.record.deferred_links for layer in layers)
         self._format = whiteout_format
-        self._stack: list[Path] = []
+        self._stack: dict[Path, None] = {}
         self._implied: dict[Path, frozenset[bytes]] = {}
         self._whiteout_parents: dict[Path, frozenset[bytes]] = {}
         self._plain = True
@@ -112,7 +115,7 @@ class _Builder:
         return replace(layer, diff=copy)
 
     def finish(self) -> Stack:
-        stack = self._without_repeats()
+        stack = self._topmost_first()
         implied = {path: self._implied[path] for path in stack}
         fixup = self._make_directory("fixup")
         parents = {path: self._whiteout_parents.get(path, frozenset()) for path in stack}
@@ -130,14 +133,11 @@ class _Builder:
         return Stack(tuple(stack), self._format, plain=len(stack) == 1 and self._plain)
 
     def _topmost_first(self) -> list[Path]:
-        return self._stack[::-1]
-
-    def _without_repeats(self) -> list[Path]:
-        """Keep the topmost occurrence of each layer: overlayfs refuses a repeated one."""
-        return list(dict.fromkeys(self._topmost_first()))
+        return [*reversed(self._stack)]
 
     def _push(self, directory: Path, implied: frozenset[bytes]) -> None:
-        self._stack.append(directory)
+        self._stack.pop(directory, None)
+        self._stack[directory] = None
         self._implied[directory] = implied
 
     def _make_directory(self, name: str) -> Path:
@@ -154,7 +154,7 @@ class _Builder:
         A layer without an entry for its root keeps the attributes of the lower root.
         """
         below, known = self._topmost_first(), self._implied
-        self._stack, self._implied = [], {}
+        self._stack, self._implied = {}, {}
         if b"" in layer.record.implied and below:
             attributes = self._make_directory(f"root-{number}")
             root = frozenset({b""})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.paths import LayerPaths
-from stacker.linux import lock
 from stacker.linux.filesystem import exchange, sync_filesystem
+from stacker.linux.lock import ByteLocks
 from stacker.linux.process import boot_id
 from stacker.store.staging import Staging
 
@@ -153,16 +153,14 @@ class LayerStore:
             self.paths(diff_id).boot_id.unlink()
 
     @contextmanager
-    def reading(self, diff_ids: Iterable[DiffID]) -> Iterator[None]:
+    def reading(self, diff_ids: Sequence[DiffID]) -> Iterator[None]:
         """Lock layers against removal.
 
         :raises NotFoundError: a layer is not in the store.
         """
-        with ExitStack() as held:
-            for diff_id in dict.fromkeys(diff_ids):
-                if self.has(diff_id):
-                    held.enter_context(lock.shared(self._lock(diff_id)))
-                if not self.has(diff_id):
+        with self.reading_present(diff_ids) as present:
+            for diff_id in diff_ids:
+                if diff_id not in present:
                     raise NotFoundError(
                         f"no such layer in the store: {diff_id}",
                         hint="pull the image again with `stacker pull`",
@@ -170,25 +168,33 @@ class LayerStore:
             yield
 
     @contextmanager
+    def reading_present(self, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
+        """Lock those layers that are in the store against removal, and return them."""
+        present = set()
+        with _Locks(self.root) as locks:
+            for diff_id in dict.fromkeys(diff_ids):
+                if self.has(diff_id):
+                    locks.of(diff_id).share(_offset(diff_id))
+                    if self.has(diff_id):  # not removed meanwhile
+                        present.add(diff_id)
+            yield present
+
+    @contextmanager
     def removing(self, diff_ids: Iterable[DiffID]) -> Iterator[list[Path]]:
         """Lock layers against readers, and return the paths to remove.
 
         :raises LockedError: another process reads one of them.
         """
-        with ExitStack() as held:
-            paths = []
-            for diff_id in dict.fromkeys(diff_ids):
-                if not self.has(diff_id):
-                    continue
-                taken = lock.try_exclusive(self._lock(diff_id))
-                if taken is None:
+        with _Locks(self.root) as locks:
+            present = [diff_id for diff_id in dict.fromkeys(diff_ids) if self.has(diff_id)]
+            for diff_id in present:
+                if not locks.of(diff_id).try_exclude(_offset(diff_id)):
                     raise LockedError(
                         f"layer in use: {diff_id}: another process reads it",
                         hint="run the command again when the other process is done",
                     )
-                held.enter_context(taken)
-                paths += [self.paths(diff_id).root, self._lock(diff_id)]
-            yield paths
+            roots = (self.paths(diff_id).root for diff_id in present)
+            yield [root for root in roots if root.exists()]  # not removed meanwhile
 
     def all(self) -> Iterator[DiffID]:
         """Yield the diff_id of every layer in the store."""
@@ -197,6 +203,31 @@ class LayerStore:
                 if entry.is_dir() and _REPLACED not in entry.name:
                     yield DiffID(algorithm.name, entry.name)
 
-    def _lock(self, diff_id: DiffID) -> Path:
-        root = self.paths(diff_id).root
-        return root.with_name(root.name + ".lock")
+
+class _Locks(ExitStack):
+    """The lock files of layers, opened when needed.
+
+    A layer's lock is a byte of a file, so an image can have more layers than a process can have
+    open files.  There is a file for each first digit: the kernel's time for a lock grows with the
+    number of locks on the file.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+        self._files: dict[str, ByteLocks] = {}
+
+    def of(self, diff_id: DiffID) -> ByteLocks:
+        """Return the file with the lock of a layer."""
+        name = f"{diff_id.algorithm}/{diff_id.hex[0]}.lock"
+        if name not in self._files:
+            self._files[name] = self.enter_context(ByteLocks(self._root / name))
+        return self._files[name]
+
+
+def _offset(diff_id: DiffID) -> int:
+    """Return the byte that a layer's lock is on.
+
+    Two layers with one byte share a lock, so a removal could be refused without need.
+    """
+    return int(diff_id.hex[1:16], 16)

@@ -80,7 +80,6 @@ def read_bytes() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
-@pytest.mark.xfail(strict=True, reason="not bounded yet: the time is quadratic")
 def test_equal_layers_cost_time_in_proportion_to_their_number(tmp_path: Path) -> None:
     seconds = []
     for count in (100, 1_500, 6_000):
@@ -106,7 +105,6 @@ def test_empty_gzip_members_are_refused_or_cost_little_time() -> None:
     assert time.process_time() - started < 4 * 0.2  # 0.2 s per MiB
 
 
-@pytest.mark.xfail(strict=True, reason="not bounded yet: the layer is read for each use")
 def test_compressed_layer_that_a_docker_archive_repeats_is_hashed_once(tmp_path: Path) -> None:
     count, layer = 32, tar(file("a", os.urandom(MIB)))
     config = json.dumps(
@@ -208,10 +206,6 @@ def test_zstd_window_of_2_gib_is_refused_with_a_hint(tmp_path: Path) -> None:
     assert "hint: " in pulled.stderr
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="not bounded yet: each layer of an image is locked by a descriptor of its own",
-)
 def test_more_layers_than_open_files_are_pulled_and_unpacked(tmp_path: Path) -> None:
     limit = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     layers = [tar(file(f"file{number}", b"1")) for number in range(limit + 50)]

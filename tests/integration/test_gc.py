@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from stacker.image.digest import DiffID
 from stacker.linux import lock
+from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import Stacker, at_home
 from tests.support.images import layout
@@ -101,8 +103,7 @@ def test_gc_keeps_the_layers_of_a_running_pull(stacker: Stacker, app: images.Lay
 def test_gc_keeps_a_layer_that_another_process_reads(stacker: Stacker, app: images.Layout) -> None:
     stacker("pull", "--sync", app.source)
     unlist(stacker)
-    name = app.image.diff_ids[0].partition(":")[2]
-    with lock.shared(stacker.store / f"layers/sha256/{name}.lock"):
+    with Store(stacker.store).layers.reading([DiffID.parse(app.image.diff_ids[0])]):
         assert kinds(stacker) == ["blob", "blob", "chain", "layer"]
     assert kinds(stacker) == ["layer"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -107,3 +110,66 @@ def test_second_release_does_nothing(tmp_path: Path) -> None:
     held = lock.exclusive(tmp_path / "lock")
     held.release()
     held.release()
+
+
+def test_lock_on_a_byte_excludes_only_locks_on_that_byte(tmp_path: Path) -> None:
+    path = tmp_path / "locks"
+    with lock.ByteLocks(path) as reader, lock.ByteLocks(path) as other:
+        reader.share(5)
+        other.share(5)
+        assert not other.try_exclude(5)
+        assert other.try_exclude(2**63 - 1)
+        reader.release()
+        assert other.try_exclude(5)
+
+
+def test_locks_on_bytes_need_one_descriptor(tmp_path: Path) -> None:
+    with lock.ByteLocks(tmp_path / "locks") as locks:
+        before = len(os.listdir("/proc/self/fd"))
+        for offset in range(2000):
+            locks.share(3 * offset)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_locks_on_bytes_are_released_when_the_process_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "locks"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with lock.ByteLocks(path) as locks:
+            assert not locks.try_exclude(7)
+            holder.kill()
+            holder.wait()
+            assert locks.try_exclude(7)
+
+
+def test_without_locks_on_bytes_the_whole_file_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "no such command")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    path = tmp_path / "locks"
+    with lock.ByteLocks(path) as reader, lock.ByteLocks(path) as other:
+        reader.share(5)
+        reader.share(6)
+        other.share(5)
+        other.release()
+        with lock.ByteLocks(path) as remover:
+            assert not remover.try_exclude(7)
+            reader.release()
+            assert remover.try_exclude(7)
+            assert remover.try_exclude(8)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from stacker.linux import lock
+locks = lock.ByteLocks(Path(sys.argv[1]))
+locks.share(7)
+print("held", flush=True)
+time.sleep(600)
+"""

@@ -111,14 +111,14 @@ def test_missing_layer_is_not_found(store: Store) -> None:
         store.layers.record(DIFF)
 
 
-def test_removal_returns_the_layer_and_its_lock_file(store: Store) -> None:
+def test_removal_returns_the_layer_and_keeps_the_lock_file(store: Store) -> None:
     unpacked(store)
     with store.layers.reading([DIFF]):
         pass
     with store.staging.trash() as discard, store.layers.removing([DIFF]) as paths:
         discard(paths)
     assert not store.layers.has(DIFF)
-    assert os.listdir(store.root / "layers" / "sha256") == []
+    assert os.listdir(store.root / "layers" / "sha256") == [f"{DIFF.hex[0]}.lock"]
     assert os.listdir(store.staging.root) == []
 
 
