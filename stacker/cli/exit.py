@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from stacker.cli.output import discard_stdout, flush, printable
-from stacker.errors import StackerError
+from stacker.errors import NetworkError, StackerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +35,42 @@ class SignalledError(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+class _TimeoutError(BaseException):
+    """The time of ``--timeout`` is over; as for a signal, only cleanup code delays the end."""
+
+
+@contextmanager
+def time_limit(seconds: int, what: str) -> Iterator[None]:
+    """Interrupt a block that takes longer than a limit.
+
+    A timer of the kernel interrupts every wait: for a registry, for a lock, for a worker.  A limit
+    per connection would not add up to one for the command.
+
+    :param seconds: the limit; 0 for none.
+    :param what: the command, for the message.
+    :raises NetworkError: the block took longer.
+    """
+    if not seconds:
+        yield
+        return
+
+    def end(_: int, __: FrameType | None) -> NoReturn:
+        raise _TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _TimeoutError:
+        raise NetworkError(
+            f"timed out: {what}: got no end within {seconds} s, want one",
+            hint="run the command again: it transfers only what is missing; or raise --timeout",
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def open_standard_streams() -> None:

@@ -27,6 +27,8 @@ WIDEST = 100
 _COLUMN = 28
 _TITLES = {"positional arguments": "Arguments", "options": "Options"}
 _UNITS = "KMGT"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TIME = re.compile(r"(\d{1,9})([smhd]?)", re.ASCII)
 _SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
 # What argparse says, and the same as *what failed: which object: got X, want Y*.
@@ -177,6 +179,17 @@ def parse_size(text: str) -> int:
         )
     power = _UNITS.index(found[2].upper()) + 1 if found[2] else 0
     return int(found[1]) << 10 * power
+
+
+def parse_time(text: str) -> int:
+    """Return the seconds that ``90``, ``90s``, ``30m``, ``12h`` or ``7d`` means.
+
+    :raises ArgumentTypeError: the text is not a number and a unit.
+    """
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a number and s, m, h or d")
+    return int(found[1]) * _SECONDS[found[2] or "s"]
 
 
 def parse_count(text: str) -> int:

@@ -13,6 +13,7 @@ from argparse import SUPPRESS, ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stacker.cli.help import parse_time
 from stacker.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -68,6 +69,18 @@ def add_registries(
         "is always allowed)",
     )
     return group
+
+
+def add_timeout(group: _ArgumentGroup) -> None:
+    """Add the limit on the time of a whole command."""
+    group.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=parse_time,
+        default=0,
+        help="end the command with exit code 10 if it takes longer than TIME, such as 90s, 30m or "
+        "2h (default: 0, no limit)",
+    )
 
 
 def _parse_tls_verify(text: str) -> bool:

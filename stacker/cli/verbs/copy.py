@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from stacker.cli.exit import time_limit
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registry_options import add_registries, registry_access
+from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.cli.verbs.push import add_jobs, copied_document, warn_foreign
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ def configure(parser: ArgumentParser) -> None:
         help="copy the image for this platform only (default: the best match for this machine)",
     )
     add_jobs(parser)
-    add_registries(parser)
+    add_timeout(add_registries(parser))
 
 
 def run(args: Namespace, session: Session) -> None:
     """Copy the image and print the digest of its manifest or index."""
-    copied = _copy(args, session)
+    with time_limit(args.timeout, f"copy {args.source}"):
+        copied = _copy(args, session)
     warn_foreign(copied, session)
     if session.json:
         item = {"source": args.source, "destination": args.destination}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 from typing import TYPE_CHECKING
 
+from stacker.cli.help import parse_time
 from stacker.cli.output import print_items, print_text, size
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ EXAMPLES = """\
   stacker gc
   stacker gc --untagged --older-than 7d
 """
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -43,23 +41,12 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--older-than",
         metavar="TIME",
-        type=parse_age,
+        type=parse_time,
         default=0,
         help="keep layers, chains, blobs and interrupted downloads younger than TIME, such as 90s, "
         "30m, 12h or 7d (default: 0s)",
     )
     add("--untagged", action="store_true", help="also remove images without a name")
-
-
-def parse_age(text: str) -> int:
-    """Return the seconds of an age such as ``30m``.
-
-    :raises ArgumentTypeError: the text is not a number and a unit.
-    """
-    found = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"got {text!r}, want a number and s, m, h or d")
-    return int(found[1]) * _SECONDS[found[2] or "s"]
 
 
 def run(args: Namespace, session: Session) -> None:

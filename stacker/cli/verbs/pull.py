@@ -7,9 +7,10 @@ from argparse import BooleanOptionalAction
 from typing import TYPE_CHECKING
 
 from stacker.cli.background import flush_later
+from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count, parse_size
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registry_options import add_registries, registry_access
+from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def configure(parser: ArgumentParser) -> None:
         help="--sync flushes the layers to disk before the command ends; --no-sync does not flush "
         "them (default: flush them in the background after the command ends)",
     )
-    _add_transfer(add_registries(parser))
+    registries = add_registries(parser)
+    add_timeout(registries)
+    _add_transfer(registries)
     _add_limits(parser)
 
 
@@ -139,7 +142,8 @@ def run(args: Namespace, session: Session) -> None:
 
     wanted = Platform.parse(args.platform) if args.platform else None
     host = Platform.host(os.uname().machine)
-    pulled = _pull(args, session, wanted or host, must_match=wanted is not None)
+    with time_limit(args.timeout, f"pull {args.source}"):
+        pulled = _pull(args, session, wanted or host, must_match=wanted is not None)
     for warning in pulled.warnings:
         session.say(f"warning: {warning}")
     if args.sync is None:

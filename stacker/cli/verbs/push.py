@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count
 from stacker.cli.options import add_image
 from stacker.cli.output import print_event, print_line
-from stacker.cli.registry_options import add_registries, registry_access
+from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.image.document import quoted
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def configure(parser: ArgumentParser) -> None:
     add("destination", metavar="DEST", help="where to push the image")
     add_packing(parser)
     add_jobs(parser)
-    add_registries(parser)
+    add_timeout(add_registries(parser))
 
 
 def add_packing(parser: ArgumentParser) -> None:
@@ -115,7 +116,8 @@ def warn_foreign(copied: Copied, session: Session) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Push the image and print the digest of its manifest."""
-    pushed = _push(args, session)
+    with time_limit(args.timeout, f"push {args.image}"):
+        pushed = _push(args, session)
     warn_foreign(pushed.copied, session)
     if not pushed.original:
         session.detail(f"compressed {pushed.packed} layers again, so the manifest has a new digest")
