@@ -195,8 +195,8 @@ class _Applier:
         if physical != above:
             self._moved[tree.entry_number] = place = join(physical, name)
             tree.budget.spend(len(place), place)
-        if tree.pending:
-            tree.pending.pop(join(physical, name), None)
+        if tree.pending.count:
+            tree.pending.discard(join(physical, name))
 
     def _count(self, size: int) -> None:
         self._files += 1
@@ -285,7 +285,7 @@ class _Applier:
         if not name:
             raise self._not_the_root(entry)
         parent, physical = self._tree.parent(above)
-        self._tree.pending.pop(join(physical, name), None)
+        self._tree.pending.discard(join(physical, name))
         return parent, name
 
     def _create(

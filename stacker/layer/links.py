@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from typing import Final
 
 from stacker.errors import LayerError
 from stacker.layer.root import LayerRoot
 from stacker.layer.symlinks import join
 from stacker.tar.entry import HardLink, printable
+
+_DEFERRED_BYTES: Final = 300
+"""Bytes of memory for a link of the record, besides its names, when a stack is built."""
 
 
 def apply_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
@@ -39,7 +42,7 @@ def apply_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
     parent, _ = tree.parent(above)
     if _exists(parent, name):
         tree.set_aside(parent, name, path)
-    tree.pending.pop(path, None)
+    tree.pending.discard(path)
     if not _link(tree, entry, parent, name, what):
         tree.defer(path, entry.target)
 
@@ -92,31 +95,12 @@ def resolve_pending(tree: LayerRoot, what: str) -> tuple[HardLink, ...]:
     def make(link: HardLink) -> bytes | None:
         parent, _ = tree.parent(link.path.rpartition(b"/")[0])
         if _link(tree, link, parent, link.path.rpartition(b"/")[2], what):
-            del tree.pending[link.path]
             return None
         above, _, name = link.target.rpartition(b"/")
         found = tree.existing(above)
         return link.target if found is None else join(found[1], name)
 
-    links = [HardLink(path, target) for path, target in tree.pending.items()]
-    return tuple(make_in_order(links, make).values())
-
-
-def make_in_order(
-    links: Iterable[HardLink], make: Callable[[HardLink], bytes | None]
-) -> dict[bytes, HardLink]:
-    """Make hard links, each after the links that its target depends on, in linear time.
-
-    :param make: makes one link and returns ``None``, or returns the path that the link waits for.
-    :returns: the links that could not be made, by path, in their order.
-    """
-    left = {link.path: link for link in links}
-    ready, waiting = list(left.values()), dict[bytes, list[HardLink]]()
-    for link in ready:
-        wanted = make(link)
-        if wanted is None:
-            del left[link.path]
-            ready.extend(waiting.pop(link.path, ()))
-        else:
-            waiting.setdefault(wanted, []).append(link)
-    return left
+    tree.pending.make(make)
+    for link in tree.pending:
+        tree.budget.spend(_DEFERRED_BYTES, link.path)
+    return tuple(tree.pending)

@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from stacker.errors import LayerError
+from stacker.layer.pending_links import LINK_BYTES, PendingLinks
 from stacker.layer.record import Replacement
 from stacker.layer.symlinks import follow_symlinks, join
-from stacker.tar.entry import Meta, printable
+from stacker.tar.entry import HardLink, Meta, printable
 from stacker.tar.limits import Budget, Limits
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,7 +56,7 @@ class LayerRoot:
     ``directories`` maps the path of each directory to its :class:`Meta`, or to ``None`` if it has
     no entry.  ``assumed`` has the paths that have entries below them, but no entry of their own.
     ``severed`` has the directories that replaced a non-directory of this layer, so they expose
-    nothing of the layers below.  ``pending`` maps the hard links that wait to their targets.
+    nothing of the layers below.  ``pending`` has the hard links that wait for their targets.
     ``entry_number`` is the number of the current entry.  ``budget`` counts the names to remember.
     """
 
@@ -71,7 +72,7 @@ class LayerRoot:
         self.assumed: set[bytes] = set()
         self.severed: set[bytes] = set()
         self.replacements: list[Replacement] = []
-        self.pending: dict[bytes, bytes] = {}
+        self.pending = PendingLinks()
         self.entry_number = 0
         self.budget = Budget(limits or Limits())
         self._depth = (limits or Limits()).depth
@@ -141,7 +142,7 @@ class LayerRoot:
             self.set_aside(parent, name, physical)
             os.mkdir(name, mode | 0o700, dir_fd=parent)
             self.severed.add(physical)
-        if self.pending.pop(physical, None) is not None:
+        if self.pending.discard(physical):
             self.severed.add(physical)
         self.directories[physical] = None
         self._inside.setdefault(physical.rpartition(b"/")[0], []).append(physical)
@@ -149,9 +150,8 @@ class LayerRoot:
 
     def defer(self, path: bytes, target: bytes) -> None:
         """Add the hard link at the physical path ``path`` to ``pending``."""
-        self.budget.spend(len(path) + len(target), path)
-        self.pending[path] = target
-        self._inside.setdefault(path.rpartition(b"/")[0], []).append(path)
+        self.budget.spend(len(path) + len(target) + LINK_BYTES, path)
+        self.pending.add(HardLink(path, target))
 
     def set_aside(self, parent: int, name: bytes, physical: bytes) -> None:
         """Remove a name from the tree; keep the file if it has contents, or the directory."""
@@ -200,7 +200,7 @@ class LayerRoot:
         inside, gone = physical + b"/", [physical]
         for path in gone:
             self.directories.pop(path, None)
-            self.pending.pop(path, None)
+            self.pending.discard_inside(path)
             gone += self._inside.pop(path, ())
         self._retire(
             {

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stacker.errors import LayerError
-from stacker.layer.links import make_in_order
 from stacker.layer.metadata import copy_layer_attributes
+from stacker.layer.pending_links import PendingLinks
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.symlinks import follow_symlinks, join
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -36,8 +36,10 @@ def write_links(
     :returns: the directories made; all of them are implied.
     :raises LayerError: a target does not exist, or is a directory.
     """
-    maker = _LinkMaker(links, LayerLookup(layers, whiteout_format), directory, what)
-    for link in make_in_order(links, maker.make).values():
+    left = PendingLinks(links)
+    maker = _LinkMaker(left, LayerLookup(layers, whiteout_format), directory, what)
+    left.make(maker.make)
+    for link in left:
         raise LayerError(
             f"malformed hard link: {what}: {printable(link.path)}: got the target "
             f"{printable(link.target)}, which depends on this link itself, want a file"
@@ -64,12 +66,10 @@ class _LinkMaker:
     ``directories`` collects the directories made, including the root.
     """
 
-    def __init__(
-        self, links: Iterable[HardLink], tree: LayerLookup, directory: Path, what: str
-    ) -> None:
+    def __init__(self, left: PendingLinks, tree: LayerLookup, directory: Path, what: str) -> None:
         self.directories = {b""}
-        self._left = {link.path for link in links}
-        self._made: dict[bytes, bytes] = {}
+        self._left = left
+        self._made: set[bytes] = set()
         self._tree, self._root, self._what = tree, os.fsencode(directory), what
 
     def make(self, link: HardLink) -> bytes | None:
@@ -79,10 +79,8 @@ class _LinkMaker:
         except _NotYetError as error:
             return error.path
         self._make_directories(link.path.rpartition(b"/")[0])
-        made = self._root + b"/" + link.path
-        os.link(source, made, follow_symlinks=False)
-        self._made[link.path] = made
-        self._left.remove(link.path)
+        os.link(source, self._root + b"/" + link.path, follow_symlinks=False)
+        self._made.add(link.path)
         return None
 
     def _make_directories(self, path: bytes) -> None:
@@ -99,7 +97,9 @@ class _LinkMaker:
         path = join(follow_symlinks(above, self._symlink, want="a file"), name)
         if path in self._left and path != link.path:  # a link to itself changes nothing
             raise _NotYetError(path)
-        return self._made.get(path) or _linkable(self._found(path), link, self._what)
+        if path in self._made:
+            return self._root + b"/" + path
+        return _linkable(self._found(path), link, self._what)
 
     def _found(self, path: bytes) -> Found | None:
         """Look up a target; a link on its path hides the lower layers."""
@@ -112,9 +112,9 @@ class _LinkMaker:
     def _symlink(self, path: bytes) -> bytes | None:
         if path in self._left:
             raise _NotYetError(path)
-        made = self._made.get(path)
-        if made is None:
+        if path not in self._made:
             return self._tree.symlink(path)
+        made = self._root + b"/" + path
         return os.readlink(made) if os.path.islink(made) else None
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from stacker.errors import IntegrityError, LayerError
-from stacker.layer.links import make_in_order
 from stacker.layer.paths import LayerPaths
+from stacker.layer.pending_links import PendingLinks
 from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED
 from stacker.layer.skeleton import open_skeleton
@@ -234,10 +234,9 @@ class _FromSkeleton:
 
     def _add_late_links(self) -> None:
         """Add the links whose targets came later."""
-        left = make_in_order(
-            self._waiting, lambda link: None if self._add_link(link) else link.target
-        )
-        if set(left) != {link.path for link in self._record.deferred_links}:
+        left = PendingLinks(self._waiting)
+        left.make(lambda link: None if self._add_link(link) else link.target)
+        if {link.path for link in left} != {link.path for link in self._record.deferred_links}:
             raise _UnusualError
 
     def _hide(self, path: bytes) -> None:

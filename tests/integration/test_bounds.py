@@ -162,7 +162,6 @@ def test_archive_that_expands_a_thousandfold_is_refused_or_takes_little_disk(
     assert pulled.code in (0, 5, 6), pulled.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="not bounded yet: a waiting link takes 410 bytes")
 def test_hard_links_before_their_target_take_little_memory(tmp_path: Path) -> None:
     count = 200_000
     links = b"".join(hardlink(f"link{number}", "target") for number in range(count))

@@ -83,6 +83,14 @@ def test_limit_of_remembered_names(workspace: Workspace, parts: tuple[bytes, ...
     assert "--max-names" in (caught.value.hint or "")
 
 
+def test_memory_of_links_that_wait_counts_as_names(workspace: Workspace) -> None:
+    links = [hardlink(f"link{number:02}", "file") for number in range(50)]
+    workspace.unpack(*links, file("file"), limits=Limits(names=50 * 60))
+    with pytest.raises(LayerError, match="bytes of names") as caught:
+        workspace.unpack(*links, file("file"), limits=Limits(names=50 * 40))
+    assert "--max-names" in (caught.value.hint or "")
+
+
 def test_short_tar_cannot_imply_a_thousand_times_its_size_of_paths(workspace: Workspace) -> None:
     deep = "/".join(["n" * 250] * 500)
     with pytest.raises(LayerError, match="bytes of names"):
