@@ -8,7 +8,7 @@
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
 _shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair gc rm df bench)
 
-_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -18,7 +18,7 @@ _shtab_stacker_inspect_option_strings=(--store -q --quiet -v --verbose --json --
 _shtab_stacker_layers_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_history_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_push_option_strings=(--compression --level --jobs --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --store -q --quiet -v --verbose --json --debug --version -h --help)
-_shtab_stacker_copy_option_strings=(--all --platform --jobs --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_copy_option_strings=(--all --platform --jobs --max-archive-ratio --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_index_create_option_strings=(--authfile --registries-conf --cert-dir --tls-verify --insecure --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_index_annotate_option_strings=(--os --arch --variant --os-version --annotation --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_index_push_option_strings=(--compression --level --jobs --authfile --registries-conf --cert-dir --tls-verify --insecure --store -q --quiet -v --verbose --json --debug --version -h --help)

@@ -10,7 +10,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 import stacker
-from stacker.cli.help import Parser
+from stacker.cli.help import Parser, parse_count
 from stacker.cli.verbs import SUMMARIES, load
 from stacker.errors import UsageError
 
@@ -123,6 +123,20 @@ def add_image(parser: argparse.ArgumentParser) -> None:
     """Add the argument that names an image of the store."""
     parser.add_argument(
         "image", metavar="IMAGE", help="image ID, unique prefix of an image ID, or name"
+    )
+
+
+def add_archive_ratio(parser: argparse.ArgumentParser) -> None:
+    """Add the limit on what a compressed archive expands to."""
+    from stacker.tar.limits import ARCHIVE_RATIO  # mounts do not need it
+
+    parser.add_argument(
+        "--max-archive-ratio",
+        metavar="N",
+        type=parse_count,
+        default=ARCHIVE_RATIO,
+        help="decompressed bytes per byte of a compressed archive, after the first 16M "
+        "(default: %(default)s)",
     )
 
 

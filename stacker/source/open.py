@@ -15,6 +15,7 @@ from stacker.errors import NotFoundError
 from stacker.image.location import parse_location
 from stacker.source.files import Directory
 from stacker.source.layout import open_layout
+from stacker.tar.limits import ARCHIVE_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,16 +30,22 @@ _TRANSPORTS = ("oci", "oci-archive", "docker-archive", "docker")
 
 
 def open_source(
-    text: str, *, spool: Path, access: RegistryAccess | None = None
+    text: str,
+    *,
+    spool: Path,
+    access: RegistryAccess | None = None,
+    archive_ratio: int = ARCHIVE_RATIO,
 ) -> AbstractContextManager[Source]:
     """Yield the source that `text` names; it is closed when the context ends.
 
     :param spool: a directory into which a compressed archive is decompressed.
     :param access: how to reach registries; without credentials by default.
+    :param archive_ratio: maximum decompressed bytes per byte of a compressed archive.
     :raises UsageError: unknown transport, no path, or several images and no name.
     :raises UnsupportedError: an unsupported format.
     :raises NotFoundError: no such file, directory or image.
     :raises IntegrityError: the source is malformed.
+    :raises LayerError: a compressed archive exceeds the limit.
     :raises AuthenticationError: the registry refuses the request or the credentials.
     :raises NetworkError: the registry cannot be reached.
     """
@@ -49,7 +56,7 @@ def open_source(
     path = os.path.abspath(location.path)
     if location.transport == "oci":
         return _directory(path, location.name, location.what)
-    return _archive(path, location, spool)
+    return _archive(path, location, spool, archive_ratio)
 
 
 @contextmanager
@@ -74,14 +81,14 @@ def _directory(path: str, tag: str, what: str) -> Iterator[Source]:
 
 
 @contextmanager
-def _archive(path: str, location: ImageLocation, spool: Path) -> Iterator[Source]:
+def _archive(path: str, location: ImageLocation, spool: Path, ratio: int) -> Iterator[Source]:
     from stacker.source.docker_archive import open_docker
     from stacker.source.seekable import seekable
     from stacker.source.tar_files import (
         open_archive,  # loads the tar parser
     )
 
-    with seekable(path, location.what, spool=spool) as plain:
+    with seekable(path, location.what, spool=spool, ratio=ratio) as plain:
         archive = open_archive(plain, location.what)
         opened = open_layout if location.transport == "oci-archive" else open_docker
         yield opened(archive, location.name)

@@ -11,36 +11,37 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, NotFoundError, StackerError
+from stacker.errors import LayerError, NotFoundError, StackerError
 from stacker.stream.compression import decompressed, detect_compression, read_chunks
+from stacker.stream.verify import metered
+from stacker.tar.limits import ARCHIVE_GRACE, ARCHIVE_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
 
-SPOOL_LIMIT = 1 << 40
-"""Maximum bytes of a decompressed archive."""
-
 _MAGIC = 4  # bytes that distinguish gzip, zstd and tar
 
 
 @contextmanager
-def seekable(path: str, what: str, *, spool: Path, limit: int = SPOOL_LIMIT) -> Iterator[str]:
+def seekable(path: str, what: str, *, spool: Path, ratio: int = ARCHIVE_RATIO) -> Iterator[str]:
     """Yield the path of an uncompressed archive, which exists until the context ends.
 
     A compressed archive (by its magic) and the content of a pipe go to a temporary file in
-    `spool`.
+    `spool`.  The limits of layers do not apply to that file, because it also has the members that
+    belong to no layer.
 
     :param path: an absolute path.
     :param what: the archive's name for messages.
-    :param limit: maximum bytes of the temporary file.
+    :param ratio: maximum decompressed bytes per byte of the archive, beyond `ARCHIVE_GRACE`.
     :raises NotFoundError: no such file.
-    :raises IntegrityError: the archive is corrupt, or exceeds the limit.
+    :raises IntegrityError: the archive is corrupt.
+    :raises LayerError: the archive exceeds the limit.
     :raises StackerError: the archive cannot be opened.
     """
     with _opened(path, what) as file:
-        plain = path if _is_plain(file) else _spooled(file, what, spool, limit)
+        plain = path if _is_plain(file) else _spooled(file, what, spool, ratio)
     try:
         yield plain
     finally:
@@ -63,14 +64,15 @@ def _is_plain(file: BinaryIO) -> bool:
     return detect_compression(os.pread(file.fileno(), _MAGIC, 0)) == "none"
 
 
-def _spooled(archive: BinaryIO, what: str, spool: Path, limit: int) -> str:
+def _spooled(archive: BinaryIO, what: str, spool: Path, ratio: int) -> str:
     from tempfile import mkstemp  # heavy, and only a compressed archive needs it
 
     name = None
     try:
         fd, name = mkstemp(prefix="archive-", suffix=".tar", dir=spool)
         with os.fdopen(fd, "wb") as file:
-            _write(decompressed(read_chunks(archive), what=what), file, what, limit)
+            for chunk in _bounded(archive, what, ratio):
+                file.write(chunk)
     except BaseException as error:
         if name is not None:
             os.unlink(name)
@@ -83,12 +85,22 @@ def _spooled(archive: BinaryIO, what: str, spool: Path, limit: int) -> str:
     return name
 
 
-def _write(chunks: Iterator[bytes], file: BinaryIO, what: str, limit: int) -> None:
-    room = limit
-    for chunk in chunks:
-        room -= len(chunk)
-        if room < 0:
-            raise IntegrityError(
-                f"too large: {what}: got more than {limit} bytes decompressed, want at most {limit}"
+def _bounded(archive: BinaryIO, what: str, ratio: int) -> Iterator[bytes]:
+    """Decompress an archive up to a ratio; for a pipe, to the bytes that were read so far."""
+    size = os.fstat(archive.fileno()).st_size
+    read = written = 0
+
+    def count(length: int) -> None:
+        nonlocal read
+        read += length
+
+    for chunk in decompressed(metered(read_chunks(archive), count), what=what):
+        written += len(chunk)
+        if written > max(ARCHIVE_GRACE, ratio * max(size, read)):
+            raise LayerError(
+                f"over a limit: {what}: got {written} decompressed bytes from {max(size, read)} "
+                f"bytes, want at most {ratio} times as many",
+                hint="if you trust the archive, raise the limit with --max-archive-ratio, or "
+                "decompress the archive before",
             )
-        file.write(chunk)
+        yield chunk

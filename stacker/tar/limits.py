@@ -15,6 +15,11 @@ _MAX_PRINTED = 80
 RATIO_GRACE = 64 * _MIB
 """Bytes that a blob may expand to regardless of the ratio."""
 
+ARCHIVE_RATIO = 100
+"""Default limit on the decompressed bytes per byte of a compressed archive."""
+ARCHIVE_GRACE = 16 * _MIB
+"""Bytes that a compressed archive may expand to regardless of the ratio."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.exit import time_limit
+from stacker.cli.options import add_archive_ratio
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.cli.verbs.push import add_jobs, copied_document, warn_foreign
@@ -54,6 +55,7 @@ def configure(parser: ArgumentParser) -> None:
         help="copy the image for this platform only (default: the best match for this machine)",
     )
     add_jobs(parser)
+    add_archive_ratio(parser)
     add_timeout(add_registries(parser))
 
 
@@ -78,7 +80,12 @@ def _copy(args: Namespace, session: Session) -> Copied:
     from stacker.source.open import open_source
 
     access = registry_access(args, os.environ, args.source, args.destination)
-    with open_source(args.source, spool=session.temporary, access=access) as source:
+    with open_source(
+        args.source,
+        spool=session.temporary,
+        access=access,
+        archive_ratio=args.max_archive_ratio,
+    ) as source:
         # The source's own name, because the user may have written a short name.
         name = f"{REGISTRY_TRANSPORT}{source.names[0]}" if is_in_registry(args.source) else ""
         repository = repository_of(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.background import flush_later
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count, parse_size
+from stacker.cli.options import add_archive_ratio
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.tar.limits import Limits
@@ -79,6 +80,7 @@ def configure(parser: ArgumentParser) -> None:
     registries = add_registries(parser)
     add_timeout(registries)
     _add_transfer(registries)
+    add_archive_ratio(parser)
     _add_limits(parser)
 
 
@@ -175,7 +177,12 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
     store = session.store()
     with (
         store.staging.directory("spool") as spool,
-        open_source(args.source, spool=spool, access=_access(args)) as source,
+        open_source(
+            args.source,
+            spool=spool,
+            access=_access(args),
+            archive_ratio=args.max_archive_ratio,
+        ) as source,
         report_progress(session) as emit,
     ):
         return pull_image(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from stacker.errors import IntegrityError, NotFoundError, StackerError
+from stacker.errors import IntegrityError, LayerError, NotFoundError, StackerError
 from stacker.source.seekable import seekable
+from stacker.tar.limits import ARCHIVE_GRACE
 
 CONTENT = b"plain bytes of an archive" * 1000
 
@@ -76,17 +77,55 @@ def test_a_corrupt_archive_is_refused_and_leaves_nothing_behind(
     assert not list(spool.iterdir())
 
 
-def test_an_archive_that_unpacks_beyond_the_limit_is_refused(tmp_path: Path, spool: Path) -> None:
+def test_archive_over_the_ratio_is_refused_with_a_hint(tmp_path: Path, spool: Path) -> None:
     path = tmp_path / "a.tar.gz"
-    path.write_bytes(gzip.compress(CONTENT))
-    with seekable(str(path), "a", spool=spool, limit=len(CONTENT)):
+    path.write_bytes(gzip.compress(bytes(ARCHIVE_GRACE + 1)))
+    with seekable(str(path), "a", spool=spool, ratio=2000):
         pass
     with (
-        pytest.raises(IntegrityError, match="too large: archive:a"),
-        seekable(str(path), "archive:a", spool=spool, limit=len(CONTENT) - 1),
+        pytest.raises(LayerError, match=r"over a limit: archive:a: .* at most 100 times") as caught,
+        seekable(str(path), "archive:a", spool=spool),
     ):
         pytest.fail("it was accepted")
+    assert "--max-archive-ratio" in (caught.value.hint or "")
     assert not list(spool.iterdir())
+
+
+def test_small_archive_may_exceed_the_ratio(tmp_path: Path, spool: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(bytes(ARCHIVE_GRACE)))
+    with seekable(str(path), "a", spool=spool) as plain:
+        assert Path(plain).stat().st_size == ARCHIVE_GRACE
+
+
+def test_no_byte_beyond_the_ratio_is_written(
+    tmp_path: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sizes = tmp_path / "a.tar.gz", list[int]()
+    path.write_bytes(gzip.compress(bytes(4 * ARCHIVE_GRACE)))
+    remove = os.unlink
+
+    def measure(name: str) -> None:
+        sizes.append(os.stat(name).st_size)
+        remove(name)
+
+    monkeypatch.setattr(os, "unlink", measure)
+    with pytest.raises(LayerError), seekable(str(path), "a", spool=spool):
+        pytest.fail("it was accepted")
+    assert 0 < sizes[0] <= ARCHIVE_GRACE
+
+
+def test_pipe_over_the_ratio_is_refused(tmp_path: Path, spool: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    data = gzip.compress(bytes(2 * ARCHIVE_GRACE))
+    writer = threading.Thread(target=path.write_bytes, args=(data,))
+    writer.start()
+    try:
+        with pytest.raises(LayerError), seekable(str(path), "a", spool=spool):
+            pytest.fail("it was accepted")
+    finally:
+        writer.join()
 
 
 def test_a_pipe_is_spooled(tmp_path: Path, spool: Path) -> None:
