@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,8 @@ ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "explanation" / "reliability.md"
 BEGIN: Final = "<!-- The table is written by scripts/torture --write. -->"
 END: Final = "<!-- End of the table. -->"
-HEADER: Final = ("sweep", "scenarios", "points", "findings", "seconds")
+_MEMORY: Final = Path("/dev/shm")
+_SPACE: Final = 1 << 30  # bytes of the filesystem that holds the worlds of a sweep
 SWEEPS: Final = {
     "kill": ("test_kill.py", "kill the process group before each system call that changes a file"),
     "errno": ("test_errno.py", "let each of these calls fail with two of six errors"),
@@ -40,21 +42,32 @@ SWEEPS: Final = {
 
 @dataclass(frozen=True)
 class Row:
-    """The counts of one sweep."""
+    """The counts of one sweep, and what they were counted with."""
 
     sweep: str
     scenarios: int
     points: int
     findings: int
     seconds: int
+    date: str
+    commit: str
+    kernel: str
+
+    @classmethod
+    def of(cls, cells: Sequence[str]) -> Row:
+        """Return the row with these cells."""
+        numbers = [int(cell.replace(",", "")) for cell in cells[1:5]]
+        return cls(cells[0], *numbers, *cells[5:])  # type: ignore[arg-type]
 
     @property
     def cells(self) -> tuple[str, ...]:
         """Return the row's cells as text."""
-        return self.sweep, *(f"{number:,}" for number in self._numbers())
+        numbers = (self.scenarios, self.points, self.findings, self.seconds)
+        about = (self.date, self.commit, self.kernel)
+        return self.sweep, *(f"{number:,}" for number in numbers), *about
 
-    def _numbers(self) -> tuple[int, ...]:
-        return self.scenarios, self.points, self.findings, self.seconds
+
+HEADER: Final = tuple(field.name for field in fields(Row))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,9 +79,9 @@ def parser() -> argparse.ArgumentParser:
         description="Disturb stacker in every way the tests know, check the store after each "
         f"disturbance, and print a table.\n\nsweeps:\n{listed}",
         epilog="""examples:
-  scripts/torture --only kill,power      two sweeps, every point: about an hour
+  scripts/torture --only kill,power      two sweeps, every point
   scripts/torture --sample               all sweeps with the few points of CI: minutes
-  scripts/torture --write                everything, then update docs/explanation/reliability.md
+  scripts/torture --write                everything: hours; update the table after each sweep
 
 A finding is a fault after which a promise of docs/explanation/reliability.md is broken. The log
 of each sweep has the details. The exit code is 1 if there is a finding.""",
@@ -94,7 +107,9 @@ of each sweep has the details. The exit code is 1 if there is a finding.""",
         help="write counts.json and the log of each sweep to DIR (default ./torture)",
     )
     result.add_argument(
-        "--write", action="store_true", help="update the table in docs/explanation/reliability.md"
+        "--write",
+        action="store_true",
+        help="update the rows of these sweeps in docs/explanation/reliability.md",
     )
     return result
 
@@ -119,27 +134,56 @@ def environment(counts: Path, *, sample: bool, fuzz_seconds: int | None) -> dict
     return {**os.environ, **chosen}
 
 
+@contextmanager
+def work_directory() -> Iterator[Path]:
+    """Yield a directory for the worlds of a sweep.
+
+    For root it is a new ext4 filesystem in memory: a flush neither waits for a slow disk nor
+    writes the data of other programs.
+    """
+    with tempfile.TemporaryDirectory(prefix="stacker-torture-") as temporary:
+        path = Path(temporary)
+        if os.geteuid() != 0 or not _MEMORY.is_dir():
+            yield path
+            return
+        image = _MEMORY / path.name
+        with image.open("wb") as file:
+            file.truncate(_SPACE)
+        try:
+            subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+            subprocess.run(["mount", "-o", "loop", image, path], check=True)
+            yield path
+        finally:
+            subprocess.run(["umount", "-l", path], check=False)
+            image.unlink()
+
+
 def run(name: str, options: argparse.Namespace) -> Row:
     """Run one sweep; return its counts."""
     output: Path = options.output
     counts, report = output / f"{name}.jsonl", output / f"{name}.xml"
-    counts.unlink(missing_ok=True)
-    started = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix="stacker-torture-") as temporary,
-        (output / f"{name}.log").open("w") as log,
-    ):
+    for old in (counts, report):
+        old.unlink(missing_ok=True)
+    started, about = time.monotonic(), (time.strftime("%Y-%m-%d"), commit(), platform.release())
+    with work_directory() as directory, (output / f"{name}.log").open("w") as log:
         command = [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
             *("-n", str(options.jobs), "--dist", "worksteal", "--timeout", "0"),
-            *(f"--basetemp={temporary}/t", f"--junitxml={report}"),
+            *(f"--basetemp={directory}/t", f"--junitxml={report}"),
             str(ROOT / "tests" / "torture" / SWEEPS[name][0]),
         ]
         environ = environment(counts, sample=options.sample, fuzz_seconds=options.fuzz_seconds)
         subprocess.run(command, cwd=ROOT, env=environ, stdout=log, stderr=log, check=False)
     lines = counts.read_text().splitlines() if counts.exists() else []
-    seconds = round(time.monotonic() - started)
-    return row(name, [json.loads(line) for line in lines], failures(report), seconds)
+    points, findings = count([json.loads(line) for line in lines], failures(report))
+    return Row(name, len(lines), points, findings, round(time.monotonic() - started), *about)
+
+
+def commit() -> str:
+    """Return the commit under test."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def failures(report: Path) -> int:
@@ -150,12 +194,14 @@ def failures(report: Path) -> int:
     return sum(int(suite.get(key, "0")) for suite in suites for key in ("failures", "errors"))
 
 
-def row(name: str, counts: Sequence[dict[str, int]], failed: int, seconds: int) -> Row:
-    """Return the row of a sweep.  A failed test without findings of its own is a finding."""
+def count(counts: Sequence[dict[str, int]], failed: int) -> tuple[int, int]:
+    """Return the points and the findings of a sweep.
+
+    A failed test without findings of its own is a finding.
+    """
     findings = sum(count["findings"] for count in counts)
     without = max(0, failed - sum(count["findings"] > 0 for count in counts))
-    points = sum(count["points"] for count in counts)
-    return Row(name, len(counts), points, findings + without, seconds)
+    return sum(count["points"] for count in counts), findings + without
 
 
 def as_text(rows: Iterable[Row]) -> str:
@@ -170,7 +216,7 @@ def as_text(rows: Iterable[Row]) -> str:
 
 def as_markdown(rows: Iterable[Row]) -> str:
     """Return the table for the documentation."""
-    head = [f"| {' | '.join(HEADER)} |", "| --- | ---: | ---: | ---: | ---: |"]
+    head = [f"| {' | '.join(HEADER)} |", "| --- | ---: | ---: | ---: | ---: | --- | --- | --- |"]
     return "\n".join([*head, *(f"| {' | '.join(row.cells)} |" for row in rows)])
 
 
@@ -178,14 +224,10 @@ def rows_of(page: str) -> list[Row]:
     """Return the rows of the table in a page."""
     table = page.partition(BEGIN)[2].partition(END)[0]
     cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:2] == "| "]
-    return [
-        Row(name, *(int(cell.replace(",", "")) for cell in numbers))
-        for name, *numbers in cells
-        if name in SWEEPS
-    ]
+    return [Row.of(row) for row in cells if row[0] in SWEEPS]
 
 
-def with_table(page: str, rows: Sequence[Row], about: str) -> str:
+def with_table(page: str, rows: Sequence[Row]) -> str:
     """Return a page with new rows in its table; rows of other sweeps stay."""
     merged = {row.sweep: row for row in (*rows_of(page), *rows)}
     ordered = [merged[name] for name in SWEEPS if name in merged]
@@ -193,18 +235,7 @@ def with_table(page: str, rows: Sequence[Row], about: str) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise SystemExit(f"{PAGE}: got no marks of a table, want {BEGIN} and {END}")
-    return f"{before}{begin}\n{about}\n\n{as_markdown(ordered)}\n{end}{after}"
-
-
-def about() -> str:
-    """Return the sentence that names the run: date, commit, kernel and Python."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    commit = done.stdout.strip()
-    return (
-        f"Last whole run: {time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}, "
-        f"Linux {platform.release()}, Python {platform.python_version()}."
-    )
+    return f"{before}{begin}\n{as_markdown(ordered)}\n{end}{after}"
 
 
 def main() -> int:
@@ -217,10 +248,10 @@ def main() -> int:
     for name in options.only:
         sys.stderr.write(f"{name}: {SWEEPS[name][1]}\n")
         rows.append(run(name, options))
-        document = {"about": about(), "sample": options.sample, "sweeps": list(map(asdict, rows))}
+        document = {"sample": options.sample, "sweeps": list(map(asdict, rows))}
         (options.output / "counts.json").write_text(json.dumps(document, indent=1) + "\n")
-    if options.write and PAGE.exists():
-        PAGE.write_text(with_table(PAGE.read_text(), rows, about()))
+        if options.write:
+            PAGE.write_text(with_table(PAGE.read_text(), rows))
     sys.stdout.write(f"{as_text(rows)}\n")
     found = [row.sweep for row in rows if row.findings]
     if found:

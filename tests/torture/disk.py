@@ -21,7 +21,7 @@ from stacker.linux import mountinfo
 _FS_IOC_SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, __u32), include/uapi/linux/fs.h and xfs_fs.h
 _NO_LOG_FLUSH: Final = 2  # neither the journal nor data reach the disk
 _SIZES: Final = {"ext4": 64 << 20, "xfs": 300 << 20}  # mkfs.xfs makes none below 300 MB
-_PATIENCE: Final = 20  # seconds until the last user of the filesystem is gone
+_PATIENCE: Final = 120  # seconds until the last user of the filesystem is gone
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 

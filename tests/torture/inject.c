@@ -1,7 +1,8 @@
 /*
  * Make one system call of a command fail, or kill the command before it.
  *
- * The library counts the calls that change files, mounts, locks or processes.
+ * The library counts the calls that change files, mounts, locks or processes, from its start or, in
+ * a process that was forked, from inject_begin(). The environment says what to do:
  *
  *   INJECT_COUNTER  a file of 8 bytes; all processes of the command share this counter
  *   INJECT_AT       the number of the call to disturb, from 1; 0 disturbs none
@@ -30,7 +31,8 @@ static unsigned long at;
 static int error_number;
 static const char *log_path;
 
-__attribute__((constructor)) static void begin(void)
+/* Read the environment and begin to count. A fork server calls it in a child. */
+__attribute__((constructor)) void inject_begin(void)
 {
     const char *path = getenv("INJECT_COUNTER");
     const char *number = getenv("INJECT_AT");
@@ -85,7 +87,14 @@ static int is_disturbed(const char *name)
     return 1;
 }
 
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+/* Look the real function up once: a fork server has looked most of them up before it forks. */
+#define REAL(name)                                             \
+    ({                                                         \
+        static __typeof__(&name) real;                         \
+        if (real == NULL)                                      \
+            real = (__typeof__(&name))dlsym(RTLD_NEXT, #name); \
+        real;                                                  \
+    })
 #define CALL(type, name, parameters, arguments) \
     type name parameters                        \
     {                                           \

@@ -18,7 +18,7 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EDQUOT, errno.EINTR, errn
 
 
 def failures(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:
-    injector = Injector.build(tmp_path)
+    injector = Injector(tmp_path)
     with prepared_world(tmp_path / "dry", scenario) as world:
         calls = injector.trace(scenario, world)
     # Two errors for each call, in turn, so that each error meets each kind of call.
@@ -29,11 +29,11 @@ def failures(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:
     ]
 
     def disturb(world: World, fault: Fault) -> None:
-        code, stderr = injector.disturb(scenario, world, fault)
-        assert "Traceback" not in stderr, stderr
-        assert "internal error" not in stderr, stderr
+        done = injector.disturb(scenario, world, fault)
+        assert "Traceback" not in done.err, done.err
+        assert "internal error" not in done.err, done.err
         # Without a message, the failed call wrote that message, or failed before stacker started.
-        assert code in (0, 1, 4, 5, 9) or stderr.startswith("stacker: error:"), (code, stderr)
+        assert done.code in (0, 1, 4, 5, 9) or done.err.startswith("stacker: error:"), done
 
     for fault in sample(faults, POINTS, scenario.name):
         yield str(fault), partial(disturb, fault=fault)

@@ -16,7 +16,7 @@ POINTS = 2
 
 
 def kills(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:
-    injector = Injector.build(tmp_path)
+    injector = Injector(tmp_path)
     with prepared_world(tmp_path / "dry", scenario) as world:
         calls = injector.trace(scenario, world)
     faults = [Fault(number, call) for number, call in enumerate(calls, 1)]

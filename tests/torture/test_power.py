@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 from stacker.linux.removal import remove_tree
 from tests.torture.checks import check_world
 from tests.torture.disk import Disk, as_after_a_boot
+from tests.torture.forkserver import Server
 from tests.torture.sweep import Findings, expected_trees, is_whole
 from tests.torture.world import GC, SCENARIOS, Scenario, World
 
@@ -143,7 +144,8 @@ def test_a_power_cut_leaves_no_wrong_file_and_blocks_no_command(
                 lose_power(disk, world, scenario, cut, seconds)
                 if scenario.unpacks and world.tree.exists():
                     remove_tree(world.tree)  # a tree outside the store is as durable as cp's
-                check_world(World(world.path, boot), scenario, expected, cut)
+                with closing(Server(boot)) as server:
+                    check_world(World(world.path, server), scenario, expected, cut)
 
 
 def test_commands_after_a_power_cut_see_another_boot(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -16,15 +15,15 @@ import pytest
 
 from stacker.linux.removal import remove_tree
 from tests.support import images, tars
-from tests.support.command import Result, Stacker, at_home
+from tests.support.command import Result, at_home
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
+from tests.torture.forkserver import ForkedStacker, shared_server
 from tests.torture.sweep import is_whole, write_counts
-from tests.torture.world import BASE, CHANGES, OTHER
+from tests.torture.world import BASE, CHANGES, OTHER, forked
 
 PROCESSES = 8
 SECONDS = 600 if is_whole() else 20
-LIMIT = 120  # seconds that one command may take on a busy machine
 EXPECTED = {0, 2, 3, 8, 9}
 """Exit codes that another process's commands explain: used, missing, locked, mounted."""
 MORE = tars.tar(*(tars.file(f"opt/{n}", bytes([n]) * 3000) for n in range(40)))
@@ -51,7 +50,7 @@ def tree_of(nodes: dict[bytes, Node]) -> Tree:
 class Soak:
     """The store that all workers use, and what they find."""
 
-    stacker: Stacker
+    stacker: ForkedStacker
     sources: dict[str, str]
     path: Path
     expected: dict[str, Tree] = field(default_factory=dict)
@@ -60,24 +59,11 @@ class Soak:
 
     def run(self, *arguments: str | Path) -> Result:
         """Run a command; note a finding if it ends in a way that no neighbour explains."""
-        done = subprocess.run(
-            self.stacker.words(*arguments),
-            check=False,
-            capture_output=True,
-            env=self.stacker.environment,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            timeout=LIMIT,
-        )
-        self.ended[str(arguments[0]), done.returncode] += 1
-        if (
-            done.returncode not in EXPECTED
-            or "Traceback" in done.stderr
-            or "internal error" in done.stderr
-        ):
-            self.find(f"{arguments}: exit code {done.returncode}: {done.stderr}")
-        return Result(done.returncode, done.stdout, done.stderr)
+        done = self.stacker.run_with({}, *arguments)
+        self.ended[str(arguments[0]), done.code] += 1
+        if done.code not in EXPECTED or "Traceback" in done.err or "internal error" in done.err:
+            self.find(f"{arguments}: exit code {done.code}: {done.err}")
+        return done
 
     def find(self, text: str) -> None:
         """Note a finding."""
@@ -197,8 +183,8 @@ def soak(tmp_path: Path) -> Soak:
         name: images.layout(tmp_path / f"source-{name}", layers, name=name).source
         for name, layers in IMAGES.items()
     }
-    soak = Soak(at_home(tmp_path), sources, tmp_path)
-    reference = at_home(tmp_path, "reference")
+    soak = Soak(forked(at_home(tmp_path), shared_server()), sources, tmp_path)
+    reference = forked(at_home(tmp_path, "reference"), shared_server())
     for name, source in sources.items():
         reference("pull", source)
         reference("unpack", name, tmp_path / f"tree-{name}")

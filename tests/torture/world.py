@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from tests.support import images, tars
 from tests.support.command import Result, Stacker, at_home
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
+from tests.torture.forkserver import ForkedStacker, Server, shared_server
 
 BASE: Final = tars.tar(
     tars.dir("etc/"),
@@ -45,16 +46,16 @@ Arguments = tuple[str | Path, ...]
 class World:
     """Sources to pull, a store, and directories to mount at and write to.
 
-    :param wrap: a command that runs stacker, such as unshare(1) with its options.
+    :param server: runs stacker.
     """
 
     path: Path
-    wrap: tuple[str, ...] = ()
+    server: Server = field(default_factory=shared_server)
 
     @cached_property
-    def stacker(self) -> Stacker:
+    def stacker(self) -> ForkedStacker:
         """Return stacker on this world's store."""
-        return replace(at_home(self.path), wrap=self.wrap)
+        return forked(at_home(self.path), self.server)
 
     @cached_property
     def app(self) -> images.Layout:
@@ -108,6 +109,11 @@ class World:
         place.mkdir()
         stacker("pull", source)
         return _unpacked(stacker, "app", place)
+
+
+def forked(stacker: Stacker, server: Server) -> ForkedStacker:
+    """Return a command that a server runs."""
+    return ForkedStacker(stacker.store, environ=stacker.environ, server=server)
 
 
 def _unpacked(stacker: Stacker, name: str, path: Path) -> dict[bytes, Node]:

@@ -1,0 +1,234 @@
+"""Run commands as forks of one process that has imported stacker.
+
+In come a command's arguments, environment and standard streams.  A child of the server runs it in
+a process group of its own; its process ID and its status come out.  The server knows nothing of
+worlds and faults: the environment of a command arms the injector, which is preloaded here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final, NoReturn
+
+from tests.support.command import REPOSITORY, Result, Stacker
+
+LIMIT: Final = 120  # seconds that one command may take on a busy machine
+ARMED: Final = "INJECT_COUNTER"
+"""The environment variable that a command with a fault has."""
+_LONGEST: Final = 1 << 16  # bytes of a request
+_SOURCE: Final = Path(__file__).with_name("inject.c")
+_NUMBER: Final = struct.Struct("=i")
+
+
+class Process:
+    """One command that a server runs.
+
+    :param pid: its process ID, which is also the ID of its process group.
+    """
+
+    def __init__(self, reply: int) -> None:
+        self._reply = reply
+        self.pid = self._number()
+        self._code: int | None = None
+
+    def _number(self) -> int:
+        data = os.read(self._reply, _NUMBER.size)
+        assert data, "the fork server ended"
+        return int(_NUMBER.unpack(data)[0])
+
+    def wait(self, seconds: float = LIMIT) -> int:
+        """Wait for the end of the command.
+
+        :returns: its exit code, negative for a signal.
+        :raises AssertionError: it takes longer; it is killed.
+        """
+        if self._code is None:
+            ended = select.select([self._reply], [], [], seconds)[0]
+            if not ended:
+                os.killpg(self.pid, signal.SIGKILL)
+            self._code = self._number()
+            os.close(self._reply)
+            assert ended, f"the command did not end within {seconds} s"
+        return self._code
+
+
+class Server:
+    """A process that runs commands; it ends with its owner.
+
+    :param wrap: a command that runs the server, such as unshare(1) with its options.
+    """
+
+    def __init__(self, wrap: tuple[str, ...] = ()) -> None:
+        self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        environ = Stacker(Path("/nonexistent")).environment
+        with other:
+            self._process = subprocess.Popen(
+                [*wrap, sys.executable, "-m", __name__, str(other.fileno())],
+                cwd=REPOSITORY,
+                env={**environ, "LD_PRELOAD": str(library())},
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                process_group=0,
+            )
+
+    def start(
+        self, words: list[str], environ: dict[str, str], stdin: int, stdout: int, stderr: int
+    ) -> Process:
+        """Start ``stacker WORD...`` with the environment and three descriptors."""
+        reply, writer = os.pipe()
+        request = json.dumps({"words": words, "environ": environ}).encode()
+        with self._lock:
+            socket.send_fds(self._control, [request], [stdin, stdout, stderr, writer])
+        os.close(writer)
+        return Process(reply)
+
+    def close(self) -> None:
+        """End the server, but none of its commands."""
+        self._control.close()
+        self._process.wait()
+
+
+@cache
+def shared_server() -> Server:
+    """Return a server that this process keeps until its end."""
+    return Server()
+
+
+def library() -> Path:
+    """Return the compiled injector."""
+    return Path(_compiled().name, "inject.so")
+
+
+@cache
+def _compiled() -> tempfile.TemporaryDirectory[str]:
+    """Compile the injector into a directory that this process keeps until its end."""
+    directory = tempfile.TemporaryDirectory(prefix="stacker-inject-")
+    output = Path(directory.name, "inject.so")
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", output, _SOURCE, "-ldl"], check=True)
+    return directory
+
+
+@dataclass(frozen=True)
+class ForkedStacker(Stacker):
+    """The command with one store, run by a server unless `start` runs it."""
+
+    server: Server = field(kw_only=True)
+
+    def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
+        """Run the command, and return its result."""
+        assert cwd is None, "the server runs commands in its own working directory"
+        result = self.run_with({}, *words)
+        assert "Traceback" not in result.err, result.err
+        return result
+
+    def run_with(
+        self, environ: dict[str, str], *words: str | Path, seconds: float = LIMIT
+    ) -> Result:
+        """Run the command with additional environment variables."""
+        with (
+            open(os.devnull, "rb") as null,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
+            process = self.server.start(
+                ["--store", str(self.store), *map(str, words)],
+                {**self.environment, **environ},
+                *(file.fileno() for file in (null, out, err)),
+            )
+            code = process.wait(seconds)
+            texts = (_read(file.fileno()) for file in (out, err))
+            return Result(code, *(text.decode("utf-8", "surrogateescape") for text in texts))
+
+
+def _read(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def serve(control: socket.socket) -> None:
+    """Run commands until the owner closes its socket."""
+    children: dict[int, tuple[int, int]] = {}
+    while True:
+        for ready in select.select([control.fileno(), *children], [], [])[0]:
+            if ready != control.fileno():
+                _report(ready, *children.pop(ready))
+            elif not (request := socket.recv_fds(control, _LONGEST, 4))[0]:
+                return
+            else:
+                pid = _start(request[0], request[1])
+                reply = request[1].pop()
+                os.write(reply, _NUMBER.pack(pid))
+                children[os.pidfd_open(pid)] = pid, reply
+                for fd in request[1]:
+                    os.close(fd)
+
+
+def _report(pidfd: int, pid: int, reply: int) -> None:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.write(reply, _NUMBER.pack(code))
+    os.close(reply)
+    os.close(pidfd)
+
+
+def _start(request: bytes, streams: list[int]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _run(streams, **json.loads(request))
+        finally:
+            os._exit(70)
+    os.setpgid(pid, pid)  # also here, so that the group exists when the owner gets the number
+    return pid
+
+
+def _run(streams: list[int], words: list[str], environ: dict[str, str]) -> NoReturn:
+    from stacker.cli import command
+
+    os.setpgid(0, 0)
+    for number, fd in enumerate(streams[:3]):
+        os.dup2(fd, number)
+    os.closerange(3, 1 << 16)
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.argv = ["stacker", *words]
+    if ARMED in environ:
+        ctypes.CDLL(None).inject_begin()
+    command()
+
+
+def preload() -> None:
+    """Import all of stacker, so that no command spends time on it."""
+    import stacker
+
+    for module in pkgutil.walk_packages(stacker.__path__, "stacker."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()  # the collector leaves these objects alone, so children share their pages
+
+
+def main() -> None:
+    """Serve the owner of the socket whose descriptor is the only argument."""
+    preload()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
