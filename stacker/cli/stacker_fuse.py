@@ -26,7 +26,7 @@ from stacker.cli.stacker_fuse_options import (
 from stacker.errors import MountError, StackerError
 from stacker.fuse.options import FuseOptions, Owners, overflow_ids
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux import process
+from stacker.linux import process, safe_path
 from stacker.mount.plan import Plan
 from stacker.mount.target import refuse_overlap
 
@@ -117,8 +117,8 @@ def _fuse_options(arguments: Arguments) -> FuseOptions:
 
 
 def _directory(what: str, name: str) -> Path:
-    path = Path(os.path.realpath(name))
     try:
+        path = safe_path.resolve(Path(name))
         os.scandir(path).close()
     except OSError as error:
         raise MountError(f"cannot use {what}: {name}: {error.strerror}") from error

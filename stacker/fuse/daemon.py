@@ -26,6 +26,7 @@ from stacker.errors import MountError, StackerError
 from stacker.fuse import connect
 from stacker.fuse.adapters import load_adapter, worker_count
 from stacker.linux import mountapi, mountinfo, opath, process
+from stacker.linux.mountapi import FileDescriptor
 from stacker.tree.merged import merge, tree_of
 from stacker.tree.protocol import ROOT
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from stacker.linux.mountinfo import MountInfo
     from stacker.tree.merged import MergedTree
 
+_LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _RESTART_PAUSE: Final = 0.05
 """Seconds before a dead worker is replaced, so a request that kills workers costs little CPU."""
 _SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
@@ -166,7 +168,8 @@ class Daemon:
         self._service = adapter(merged)
         gc.freeze()
         if not (tree.read_only or tree.upper is None):
-            self._upper = os.open(tree.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with FileDescriptor.open_directory(tree.upper) as upper:
+                self._upper = os.open(b".", _LIST, dir_fd=upper.number)
         self._connection = connect.connect(tree, merged.mode(ROOT))
         found = mountinfo.at(tree.target)
         if found is not None and found.fstype.startswith("fuse"):

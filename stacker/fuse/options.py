@@ -8,18 +8,19 @@ are those of mount(8) and fuse-overlayfs(1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
+
+from stacker.linux import process
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stacker.layer.paths import LayerPaths
     from stacker.linux.process import IdRange
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 FuseAdapter = Literal["kernel", "pyfuse3"]
 """Who answers requests: this package's own implementation of the kernel's protocol, or libfuse."""
-OVERFLOW: Final = 65534
-"""The overflow ID, unless a sysctl sets another (proc_sys_kernel(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Owners:
 
     ranges: tuple[IdRange, ...] = ()
     squashed: int | None = None
-    overflow: int = OVERFLOW
+    overflow: int = process.OVERFLOW_ID
 
     def in_mount(self, on_disk: int) -> int:
         """Return the ID in the mount for an ID on disk."""
@@ -126,11 +127,4 @@ class ServedTree:
 
 def overflow_ids() -> tuple[int, int]:
     """Return the overflow user ID and group ID that the kernel uses (proc_sys_kernel(5))."""
-    return _overflow("uid"), _overflow("gid")
-
-
-def _overflow(kind: str) -> int:
-    try:
-        return int(Path(f"/proc/sys/kernel/overflow{kind}").read_bytes())
-    except OSError:
-        return OVERFLOW
+    return process.overflow_id("uid"), process.overflow_id("gid")

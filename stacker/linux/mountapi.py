@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stacker.linux import safe_path
 from stacker.linux.syscall import checked, libc, syscall
 
 if TYPE_CHECKING:
@@ -58,12 +59,11 @@ class FileDescriptor:
 
     @classmethod
     def open_directory(cls, path: Path) -> FileDescriptor:
-        """Open a directory with O_PATH, without following a symlink.
+        """Open a directory with O_PATH, without following a symlink anywhere on the path.
 
         :raises OSError: the path is missing, or is not a directory.
         """
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        return cls(os.open(path, flags))
+        return cls(safe_path.open_directory(path))
 
     @property
     def path(self) -> Path:
@@ -189,12 +189,18 @@ def mount(
 
 
 def umount2(target: AnyPath, flags: int = UMOUNT_NOFOLLOW) -> None:
-    """Unmount the topmost mount at a path.
+    """Unmount the topmost mount at a path, without following a symlink among its parents.
 
+    The call names the mount point below a descriptor of its parent: a descriptor of the mount
+    itself would keep it busy.
+
+    :param target: absolute.
     :param flags: ``MNT_*`` and ``UMOUNT_*`` flags; the default does not follow a symlink.
     :raises OSError: the kernel refuses; the error has the target.
     """
-    checked(libc().umount2(os.fsencode(target), flags), target)
+    path = Path(os.fsdecode(target))
+    with FileDescriptor.open_directory(path.parent) as above:
+        checked(libc().umount2(os.fsencode(above.path / path.name), flags), target)
 
 
 def _fsconfig(  # noqa: PLR0917 - the arguments of the system call

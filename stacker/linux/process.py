@@ -14,6 +14,8 @@ from pathlib import Path
 from stacker.linux.syscall import checked, libc
 
 CAP_SYS_ADMIN = 21
+OVERFLOW_ID = 65534
+"""The overflow ID, unless a sysctl sets another (proc_sys_kernel(5))."""
 _PR_SET_PDEATHSIG = 1
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # USER_NS_INIT_INO, include/uapi/linux/nsfs.h
 
@@ -77,6 +79,17 @@ def live_mount_namespaces() -> dict[int, int]:
 def in_initial_user_namespace() -> bool:
     """Return whether this process is in the initial user namespace."""
     return Path("/proc/self/ns/user").stat().st_ino == _INITIAL_USER_NAMESPACE
+
+
+def overflow_id(kind: str = "uid") -> int:
+    """Return the ID that the kernel shows for an ID outside of a user namespace.
+
+    :param kind: ``uid`` or ``gid``.
+    """
+    try:
+        return int(Path(f"/proc/sys/kernel/overflow{kind}").read_bytes())
+    except OSError:
+        return OVERFLOW_ID
 
 
 def has_capability(number: int) -> bool:

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IRWXU
+from typing import TYPE_CHECKING
 
-from stacker.linux import mountinfo
+from stacker.linux import mountinfo, safe_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -30,21 +34,52 @@ def remove_tree(path: Path, *, missing_ok: bool = False) -> None:
         the tree contains a mount.  Otherwise the kernel's error.
     """
     try:
-        remove_contents(path)
-        path.rmdir()
+        with _opened_parent(path) as above:
+            _remove_contents(_open_named(path, above), path)
+            os.rmdir(path.name, dir_fd=above)
     except FileNotFoundError:
         if not missing_ok or os.path.lexists(path):
             raise
 
 
-def remove_contents(path: Path) -> None:
+def remove_contents(directory: Path | int) -> None:
     """Remove the content of a directory, and keep the directory itself.
 
+    :param directory: a path, or a descriptor, which stays open.
     :raises OSError: as for `remove_tree`.
     """
-    _refuse_mounts(path)
-    emptier = _Emptier(_open_directory(os.fspath(path), None))
+    if isinstance(directory, int):
+        _remove_contents(_open_directory(".", directory), _path_of(directory))
+        return
+    with _opened_parent(directory) as above:
+        _remove_contents(_open_named(directory, above), directory)
+
+
+def _open_named(path: Path, above: int) -> int:
     try:
+        return _open_directory(path.name, above)
+    except OSError as error:  # the error has the path, not its last component alone
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def _opened_parent(path: Path) -> Iterator[int]:
+    """Open the directory that contains a path; another user's symlink is not followed."""
+    above = safe_path.open_directory(path.parent, follow=True)
+    try:
+        yield above
+    finally:
+        os.close(above)
+
+
+def _remove_contents(directory: int, path: Path) -> None:
+    """Empty a directory, and close its descriptor.
+
+    :param path: its name in errors.
+    """
+    emptier = _Emptier(directory)
+    try:
+        _refuse_mounts(directory)
         emptier.run()
     except OSError as error:
         where = "/".join((str(path), *emptier.names_to_current(), str(error.filename or "")))
@@ -137,8 +172,12 @@ def _grant_owner_access(name: str, parent: int | None) -> None:
         os.close(handle)
 
 
-def _refuse_mounts(path: Path) -> None:
-    real = Path(os.path.realpath(path))
+def _refuse_mounts(directory: int) -> None:
+    real = _path_of(directory)
     table = mountinfo.read()
     if busy := [*table.all_at(real), *table.below(real)]:
-        raise OSError(errno.EBUSY, f"mounted here: {busy[0].mount_point}", str(path))
+        raise OSError(errno.EBUSY, f"mounted here: {busy[0].mount_point}")
+
+
+def _path_of(directory: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{directory}"))

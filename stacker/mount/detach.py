@@ -5,13 +5,11 @@ A mount point comes in; the entry of the mount goes out.  This module must not u
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError, NotFoundError
-from stacker.linux import mountinfo, process
+from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named
 from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
@@ -20,6 +18,8 @@ from stacker.mount.table import Entry, Table
 from stacker.mount.upper_directory import remove_work
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stacker.mount.record import MountRecord
     from stacker.mount.state import State
 
@@ -37,7 +37,10 @@ def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
         namespace, or the kernel refuses.
     :raises LockedError: another process is mounting or unmounting it.
     """
-    path = Path(os.path.realpath(target))
+    try:
+        path = safe_path.resolve(target)
+    except OSError as error:
+        raise MountError(f"cannot unmount: {target}: {error.strerror}") from error
     entry = table.find(path)
     if entry is None:
         raise _not_found(target)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError
-from stacker.linux import lock, mountinfo
+from stacker.linux import lock, mountinfo, safe_path
+from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.plan import source_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def locked_target(target: Path) -> Iterator[None]:
     :raises MountError: the directory cannot be opened, or became a mount point.
     """
     try:
-        held = lock.try_exclusive(target, create=False)
+        with FileDescriptor.open_directory(target) as directory:
+            held = lock.try_exclusive(directory.path, create=False)
     except OSError as error:
         raise MountError(f"cannot open mount target: {target}: {error.strerror}") from error
     if held is None:
@@ -98,7 +100,7 @@ def refuse_overlap(what: str, path: Path, what_else: str, other: Path) -> None:
 
 def _existing(target: Path) -> Path:
     try:
-        return Path(os.path.realpath(target, strict=True))
+        return safe_path.resolve(target, strict=True)
     except FileNotFoundError:
         raise MountError(f"mount target does not exist: {target}", hint=f"mkdir {target}") from None
     except NotADirectoryError:

@@ -17,7 +17,8 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError
-from stacker.linux import lock, mountinfo
+from stacker.linux import lock, mountinfo, safe_path
+from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_tree
 from stacker.mount.plan import work_beside
 from stacker.mount.table import Table
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
 
 _OWNER = "owner"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LOCK_PAUSES = (0.01, 0.05, 0.2)
 """Seconds between attempts to lock an upper directory."""
 
@@ -44,7 +47,10 @@ def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -
     :param forbidden: a directory (the store) that must not overlap `upper`.
     :raises MountError: the directory cannot be an upper directory.
     """
-    path = Path(os.path.realpath(upper))
+    try:
+        path = safe_path.resolve(upper)
+    except OSError as error:
+        raise MountError(f"cannot use upper directory: {upper}: {error.strerror}") from error
     if not path.parent.is_dir():
         raise MountError(f"upper directory has no parent: {upper}", hint=f"mkdir -p {path.parent}")
     if os.path.lexists(path) and not path.is_dir():
@@ -95,11 +101,11 @@ def _persistent(plan: Plan, upper: Path, work: Path, directory: Path) -> Iterato
     created = _create(upper)
     with exclusive_upper(upper), ExitStack() as undo:
         if created:
-            undo.callback(upper.rmdir)
+            undo.callback(_remove_directory, upper)
         _claim_work(upper, work, directory)
         undo.callback(_remove, work)
-        if not any(upper.iterdir()):
-            undo.callback(_restore_owner_and_mode, upper, upper.stat())
+        if (before := _status_if_empty(upper)) is not None:
+            undo.callback(_restore_owner_and_mode, upper, before)
             _copy_root_attributes(plan, upper)
         yield
         undo.pop_all()
@@ -107,10 +113,25 @@ def _persistent(plan: Plan, upper: Path, work: Path, directory: Path) -> Iterato
 
 def _create(upper: Path) -> bool:
     try:
-        upper.mkdir(mode=0o755)
+        _make_directory(upper, 0o755)
     except FileExistsError:
         return False
     return True
+
+
+def _status_if_empty(directory: Path) -> os.stat_result | None:
+    with FileDescriptor.open_directory(directory) as opened:
+        return None if os.listdir(opened.path) else os.fstat(opened.number)
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    with FileDescriptor.open_directory(path.parent) as above:
+        os.mkdir(path.name, mode, dir_fd=above.number)
+
+
+def _remove_directory(path: Path) -> None:
+    with FileDescriptor.open_directory(path.parent) as above:
+        os.rmdir(path.name, dir_fd=above.number)
 
 
 @contextmanager
@@ -124,7 +145,8 @@ def exclusive_upper(upper: Path, *, pauses: Sequence[float] = _LOCK_PAUSES) -> I
     taken: list[lock.Lock] = []
 
     def try_lock() -> bool:
-        held = lock.try_exclusive(upper, create=False)
+        with FileDescriptor.open_directory(upper) as directory:
+            held = lock.try_exclusive(directory.path, create=False)
         taken.extend([held] if held is not None else [])
         return held is not None
 
@@ -142,8 +164,11 @@ def _claim_work(upper: Path, work: Path, directory: Path) -> None:
     """Create the work directory, and record its owner; the caller holds the lock on `upper`."""
     if os.path.lexists(work):
         _remove_leftover(upper, work)
-    work.mkdir(mode=0o700)
-    (work / _OWNER).write_bytes(os.fsencode(directory))
+    _make_directory(work, 0o700)
+    with FileDescriptor.open_directory(work) as opened:
+        owner = os.open(_OWNER, _NEW, 0o600, dir_fd=opened.number)
+        with open(owner, "wb") as file:
+            file.write(os.fsencode(directory))
 
 
 def _remove_leftover(upper: Path, work: Path) -> None:
@@ -164,28 +189,32 @@ def _remove_leftover(upper: Path, work: Path) -> None:
 
 def _remove(work: Path) -> None:
     """Remove a work directory, the owner file last: a killed removal can be repeated."""
-    for path in work.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
-        elif path.name != _OWNER:
-            path.unlink()
-    (work / _OWNER).unlink(missing_ok=True)
-    work.rmdir()
+    with FileDescriptor.open_directory(work) as opened:
+        for path in opened.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            elif path.name != _OWNER:
+                path.unlink()
+        (opened.path / _OWNER).unlink(missing_ok=True)
+    _remove_directory(work)
 
 
 def _is_unclaimed(work: Path) -> bool:
     """Return whether a process was killed before it wrote the owner of a work directory."""
-    return (
-        not work.is_symlink()
-        and work.is_dir()
-        and {each.name for each in work.iterdir()} <= {_OWNER}
-    )
+    try:
+        with FileDescriptor.open_directory(work) as opened:
+            return set(os.listdir(opened.path)) <= {_OWNER}
+    except OSError:
+        return False
 
 
 def _owner(work: Path) -> Path | None:
     """Return the own directory of the mount that created a work directory."""
     try:
-        owner = (work / _OWNER).read_bytes()
+        with FileDescriptor.open_directory(work) as opened:
+            file = os.open(_OWNER, _READ, dir_fd=opened.number)
+        with open(file, "rb") as reader:
+            owner = reader.read()
     except OSError:
         return None
     return Path(os.fsdecode(owner)) if owner else None
@@ -205,18 +234,20 @@ def _copy_root_attributes(plan: Plan, upper: Path) -> None:
     from stacker.layer.metadata import copy_layer_attributes  # read-only mounts copy none
 
     root = plan.layers[0]
-    _change_owner(upper, root.stat())  # another user may own an upper directory that existed
-    copy_layer_attributes(
-        os.fsencode(root), os.fsencode(upper), whiteout_format=plan.whiteout_format
-    )
+    with FileDescriptor.open_directory(upper) as opened:
+        _change_owner(opened, root.stat())  # another user may own an upper directory that existed
+        # A path that ends in a directory is no symlink, as /proc/self/fd/N itself is.
+        inside = os.fsencode(opened.path) + b"/."
+        copy_layer_attributes(os.fsencode(root), inside, whiteout_format=plan.whiteout_format)
 
 
 def _restore_owner_and_mode(directory: Path, status: os.stat_result) -> None:
-    _change_owner(directory, status)
-    directory.chmod(S_IMODE(status.st_mode))
+    with FileDescriptor.open_directory(directory) as opened:
+        _change_owner(opened, status)
+        opened.path.chmod(S_IMODE(status.st_mode))
 
 
-def _change_owner(directory: Path, status: os.stat_result) -> None:
-    now = directory.stat()
+def _change_owner(directory: FileDescriptor, status: os.stat_result) -> None:
+    now = os.fstat(directory.number)
     if (now.st_uid, now.st_gid) != (status.st_uid, status.st_gid):
-        os.chown(directory, status.st_uid, status.st_gid)
+        os.chown(directory.path, status.st_uid, status.st_gid)

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, StackerError, UsageError
-from stacker.linux import lock, xattr
+from stacker.linux import lock, safe_path, xattr
+from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
 from stacker.operations.mount import stacked_image
 from stacker.stack.flatten import flatten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from stacker.operations.durability import Restore
     from stacker.store.store import Store
 
 _UNFINISHED = b"user.stacker.unfinished"
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PIN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def unpack_image(
@@ -40,13 +43,17 @@ def unpack_image(
     :raises StackerError: the directory cannot be created or filled.
     """
     path = _outside_store(store, directory)
-    with stacked_image(store, name, restore) as image, emptied_on_failure(path):
-        flatten(image.stack.directories, path, image.stack.whiteout_format)
+    with stacked_image(store, name, restore) as image, emptied_on_failure(path) as opened:
+        flatten(image.stack.directories, opened, image.stack.whiteout_format)
+        safe_path.require_same(path, opened)
         return image.id
 
 
 def _outside_store(store: Store, directory: Path) -> Path:
-    path = type(directory)(os.path.realpath(directory))
+    try:
+        path = safe_path.resolve(directory)
+    except OSError as error:
+        raise StackerError(f"cannot unpack into: {directory}: {error.strerror}") from error
     if path.is_relative_to(store.root) or store.root.is_relative_to(path):
         raise UsageError(
             f"directory overlaps the store: {directory}: the store is {store.root}",
@@ -56,34 +63,33 @@ def _outside_store(store: Store, directory: Path) -> Path:
 
 
 @contextmanager
-def emptied_on_failure(path: Path) -> Iterator[None]:
-    """Create or lock an empty directory; if the block fails, restore its previous state.
+def emptied_on_failure(path: Path) -> Iterator[int]:
+    """Create or lock an empty directory, and yield a descriptor of it.
 
-    An xattr marks the directory meanwhile, so that a repeated command can replace what a killed one
-    left.
+    If the block fails, restore its previous state.  The directory is opened once: another process
+    may exchange the path with a symlink meanwhile.  An xattr marks the directory during the block,
+    so that a repeated command can replace what a killed one left.
+
+    :param path: absolute, without symlinks.
 
     :raises UsageError: `path` is not a directory, or has files.
     :raises LockedError: another process unpacks into the directory.
     :raises StackerError: the block raised an `OSError`.
     """
     try:
-        created = _create(path)
-        try:
-            with _locked(path):
-                _remove_unfinished(path)
-                _require_empty(path)
-                before = path.stat()
-                try:
-                    _mark(path)
-                    yield
-                    xattr.remove(os.fsencode(path), _UNFINISHED)
-                except BaseException:
-                    _restore(path, before)
-                    raise
-        except BaseException:
-            if created:
-                path.rmdir()
-            raise
+        with FileDescriptor.open_directory(path.parent) as above:
+            created = _create(path, above.number)
+            try:
+                with (
+                    _opened(path, above.number) as directory,
+                    _locked(path, directory),
+                    _marked(path, directory),
+                ):
+                    yield directory
+            except BaseException:
+                if created:
+                    os.rmdir(path.name, dir_fd=above.number)
+                raise
     except OSError as error:
         # Calls with dir_fd report a descriptor number or a bare name.
         name = error.filename if isinstance(error.filename, (str, bytes)) else str(path)
@@ -91,19 +97,46 @@ def emptied_on_failure(path: Path) -> Iterator[None]:
         raise StackerError(text) from error
 
 
-def _create(path: Path) -> bool:
+@contextmanager
+def _opened(path: Path, above: int) -> Iterator[int]:
     try:
-        path.mkdir(mode=0o755)
+        directory = os.open(path.name, _LIST, dir_fd=above)
+    except NotADirectoryError:
+        raise UsageError(f"not a directory: {path}") from None
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _marked(path: Path, directory: int) -> Iterator[None]:
+    """Mark an empty directory as unfinished during the block; empty it if the block fails."""
+    _remove_unfinished(directory)
+    _require_empty(path, directory)
+    before = os.fstat(directory)
+    try:
+        with suppress(OSError):  # its filesystem may have no xattrs
+            xattr.set_value(directory, _UNFINISHED, b"1")
+        yield
+        xattr.remove(directory, _UNFINISHED)
+    except BaseException:
+        _restore(directory, before)
+        raise
+
+
+def _create(path: Path, above: int) -> bool:
+    try:
+        os.mkdir(path.name, 0o755, dir_fd=above)
     except FileExistsError:
-        if not path.is_dir():
-            raise UsageError(f"not a directory: {path}") from None
         return False
-    path.chmod(0o755)  # independent of the umask
+    with FileDescriptor(os.open(path.name, _PIN, dir_fd=above)) as created:
+        created.path.chmod(0o755)  # independent of the umask
     return True
 
 
-def _locked(path: Path) -> lock.Lock:
-    held = lock.try_exclusive(path, create=False)
+def _locked(path: Path, directory: int) -> lock.Lock:
+    held = lock.try_exclusive(Path(f"/proc/self/fd/{directory}"), create=False)
     if held is None:
         raise LockedError(
             f"directory is in use: {path}: another process unpacks into it",
@@ -112,29 +145,24 @@ def _locked(path: Path) -> lock.Lock:
     return held
 
 
-def _mark(path: Path) -> None:
-    """Mark a directory as unfinished, where its filesystem has xattrs."""
-    with suppress(OSError):
-        xattr.set_value(os.fsencode(path), _UNFINISHED, b"1")
-
-
-def _remove_unfinished(path: Path) -> None:
+def _remove_unfinished(directory: int) -> None:
     """Remove what a killed process left in a directory that it marked."""
-    if xattr.get_value(os.fsencode(path), _UNFINISHED) is not None:
-        remove_contents(path)
+    if xattr.get_value(directory, _UNFINISHED) is not None:
+        remove_contents(directory)
 
 
-def _require_empty(path: Path) -> None:
-    if names := os.listdir(path):
+def _require_empty(path: Path, directory: int) -> None:
+    if names := os.listdir(directory):
         raise UsageError(
             f"directory is not empty: {path}: got {min(names)!r}, want nothing",
             hint="choose a missing or empty directory",
         )
 
 
-def _restore(path: Path, before: os.stat_result) -> None:
-    remove_contents(path)
-    xattr.remove(os.fsencode(path), _UNFINISHED)
-    if (path.stat().st_uid, path.stat().st_gid) != (before.st_uid, before.st_gid):
-        os.chown(path, before.st_uid, before.st_gid)
-    path.chmod(S_IMODE(before.st_mode))
+def _restore(directory: int, before: os.stat_result) -> None:
+    remove_contents(directory)
+    xattr.remove(directory, _UNFINISHED)
+    now = os.fstat(directory)
+    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+        os.fchown(directory, before.st_uid, before.st_gid)
+    os.fchmod(directory, S_IMODE(before.st_mode))

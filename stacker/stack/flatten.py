@@ -30,13 +30,14 @@ _SEARCH: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def flatten(layers: Sequence[Path], target: Path, whiteout_format: WhiteoutFormat) -> None:
+def flatten(layers: Sequence[Path], target: Path | int, whiteout_format: WhiteoutFormat) -> None:
     """Fill the empty directory ``target`` with the merged tree of ``layers``.
 
     An image's own ``overlay.*`` xattrs get their plain names, as in a mount.  The target loses what
     its files would inherit (a default ACL, a set-group-ID bit).
 
     :param layers: the topmost first.
+    :param target: a path, or a descriptor, which stays open.
     :param whiteout_format: how deletions are written in the layers.
     :raises OSError: the kernel's error, e.g. a full disk.
     """
@@ -73,7 +74,10 @@ class _CopyOptions:
 
 
 def _fill(
-    layers: Sequence[Path], target: Path, whiteout_format: WhiteoutFormat, options: _CopyOptions
+    layers: Sequence[Path],
+    target: Path | int,
+    whiteout_format: WhiteoutFormat,
+    options: _CopyOptions,
 ) -> None:
     with zero_umask(), _opened(target) as fd:
         make_private(fd)  # so that its owner cannot exchange files in it
@@ -81,8 +85,9 @@ def _fill(
 
 
 @contextmanager
-def _opened(target: Path) -> Iterator[int]:
-    fd = os.open(target, _SEARCH)
+def _opened(target: Path | int) -> Iterator[int]:
+    at = (b".", target) if isinstance(target, int) else (target, None)
+    fd = os.open(at[0], _SEARCH, dir_fd=at[1])
     try:
         yield fd
     finally:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.linux import opath
+from stacker.linux import opath, safe_path
 from stacker.linux.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -36,11 +36,15 @@ class WorkDirectory:
     def __init__(self, work: Path, dialect: WhiteoutDialect) -> None:
         inside = work / "work"
         remove_tree(inside, missing_ok=True)
-        inside.mkdir(mode=0o700)
+        above = safe_path.open_directory(work)
+        try:
+            os.mkdir(inside.name, 0o700, dir_fd=above)
+            self.directory = os.open(inside.name, _DIRECTORY, dir_fd=above)
+        finally:
+            os.close(above)
         self._path = inside
         self._dialect = dialect
         self._count = 0
-        self.directory = os.open(inside, _DIRECTORY)
         try:
             self._try_marks()
         except BaseException:

@@ -19,9 +19,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from stacker.linux import opath
+from stacker.linux import opath, safe_path
 from stacker.tree.copy_up import CopyUp
 from stacker.tree.file_operations import Files
 from stacker.tree.inode import Listing
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from stacker.tree.merged import MergedTree
     from stacker.tree.protocol import Node
     from stacker.tree.whiteout_dialects import WhiteoutDialect
-
-_UPPER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Caller(NamedTuple):
@@ -70,7 +68,7 @@ class WritableTree:
     ) -> None:
         self._work = WorkDirectory(work, dialect)
         try:
-            self._inodes = Inodes(lower, dialect, os.open(upper, _UPPER))
+            self._inodes = Inodes(lower, dialect, safe_path.open_directory(upper))
         except BaseException:
             self._work.close()
             raise

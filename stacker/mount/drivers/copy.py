@@ -13,7 +13,8 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, StackerError, UnsupportedError
-from stacker.linux import mountinfo
+from stacker.linux import mountinfo, safe_path
+from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
 from stacker.mount.drivers.overlay import bind_read_only
 from stacker.mount.drivers.protocol import Mounted
@@ -44,7 +45,8 @@ class CopyDriver:
                 hint="use --driver overlay, or omit --upper",
             )
         try:
-            return _refuse_files(plan.target)
+            with FileDescriptor.open_directory(plan.target) as target:
+                return _refuse_files(plan.target, target)
         except OSError as error:
             return MountError(f"cannot copy into: {plan.target}: {error.strerror}")
 
@@ -55,14 +57,19 @@ class CopyDriver:
         """
         if error := self.refusal(plan):
             raise error
-        before = plan.target.stat()
-        try:
-            _fill(plan)
-            return Mounted(self.name, note=_bind_onto_itself(plan) if plan.read_only else None)
-        except BaseException:
-            with suppress(OSError):  # the first error is the one to report
-                _empty(plan.target, (S_IMODE(before.st_mode), before.st_uid, before.st_gid))
-            raise
+        # Opened once: another process may exchange the path with a symlink meanwhile.
+        with FileDescriptor.open_directory(plan.target) as target:
+            if refusal := _refuse_files(plan.target, target):
+                raise refusal
+            before = os.fstat(target.number)
+            try:
+                _fill(plan, target)
+                note = _bind_onto_itself(plan, target) if plan.read_only else None
+                return Mounted(self.name, note=note)
+            except BaseException:
+                with suppress(OSError):  # the first error is the one to report
+                    _empty(target, (S_IMODE(before.st_mode), before.st_uid, before.st_gid))
+                raise
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
         """Empty the target, and restore its mode and owner.
@@ -70,17 +77,20 @@ class CopyDriver:
         :raises MountError: the target is in use, was replaced, or cannot be emptied.
         """
         try:
-            _require_same_inode(record)
             if mountinfo.at(record.target) is not None:
+                with FileDescriptor.open_directory(record.target) as covered:
+                    _require_same_inode(record, covered)
                 unmount_path(record.target, lazy=lazy)
-            _empty(record.target, record.target_mode)
+            with FileDescriptor.open_directory(record.target) as target:
+                _require_same_inode(record, target)
+                _empty(target, record.target_mode)
         except OSError as error:
             text = f"cannot unmount a copy: {error.filename or record.target}: {error.strerror}"
             raise MountError(text) from error
 
 
-def _refuse_files(target: Path) -> MountError | None:
-    with os.scandir(target) as entries:
+def _refuse_files(target: Path, opened: FileDescriptor) -> MountError | None:
+    with os.scandir(opened.path) as entries:
         first = next(entries, None)
     if first is None:
         return None
@@ -90,19 +100,20 @@ def _refuse_files(target: Path) -> MountError | None:
     )
 
 
-def _require_same_inode(record: MountRecord) -> None:
-    if record.target.stat().st_ino != record.target_inode:
+def _require_same_inode(record: MountRecord, target: FileDescriptor) -> None:
+    if os.fstat(target.number).st_ino != record.target_inode:
         raise MountError(
             f"cannot unmount a copy: {record.target}: it is another directory than at mount time",
             hint=f"if another mount covers it: umount {record.target}, then try again",
         )
 
 
-def _fill(plan: Plan) -> None:
+def _fill(plan: Plan, target: FileDescriptor) -> None:
     from stacker.stack.flatten import flatten
 
     try:
-        flatten(plan.layers, plan.target, plan.whiteout_format)
+        flatten(plan.layers, target.number, plan.whiteout_format)
+        safe_path.require_same(plan.target, target.number)
     except OSError as error:
         # Calls with dir_fd report a descriptor number or a bare name.
         name = error.filename if isinstance(error.filename, (str, bytes)) else str(plan.target)
@@ -110,16 +121,16 @@ def _fill(plan: Plan) -> None:
         raise (StackerError if error.errno in _DISK_ERRORS else MountError)(text) from error
 
 
-def _bind_onto_itself(plan: Plan) -> str | None:
+def _bind_onto_itself(plan: Plan, target: FileDescriptor) -> str | None:
     try:
-        bind_read_only(plan.target, plan.target)
+        bind_read_only(target.path, plan.target)
     except OSError as error:
         return f"the copy is writable: cannot bind it read-only: {error.strerror}"
     return None
 
 
-def _empty(target: Path, mode: tuple[int, int, int]) -> None:
-    remove_contents(target)
+def _empty(target: FileDescriptor, mode: tuple[int, int, int]) -> None:
+    remove_contents(target.number)
     with suppress(PermissionError):  # the target is writable for this user, who does not own it
-        os.chown(target, mode[1], mode[2])
-        target.chmod(mode[0])
+        os.chown(target.path, mode[1], mode[2])
+        os.chmod(target.path, mode[0])

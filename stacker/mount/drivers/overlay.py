@@ -167,18 +167,23 @@ def _configure(plan: Plan, context: int) -> None:
     for layer in plan.layers:
         _set_directory(context, "lowerdir+", layer)
     if plan.upper is not None and plan.work is not None:
-        _set_directory(context, "upperdir", plan.upper)
-        _set_directory(context, "workdir", plan.work)
+        by_path = plan.volatile  # another user may own a directory above a persistent one
+        _set_directory(context, "upperdir", plan.upper, by_path=by_path)
+        _set_directory(context, "workdir", plan.work, by_path=by_path)
 
 
-def _set_directory(context: int, key: str, path: Path) -> None:
+def _set_directory(context: int, key: str, path: Path, *, by_path: bool = True) -> None:
     """Set an option to a directory's path where that is safe, otherwise to a descriptor.
 
     The kernel limits a string to `FSCONFIG_STRING_LIMIT` bytes.  Whether colons and backslashes
     are escapes differs between kernels and between options.
     """
     name = os.fsencode(path)
-    if len(name) <= mountapi.FSCONFIG_STRING_LIMIT and not (b":" in name or b"\\" in name):
+    if (
+        by_path
+        and len(name) <= mountapi.FSCONFIG_STRING_LIMIT
+        and not (b":" in name or b"\\" in name)
+    ):
         mountapi.fsconfig_string(context, key, path)
         return
     with FileDescriptor.open_directory(path) as directory:
@@ -201,7 +206,8 @@ def _mount_by_mount2(plan: Plan, target: FileDescriptor) -> None:
             )
         mountapi.mount(plan.source, target.path, "overlay", plan.attributes, options)
     try:
-        _check_writable(plan, os.statvfs(plan.target).f_flag)
+        with FileDescriptor.open_directory(plan.target) as mounted:
+            _check_writable(plan, os.statvfs(mounted.path).f_flag)
     except OSError:
         mountapi.umount2(plan.target)
         raise
@@ -271,9 +277,12 @@ def _bind_by_open_tree(source: Path, target: Path, mount_point: int, attributes:
 def _bind_by_mount2(source: Path, target: Path, mount_point: Path, attributes: int) -> None:
     mountapi.mount(source, mount_point, None, mountapi.MS_BIND)
     try:
-        mountapi.mount("none", target, None, mountapi.MS_PRIVATE)
-        flags = mountapi.MS_REMOUNT | mountapi.MS_BIND | attributes
-        mountapi.mount("none", target, None, flags | _locked_flags(target))
+        with FileDescriptor.open_directory(target) as mounted:
+            if not os.path.samefile(mounted.path, source):
+                raise OSError(errno.ESTALE, "another process replaced it", str(target))
+            mountapi.mount("none", mounted.path, None, mountapi.MS_PRIVATE)
+            flags = mountapi.MS_REMOUNT | mountapi.MS_BIND | attributes
+            mountapi.mount("none", mounted.path, None, flags | _locked_flags(mounted.path))
     except OSError:
         mountapi.umount2(target)
         raise
