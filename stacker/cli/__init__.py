@@ -33,7 +33,7 @@ def command() -> NoReturn:
     short command.  All cleanup has run by then.
     """
     open_standard_streams()
-    code = main()
+    code = main(umask=os.umask(0o077))  # other users read no file of the store, nor credentials
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed, or a broken pipe: already reported
             stream.flush()
@@ -41,21 +41,22 @@ def command() -> NoReturn:
     os._exit(code)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, umask: int = 0o022) -> int:
     """Run one command.
 
     :param argv: its words without the program's name; by default those of the process.
+    :param umask: the caller's umask, for new files outside of the store.
     :returns: the exit code (docs/reference/exit-codes.md).
     """
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code_of(lambda: _run(words), debug="--debug" in words)
+    return exit_code_of(lambda: _run(words, umask), debug="--debug" in words)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], umask: int) -> int:
     from stacker.cli.options import parse
     from stacker.cli.session import Session
 
     verb, args = parse(words)
-    verb.run(args, Session.of(args, os.environ))
+    verb.run(args, Session.of(args, os.environ, umask))
     return 0

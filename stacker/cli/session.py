@@ -31,6 +31,7 @@ class Session:
     """The context of one command.
 
     :param root: the store's directory.
+    :param umask: the caller's umask, which new files outside of the store obey.
     :param temporary: directory for temporary files of verbs that do not use the store.
     :param verbosity: -1 for ``--quiet``, 1 for ``--verbose``, otherwise 0.
     :param json: print JSON documents instead of text.
@@ -42,11 +43,13 @@ class Session:
     json: bool = False
     dumb: bool = False
     temporary: Path = _TEMPORARY
+    umask: int = 0o022
 
     @classmethod
-    def of(cls, args: Namespace, environ: Mapping[str, str]) -> Session:
+    def of(cls, args: Namespace, environ: Mapping[str, str], umask: int = 0o022) -> Session:
         """Return the session that global options and environment variables describe.
 
+        :param umask: the caller's umask.
         :raises UsageError: they name no directory for the store.
         """
         return cls(
@@ -55,6 +58,7 @@ class Session:
             json=getattr(args, "json", False),
             dumb=environ.get("TERM", "dumb") == "dumb",
             temporary=Path(environ.get("TMPDIR") or _TEMPORARY),
+            umask=umask,
         )
 
     def store(self) -> Store:

@@ -16,6 +16,7 @@ from stacker.destination.layout import MARKER, updated_index, verified_chunks
 from stacker.errors import StackerError, UsageError
 from stacker.events import Transfer
 from stacker.image import mediatype
+from stacker.linux import safe_path
 from stacker.linux.filesystem import replaced_atomically, sweep_temporaries
 
 if TYPE_CHECKING:
@@ -103,19 +104,23 @@ class LayoutArchive:
 
 
 @contextmanager
-def open_layout_archive(path: str, name: str, what: str) -> Iterator[LayoutArchive]:
+def open_layout_archive(path: str, name: str, what: str, *, umask: int) -> Iterator[LayoutArchive]:
     """Yield an archive, which is renamed to the absolute `path` when the context succeeds.
 
+    :param umask: the permissions that the file does not get.
     :raises UsageError: the file exists.
     :raises StackerError: the file cannot be created.
     """
     if os.path.lexists(path):
         raise UsageError(f"file exists: {what}", hint="remove it, or name another file")
-    final = Path(path)
     with ExitStack() as opened:
         try:
+            above = safe_path.open_directory(Path(path).parent, follow=True)
+            opened.callback(os.close, above)
+            final = Path(f"/proc/self/fd/{above}", os.path.basename(path))
             sweep_temporaries(final.parent, final.name)
-            file = opened.enter_context(replaced_atomically(final, durable=True))
+            writing = replaced_atomically(final, durable=True, mode=0o666 & ~umask)
+            file = opened.enter_context(writing)
         except OSError as error:
             raise StackerError(f"cannot write: {what}: {error.strerror}") from error
         yield LayoutArchive(file, name, what)

@@ -8,7 +8,7 @@ Source: image-spec image-layout.md.
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,11 @@ from stacker.events import Transfer
 from stacker.image import mediatype
 from stacker.image.document import to_bytes
 from stacker.image.manifest import Index, parse_document
-from stacker.linux import lock
+from stacker.linux import lock, safe_path
 from stacker.linux.filesystem import (
     is_temporary,
     sweep_temporaries,
-    sync_filesystem,
+    syncfs,
     write_atomically,
     write_chunks_atomically,
 )
@@ -39,19 +39,25 @@ if TYPE_CHECKING:
 
 MARKER = to_bytes({"imageLayoutVersion": mediatype.LAYOUT_VERSION})
 """The content of the file that marks a layout."""
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NAMES = frozenset({mediatype.LAYOUT_FILE, "index.json", "blobs"})
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutDirectory:
-    """A layout in the absolute directory `path`; see `Destination`.
+    """A layout in a directory; see `Destination`.
 
+    The directory is opened once, because another process may exchange its path with a symlink.
+
+    :param descriptor: the open directory; forked processes inherit it.
     :param name: the image's name in the layout, may be empty.
+    :param umask: the permissions that new files and directories do not get.
     """
 
-    path: str
+    descriptor: int
     name: str
     what: str
+    umask: int
 
     @property
     def is_sequential(self) -> bool:
@@ -68,13 +74,14 @@ class LayoutDirectory:
     ) -> Transfer | None:
         """Write a blob into the layout; see `Destination`."""
         del mount_from
-        path = self._blob(descriptor.digest)
-        if _is_intact(path, descriptor):
-            return Transfer.PRESENT
-        if opener is None:
-            return None
-        write_chunks_atomically(path, verified_chunks(descriptor, opener, report))
-        return Transfer.SENT
+        with self._blob(descriptor.digest) as path:
+            if _is_intact(path, descriptor):
+                return Transfer.PRESENT
+            if opener is None:
+                return None
+            chunks = verified_chunks(descriptor, opener, report)
+            write_chunks_atomically(path, chunks, mode=self._mode)
+            return Transfer.SENT
 
     def has_document(self, descriptor: Descriptor) -> bool:
         """Return False: parts that the document refers to may be missing; see `Destination`."""
@@ -83,26 +90,31 @@ class LayoutDirectory:
 
     def put_document(self, descriptor: Descriptor, content: bytes) -> None:
         """Write a document; see `Destination`."""
-        write_atomically(self._blob(descriptor.digest), content)
+        with self._blob(descriptor.digest) as path:
+            write_atomically(path, content, mode=self._mode)
 
     def finish(self, root: Descriptor, content: bytes) -> None:
         """List the image; another image with the same name loses the name, but stays."""
         self.put_document(root, content)
-        directory = Path(self.path)
-        sync_filesystem(directory)  # the index must not refer to what a power cut can lose
-        with lock.exclusive(directory, create=False):
+        directory = _path_to(self.descriptor)
+        syncfs(self.descriptor)  # the index must not refer to what a power cut can lose
+        with _real_names(), lock.exclusive(directory, create=False):
             index = self._index()
             content = updated_index(index.manifests, root, self.name)
-            write_atomically(directory / "index.json", content, durable=True)
-            write_atomically(directory / mediatype.LAYOUT_FILE, MARKER, durable=True)
+            for name, text in ("index.json", content), (mediatype.LAYOUT_FILE, MARKER):
+                write_atomically(directory / name, text, durable=True, mode=self._mode)
 
-    def _blob(self, digest: Digest) -> Path:
-        folder = Path(self.path) / "blobs" / digest.algorithm
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / digest.hex
+    @property
+    def _mode(self) -> int:
+        return 0o666 & ~self.umask
+
+    @contextmanager
+    def _blob(self, digest: Digest) -> Iterator[Path]:
+        with _real_names(), _folder(self, digest.algorithm) as folder:
+            yield folder / digest.hex
 
     def _index(self) -> Index:
-        path = Path(self.path) / "index.json"
+        path = _path_to(self.descriptor) / "index.json"
         if not path.exists():
             return Index(mediatype.OCI_INDEX, ())
         what = f"{self.what}: index.json"
@@ -112,29 +124,72 @@ class LayoutDirectory:
         return found
 
 
-def open_layout_directory(path: str, name: str, what: str) -> LayoutDirectory:
-    """Return the layout at the absolute `path`; the directory is created if necessary.
+@contextmanager
+def open_layout_directory(
+    path: str, name: str, what: str, *, umask: int
+) -> Iterator[LayoutDirectory]:
+    """Yield the layout at the absolute `path`; the directory is created if necessary.
 
+    :param umask: the permissions that new files and directories do not get.
     :raises UsageError: the directory has other content than a layout.
-    :raises StackerError: the directory cannot be created.
+    :raises StackerError: the directory cannot be created, or a path leads through a symlink of
+        another user.
     """
-    directory = Path(path)
-    try:
-        os.makedirs(path, exist_ok=True)
-        names = os.listdir(path)
-    except OSError as error:
-        raise StackerError(f"cannot write a layout: {what}: {error.strerror}") from error
+    with ExitStack() as opened:
+        try:
+            above = safe_path.make_directories(Path(path), mode=0o777 & ~umask)
+            opened.callback(os.close, above)
+            descriptor = os.open(b".", _LIST, dir_fd=above)
+            opened.callback(os.close, descriptor)
+            layout = LayoutDirectory(descriptor, name, what, umask)
+            _check_and_sweep(layout)
+        except OSError as error:
+            raise StackerError(f"cannot write a layout: {what}: {error.strerror}") from error
+        yield layout
+
+
+def _check_and_sweep(layout: LayoutDirectory) -> None:
+    names = os.listdir(layout.descriptor)
     # An interrupted push leaves blobs and temporary files, and no marker yet.
     foreign = {each for each in names if each not in _NAMES and not is_temporary(each)}
     if foreign and mediatype.LAYOUT_FILE not in names:
         raise UsageError(
-            f"not an OCI image layout: {what}: got a directory with other files, "
+            f"not an OCI image layout: {layout.what}: got a directory with other files, "
             "want an empty directory or a layout"
         )
-    for folder in (directory, *(directory / "blobs").glob("*")):
-        for final in ("index.json", mediatype.LAYOUT_FILE) if folder == directory else (None,):
-            sweep_temporaries(folder, final)
-    return LayoutDirectory(path, name, what)
+    for final in ("index.json", mediatype.LAYOUT_FILE):
+        sweep_temporaries(_path_to(layout.descriptor), final)
+    if "blobs" in names:
+        for algorithm in os.listdir(_path_to(layout.descriptor) / "blobs"):
+            with suppress(NotADirectoryError), _folder(layout, algorithm) as folder:
+                sweep_temporaries(folder)
+
+
+@contextmanager
+def _folder(layout: LayoutDirectory, algorithm: str) -> Iterator[Path]:
+    """Open or create the directory of an algorithm's blobs."""
+    mode = 0o777 & ~layout.umask
+    start = layout.descriptor
+    folder = safe_path.make_directories(Path("blobs", algorithm), mode=mode, start=start)
+    try:
+        yield _path_to(folder)
+    finally:
+        os.close(folder)
+
+
+def _path_to(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
+@contextmanager
+def _real_names() -> Iterator[None]:
+    """Replace a path below a descriptor, in an error, by the real path."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, str):
+            raise
+        raise OSError(error.errno, error.strerror, os.path.realpath(error.filename)) from error
 
 
 def _is_intact(path: Path, descriptor: Descriptor) -> bool:

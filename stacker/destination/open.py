@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 _TRANSPORTS = ("docker", "oci", "oci-archive")
 
 
-def open_destination(text: str, *, access: RegistryAccess) -> AbstractContextManager[Destination]:
+def open_destination(
+    text: str, *, access: RegistryAccess, umask: int = 0o022
+) -> AbstractContextManager[Destination]:
     """Yield the destination that `text` names; it is closed when the context ends.
 
+    :param umask: the permissions that new files of a layout or an archive do not get.
     :raises UsageError: unknown transport, no path, a digest, or an existing file.
     :raises NetworkError: the registry cannot be reached.
     :raises StackerError: the destination cannot be written.
@@ -36,7 +39,7 @@ def open_destination(text: str, *, access: RegistryAccess) -> AbstractContextMan
     location = parse_location(text, _TRANSPORTS)
     if location.transport == "docker":
         return _repository(location.name, access)
-    return _files(location, os.path.abspath(location.path))
+    return _files(location, os.path.abspath(location.path), umask)
 
 
 @contextmanager
@@ -56,13 +59,14 @@ def _repository(text: str, access: RegistryAccess) -> Iterator[Destination]:
 
 
 @contextmanager
-def _files(location: ImageLocation, path: str) -> Iterator[Destination]:
+def _files(location: ImageLocation, path: str, umask: int) -> Iterator[Destination]:
     if location.transport == "oci":
         from stacker.destination.layout import open_layout_directory
 
-        yield open_layout_directory(path, location.name, location.what)
+        with open_layout_directory(path, location.name, location.what, umask=umask) as layout:
+            yield layout
         return
     from stacker.destination.archive import open_layout_archive
 
-    with open_layout_archive(path, location.name, location.what) as archive:
+    with open_layout_archive(path, location.name, location.what, umask=umask) as archive:
         yield archive

@@ -23,6 +23,10 @@ TMPFS_MAGIC = 0x01021994
 _FICLONE = 0x40049409
 _CHUNK = 1 << 20
 _TEMPORARY = ".new"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+PRIVATE = 0o600
+"""The mode of every file of a store."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # include/uapi/linux/fs.h
 # copy_file_range(2) does not support this pair of files; any other errno is a real failure.
@@ -70,68 +74,90 @@ def is_tmpfs(target: int | Path) -> bool:
     return filesystem_type(target) == TMPFS_MAGIC
 
 
-def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
+def write_atomically(
+    path: Path, content: bytes, *, durable: bool = False, mode: int = PRIVATE
+) -> None:
     """Write a file by a temporary file and rename(2); a failure leaves the old content.
 
+    :param mode: the permissions of the file, whatever the umask.
     :param durable: flush the file and its directory, so that the new content survives a power
         cut.  Without it a power cut may leave the new name with no content.
     :raises OSError: the write fails; the error has the final path.
     """
     try:
-        write_chunks_atomically(path, (content,), durable=durable)
+        write_chunks_atomically(path, (content,), durable=durable, mode=mode)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_chunks_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = False) -> None:
+def write_chunks_atomically(
+    path: Path, chunks: Iterable[bytes], *, durable: bool = False, mode: int = PRIVATE
+) -> None:
     """Write chunks to a temporary file, and rename it to ``path`` after the last one.
 
+    :param mode: the permissions of the file, whatever the umask.
     :param durable: flush the file and its directory.
     :raises OSError: the write fails.  Errors of `chunks` pass through unchanged.
     """
-    with replaced_atomically(path, durable=durable) as file:
+    with replaced_atomically(path, durable=durable, mode=mode) as file:
         file.writelines(chunks)
 
 
 @contextmanager
-def replaced_atomically(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+def replaced_atomically(
+    path: Path, *, durable: bool = False, mode: int = PRIVATE
+) -> Iterator[BinaryIO]:
     """Give a temporary file to write, and rename it to ``path`` unless the block fails.
 
     The temporary file is locked meanwhile (flock(2)); `sweep_temporaries` removes one whose
-    writer was killed.
+    writer was killed.  Its directory is opened once, and a file that another user put there is
+    not opened.
 
+    :param mode: the permissions of the file, whatever the umask.
     :param durable: flush the file and its directory.
     :raises OSError: the file cannot be created, flushed or renamed.
     """
-    temporary, file = _locked_temporary(path)
-    with file:
-        try:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    if durable:
-        sync_directory(path.parent)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        temporary, file = _locked_temporary(path, directory, mode)
+        with file:
+            try:
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=directory)
+                raise
+        if durable:
+            os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
-def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
-    """Create the temporary file of ``path`` and lock it.
+def _locked_temporary(path: Path, directory: int, mode: int) -> tuple[str, BinaryIO]:
+    """Create a temporary file for ``path`` in its directory, and lock it.
 
     A sweep may lock and remove the file between its creation and our lock; then it is created
     again.
     """
     import fcntl
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     while True:
-        file = temporary.open("wb")
+        number = int.from_bytes(os.urandom(6), "big")
+        temporary = f".{path.name}.{number}{_TEMPORARY}"
+        try:
+            file = os.fdopen(os.open(temporary, _NEW, mode, dir_fd=directory), "wb")
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_nlink:
+                os.fchmod(file.fileno(), mode)
                 return temporary, file
         except BaseException:
             file.close()
@@ -161,9 +187,10 @@ def sweep_temporaries(directory: Path, final: str | None = None) -> int:
     for name in filter(is_temporary, os.listdir(directory)):
         if final is not None and not name.startswith(f".{final}."):
             continue
-        with suppress(FileNotFoundError, BlockingIOError), (directory / name).open("rb") as file:
+        path = directory / name
+        with suppress(FileNotFoundError, BlockingIOError), open(os.open(path, _OLD), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (directory / name).unlink()
+            path.unlink()
             swept += 1
     return swept
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from stacker.linux import process
@@ -34,6 +35,31 @@ def open_directory(path: Path, *, follow: bool = False) -> int:
     walk = _Walk(path, follow=follow)
     try:
         walk.run()
+        if walk.left:
+            raise walk.error
+        return os.dup(walk.here)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
+    finally:
+        walk.close()
+
+
+def make_directories(path: Path, *, mode: int, start: int | None = None) -> int:
+    """Open a directory with ``O_PATH``, after creating it and its missing parents.
+
+    Symlinks of root and of the caller are followed.
+
+    :param mode: the permissions of a new directory, before the umask.
+    :param start: descriptor of the directory that a relative path starts at.
+    :raises OSError: as for `open_directory`.
+    """
+    walk = _Walk(path, follow=True, start=start)
+    try:
+        walk.run()
+        while walk.left and walk.error.errno == errno.ENOENT:
+            with suppress(FileExistsError):
+                os.mkdir(walk.left[-1], mode, dir_fd=walk.here)
+            walk.run()
         if walk.left:
             raise walk.error
         return os.dup(walk.here)
@@ -103,13 +129,13 @@ class _Walk:
 
     __slots__ = ("_follow", "_links", "error", "here", "is_at_file", "left")
 
-    def __init__(self, path: Path, *, follow: bool) -> None:
+    def __init__(self, path: Path, *, follow: bool, start: int | None = None) -> None:
         self._follow = follow
         self._links = 0
         self.error = OSError()
         self.is_at_file = False
         self.left = os.fsencode(path).split(b"/")[::-1]
-        self.here = os.open(b"/" if path.is_absolute() else b".", _SEARCH)
+        self.here = os.open(b"/" if path.is_absolute() else b".", _SEARCH, dir_fd=start)
 
     def run(self) -> None:
         while self.left:

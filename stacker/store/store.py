@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError, UnsupportedError, UsageError
-from stacker.linux import lock
+from stacker.linux import lock, safe_path
 from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
 
 if TYPE_CHECKING:
@@ -130,12 +130,13 @@ class Store:
     def open(cls, root: Path) -> Store:
         """Open a store; create it if the directory is missing or empty.
 
-        :raises UsageError: the directory is not a store.
+        :raises UsageError: the directory is not a store, or another user can replace it.
         :raises UnsupportedError: a newer version of stacker created the store.
         :raises StackerError: the directory cannot be created or read.
         """
-        root = Path(os.path.realpath(root))
         try:
+            root = safe_path.resolve(root)
+            _refuse_replaceable(root)
             _ensure(root)
         except OSError as error:
             raise StackerError(
@@ -174,6 +175,22 @@ def _ensure(root: Path) -> None:
         )
     if status.st_mode & 0o077:
         root.chmod(0o700)
+
+
+def _refuse_replaceable(root: Path) -> None:
+    """Refuse a store that another user can exchange: mode 0700 protects its content alone."""
+    found = safe_path.replaceable_ancestor(root)
+    if found is None:
+        return
+    above, owner = found
+    if owner in {0, os.geteuid()}:
+        who, fix = "every user", f"chmod o-w {above}, or "
+    else:
+        who, fix = f"UID {owner}", ""
+    raise UsageError(
+        f"other users can replace the store: {root}: {who} can write to {above}",
+        hint=f"{fix}name a store with --store where only root and you can write",
+    )
 
 
 def _create(root: Path) -> None:

@@ -91,7 +91,7 @@ def _copy(args: Namespace, session: Session) -> Copied:
         repository = repository_of(name)
         root = _choose_root(args, source)
         with (
-            open_destination(args.destination, access=access) as destination,
+            open_destination(args.destination, access=access, umask=session.umask) as destination,
             report_progress(session) as emit,
         ):
             return copy_image(

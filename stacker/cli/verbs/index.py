@@ -234,7 +234,9 @@ def _push(args: Namespace, session: Session) -> None:
     store.indexes.find(args.name)  # fail before DEST is opened
     with ExitStack() as held:
         access = registry_access(args, os.environ, args.destination)
-        destination = held.enter_context(open_destination(args.destination, access=access))
+        destination = held.enter_context(
+            open_destination(args.destination, access=access, umask=session.umask)
+        )
         emit = held.enter_context(report_progress(session))
         copied = push_index(
             store,

@@ -139,7 +139,7 @@ def _push(args: Namespace, session: Session) -> Pushed:
     store = session.store()
     store.images.find(args.image)  # fail before DEST is opened
     with (
-        open_destination(args.destination, access=access) as destination,
+        open_destination(args.destination, access=access, umask=session.umask) as destination,
         report_progress(session) as emit,
     ):
         return push_image(
