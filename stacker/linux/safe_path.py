@@ -49,7 +49,7 @@ def make_directories(path: Path, *, mode: int, start: int | None = None) -> int:
 
     Symlinks of root and of the caller are followed.
 
-    :param mode: the permissions of a new directory, before the umask.
+    :param mode: the permissions of a new directory, whatever the umask.
     :param start: descriptor of the directory that a relative path starts at.
     :raises OSError: as for `open_directory`.
     """
@@ -59,6 +59,7 @@ def make_directories(path: Path, *, mode: int, start: int | None = None) -> int:
         while walk.left and walk.error.errno == errno.ENOENT:
             with suppress(FileExistsError):
                 os.mkdir(walk.left[-1], mode, dir_fd=walk.here)
+                walk.enter(mode)
             walk.run()
         if walk.left:
             raise walk.error
@@ -151,6 +152,11 @@ class _Walk:
             except OSError as error:
                 self.error = error
                 return
+
+    def enter(self, mode: int) -> None:
+        """Enter a new directory, and set its permissions."""
+        self._move(os.open(self.left.pop(), _SEARCH, dir_fd=self.here))
+        os.chmod(f"/proc/self/fd/{self.here}", mode)
 
     def close(self) -> None:
         os.close(self.here)

@@ -24,8 +24,8 @@ stacker.cli.verbs.mount stacker.errors stacker.image stacker.image.config stacke
 stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
 stacker.image.platform stacker.layer stacker.layer.paths stacker.layer.whiteout_format
 stacker.linux stacker.linux.filesystem stacker.linux.lock stacker.linux.mountapi
-stacker.linux.mountinfo stacker.linux.process stacker.linux.removal stacker.linux.syscall
-stacker.linux.xattr stacker.mount stacker.mount.attach stacker.mount.drivers
+stacker.linux.mountinfo stacker.linux.process stacker.linux.removal stacker.linux.safe_path
+stacker.linux.syscall stacker.linux.xattr stacker.mount stacker.mount.attach stacker.mount.drivers
 stacker.mount.drivers.choose stacker.mount.drivers.copy stacker.mount.drivers.fuse
 stacker.mount.drivers.overlay stacker.mount.drivers.protocol stacker.mount.plan
 stacker.mount.record stacker.mount.state stacker.mount.table stacker.mount.target
