@@ -11,6 +11,7 @@ from benchmarks.figures import Figures, of_suite
 from benchmarks.peers import FLOOR, STACKER
 from benchmarks.registry import DOWNLOAD, LAYOUT, PULL, SKOPEO
 from benchmarks.startup import BARE
+from benchmarks.verify import CHECKSUM, FAST, FULL, HASH, UNPACK
 
 OWN, PEER, KERNEL, OTHER = "stacker fuse", "fuse-overlayfs", "overlay", "stacker pyfuse3"
 RIVALS = ("umoci", "skopeo", "containerd")
@@ -39,6 +40,7 @@ LOOKED_AT = {
 }
 """The goal for each action on a mount, as a multiple of fuse-overlayfs's time."""
 ANSWERS = {"mount": "1.0", "mount of debian": "0.2"}
+OF_SHA256, PER_ENTRY, OF_PULL = "0.8", "15", "1"
 AGAIN = ("find, again", "tar, again")
 
 
@@ -87,6 +89,48 @@ def mounted(documents: Sequence[Figures]) -> str:
     served = {line["action"]: line for line in lines if line["contender"] == OWN}
     others = [*_answering(served), *_remembering(walls), *_serving(served)]
     return f"{table(head, rows)}\n\n{table(['FUSE mounts', 'goal', 'measured'], others)}"
+
+
+def verified(documents: Sequence[Figures]) -> str:
+    """Return the table of `stacker verify` against its targets, a column for each corpus."""
+    lines = of_suite(documents, "verify")
+    by_corpus: dict[str, dict[str, Figures]] = {}
+    for line in lines:
+        by_corpus.setdefault(line["corpus"], {})[line["action"]] = line
+    columns = [_verified(actions) for actions in by_corpus.values()]
+    rows = [[name, aim, *(column[name] for column in columns)] for name, aim in VERIFIED.items()]
+    return table(["two cores, page cache warm", "goal", *by_corpus], rows)
+
+
+VERIFIED = {
+    "layers": "",
+    "bytes per entry": "",
+    "SHA-256 alone, MB/s": "",
+    "`verify --all`, MB/s": "",
+    "`verify --all`, multiple of SHA-256 alone": OF_SHA256,
+    "`verify --all --fast`, µs per entry": PER_ENTRY,
+    "CRC-32 of each file, % of a pull's CPU time": OF_PULL,
+    "load average before the runs": "",
+}
+"""The rows of `verified`, and the goal for each."""
+
+
+def _verified(actions: Mapping[str, Figures]) -> dict[str, str]:
+    line = actions[FULL]
+    size, entries = line["bytes"], line["entries"]
+    hashed, full, fast = (actions[each]["wall"]["median"] for each in (HASH, FULL, FAST))
+    extra = actions[CHECKSUM]["cpu"]["median"] / actions[UNPACK]["cpu"]["median"]
+    cells = (
+        f"{line['layers']}",
+        f"{size / entries:,.0f}",
+        f"{size / 1e6 / hashed:.0f}",
+        f"{size / 1e6 / full:.0f}",
+        f"{hashed / full:.2f}",
+        f"{fast / entries * 1e6:.1f}",
+        f"{extra * 100:.1f}",
+        f"{line['load']:.1f}",
+    )
+    return dict(zip(VERIFIED, cells, strict=True))
 
 
 def _answering(served: Mapping[str, Figures]) -> Iterator[list[str]]:

@@ -87,6 +87,7 @@ TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...
         ("stages", "stages", aims.stages),
         ("registry", "registry", aims.pulled),
         ("mounts", "fuse", aims.mounted),
+        ("verified", "verify", aims.verified),
     ),
 }
 """By page: a table's mark, the suite that it needs, and the function that writes it."""

@@ -41,6 +41,7 @@ def tables(documents: Sequence[Figures]) -> str:
         ("startup", "Start-up", _startup_table),
         ("registry", "From a registry", _registry_table),
         ("fuse", "Mounted trees", _fuse_table),
+        ("verify", "Verification", _verify_table),
     ):
         lines = figures.of_suite(documents, suite)
         if lines:
@@ -148,6 +149,24 @@ def _fuse_table(lines: Sequence[Figures]) -> str:
                 f"{line['peak_rss']['median'] / 1e6:.0f}",
             ]
         )
+    return _markdown(head, rows)
+
+
+def _verify_table(lines: Sequence[Figures]) -> str:
+    head = ["corpus", "action", "wall s", "CPU s", "peak RSS MB", "MB/s", "µs/entry", "load"]
+    rows = [
+        [
+            line["corpus"],
+            line["action"],
+            _spread(line["wall"]),
+            f"{line['cpu']['median']:.2f}",
+            f"{line['peak_rss']['median'] / 1e6:.0f}",
+            f"{line['bytes'] / 1e6 / line['wall']['median']:.0f}",
+            f"{line['wall']['median'] / line['entries'] * 1e6:.1f}",
+            f"{line['load']:.1f}",
+        ]
+        for line in lines
+    ]
     return _markdown(head, rows)
 
 

@@ -4,9 +4,9 @@
 
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
 layers), ``stages`` (the time of each stage), ``startup`` (verbs with almost no work), ``registry``
-(pulls over a network) or ``fuse`` (reads of mounted trees).  Out: JSON, for
-:mod:`benchmarks.report`.  Each round runs every peer once and starts with another peer, so that
-other load on the machine affects all of them.
+(pulls over a network), ``fuse`` (reads of mounted trees) or ``verify`` (`stacker verify` against
+SHA-256).  Out: JSON, for :mod:`benchmarks.report`.  Each round runs every peer once and starts
+with another peer, so that other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import corpora, figures, fuse, machine, registry, stages, startup, synthetic
+from benchmarks import corpora, figures, fuse, machine, registry, stages, startup, synthetic, verify
 from benchmarks.compress import FORMS
 from benchmarks.figures import Figures
 from benchmarks.layout import Image
@@ -162,6 +162,14 @@ def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
         )
 
 
+def verified(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Verify images in the store."""
+    with arguments.media[0].room() as scratch:
+        yield from verify.compared(
+            arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
+        )
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "throughput": throughput,
     "growth": growth,
@@ -169,6 +177,7 @@ SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "startup": start_up,
     "registry": fetched,
     "fuse": mounted,
+    "verify": verified,
 }
 
 

@@ -3,8 +3,8 @@
     skeleton          -> entries -> compared with the tree on disk
     skeleton + tree   -> tar     -> SHA-256, compared with the diff_id
 
-A task comes in, a plain value that travels to a worker process; the differences go out.  This
-module changes nothing in the store, and must not use images.
+A task comes in, a plain value that travels to a worker process; the differences go out.  A sound
+layer gets a file of checksums; this module changes nothing else, and must not use images.
 """
 
 from __future__ import annotations
@@ -12,25 +12,29 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import IntegrityError, NotFoundError
+from stacker.errors import IntegrityError, LayerError, NotFoundError
 from stacker.events import PackProgress
 from stacker.layer.apply import apply
+from stacker.layer.checksums import has_checksums, new_checksums, write_checksums
 from stacker.layer.metadata import IDENTITY, SQUASH
-from stacker.layer.skeleton import reassemble
+from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
 from stacker.store.store import Store
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import verified
+from stacker.tar.entry import printable
 from stacker.tar.limits import Limits
-from stacker.tar.reader import TarReader
 from stacker.tree.compare import Difference, differences
 from stacker.tree.scan import from_skeleton, scan_directory
 
 if TYPE_CHECKING:
+    from array import array
+
     from stacker.events import Emit
     from stacker.image.digest import DiffID
     from stacker.layer.paths import LayerPaths
@@ -54,11 +58,13 @@ _UNLIMITED: Final = Limits(
 class VerifyTask:
     """A layer of the store at ``store`` to verify.
 
-    :param contents: read all file contents and compute the diff_id, too.
+    :param attributes: compare the attributes of all files.
+    :param contents: read all file contents, and compute the diff_id.
     """
 
     store: Path
     diff_id: DiffID
+    attributes: bool = True
     contents: bool = True
 
 
@@ -79,6 +85,18 @@ class LayerVerified:
         """Whether the layer is exactly what its diff_id says."""
         return self.damage is None and not self.differences
 
+    def joined(self, other: LayerVerified) -> LayerVerified:
+        """Return the result of two tasks for the same layer, sorted by path.
+
+        A difference is more precise than a damage of the layer, and explains it.
+        """
+        found = {*self.differences, *other.differences}
+        replaced = {each.path for each in found if each.what in {"type", "size"}}
+        named = (each for each in found if each.what != "contents" or each.path not in replaced)
+        differences = tuple(sorted(named, key=lambda each: (each.path, each.what)))[:_MOST]
+        damage = None if differences else self.damage or other.damage
+        return LayerVerified(self.diff_id, differences, damage)
+
 
 def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
     """Verify one layer; the caller holds it against removal.
@@ -93,16 +111,16 @@ def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
         raise NotFoundError(f"no such layer in the store: {task.diff_id}")
     try:
         record = store.layers.record(task.diff_id)
-        found = _compared(store, task, paths, record)
+        found = _compared(store, task, paths, record) if task.attributes else ()
+        if found or not task.contents:
+            return LayerVerified(task.diff_id, found)
+        return _contents(store, task, record, emit)
     except PermissionError:
         raise
     except (IntegrityError, NotFoundError) as error:
         return LayerVerified(task.diff_id, damage=error.message)
     except OSError as error:
-        return LayerVerified(task.diff_id, damage=f"{error.filename}: {error.strerror}")
-    if found or not task.contents:
-        return LayerVerified(task.diff_id, found)
-    return _contents(task, paths, record, emit)
+        return LayerVerified(task.diff_id, damage=_explained(error))
 
 
 def _compared(
@@ -113,47 +131,60 @@ def _compared(
     if want is not None:
         return tuple(islice(differences(got, want), _MOST))
     with store.staging.directory("verify") as directory:
-        want = _unpacked_again(task, paths, record, directory)
+        want = _applied_again(task, paths, record, directory)
         return tuple(islice(differences(got, want), _MOST))
 
 
-def _unpacked_again(
+def _applied_again(
     task: VerifyTask, paths: LayerPaths, record: LayerRecord, directory: Path
 ) -> Contents:
-    """Unpack the layer from its own skeleton and tree, and scan the result."""
-    what = f"layer {task.diff_id}"
-    chunks = verified(reassemble(paths, record, what=what), digest=task.diff_id, what=what)
+    """Unpack the layer from its skeleton, with a hole in place of all contents, and scan it."""
     tree = directory / "diff"
     tree.mkdir(mode=0o700)
-    apply(
-        TarReader(chunks, what=what, limits=_UNLIMITED),
-        tree,
-        replaced=directory / "replaced",
-        whiteout_format=record.whiteout_format,
-        idmap=SQUASH if record.squashed else IDENTITY,
-        limits=_UNLIMITED,
-    )
+    with open_skeleton(paths.skeleton, what=f"layer {task.diff_id}") as reader:
+        apply(
+            reader,
+            tree,
+            replaced=directory / "replaced",
+            whiteout_format=record.whiteout_format,
+            idmap=SQUASH if record.squashed else IDENTITY,
+            limits=_UNLIMITED,
+        )
     return scan_directory(tree, record.whiteout_format, {})
 
 
-def _contents(
-    task: VerifyTask,
-    paths: LayerPaths,
-    record: LayerRecord,
-    emit: Emit,
-) -> LayerVerified:
-    what = f"layer {task.diff_id}"
-    chunks = reassemble(paths, record, what=what)
+def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
+    paths, what = store.layers.paths(task.diff_id), f"layer {task.diff_id}"
+    checksums = new_checksums()
+    chunks = reassemble(paths, record, what=what, checksum=checksums.append)
     try:
         if record.tar_bytes < _WORTH_A_THREAD:
             _read(verified(chunks, digest=task.diff_id, what=what), task, record, emit)
         else:
             with threaded(chunks) as read:
                 _read(verified(read, digest=task.diff_id, what=what), task, record, emit)
-    except IntegrityError as error:
-        suspects = tuple(islice(_suspects(paths), _MOST))
-        return LayerVerified(task.diff_id, suspects, None if suspects else error.message)
+    except PermissionError:
+        raise
+    except (IntegrityError, OSError) as error:
+        named = tuple(islice(_damaged(paths, record, what), _MOST))
+        message = error.message if isinstance(error, IntegrityError) else _explained(error)
+        return LayerVerified(task.diff_id, named, None if named else message)
+    _keep_checksums(store, paths, checksums)
     return LayerVerified(task.diff_id)
+
+
+def _keep_checksums(store: Store, paths: LayerPaths, checksums: array[int]) -> None:
+    """Write the checksums of a sound layer, unless the store is read-only or full."""
+    if has_checksums(paths.checksums, checksums):
+        return
+    with suppress(OSError), store.staging.directory("verify") as directory:
+        write_checksums(paths.checksums, checksums, temporary=directory / "checksums")
+
+
+def _explained(error: OSError) -> str:
+    name = error.filename
+    path = printable(os.fsencode(name)) if isinstance(name, str | bytes) else "a file of the layer"
+    return f"{path}: {error.strerror}"
 
 
 def _read(
@@ -170,8 +201,21 @@ def _read(
             emit(PackProgress(task.diff_id, done, record.tar_bytes))
 
 
+def _damaged(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Difference]:
+    """Return the files with the wrong contents: a diff_id does not say which."""
+    found = False
+    try:
+        for path, got, want in damaged_files(paths, record, what=what):
+            found = True
+            yield Difference(path, "contents", got, want)
+    except (LayerError, IntegrityError, OSError):  # of the skeleton
+        return
+    if not found:
+        yield from _suspects(paths)
+
+
 def _suspects(paths: LayerPaths) -> Iterator[Difference]:
-    """Return the files that may have the wrong contents: a diff_id does not say which.
+    """Return the files that may have the wrong contents, for a layer without checksums.
 
     These are files that the kernel changed after the layer was committed, and files that have a
     size but no block on disk, which a power cut leaves.

@@ -36,6 +36,11 @@ class LayerPaths:
         return self.root / "skeleton.tar.zst"
 
     @property
+    def checksums(self) -> Path:
+        """The CRC-32 of each file, after `stacker verify` has found the layer sound."""
+        return self.root / "checksums"
+
+    @property
     def replaced(self) -> Path:
         """The files that later entries of the same layer replaced; most layers have none."""
         return self.root / "replaced"

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
+
+from isal.isal_zlib import crc32
 
 from stacker.errors import IntegrityError, LayerError, StackerError
+from stacker.layer.checksums import new_checksums, ranges, read_checksums
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord, Replacement
 from stacker.linux.opath import open_below
@@ -26,6 +30,12 @@ from stacker.tar.reader import TarReader
 
 _LEVEL: Final = 1
 _PARTS: Final = 1024
+_FEW: Final = 256  # parts, mostly headers and small files, that are joined before they are yielded
+_PIECE: Final = CHUNK // 2
+_SMALL: Final = CHUNK // 4
+# O_NOATIME saves a write to each inode; the kernel grants it to the file's owner and to root.
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOATIME
+_TREE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _ANY: Final = Limits(
     unpacked_bytes=1 << 62, entries=1 << 62, depth=1 << 30, pax_bytes=1 << 40, ratio=1 << 40
 )
@@ -56,52 +66,116 @@ class SkeletonWriter:
         self._file.write(self._compressor.flush())
 
 
+class SkeletonReader(TarReader):
+    """Iterates over the entries of a skeleton; a payload is a hole."""
+
+    def write_payload(self, fd: int, length: int) -> None:
+        """Make the file ``length`` bytes longer."""
+        os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR) + length)
+
+
 @contextmanager
-def open_skeleton(path: Path, *, what: str) -> Iterator[TarReader]:
+def open_skeleton(path: Path, *, what: str) -> Iterator[SkeletonReader]:
     """Open the skeleton ``path`` and yield a reader of its entries.
 
     :param what: the name of the layer in errors.
     """
     with path.open("rb") as file:
-        yield TarReader(
-            decompressed(read_chunks(file), what=what), what=what, limits=_ANY, elided=True
-        )
+        yield _elided(file, what)
 
 
-def reassemble(paths: LayerPaths, record: LayerRecord, *, what: str) -> Iterator[bytes]:
+def reassemble(
+    paths: LayerPaths,
+    record: LayerRecord,
+    *,
+    what: str,
+    checksum: Callable[[int], object] | None = None,
+) -> Iterator[bytes]:
     """Yield the layer's tar stream, from its skeleton and its tree.
 
     :param what: the name of the layer in errors.
+    :param checksum: called with the CRC-32 of each range of data, in the order of the tar.
     :raises IntegrityError: a file is missing or has another length, or the skeleton is damaged.
+    :raises OSError: the disk cannot read a file.
     """
     try:
-        yield from _reassembled(paths, record, what)
+        yield from _reassembled(paths, record, what, checksum)
     except LayerError as error:
         raise IntegrityError(f"damaged skeleton: {error}") from error
 
 
-def _reassembled(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[bytes]:
-    kept: list[bytes] = []
-    locations = FileLocations(record)
-    with paths.skeleton.open("rb") as file:
-        reader = TarReader(
-            decompressed(read_chunks(file), what=what),
-            what=what,
-            limits=_ANY,
-            keep=kept.append,
-            elided=True,
-        )
+def _reassembled(
+    paths: LayerPaths, record: LayerRecord, what: str, checksum: Callable[[int], object] | None
+) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    ready, locations = 0, FileLocations(record)
+    with paths.skeleton.open("rb") as file, _Files(paths, what) as files:
+        reader = _elided(file, what, parts.append)
         for entry in reader:
             if isinstance(entry, File):
-                yield b"".join(kept)
-                kept.clear()
                 place = locations.find(reader.count - 1, entry.path)
-                yield from _payload(entry, place, paths, what)
+                whole = files.small(entry, place)
+                if whole is None:
+                    yield b"".join(parts)
+                    parts.clear()
+                    ready = 0
+                    yield from files.payload(entry, place, checksum)
+                else:
+                    parts.append(whole)
+                    ready += entry.size
+                    if checksum is not None:
+                        checksum(crc32(whole))
+            if ready >= _PIECE or len(parts) >= _FEW:
+                yield b"".join(parts)
+                parts.clear()
+                ready = 0
     if reader.count != record.entries:  # zstd does not report a truncated frame
         raise IntegrityError(
             f"damaged skeleton: {what}: got {reader.count} entries, want {record.entries}"
         )
-    yield b"".join(kept)
+    yield b"".join(parts)
+
+
+def damaged_files(
+    paths: LayerPaths, record: LayerRecord, *, what: str
+) -> Iterator[tuple[bytes, str, str]]:
+    """Yield each file with the wrong contents: its path, what it has and what it should have.
+
+    These are the files that cannot be read and, if `verify` has found the layer sound before,
+    those with another checksum.
+
+    :param what: the name of the layer in errors.
+    :raises LayerError: the skeleton is malformed.
+    :raises OSError: the skeleton cannot be read.
+    """
+    with open_skeleton(paths.skeleton, what=what) as reader:
+        count = sum(len(ranges(entry)) for entry in reader if isinstance(entry, File))
+    checksums, locations = read_checksums(paths.checksums, count), FileLocations(record)
+    wanted = iter(checksums or ())
+    with open_skeleton(paths.skeleton, what=what) as reader, _Files(paths, what) as files:
+        for entry in reader:
+            if not isinstance(entry, File):
+                continue
+            number, inside = place = locations.find(reader.count - 1, entry.path)
+            path = inside if number is None else entry.path
+            want, got = [*islice(wanted, len(ranges(entry)))], new_checksums()
+            try:
+                for _ in files.payload(entry, place, got.append):
+                    pass
+            except (IntegrityError, OSError) as error:
+                yield path, getattr(error, "strerror", None) or "unreadable", "readable"
+                continue
+            for found, wants in zip(got, want, strict=checksums is not None):
+                if found != wants:
+                    yield path, f"CRC-32 {found:08x}", f"{wants:08x}"
+                    break
+
+
+def _elided(
+    file: BinaryIO, what: str, keep: Callable[[bytes], object] | None = None
+) -> SkeletonReader:
+    chunks = decompressed(read_chunks(file), what=what)
+    return SkeletonReader(chunks, what=what, limits=_ANY, keep=keep, elided=True)
 
 
 class FileLocations:
@@ -135,39 +209,98 @@ class FileLocations:
         return candidates[at] if at < len(candidates) else None
 
 
-def _payload(
-    entry: File, place: tuple[int | None, bytes], paths: LayerPaths, what: str
-) -> Iterator[bytes]:
-    number, inside = place
-    root = paths.diff if number is None else paths.replaced / str(number)
-    what = f"{what}: {printable(entry.path)}"
-    segments = ((0, entry.size),) if entry.segments is None else entry.segments
-    try:
-        fd = open_below(os.fsencode(root), inside)
-    except PermissionError as error:
-        raise StackerError(f"cannot read layer: {what}: {error.strerror}") from error
-    except OSError as error:
-        raise IntegrityError(
-            f"layer differs from its skeleton: {what}: {error.strerror}"
-        ) from error
-    try:
+class _Files:
+    """Reads the files of a layer; a descriptor of the tree shortens each path lookup."""
+
+    def __init__(self, paths: LayerPaths, what: str) -> None:
+        self._paths = paths
+        self._what = what
+        self._tree = -1
+
+    def __enter__(self) -> Self:
+        try:
+            self._tree = os.open(self._paths.diff, _TREE)
+        except OSError as error:
+            raise self._differs(b"", error.strerror) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._tree)
+
+    def small(self, entry: File, place: tuple[int | None, bytes]) -> bytes | None:
+        """Return the contents of a small plain file with three system calls.
+
+        :returns: ``None`` for any other file, and if something is wrong: `payload` says what.
+        """
+        number, inside = place
+        if entry.size > _SMALL or entry.segments is not None or number is not None:
+            return None
+        try:
+            fd = os.open(inside, _OPEN, dir_fd=self._tree)
+        except OSError:
+            return None
+        try:
+            data = os.pread(fd, entry.size + 1, 0)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return data if len(data) == entry.size else None
+
+    def payload(
+        self,
+        entry: File,
+        place: tuple[int | None, bytes],
+        checksum: Callable[[int], object] | None = None,
+    ) -> Iterator[bytes]:
+        """Yield the payload of a file in pieces.
+
+        :param checksum: called with the CRC-32 of each range of data.
+        :raises IntegrityError: the file is missing or has another length.
+        :raises OSError: the disk cannot read it.
+        """
+        fd = self._opened(entry, place)
+        try:
+            for offset, length in ranges(entry):
+                running = 0
+                for data in self._range(fd, offset, length, entry):
+                    if checksum is not None:
+                        running = crc32(data, running)
+                    yield data
+                if checksum is not None:
+                    checksum(running)
+        finally:
+            os.close(fd)
+
+    def _opened(self, entry: File, place: tuple[int | None, bytes]) -> int:
+        number, inside = place
+        root = self._paths.diff if number is None else self._paths.replaced / str(number)
+        try:
+            fd = open_below(os.fsencode(root), inside)
+        except PermissionError as error:
+            raise StackerError(
+                f"cannot read layer: {self._what}: {printable(entry.path)}: {error.strerror}"
+            ) from error
+        except OSError as error:
+            raise self._differs(entry.path, error.strerror) from error
         size = os.fstat(fd).st_size
         if size != entry.size:
-            raise IntegrityError(
-                f"layer differs from its skeleton: {what}: got {size} bytes, want {entry.size}"
-            )
-        for offset, length in segments:
-            yield from _read_range(fd, offset, length, what)
-    finally:
-        os.close(fd)
+            os.close(fd)
+            raise self._differs(entry.path, f"got {size} bytes, want {entry.size}")
+        return fd
 
+    def _range(self, fd: int, offset: int, length: int, entry: File) -> Iterator[bytes]:
+        while length:
+            try:
+                data = os.pread(fd, min(length, CHUNK), offset)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, entry.path) from error
+            if not data:
+                raise self._differs(entry.path, f"got {offset} bytes, want {length} more")
+            yield data
+            offset, length = offset + len(data), length - len(data)
 
-def _read_range(fd: int, offset: int, length: int, what: str) -> Iterator[bytes]:
-    while length:
-        data = os.pread(fd, min(length, CHUNK), offset)
-        if not data:
-            raise IntegrityError(
-                f"layer differs from its skeleton: {what}: got {offset} bytes, want {length} more"
-            )
-        yield data
-        offset, length = offset + len(data), length - len(data)
+    def _differs(self, path: bytes, how: str | None) -> IntegrityError:
+        return IntegrityError(
+            f"layer differs from its skeleton: {self._what}: {printable(path)}: {how}"
+        )

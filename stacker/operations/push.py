@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.errors import NotFoundError
+from stacker.errors import IntegrityError, NotFoundError
 from stacker.events import Emit, LayerPacked, LayersToPack
 from stacker.image import mediatype
 from stacker.image.config import pair_layers
@@ -25,6 +25,7 @@ from stacker.jobs.pack_layer import PackOptions, PackTask, pack_layer
 from stacker.jobs.pool import run_tasks
 from stacker.operations.copy import Copied, Repositories, copy_image, is_distributable
 from stacker.operations.durability import ensure_sound
+from stacker.operations.verify import verify_layers
 from stacker.source.files import Directory, open_blob_file
 from stacker.source.protocol import read_document
 from stacker.store.images import NAME, SOURCE
@@ -111,7 +112,7 @@ def push_image(
     :param tagged: see `copy_image`.
     :param restore: unpacks missing layers, and layers that a power cut damaged.
     :raises NotFoundError: the store lacks the image or one of its layers.
-    :raises IntegrityError: a layer on disk differs from its diff_id.
+    :raises IntegrityError: a file of a layer on disk has other contents or attributes.
     """
     image_id = store.images.find(text)
     with ExitStack() as held:
@@ -124,6 +125,7 @@ def push_image(
         diff_ids = _layers_to_pack(store, destination, manifest, config, repositories)
         ensure_sound(store, image_id, restore, diff_ids)
         held.enter_context(store.layers.reading(diff_ids))
+        _require_unchanged(store, image_id, diff_ids, jobs, emit)
         tasks = [PackTask(store.root, directory, each, packing) for each in diff_ids]
         packed = _pack(store, tasks, jobs, emit)
         root = _embedded(store, descriptor)
@@ -191,6 +193,20 @@ def _layers_to_pack(
         if destination.put_blob(blob, None, mount_from=mount_from, report=lambda _: None) is None:
             missing[diff_id] = None
     return list(missing)
+
+
+def _require_unchanged(
+    store: Store, image_id: ImageID, diff_ids: Sequence[DiffID], jobs: int, emit: Emit
+) -> None:
+    """Compare the attributes of layers, which a diff_id of the tree's contents does not cover."""
+    for layer in verify_layers(store, diff_ids, contents=False, jobs=jobs, emit=emit):
+        if not layer.is_sound:
+            differences = sorted(layer.differences, key=lambda each: each.what == "mtime")
+            how = layer.damage or differences[0]  # the time of a directory is only a consequence
+            raise IntegrityError(
+                f"layer differs from its skeleton: layer {layer.diff_id}: {how}",
+                hint=f"`stacker repair {image_id.short}` replaces damaged layers",
+            )
 
 
 def _pack(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from stacker.image.config import ImageConfig
     from stacker.image.digest import DiffID
+    from stacker.layer.paths import LayerPaths
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
 
@@ -90,7 +91,7 @@ def store_usage(store: Store) -> StoreUsage:
         images,
         layers=sum(stored.values()),
         unlisted=sum(size for diff_id, size in stored.items() if diff_id not in listed),
-        skeletons=sum(_size(store.layers.paths(diff_id).skeleton) for diff_id in stored),
+        skeletons=sum(_skeleton_size(store.layers.paths(diff_id)) for diff_id in stored),
         blobs=tree_size(store.blobs.root),
         partial=tree_size(store.partials.root) if store.partials.root.exists() else 0,
         chains=tree_size(store.root / "chains"),
@@ -130,6 +131,10 @@ def _image_usage(
         unique=sum(size or 0 for diff_id, size in layers.items() if users[diff_id] == 1),
         missing=sum(size is None for size in layers.values()),
     )
+
+
+def _skeleton_size(paths: LayerPaths) -> int:
+    return _size(paths.skeleton) + _size(paths.checksums)
 
 
 def _size(path: Path) -> int:

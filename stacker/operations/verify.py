@@ -6,9 +6,9 @@ a worker process.  Nothing in the store is changed; `repair` does that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, NotFoundError, StackerError
 from stacker.jobs.pool import run_tasks
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from stacker.events import Emit
     from stacker.image.digest import DiffID, ImageID
     from stacker.store.store import Store
+
+_SECONDS_PER_ENTRY: Final = 10e-6  # only their ratio matters: long tasks start first
+_SECONDS_PER_BYTE: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +70,51 @@ def verify_images(
     wanted = dict.fromkeys(diff_id for image in images for diff_id in image.diff_ids)
     if unlisted:
         wanted |= dict.fromkeys(store.layers.all())
-    found = {each.diff_id: each for each in verify_layers(store, [*wanted], contents, jobs, emit)}
+    layers = verify_layers(store, [*wanted], contents=contents, jobs=jobs, emit=emit)
+    found = {layer.diff_id: layer for layer in layers}
     return Verification(images, tuple(found[diff_id] for diff_id in wanted))
 
 
 def verify_layers(
     store: Store,
     diff_ids: Sequence[DiffID],
-    contents: bool,  # noqa: FBT001 - passed on by name
+    *,
+    contents: bool,
     jobs: int,
     emit: Emit,
 ) -> Iterable[LayerVerified]:
     """Verify layers; yield a result for each, in any order."""
     with store.layers.reading_present(diff_ids) as present:
+        tasks: list[tuple[float, VerifyTask]] = []
         for diff_id in diff_ids:
-            if diff_id not in present:
+            if diff_id in present:
+                tasks += _tasks(store, diff_id, contents=contents)
+            else:
                 yield LayerVerified(diff_id, damage="the layer is not in the store")
-        tasks = [VerifyTask(store.root, each, contents) for each in diff_ids if each in present]
-        yield from run_tasks(tasks, verify_layer, jobs=jobs, emit=emit)
+        tasks.sort(key=lambda each: -each[0])
+        parts: dict[DiffID, LayerVerified] = {}
+        for part in run_tasks([each for _, each in tasks], verify_layer, jobs=jobs, emit=emit):
+            if contents and part.diff_id not in parts:
+                parts[part.diff_id] = part
+            else:
+                yield parts[part.diff_id].joined(part) if contents else part
+
+
+def _tasks(store: Store, diff_id: DiffID, *, contents: bool) -> Iterator[tuple[float, VerifyTask]]:
+    """Yield the tasks that verify a layer, with an estimate of their seconds.
+
+    A diff_id is one SHA-256, so attributes are the only part that can have a task of its own.
+    """
+    try:
+        record = store.layers.record(diff_id)
+        entries, size = record.entries, record.tar_bytes
+    except (StackerError, OSError):
+        entries = size = 0
+    each = entries * _SECONDS_PER_ENTRY
+    yield each, VerifyTask(store.root, diff_id, contents=False)
+    if contents:
+        seconds = each + size * _SECONDS_PER_BYTE
+        yield seconds, VerifyTask(store.root, diff_id, attributes=False)
 
 
 def _documents(store: Store, image_id: ImageID) -> ImageVerified:

@@ -17,7 +17,18 @@ from urllib.request import urlopen
 
 import pytest
 
-from benchmarks import aims, compress, corpora, figures, pages, registry, report, run, synthetic
+from benchmarks import (
+    aims,
+    compress,
+    corpora,
+    figures,
+    pages,
+    registry,
+    report,
+    run,
+    synthetic,
+    verify,
+)
 from benchmarks.peers import FLOOR, PEERS
 from benchmarks.process import FailedError, measured
 from benchmarks.scratch import Medium
@@ -114,6 +125,24 @@ def test_what_a_registry_adds_is_measured_and_set_against_its_aims(cache: Path) 
     table = aims.pulled([document])
     assert "| pull, multiple of 1.1 x layout + 0.15 x download | 1.0 | " in table
     assert "| speed, multiple of skopeo | 4 | " in table
+
+
+def test_verification_is_measured_and_set_against_its_aims(cache: Path) -> None:
+    document = results("verify", cache, "--media", "tmpfs")
+    lines = document["results"]
+    actions = (verify.UNPACK, verify.HASH, verify.FULL, verify.FAST, verify.CHECKSUM)
+    assert [(line["corpus"], line["action"]) for line in lines] == [
+        (corpus, action) for corpus in verify.CORPORA for action in actions
+    ]
+    for line in lines:
+        assert line["bytes"] > line["entries"] > 0
+        for kind in ("wall", "cpu"):
+            assert len(line[kind]["runs"]) == line["repetitions"]
+        assert f"| {line['corpus']} | {line['action']} | " in report.tables([document])
+    table = aims.verified([document])
+    assert "| goal | mix | python-ml | app |" in table
+    assert "| `verify --all`, multiple of SHA-256 alone | 0.8 | " in table
+    assert "| `verify --all --fast`, µs per entry | 15 | " in table
 
 
 def test_the_registry_of_a_benchmark_has_the_blobs_as_they_are_and_ends(

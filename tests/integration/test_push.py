@@ -213,7 +213,11 @@ def test_layer_that_changed_on_disk_is_not_pushed(
 ) -> None:
     stacker("pull", layout.source)
     (changed,) = [path for path in stacker.layers() if (path / "diff" / "b").exists()]
+    before = (changed / "diff" / "b").stat()
     (changed / "diff" / "b").write_bytes(b"3" * 100_000)
+    words = stacker.refused(5, "push", "app:1.0", f"oci-archive:{tmp_path}/out.tar")
+    assert "/b: mtime: got " in words
+    os.utime(changed / "diff" / "b", ns=(before.st_atime_ns, before.st_mtime_ns))
     words = stacker.refused(5, "push", "app:1.0", f"oci-archive:{tmp_path}/out.tar")
     assert "wrong digest" in words
     assert not (tmp_path / "out.tar").exists()

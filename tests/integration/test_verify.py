@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,8 +177,62 @@ def test_changed_contents_of_the_same_size_are_found(stacker: Stacker, app: imag
     found = stacker.run("verify", "--all")
     assert found.code == 5
     assert "/etc/hosts: contents: got changed after the commit" in found.out
+    assert "hosts" not in stacker.run("verify", "--all", "--fast").out
     stacker("repair", "--all")
     stacker("verify", "--all")
+
+
+def test_changed_contents_are_named_exactly_once_a_layer_was_verified(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("verify", "--all")
+    change_contents(tree(stacker, app, 0))
+    (tree(stacker, app, 0) / "etc/passwd").touch()  # a changed time, but the same contents
+    found = stacker.run("verify", "--all", "--json")
+    layers = {layer["diff_id"]: layer for layer in found.item["layers"]}
+    wrong = layers[app.image.diff_ids[0]]["differences"]
+    assert [(each["path"], each["what"]) for each in wrong] == [
+        ("etc/hosts", "contents"),
+        ("etc/link", "mtime"),  # the other name of the next file
+        ("etc/passwd", "mtime"),
+    ]
+    before = (b"127.0.0.1 localhost\n" * 8, b"666.0.0.1 localhost\n" * 8)
+    want, got = (f"{zlib.crc32(contents):08x}" for contents in before)
+    assert (wrong[0]["got"], wrong[0]["want"]) == (f"CRC-32 {got}", want)
+    stacker("repair", "--all")
+    stacker("verify", "--all")
+
+
+@needs_root
+def test_push_refuses_a_layer_with_changed_attributes_and_names_the_file(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    stacker("pull", "--sync", app.source)
+    to = f"oci-archive:{tmp_path}/out.tar"
+    for number, damage, path, what in (
+        *((0, *each) for each in DAMAGE),
+        (2, lambda root: (root / "d/x").chmod(0o777), "/d/x", "mode: got 0777, want 0644"),
+    ):
+        damage(tree(stacker, app, number))
+        said = stacker.refused(5, "push", "app:1.0", to)
+        layer = app.image.diff_ids[number]
+        assert f"layer differs from its skeleton: layer {layer}: {path}: {what}" in said
+        assert f"hint: `stacker repair {app.image.config[7:19]}` replaces damaged layers" in said
+        stacker("repair", "--all", "--fast")
+        assert not (tmp_path / "out.tar").exists()
+    stacker("push", "app:1.0", to)
+
+
+@needs_root
+def test_an_index_refuses_a_member_with_changed_attributes(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("index", "create", "all", "app:1.0")
+    chmod(tree(stacker, app, 0))
+    said = stacker.refused(5, "index", "push", "all", f"oci:{tmp_path}/out")
+    assert "/etc/hosts: mode: got 0600, want 0644" in said
 
 
 def test_layers_whose_entries_replace_each_other_are_compared_too(

@@ -1,0 +1,71 @@
+"""The checksums of a layer's files, which name the damaged file if the diff_id is wrong.
+
+A diff_id proves that a whole layer is unchanged, but does not tell which file is damaged.  So
+`stacker verify` keeps a CRC-32 of each file of a layer that it found sound.  An ``array`` of
+numbers comes in and goes out.  This module must not read the files of the layer.
+
+The file starts with ``CRC32`` and a version, 8 bytes together.  The numbers follow, 4 bytes each,
+little-endian, one for each range of data in the order of the tar.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stacker.tar.entry import File
+
+_HEAD: Final = b"CRC32\0\0\1"
+_WIDTH: Final = 4
+
+
+def new_checksums() -> array[int]:
+    """Return an empty array of checksums."""
+    return array("I")
+
+
+def write_checksums(path: Path, checksums: array[int], *, temporary: Path) -> None:
+    """Write the checksums of a layer.
+
+    :param temporary: a path on the same filesystem, to write to first.
+    :raises OSError: the file cannot be written.
+    """
+    temporary.write_bytes(_HEAD + _swapped(checksums).tobytes())
+    temporary.rename(path)
+
+
+def has_checksums(path: Path, checksums: array[int]) -> bool:
+    """Return whether the file has these checksums."""
+    return read_checksums(path, len(checksums)) == checksums
+
+
+def read_checksums(path: Path, count: int) -> array[int] | None:
+    """Return the checksums of a layer.
+
+    :param count: the number of checksums that the layer needs.
+    :returns: ``None`` if there are none yet, or if another version wrote them.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if content[: len(_HEAD)] != _HEAD or len(content) != len(_HEAD) + _WIDTH * count:
+        return None
+    return _swapped(array("I", content[len(_HEAD) :]))
+
+
+def ranges(entry: File) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of a file that the tar has: pairs of offset and length in bytes."""
+    return ((0, entry.size),) if entry.segments is None else entry.segments
+
+
+def _swapped(numbers: array[int]) -> array[int]:
+    """Return numbers in the byte order of the file, or of this machine."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers
