@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, LayerError, NotFoundError
 from stacker.events import PackProgress
+from stacker.jobs.seal_layer import seal_differences
 from stacker.layer.apply import apply
 from stacker.layer.checksums import has_checksums, new_checksums, write_checksums
 from stacker.layer.metadata import IDENTITY, SQUASH
@@ -111,7 +112,9 @@ def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
         raise NotFoundError(f"no such layer in the store: {task.diff_id}")
     try:
         record = store.layers.record(task.diff_id)
-        found = _compared(store, task, paths, record) if task.attributes else ()
+        found: tuple[Difference, ...] = ()
+        if task.attributes:
+            found = (*_compared(store, task, paths, record), *seal_differences(paths))[:_MOST]
         if found or not task.contents:
             return LayerVerified(task.diff_id, found)
         return _contents(store, task, record, emit)

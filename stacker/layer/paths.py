@@ -41,6 +41,11 @@ class LayerPaths:
         return self.root / "checksums"
 
     @property
+    def seals(self) -> Path:
+        """The fs-verity digest of each file, after `stacker repair --seal`."""
+        return self.root / "seals"
+
+    @property
     def replaced(self) -> Path:
         """The files that later entries of the same layer replaced; most layers have none."""
         return self.root / "replaced"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import IntegrityError, StackerError
 from stacker.image.config import pair_layers
 from stacker.jobs.pool import run_tasks
+from stacker.jobs.seal_layer import SealTask, seal_layer
 from stacker.jobs.tasks import UnpackTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.operations.push import StoredImageSource
@@ -109,3 +110,17 @@ def _unpack(
     ]
     for result in run_tasks(tasks, unpack_layer, jobs=repair.jobs, emit=repair.emit):
         repair.emit(result)
+
+
+def seal_layers(store: Store, image_ids: Sequence[ImageID], *, jobs: int) -> int:
+    """Enable fs-verity on the files of images that were verified.
+
+    :param jobs: layers sealed at the same time.
+    :returns: the number of sealed files.
+    :raises UnsupportedError: the filesystem or the kernel has no fs-verity.
+    """
+    configs = [store.images.config(image_id) for image_id in image_ids]
+    diff_ids = [*dict.fromkeys(diff_id for config in configs for diff_id in config.diff_ids)]
+    with store.layers.reading(diff_ids):
+        tasks = [SealTask(store.root, diff_id) for diff_id in diff_ids]
+        return sum(run_tasks(tasks, seal_layer, jobs=jobs, emit=lambda _: None))

@@ -134,7 +134,7 @@ def _image_usage(
 
 
 def _skeleton_size(paths: LayerPaths) -> int:
-    return _size(paths.skeleton) + _size(paths.checksums)
+    return _size(paths.skeleton) + _size(paths.checksums) + _size(paths.seals)
 
 
 def _size(path: Path) -> int:

@@ -366,3 +366,26 @@ def test_mount_reports_damage_as_verify_does(
     assert found.code == 5
     assert found.document == stacker.run("verify", "--fast", "--json", "app:1.0").document
     assert stacker.run(*words, "--print-plan").document == found.document
+
+
+def test_repair_seals_files_or_says_what_the_filesystem_lacks(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    done = stacker.run("repair", "--seal", "--json", "app:1.0")
+    if done.code == 0:
+        assert done.document["sealed"] == 8
+    else:
+        assert done.code == 7
+        assert done.out == ""
+        (line,) = done.err.splitlines()
+        assert line.endswith(
+            ": the filesystem or the kernel has no fs-verity; want CONFIG_FS_VERITY and ext4 or "
+            "f2fs with the feature `verity`, or btrfs"
+        )
+    stacker("verify", "--all")
+
+
+def test_sealing_needs_verified_contents(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--sync", app.source)
+    assert "got --seal and --fast" in stacker.refused(2, "repair", "--seal", "--fast", "app:1.0")

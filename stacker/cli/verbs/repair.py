@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.output import print_items, print_line
 from stacker.cli.registry_options import add_registries
 from stacker.cli.verbs.verify import add_choice, chosen_images
+from stacker.errors import UsageError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -18,26 +19,39 @@ Verify images as `stacker verify` does, and unpack their damaged layers again.  
 blobs from the store if `pull --keep-blobs` kept them, else from the SOURCE of the pull.  Existing
 mounts use the damaged layer until they are unmounted.  stacker prints the diff_id of each replaced
 layer.
+
+--seal then enables fs-verity on every file of the images.  The kernel compares the contents with
+their hash at each read, and reads of a damaged page fail.  `stacker verify --fast` also notices a
+sealed file that was replaced.  The filesystem must be ext4 or f2fs with the feature `verity`, or
+btrfs.
 """
 EXAMPLES = """\
   stacker repair app:1.0
   stacker repair --all
+  stacker repair --seal --all    let the kernel check all contents at each read
 """
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_choice(parser, every="repair every image", what="unpack")
+    parser.add_argument(
+        "--seal",
+        action="store_true",
+        help="enable fs-verity on the files; cannot be combined with --fast",
+    )
     add_registries(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Replace damaged layers, and print their diff_ids."""
+    """Replace damaged layers, seal all layers if asked, and print the diff_ids of the replaced."""
     from stacker.cli.restore import Restorer
     from stacker.linux.process import usable_processors
-    from stacker.operations.repair import replace_layers
+    from stacker.operations.repair import replace_layers, seal_layers
     from stacker.operations.verify import verify_images
 
+    if args.seal and args.fast:
+        raise UsageError("contradictory options: got --seal and --fast, want one of them")
     store, jobs = session.store(), args.jobs or usable_processors()
     image_ids = chosen_images(args, store)
     replaced: dict[str, str] = {}
@@ -55,8 +69,11 @@ def run(args: Namespace, session: Session) -> None:
                 continue
             origin = replace_layers(store, image_id, damaged, repair)
             replaced |= {str(diff_id): origin for diff_id in damaged}
+    sealed = seal_layers(store, image_ids, jobs=jobs) if args.seal else 0
     if session.json:
-        print_items("repair", [{"diff_id": d, "source": o} for d, o in replaced.items()])
+        items: list[dict[str, object]]
+        items = [{"diff_id": d, "source": o} for d, o in replaced.items()]
+        print_items("repair", items, sealed=sealed)
     else:
         for diff_id in replaced:
             print_line(diff_id)
