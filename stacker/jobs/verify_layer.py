@@ -9,10 +9,11 @@ layer gets a file of checksums; this module changes nothing else, and must not u
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from stacker.errors import IntegrityError, LayerError, NotFoundError
 from stacker.events import PackProgress
 from stacker.jobs.seal_layer import seal_differences
 from stacker.layer.apply import apply
-from stacker.layer.checksums import has_checksums, new_checksums, write_checksums
+from stacker.layer.checksums import new_checksums, read_checksums, write_checksums
 from stacker.layer.metadata import IDENTITY, SQUASH
 from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
 from stacker.store.store import Store
@@ -111,19 +112,36 @@ def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
     if not paths.root.exists():
         raise NotFoundError(f"no such layer in the store: {task.diff_id}")
     try:
-        record = store.layers.record(task.diff_id)
-        found: tuple[Difference, ...] = ()
-        if task.attributes:
-            found = (*_compared(store, task, paths, record), *seal_differences(paths))[:_MOST]
-        if found or not task.contents:
-            return LayerVerified(task.diff_id, found)
-        return _contents(store, task, record, emit)
+        with _without_garbage_collection():
+            return _verified(store, task, paths, emit)
     except PermissionError:
         raise
     except (IntegrityError, NotFoundError) as error:
         return LayerVerified(task.diff_id, damage=error.message)
     except OSError as error:
         return LayerVerified(task.diff_id, damage=_explained(error))
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Turn the collector off: entries have no cycles, and it would visit each of them often."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> LayerVerified:
+    record = store.layers.record(task.diff_id)
+    found: tuple[Difference, ...] = ()
+    if task.attributes:
+        found = (*_compared(store, task, paths, record), *seal_differences(paths))[:_MOST]
+    if found or not task.contents:
+        return LayerVerified(task.diff_id, found)
+    return _contents(store, task, record, emit)
 
 
 def _compared(
@@ -158,8 +176,9 @@ def _applied_again(
 
 def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
     paths, what = store.layers.paths(task.diff_id), f"layer {task.diff_id}"
-    checksums = new_checksums()
-    chunks = reassemble(paths, record, what=what, checksum=checksums.append)
+    checksums = new_checksums() if read_checksums(paths.checksums) is None else None
+    add = None if checksums is None else checksums.append
+    chunks = reassemble(paths, record, what=what, checksum=add)
     try:
         if record.tar_bytes < _WORTH_A_THREAD:
             _read(verified(chunks, digest=task.diff_id, what=what), task, record, emit)
@@ -172,14 +191,13 @@ def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -
         named = tuple(islice(_damaged(paths, record, what), _MOST))
         message = error.message if isinstance(error, IntegrityError) else _explained(error)
         return LayerVerified(task.diff_id, named, None if named else message)
-    _keep_checksums(store, paths, checksums)
+    if checksums is not None:
+        _keep_checksums(store, paths, checksums)
     return LayerVerified(task.diff_id)
 
 
 def _keep_checksums(store: Store, paths: LayerPaths, checksums: array[int]) -> None:
     """Write the checksums of a sound layer, unless the store is read-only or full."""
-    if has_checksums(paths.checksums, checksums):
-        return
     with suppress(OSError), store.staging.directory("verify") as directory:
         write_checksums(paths.checksums, checksums, temporary=directory / "checksums")
 

@@ -5,7 +5,8 @@ A diff_id proves that a whole layer is unchanged, but does not tell which file i
 numbers comes in and goes out.  This module must not read the files of the layer.
 
 The file starts with ``CRC32`` and a version, 8 bytes together.  The numbers follow, 4 bytes each,
-little-endian, one for each range of data in the order of the tar.
+little-endian, one for each range of data in the order of the tar.  The last 4 bytes are the CRC-32
+of all bytes before them, since nothing flushes the file to disk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import sys
 from array import array
 from typing import TYPE_CHECKING, Final
+
+from isal.isal_zlib import crc32
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,28 +37,26 @@ def write_checksums(path: Path, checksums: array[int], *, temporary: Path) -> No
     :param temporary: a path on the same filesystem, to write to first.
     :raises OSError: the file cannot be written.
     """
-    temporary.write_bytes(_HEAD + _swapped(checksums).tobytes())
+    content = _HEAD + _swapped(checksums).tobytes()
+    temporary.write_bytes(content + crc32(content).to_bytes(_WIDTH, "little"))
     temporary.rename(path)
 
 
-def has_checksums(path: Path, checksums: array[int]) -> bool:
-    """Return whether the file has these checksums."""
-    return read_checksums(path, len(checksums)) == checksums
-
-
-def read_checksums(path: Path, count: int) -> array[int] | None:
+def read_checksums(path: Path) -> array[int] | None:
     """Return the checksums of a layer.
 
-    :param count: the number of checksums that the layer needs.
-    :returns: ``None`` if there are none yet, or if another version wrote them.
+    :returns: ``None`` if there are none yet, if the file is damaged, or if it has another version.
     """
     try:
         content = path.read_bytes()
     except OSError:
         return None
-    if content[: len(_HEAD)] != _HEAD or len(content) != len(_HEAD) + _WIDTH * count:
+    whole, own = content[:-_WIDTH], content[-_WIDTH:]
+    if whole[: len(_HEAD)] != _HEAD or len(whole) % _WIDTH:
         return None
-    return _swapped(array("I", content[len(_HEAD) :]))
+    if crc32(whole).to_bytes(_WIDTH, "little") != own:
+        return None
+    return _swapped(array("I", whole[len(_HEAD) :]))
 
 
 def ranges(entry: File) -> tuple[tuple[int, int], ...]:

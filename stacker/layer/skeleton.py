@@ -150,7 +150,9 @@ def damaged_files(
     """
     with open_skeleton(paths.skeleton, what=what) as reader:
         count = sum(len(ranges(entry)) for entry in reader if isinstance(entry, File))
-    checksums, locations = read_checksums(paths.checksums, count), FileLocations(record)
+    checksums, locations = read_checksums(paths.checksums), FileLocations(record)
+    if checksums is not None and len(checksums) != count:
+        checksums = None
     wanted = iter(checksums or ())
     with open_skeleton(paths.skeleton, what=what) as reader, _Files(paths, what) as files:
         for entry in reader:

@@ -33,6 +33,7 @@ from stacker.tar.entry import (
     Special,
     Symlink,
     Whiteout,
+    Xattrs,
     is_redundant,
 )
 from stacker.tree.whiteout_dialects import ForeignDialect, hidden_by, is_reserved, refuse_unread
@@ -347,21 +348,27 @@ def _made_item(path: bytes, location: bytes, status: os.stat_result, meta: Meta)
 
 
 def _meta(location: bytes, status: os.stat_result, dialect: WhiteoutDialect) -> Meta:
-    xattrs, names = {}, _xattr_names(location)
-    if isinstance(dialect, ForeignDialect):
-        refuse_unread(names, location)
-    for listed in names:
-        name = dialect.unescape(listed)
-        if name is not None:
-            xattrs[name] = os.getxattr(location, listed, follow_symlinks=False)
+    names = _xattr_names(location)
     return Meta(
         stat.S_IMODE(status.st_mode),
         status.st_uid,
         status.st_gid,
         status.st_mtime_ns,
         status.st_atime_ns,
-        xattrs or None,
+        _xattrs(location, names, dialect) if names else None,
     )
+
+
+def _xattrs(location: bytes, names: list[bytes], dialect: WhiteoutDialect) -> Xattrs | None:
+    """Return the image's xattrs of a file, without the marks of overlayfs."""
+    if isinstance(dialect, ForeignDialect):
+        refuse_unread(names, location)
+    xattrs = {}
+    for listed in names:
+        name = dialect.unescape(listed)
+        if name is not None:
+            xattrs[name] = os.getxattr(location, listed, follow_symlinks=False)
+    return xattrs or None
 
 
 def _mark(location: bytes, dialect: WhiteoutDialect) -> bytes | None:
@@ -377,6 +384,7 @@ def _mark(location: bytes, dialect: WhiteoutDialect) -> bytes | None:
 
 def _xattr_names(location: bytes) -> list[bytes]:
     try:
-        return [os.fsencode(name) for name in os.listxattr(location, follow_symlinks=False)]
+        names = os.listxattr(location, follow_symlinks=False)
     except OSError:  # no xattr support, or no permission
         return []
+    return [os.fsencode(name) for name in names] if names else []

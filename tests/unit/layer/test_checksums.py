@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import zlib
 from pathlib import Path
 
 import pytest
 
 from stacker.layer.checksums import (
-    has_checksums,
     new_checksums,
     read_checksums,
     write_checksums,
@@ -20,7 +20,7 @@ from tests.support.tars import dir as folder
 from tests.support.tars import file, symlink
 from tests.support.unpacking import Unpacked, Workspace
 
-BIG = os.urandom(1_300_000)
+BIG = random.Random(1).randbytes(1_300_000)
 
 
 @pytest.fixture
@@ -43,15 +43,18 @@ def layer(workspace: Workspace) -> Unpacked:
     return layer
 
 
+def little_endian_crc(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
+
+
 def damaged(layer: Unpacked) -> list[tuple[bytes, str, str]]:
     return list(damaged_files(layer.paths, layer.record, what="test"))
 
 
 def test_checksums_are_the_crc_32_of_each_range_in_the_order_of_the_tar(layer: Unpacked) -> None:
     ranges = (b"12345", b"", b"old", b"new", b"moved", b"y" * 600, b"x" * 100, BIG)
-    assert layer.paths.checksums.read_bytes() == b"CRC32\0\0\1" + b"".join(
-        zlib.crc32(data).to_bytes(4, "little") for data in ranges
-    )
+    content = b"CRC32\0\0\1" + b"".join(map(little_endian_crc, ranges))
+    assert layer.paths.checksums.read_bytes() == content + little_endian_crc(content)
 
 
 def test_unchanged_files_are_not_named(layer: Unpacked) -> None:
@@ -85,7 +88,13 @@ def test_every_changed_file_is_named_and_a_missing_one_hides_no_other(layer: Unp
     assert [path for path, _, _ in damaged(layer)] == [b"d/a", b"gone", b"big"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"CRC32\0\0\2" + bytes(32), b"CRC32\0\0\1" + b"1"])
+NEWER = b"CRC32\0\0\2" + bytes(32)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", bytes(44), b"CRC32\0\0\1" + bytes(36), NEWER + little_endian_crc(NEWER)],
+)
 def test_missing_damaged_or_newer_checksums_name_nothing(
     layer: Unpacked, content: bytes | None
 ) -> None:
@@ -99,8 +108,16 @@ def test_missing_damaged_or_newer_checksums_name_nothing(
 def test_checksums_survive_being_written_and_read(tmp_path: Path) -> None:
     checksums, path = new_checksums(), tmp_path / "checksums"
     checksums.extend((0, 1, 0xFFFFFFFF))
-    assert not has_checksums(path, checksums)
+    assert read_checksums(path) is None
     write_checksums(path, checksums, temporary=tmp_path / "new")
-    assert has_checksums(path, checksums)
-    assert read_checksums(path, 2) is None
+    assert read_checksums(path) == checksums
     assert os.listdir(tmp_path) == ["checksums"]
+
+
+def test_a_changed_byte_of_the_file_makes_it_useless(layer: Unpacked) -> None:
+    content = layer.paths.checksums.read_bytes()
+    for at in range(len(content)):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        layer.paths.checksums.write_bytes(changed)
+        assert read_checksums(layer.paths.checksums) is None
