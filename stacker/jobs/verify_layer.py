@@ -162,14 +162,22 @@ def _applied_again(
     """Unpack the layer from its skeleton, with a hole in place of all contents, and scan it."""
     tree = directory / "diff"
     tree.mkdir(mode=0o700)
-    with open_skeleton(paths.skeleton, what=f"layer {task.diff_id}") as reader:
-        apply(
-            reader,
-            tree,
-            replaced=directory / "replaced",
-            whiteout_format=record.whiteout_format,
-            idmap=SQUASH if record.squashed else IDENTITY,
-            limits=_UNLIMITED,
+    what = f"layer {task.diff_id}"
+    try:
+        with open_skeleton(paths.skeleton, what=what) as reader:
+            apply(
+                reader,
+                tree,
+                replaced=directory / "replaced",
+                whiteout_format=record.whiteout_format,
+                idmap=SQUASH if record.squashed else IDENTITY,
+                limits=_UNLIMITED,
+            )
+    except LayerError as error:
+        raise IntegrityError(f"damaged skeleton: {error}") from error
+    if reader.count != record.entries:  # zstd does not report a truncated frame
+        raise IntegrityError(
+            f"damaged skeleton: {what}: got {reader.count} entries, want {record.entries}"
         )
     return scan_directory(tree, record.whiteout_format, {})
 
