@@ -97,7 +97,8 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
 def _unpacked_layers(store: Store, config: ImageConfig) -> list[UnpackedLayer]:
     from stacker.stack.rebase import UnpackedLayer
 
-    return [
-        UnpackedLayer.at(f"layer {each}", store.layers.paths(each), store.layers.record(each))
-        for each in config.diff_ids
-    ]
+    layers = {
+        each: UnpackedLayer.at(f"layer {each}", store.layers.paths(each), store.layers.record(each))
+        for each in dict.fromkeys(config.diff_ids)
+    }
+    return [layers[each] for each in config.diff_ids]

@@ -79,12 +79,13 @@ class _Builder:
         self._has_links = any(layer.record.deferred_links for layer in layers)
         self._format = whiteout_format
         self._stack: dict[Path, None] = {}
+        self._lookup = LayerLookup((), whiteout_format)
         self._implied: dict[Path, frozenset[bytes]] = {}
         self._whiteout_parents: dict[Path, frozenset[bytes]] = {}
         self._plain = True
 
     def add(self, number: int, layer: UnpackedLayer) -> None:
-        below = LayerLookup(self._topmost_first(), self._format)
+        below = self._lookup
         if self._stack and must_rebase(layer, below):
             directory = self._make_directory(f"rebased-{number}")
             layer = rebase(self._unshared(number, layer), below, directory, limits=self._limits)
@@ -99,9 +100,8 @@ class _Builder:
             directory = self._make_directory(f"links-{number}")
             implied = write_links(
                 layer.record.deferred_links,
-                self._topmost_first(),
+                self._lookup,
                 directory,
-                whiteout_format=self._format,
                 what=layer.name,
             )
             self._push(directory, implied)
@@ -138,6 +138,7 @@ class _Builder:
     def _push(self, directory: Path, implied: frozenset[bytes]) -> None:
         self._stack.pop(directory, None)
         self._stack[directory] = None
+        self._lookup.push(directory)
         self._implied[directory] = implied
 
     def _make_directory(self, name: str) -> Path:
@@ -155,6 +156,7 @@ class _Builder:
         """
         below, known = self._topmost_first(), self._implied
         self._stack, self._implied = {}, {}
+        self._lookup = LayerLookup((), self._format)
         if b"" in layer.record.implied and below:
             attributes = self._make_directory(f"root-{number}")
             root = frozenset({b""})

@@ -23,21 +23,20 @@ from stacker.tar.entry import HardLink, printable
 
 def write_links(
     links: Sequence[HardLink],
-    layers: list[Path],
+    tree: LayerLookup,
     directory: Path,
     *,
-    whiteout_format: WhiteoutFormat,
     what: str,
 ) -> frozenset[bytes]:
-    """Make ``links`` in the empty ``directory``; their targets are in ``layers``.
+    """Make ``links`` in the empty ``directory``; their targets are in ``tree``.
 
-    :param layers: topmost first: the layer with the links, and all layers below it.
+    :param tree: the layer with the links, and all layers below it.
     :param what: the name of the layer in errors.
     :returns: the directories made; all of them are implied.
     :raises LayerError: a target does not exist, or is a directory.
     """
     left = PendingLinks(links)
-    maker = _LinkMaker(left, LayerLookup(layers, whiteout_format), directory, what)
+    maker = _LinkMaker(left, tree, directory, what)
     left.make(maker.make)
     for link in left:
         raise LayerError(
@@ -188,7 +187,7 @@ class _AttributeSources:
             places: Iterable[bytes] = self._tree.sources(path)
         else:
             above, _, name = path.rpartition(b"/")
-            places = self._tree.candidates(self._tree.sources(above), name)
+            places = self._tree.candidates(above, name)
         return next(
             (path_on_disk for path_on_disk in places if not self._is_implied(path_on_disk, path)),
             None,

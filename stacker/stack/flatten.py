@@ -94,12 +94,21 @@ def _opened(target: Path | int) -> Iterator[int]:
         os.close(fd)
 
 
+class _Listed(NamedTuple):
+    """An entry to copy: its topmost path and ``lstat``, and the directories that have the name."""
+
+    name: bytes
+    path: bytes
+    status: os.stat_result
+    holders: list[bytes]
+
+
 class _Level(NamedTuple):
     """A directory being filled: its descriptor, its directories on disk, the entries to copy."""
 
     fd: int
     sources: tuple[bytes, ...]
-    left: list[tuple[bytes, bytes, os.stat_result]]
+    left: list[_Listed]
 
 
 class _Flattener:
@@ -118,7 +127,7 @@ class _Flattener:
             while levels:
                 level = levels[-1]
                 if level.left:
-                    self._make(levels, *level.left.pop())
+                    self._make(levels, level.left.pop())
                 else:
                     self._leave(levels.pop())
         finally:
@@ -132,14 +141,14 @@ class _Flattener:
             os.close(level.fd)
         self._inside = self._inside.rpartition(b"/")[0]
 
-    def _make(self, levels: list[_Level], name: bytes, path: bytes, status: os.stat_result) -> None:
-        level = levels[-1]
+    def _make(self, levels: list[_Level], entry: _Listed) -> None:
+        level, (name, path, status, holders) = levels[-1], entry
         if not stat.S_ISDIR(status.st_mode):
             self._make_leaf(level.fd, name, path, status)
             return
         os.mkdir(name, 0o700, dir_fd=level.fd)
         fd = os.open(name, _SEARCH, dir_fd=level.fd)
-        sources = self._merged.below(level.sources, name)
+        sources = self._merged.below(holders, name)
         levels.append(_Level(fd, sources, self._listed(sources)))
         self._inside = self._inside + b"/" + name
 
@@ -181,17 +190,21 @@ class _Flattener:
     def _carry(self, path: bytes, status: os.stat_result, target: int | bytes) -> None:
         copy_attributes(path, status, target, rename=self._options.rename)
 
-    def _listed(self, sources: Sequence[bytes]) -> list[tuple[bytes, bytes, os.stat_result]]:
-        """Return name, path and ``lstat`` of a directory's entries, in the order to pop them."""
-        names: dict[bytes, tuple[bytes, os.stat_result]] = {}
+    def _listed(self, sources: Sequence[bytes]) -> list[_Listed]:
+        """Return the entries of a directory, in the order to pop them."""
+        listed: dict[bytes, _Listed] = {}
         for source in sources:
             with os.scandir(source) as entries:
                 for entry in entries:
-                    if entry.name not in names:
-                        names[entry.name] = entry.path, entry.stat(follow_symlinks=False)
+                    name = entry.name
+                    if known := listed.get(name):
+                        known.holders.append(source)
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    listed[name] = _Listed(name, entry.path, status, [source])
         visible = [
-            (name, path, status)
-            for name, (path, status) in names.items()
-            if self._options.whiteouts or not is_whiteout(status)
+            entry
+            for entry in listed.values()
+            if self._options.whiteouts or not is_whiteout(entry.status)
         ]
-        return sorted(visible, key=lambda item: item[0], reverse=True)
+        return sorted(visible, key=lambda entry: entry.name, reverse=True)
