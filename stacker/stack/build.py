@@ -9,12 +9,12 @@ must not use the store, and mounts nothing.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from stacker.errors import UnsupportedError
+from stacker.errors import LayerError, UnsupportedError
 from stacker.layer.paths import Stack
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -43,7 +43,7 @@ def build_stack(
     :raises UnsupportedError: the layers have different whiteout formats.
     """
     whiteout_format = _common_format(layers, whiteout_format)
-    builder = _Builder(repairs, whiteout_format, layers, limits)
+    builder = _Builder(repairs, whiteout_format, limits)
     for number, layer in enumerate(layers):
         builder.add(number, layer)
     return builder.finish()
@@ -60,6 +60,16 @@ def _common_format(layers: Sequence[UnpackedLayer], default: WhiteoutFormat) -> 
     return formats.pop() if formats else default
 
 
+class _Version(NamedTuple):
+    """A layer, or its last copy, and how many directories of links there were when it was added.
+
+    A later directory of links can have hard links to its files.
+    """
+
+    layer: UnpackedLayer
+    linked: int
+
+
 class _Builder:
     """The stack while it grows; ``_stack`` has the directories base first, each once.
 
@@ -70,13 +80,14 @@ class _Builder:
         self,
         repairs: Path,
         whiteout_format: WhiteoutFormat,
-        layers: Sequence[UnpackedLayer],
         limits: Limits | None,
     ) -> None:
         self._repairs = repairs
         self._limits = limits
-        self._occurrences = Counter(layer.diff for layer in layers)
-        self._has_links = any(layer.record.deferred_links for layer in layers)
+        self._versions: dict[Path, _Version] = {}
+        self._linked = 0
+        self._copied_bytes = self._copied_entries = 0
+        self._last: Path | None = None
         self._format = whiteout_format
         self._stack: dict[Path, None] = {}
         self._lookup = LayerLookup((), whiteout_format)
@@ -87,9 +98,14 @@ class _Builder:
     def add(self, number: int, layer: UnpackedLayer) -> None:
         below = self._lookup
         if self._stack and must_rebase(layer, below):
+            self._last = None
             directory = self._make_directory(f"rebased-{number}")
-            layer = rebase(self._unshared(number, layer), below, directory, limits=self._limits)
-        elif self._has_links:
+            source = self._unshared(number, layer, rebased=True)
+            layer = rebase(source, below, directory, limits=self._limits)
+        elif layer.diff == self._last:
+            return  # applied twice in a row, a layer changes nothing
+        else:
+            self._last = layer.diff
             layer = self._unshared(number, layer)
         if b"" in layer.record.opaque:
             self._start_over(number, layer)
@@ -105,14 +121,41 @@ class _Builder:
                 what=layer.name,
             )
             self._push(directory, implied)
+            self._linked += 1
 
-    def _unshared(self, number: int, layer: UnpackedLayer) -> UnpackedLayer:
-        """Copy a layer that occurs twice: hard links into both would join its files."""
-        if self._occurrences[layer.diff] == 1:
-            return layer
-        copy = self._make_directory(f"copy-{number}")
-        copy_layer(layer.diff, copy, self._format)
-        return replace(layer, diff=copy)
+    def _unshared(
+        self, number: int, layer: UnpackedLayer, *, rebased: bool = False
+    ) -> UnpackedLayer:
+        """Return a layer, or a copy of it if the stack has hard links to its files.
+
+        Otherwise the hard links would join the files of two occurrences of the layer.
+
+        :param rebased: the caller makes hard links to the files.
+        """
+        known = self._versions.get(layer.diff)
+        version = known.layer if known else layer
+        if known and (known.linked != self._linked or (rebased and version.diff in self._stack)):
+            self._count_copy(layer)
+            copy = self._make_directory(f"copy-{number}")
+            copy_layer(layer.diff, copy, self._format)
+            version = replace(layer, diff=copy)
+        self._versions[layer.diff] = _Version(version, -1 if rebased else self._linked)
+        return version
+
+    def _count_copy(self, layer: UnpackedLayer) -> None:
+        limits = self._limits or Limits()
+        self._copied_bytes += layer.record.file_bytes
+        self._copied_entries += layer.record.entries
+        for got, limit, unit, flag in (
+            (self._copied_bytes, limits.unpacked_bytes, "bytes", "--max-bytes"),
+            (self._copied_entries, limits.entries, "entries", "--max-entries"),
+        ):
+            if got > limit:
+                raise LayerError(
+                    f"over a limit: {layer.name}: got copies of more than {limit} {unit} of layers "
+                    "that the image repeats, want fewer",
+                    hint=f"raise the limit with {flag} if you trust the image",
+                )
 
     def finish(self) -> Stack:
         stack = self._topmost_first()

@@ -91,11 +91,10 @@ LAYER = st.lists(st.sampled_from(KINDS).flatmap(_item), max_size=7).map(tuple)
 
 @st.composite
 def stacks(draw: st.DrawFn) -> tuple[tuple[Item, ...], ...]:
-    """Draw up to four layers; one may occur twice."""
+    """Draw up to four layers; some occur again, also in a row."""
     layers = draw(st.lists(LAYER, min_size=1, max_size=4))
-    if len(layers) > 1 and draw(st.booleans()):
-        layers.append(layers[draw(st.integers(0, len(layers) - 2))])
-    return tuple(layers)
+    again = draw(st.lists(st.integers(0, len(layers) - 1), max_size=3))
+    return (*layers, *(layers[number] for number in again))
 
 
 def check(layers: Sequence[Sequence[Item]], whiteout_format: WhiteoutFormat) -> None:

@@ -21,6 +21,7 @@ from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import MountRequest, StackedImage
 from stacker.stack.build import build_stack
 from stacker.stack.rebase import UnpackedLayer
+from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
 from tests.support import tars
 from tests.support.sequential import Item
@@ -113,7 +114,11 @@ def unpacked(
 
 
 def unpacked_stack(
-    layers: Sequence[bytes], workspace: Path, whiteout_format: WhiteoutFormat
+    layers: Sequence[bytes],
+    workspace: Path,
+    whiteout_format: WhiteoutFormat,
+    *,
+    limits: Limits | None = None,
 ) -> Stack:
     """Unpack and stack layers; equal layers share a directory, as in a store."""
     by_tar = {
@@ -123,7 +128,10 @@ def unpacked_stack(
     repairs = workspace / "chain"
     repairs.mkdir()
     return build_stack(
-        [by_tar[tar] for tar in layers], repairs=repairs, whiteout_format=whiteout_format
+        [by_tar[tar] for tar in layers],
+        repairs=repairs,
+        whiteout_format=whiteout_format,
+        limits=limits,
     )
 
 

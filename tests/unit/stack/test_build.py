@@ -186,7 +186,27 @@ def test_link_hides_a_lower_directory_of_its_name(workspace: Path) -> None:
 def test_links_do_not_join_files_of_a_repeated_layer(workspace: Path) -> None:
     again = (F("a"),)
     stack = shows(workspace, again, (L("b", "a"),), again)
-    assert {"copy-0", "copy-2"} <= set(names(stack))
+    assert [name for name in names(stack) if name.startswith("copy")] == ["copy-2"]
+
+
+def test_layer_repeated_without_links_between_is_copied_once(workspace: Path) -> None:
+    again = (F("a"),)
+    stack = shows(workspace, again, (L("b", "a"),), again, (F("c"),), again, again)
+    assert [name for name in names(stack) if name.startswith("copy")] == ["copy-2"]
+
+
+def test_layer_repeated_in_a_row_is_added_once(workspace: Path) -> None:
+    base, again = (F("a"), F("b")), (W("b"), L("c", "a"), F("d/e"))
+    stack = shows(workspace, base, again, again, again)
+    assert [name for name in names(stack) if name.startswith(("links", "copy"))] == ["links-1"]
+
+
+def test_copies_of_repeated_layers_are_limited(workspace: Path) -> None:
+    base, links = (F("a", b"x" * 1000),), (L("b", "a"),)
+    layers = [archive(layer) for layer in (base, links) * 4]
+    with pytest.raises(LayerError, match="copies of more than 2500 bytes") as caught:
+        unpacked_stack(layers, workspace, FORMAT, limits=Limits(unpacked_bytes=2500))
+    assert "--max-bytes" in (caught.value.hint or "")
 
 
 def test_copied_layer_keeps_its_whiteouts_and_marks(workspace: Path) -> None:
