@@ -2,7 +2,8 @@
 
 A function raises one of these classes when the caller can act on the failure; other exceptions
 are bugs, or an `OSError` with a path.  A message reads *what failed: which object: got X, want Y*.
-A hint names the command or option to use next.  This module does not import any other.
+A hint names the command or option to use next.  This module does not import any other of
+the package.
 
     class                 code
     StackerError             1
@@ -21,6 +22,12 @@ The first line of each docstring is the exit code's meaning in the documentation
 """
 
 from __future__ import annotations
+
+import errno
+from typing import Final
+
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The errors of a full filesystem and of an exceeded quota."""
 
 
 class StackerError(Exception):
@@ -46,6 +53,13 @@ class StackerError(Exception):
 
 def _rebuild(kind: type[StackerError], message: str, hint: str | None) -> StackerError:
     return kind(message, hint=hint)
+
+
+def full_disk_hint(error: OSError) -> str | None:
+    """Return the hint for an error of the kernel if it means that no space is left, else None."""
+    if error.errno not in NO_SPACE:
+        return None
+    return "free some space, or name a store on another filesystem with --store"
 
 
 class UsageError(StackerError, ValueError):

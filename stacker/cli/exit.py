@@ -7,7 +7,6 @@ that cleanup code runs.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from stacker.cli.output import discard_stdout, flush, printable
-from stacker.errors import NetworkError, StackerError
+from stacker.errors import NO_SPACE, NetworkError, StackerError, full_disk_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _BY_SIGNAL = 128  # a shell reports the end by signal N as 128 + N
 _BUG = "this is a bug in stacker; run the command with --debug for a traceback"
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class SignalledError(BaseException):
@@ -160,10 +158,12 @@ def _unexpected(error: Exception) -> int:
 
 def _system_error(error: OSError) -> int:
     text = error.strerror or str(error)
-    if error.filename is not None:
-        text = f"{os.fsdecode(error.filename)}: {text}"
-    full = "free some space, or name a store on another filesystem with --store"
-    return _fail(1, text, full if error.errno in _NO_SPACE else None)
+    if error.filename is None:
+        text = f"a system call failed: {text}"
+    else:
+        failed = "cannot write" if error.errno in NO_SPACE else "cannot access"
+        text = f"{failed}: {os.fsdecode(error.filename)}: {text}"
+    return _fail(1, text, full_disk_hint(error))
 
 
 def _fail(code: int, message: str, hint: str | None) -> int:

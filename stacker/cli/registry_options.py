@@ -165,7 +165,8 @@ def registries_conf(named: str | None, environ: Mapping[str, str]) -> Registries
 
     if one := named or environ.get("CONTAINERS_REGISTRIES_CONF"):
         if not os.path.exists(one):
-            raise NotFoundError(f"no such file: registries.conf: {one!r}")
+            option = "--registries-conf" if named else "CONTAINERS_REGISTRIES_CONF"
+            raise NotFoundError(f"no such file: {option} {one!r}")
         return parse_registries_conf([(one, Path(one).read_bytes())])
     files = conf_files(_SYSTEM, _user_directory(environ))
     return parse_registries_conf((str(path), path.read_bytes()) for path in files)

@@ -12,7 +12,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stacker.cli.output import printable
+from stacker.cli.exit import open_standard_streams
+from stacker.cli.output import flush, printable, writing
 from stacker.cli.stacker_fuse_options import (
     DESCRIPTION,
     EXAMPLES,
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the words after the program's name; those of the process by default.
     :returns: the exit code: 0 or 1.
     """
+    open_standard_streams()
     try:
         return _run(parse(sys.argv[1:] if argv is None else argv))
     except StackerError as error:
@@ -60,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments) -> int:
     if arguments.show:
-        print(_version() if arguments.show == "version" else help_text())
+        with writing():
+            print(_version() if arguments.show == "version" else help_text())
+        flush()
         return 0
     privileged = process.has_capability(process.CAP_SYS_ADMIN)
     plan = plan_of(arguments, privileged=privileged)
@@ -138,10 +142,14 @@ def _upper_and_work(arguments: Arguments, target: Path) -> tuple[Path | None, Pa
     for what, path in (("upper directory", upper), ("work directory", work)):
         if path.is_relative_to(target):
             raise MountError(
-                f"{what} is under the mount point: {path}: choose a directory elsewhere"
+                f"{what} is under the mount point: {path}: the mount point is {target}",
+                hint="choose a directory elsewhere",
             )
     if upper.stat().st_dev != work.stat().st_dev:
-        raise MountError(f"work directory is on another filesystem: {work}: upperdir is {upper}")
+        raise MountError(
+            f"work directory is on another filesystem: {work}: want the filesystem of {upper}",
+            hint="choose a workdir beside the upperdir",
+        )
     return upper, work
 
 

@@ -201,7 +201,8 @@ def _take(arguments: Arguments, option: str) -> None:
     key, equals, value = option.partition("=")
     if option == "remount":
         raise UsageError(
-            "cannot remount: got the option remount: unmount the mount and mount it again"
+            "cannot remount: got the option remount, want a new mount",
+            hint="unmount the mount, and mount it again",
         )
     if option in _MOUNT_OPTIONS:
         arguments.options.add(option)
@@ -210,7 +211,10 @@ def _take(arguments: Arguments, option: str) -> None:
     elif option in _FLAGS:
         _FLAGS[option](arguments)
     elif equals and key in _VALUES:
-        _VALUES[key](arguments, value)
+        try:
+            _VALUES[key](arguments, value)
+        except UsageError as error:
+            raise UsageError(f"invalid value: option {key}: {error.message}", hint=_HINT) from None
     elif not _is_ignored(option, key):
         arguments.unknown.append(option)
 
@@ -259,16 +263,14 @@ _FLAGS: Final[dict[str, Callable[[Arguments], None]]] = {
 def _text(name: str) -> Callable[[Arguments, str], None]:
     def take(arguments: Arguments, value: str) -> None:
         if not value:
-            raise UsageError(
-                "option without a value: got nothing, want a path or a name", hint=_HINT
-            )
+            raise UsageError("got nothing, want a path or a name")
         setattr(arguments, name, unescaped(value))
 
     return take
 
 
 def _id(name: str) -> Callable[[Arguments, str], None]:
-    return lambda arguments, value: setattr(arguments, name, _number(value, value))
+    return lambda arguments, value: setattr(arguments, name, _number(value))
 
 
 def _mapping(name: str) -> Callable[[Arguments, str], None]:
@@ -312,13 +314,13 @@ def ranges(text: str) -> tuple[IdRange, ...]:
 
     :raises UsageError: the mapping is malformed.
     """
-    numbers = [_number(each, text) for each in text.split(":") if each]
+    numbers = [_number(each) for each in text.split(":") if each]
     if len(numbers) % 3:
-        raise UsageError(f"malformed mapping: got {text!r}, want DISK:MOUNT:COUNT[:…]")
+        raise UsageError(f"got {text!r}, want DISK:MOUNT:COUNT[:…]")
     return tuple(IdRange(*numbers[at : at + 3]) for at in range(0, len(numbers), 3))
 
 
-def _number(text: str, whole: str) -> int:
+def _number(text: str) -> int:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= _NO_ID:
-        raise UsageError(f"malformed ID: {whole}: got {text!r}, want a number below {_NO_ID}")
+        raise UsageError(f"got the ID {text!r}, want a number below {_NO_ID}")
     return int(text)

@@ -62,7 +62,7 @@ class Platform:
             _is_word(word) for word in (*words, *([version] if colon else []))
         ):
             raise UsageError(
-                f"platform: got {quoted(text)}, want OS/ARCH[/VARIANT][:OSVERSION]",
+                f"malformed platform: got {quoted(text)}, want OS/ARCH[/VARIANT][:OSVERSION]",
                 hint="for example linux/amd64, linux/arm/v7 or windows/amd64:10.0.17763",
             )
         architecture, implied = _ALIASES.get(words[1], (words[1], ""))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import StackerError
+from stacker.errors import StackerError, full_disk_hint
 from stacker.events import Emit, LayerPacked, PackProgress, Throttle
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.skeleton import reassemble
@@ -71,7 +71,8 @@ def pack_layer(task: PackTask, emit: Emit) -> LayerPacked:
                 file.write(chunk)
                 size += len(chunk)
     except OSError as error:
-        raise StackerError(f"cannot pack: {what}: {error.strerror or error}") from error
+        text = f"cannot pack: {what}: {error.strerror or error}"
+        raise StackerError(text, hint=full_disk_hint(error)) from error
     return LayerPacked(task.diff_id, Digest(_EMPTY.algorithm, blob_hash.hexdigest()), size, path)
 
 

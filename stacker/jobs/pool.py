@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 _LENGTH = struct.Struct("!I")
 _EVENT, _RESULT, _ERROR = range(3)
 _ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_AGAIN = "run the command again; if the worker dies again, use --jobs 1"
+_OUT_OF_MEMORY = "the kernel kills a process when memory runs out (see dmesg): use fewer --jobs"
 
 
 class WorkerDiedError(StackerError):
@@ -39,24 +41,32 @@ def run_tasks(
     *,
     jobs: int,
     emit: Emit,
+    what: Callable[[Task], str] = str,
 ) -> Iterator[Result]:
     """Run ``work(task, emit)`` for every task in at most ``jobs`` processes.
 
     :param emit: receives the events of all workers, in this process.
+    :param what: names a task in the message about a dead worker, such as ``layer sha256:…``.
     :returns: the results, in the order in which the workers finish.
     :raises StackerError: the first error of a worker; it ends all workers.
+    :raises WorkerDiedError: a worker died, and no other worker has reported an error.
     """
     waiting = list(tasks)[::-1]
     with _processes(min(jobs, len(waiting)), work) as workers:
         busy = 0
+
+        def start(worker: _Worker[Task, Result]) -> None:
+            task = waiting.pop()
+            worker.start(task, what(task))
+
         for worker in workers.values():
-            worker.start(waiting.pop())
+            start(worker)
             busy += 1
         while busy:
             readable, _, _ = select.select(list(workers), [], [])
             for descriptor in readable:
                 worker = workers[descriptor]
-                for kind, value in worker.answers():
+                for kind, value in _answers(worker, workers):
                     if kind == _EVENT:
                         emit(value)
                         continue
@@ -64,9 +74,27 @@ def run_tasks(
                     if kind == _ERROR:
                         raise value
                     if waiting:
-                        worker.start(waiting.pop())
+                        start(worker)
                         busy += 1
                     yield value
+
+
+def _answers(
+    worker: _Worker[Any, Any], workers: dict[int, _Worker[Any, Any]]
+) -> Iterator[tuple[int, Any]]:
+    """Read from a worker; if it died, prefer the error of another worker, which may be the cause.
+
+    For example, a full tmpfs is an error in one worker and the end of memory for another.
+    """
+    try:
+        yield from worker.answers()
+    except WorkerDiedError as death:
+        for descriptor in select.select(list(workers), [], [], 0)[0]:
+            with suppress(WorkerDiedError):
+                for kind, value in workers[descriptor].answers():
+                    if kind == _ERROR:
+                        raise value from death
+        raise
 
 
 @contextmanager
@@ -100,18 +128,17 @@ class _Worker(Generic[Task, Result]):
         os.close(tasks)
         os.close(answers)
         self._received = b""
+        self._what = ""
 
-    def start(self, task: Task) -> None:
+    def start(self, task: Task, what: str) -> None:
+        self._what = what
         with suppress(BrokenPipeError):  # `answers` reports that the worker died
             _send(self._tasks_to, task)
 
     def answers(self) -> Iterator[tuple[int, Any]]:
         data = os.read(self.answers_from, 1 << 16)
         if not data:
-            raise WorkerDiedError(
-                f"worker ended: process {self._pid}: got no result, want one",
-                hint="if dmesg shows that the kernel ran out of memory, use fewer --jobs",
-            )
+            raise self._death()
         self._received += data
         while len(self._received) >= _LENGTH.size:
             end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
@@ -120,6 +147,17 @@ class _Worker(Generic[Task, Result]):
             message = self._received[_LENGTH.size : end]
             self._received = self._received[end:]
             yield pickle.loads(message)  # noqa: S301 - the worker sent it
+
+    def _death(self) -> WorkerDiedError:
+        # WNOWAIT leaves the process for `end`, which must not kill a reused process ID.
+        died = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        code = died.si_status if died else 0
+        if died is None or died.si_code == os.CLD_EXITED:
+            got, hint = f"exit code {code}", _AGAIN
+        else:
+            got = signal.Signals(code).name
+            hint = _OUT_OF_MEMORY if code == signal.SIGKILL else _AGAIN
+        return WorkerDiedError(f"worker died: {self._what}: got {got}, want a result", hint=hint)
 
     def end(self) -> None:
         with suppress(ProcessLookupError):
@@ -162,6 +200,9 @@ def _serve(
         if os.getppid() == parent:
             _work_through(work, tasks, answers)
         status = 0
+    except BaseException as error:  # noqa: BLE001 - it would hide the cause from the parent
+        with suppress(OSError):  # the parent has ended
+            _send(answers, (_ERROR, _unexpected(error)))
     finally:
         os._exit(status)
 
@@ -179,8 +220,10 @@ def _work_through(work: Callable[[Any, Emit], Any], tasks: int, answers: int) ->
             _send(answers, answer)
 
 
-def _unexpected(error: Exception) -> StackerError:
+def _unexpected(error: BaseException) -> StackerError:
     import traceback
 
+    if isinstance(error, MemoryError):
+        return StackerError("out of memory: a worker got no memory", hint="use fewer --jobs")
     where = "".join(traceback.format_exception(error))
     return StackerError(f"internal error: {type(error).__name__}: {error}", hint=where)

@@ -53,7 +53,13 @@ def send_blobs(
             yield send_blob(task, emit)
     elif tasks:
         largest_first = sorted(tasks, key=lambda task: -task.blob.size)
-        yield from run_tasks(largest_first, send_blob, jobs=jobs, emit=emit)
+        yield from run_tasks(
+            largest_first,
+            send_blob,
+            jobs=jobs,
+            emit=emit,
+            what=lambda task: f"blob {task.blob.digest}",
+        )
 
 
 def send_blob(task: SendTask, emit: Emit) -> BlobStored:

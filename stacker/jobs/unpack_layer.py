@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from stacker.errors import IntegrityError, LayerError, StackerError
+from stacker.errors import IntegrityError, LayerError, StackerError, full_disk_hint
 from stacker.events import Emit, LayerUnpacked
 from stacker.image.digest import DiffID
 from stacker.jobs.fetch_blob import (
@@ -108,7 +108,8 @@ def unpack_layer(
         except DamagedPartialError:  # it has been removed
             return _attempt(task, store, emit, observer, afresh=True)
     except OSError as error:
-        raise StackerError(f"cannot unpack: {task.what}: {error.strerror or error}") from error
+        text = f"cannot unpack: {task.what}: {error.strerror or error}"
+        raise StackerError(text, hint=full_disk_hint(error)) from error
 
 
 def _attempt(

@@ -110,7 +110,10 @@ def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
     store = Store.open(task.store)
     paths = store.layers.paths(task.diff_id)
     if not paths.root.exists():
-        raise NotFoundError(f"no such layer in the store: {task.diff_id}")
+        raise NotFoundError(
+            f"no such layer in the store: {task.diff_id}",
+            hint="pull the image again with `stacker pull`",
+        )
     try:
         with _without_garbage_collection():
             return _verified(store, task, paths, emit)

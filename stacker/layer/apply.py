@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from stacker.errors import LayerError, StackerError
+from stacker.errors import LayerError, StackerError, full_disk_hint
 from stacker.layer.links import apply_hard_link, resolve_pending
 from stacker.layer.metadata import IDENTITY, IdMap, MetadataWriter
 from stacker.layer.record import LayerRecord
@@ -242,7 +242,7 @@ class _Applier:
         if entry.kind == stat.S_IFCHR and entry.device == 0:
             raise LayerError(
                 f"overlay whiteout in a layer: {self._entries.what}: {printable(entry.path)}: got "
-                "the character device 0:0, which would hide a file of another layer"
+                "the character device 0:0, which hides a file of another layer, want a `.wh.` file"
             )
         mode = entry.kind | entry.meta.mode
         try:
@@ -324,11 +324,9 @@ class _Applier:
         fault = _LAYER_ERRORS.get(error.errno or 0)
         if fault is not None:
             return LayerError(f"cannot unpack: {self._entries.what}: {place}: {fault}")
-        hint = None
+        hint = full_disk_hint(error)
         if isinstance(error, PermissionError):
             hint = "unpack as root, or in a user namespace that maps the image's owners"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or name a store on another filesystem with --store"
         return StackerError(
             f"cannot unpack: {self._entries.what}: {place}: {error.strerror}", hint=hint
         )

@@ -31,11 +31,14 @@ def apply_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
     target_above, _, target_name = entry.target.rpartition(b"/")
     found = tree.existing(target_above)
     if found is not None and join(found[1], target_name) == path:
-        return  # a link to itself changes nothing
+        # It changes nothing.  Only the stack knows whether a lower layer has the file.
+        if path not in tree.pending and not _exists(parent, name):
+            tree.defer(path, path)
+        return
     if entry.target.startswith(path + b"/"):
         raise LayerError(
             f"malformed hard link: {what}: {printable(entry.path)}: got the target "
-            f"{printable(entry.target)}, which is below the link itself"
+            f"{printable(entry.target)}, which is below the link itself, want a file elsewhere"
         )
     if found is not None:
         _has_target(tree, found, target_name, entry, what)

@@ -70,6 +70,11 @@ class PendingLinks:
         else:
             self._insert(path, number)
 
+    def target(self, path: bytes) -> bytes | None:
+        """Return the target of the link with a path, or ``None`` if no such link waits."""
+        number = self._find(path) if self.count else -1
+        return self._at(number).target if number >= 0 else None
+
     def discard(self, path: bytes) -> bool:
         """Remove the link with a path; return whether there was one."""
         number = self._find(path) if self.count else -1

@@ -298,7 +298,10 @@ class LayerRoot:
                 self._imply(above, part, made)
 
     def _imply(self, physical: bytes, part: bytes, candidate: bytes) -> None:
-        if candidate in self.pending:
+        target = self.pending.target(candidate)
+        if target == candidate:  # a link to itself has no file
+            self.pending.discard(candidate)
+        elif target is not None:
             raise LayerError(
                 f"malformed layer: {printable(candidate)}: got a path below a hard link, "
                 "want a directory"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError
+from stacker.errors import MountError, StackerError, full_disk_hint
 from stacker.linux import process
 from stacker.mount.drivers.choose import driver_named, execute
 from stacker.mount.drivers.fuse import FUSE_DRIVERS
@@ -67,7 +67,8 @@ def attach(
             raise
         except OSError as error:
             text = f"cannot mount: {error.filename or request.target}: {error.strerror}"
-            raise (StackerError if error.errno in _DISK_ERRORS else MountError)(text) from error
+            kind = StackerError if error.errno in _DISK_ERRORS else MountError
+            raise kind(text, hint=full_disk_hint(error)) from error
 
 
 def _attach(

@@ -90,7 +90,8 @@ def parse(data: bytes, origin: Path) -> MountRecord:
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"mount record is malformed: {origin}: {error!r}") from None
     raise UnsupportedError(
-        f"mount record has an unsupported version: {origin}: got {version}, want {RECORD_VERSION}"
+        f"mount record has an unsupported version: {origin}: got {version}, want {RECORD_VERSION}",
+        hint="update stacker: a newer version made the mount",
     )
 
 

@@ -104,6 +104,8 @@ def _existing(target: Path) -> Path:
     except FileNotFoundError:
         raise MountError(f"mount target does not exist: {target}", hint=f"mkdir {target}") from None
     except NotADirectoryError:
-        raise MountError(f"mount target is not a directory: {target}") from None
+        raise MountError(
+            f"mount target is not a directory: {target}", hint="choose an empty directory"
+        ) from None
     except OSError as error:
         raise MountError(f"cannot use mount target: {target}: {error.strerror}") from error

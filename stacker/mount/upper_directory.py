@@ -54,7 +54,10 @@ def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -
     if not path.parent.is_dir():
         raise MountError(f"upper directory has no parent: {upper}", hint=f"mkdir -p {path.parent}")
     if os.path.lexists(path) and not path.is_dir():
-        raise MountError(f"upper directory is not a directory: {upper}")
+        raise MountError(
+            f"upper directory is not a directory: {upper}",
+            hint="choose a missing or empty directory",
+        )
     refuse_overlap("upper directory", path, "the mount target", target)
     if forbidden is not None:
         refuse_overlap("upper directory", path, "the store", Path(os.path.realpath(forbidden)))

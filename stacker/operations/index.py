@@ -286,7 +286,10 @@ def _with_digest_of(entry: Descriptor, root: Descriptor) -> Descriptor:
 
 def _refuse_existing(indexes: IndexStore, name: str) -> None:
     if indexes.has(name):
-        raise UsageError(f"exists already: index {quoted(name)}", hint=f"stacker index rm {name}")
+        raise UsageError(
+            f"index exists: {quoted(name)}: want a new name",
+            hint=f"choose another name, or remove the index with `stacker index rm {name}`",
+        )
 
 
 def _find_member(store: Store, stored: StoredIndex, text: str) -> Descriptor:

@@ -210,7 +210,7 @@ class _Unpacker:
             for blob, identity in sorted(missing, key=lambda layer: -layer[0].size)
         ]
         work = self.unpack_layer or unpack_layer
-        return run_tasks(tasks, work, jobs=self.jobs, emit=self.emit)
+        return run_tasks(tasks, work, jobs=self.jobs, emit=self.emit, what=lambda task: task.what)
 
 
 def _declared(

@@ -147,7 +147,10 @@ def choose_manifest(store: Store, image_id: ImageID, text: str) -> Descriptor:
     """
     entries = [m for image in store.images.all() if image.id == image_id for m in image.manifests]
     if not entries:
-        raise NotFoundError(f"no such image: {image_id}: no manifest lists it")
+        raise NotFoundError(
+            f"no such image: {image_id}: the store has no manifest of it",
+            hint="`stacker images` lists the images in the store",
+        )
 
     def rank(numbered: tuple[int, Descriptor]) -> tuple[bool, int, int]:
         number, entry = numbered
@@ -217,7 +220,13 @@ def _pack(
     packed: dict[DiffID, LayerPacked] = {}
     if tasks:
         largest_first = sorted(tasks, key=lambda task: -sizes[task.diff_id])
-        for layer in run_tasks(largest_first, pack_layer, jobs=jobs, emit=emit):
+        for layer in run_tasks(
+            largest_first,
+            pack_layer,
+            jobs=jobs,
+            emit=emit,
+            what=lambda task: f"layer {task.diff_id}",
+        ):
             emit(layer)
             packed[layer.diff_id] = layer
     return packed

@@ -1,6 +1,6 @@
-"""Remove an image from the store, with the parts that no other image uses.
+"""Remove images from the store, with the parts that no other image uses.
 
-A store and an image ID come in; the removed `ImageParts` go out, or a `LockedError` if the image is
+A store and image IDs come in; the removed `ImageParts` go out, or a `LockedError` if an image is
 in use.  Locks are taken before the mount table is read: a mount in progress holds a lock, and a
 finished mount is in the table.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.image.digest import ChainID, DiffID, Digest, ImageID
+    from stacker.mount.table import Entry
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
 
@@ -38,28 +39,60 @@ class ImageParts:
             self.layers - other.layers, self.chains - other.chains, self.blobs - other.blobs
         )
 
+    def union(self, other: ImageParts) -> ImageParts:
+        """Return the parts that are in either."""
+        return ImageParts(
+            self.layers | other.layers, self.chains | other.chains, self.blobs | other.blobs
+        )
+
 
 def remove_image(store: Store, image_id: ImageID) -> ImageParts:
-    """Remove an image with all its names.
+    """Remove an image with all its names; see `remove_images`."""
+    return remove_images(store, [image_id])[image_id]
 
-    :returns: the parts that were removed because no other image uses them.
-    :raises NotFoundError: the store has no such image.
-    :raises LockedError: the image is mounted, or another process mounts or unpacks it.
+
+def remove_images(store: Store, image_ids: Iterable[ImageID]) -> dict[ImageID, ImageParts]:
+    """Remove images with all their names, or none of them if one cannot be removed.
+
+    :returns: for each image, the parts that were removed because no image after it uses them.
+    :raises NotFoundError: the store lacks an image.
+    :raises LockedError: an image is mounted, or another process mounts or unpacks it.
     """
     store.partials.sweep()
     with store.staging.trash() as discard, store.images.write_lock():
-        images = {each.id: each for each in store.images.all()}
-        image = images.pop(image_id, None)
-        if image is None:
-            raise NotFoundError(f"no such image: {image_id}")
-        unused = parts_of(store, [image]).without(parts_of(store, images.values()))
+        unused = _unused_parts(store, list(dict.fromkeys(image_ids)))
         with ExitStack() as held:
-            held.enter_context(store.images.removing(image_id))
-            layers = held.enter_context(store.layers.removing(unused.layers))
-            _refuse_mounted(store, image_id, unused)
-            store.images.remove(image_id)
-            discard([*layers, *_existing(store, unused)])
+            for image_id in unused:
+                held.enter_context(store.images.removing(image_id))
+            every = (parts.layers for parts in unused.values())
+            layers = held.enter_context(store.layers.removing(frozenset().union(*every)))
+            entries = Table(store.mounts).entries()
+            for image_id, parts in unused.items():
+                _refuse_mounted(entries, image_id, parts)
+            for image_id in unused:
+                store.images.remove(image_id)
+            discard(
+                [*layers, *(path for each in unused.values() for path in _existing(store, each))]
+            )
     return unused
+
+
+def _unused_parts(store: Store, image_ids: list[ImageID]) -> dict[ImageID, ImageParts]:
+    """Return for each image the parts that no kept image, and no later one of the list, uses."""
+    images = {each.id: each for each in store.images.all()}
+    for image_id in image_ids:
+        if image_id not in images:
+            raise NotFoundError(
+                f"no such image: {image_id}", hint="`stacker images` lists the images in the store"
+            )
+    removed = [images.pop(image_id) for image_id in image_ids]
+    used = parts_of(store, images.values())
+    unused = {}
+    for image in reversed(removed):
+        parts = parts_of(store, [image])
+        unused[image.id] = parts.without(used)
+        used = used.union(parts)
+    return {image_id: unused[image_id] for image_id in image_ids}
 
 
 def parts_of(store: Store, images: Iterable[StoredImage]) -> ImageParts:
@@ -87,9 +120,9 @@ def _existing(store: Store, parts: ImageParts) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _refuse_mounted(store: Store, image_id: ImageID, unused: ImageParts) -> None:
+def _refuse_mounted(entries: Iterable[Entry], image_id: ImageID, unused: ImageParts) -> None:
     layers, chains = {str(d) for d in unused.layers}, {str(c) for c in unused.chains}
-    for entry in Table(store.mounts).entries():
+    for entry in entries:
         record = entry.record
         if entry.state == "stale":
             continue

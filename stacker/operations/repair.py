@@ -108,7 +108,9 @@ def _unpack(
         UnpackTask(source, store.root, blob, DeclaredDiffID(diff_id, replace=True), repair.form)
         for blob, diff_id in blobs
     ]
-    for result in run_tasks(tasks, unpack_layer, jobs=repair.jobs, emit=repair.emit):
+    for result in run_tasks(
+        tasks, unpack_layer, jobs=repair.jobs, emit=repair.emit, what=lambda task: task.what
+    ):
         repair.emit(result)
 
 

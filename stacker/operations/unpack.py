@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, StackerError, UsageError
+from stacker.errors import LockedError, StackerError, UsageError, full_disk_hint
 from stacker.linux import lock, safe_path, xattr
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
@@ -94,7 +94,7 @@ def emptied_on_failure(path: Path) -> Iterator[int]:
         # Calls with dir_fd report a descriptor number or a bare name.
         name = error.filename if isinstance(error.filename, (str, bytes)) else str(path)
         text = f"cannot unpack into: {os.fsdecode(name)}: {error.strerror}"
-        raise StackerError(text) from error
+        raise StackerError(text, hint=full_disk_hint(error)) from error
 
 
 @contextmanager
@@ -102,7 +102,9 @@ def _opened(path: Path, above: int) -> Iterator[int]:
     try:
         directory = os.open(path.name, _LIST, dir_fd=above)
     except NotADirectoryError:
-        raise UsageError(f"not a directory: {path}") from None
+        raise UsageError(
+            f"not a directory: {path}", hint="choose a missing or empty directory"
+        ) from None
     try:
         yield directory
     finally:

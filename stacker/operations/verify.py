@@ -93,7 +93,14 @@ def verify_layers(
                 yield LayerVerified(diff_id, damage="the layer is not in the store")
         tasks.sort(key=lambda each: -each[0])
         parts: dict[DiffID, LayerVerified] = {}
-        for part in run_tasks([each for _, each in tasks], verify_layer, jobs=jobs, emit=emit):
+        largest_first = [each for _, each in tasks]
+        for part in run_tasks(
+            largest_first,
+            verify_layer,
+            jobs=jobs,
+            emit=emit,
+            what=lambda task: f"layer {task.diff_id}",
+        ):
             if contents and part.diff_id not in parts:
                 parts[part.diff_id] = part
             else:

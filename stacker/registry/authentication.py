@@ -116,7 +116,7 @@ class Authenticator:
         if basic := self._basic():
             return basic
         raise AuthenticationError(
-            f"authentication required: {self._what}: got no credentials for {self._origin.host}",
+            f"authentication required: {self._what}: got no credentials, want a login",
             hint=LOGIN_HINT,
         )
 

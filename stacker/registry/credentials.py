@@ -139,7 +139,9 @@ def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
     what = f"docker-credential-{name}"
     if not _HELPER.fullmatch(name):
         raise IntegrityError(
-            f"malformed name of a credential helper: {host}: want letters, digits and a few signs"
+            f"malformed name of a credential helper: for {host}: got other characters, want only "
+            "letters, digits, '_', '.' and '-'",
+            hint="correct credHelpers and credsStore in the credential file",
         )
     try:
         done = subprocess.run(
@@ -153,13 +155,19 @@ def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
         raise AuthenticationError(
             f"no such credential helper: {what}, for {host}", hint="install it, or use --authfile"
         ) from None
-    except (OSError, subprocess.TimeoutExpired):
-        raise AuthenticationError(f"credential helper failed: {what}, for {host}") from None
+    except OSError as error:
+        raise AuthenticationError(
+            f"credential helper failed: {what}, for {host}: cannot run it: {error.strerror}"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise AuthenticationError(
+            f"credential helper failed: {what}, for {host}: got no answer in {_HELPER_SECONDS} s"
+        ) from None
     if done.returncode:
         if _NOT_FOUND in done.stdout:
             return None
         raise AuthenticationError(
-            f"credential helper failed: {what}, for {host}: exit status {done.returncode}"
+            f"credential helper failed: {what}, for {host}: got exit code {done.returncode}, want 0"
         )
     return done.stdout
 

@@ -68,7 +68,8 @@ def check_credentials(host: str, credentials: Credentials, access: RegistryAcces
         response = session.get(url, {"Authorization": authenticator.authorization(challenges)})
         if response.status in (401, 403):
             raise AuthenticationError(
-                f"credentials refused: {host}: got status {response.status}, want 200"
+                f"credentials refused: {host}: got status {response.status}, want 200",
+                hint="check the user name and the password, or use an access token as password",
             )
         if response.status != 200:
             raise status_error(response, host)
@@ -89,7 +90,7 @@ def save_credentials(paths: Sequence[str], host: str, user: str, password: str) 
     :raises StackerError: a file cannot be written.
     """
     if ":" in user:
-        raise UsageError("malformed user name: got one with ':', want none (RFC 7617)")
+        raise UsageError("malformed user name: got a ':' in it, want none (RFC 7617)")
     path = next((path for path in paths if _covers(_read(path), host)), paths[0])
     with _updating(path) as file:
         helper = _helper(file, path, host)
@@ -132,7 +133,9 @@ def remove_credentials(paths: Sequence[str], host: str) -> list[str]:
 
 def _update_helper(helper: str, action: str, stdin: bytes, host: str) -> None:
     if run_helper(helper, action, stdin, host) is None:
-        raise AuthenticationError(f"credential helper failed: docker-credential-{helper}")
+        raise AuthenticationError(
+            f"credential helper failed: docker-credential-{helper}, for {host}: cannot {action}"
+        )
 
 
 def _covers(file: dict[str, object], host: str) -> bool:

@@ -134,7 +134,8 @@ class RegistriesConf:
             return (RegistryAddress(reference),)
         if found.blocked:
             raise UsageError(
-                f"registry blocked: {reference}: by {quoted(found.prefix)} in registries.conf"
+                f"registry blocked: {reference}: registries.conf blocks {quoted(found.prefix)}",
+                hint="remove `blocked`, or name another file with --registries-conf",
             )
         rest = name[found.matches(name) :]
         kind = 0 if reference.digest else 1

@@ -106,7 +106,7 @@ def open_regular(path: str, what: str) -> tuple[int, int]:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        raise IntegrityError(f"cannot read: {what}: want a regular file")
+        raise IntegrityError(f"cannot read: {what}: got another type, want a regular file")
     return fd, status.st_size
 
 

@@ -53,7 +53,7 @@ def _opened(path: str, what: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"not found: {what}") from None
+        raise NotFoundError(f"no such file: {what}") from None
     except OSError as error:
         raise StackerError(f"cannot open: {what}: {error.strerror}") from error
 

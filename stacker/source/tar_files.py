@@ -101,7 +101,9 @@ def open_archive(path: str, what: str, *, limit: int = MEMBERS_LIMIT) -> Archive
         try:
             for count, member in enumerate(read_index(file, what), 1):
                 if count > limit:
-                    raise IntegrityError(f"too many members: {what}: want at most {limit}")
+                    raise IntegrityError(
+                        f"too many members: {what}: got more than {limit}, want at most {limit}"
+                    )
                 table.add(member)
         except LayerError as error:
             # The tar parser's message is about a layer, but this archive is not one.

@@ -77,6 +77,8 @@ class _LinkMaker:
             source = self._source(link)
         except _NotYetError as error:
             return error.path
+        if source is None:
+            return None
         self._make_directories(link.path.rpartition(b"/")[0])
         os.link(source, self._root + b"/" + link.path, follow_symlinks=False)
         self._made.add(link.path)
@@ -91,10 +93,13 @@ class _LinkMaker:
                 os.chmod(self._root + b"/" + inner, IMPLIED_MODE)
                 self.directories.add(inner)
 
-    def _source(self, link: HardLink) -> bytes:
+    def _source(self, link: HardLink) -> bytes | None:
+        """Return the file to link, or ``None`` for a link to itself, which changes nothing."""
         above, _, name = link.target.rpartition(b"/")
         path = join(follow_symlinks(above, self._symlink, want="a file"), name)
-        if path in self._left and path != link.path:  # a link to itself changes nothing
+        if path == link.path and self._found(path) is not None:
+            return None
+        if path in self._left and path != link.path:
             raise _NotYetError(path)
         if path in self._made:
             return self._root + b"/" + path

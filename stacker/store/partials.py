@@ -8,7 +8,6 @@ content is not verified, so it is not below ``blobs/``.  This module does not do
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterator
@@ -17,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stacker.errors import NO_SPACE
 from stacker.image.digest import Digest
 from stacker.linux import lock
 
 STALE_AFTER: Final = 7 * 24 * 3600
 """Seconds after the last write when a partial blob is abandoned."""
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Partial:
@@ -84,7 +82,7 @@ class Partial:
                 done = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[done:], offset + done
         except OSError as error:
-            if is_needed or error.errno not in _NO_SPACE:
+            if is_needed or error.errno not in NO_SPACE:
                 raise
             os.ftruncate(self._descriptor, 0)
             return False

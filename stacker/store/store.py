@@ -124,7 +124,7 @@ class Store:
             recorded = json.loads(metadata.read_bytes()).get("whiteoutFormat")
             return WhiteoutFormat(recorded) if recorded else WhiteoutFormat.permitted()
         except ValueError as error:
-            raise StackerError(f"damaged store: {metadata}: {error}") from error
+            raise _damaged(metadata, error) from error
 
     @classmethod
     def open(cls, root: Path) -> Store:
@@ -146,6 +146,20 @@ class Store:
         return cls(root)
 
 
+def _damaged(metadata: Path, error: Exception) -> StackerError:
+    match error:
+        case json.JSONDecodeError():
+            fault = f"got malformed JSON at byte {error.pos}, want an object"
+        case AttributeError():
+            fault = "got another JSON value, want an object"
+        case _:
+            fault = str(error)
+    return StackerError(
+        f"damaged store: {metadata}: {fault}",
+        hint="restore the file, or name another store with --store",
+    )
+
+
 def _ensure(root: Path) -> None:
     metadata = root / _METADATA
     try:
@@ -158,7 +172,7 @@ def _ensure(root: Path) -> None:
         return
     except (ValueError, AttributeError) as error:
         if not all((root / part).is_dir() for part in _PARTS):
-            raise StackerError(f"damaged store: {metadata}: {error}") from error
+            raise _damaged(metadata, error) from error
         with lock.exclusive(root, create=False):  # a power cut left the file empty
             _write_metadata(root)
         return

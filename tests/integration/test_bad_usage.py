@@ -125,6 +125,20 @@ def test_invalid_target_is_rejected(
     pulled.assert_clean(images=1, layers=2)
 
 
+def test_rm_of_several_images_removes_none_if_one_is_mounted(
+    pulled: Stacker, tmp_path: Path
+) -> None:
+    other = images.layout(tmp_path / "other", [UPPER], name="other")
+    pulled("pull", "--sync", other.source)
+    pulled("mount", "app:1.0", tmp_path / "target")
+    pulled.refused(8, "rm", "other", "app:1.0")
+    pulled.refused(3, "rm", "other", "nothing")
+    assert len(pulled("images", "--json").items) == 2
+    pulled("umount", tmp_path / "target")
+    pulled("rm", "other", "app:1.0")
+    pulled.assert_clean(layers=0)
+
+
 def test_busy_target_is_refused(pulled: Stacker, tmp_path: Path) -> None:
     pulled("mount", "app:1.0", tmp_path / "target")
     pulled.refused(9, "mount", "app:1.0", tmp_path / "target")

@@ -212,7 +212,7 @@ def test_invalid_commands_are_refused(stacker: Stacker, tmp_path: Path) -> None:
     stacker.refused(3, "index", "create", "app", "none")
     stacker.refused(2, "index", "create", "a b", "app-arm")
     stacker("index", "create", "app", "app-arm")
-    assert "exists already" in stacker.refused(2, "index", "create", "app", "app-arm")
+    assert "index exists" in stacker.refused(2, "index", "create", "app", "app-arm")
     stacker.refused(3, "index", "inspect", "none")
     stacker.refused(3, "index", "rm", "app", "none")
     stacker.refused(3, "index", "annotate", "app", "linux/s390x", "--arch", "arm64")

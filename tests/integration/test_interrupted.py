@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -155,6 +156,11 @@ def test_a_layer_whose_worker_is_killed_is_one_line(stacker: Stacker, large: ima
     os.kill(first, signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert err.startswith("stacker: error: worker ended: ")
+    message, hint = err.splitlines()
+    assert re.fullmatch(
+        r"stacker: error: worker died: layer sha256:[0-9a-f]{64}: got SIGKILL, want a result",
+        message,
+    )
+    assert hint.endswith("use fewer --jobs")
     assert not is_alive(second)
     stacker.assert_clean()

@@ -206,6 +206,24 @@ def test_help_and_version_go_to_stdout(fuse: StackerFuse) -> None:
     assert fuse("-V").out.startswith("stacker-fuse 0")
 
 
+def test_closed_stdout_is_one_message(fuse: StackerFuse) -> None:
+    done = subprocess.run(["sh", "-c", f"{fuse.program} --help 1>&-"], check=False, stderr=-1)
+    message = b"stacker-fuse: error: cannot write to stdout: Bad file descriptor\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+def test_closed_stderr_discards_messages(fuse: StackerFuse) -> None:
+    done = subprocess.run([f"{fuse.program} 2>&-"], shell=True, check=False, stdout=-1)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_mount_with_closed_streams_answers(fuse: StackerFuse, workspace: Path) -> None:
+    command = f"{fuse.program} -o {layers(workspace)} {workspace}/target 0<&- 1>&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert sorted(os.listdir(workspace / "target/d")) == ["e", "linked", "new"]
+    unmount(fuse, workspace / "target")
+
+
 # Reading and writing
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from tests.support.snapshot import Node as Seen
 
+ITSELF = ""
+"""The target of a pending hard link to itself; every other target has a name."""
+
 
 class ImpossibleError(Exception):
     """The layers have no meaning, for example because of a link without a target."""
@@ -129,7 +132,7 @@ class Sequential:
     def _directories(self, path: Path) -> Inode:
         node = self.root
         for name in path:
-            if (node, name) in self.pending:
+            if self.pending.pop((node, name), ITSELF) != ITSELF:
                 raise ImpossibleError("a path below a hard link to another layer")
             inner = node.children.get(name)
             if inner is None or inner.kind != "directory":
@@ -186,6 +189,8 @@ class Sequential:
         target = item.data.decode()
         above, found, target_name = self._target(target)
         if above is parent and target_name == name:
+            if found is None:
+                self.pending.setdefault((parent, name), ITSELF)
             return
         if parts(target)[: len(path)] == path:
             raise ImpossibleError("a link to something below it")
@@ -208,6 +213,8 @@ class Sequential:
         while moved:
             moved = False
             for (parent, name), target in list(self.pending.items()):
+                if target == ITSELF:
+                    continue
                 _, found, _ = self._target(target)
                 if found is None:
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item
@@ -19,8 +20,8 @@ DESCRIPTION = """\
 Log in to a registry: check the credentials with the registry, and save them for pull, push and the
 other verbs.  podman, skopeo and docker use the same credential files.  stacker updates the first of
 them that has an entry or a credential helper for the registry.  If no file has one, stacker updates
-${XDG_RUNTIME_DIR}/containers/auth.json.  If the updated file names a credential helper, the helper
-stores the password.
+${XDG_RUNTIME_DIR}/containers/auth.json, or /run/containers/UID/auth.json if XDG_RUNTIME_DIR is not
+set.  If the updated file names a credential helper, the helper stores the password.
 
 stacker reads the password from the terminal, or from stdin with --password-stdin.  There is no
 option for the password, because other users can read the arguments of a process.
@@ -75,9 +76,13 @@ def host_named(text: str) -> str:
     """
     from stacker.image.reference import Reference
 
-    if "/" in text:
-        raise UsageError(f"malformed registry: got {text!r}, want HOST[:PORT]")
-    return Reference.parse(f"{text}/any").host
+    with suppress(UsageError):
+        if "/" not in text:
+            return Reference.parse(f"{text}/any").host
+    raise UsageError(
+        f"malformed registry: got {text!r}, want HOST[:PORT]",
+        hint="for example registry.example or localhost:5000",
+    )
 
 
 def _user(args: Namespace) -> str:
@@ -88,7 +93,7 @@ def _user(args: Namespace) -> str:
     print("User name: ", end="", file=sys.stderr, flush=True)
     if user := sys.stdin.readline().strip():
         return user
-    raise UsageError("no user name: got an empty line")
+    raise UsageError("no user name: got an empty line, want a name", hint="use --username")
 
 
 def _password(args: Namespace) -> str:
@@ -101,5 +106,5 @@ def _password(args: Namespace) -> str:
     else:
         raise UsageError("no password: stdin is not a terminal", hint="use --password-stdin")
     if not password:
-        raise UsageError("no password: got an empty line")
+        raise UsageError("no password: got an empty line, want a password")
     return password

@@ -44,7 +44,10 @@ def run(args: Namespace, session: Session) -> None:
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
     places = remove_credentials(files, host)
     if not places:
-        raise NotFoundError(f"not logged in: {host}: no credentials found")
+        raise NotFoundError(
+            f"not logged in: {host}: got no credentials in {', '.join(files)}",
+            hint="name the credential file with --authfile",
+        )
     if session.json:
         print_item("logout", {"host": host, "places": places})
         return

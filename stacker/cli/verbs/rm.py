@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_line
-from stacker.operations.remove import remove_image
+from stacker.operations.remove import remove_images
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Remove images with all their names, and the layers that no other image uses.  stacker prints the ID
-of each removed image.  If an image is mounted, stacker keeps it and fails with exit code 8; unmount
-the image first.  If an IMAGE does not exist, stacker removes no image.
+of each removed image.  stacker checks all images first.  If an IMAGE does not exist, or is mounted
+or in use, stacker removes no image.  The exit code is then 3 or 8; unmount a mounted image first.
 """
 EXAMPLES = """\
   stacker rm app:1.0 app:1.1
@@ -36,11 +36,11 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Remove images, or none of them if one does not exist."""
+    """Remove images, or none of them if one cannot be removed."""
     store = session.store()
     removed: list[dict[str, object]] = []
-    for image_id in dict.fromkeys([store.images.find(image) for image in args.images]):
-        parts = remove_image(store, image_id)
+    found = [store.images.find(image) for image in args.images]
+    for image_id, parts in remove_images(store, found).items():
         session.detail(f"removed {image_id} with {len(parts.layers)} layers")
         removed.append(_document(image_id, parts))
         if not session.json:

@@ -66,7 +66,11 @@ def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
     :raises NotFoundError: the store lacks an image.
     """
     if bool(args.images) == args.all:
-        raise UsageError("no image: got neither IMAGE nor --all, want one of them")
+        got = "both IMAGE and" if args.all else "neither IMAGE nor"
+        raise UsageError(
+            f"which images: got {got} --all, want one of them",
+            hint="`stacker images` lists the images in the store",
+        )
     if args.all:
         return [image.id for image in store.images.all()]
     return [store.images.find(image) for image in args.images]
@@ -120,11 +124,11 @@ def require_sound(
 
 def _require_sound(found: Verification, *, hint: str) -> None:
     if not found.is_sound:
-        damaged = [image.damage for image in found.images if image.damage is not None]
+        damaged = [f"image {each.image_id}" for each in found.images if each.damage is not None]
+        damaged += [f"layer {each.diff_id}" for each in found.damaged]
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise IntegrityError(
-            f"damaged store: got {len(found.damaged) + len(damaged)} damaged images or layers, "
-            "want none",
-            hint=hint,
+            f"damaged: {damaged[0]}{more}: got other content than pulled", hint=hint
         )
 
 

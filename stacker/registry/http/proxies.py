@@ -65,9 +65,14 @@ def _url(text: str) -> str:
         is_whole, parts = False, urlsplit("")
     if not is_whole:
         # The message omits the value, which may contain a password.
-        raise UsageError("malformed proxy: want http://HOST:PORT")
+        raise UsageError(
+            "malformed proxy: HTTP_PROXY or HTTPS_PROXY: got another form, want http://HOST:PORT"
+        )
     if parts.scheme not in ("http", "https"):
-        raise UnsupportedError(f"unsupported proxy: got {quoted(parts.scheme)}, want http or https")
+        raise UnsupportedError(
+            "unsupported proxy: HTTP_PROXY or HTTPS_PROXY: "
+            f"got {quoted(parts.scheme)}, want http or https"
+        )
     return url
 
 

@@ -7,6 +7,8 @@ registry API.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -97,7 +99,8 @@ class HttpSession:
                 if is_last:
                     raise NetworkError(
                         f"registry busy: {self._what}: got status {response.status} "
-                        f"{attempt} times, want 200"
+                        f"{attempt} times, want 200",
+                        hint="try again later",
                     )
             self._timeouts.sleep(pause)
 
@@ -208,4 +211,6 @@ class HttpSession:
 def _hint(error: Exception) -> str | None:
     if is_certificate(error):
         return "install the registry's CA certificate, or name its directory with --cert-dir"
+    if reason(error) == os.strerror(errno.ECONNREFUSED):
+        return "check the host and the port of the registry"
     return None

@@ -68,9 +68,13 @@ def test_no_stacker_error_is_an_oserror(kind: type[StackerError]) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (FileNotFoundError(errno.ENOENT, "No such file", "/a"), 1, "/a: No such file"),
-        (OSError(errno.EIO, "I/O error"), 1, "I/O error"),
-        (OSError("odd"), 1, "odd"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "/a"),
+            1,
+            "cannot access: /a: No such file",
+        ),
+        (OSError(errno.EIO, "I/O error"), 1, "a system call failed: I/O error"),
+        (OSError("odd"), 1, "a system call failed: odd"),
         (MemoryError(), 1, "out of memory"),
         (KeyError("x\ny"), 1, "internal error: KeyError: 'x\\ny'"),
         (RecursionError("deep\nand deeper"), 1, "internal error: RecursionError: deep and deeper"),

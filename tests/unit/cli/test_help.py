@@ -84,6 +84,11 @@ def test_usage_of_the_main_command_names_the_verb() -> None:
     assert usage(main_parser()) == "stacker [OPTION]... VERB [ARGUMENT]..."
 
 
+@pytest.mark.parametrize("verb", ["verify", "repair"])
+def test_usage_of_optional_images_has_brackets(verb: str) -> None:
+    assert usage(verb_parser(verb, load(verb))) == f"stacker {verb} [OPTION]... [IMAGE]..."
+
+
 def example_lines(verb: str) -> list[str]:
     lines = [line.strip() for line in load(verb).EXAMPLES.splitlines()]
     return [line for line in lines if f"stacker {verb} " in f"{line} " and "$(" not in line]

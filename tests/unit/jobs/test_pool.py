@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def double(task: int, emit: Emit) -> int:
 
 def emit_process_id(emit: Emit) -> None:
     emit(BlobProgress(BLOB, done=os.getpid(), total=0))
+
+
+def state_of(process: int) -> str:
+    """Return the state that proc(5) shows: Z after the end, S during a wait."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    while not is_true():
+        os.sched_yield()
 
 
 def is_running(event: Event) -> bool:
@@ -90,8 +101,69 @@ def test_killed_worker_is_an_error() -> None:
         del task, emit
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(WorkerDiedError):
-        list(run_tasks([1, 2], die, jobs=2, emit=ignore))
+    with pytest.raises(WorkerDiedError, match="layer 1: got SIGKILL, want a result") as caught:
+        list(run_tasks([1], die, jobs=2, emit=ignore, what=lambda task: f"layer {task}"))
+    assert "use fewer --jobs" in (caught.value.hint or "")
+
+
+def test_worker_that_exits_is_an_error_with_its_exit_code() -> None:
+    def leave(task: int, emit: Emit) -> None:
+        del emit
+        os._exit(task)
+
+    with pytest.raises(WorkerDiedError, match="worker died: 7: got exit code 7, want a result"):
+        list(run_tasks([7], leave, jobs=1, emit=ignore))
+
+
+def test_result_that_cannot_be_sent_is_an_error_with_a_traceback() -> None:
+    def lambda_of(task: int, emit: Emit) -> object:
+        del emit
+        return lambda: task
+
+    with pytest.raises(StackerError, match=r"internal error: .*lambda") as caught:
+        list(run_tasks([1], lambda_of, jobs=1, emit=ignore))
+    assert "Traceback" in (caught.value.hint or "")
+
+
+def test_worker_without_memory_names_the_option_to_use() -> None:
+    def exhaust(task: int, emit: Emit) -> None:
+        del task, emit
+        raise MemoryError
+
+    with pytest.raises(StackerError, match="out of memory") as caught:
+        list(run_tasks([1], exhaust, jobs=1, emit=ignore))
+    assert caught.value.hint == "use fewer --jobs"
+
+
+class _MarkingError(IntegrityError):
+    """Writes the process ID to a file while it is pickled."""
+
+    marker: Path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        self.marker.write_text(f"{os.getpid()}\n")
+        return (IntegrityError, (self.message,))
+
+
+def test_error_of_a_worker_is_preferred_to_the_death_of_another(tmp_path: Path) -> None:
+    marker = tmp_path / "sent"
+
+    def die_or_fail(task: int, emit: Emit) -> None:
+        if task == 0:
+            emit_process_id(emit)
+            os.kill(os.getpid(), signal.SIGKILL)
+        error = _MarkingError("the cause")
+        error.marker = marker
+        raise error
+
+    def wait_for_both(event: Event) -> None:
+        """Read nothing until the first worker is dead and the second waits for a task."""
+        assert isinstance(event, BlobProgress)
+        until(lambda: marker.exists() and marker.read_text().endswith("\n"))
+        until(lambda: state_of(event.done) == "Z" and state_of(int(marker.read_text())) == "S")
+
+    with pytest.raises(IntegrityError, match="the cause"):
+        list(run_tasks([0, 1], die_or_fail, jobs=2, emit=wait_for_both))
 
 
 def test_no_process_remains_when_the_caller_stops_early() -> None:

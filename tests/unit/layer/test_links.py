@@ -103,8 +103,18 @@ def test_link_to_itself_keeps_the_file(workspace: Workspace) -> None:
     assert not layer.record.replacements
 
 
-def test_link_to_itself_alone_is_deferred_or_nothing(workspace: Workspace) -> None:
-    assert not workspace.unpack(hardlink("a", "a")).exists("a")
+@pytest.mark.parametrize("target", ["a", "./a", "/a", "d/../a"])
+def test_link_to_itself_without_a_file_is_deferred(workspace: Workspace, target: str) -> None:
+    layer = workspace.unpack(hardlink("a", target))
+    assert not layer.exists("a")
+    assert layer.record.deferred_links == (HardLink(b"a", b"a"),)
+
+
+@pytest.mark.parametrize("later", [file("a", b"1"), dir("a"), file("a/b")])
+def test_link_to_itself_before_its_file_changes_nothing(workspace: Workspace, later: bytes) -> None:
+    layer = workspace.unpack(hardlink("a", "a"), later)
+    assert layer.exists("a")
+    assert not layer.record.deferred_links
 
 
 def test_cyclic_links_terminate(workspace: Workspace) -> None:

@@ -116,7 +116,7 @@ def test_member_that_is_named_twice_is_listed_once(store: Store, local: ImageID)
 
 
 def test_existing_name_is_refused(store: Store, stored: StoredIndex) -> None:
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="index exists"):
         create_index(store, "app", ["app-amd64"], no_registry)
     assert store.indexes.find("app") == stored
 

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from stacker.errors import IntegrityError, LockedError, NotFoundError
-from stacker.operations.remove import parts_of, remove_image
+from stacker.image.digest import ImageID
+from stacker.operations.remove import parts_of, remove_image, remove_images
 from stacker.operations.stack import chain_id_of, ensure_stack
 from stacker.operations.usage import images_usage, store_usage
 from stacker.store.store import Store
@@ -48,6 +49,25 @@ def test_removed_image_cannot_be_read(store: Store, pull: Pull) -> None:
         pass
     with pytest.raises(NotFoundError):
         remove_image(store, image)
+
+
+def test_image_in_use_keeps_the_images_before_it(store: Store, pull: Pull) -> None:
+    first, second = pull("first", A), pull("second", B)
+    with store.images.reading(second), pytest.raises(LockedError, match=str(second)):
+        remove_images(store, [first, second])
+    missing = ImageID("sha256", "0" * 64)
+    with pytest.raises(NotFoundError, match="no such image: sha256:000"):
+        remove_images(store, [first, missing])
+    assert {image.id for image in store.images.all()} == {first, second}
+    assert os.listdir(store.staging.root) == []
+
+
+def test_layer_of_two_removed_images_is_removed_with_the_last(store: Store, pull: Pull) -> None:
+    first, second = pull("first", A), pull("second", A, B)
+    removed = remove_images(store, [first, second, first])
+    assert [len(parts.layers) for parts in removed.values()] == [0, 2]
+    assert not list(store.layers.all())
+    assert store.images.all() == []
 
 
 def test_chain_of_another_image_is_kept(store: Store, pull: Pull) -> None:

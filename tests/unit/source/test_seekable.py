@@ -143,7 +143,7 @@ def test_a_pipe_is_spooled(tmp_path: Path, spool: Path) -> None:
 
 def test_a_missing_archive_is_not_found(tmp_path: Path, spool: Path) -> None:
     with (
-        pytest.raises(NotFoundError, match="not found: archive:a"),
+        pytest.raises(NotFoundError, match="no such file: archive:a"),
         seekable(str(tmp_path / "none"), "archive:a", spool=spool),
     ):
         pytest.fail("it was found")

@@ -137,6 +137,21 @@ def test_link_to_a_missing_file_is_refused(workspace: Path) -> None:
         unpack(workspace, (F("a"),), (L("b", "gone"),))
 
 
+def test_link_to_itself_without_a_file_is_refused(workspace: Path) -> None:
+    with pytest.raises(LayerError, match="got the target a, which does not exist"):
+        unpack(workspace, (F("b"),), (L("a", "a"),))
+    with pytest.raises(LayerError, match="got the target a, which does not exist"):
+        unpack(workspace / "deleted", (F("a"),), (W("a"), L("a", "a")))
+
+
+def test_link_to_itself_keeps_what_a_lower_layer_has(workspace: Path) -> None:
+    lower = (F("a"), D("d"), F("d/x"))
+    stack = shows(workspace, lower, (L("a", "a"), L("d", "d"), L("h", "a")))
+    with mounted(stack, workspace) as target:
+        assert (target / "a").stat().st_ino == (target / "h").stat().st_ino
+        assert (target / "d/x").exists()
+
+
 def test_link_to_a_lower_directory_is_refused(workspace: Path) -> None:
     with pytest.raises(LayerError, match="which is a directory"):
         unpack(workspace, (D("a"),), (L("b", "a"),))

@@ -124,8 +124,8 @@ def test_full_disk_truncates_the_partial_blob(partials: PartialStore, is_needed:
 
     def limited() -> int:
         # A write beyond RLIMIT_FSIZE fails as on a full disk, with another errno.
-        partials_module = __import__("stacker.store.partials", fromlist=["_NO_SPACE"])
-        partials_module._NO_SPACE.add(errno.EFBIG)
+        partials_module = __import__("stacker.store.partials", fromlist=["NO_SPACE"])
+        partials_module.__dict__["NO_SPACE"] |= {errno.EFBIG}
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
         return fill()
