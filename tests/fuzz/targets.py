@@ -7,6 +7,7 @@ package under test and no fuzzer.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -33,9 +34,13 @@ from stacker.layer.skeleton import reassemble
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.removal import remove_tree
 from stacker.mount import record as mount_record
+from stacker.registry.authentication import merge_scopes, parse_challenges
+from stacker.registry.http.origin import check_scheme, origin_of
+from stacker.registry.http.response import parse_number
 from stacker.registry.registries_conf import parse_registries_conf
 from stacker.stream.compression import decompressed
 from stacker.tar.entry import File
+from stacker.tar.index import read_index
 from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
 from tests.fuzz import requests
@@ -180,6 +185,23 @@ def read_records(data: bytes) -> None:
     assert LayerRecord.from_json(record.to_json(), "again") == record
 
 
+def read_headers(data: bytes) -> None:
+    """Parse a text as the headers and URLs by which a registry directs its client."""
+    text = data.decode("latin-1")
+    for challenge in parse_challenges([text, *text.split("\n")]):
+        merge_scopes(challenge.parameters.get("scope", ""), "repository:app:pull")
+    parse_number(text)
+    with suppress(StackerError):
+        origin = origin_of(text, "fuzz")
+        check_scheme(origin, origin, "fuzz", insecure=False)
+
+
+def index_archive(data: bytes) -> None:
+    """List the members of an archive of an image."""
+    for _ in read_index(io.BytesIO(b"".join(_with_checksums(data))), "fuzz"):
+        pass
+
+
 def decompress(data: bytes) -> None:
     """Decompress a blob whose compression its first bytes tell."""
     length = 0
@@ -306,6 +328,16 @@ def _record_seeds() -> list[bytes]:
     return [record, json.dumps(full).encode(), json.dumps({**mount, "version": 1}).encode()]
 
 
+def _header_seeds() -> list[bytes]:
+    return [
+        b'Bearer realm="https://auth.example/token",service="r",scope="repository:app:pull"',
+        b'Basic realm="a \\"quoted\\" word", Bearer realm=x, error="insufficient_scope"',
+        b"https://registry.example:5000/v2/app/blobs/uploads/1?_state=x%3D",
+        b"http://[::1]:5000/v2/",
+        b"12345678901234567890",
+    ]
+
+
 def _compressed_seeds() -> list[bytes]:
     plain = os.urandom(500) + bytes(3000)
     gzip, zstd = images.compressed(plain, "gzip"), images.compressed(plain, "zstd")
@@ -334,6 +366,8 @@ TARGETS: Final = (
     Target("skeleton", read_skeleton, _tar_seeds, _TAR_TOKENS),
     Target("registries-conf", read_registries_conf, _conf_seeds, (b"[[registry]]", b'"', b"= [")),
     Target("records", read_records, _record_seeds, _JSON_TOKENS),
+    Target("registry-headers", read_headers, _header_seeds, (b"Bearer ", b"realm=", b'"', b",")),
+    Target("archive", index_archive, _tar_seeds, _TAR_TOKENS),
     Target("compression", decompress, _compressed_seeds, (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd")),
     Target("fuse-read-only", requests.answer_read_only, requests.seeds),
     Target("fuse-read-write", requests.answer_read_write, requests.seeds),
