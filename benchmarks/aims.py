@@ -80,10 +80,10 @@ def mounted(documents: Sequence[Figures]) -> str:
         ]
         rows.append([action, aim, *cells])
     head = [
-        "time as a multiple of that of",
+        "stacker's time divided by the time of",
         "goal",
         PEER,
-        f"{PEER} (adapter pyfuse3)",
+        f"{PEER} (stacker with pyfuse3)",
         "the kernel's overlay",
     ]
     served = {line["action"]: line for line in lines if line["contender"] == OWN}

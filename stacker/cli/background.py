@@ -1,8 +1,8 @@
 """Flush a store to disk after the command has answered.
 
-A verb asks for it with `flush_later`; the process forks at its end, and the child writes the new
-layers to disk while the caller's prompt is back.  A child that is killed does no harm: layers it
-did not mark are verified after the next boot, before their first use.
+A verb calls `flush_later`.  At its end, the process forks; the child writes the new layers to disk
+while the parent exits.  If the child is killed, its layers stay unmarked, and stacker verifies them
+after the next boot, before their first use.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _stores: list[Path] = []
 
 
 def flush_later(root: Path) -> None:
-    """Have the store at ``root`` flushed once the command has ended."""
+    """Register the store at ``root`` for a flush at the end of the command."""
     _stores.append(root)
 
 
 def flush_now_in_background() -> None:
-    """Fork a process that flushes what `flush_later` was called with; return at once."""
+    """Fork a process that flushes the registered stores; do not wait for it."""
     if not _stores:
         return
     with suppress(OSError):  # no more processes: the next command flushes

@@ -43,7 +43,7 @@ ENVIRONMENT = (
     ("XDG_CONFIG_HOME", "parent directory of a second containers/auth.json (default: ~/.config)"),
     ("HTTPS_PROXY, HTTP_PROXY", "proxies for registries; lower-case names work as well"),
     ("NO_PROXY", "hosts, domains and networks to reach without a proxy, or `*` for all"),
-    ("SSL_CERT_FILE", "CA certificates that replace the system's, as for OpenSSL"),
+    ("SSL_CERT_FILE", "file of CA certificates that replace the system's"),
     ("TMPDIR", "directory for temporary files of `stacker copy` (default: /var/tmp)"),
     ("NO_COLOR", "if set, disable colours"),
     ("TERM", "`dumb` disables progress bars"),
@@ -135,7 +135,7 @@ def add_archive_ratio(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=parse_count,
         default=ARCHIVE_RATIO,
-        help="decompressed bytes per byte of a compressed archive, after the first 16M "
+        help="the most decompressed bytes per byte of a compressed archive, after the first 16M "
         "(default: %(default)s)",
     )
 

@@ -1,4 +1,4 @@
-"""Unpack layers again from where their images were pulled, for every verb that needs an image.
+"""Unpack layers again from the sources of their images, for every verb that needs an image.
 
 A session and the registry options of a verb, if any, come in; a `Restorer` goes out.  Registries
 and sources are loaded only when a layer is damaged.

@@ -72,7 +72,7 @@ OPTIONS: Final = (
         "let other users access the mount (default for root); see user_allow_other in fuse(8)",
     ),
     ("allow_root", "as root, deny other users access to the mount"),
-    ("fsname=NAME", "the same as SOURCE"),
+    ("fsname=NAME", "the source in /proc/self/mountinfo, instead of SOURCE"),
 )
 IGNORED: Final = """\
 stacker-fuse accepts options that request its fixed behaviour: default_permissions, static_nlink,

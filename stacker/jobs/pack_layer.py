@@ -54,7 +54,7 @@ class PackTask:
 
 
 def pack_layer(task: PackTask, emit: Emit) -> LayerPacked:
-    """Write a layer's blob to a file; the caller holds the layer against removal.
+    """Write a layer's blob to a file; the caller has locked the layer.
 
     :param emit: receives `PackProgress`.
     :raises NotFoundError: the store lacks the layer.

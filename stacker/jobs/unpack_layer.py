@@ -1,4 +1,4 @@
-"""Unpack one layer from its source into the store, in one chain of readers.
+"""Unpack one layer from its source into the store, in one pipeline of iterators.
 
     blob -> verified(digest, size) -> decompressed -> verified(diff_id)
          -> entries -> apply -> commit

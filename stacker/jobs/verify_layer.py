@@ -84,7 +84,7 @@ class LayerVerified:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the layer is exactly what its diff_id says."""
+        """Whether the layer matches its diff_id."""
         return self.damage is None and not self.differences
 
     def joined(self, other: LayerVerified) -> LayerVerified:
@@ -101,7 +101,7 @@ class LayerVerified:
 
 
 def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
-    """Verify one layer; the caller holds it against removal.
+    """Verify one layer, which the caller has locked.
 
     :param emit: called once per MiB of contents.
     :raises NotFoundError: the layer is not in the store.

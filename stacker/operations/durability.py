@@ -1,4 +1,4 @@
-"""What a power cut can damage, and how the store finds out.
+"""Flush layers to disk, and find those that a power cut damaged.
 
 A layer is published without waiting for the disk.  `flush` writes everything to disk later and
 marks it durable.  After a power cut, a layer of another boot without the mark is verified before

@@ -1,7 +1,8 @@
-"""Remove what no image, mount or running command needs.
+"""Remove objects that no image, mount or running command needs.
 
-A store and an age come in; the removed objects go out, with their sizes.  Every part is locked
-against its users before it is removed.  A running pull keeps the layers that no image lists yet.
+A store and an age come in; the removed objects go out, with their sizes.  Each object is locked
+before it is removed, so that a command that uses it keeps it.  A running pull keeps the layers that
+no image lists yet.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """A part of the store that nothing needs.
+    """An object of the store that no image, mount or running command needs.
 
     :param kind: ``layer``, ``chain``, ``blob``, ``partial``, ``staging``, ``mount``, ``image``
         or ``temporary``.
@@ -45,7 +46,7 @@ class Garbage:
 def collect_garbage(
     store: Store, *, older_than: float = 0, dry_run: bool = False, untagged: bool = False
 ) -> list[Garbage]:
-    """Remove what nothing needs.
+    """Remove the objects that no image, mount or running command needs.
 
     :param older_than: seconds; younger layers, chains, blobs and partial blobs are kept.
     :param dry_run: remove nothing, and return what would be removed.

@@ -1,7 +1,7 @@
-"""Replace the damaged layers of images, from kept blobs or from where the images came from.
+"""Replace the damaged layers of images, from stored blobs or from the sources of the images.
 
-A store, an image, and a function that opens a source by its name come in; the name of the source
-that had the layers goes out.  A damaged layer is exchanged for a new one in one step.  A mount
+A store, an image, and a function that opens a source come in; the name of the source that supplied
+the layers goes out.  A damaged layer is exchanged for a new one in one step.  A mount
 that uses the old layer keeps it until it is unmounted.
 """
 

@@ -26,7 +26,7 @@ same.  If SOURCE is an index, stacker copies only the image for one platform; wi
 the index and all its images.  The last line on stdout is the digest of the manifest or index.
 
 SOURCE is as for `stacker pull`, and DEST is as for `stacker push`.  Between repositories of one
-registry, the registry mounts blobs, so stacker need not upload them.  Mirrors apply to SOURCE only.
+registry, the registry mounts blobs, so stacker does not upload them.  Mirrors apply to SOURCE only.
 The options for registries apply to both.  stacker decompresses a compressed archive into a
 temporary file in $TMPDIR (default: /var/tmp).
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from stacker.operations.push import Pushed
 
 DESCRIPTION = """\
-Push an image in the store to a registry, a layout or an archive.  stacker sends the config byte for
-byte, so the image keeps its ID.  If the store (`pull --keep-blobs`) or DEST has the original blob
-of a layer, stacker uses that blob.  Otherwise it builds the tar of the layer again from its files,
-verifies the diff_id and compresses the tar.  If stacker compresses no layer, the manifest and its
-digest stay the same.  The last line on stdout is the digest of the manifest.
+Push an image from the store to a registry, a layout or an archive.  stacker sends the config byte
+for byte, so the image keeps its ID.  If the store (`pull --keep-blobs`) or DEST has the original
+blob of a layer, stacker uses that blob.  Otherwise it builds the tar of the layer again from its
+files, verifies the diff_id and compresses the tar.  If stacker compresses no layer, the manifest
+and its digest stay the same.  The last line on stdout is the digest of the manifest.
 
 DEST is one of
   docker://HOST[:PORT]/REPO[:TAG]   a registry

@@ -20,15 +20,15 @@ blobs from the store if `pull --keep-blobs` kept them, else from the SOURCE of t
 mounts use the damaged layer until they are unmounted.  stacker prints the diff_id of each replaced
 layer.
 
---seal then enables fs-verity on every file of the images.  The kernel compares the contents with
-their hash at each read, and reads of a damaged page fail.  `stacker verify --fast` also notices a
-sealed file that was replaced.  The filesystem must be ext4 or f2fs with the feature `verity`, or
-btrfs.
+--seal also enables fs-verity on every file of the images.  From then on, the kernel compares each
+page with its hash when it reads the page from the disk, and reads of a damaged page fail.  `stacker
+verify --fast` also notices a file that replaced a sealed one.  The filesystem must be ext4 or f2fs
+with the feature `verity`, or btrfs.
 """
 EXAMPLES = """\
   stacker repair app:1.0
   stacker repair --all
-  stacker repair --seal --all    let the kernel check all contents at each read
+  stacker repair --seal --all    let the kernel check what it reads from the disk
 """
 
 
