@@ -128,10 +128,10 @@ def compared(
         for contender in [*contenders[first:], *contenders[:first]]:
             for name, usage in _round(contender, trees, scratch=scratch, environ=environ):
                 runs.setdefault((contender.name, name), []).append(usage)
-    for (contender_name, action), mine in runs.items():
+    for (contender_name, action), usages in runs.items():
         count = entries.get(action, images["app"].entries)
         line = {"contender": contender_name, "action": action, "entries": count}
-        yield {**line, **figures.figures(mine)}
+        yield {**line, **figures.figures(usages)}
 
 
 def _round(
@@ -151,7 +151,7 @@ def _round(
                 yield label, usage
             yield from _done(actions, mount, scratch, environ)
     if contender.can_write:
-        with _room(scratch) as upper:
+        with _upper_directory(scratch) as upper:
             mount = replace(app, upper=upper)
             with _mounted(contender, mount, environ):
                 yield from _done(WRITING, mount, scratch, environ)
@@ -179,14 +179,14 @@ def _mounted(contender: Contender, mount: Mount, environ: dict[str, str]) -> Ite
 
 
 @contextmanager
-def _room(scratch: Path) -> Iterator[Path]:
-    room = scratch / "upper"
+def _upper_directory(scratch: Path) -> Iterator[Path]:
+    directory = scratch / "upper"
     for name in ("upper", "work"):
-        (room / name).mkdir(parents=True)
+        (directory / name).mkdir(parents=True)
     try:
-        yield room
+        yield directory
     finally:
-        shutil.rmtree(room)
+        shutil.rmtree(directory)
 
 
 def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -> Mount:

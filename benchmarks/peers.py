@@ -65,11 +65,11 @@ def synced(peer: Peer, task: Task) -> tuple[str, ...]:
 
 def environment(scratch: Path) -> dict[str, str]:
     """Return an environment whose temporary files are on the measured medium."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("STACKER_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has compiled modules
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("STACKER_")}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has compiled modules
     temporary = scratch / "tmp"
     temporary.mkdir(exist_ok=True)
-    return {**kept, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+    return {**variables, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 
 
 def stacker_command(store: Path, *arguments: str) -> tuple[str, ...]:

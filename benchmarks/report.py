@@ -128,8 +128,8 @@ def _fetching(line: Figures) -> list[str]:
     if "failed" in line:
         return ["cannot", *[""] * 3]
     wall, cpu, memory = line["wall"], line["cpu"]["median"], line["peak_rss"]["median"]
-    pace = line["blob_bytes"] / 1e6 / wall["median"]
-    return [_spread(wall), f"{cpu:.2f}", f"{memory / 1e6:.0f}", f"{pace:.0f}"]
+    speed = line["blob_bytes"] / 1e6 / wall["median"]
+    return [_spread(wall), f"{cpu:.2f}", f"{memory / 1e6:.0f}", f"{speed:.0f}"]
 
 
 def _fuse_table(lines: Sequence[Figures]) -> str:
@@ -196,9 +196,9 @@ def peers_plot(lines: Sequence[Figures]) -> Figure:
     groups = [len({line["corpus"] for line in lines if _medium(line) == each}) for each in media]
     figure, panels = _panels([0.9 + 1.1 * count for count in groups])
     for panel, medium in zip(panels, media, strict=True):
-        mine = [line for line in lines if _medium(line) == medium]
+        chosen = [line for line in lines if _medium(line) == medium]
         colours = {peer: colour for peer, colour in _COLOURS.items() if peer in present}
-        _bars(panel, mine, "corpus", "peer", colours)
+        _bars(panel, chosen, "corpus", "peer", colours)
         panel.set_title(medium)
     panels[0].set_ylabel(_SECONDS)
     panels[-1].legend(frameon=False, fontsize="small")
@@ -212,13 +212,13 @@ def _bars(
     groups = list(dict.fromkeys(line[group] for line in lines))
     width = 0.85 / len(colours)
     for index, (each, colour) in enumerate(colours.items()):
-        mine = [line for line in lines if line[name] == each]
+        chosen = [line for line in lines if line[name] == each]
         aside = (index - (len(colours) - 1) / 2) * width
         panel.bar(
-            [groups.index(line[group]) + aside for line in mine],
-            [line["wall"]["median"] for line in mine],
+            [groups.index(line[group]) + aside for line in chosen],
+            [line["wall"]["median"] for line in chosen],
             width,
-            yerr=_error_bars(mine),
+            yerr=_error_bars(chosen),
             error_kw={"linewidth": 0.8},
             label=each,
             color=colour,
@@ -233,11 +233,11 @@ def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
     figure, panels = _panels([5.0] * len(media))
     for panel, medium in zip(panels, media, strict=True):
         for peer in dict.fromkeys(line["peer"] for line in lines):
-            mine = [line for line in lines if (line["peer"], line["medium"]) == (peer, medium)]
+            chosen = [line for line in lines if (line["peer"], line["medium"]) == (peer, medium)]
             panel.errorbar(
-                [line["n"] for line in mine],
-                [line["wall"]["median"] for line in mine],
-                yerr=_error_bars(mine),
+                [line["n"] for line in chosen],
+                [line["wall"]["median"] for line in chosen],
+                yerr=_error_bars(chosen),
                 label=peer,
                 color=_COLOURS[peer],
                 marker=_MARKERS[peer],

@@ -39,7 +39,7 @@ def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
 
     :raises FailedError: the peer cannot do it.
     """
-    with medium.room() as scratch, peer.prepared(image, scratch) as task:
+    with medium.empty_directory() as scratch, peer.prepared(image, scratch) as task:
         corpora.warm(image)
         medium.prepare(image.plain_bytes + image.blob_bytes)  # some tools keep blobs for a while
         command = synced(peer, task) if sync else task.command
@@ -54,12 +54,12 @@ def alternating(
     for turn in range(repetitions):
         first = turn % len(peers)
         for peer in [*peers[first:], *peers[:first]]:
-            mine = runs[peer.name]
-            if isinstance(mine, str):
+            usages = runs[peer.name]
+            if isinstance(usages, str):
                 continue
             try:
-                mine.append(once(peer))
-                print(f"    {peer.name:12} {mine[-1].wall:8.2f} s", file=sys.stderr)
+                usages.append(once(peer))
+                print(f"    {peer.name:12} {usages[-1].wall:8.2f} s", file=sys.stderr)
             except FailedError as error:
                 runs[peer.name] = str(error)
                 print(f"    {error}", file=sys.stderr)
@@ -80,12 +80,12 @@ def compared(
     print("  ".join(map(str, what.values())), file=sys.stderr)
     once = functools.partial(_once, image=image, medium=medium, sync=sync)
     runs = alternating(peers, once, repetitions)
-    for peer, mine in runs.items():
+    for peer, usages in runs.items():
         line = {**what, "peer": peer}
-        if isinstance(mine, str):
-            yield {**line, "failed": mine.replace(str(medium.directory), "…")}
+        if isinstance(usages, str):
+            yield {**line, "failed": usages.replace(str(medium.directory), "…")}
         else:
-            summed = figures.figures(mine)
+            summed = figures.figures(usages)
             yield {**line, **figures.rates(image, summed), **summed}
 
 
@@ -116,9 +116,9 @@ def growth(arguments: argparse.Namespace) -> Iterator[Figures]:
     for medium in arguments.media:
         for kind, (recipe, counts) in kinds.items():
             for count in counts:
-                with arguments.media[0].room() as place:
+                with arguments.media[0].empty_directory() as directory:
                     make = functools.partial(_made, recipe=recipe, count=count)
-                    image = corpora.grown(make, place / "corpus")
+                    image = corpora.grown(make, directory / "corpus")
                     what = {"corpus": kind, "n": count, "form": "gzip"}
                     yield from line(image, what, medium)
 
@@ -133,13 +133,13 @@ def start_up(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Time verbs against a bare interpreter."""
     image = corpora.image("many-layers", "gzip", size=arguments.size, cache=arguments.cache)
     for medium in arguments.media[:1]:
-        with medium.room() as scratch:
+        with medium.empty_directory() as scratch:
             yield from startup.compared(image, scratch, repetitions=4 * arguments.repetitions)
 
 
 def staged(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Run ``stacker bench`` on the large corpora."""
-    with arguments.media[0].room() as scratch:
+    with arguments.media[0].empty_directory() as scratch:
         yield from stages.measured(
             arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
         )
@@ -149,14 +149,14 @@ def fetched(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Pull ``mix`` from a registry on loopback, and from its layout."""
     image = corpora.image("mix", "gzip", size=arguments.size, cache=arguments.cache)
     medium, what = arguments.media[0], {"corpus": "mix", "form": "gzip"}
-    with medium.room() as place, registry.serving(image, place) as host:
+    with medium.empty_directory() as directory, registry.serving(image, directory) as host:
         peers = [peer for peer in registry.peers(host) if peer.is_installed()]
         yield from compared(peers, image, what, medium, repetitions=arguments.repetitions)
 
 
 def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
     """List, read and write trees that are mounted in different ways."""
-    with arguments.media[0].room() as scratch:
+    with arguments.media[0].empty_directory() as scratch:
         yield from fuse.compared(
             arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
         )
@@ -164,7 +164,7 @@ def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
 
 def verified(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Verify images in the store."""
-    with arguments.media[0].room() as scratch:
+    with arguments.media[0].empty_directory() as scratch:
         yield from verify.compared(
             arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
         )

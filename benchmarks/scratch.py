@@ -55,7 +55,7 @@ class Medium:
                 file.write(_PIECE)
 
     @contextmanager
-    def room(self) -> Iterator[Path]:
+    def empty_directory(self) -> Iterator[Path]:
         """Yield an empty directory; afterwards unmount everything below it and remove it."""
         with tempfile.TemporaryDirectory(
             prefix="bench-", dir=self.directory, ignore_cleanup_errors=True
@@ -63,7 +63,7 @@ class Medium:
             try:
                 if self.own:
                     _mount_new(self.own, Path(name))
-                yield Path(name) / "room" if self.own else Path(name)
+                yield Path(name) / "mount" if self.own else Path(name)
             finally:
                 for point in mounts_below(Path(name)):
                     _unmount(point)
@@ -79,16 +79,16 @@ def _unmount(point: str) -> None:
 
 
 def _mount_new(kind: str, where: Path) -> None:
-    """Create a filesystem in a file below ``where`` and mount it at ``where/room``."""
-    image, room = where / "image", where / "room"
-    room.mkdir()
+    """Create a filesystem in a file below ``where`` and mount it at ``where/mount``."""
+    image, target = where / "image", where / "mount"
+    target.mkdir()
     with image.open("wb") as file:
         file.truncate(_OWN_SIZE)
     # The file is all zeros, so mkfs need not zero tables, now or in the background.
     make = ["mkfs." + kind, "-q", "-F", "-i", "8192", "-E", "lazy_itable_init=1,nodiscard"]
     subprocess.run([*make, str(image)], check=True)
     options = "loop,noinit_itable"
-    subprocess.run(["mount", "-t", kind, "-o", options, str(image), str(room)], check=True)
+    subprocess.run(["mount", "-t", kind, "-o", options, str(image), str(target)], check=True)
 
 
 def media(disk: Path) -> dict[str, Medium]:

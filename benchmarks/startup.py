@@ -33,8 +33,8 @@ def compared(image: Image, scratch: Path, *, repetitions: int) -> Iterator[Figur
         for name, command in commands.items():
             runs[name].append(measured(command, environment=environ, cwd=ROOT))
     bare = figures.figures(runs[BARE])["wall"]["median"]
-    for name, mine in runs.items():
-        summed = figures.figures(mine)
+    for name, usages in runs.items():
+        summed = figures.figures(usages)
         above = round(summed["wall"]["median"] - bare, 4)
         yield {"command": name, "above_bare": above, **summed}
 

@@ -72,7 +72,7 @@ class VerifyTask:
 
 @dataclass(frozen=True, slots=True)
 class LayerVerified:
-    """What verifying a layer found.
+    """The result of verifying a layer.
 
     :param differences: at most 1,000.
     :param damage: what is wrong with the layer as a whole; ``None`` if nothing is.

@@ -38,13 +38,13 @@ class Repair:
     """How layers are replaced.
 
     :param open_source: opens the sources that an image was pulled from.
-    :param form: how layers are written.
+    :param options: how layers are unpacked.
     :param jobs: layers unpacked at the same time.
     :param emit: called with the events of unpacking.
     """
 
     open_source: OpenSource
-    form: UnpackOptions
+    options: UnpackOptions
     jobs: int
     emit: Emit
 
@@ -105,7 +105,7 @@ def _unpack(
     store: Store, source: Source, blobs: Sequence[tuple[Descriptor, DiffID]], repair: Repair
 ) -> None:
     tasks = [
-        UnpackTask(source, store.root, blob, DeclaredDiffID(diff_id, replace=True), repair.form)
+        UnpackTask(source, store.root, blob, DeclaredDiffID(diff_id, replace=True), repair.options)
         for blob, diff_id in blobs
     ]
     for result in run_tasks(

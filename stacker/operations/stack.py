@@ -1,4 +1,4 @@
-"""Build the stack of an image's layers once, and keep it under their chain ID.
+"""Build the stack of an image's layers once, and store it as a chain.
 
 The input is the config of an image whose layers are in the store; the output is the
 :class:`~stacker.layer.paths.Stack` to mount.  Every mount imports this module, so it loads the
@@ -51,7 +51,7 @@ def ensure_stack(
 ) -> Stack:
     """Return the stack of an image whose layers are in the store; build it if it is missing.
 
-    The caller holds the layers against removal (``store.layers.reading``).
+    The caller has locked the layers (``store.layers.reading``).
 
     :param limits: the limits that the layers were unpacked with, if not the defaults.
     :param sync: flush new files to disk before publishing the stack.

@@ -54,7 +54,7 @@ class StoreUsage:
     :param skeletons: tars of layers without file contents.
     :param blobs: manifests and configs, and the blobs of layers if they were kept.
     :param partial: blobs whose download was interrupted; the next pull resumes them.
-    :param chains: fixups of stacks.
+    :param chains: directories that repair stacks.
     :param mounts: writes to mounts that are discarded at unmount.
     """
 

@@ -34,14 +34,14 @@ class ImageVerified:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What verifying found; each layer is listed once, in the order of the images."""
+    """The result of a verification; each layer is listed once, in the order of the images."""
 
     images: tuple[ImageVerified, ...]
     layers: tuple[LayerVerified, ...]
 
     @property
     def damaged(self) -> tuple[LayerVerified, ...]:
-        """The layers that are not what their diff_id says."""
+        """The layers that do not match their diff_id."""
         return tuple(layer for layer in self.layers if not layer.is_sound)
 
     @property

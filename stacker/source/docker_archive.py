@@ -63,7 +63,7 @@ class DockerArchive:
         return open_blob_file(self.archive, name, descriptor)
 
 
-class _Saved(NamedTuple):
+class _SavedImage(NamedTuple):
     """One image of manifest.json."""
 
     config: str
@@ -85,7 +85,7 @@ def open_docker(archive: Archive, name: str) -> DockerArchive:
     :raises IntegrityError: not such an archive, or a malformed one.
     :raises UnsupportedError: the archive is older than Docker 1.10.
     """
-    saved = _called(_read_list(archive), name, archive.what)
+    saved = _image_named(_read_list(archive), name, archive.what)
     raw = read_document_file(archive, saved.config)
     config = Descriptor(mediatype.OCI_CONFIG, Digest.of(raw), len(raw))
     where = f"{archive.what}: {quoted(saved.config)}"
@@ -103,7 +103,7 @@ def open_docker(archive: Archive, name: str) -> DockerArchive:
     return DockerArchive(archive, manifest.embedded(), saved.names, blobs)
 
 
-def _read_list(archive: Archive) -> list[_Saved]:
+def _read_list(archive: Archive) -> list[_SavedImage]:
     """Return the images of manifest.json; a repeated image only adds its names."""
     if not archive.has(_LIST):
         if archive.has("repositories"):
@@ -119,24 +119,24 @@ def _read_list(archive: Archive) -> list[_Saved]:
     listed = parse_json(read_document_file(archive, _LIST), what)
     if not isinstance(listed, list):
         raise IntegrityError(f"{what}: got {quoted(listed)}, want a list")
-    images: dict[tuple[object, ...], _Saved] = {}
+    images: dict[tuple[object, ...], _SavedImage] = {}
     for number, obj in enumerate(listed):
-        saved = _saved(as_object(obj, f"{what}: [{number}]"), f"{what}: [{number}]")
+        saved = _parse_image(as_object(obj, f"{what}: [{number}]"), f"{what}: [{number}]")
         key = (saved.config, saved.layers)
         known = images.get(key, saved)
         images[key] = known._replace(names=tuple(dict.fromkeys(known.names + saved.names)))
     return list(images.values())
 
 
-def _saved(members: dict[str, object], where: str) -> _Saved:
-    return _Saved(
+def _parse_image(members: dict[str, object], where: str) -> _SavedImage:
+    return _SavedImage(
         required(members, "Config", str, where),
         strings(members, "Layers", where),
         strings(members, "RepoTags", where),
     )
 
 
-def _called(images: Sequence[_Saved], name: str, what: str) -> _Saved:
+def _image_named(images: Sequence[_SavedImage], name: str, what: str) -> _SavedImage:
     """Return the image named `name`, with that name first."""
     if name.startswith("@"):
         found: dict[int, tuple[str, ...]] = dict.fromkeys(entry_number(name, len(images)), ())
@@ -150,7 +150,7 @@ def _called(images: Sequence[_Saved], name: str, what: str) -> _Saved:
     return images[number]._replace(names=tuple(dict.fromkeys(names + images[number].names)))
 
 
-def _matches(images: Sequence[_Saved], name: str) -> dict[int, tuple[str, ...]]:
+def _matches(images: Sequence[_SavedImage], name: str) -> dict[int, tuple[str, ...]]:
     """Return the numbers of the images named `name`, with the names that match.
 
     A complete name takes precedence over an abbreviation: ``team/app`` also matches

@@ -1,4 +1,4 @@
-"""Read-only trees of named files: a directory, or an archive that plays the same role.
+"""Read-only trees of named files: a directory or an archive.
 
 A name such as ``blobs/sha256/…`` comes in; a `FileSlice` goes out.  This module must not know what
 the files mean.

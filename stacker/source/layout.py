@@ -66,7 +66,7 @@ def open_layout(files: FileTree, tag: str) -> Layout:
     index = parse_document(read_document_file(files, "index.json"), media_type=None, what=what)
     if not isinstance(index, Index):
         raise IntegrityError(f"{what}: got a manifest, want an index")
-    entries = _called(index.manifests, tag, files.what)
+    entries = _entries_named(index.manifests, tag, files.what)
     # Attestations and artifacts beside images are skipped.  Without an image, the document
     # parser refuses them with a message.
     entries = [entry for entry in entries if is_image(entry)] or entries
@@ -93,7 +93,7 @@ def _names(entry: Descriptor) -> list[str]:
     return [name for name in found if name]
 
 
-def _called(entries: Sequence[Descriptor], tag: str, what: str) -> list[Descriptor]:
+def _entries_named(entries: Sequence[Descriptor], tag: str, what: str) -> list[Descriptor]:
     if not tag:
         found = list(entries)
     elif tag.startswith("@"):

@@ -1,4 +1,4 @@
-"""Stacks by chain ID: the directories that a mount of an image combines.
+"""Chains: stored stacks, each named by its chain ID (docs/explanation/architecture.md, Terms).
 
 `ChainStore` records a `Stack` and returns it.  Its directories are layers of the store, or fixup
 directories next to the record.  An existing chain is complete, because a rename gives it its name.

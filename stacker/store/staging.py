@@ -1,8 +1,8 @@
 """Staging directories: unfinished work that a rename moves into the store.
 
-`Staging` takes a name and returns a path, locked by a file next to it.  A name without a holder of
-its lock is left from a crash, and `Staging.sweep` removes it.  This module does not depend on the
-content.
+`Staging` takes a name and returns a path, locked by a file next to it.  A name that no process
+has locked is left from a crash, and `Staging.sweep` removes it.  This module does not depend on
+the content.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compare an unpacked layer with what its tar says, entry by entry.
+"""Compare an unpacked layer with its tar, entry by entry.
 
 Two :class:`~stacker.tree.scan.Contents` come in: one of the layer's tar, one of the tree on disk.
 Differences go out, each with the path and both values.  This module does not read file contents:

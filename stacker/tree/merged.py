@@ -217,7 +217,7 @@ def merge(sources: Sequence[LayerPaths | Path], dialect: WhiteoutDialect) -> Mer
     inodes: Inodes = {}
     layers = [scan_layer(source, dialect, inodes) for source in sources]
     if has_outside_names(inodes) and any(isinstance(each, LayerPaths) for each in sources):
-        # Skeletons do not have inode numbers, so they do not tell hard links across layers.
+        # Skeletons do not have inode numbers, so they cannot identify hard links across layers.
         inodes = {}
         layers = [scan_directory(tree_of(source), dialect, inodes) for source in sources]
     return _Merger(layers, walks=isinstance(dialect, ForeignDialect)).merged()

@@ -1,4 +1,4 @@
-"""A merged tree with an upper directory that takes all writes.
+"""A merged tree with an upper directory that receives all writes.
 
 The lower tree, which never changes, and an upper directory in the format of the kernel's overlayfs
 come in (filesystems/overlayfs.rst).  The kernel can mount the same directories before and after.
@@ -57,7 +57,7 @@ class WritableTree:
 
     Names are created, linked, renamed and removed here; `files` reads and changes inodes.
 
-    :param upper: the directory that takes the writes.
+    :param upper: the directory that receives the writes.
     :param work: a directory on the same filesystem; ``work`` inside it is emptied and used.
     :param durable: whether synced writes must survive a crash of the machine.
     :raises OSError: a directory lacks xattrs, or has marks of overlayfs features that are off.

@@ -234,12 +234,12 @@ def benchmark_mounts() -> list[str]:
     return [line for line in lines if "/bench-" in line and "/dev/loop" in line]
 
 
-def test_a_room_behind_a_symbolic_link_leaves_no_mount(tmp_path: Path) -> None:
+def test_directory_behind_a_symbolic_link_leaves_no_mount(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with Medium("tmpfs", tmp_path / "link").room() as room:
-        (room / "a").mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "none", str(room / "a")], check=True)
+    with Medium("tmpfs", tmp_path / "link").empty_directory() as directory:
+        (directory / "a").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(directory / "a")], check=True)
     assert list((tmp_path / "real").iterdir()) == []
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 

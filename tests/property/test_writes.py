@@ -186,11 +186,11 @@ class Tree:
         self.tree.mkdir(path)
 
     def symlink(self, path: str) -> None:
-        self.tree.tree.symlink(*self.tree.place(path), b"a", ROOT_USER)
+        self.tree.tree.symlink(*self.tree.parent_and_name(path), b"a", ROOT_USER)
 
     def fifo(self, path: str) -> None:
         mode = stat.S_IFIFO | 0o600
-        self.tree.tree.make_node(*self.tree.place(path), mode, 0, ROOT_USER)
+        self.tree.tree.make_node(*self.tree.parent_and_name(path), mode, 0, ROOT_USER)
 
     def unlink(self, path: str) -> None:
         self.tree.unlink(path)

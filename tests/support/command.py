@@ -88,14 +88,14 @@ class Stacker:
     @property
     def environment(self) -> dict[str, str]:
         """An environment without the variables that configure stacker."""
-        mine = ("STACKER_", "XDG_", "NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(mine)}
-        return {**kept, "PYTHONPATH": PATH, "TERM": "xterm", **self.environ}
+        removed = ("STACKER_", "XDG_", "NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_")
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(removed)}
+        return {**variables, "PYTHONPATH": PATH, "TERM": "xterm", **self.environ}
 
     def words(self, *words: str | Path) -> list[str]:
         """Return the complete command line."""
-        place = ("--store", str(self.store))
-        return [*self.wrap, self.python, "-m", "stacker", *place, *map(str, words)]
+        store = ("--store", str(self.store))
+        return [*self.wrap, self.python, "-m", "stacker", *store, *map(str, words)]
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
         """Run the command, and return its result."""

@@ -217,8 +217,8 @@ class Handler(BaseHTTPRequestHandler):
         digest = parse_qs(query)["digest"][0]
         if digest != f"sha256:{hashlib.sha256(uploads[path]).hexdigest()}":
             return self.answer(400, b'{"errors": [{"code": "DIGEST_INVALID"}]}')
-        place = path.rpartition("uploads/")[0] + digest
-        return self.keep(place, "application/octet-stream", uploads.pop(path))
+        name = path.rpartition("uploads/")[0] + digest
+        return self.keep(name, "application/octet-stream", uploads.pop(path))
 
     def going_on(self, status: int, path: str) -> bool:
         """Answer with an upload's location and the range received so far."""

@@ -56,14 +56,14 @@ def snapshot(root: Path | str) -> dict[bytes, Node]:
     }
 
 
-def _node(place: bytes, status: os.stat_result, group: list[bytes]) -> Node:
+def _node(path: bytes, status: os.stat_result, group: list[bytes]) -> Node:
     kind = KINDS[stat.S_IFMT(status.st_mode)]
     content = b""
     if kind == "file":
-        with open(place, "rb") as file:
+        with open(path, "rb") as file:
             content = file.read()
     elif kind == "symlink":
-        content = os.readlink(place)
+        content = os.readlink(path)
     return Node(
         kind=kind,
         mode=stat.S_IMODE(status.st_mode),
@@ -73,8 +73,8 @@ def _node(place: bytes, status: os.stat_result, group: list[bytes]) -> Node:
         content=content,
         device=status.st_rdev if kind in ("char", "block") else 0,
         xattrs=tuple(
-            (name, os.getxattr(place, name, follow_symlinks=False))
-            for name in sorted(os.listxattr(place, follow_symlinks=False))
+            (name, os.getxattr(path, name, follow_symlinks=False))
+            for name in sorted(os.listxattr(path, follow_symlinks=False))
         ),
         group=tuple(sorted(group)),
     )

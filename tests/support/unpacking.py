@@ -81,30 +81,30 @@ class Unpacked:
     def skeleton(self) -> Path:
         return self.paths.skeleton
 
-    def place(self, path: str | bytes) -> bytes:
+    def path_of(self, path: str | bytes) -> bytes:
         return os.fsencode(self.diff) + b"/" + os.fsencode(path)
 
     def stat(self, path: str | bytes) -> os.stat_result:
-        return os.lstat(self.place(path))
+        return os.lstat(self.path_of(path))
 
     def mode(self, path: str | bytes) -> int:
         return stat.S_IMODE(self.stat(path).st_mode)
 
     def read(self, path: str | bytes) -> bytes:
-        with open(self.place(path), "rb") as file:
+        with open(self.path_of(path), "rb") as file:
             return file.read()
 
     def target(self, path: str | bytes) -> bytes:
-        return os.readlink(self.place(path))
+        return os.readlink(self.path_of(path))
 
     def xattr(self, path: str | bytes, name: str) -> bytes:
-        return os.getxattr(self.place(path), name, follow_symlinks=False)
+        return os.getxattr(self.path_of(path), name, follow_symlinks=False)
 
     def xattrs(self, path: str | bytes) -> set[str]:
-        return set(os.listxattr(self.place(path), follow_symlinks=False))
+        return set(os.listxattr(self.path_of(path), follow_symlinks=False))
 
     def exists(self, path: str | bytes) -> bool:
-        return os.path.lexists(self.place(path))
+        return os.path.lexists(self.path_of(path))
 
     def is_directory(self, path: str | bytes) -> bool:
         return stat.S_ISDIR(self.stat(path).st_mode)
@@ -113,7 +113,7 @@ class Unpacked:
         return self.exists(path) and is_whiteout(self.stat(path))
 
     def is_opaque(self, path: str | bytes = b"") -> bool:
-        return self.record.whiteout_format.is_opaque(self.place(path))
+        return self.record.whiteout_format.is_opaque(self.path_of(path))
 
     def names(self) -> set[bytes]:
         """Return every path of the tree, whiteouts included."""

@@ -59,7 +59,7 @@ class Writable:
             node = found
         return node
 
-    def place(self, path: str | bytes) -> tuple[Node, bytes]:
+    def parent_and_name(self, path: str | bytes) -> tuple[Node, bytes]:
         """Return the directory of a path, and its last name."""
         above, _, name = os.fsencode(path).rpartition(b"/")
         return self.at(above), name
@@ -77,25 +77,25 @@ class Writable:
         self.tree.files.write(self.at(path), data, offset)
 
     def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> Node:
-        node = self.tree.create(*self.place(path), mode, ROOT_USER)
+        node = self.tree.create(*self.parent_and_name(path), mode, ROOT_USER)
         if data:
             self.tree.files.write(node, data, 0)
         return node
 
     def mkdir(self, path: str, mode: int = 0o755) -> Node:
-        return self.tree.make_directory(*self.place(path), mode, ROOT_USER)
+        return self.tree.make_directory(*self.parent_and_name(path), mode, ROOT_USER)
 
     def unlink(self, path: str) -> None:
-        self.tree.unlink(*self.place(path))
+        self.tree.unlink(*self.parent_and_name(path))
 
     def rmdir(self, path: str) -> None:
-        self.tree.remove_directory(*self.place(path))
+        self.tree.remove_directory(*self.parent_and_name(path))
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
-        self.tree.rename(*self.place(old), *self.place(new), flags)
+        self.tree.rename(*self.parent_and_name(old), *self.parent_and_name(new), flags)
 
     def link(self, old: str, new: str) -> None:
-        self.tree.link(self.at(old), *self.place(new))
+        self.tree.link(self.at(old), *self.parent_and_name(new))
 
     def snapshot(self) -> dict[bytes, Seen]:
         """Return everything that a process could read of the tree."""

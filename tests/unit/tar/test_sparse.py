@@ -63,7 +63,7 @@ def test_holes_use_no_disk_blocks(workspace: Workspace, form: Layout) -> None:
     layer = workspace.unpack(form("s", 1 << 36, [(1 << 35, b"x" * 4096)]))
     assert layer.stat("s").st_size == 1 << 36
     assert layer.stat("s").st_blocks * 512 < 1 << 20
-    with open(layer.place("s"), "rb") as file_:
+    with open(layer.path_of("s"), "rb") as file_:
         assert os.pread(file_.fileno(), 10, (1 << 35) + 4090) == b"x" * 6 + bytes(4)
 
 
