@@ -17,7 +17,7 @@ Remove objects that no image, mount or running command uses.  stacker prints the
 the name of each removed object:
 
   layer      an unpacked layer that no image uses
-  chain      a layer stack that no image uses
+  chain      a stored stack of layers that no image uses
   blob       a manifest, a config or a layer's blob that no image uses
   partial    an interrupted download
   staging    files of a killed command
