@@ -60,26 +60,44 @@ def _row(lines: Sequence[Figures], case: tuple[str, str, bool], peers: Sequence[
 
 
 def origin(documents: Sequence[Figures]) -> str:
-    """Return a table of the machines and of the versions of all programs."""
-    machines = dict.fromkeys(
-        "{cpu}, {cores} cores, {gigabytes} GB of memory, {system}, Linux {kernel}, "
-        "Python {python}".format(
-            **document["machine"], gigabytes=round(document["machine"]["memory"] / 1e9)
-        )
-        for document in documents
-    )
+    """Return a table of the machines and of the versions of all programs.
+
+    If there are several machines, each row names the suites that ran on its machine.
+    """
+    groups: dict[str, list[Figures]] = {}
+    for document in documents:
+        groups.setdefault(_machine(document), []).append(document)
+    rows = []
+    for machine, group in groups.items():
+        suites = ", ".join(dict.fromkeys(document["suite"] for document in group))
+        of_suites = f" ({suites})" if len(groups) > 1 else ""
+        rows += [[f"machine{of_suites}", machine], [f"programs{of_suites}", _programs(group)]]
+    return aims.table(["measured on", ""], rows)
+
+
+def unpacking_origin(documents: Sequence[Figures]) -> str:
+    """Return the table of `origin` for the results of the suite ``throughput`` alone."""
+    return origin([document for document in documents if document["suite"] == "throughput"])
+
+
+def _machine(document: Figures) -> str:
+    gigabytes = round(document["machine"]["memory"] / 1e9)
+    return (
+        "{cpu}, {cores} cores, {gigabytes} GB of memory, {system}, Linux {kernel}, Python {python}"
+    ).format(**document["machine"], gigabytes=gigabytes)
+
+
+def _programs(documents: Sequence[Figures]) -> str:
     versions = {
         name: (_NUMBER.search(text) or [text])[0]
         for document in documents
         for name, text in sorted(document["versions"].items())
     }
-    programs = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    rows = [["machine", machine] for machine in machines]
-    return aims.table(["measured on", ""], [*rows, ["programs", programs]])
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...]] = {
-    "README.md": (("summary", "throughput", summary), ("origin", "throughput", origin)),
+    "README.md": (("summary", "throughput", summary), ("origin", "throughput", unpacking_origin)),
     "docs/explanation/performance.md": (
         ("origin", "throughput", origin),
         ("summary", "throughput", summary),

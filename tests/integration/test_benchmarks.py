@@ -212,6 +212,18 @@ def test_the_pages_show_the_results_that_are_committed(tmp_path: Path) -> None:
         assert page.read_text() == (pages.ROOT / page.relative_to(tmp_path)).read_text()
 
 
+def test_origin_names_the_suites_of_each_machine() -> None:
+    [first] = [
+        figures.read(path) for path in report.RESULTS.glob("*.json") if path.stem == "throughput"
+    ]
+    second = {**first, "suite": "verify", "machine": {**first["machine"], "kernel": "1.2.3"}}
+    assert pages.origin([first]).count("machine |") == 1
+    both = pages.origin([first, second])
+    assert "| machine (throughput) |" in both
+    assert "Linux 1.2.3" in both.partition("| machine (verify) |")[2]
+    assert "1.2.3" not in pages.unpacking_origin([first, second])
+
+
 def test_an_own_filesystem_is_there_for_one_run_and_gone_after_it(cache: Path) -> None:
     missing = [tool for tool in ("mkfs.ext4", "losetup") if not shutil.which(tool)]
     if missing:
