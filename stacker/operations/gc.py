@@ -25,6 +25,7 @@ from stacker.operations.usage import tree_size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stacker.mount.record import MountRecord
     from stacker.store.store import Store
 
 
@@ -117,6 +118,7 @@ def _unlisted(store: Store, limit: float, *, dry_run: bool) -> list[Garbage]:
     blobs = {store.blobs.path(digest) for digest in needed.blobs}
     blobs |= {store.blobs.path(index.digest) for index in store.indexes.all()}
     chains = {store.chains.path(chain_id) for chain_id in needed.chains}
+    chains |= _mounted_chains(store)
     layers = [diff_id for diff_id in store.layers.all() if diff_id not in needed.layers]
     found: list[Garbage] = []
     with store.staging.trash() as discard:
@@ -167,9 +169,18 @@ def _replaced(
             discard([path])
 
 
+def _mounted_chains(store: Store) -> set[Path]:
+    """Return the directories of replaced chains that a mount may use."""
+    mounted = {record.chain_id for record in _mounts(store)}
+    return {path for path, chain in store.chains.replaced().items() if str(chain) in mounted}
+
+
+def _mounts(store: Store) -> list[MountRecord]:
+    return [e.record for e in Table(store.mounts).entries() if e.state != "stale"]
+
+
 def _is_mounted(store: Store, diff_id: DiffID) -> bool:
-    records = [e.record for e in Table(store.mounts).entries() if e.state != "stale"]
-    return any(str(diff_id) in record.diff_ids for record in records)
+    return any(str(diff_id) in record.diff_ids for record in _mounts(store))
 
 
 def _is_old(path: Path, limit: float) -> bool:

@@ -7,8 +7,8 @@ that uses the old layer keeps it until it is unmounted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ from stacker.jobs.seal_layer import SealTask, seal_layer
 from stacker.jobs.tasks import UnpackTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.operations.push import StoredImageSource
+from stacker.operations.stack import chain_id_of
 
 if TYPE_CHECKING:
     from stacker.events import Emit
     from stacker.image.descriptor import Descriptor
-    from stacker.image.digest import DiffID, ImageID
+    from stacker.image.digest import ChainID, DiffID, ImageID
     from stacker.jobs.tasks import UnpackOptions
     from stacker.source.protocol import Source
     from stacker.store.images import StoredImage
@@ -61,7 +62,31 @@ def replace_layers(
     :raises IntegrityError: no source has them; the message gives the reason of each.
     """
     with store.images.read_lock():
-        found = [image for image in store.images.all() if image.id == image_id]
+        images = store.images.all()
+        found = [image for image in images if image.id == image_id]
+        chains = _chains(store, images, diff_ids)
+    with store.chains.invalidated(chains):
+        return _replace_layers(store, image_id, found, diff_ids, repair)
+
+
+def _chains(
+    store: Store, images: Iterable[StoredImage], diff_ids: Iterable[DiffID]
+) -> list[ChainID]:
+    """Return the chains of images that use one of these layers."""
+    configs = []
+    for image in images:
+        with suppress(StackerError):  # a damaged config has no chain
+            configs.append(store.images.config(image.id))
+    return [chain_id_of(config) for config in configs if set(diff_ids) & set(config.diff_ids)]
+
+
+def _replace_layers(
+    store: Store,
+    image_id: ImageID,
+    found: Sequence[StoredImage],
+    diff_ids: Sequence[DiffID],
+    repair: Repair,
+) -> str:
     reasons = []
     for image in found:
         for manifest in image.manifests:
@@ -74,8 +99,9 @@ def replace_layers(
                     reasons.append(f"{name}: {error.message}")
                 else:
                     return name
+    why = "; ".join(reasons) or "the store records no source"
     raise IntegrityError(
-        f"cannot repair: image {image_id}: {'; '.join(reasons) or 'the store records no source'}",
+        f"cannot repair: image {image_id}: {why}",
         hint=_hint(found),
     )
 

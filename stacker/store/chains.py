@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import ChainID
 from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux.filesystem import exchange, sync_filesystem
+from stacker.linux.filesystem import exchange, sync_filesystem, write_atomically
 from stacker.linux.process import boot_id
 from stacker.store.staging import Staging
 
 VERSION = 1
 _RECORD = "chain.json"
 _DURABLE = "durable"
+_REPLACED = ".replaced-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class ChainStore:
 
         :returns: ``None`` if another process has built the chain meanwhile.
         """
-        with self.staging.locked(f"chain-{chain_id.algorithm}-{chain_id.hex}") as path:
+        with self.staging.locked(_lock_name(chain_id)) as path:
             if self.is_certain(chain_id):
                 yield None
                 return
@@ -102,15 +104,42 @@ class ChainStore:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def not_durable(self) -> list[Path]:
-        """Return the directories of chains that were not marked durable."""
-        chains = (self.root / "chains").glob("*/*")
-        return [path for path in chains if path.is_dir() and not (path / _DURABLE).exists()]
+    @contextmanager
+    def invalidated(self, chain_ids: Iterable[ChainID]) -> Iterator[None]:
+        """Lock chains while their layers are replaced; each is built again at its next use.
 
-    def mark_durable(self, chain: Path) -> None:
-        """Record that a chain is on disk; do nothing if it was removed meanwhile."""
-        with suppress(FileNotFoundError):
-            (chain / _DURABLE).touch(mode=0o600)
+        The fixup directories of a chain are hard links to files of its layers.
+        """
+        with ExitStack() as held:
+            for chain_id in sorted(set(chain_ids), key=str):
+                held.enter_context(self.staging.locked(_lock_name(chain_id)))
+                path = self.path(chain_id)
+                with suppress(FileNotFoundError, ValueError):  # missing or damaged: not certain
+                    record = json.loads((path / _RECORD).read_bytes())
+                    write_atomically(path / _RECORD, json.dumps({**record, "bootID": ""}).encode())
+                (path / _DURABLE).unlink(missing_ok=True)
+            yield
+
+    def not_durable(self) -> list[ChainID]:
+        """Return the chains of this boot that were not marked durable."""
+        paths = (self.root / "chains").glob("*/*")
+        chains = [
+            ChainID(path.parent.name, path.name)
+            for path in paths
+            if path.is_dir() and _REPLACED not in path.name and not (path / _DURABLE).exists()
+        ]
+        return list(filter(self.is_certain, chains))
+
+    def mark_durable(self, chain_id: ChainID) -> None:
+        """Record that a chain is on disk, unless it was removed or invalidated meanwhile."""
+        with self.staging.locked(_lock_name(chain_id)):
+            if self.is_certain(chain_id):
+                (self.path(chain_id) / _DURABLE).touch(mode=0o600)
+
+    def replaced(self) -> dict[Path, ChainID]:
+        """Return the directories of chains that were built again, with the IDs of the chains."""
+        paths = self.directory.glob(f"*/*{_REPLACED}*")
+        return {path: ChainID(path.parent.name, path.name.partition(".")[0]) for path in paths}
 
     def commit(
         self, chain_id: ChainID, directory: Path, stack: Stack, *, sync: bool = False
@@ -142,4 +171,10 @@ class ChainStore:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            exchange(directory, final)  # one of another boot; the caller removes it
+            exchange(directory, final)
+            # A mount may use the old one, if a repair invalidated it; `gc` removes it.
+            directory.rename(final.with_name(f"{final.name}{_REPLACED}{os.urandom(4).hex()}"))
+
+
+def _lock_name(chain_id: ChainID) -> str:
+    return f"chain-{chain_id.algorithm}-{chain_id.hex}"

@@ -143,8 +143,9 @@ class LayerStore:
             return False
 
     def not_durable(self) -> list[DiffID]:
-        """Return the layers without the durable mark."""
-        return [diff_id for diff_id in self.all() if not self.paths(diff_id).durable.exists()]
+        """Return the layers of this boot without the durable mark."""
+        unmarked = (d for d in self.all() if not self.paths(d).durable.exists())
+        return list(filter(self.is_certain, unmarked))
 
     def mark_durable(self, diff_id: DiffID) -> None:
         """Record that a layer is on disk; do nothing if another process removed it."""

@@ -68,8 +68,12 @@ def test_a_pull_answers_first_and_marks_its_layers_durable_later(
     stacker: Stacker, app: images.Layout
 ) -> None:
     stacker("pull", app.source)
+    wait_until_durable(stacker, app)
+
+
+def wait_until_durable(stacker: Stacker, image: images.Layout) -> None:
     deadline = time.monotonic() + 60
-    while not all((layer / "durable").exists() for layer in paths(stacker, app)):
+    while not all((layer / "durable").exists() for layer in paths(stacker, image)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -150,3 +154,19 @@ def test_a_damaged_layer_does_not_touch_an_image_that_lacks_it(
     after.refused(5, "unpack", "app:1.0", tmp_path / "none")
     after("rm", "app:1.0")
     after.assert_clean(images=1, layers=1)
+
+
+def test_a_flush_does_not_mark_the_layers_of_an_earlier_boot_durable(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    stacker("pull", "--no-sync", app.source)
+    stacker("unpack", "app:1.0", tmp_path / "right")
+    for layer in paths(stacker, app):
+        lose_contents(layer)
+    after = rebooted(stacker)
+    other = layout(tmp_path / "other", [tar(file("other", b"1"))], name="other")
+    after("pull", other.source)
+    wait_until_durable(stacker, other)
+    assert not any((layer / "durable").exists() for layer in paths(stacker, app))
+    after("unpack", "app:1.0", tmp_path / "again")
+    assert snapshot(tmp_path / "again") == snapshot(tmp_path / "right")

@@ -14,6 +14,8 @@ import zstandard
 from tests.support import images
 from tests.support.command import Stacker, at_home
 from tests.support.images import layout
+from tests.support.mounts import unmount_below
+from tests.support.snapshot import snapshot
 from tests.support.tars import dir as folder
 from tests.support.tars import file, hardlink, opaque, symlink, tar, whiteout
 
@@ -412,3 +414,33 @@ def test_repair_seals_files_or_says_what_the_filesystem_lacks(
 def test_sealing_needs_verified_contents(stacker: Stacker, app: images.Layout) -> None:
     stacker("pull", "--sync", app.source)
     assert "got --seal and --fast" in stacker.refused(2, "repair", "--seal", "--fast", "app:1.0")
+
+
+BEHIND_A_LINK = tar(whiteout("usr/lib/old"), file("lib/new", b"new"))
+LINK = tar(symlink("lib", "usr/lib"), folder("usr/lib/"), file("usr/lib/old", b"old"))
+
+
+@needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
+@pytest.mark.parametrize("mounted", [False, True])
+def test_repair_builds_stacks_with_files_of_the_damaged_layer_again(
+    stacker: Stacker, tmp_path: Path, mounted: bool
+) -> None:
+    app = layout(tmp_path / "linked", [LINK, BEHIND_A_LINK], name="linked")
+    stacker("pull", "--sync", app.source)
+    stacker("unpack", "linked", tmp_path / "right")
+    (tmp_path / "target").mkdir()
+    try:
+        if mounted:
+            stacker("mount", "linked", tmp_path / "target")
+        (damaged,) = stacker.store.glob("layers/sha256/*/diff/lib/new")
+        damaged.write_bytes(b"bad")
+        stacker("repair", "linked")
+        stacker("unpack", "linked", tmp_path / "again")
+        assert snapshot(tmp_path / "again") == snapshot(tmp_path / "right")
+        stacker("gc")
+        assert len(list(stacker.store.glob("chains/sha256/*.replaced-*"))) == int(mounted)
+    finally:
+        unmount_below(tmp_path)
+    stacker("gc")
+    assert not list(stacker.store.glob("*/sha256/*.replaced-*"))

@@ -11,7 +11,6 @@ import os
 import struct
 import subprocess
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,6 @@ _FS_IOC_SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, __u32), include/uapi/linu
 _NO_LOG_FLUSH: Final = 2  # neither the journal nor data reach the disk
 _SIZES: Final = {"ext4": 64 << 20, "xfs": 300 << 20}  # mkfs.xfs makes none below 300 MB
 _PATIENCE: Final = 120  # seconds until the last user of the filesystem is gone
-_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,3 @@ class Disk:
 def _loop_devices(image: Path) -> str:
     done = subprocess.run(["losetup", "-j", image], capture_output=True, text=True, check=True)
     return done.stdout
-
-
-def as_after_a_boot(directory: Path) -> tuple[str, ...]:
-    """Return a command that runs another one with a new boot ID.
-
-    It binds a file over the kernel's boot ID in a mount namespace of the command.
-    """
-    file = directory / "boot_id"
-    file.write_text(f"{uuid.uuid4()}\n")
-    script = f'mount --bind "$0" {_BOOT_ID} && exec "$@"'
-    return ("unshare", "--mount", "sh", "-c", script, str(file))

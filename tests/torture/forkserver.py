@@ -21,6 +21,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,9 +32,12 @@ from typing import Final, NoReturn
 from tests.support.command import REPOSITORY, Result, Stacker
 
 LIMIT: Final = 120  # seconds that one command may take on a busy machine
+BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 ARMED: Final = "INJECT_COUNTER"
 """The environment variable that a command with a fault has."""
 _LONGEST: Final = 1 << 16  # bytes of a request
+_CLONE_NEWNS: Final = 0x20000  # include/uapi/linux/sched.h
+_MS_REC: Final = 0x4000  # include/uapi/linux/mount.h
 _SOURCE: Final = Path(__file__).with_name("inject.c")
 _NUMBER: Final = struct.Struct("=i")
 
@@ -52,35 +58,42 @@ class Process:
         assert data, "the fork server ended"
         return int(_NUMBER.unpack(data)[0])
 
-    def wait(self, seconds: float = LIMIT) -> int:
+    def wait(self) -> int:
         """Wait for the end of the command.
 
         :returns: its exit code, negative for a signal.
         :raises AssertionError: it takes longer; it is killed.
         """
         if self._code is None:
-            ended = select.select([self._reply], [], [], seconds)[0]
+            ended = select.select([self._reply], [], [], LIMIT)[0]
             if not ended:
                 os.killpg(self.pid, signal.SIGKILL)
             self._code = self._number()
             os.close(self._reply)
-            assert ended, f"the command did not end within {seconds} s"
+            assert ended, f"the command did not end within {LIMIT} s"
         return self._code
 
 
 class Server:
     """A process that runs commands; it ends with its owner.
 
-    :param wrap: a command that runs the server, such as unshare(1) with its options.
+    :param control: the owner's socket.
+    :param process: the server's process.
     """
 
-    def __init__(self, wrap: tuple[str, ...] = ()) -> None:
-        self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, control: socket.socket, process: Process | subprocess.Popen[bytes]) -> None:
+        self._control = control
+        self.process = process
         self._lock = threading.Lock()
+
+    @classmethod
+    def started(cls) -> Server:
+        """Start a server, with the injector preloaded."""
+        control, other = _sockets()
         environ = Stacker(Path("/nonexistent")).environment
         with other:
-            self._process = subprocess.Popen(
-                [*wrap, sys.executable, "-m", __name__, str(other.fileno())],
+            process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(other.fileno())],
                 cwd=REPOSITORY,
                 env={**environ, "LD_PRELOAD": str(library())},
                 pass_fds=[other.fileno()],
@@ -88,28 +101,48 @@ class Server:
                 stdout=subprocess.DEVNULL,
                 process_group=0,
             )
+        return cls(control, process)
+
+    @contextmanager
+    def after_a_boot(self, directory: Path) -> Iterator[Server]:
+        """Fork a server whose commands see another boot ID, as after a boot.
+
+        Its mount namespace is a copy, so its mounts end with it and its commands.
+
+        :param directory: gets the file that is mounted over the kernel's boot ID.
+        """
+        control, other = _sockets()
+        file = directory / "boot_id"
+        file.write_text(f"{uuid.uuid4()}\n")
+        with control, other:
+            process = self._request({"boot_id": str(file)}, [other.fileno()])
+            other.close()
+            yield Server(control, process)
+            control.close()
+            process.wait()
 
     def start(
         self, words: list[str], environ: dict[str, str], stdin: int, stdout: int, stderr: int
     ) -> Process:
         """Start ``stacker WORD...`` with the environment and three descriptors."""
+        return self._request({"words": words, "environ": environ}, [stdin, stdout, stderr])
+
+    def _request(self, request: dict[str, object], descriptors: list[int]) -> Process:
         reply, writer = os.pipe()
-        request = json.dumps({"words": words, "environ": environ}).encode()
         with self._lock:
-            socket.send_fds(self._control, [request], [stdin, stdout, stderr, writer])
+            socket.send_fds(self._control, [json.dumps(request).encode()], [*descriptors, writer])
         os.close(writer)
         return Process(reply)
 
-    def close(self) -> None:
-        """End the server, but none of its commands."""
-        self._control.close()
-        self._process.wait()
+
+def _sockets() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 @cache
 def shared_server() -> Server:
     """Return a server that this process keeps until its end."""
-    return Server()
+    return Server.started()
 
 
 def library() -> Path:
@@ -139,27 +172,25 @@ class ForkedStacker(Stacker):
         assert "Traceback" not in result.err, result.err
         return result
 
-    def run_with(
-        self, environ: dict[str, str], *words: str | Path, seconds: float = LIMIT
-    ) -> Result:
-        """Run the command with additional environment variables."""
+    def run_with(self, environ: dict[str, str], *words: str | Path, text: str = "") -> Result:
+        """Run the command with additional environment variables, and with text on stdin."""
         with (
-            open(os.devnull, "rb") as null,
+            tempfile.TemporaryFile() as given,
             tempfile.TemporaryFile() as out,
             tempfile.TemporaryFile() as err,
         ):
+            os.pwrite(given.fileno(), text.encode(), 0)
             process = self.server.start(
                 ["--store", str(self.store), *map(str, words)],
                 {**self.environment, **environ},
-                *(file.fileno() for file in (null, out, err)),
+                *(file.fileno() for file in (given, out, err)),
             )
-            code = process.wait(seconds)
-            texts = (_read(file.fileno()) for file in (out, err))
-            return Result(code, *(text.decode("utf-8", "surrogateescape") for text in texts))
+            code = process.wait()
+            return Result(code, _read(out.fileno()), _read(err.fileno()))
 
 
-def _read(fd: int) -> bytes:
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+def _read(fd: int) -> str:
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "surrogateescape")
 
 
 def serve(control: socket.socket) -> None:
@@ -187,21 +218,26 @@ def _report(pidfd: int, pid: int, reply: int) -> None:
     os.close(pidfd)
 
 
-def _start(request: bytes, streams: list[int]) -> int:
+def _start(request: bytes, descriptors: list[int]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            _run(streams, **json.loads(request))
+            os.setpgid(0, 0)
+            task = json.loads(request)
+            if "boot_id" in task:
+                _serve_after_a_boot(task["boot_id"], descriptors[0])
+            else:
+                _run(descriptors, **task)
         finally:
-            os._exit(70)
-    os.setpgid(pid, pid)  # also here, so that the group exists when the owner gets the number
+            os._exit(0 if "boot_id" in task else 70)
+    with suppress(PermissionError):  # the command has ended, or has run another program
+        os.setpgid(pid, pid)  # also here, so that the group exists when the owner gets its number
     return pid
 
 
 def _run(streams: list[int], words: list[str], environ: dict[str, str]) -> NoReturn:
     from stacker.cli import command
 
-    os.setpgid(0, 0)
     for number, fd in enumerate(streams[:3]):
         os.dup2(fd, number)
     os.closerange(3, 1 << 16)
@@ -211,6 +247,17 @@ def _run(streams: list[int], words: list[str], environ: dict[str, str]) -> NoRet
     if ARMED in environ:
         ctypes.CDLL(None).inject_begin()
     command()
+
+
+def _serve_after_a_boot(file: str, fd: int) -> None:
+    from stacker.linux import mountapi
+
+    control = os.dup2(fd, 3)
+    os.closerange(4, 1 << 16)
+    assert ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0
+    mountapi.mount("none", "/", None, mountapi.MS_PRIVATE | _MS_REC)
+    mountapi.mount(file, BOOT_ID, None, mountapi.MS_BIND)
+    serve(socket.socket(fileno=control))
 
 
 def preload() -> None:

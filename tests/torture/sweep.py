@@ -53,9 +53,7 @@ def prepared_world(path: Path, scenario: Scenario) -> Iterator[World]:
     path.mkdir(exist_ok=True)
     world = World(path)
     try:
-        world.prepare()
-        for arguments in scenario.first(world):
-            world.stacker(*arguments)
+        scenario.prepare(world)
         yield world
     finally:
         world.unmount()

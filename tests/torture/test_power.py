@@ -9,25 +9,32 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from stacker.linux.removal import remove_tree
-from tests.torture.checks import check_world
-from tests.torture.disk import Disk, as_after_a_boot
-from tests.torture.forkserver import Server
+from tests.torture.checks import Trees, check_world
+from tests.torture.disk import Disk
+from tests.torture.forkserver import BOOT_ID, shared_server
 from tests.torture.sweep import Findings, expected_trees, is_whole
-from tests.torture.world import GC, SCENARIOS, Scenario, World
+from tests.torture.world import SCENARIOS, Scenario, World
 
-POINTS = 2
-INSTANTS = 20
-"""Instants of a whole run, for each scenario and filesystem; others take `POINTS`."""
+Names = set[str] | None
+
+MAIN = ("pull", "push-layout", "rm", "gc")
+MORE = (
+    *("pull-sync", "copy-layout", "copy-archive", "unpack", "repair"),
+    *("mount", "mount-upper", "umount", "umount-upper"),
+)
+CHOSEN = [scenario for scenario in SCENARIOS if scenario.name in MAIN + MORE]
+INSTANTS = {**dict.fromkeys(MAIN, 40), **dict.fromkeys(MORE, 10)}
+"""Instants of a whole run on each filesystem, half of them during the command."""
+SAMPLE = {**dict.fromkeys(MAIN, 2), **dict.fromkeys(MORE, 1)}
+"""Instants of other runs."""
 LONGEST = 6.0  # seconds after the command; ext4 commits its journal every 5 s
-COMMANDS = ("pull", "pull-sync", "push-layout", "copy-archive", "rm", "unpack")
-CHOSEN = [scenario for scenario in SCENARIOS if scenario.name in COMMANDS] + GC
 
 pytestmark = [
     pytest.mark.usefixtures("alone_among_mounts"),
@@ -55,20 +62,20 @@ class PowerCut:
         return f"power cut {self.after:.1f} s after {end}{journal}"
 
 
-def power_cuts(seed: str) -> list[PowerCut]:
-    """Return the instants of a run, the worst ones first.
+def power_cuts(name: str) -> list[PowerCut]:
+    """Return the instants of a run for a scenario, the worst ones first.
 
     Every second one is after the command's end.  A committed journal is worse than none: names
     and sizes are on the disk, and data are not.
     """
-    chance = random.Random(seed)
+    chance = random.Random(name)
     cuts = [
         PowerCut(chance.uniform(0.2, 1), 0, journal=n % 4 != 2)
         if n % 2 == 0
         else PowerCut(None, chance.choice((0, chance.uniform(0, LONGEST))), journal=n % 4 != 3)
-        for n in range(INSTANTS)
+        for n in range(INSTANTS[name])
     ]
-    return cuts if is_whole() else cuts[:POINTS]
+    return cuts if is_whole() else cuts[: SAMPLE[name]]
 
 
 @pytest.fixture(params=["ext4", "xfs"])
@@ -90,12 +97,11 @@ def prepared_disk(disk: Disk, scenario: Scenario) -> Iterator[World]:
     path.mkdir()
     world = World(path)
     try:
-        world.prepare()
-        for arguments in scenario.first(world):
-            world.stacker(*arguments)
+        scenario.prepare(world)
         disk.sync()
         yield world
     finally:
+        world.unmount()
         disk.unmount()
 
 
@@ -107,12 +113,19 @@ def duration(disk: Disk, scenario: Scenario) -> float:
         return time.monotonic() - started
 
 
-def lose_power(disk: Disk, world: World, scenario: Scenario, cut: PowerCut, seconds: float) -> None:
-    """Run the command, cut the power, and mount the filesystem again."""
+def lose_power(
+    disk: Disk, world: World, scenario: Scenario, cut: PowerCut, seconds: float
+) -> Names:
+    """Run the command, cut the power, and mount the filesystem again.
+
+    :returns: the names in the store before the cut, if the command had ended.
+    """
     process = world.stacker.start(*scenario.command(world))
+    listed = None
     try:
         if cut.during is None:
             process.communicate()
+            listed = names(world)
             time.sleep(cut.after)
         else:
             time.sleep(cut.during * seconds)
@@ -121,8 +134,14 @@ def lose_power(disk: Disk, world: World, scenario: Scenario, cut: PowerCut, seco
         disk.cut_power()
     finally:
         kill_group(process)
+    world.unmount()
     disk.unmount()
     disk.mount()
+    return listed
+
+
+def names(world: World) -> Names:
+    return {name for image in world.stacker("images", "--json").items for name in image["names"]}
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -137,19 +156,29 @@ def test_a_power_cut_leaves_no_wrong_file_and_blocks_no_command(
 ) -> None:
     expected = expected_trees()
     seconds = duration(disk, scenario)
-    boot = as_after_a_boot(tmp_path)
     with Findings(f"power-{disk.kind}", scenario.name) as findings:
         for cut in power_cuts(scenario.name):
             with findings.point(str(cut)), prepared_disk(disk, scenario) as world:
-                lose_power(disk, world, scenario, cut, seconds)
+                listed = lose_power(disk, world, scenario, cut, seconds)
                 if scenario.unpacks and world.tree.exists():
                     remove_tree(world.tree)  # a tree outside the store is as durable as cp's
-                with closing(Server(boot)) as server:
-                    check_world(World(world.path, server), scenario, expected, cut)
+                with world.server.after_a_boot(tmp_path) as server:
+                    rebooted = World(world.path, server)
+                    if listed is not None:
+                        check_durability(rebooted, scenario, expected, listed)
+                    check_world(rebooted, scenario, expected, cut)
+
+
+def check_durability(world: World, scenario: Scenario, expected: Trees, listed: set[str]) -> None:
+    """Check what a command that had ended before the power cut promises."""
+    assert names(world) == listed, "the list of images"
+    if scenario.writes is not None:
+        written = world.pulled_elsewhere(scenario.writes(world))
+        assert written == expected["app"], "what the command wrote"
 
 
 def test_commands_after_a_power_cut_see_another_boot(tmp_path: Path) -> None:
-    path = "/proc/sys/kernel/random/boot_id"
-    command = [*as_after_a_boot(tmp_path), "cat", path]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout == (tmp_path / "boot_id").read_text() != Path(path).read_text()
+    with shared_server().after_a_boot(tmp_path) as server:
+        World(tmp_path, server).stacker("images")  # the server is ready once it has answered
+        seen = Path(f"/proc/{server.process.pid}/root{BOOT_ID}").read_text()
+    assert seen == (tmp_path / "boot_id").read_text() != Path(BOOT_ID).read_text()

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from stacker.cli.verbs import SUMMARIES
 from tests.support import images, tars
 from tests.support.command import Result, Stacker, at_home
 from tests.support.mounts import unmount_below
@@ -35,6 +34,7 @@ CHANGES: Final = tars.tar(
     tars.file("etc/new", b"new\n", mode=0o640),
     tars.file("lib/extra", b"below a symbolic link\n"),
 )
+OLD: Final = tars.tar(tars.file("etc/version", b"1\n"))
 OTHER: Final = tars.tar(tars.dir("srv/"), *(tars.file(f"srv/{n}", b"%d" % n) for n in range(12)))
 
 
@@ -66,6 +66,11 @@ class World:
     def other(self) -> images.Layout:
         """Return an image that is stored durably before the fault."""
         return images.layout(self.path / "other", [BASE, OTHER], name="other", compression="zstd")
+
+    @cached_property
+    def old(self) -> images.Layout:
+        """Return an image with the name of `app`, which loses the name to `app`."""
+        return images.layout(self.path / "old", [BASE, OLD], name="app")
 
     @property
     def target(self) -> Path:
@@ -129,6 +134,7 @@ class Scenario:
     :param name: the name of the test.
     :param command: the arguments of the command.
     :param first: commands that succeed before it.
+    :param damage: changes the store after these commands.
     :param then: commands that succeed once the disturbed command was repeated.
     :param codes: exit codes of the repeated command: not only 0 where the first run may be done.
     :param writes: the source that the command writes; it must hold the image `app`.
@@ -138,10 +144,18 @@ class Scenario:
     name: str
     command: Callable[[World], Arguments]
     first: Callable[[World], list[Arguments]] = lambda _: []
+    damage: Callable[[World], object] = lambda _: None
     then: Callable[[World], list[Arguments]] = lambda _: []
     codes: tuple[int, ...] = (0,)
     writes: Callable[[World], str] | None = None
     unpacks: bool = False
+
+    def prepare(self, world: World) -> None:
+        """Make a new world ready for the command."""
+        world.prepare()
+        for arguments in self.first(world):
+            world.stacker(*arguments)
+        self.damage(world)
 
     def repeat(self, world: World) -> Result:
         """Run the command again without a fault.
@@ -167,6 +181,16 @@ def _mounted_upper(world: World) -> list[Arguments]:
 
 def _indexed(world: World) -> list[Arguments]:
     return [*_pulled(world), ("index", "create", "both", "app", "other")]
+
+
+def _untagged(world: World) -> list[Arguments]:
+    return [("pull", "--sync", world.old.source), *_pulled(world)]
+
+
+def _damaged(world: World) -> None:
+    """Change a file of a layer that only the image `app` has."""
+    (file,) = world.stacker.store.glob("layers/sha256/*/diff/etc/new")
+    file.write_bytes(b"bad\n")
 
 
 def _new_layout(world: World) -> str:
@@ -205,7 +229,7 @@ SCENARIOS: Final = (
         "umount-upper",
         lambda w: ("umount", w.target),
         _mounted_upper,
-        lambda w: [("mount", "--upper", w.upper, "app", w.target), ("umount", w.target)],
+        then=lambda w: [("mount", "--upper", w.upper, "app", w.target), ("umount", w.target)],
         codes=(0, 3),
     ),
     _umount("umount-fuse", "--driver", "fuse"),
@@ -231,11 +255,6 @@ SCENARIOS: Final = (
         "index-create", lambda _: ("index", "create", "both", "app", "other"), _pulled, codes=(0, 2)
     ),
     Scenario("index-rm", lambda _: ("index", "rm", "both"), _indexed, codes=(0, 3)),
+    Scenario("gc", lambda _: ("gc", "--untagged"), _untagged),
+    Scenario("repair", lambda _: ("repair", "app"), _pulled, _damaged, lambda _: [("gc",)]),
 )
-
-GC: Final = (
-    [Scenario("gc", lambda _: ("gc",), lambda w: [*_pulled(w), ("rm", "app")])]
-    if "gc" in SUMMARIES
-    else []
-)
-"""The scenario of ``gc``, if stacker has this verb."""
