@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Show the disk usage of the store.  SHARED is the size of the layers that other images use as well.
 UNIQUE is the size of the layers that only this image uses; `stacker rm` frees it.  The size of a
-layer is the sum of its file sizes.  The lines below the table are about the whole store; a layer
-that several images share counts once.
+layer is the sum of its file sizes.
+
+The lines below the table are about the whole store, in bytes that the filesystem allocates; total
+equals `du -s`.  A layer that several images share counts once.  Blocks that files share by reflink
+count for each file.
 """
 EXAMPLES = """\
   stacker df           show sizes with units
@@ -26,11 +29,13 @@ EXAMPLES = """\
 _PARTS = (
     ("layers", "unpacked layers"),
     ("unlisted", "layers without an image, left by failed pulls (included in layers)"),
-    ("skeletons", "tar streams of the layers without file contents"),
+    ("skeletons", "tar streams of the layers without file contents, and checksums"),
     ("blobs", "manifests, configs and kept layer blobs"),
     ("partial", "interrupted downloads that the next pull resumes"),
     ("chains", "fixup directories of stacks"),
-    ("mounts", "writes that unmounting discards"),
+    ("staging", "unfinished work of commands"),
+    ("mounts", "records of mounts, and writes that unmounting discards"),
+    ("other", "the list of images, indexes, lock files and directories"),
     ("total", "all of the above"),
 )
 

@@ -127,6 +127,8 @@ def test_layers_without_an_image_are_unlisted(store: Store, pull: Pull) -> None:
     with store.images.write_lock():
         store.images.remove(image)
     usage = store_usage(store)
-    assert (usage.layers, usage.unlisted, usage.images) == (110, 110, ())
+    assert 110 <= usage.unlisted <= usage.layers
+    assert usage.images == ()
     assert usage.skeletons > 0
-    assert usage.total == usage.layers + usage.skeletons + usage.blobs + usage.chains
+    pull("app", A, B)
+    assert store_usage(store).unlisted == 0
