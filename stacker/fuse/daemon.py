@@ -243,7 +243,7 @@ _Identity = tuple[tuple[int, int], str, str]
 
 
 def _identity(mount: MountInfo) -> _Identity:
-    """Return what tells a mount from later ones, since the kernel reuses device numbers."""
+    """Return values that identify a mount: the kernel reuses device numbers alone."""
     return mount.device, mount.fstype, mount.source
 
 

@@ -8,24 +8,23 @@ no image lists yet.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError
-from stacker.image.digest import DiffID
+from stacker.image.digest import ChainID, DiffID
 from stacker.linux import lock
 from stacker.linux.filesystem import is_temporary, sweep_temporaries
 from stacker.mount.detach import clear_stale
 from stacker.mount.table import Table
-from stacker.operations.remove import parts_of, remove_image
+from stacker.operations.remove import MountedParts, parts_of, remove_image
 from stacker.operations.usage import tree_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stacker.mount.record import MountRecord
     from stacker.store.store import Store
 
 
@@ -118,69 +117,46 @@ def _unlisted(store: Store, limit: float, *, dry_run: bool) -> list[Garbage]:
     blobs = {store.blobs.path(digest) for digest in needed.blobs}
     blobs |= {store.blobs.path(index.digest) for index in store.indexes.all()}
     chains = {store.chains.path(chain_id) for chain_id in needed.chains}
-    chains |= _mounted_chains(store)
-    layers = [diff_id for diff_id in store.layers.all() if diff_id not in needed.layers]
-    found: list[Garbage] = []
-    with store.staging.trash() as discard:
-        for diff_id in layers:
-            paths = store.layers.paths(diff_id).root
-            if _is_old(paths, limit):
-                found += _remove_layer(store, diff_id, discard, dry_run=dry_run)
+    unlisted = set(store.layers.all()) - needed.layers
+    old = [each for each in sorted(unlisted, key=str) if _is_old(_root(store, each), limit)]
+    with store.staging.trash() as discard, store.layers.removing_unread(old) as free:
+        mounted = MountedParts.read(store)  # after the locks: a mount in progress holds one
+        chains |= {store.chains.path(ChainID.parse(name)) for name in mounted.chains}
+        replaced = store.chains.replaced().items()
+        chains |= {path for path, chain_id in replaced if str(chain_id) in mounted.chains}
+        unused = [*_layers(store, free, mounted), *_replaced(store, mounted)]
         for kind, folder, used in (
             ("chain", store.chains.directory, chains),
             ("blob", store.blobs.root, blobs),
         ):
-            for path in folder.glob("*/*"):
-                if path in used or is_temporary(path.name) or not _is_old(path, limit):
-                    continue
-                found.append(Garbage(kind, path.name, tree_size(path)))
-                if not dry_run:
-                    discard([path])
-        found += _replaced(store, discard, dry_run=dry_run)
+            unused += [
+                (kind, path.name, path)
+                for path in folder.glob("*/*")
+                if path not in used and not is_temporary(path.name) and _is_old(path, limit)
+            ]
+        found = [Garbage(kind, name, tree_size(path)) for kind, name, path in unused]
+        if not dry_run:
+            discard(path for _, _, path in unused)
     return found
 
 
-def _remove_layer(
-    store: Store,
-    diff_id: DiffID,
-    discard: Callable[[Iterable[Path]], None],
-    *,
-    dry_run: bool,
-) -> Iterator[Garbage]:
-    size = tree_size(store.layers.paths(diff_id).root)
-    with suppress(LockedError):
-        if _is_mounted(store, diff_id):
-            return
-        if not dry_run:
-            with store.layers.removing([diff_id]) as paths:
-                discard(paths)
-        yield Garbage("layer", str(diff_id), size)
+def _layers(
+    store: Store, free: set[DiffID], mounted: MountedParts
+) -> Iterator[tuple[str, str, Path]]:
+    for diff_id in sorted(free, key=str):
+        if str(diff_id) not in mounted.layers:
+            yield "layer", str(diff_id), _root(store, diff_id)
 
 
-def _replaced(
-    store: Store, discard: Callable[[Iterable[Path]], None], *, dry_run: bool
-) -> Iterator[Garbage]:
+def _replaced(store: Store, mounted: MountedParts) -> Iterator[tuple[str, str, Path]]:
     for path in store.layers.replaced():
         diff_id = DiffID(path.parent.name, path.name.partition(".")[0])
-        if _is_mounted(store, diff_id):
-            continue
-        yield Garbage("layer", path.name, tree_size(path))
-        if not dry_run:
-            discard([path])
+        if str(diff_id) not in mounted.layers:
+            yield "layer", path.name, path
 
 
-def _mounted_chains(store: Store) -> set[Path]:
-    """Return the directories of replaced chains that a mount may use."""
-    mounted = {record.chain_id for record in _mounts(store)}
-    return {path for path, chain in store.chains.replaced().items() if str(chain) in mounted}
-
-
-def _mounts(store: Store) -> list[MountRecord]:
-    return [e.record for e in Table(store.mounts).entries() if e.state != "stale"]
-
-
-def _is_mounted(store: Store, diff_id: DiffID) -> bool:
-    return any(str(diff_id) in record.diff_ids for record in _mounts(store))
+def _root(store: Store, diff_id: DiffID) -> Path:
+    return store.layers.paths(diff_id).root
 
 
 def _is_old(path: Path, limit: float) -> bool:

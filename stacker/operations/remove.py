@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.image.digest import ChainID, DiffID, Digest, ImageID
-    from stacker.mount.table import Entry
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
 
@@ -66,9 +65,9 @@ def remove_images(store: Store, image_ids: Iterable[ImageID]) -> dict[ImageID, I
                 held.enter_context(store.images.removing(image_id))
             every = (parts.layers for parts in unused.values())
             layers = held.enter_context(store.layers.removing(frozenset().union(*every)))
-            entries = Table(store.mounts).entries()
+            mounted = MountedParts.read(store)
             for image_id, parts in unused.items():
-                _refuse_mounted(entries, image_id, parts)
+                _refuse_mounted(mounted, image_id, parts)
             for image_id in unused:
                 store.images.remove(image_id)
             discard(
@@ -120,14 +119,35 @@ def _existing(store: Store, parts: ImageParts) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _refuse_mounted(entries: Iterable[Entry], image_id: ImageID, unused: ImageParts) -> None:
-    layers, chains = {str(d) for d in unused.layers}, {str(c) for c in unused.chains}
-    for entry in entries:
-        record = entry.record
-        if entry.state == "stale":
-            continue
-        if record.chain_id in chains or not layers.isdisjoint(record.diff_ids):
-            raise LockedError(
-                f"image in use: {image_id}: it is mounted at {entry.record.target}",
-                hint=f"stacker umount {entry.record.target}",
-            )
+@dataclass(frozen=True, slots=True)
+class MountedParts:
+    """The layers and chains that mounts use, by digest, each with the target of one mount."""
+
+    layers: dict[str, Path]
+    chains: dict[str, Path]
+
+    @classmethod
+    def read(cls, store: Store) -> MountedParts:
+        """Read the mount table.  The caller has locked what it wants to remove."""
+        found = cls({}, {})
+        for entry in Table(store.mounts).entries():
+            if entry.state != "stale":
+                found.layers.update(dict.fromkeys(entry.record.diff_ids, entry.record.target))
+                if entry.record.chain_id is not None:
+                    found.chains[entry.record.chain_id] = entry.record.target
+        return found
+
+    def target(self, parts: ImageParts) -> Path | None:
+        """Return the target of a mount that uses one of the parts."""
+        layers = (self.layers.get(str(diff_id)) for diff_id in parts.layers)
+        chains = (self.chains.get(str(chain_id)) for chain_id in parts.chains)
+        return next(filter(None, (*layers, *chains)), None)
+
+
+def _refuse_mounted(mounted: MountedParts, image_id: ImageID, unused: ImageParts) -> None:
+    target = mounted.target(unused)
+    if target is not None:
+        raise LockedError(
+            f"image in use: {image_id}: it is mounted at {target}",
+            hint=f"stacker umount {target}",
+        )

@@ -186,16 +186,26 @@ class LayerStore:
 
         :raises LockedError: another process reads one of them.
         """
-        with _Locks(self.root) as locks:
-            present = [diff_id for diff_id in dict.fromkeys(diff_ids) if self.has(diff_id)]
+        present = [diff_id for diff_id in dict.fromkeys(diff_ids) if self.has(diff_id)]
+        with self.removing_unread(present) as free:
             for diff_id in present:
-                if not locks.of(diff_id).try_exclude(_offset(diff_id)):
+                if diff_id not in free and self.has(diff_id):  # not removed meanwhile
                     raise LockedError(
                         f"layer in use: {diff_id}: another process reads it",
                         hint="run the command again when the other process is done",
                     )
-            roots = (self.paths(diff_id).root for diff_id in present)
-            yield [root for root in roots if root.exists()]  # not removed meanwhile
+            yield [self.paths(diff_id).root for diff_id in present if diff_id in free]
+
+    @contextmanager
+    def removing_unread(self, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
+        """Lock those layers that no other process reads against readers, and return them."""
+        with _Locks(self.root) as locks:
+            free = {
+                diff_id
+                for diff_id in dict.fromkeys(diff_ids)
+                if locks.of(diff_id).try_exclude(_offset(diff_id))
+            }
+            yield {diff_id for diff_id in free if self.has(diff_id)}
 
     def all(self) -> Iterator[DiffID]:
         """Yield the diff_id of every layer in the store."""

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from stacker.errors import LockedError
 from stacker.image.digest import DiffID
 from stacker.linux import lock
+from stacker.operations.gc import collect_garbage
+from stacker.operations.remove import MountedParts
 from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import Stacker, at_home
@@ -199,3 +202,50 @@ def test_rm_removes_an_image_with_a_damaged_config(
     stacker("rm", "other")
     shutil.rmtree(app.path)
     stacker.assert_clean()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts with overlayfs: needs root")
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_gc_keeps_the_layers_and_the_chain_of_a_mount_whose_config_is_damaged(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    stacker("pull", "--sync", app.source)
+    stacker("mount", "app:1.0", target)
+    try:
+        (stacker.store / "blobs/sha256" / app.image.config.partition(":")[2]).write_bytes(b"")
+        assert kinds(stacker, "--dry-run") == []
+        assert kinds(stacker) == []
+        assert (target / "etc/upper").read_bytes() == b"upper"
+        assert len(list(stacker.store.glob("chains/sha256/*"))) == 1
+    finally:
+        stacker("umount", target)
+    assert kinds(stacker) == ["chain", "layer", "layer"]
+
+
+def test_gc_reads_the_mount_table_once_and_after_it_locked_the_layers(
+    stacker: Stacker, app: images.Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount in progress holds the lock of its layers; a finished one is in the table."""
+    stacker("pull", "--sync", app.source)
+    unlist(stacker)
+    store, order = Store(stacker.store), list[str]()
+    layer = DiffID.parse(app.image.diff_ids[0])
+    read = MountedParts.read
+
+    def reading(store: Store) -> MountedParts:
+        with pytest.raises(LockedError), store.layers.removing([layer]):
+            pass
+        order.append("read")
+        return read(store)
+
+    monkeypatch.setattr(MountedParts, "read", reading)
+    assert sorted(each.kind for each in collect_garbage(store)) == [
+        "blob",
+        "blob",
+        "chain",
+        "layer",
+        "layer",
+    ]
+    assert order == ["read"]

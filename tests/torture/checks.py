@@ -59,6 +59,7 @@ def _remove_everything(world: World, fault: object) -> None:
     for image in stacker("images", "--json").items:
         done = stacker.run("rm", image["image_id"])
         assert done.code == 0, (fault, done.err)
+    stacker("gc")  # a killed `rm` leaves layers that no image lists
     layers = [path.name for path in stacker.layers()]
     assert not layers, (fault, "layers left", layers)
     drafts = [path.name for path in stacker.store.iterdir() if path.name.startswith(".")]
