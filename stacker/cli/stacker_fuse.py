@@ -32,7 +32,7 @@ from stacker.mount.plan import Plan
 from stacker.mount.target import refuse_overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
 NAME: Final = "stacker-fuse"
@@ -91,7 +91,7 @@ def plan_of(arguments: Arguments, *, privileged: bool) -> Plan:
     :raises OSError: the work directory cannot be created.
     """
     target = _directory("mount point", arguments.target)
-    lowers = tuple(dict.fromkeys(_directory("lower directory", each) for each in arguments.lowers))
+    lowers = tuple(dict.fromkeys(map(_lower_directory, arguments.lowers)))
     upper, work = _upper_and_work(arguments, target)
     trusted = privileged and process.in_initial_user_namespace() and not arguments.userxattr
     return Plan(
@@ -120,9 +120,19 @@ def _fuse_options(arguments: Arguments) -> FuseOptions:
     )
 
 
-def _directory(what: str, name: str) -> Path:
+def _lower_directory(name: str) -> Path:
+    """Return a lower directory.
+
+    podman names its layers by symlinks that belong to the mapped user of the container.
+    """
+    return _directory("lower directory", name, follow=os.path.realpath)
+
+
+def _directory(
+    what: str, name: str, *, follow: Callable[[Path], Path | str] = safe_path.resolve
+) -> Path:
     try:
-        path = safe_path.resolve(Path(name))
+        path = Path(follow(Path(name)))
         os.scandir(path).close()
     except OSError as error:
         raise MountError(f"cannot use {what}: {name}: {error.strerror}") from error

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
-from stacker.errors import StackerError
+from stacker.errors import StackerError, full_disk_hint
 from stacker.events import Emit
 from stacker.linux.process import set_parent_death_signal
 
@@ -225,5 +225,10 @@ def _unexpected(error: BaseException) -> StackerError:
 
     if isinstance(error, MemoryError):
         return StackerError("out of memory: a worker got no memory", hint="use fewer --jobs")
+    if isinstance(error, OSError):  # of the pipe, or one that the work did not translate
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return StackerError(
+            f"a worker failed: {where}{error.strerror or error}", hint=full_disk_hint(error)
+        )
     where = "".join(traceback.format_exception(error))
     return StackerError(f"internal error: {type(error).__name__}: {error}", hint=where)
