@@ -7,7 +7,6 @@ This module must not set metadata: the header of a link repeats the metadata of 
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import Final
 
@@ -43,19 +42,11 @@ def apply_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
     if found is not None:
         _has_target(tree, found, target_name, entry, what)
     parent, _ = tree.parent(above)
-    if _exists(parent, name):
+    if tree.exists(parent, name):
         tree.set_aside(parent, name, path)
     tree.pending.discard(path)
     if not _link(tree, entry, parent, name, what):
         tree.defer(path, entry.target)
-
-
-def _exists(parent: int, name: bytes) -> bool:
-    try:
-        os.lstat(name, dir_fd=parent)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _has_target(
@@ -69,10 +60,10 @@ def _has_target(
     """
     parent, physical = directory
     try:
-        mode = os.lstat(name or b".", dir_fd=parent).st_mode
+        kind = tree.kind(parent, name)
     except FileNotFoundError:
         return False
-    if not stat.S_ISDIR(mode):
+    if kind != stat.S_IFDIR:
         return True
     if name and tree.directories[join(physical, name)] is None:
         return False
@@ -88,7 +79,7 @@ def _link(tree: LayerRoot, entry: HardLink, parent: int, name: bytes, what: str)
     found = tree.existing(above)
     if found is None or not _has_target(tree, found, target, entry, what):
         return False
-    os.link(target, name, src_dir_fd=found[0], dst_dir_fd=parent, follow_symlinks=False)
+    tree.link(found[0], target, parent, name)
     return True
 
 

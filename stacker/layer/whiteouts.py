@@ -8,16 +8,12 @@ not follow the layer's own symbolic links.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
-from stacker.layer.root import IMPLIED, IMPLIED_MODE, LayerRoot
+from stacker.layer.root import IMPLIED, LayerRoot
 from stacker.layer.symlinks import join
-from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.entry import OpaqueWhiteout, Whiteout, is_redundant
 from stacker.tar.limits import Budget
-
-_SEARCH = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class WhiteoutWriter:
@@ -28,13 +24,12 @@ class WhiteoutWriter:
     ``stranded_opaque`` have the whiteouts below a non-directory of this layer.
     """
 
-    def __init__(self, whiteout_format: WhiteoutFormat, budget: Budget) -> None:
+    def __init__(self, budget: Budget) -> None:
         self.opaque: set[bytes] = set()
         self.written = 0
         self.parents: set[bytes] = set()
         self.stranded: list[bytes] = []
         self.stranded_opaque: list[bytes] = []
-        self._format = whiteout_format
         self._budget = budget
         self._hidden: dict[bytes, None] = {}
         self._emptied: dict[bytes, None] = {}
@@ -62,7 +57,7 @@ class WhiteoutWriter:
         for path in tree.severed:
             self._make_directory_opaque(tree, path)
         for path in self.opaque:
-            self._make_opaque(tree, path)
+            tree.mark_opaque(path)
 
     def _needed(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the paths that no other whiteout of this layer hides already.
@@ -92,20 +87,11 @@ class WhiteoutWriter:
             return
         parent, _ = tree.parent(above)
         try:
-            self._format.hide(parent, name)
+            tree.hide(parent, name)
             self.written += 1
             self.parents.add(above)
         except FileExistsError:
             pass  # the layer's own file hides the lower one
-
-    def _make_opaque(self, tree: LayerRoot, path: bytes) -> None:
-        above, _, name = path.rpartition(b"/")
-        parent, _ = tree.parent(above)
-        fd = os.open(name or b".", _SEARCH, dir_fd=parent)
-        try:
-            self._format.make_opaque(fd)
-        finally:
-            os.close(fd)
 
 
 def _is_directory(tree: LayerRoot, path: bytes) -> bool:
@@ -115,14 +101,7 @@ def _is_directory(tree: LayerRoot, path: bytes) -> bool:
         if made in tree.severed:
             return False
         inner = join(made, name)
-        if inner not in tree.directories:
-            tree.budget.spend(len(inner), inner)
-            parent, _ = tree.parent(made)
-            try:
-                os.mkdir(name, IMPLIED_MODE, dir_fd=parent)
-            except FileExistsError:
-                return False
-            tree.directories[inner] = None
-            tree.assumed.add(inner)
+        if inner not in tree.directories and not tree.imply_directory(made, name):
+            return False
         made = inner
     return True

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from stacker.errors import LayerError
-from stacker.layer.root import LayerRoot
+from stacker.layer.directory_root import DirectoryRoot
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.entry import Meta
 from stacker.tar.limits import Limits
 from tests.support.tars import (
@@ -22,11 +23,16 @@ from tests.support.unpacking import Workspace
 
 
 @contextmanager
-def growing(workspace: Workspace, *, limits: Limits | None = None) -> Iterator[LayerRoot]:
+def growing(workspace: Workspace, *, limits: Limits | None = None) -> Iterator[DirectoryRoot]:
     root = workspace.path / "grown"
     root.mkdir()
     before = len(os.listdir("/proc/self/fd"))
-    with LayerRoot(root, replaced=workspace.path / "replaced", limits=limits) as tree:
+    with DirectoryRoot(
+        root,
+        replaced=workspace.path / "replaced",
+        whiteout_format=WhiteoutFormat.TRUSTED,
+        limits=limits,
+    ) as tree:
         yield tree
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor stayed open"
 

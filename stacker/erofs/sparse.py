@@ -1,0 +1,121 @@
+"""Map the chunks of a sparse file to blocks of its tar, or to blocks of the image.
+
+The segments of a file come in; one block number for each chunk goes out.  A chunk that the tar
+stores at a block boundary refers to the tar.  Other files are copied: the image then has their
+data, without the holes.  This module must not read files, except in :func:`own_data`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from stacker.erofs.format import BLOCK, BLOCK_BITS, HOLE, MAX_CHUNK_BITS
+from stacker.errors import LayerError
+
+if TYPE_CHECKING:
+    from stacker.tar.entry import Segment
+
+_COPIED_BITS: Final = 3
+"""Chunks of copied files have 4 KiB."""
+_MAX_CHUNKS: Final = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class SparseMap:
+    """The chunks of a sparse file.
+
+    :param bits: the exponent of the chunk size in blocks.
+    :param blocks: the first block of each chunk, or ``HOLE``.
+    :param own_blocks: the number of blocks to copy into the image; 0 if the chunks are in the tar.
+    """
+
+    bits: int
+    blocks: Sequence[int]
+    own_blocks: int
+
+
+def sparse_map(segments: Sequence[Segment], *, size: int, start: int, block: int) -> SparseMap:
+    """Return the map of a file.
+
+    :param size: the length of the file in bytes.
+    :param start: where its payload starts in the tar, in bytes.
+    :param block: the first free block of the data area.
+    :raises LayerError: the file has too many chunks.
+    """
+    bits = _common_bits(segments, size)
+    if bits is None:
+        return _copied(segments, size, block)
+    blocks = _empty(size, bits)
+    chunk, at = BLOCK << bits, start // BLOCK
+    for offset, length in segments:
+        for index in range(offset // chunk, -(-(offset + length) // chunk)):
+            blocks[index] = at + (index * chunk - offset) // BLOCK
+        at += -(-length // BLOCK)
+    return SparseMap(bits, blocks, 0)
+
+
+def _common_bits(segments: Sequence[Segment], size: int) -> int | None:
+    """Return the exponent of the largest chunk at whose multiples all segments start and end."""
+    bounds = size and 1 << (size - 1).bit_length()
+    for offset, length in segments:
+        end = offset + length
+        bounds |= offset | (0 if end == size else end)
+    lowest = (bounds & -bounds).bit_length() - 1
+    return min(lowest - BLOCK_BITS, MAX_CHUNK_BITS) if lowest >= BLOCK_BITS else None
+
+
+def _copied(segments: Sequence[Segment], size: int, block: int) -> SparseMap:
+    blocks = _empty(size, _COPIED_BITS)
+    count = 0
+    for index in _touched(segments):
+        blocks[index] = block + (count << _COPIED_BITS)
+        count += 1
+    return SparseMap(_COPIED_BITS, blocks, count << _COPIED_BITS)
+
+
+def _empty(size: int, bits: int) -> list[int]:
+    count = -(-size >> (BLOCK_BITS + bits))
+    if count > _MAX_CHUNKS:
+        raise LayerError(
+            f"sparse file too large: got {count} chunks of {BLOCK << bits} bytes, "
+            f"want at most {_MAX_CHUNKS}",
+            hint="use the form `tree` for this image",
+        )
+    return [HOLE] * count
+
+
+def _touched(segments: Sequence[Segment]) -> Iterator[int]:
+    """Yield each chunk with data, in order."""
+    after = 0
+    for offset, length in segments:
+        if length:
+            first = max(after, offset >> (BLOCK_BITS + _COPIED_BITS))
+            after = max(after, -(-(offset + length) >> (BLOCK_BITS + _COPIED_BITS)))
+            yield from range(first, after)
+
+
+def own_data(segments: Sequence[Segment], *, start: int, tar: int) -> Iterator[bytes]:
+    """Yield the data of the chunks that :func:`sparse_map` copies, with zeros around the segments.
+
+    :param start: where the payload starts in the tar, in bytes.
+    :param tar: a descriptor of the tar.
+    """
+    chunk, left = BLOCK << _COPIED_BITS, list[tuple[int, int, int]]()
+    for offset, length in segments:
+        left.append((offset, length, start))
+        start += length
+    left.reverse()
+    for index in _touched(segments):
+        data, low = bytearray(chunk), index * chunk
+        while left and left[-1][0] < low + chunk:
+            offset, length, at = left.pop()
+            head = max(offset, low)
+            count = min(offset + length, low + chunk) - head
+            data[head - low : head - low + count] = os.pread(tar, count, at + head - offset)
+            if offset + length > low + chunk:
+                left.append((offset, length, at))
+                break
+        yield bytes(data)
