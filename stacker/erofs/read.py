@@ -8,9 +8,9 @@ returned.  This module reads what :mod:`~stacker.erofs.write` writes, and must n
 from __future__ import annotations
 
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from struct import error as StructError
 from typing import Final, NamedTuple, NoReturn
 
 from stacker.erofs import format as on_disk
@@ -114,7 +114,7 @@ class Image:
                 )
                 seconds, nanoseconds = self.superblock.epoch
                 end = at + on_disk.COMPACT.size
-        except StructError:
+        except struct.error:
             self._damaged(f"got inode {nid} outside of the image")
         xattr_size = on_disk.XATTR_HEADER.size + 4 * (count - 1) if count else 0
         layout = head & _DATA_LAYOUT
@@ -161,7 +161,7 @@ class Image:
         for offset in range(0, inode.size, size):
             try:
                 _, tar, block = on_disk.CHUNK_INDEX.unpack_from(self.data, at)
-            except StructError:
+            except struct.error:
                 self._damaged(f"got chunks of inode {inode.nid} outside of the image")
             at += on_disk.CHUNK_INDEX.size
             if tar > self.superblock.tars:
@@ -191,7 +191,7 @@ class Image:
     def _superblock(self) -> Superblock:
         try:
             fields = on_disk.SUPERBLOCK.unpack_from(self.data, on_disk.SUPERBLOCK_OFFSET)
-        except StructError:
+        except struct.error:
             self._damaged(f"got {len(self.data)} bytes, want a superblock")
         if fields[0] != on_disk.MAGIC or fields[3] != on_disk.BLOCK_BITS or fields[10]:
             self._damaged("got another format, want an EROFS image with blocks of 512 bytes")
@@ -211,7 +211,7 @@ class Image:
         try:
             _, first, _ = on_disk.DIRENT.unpack_from(block)
             entries = list(on_disk.DIRENT.iter_unpack(block[:first]))
-        except StructError:
+        except struct.error:
             self._damaged(f"got a malformed block in directory {inode.nid}")
         ends = [start for _, start, _ in entries[1:]]
         ends.append(len(block))
@@ -226,7 +226,7 @@ class Image:
             length, number, size = on_disk.XATTR_ENTRY.unpack_from(data, at)
             start = at + on_disk.XATTR_ENTRY.size
             name = on_disk.join_xattr_name(number, bytes(data[start : start + length]))
-        except (StructError, KeyError):
+        except (struct.error, KeyError):
             self._damaged(f"got a malformed xattr at byte {at}")
         value = bytes(data[start + length : start + length + size])
         if len(value) != size:
