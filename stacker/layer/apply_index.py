@@ -105,8 +105,8 @@ class _IndexApplier(Applier):
         except FileExistsError:
             self._tree.set_aside(parent, name, join(physical, name))
             self._tree.add(parent, name, number)
-        if self._tree.pending:
-            self._tree.pending.pop(join(physical, name), None)
+        if self._tree.pending.count:
+            self._tree.pending.discard(join(physical, name))
 
     def _add(self, kind: int, meta: Meta, *, size: int = 0, start: int = 0) -> int:
         xattrs = meta.xattrs

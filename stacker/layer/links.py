@@ -31,7 +31,7 @@ def apply_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
     found = tree.existing(target_above)
     if found is not None and join(found[1], target_name) == path:
         # It changes nothing.  Only the stack knows whether a lower layer has the file.
-        if path not in tree.pending and not _exists(parent, name):
+        if path not in tree.pending and not tree.exists(parent, name):
             tree.defer(path, path)
         return
     if entry.target.startswith(path + b"/"):

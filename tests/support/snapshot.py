@@ -56,11 +56,19 @@ def snapshot(root: Path | str) -> dict[bytes, Node]:
     }
 
 
+def _open_unnoticed(path: str, flags: int) -> int:
+    """Open a file without a change of its access time, if the caller owns it."""
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
+
+
 def _node(path: bytes, status: os.stat_result, group: list[bytes]) -> Node:
     kind = KINDS[stat.S_IFMT(status.st_mode)]
     content = b""
     if kind == "file":
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_unnoticed) as file:
             content = file.read()
     elif kind == "symlink":
         content = os.readlink(path)

@@ -24,12 +24,15 @@ from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 from stacker.tar.entry import Directory, Entry, File, HardLink, Special, Symlink
 from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
+from tests.support.indexes import assert_index_equals_tree, index_of
 from tests.support.tars import tar
 
 IS_ROOT = os.geteuid() == 0
 FORMAT = WhiteoutFormat.TRUSTED if IS_ROOT else WhiteoutFormat.USER
 IDMAP = IDENTITY if IS_ROOT else SQUASH
 SECRET = b"not yours"
+_MAX_COMPARED = 2_000
+"""The number of entries up to which the index is compared with the tree."""
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root: owners, devices, trusted.*")
 
@@ -174,6 +177,13 @@ class Workspace:
         with open_skeleton(unpacked.skeleton, what="test") as again:
             assert list(again) == entries_of(stream, limits=limits)
         assert LayerRecord.from_json(record.to_json(), "test") == record
+        if record.entries > _MAX_COMPARED:
+            return unpacked
+        tar_path = paths.root / "layer.tar"
+        index, other = index_of(
+            stream, tar_path, whiteout_format=whiteout_format, idmap=idmap, limits=limits
+        )
+        assert_index_equals_tree(index, tar_path, paths.diff, record, other)
         return unpacked
 
     def _outside(self) -> object:
