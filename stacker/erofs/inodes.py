@@ -104,7 +104,16 @@ class Inodes:
         self.mode[number] = stat.S_IFMT(self.mode[number]) | meta.mode
         self.uid[number], self.gid[number] = meta.uid, meta.gid
         self.seconds[number], self.nanoseconds[number] = divmod(meta.mtime, SECOND)
+        self.set_xattrs(number, xattrs)
+
+    def set_xattrs(self, number: int, xattrs: XattrSet) -> None:
+        """Replace the xattrs of an inode."""
         self.xattrs[number] = self._set_number(xattrs)
+
+    def copy_attributes(self, source: int, target: int) -> None:
+        """Give ``target`` the mode, owner, time and xattrs of ``source``, which has its type."""
+        for column in (self.mode, self.uid, self.gid, self.seconds, self.nanoseconds, self.xattrs):
+            column[target] = column[source]
 
     def kind(self, number: int) -> int:
         """Return the ``S_IF*`` constant of an inode."""

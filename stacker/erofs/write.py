@@ -9,9 +9,11 @@ and the data of large directories, long targets and unaligned sparse files.
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,8 +21,11 @@ from stacker.erofs import format as on_disk
 from stacker.erofs.format import BLOCK, aligned
 from stacker.erofs.layout import Layout, chunk_bits, chunk_count, is_compact, lay_out
 from stacker.erofs.sparse import own_data
+from stacker.linux.filesystem import PRIVATE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stacker.erofs.inodes import Inodes
 
 _SLOTS_OFFSET = on_disk.SUPERBLOCK_OFFSET + on_disk.SLOT_SIZE
@@ -30,23 +35,38 @@ _SLOTS_OFFSET = on_disk.SUPERBLOCK_OFFSET + on_disk.SLOT_SIZE
 class Tar:
     """A tar that an image refers to.
 
-    :param tag: a name for it of at most 64 bytes.
     :param size: its length in bytes.
     :param fd: a descriptor, to copy the data of unaligned sparse files.
     """
 
-    tag: bytes
     size: int
     fd: int = -1
 
 
-def write_image(
-    out: BinaryIO, inodes: Inodes, root: int, tars: Sequence[Tar], *, uuid: bytes
-) -> None:
+def write_index(path: Path, inodes: Inodes, root: int, tars: Sequence[tuple[Path, int]]) -> None:
+    """Write the image of the tree of ``root`` to the new file ``path``.
+
+    :param tars: the tars that the inodes refer to by number, from 1, and their sizes in bytes.
+    :raises LayerError: EROFS cannot hold the tree.
+    :raises OSError: a file cannot be opened or written.
+    """
+    needed = {inodes.tar[number] for number in inodes.sparse}
+    with ExitStack() as opened:
+        named = []
+        for number, (tar, size) in enumerate(tars, 1):
+            file = opened.enter_context(tar.open("rb")) if number in needed else None
+            named.append(Tar(size, file.fileno() if file else -1))
+        image = opened.enter_context(path.open("xb", buffering=0))
+        path.chmod(PRIVATE)
+        write_image(image, inodes, root, named)
+
+
+def write_image(out: BinaryIO, inodes: Inodes, root: int, tars: Sequence[Tar]) -> None:
     """Write the image of the tree of ``root`` to the empty file ``out``.
 
+    The UUID is a hash of the inodes, so that equal trees have equal images.
+
     :param tars: the tars that the inodes refer to by number, from 1.
-    :param uuid: 16 bytes for the superblock.
     :raises LayerError: EROFS cannot hold the tree.
     """
     start = _SLOTS_OFFSET + on_disk.SLOT_SIZE * len(tars)
@@ -54,15 +74,23 @@ def write_image(
     layout = lay_out(inodes, root, start=start, xattrs=xattrs.bodies)
     xattr_block = -(-layout.end // BLOCK)
     data_block = xattr_block + -(-len(xattrs.shared) // BLOCK)
-    superblock = _superblock(
-        layout, uuid, tars=len(tars), xattr_block=xattr_block, end=data_block + layout.blocks
-    )
-    out.write(bytes(on_disk.SUPERBLOCK_OFFSET) + superblock)
-    out.writelines(on_disk.DEVICE_SLOT.pack(tar.tag, -(-tar.size // BLOCK), 0) for tar in tars)
     writer = _Writer(inodes, layout, xattrs.bodies, data_block)
-    out.write(writer.inodes(start, xattr_block * BLOCK))
-    out.write(xattrs.shared + bytes(-len(xattrs.shared) % BLOCK))
-    out.writelines(writer.data(tars))
+    area = writer.inodes(start, xattr_block * BLOCK)
+    end, uuid = data_block + layout.blocks, hashlib.sha256(area).digest()[:16]
+    superblock = _superblock(layout, uuid, tars=len(tars), xattr_block=xattr_block, end=end)
+    _write_all(out, bytes(on_disk.SUPERBLOCK_OFFSET) + superblock)
+    slots = (on_disk.DEVICE_SLOT.pack(b"", -(-tar.size // BLOCK), 0) for tar in tars)
+    _write_all(out, b"".join(slots))
+    _write_all(out, area)
+    _write_all(out, xattrs.shared + bytes(-len(xattrs.shared) % BLOCK))
+    for piece in writer.data(tars):
+        _write_all(out, piece)
+
+
+def _write_all(out: BinaryIO, data: bytes | bytearray) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[out.write(left) :]
 
 
 def _superblock(layout: Layout, uuid: bytes, *, tars: int, xattr_block: int, end: int) -> bytes:

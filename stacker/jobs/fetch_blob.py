@@ -154,8 +154,11 @@ class ProgressReporter:
         self._emit = emit
         self._throttle = Throttle()
         self._done = 0
-        self.counter: _Counter | None = None
-        """Counts the entries unpacked so far; set once the tar reader exists."""
+        self._counter: _Counter | None = None
+
+    def watch(self, counter: _Counter) -> None:
+        """Report the entries that a tar reader has counted, too."""
+        self._counter = counter
 
     def count(self, size: int) -> None:
         """Count bytes of the blob; called in the thread that reads them."""
@@ -171,7 +174,7 @@ class ProgressReporter:
 
     @property
     def _entries(self) -> int:
-        return self.counter.count if self.counter else 0
+        return self._counter.count if self._counter else 0
 
     def _report(self) -> None:
         digest, total = self._blob.digest, self._blob.size

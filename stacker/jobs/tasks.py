@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import DiffID, Digest
     from stacker.layer.metadata import IdMap
-    from stacker.layer.paths import LayerPaths
+    from stacker.layer.paths import Form, LayerPaths
     from stacker.layer.record import LayerRecord
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.source.protocol import Source
@@ -36,6 +36,7 @@ class UnpackOptions:
     :param limits: bounds of what one layer may contain.
     :param sync: flush each layer to disk before publishing it.
     :param keep_blobs: keep the blobs of layers in the store.
+    :param form: the form in which layers are stored.
     :param resume: keep the part of a blob that an interrupted pull received, and resume from it.
     """
 
@@ -45,6 +46,7 @@ class UnpackOptions:
     sync: bool = False
     keep_blobs: bool = False
     resume: bool = True
+    form: Form = "tree"
 
 
 class LayerIdentity(Protocol):

@@ -1,7 +1,7 @@
 """Unpack one layer from its source into the store, in one pipeline of iterators.
 
     blob -> verified(digest, size) -> decompressed -> verified(diff_id)
-         -> entries -> apply -> commit
+         -> write_layer -> commit
 
 An `UnpackTask`, a plain value from this process or another, comes in; a committed layer and a
 `LayerUnpacked` go out.  `BlobFetch` opens the blob.  This module must not depend on the number of
@@ -26,25 +26,20 @@ from stacker.jobs.fetch_blob import (
     open_fetch,
 )
 from stacker.jobs.tasks import UnpackTask
-from stacker.layer.apply import apply
+from stacker.jobs.write_layer import write_layer
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
-from stacker.layer.skeleton import SkeletonWriter
 from stacker.store.store import Store
 from stacker.stream.compression import decompressed
 from stacker.stream.pipe import threaded
 from stacker.stream.stages import (
-    APPLY,
     COMMIT,
     HASH_LAYER,
     INFLATE,
     NO_OBSERVER,
-    PARSE,
     StageObserver,
 )
 from stacker.stream.verify import Hash, bounded, hash_inline, hash_thread, metered, verified
-from stacker.tar.entry import Entry
-from stacker.tar.reader import TarReader
 
 _WORTH_THREADS: Final = 64 * 1024
 
@@ -140,15 +135,6 @@ def _attempt(
     return LayerUnpacked(diff_id, blob.digest, record if is_mine else None)
 
 
-class _Entries(TarReader):
-    """A reader whose observer sees each entry."""
-
-    observer = NO_OBSERVER
-
-    def __iter__(self) -> Iterator[Entry]:
-        return self.observer.iterate(PARSE, super().__iter__())
-
-
 def _unpack(
     task: UnpackTask,
     paths: LayerPaths,
@@ -177,23 +163,19 @@ def _unpack(
         if in_threads:
             chunks = stages.enter_context(threaded(chunks))
         chunks = report.passing(chunks)
-        skeleton = SkeletonWriter(stages.enter_context(paths.skeleton.open("wb")))
-        entries = _Entries(chunks, what=what, limits=limits, keep=skeleton.keep)
-        entries.observer, report.counter = observer, entries
         try:
-            with observer.measure(APPLY):
-                record = apply(
-                    entries,
-                    paths.diff,
-                    replaced=paths.replaced,
-                    whiteout_format=task.options.whiteout_format,
-                    idmap=task.options.idmap,
-                    limits=limits,
-                )
+            record = write_layer(
+                chunks,
+                paths,
+                task.options.form,
+                task.options,
+                what=what,
+                started=report.watch,
+                observer=observer,
+            )
         except LayerError:
             _drain(chunks)
             raise
-        skeleton.finish()
     return record.with_blob(str(task.blob.digest), length), diff_id()
 
 

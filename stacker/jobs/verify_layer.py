@@ -30,7 +30,7 @@ from stacker.store.store import Store
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import verified
 from stacker.tar.entry import printable
-from stacker.tar.limits import Limits
+from stacker.tar.limits import UNLIMITED
 from stacker.tree.compare import Difference, differences
 from stacker.tree.scan import from_skeleton, scan_directory
 
@@ -46,14 +46,6 @@ if TYPE_CHECKING:
 _MOST: Final = 1000  # differences that are reported of one layer
 _REPORT_EVERY: Final = 1 << 20  # bytes
 _WORTH_A_THREAD: Final = 1 << 20  # bytes of tar
-_UNLIMITED: Final = Limits(
-    unpacked_bytes=1 << 62,
-    entries=1 << 62,
-    depth=1 << 30,
-    pax_bytes=1 << 40,
-    names=1 << 62,
-    ratio=1 << 40,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +166,7 @@ def _applied_again(
                 replaced=directory / "replaced",
                 whiteout_format=record.whiteout_format,
                 idmap=SQUASH if record.squashed else IDENTITY,
-                limits=_UNLIMITED,
+                limits=UNLIMITED,
             )
     except LayerError as error:
         raise IntegrityError(f"damaged skeleton: {error}") from error

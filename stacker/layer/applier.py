@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from stacker.errors import LayerError, StackerError, full_disk_hint
 from stacker.layer.links import apply_hard_link, resolve_pending
+from stacker.layer.paths import Form
 from stacker.layer.record import LayerRecord
 from stacker.layer.root import LayerRoot
 from stacker.layer.symlinks import join
@@ -74,6 +75,8 @@ class Applier(ABC):
 
     warnings: dict[str, str]
     """One line for each kind of attribute or file that was omitted."""
+    form: Form
+    """The form that is written."""
     escaped: bool
     """Whether an xattr name of overlayfs was escaped."""
 
@@ -148,6 +151,7 @@ class Applier(ABC):
         whiteouts = self._whiteouts
         return LayerRecord(
             whiteout_format=self._format,
+            form=self.form,
             squashed=self._squash,
             entries=entries.count,
             files=self._files,

@@ -66,6 +66,7 @@ def apply(
 
 
 class _DirectoryApplier(Applier):
+    form = "tree"
     _tree: DirectoryRoot
 
     def __init__(

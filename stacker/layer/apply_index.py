@@ -62,6 +62,7 @@ def apply_to_index(
 
 
 class _IndexApplier(Applier):
+    form = "erofs"
     _tree: IndexRoot
     _entries: PositionedStream
 

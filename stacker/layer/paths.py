@@ -1,24 +1,31 @@
-"""Unpacked layers on disk: the paths of one layer, and the directories that a mount stacks.
+"""Layers on disk: the paths of one layer, and what a mount stacks.
 
 A :class:`LayerPaths` comes from the directory of one layer; a :class:`Stack` lists the trees of
-several.  Both are plain values that the store, a mount plan and the merged tree share.  This
-module reads no file, and must not use the store.
+several, or the one index of all.  All are plain values that the store, a mount plan and the merged
+tree share.  This module reads no file, and must not use the store.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.layer.whiteout_format import WhiteoutFormat
 
+Form: TypeAlias = Literal["tree", "erofs"]
+"""How a layer is stored: as a directory tree with a skeleton, or as its tar with an EROFS index."""
+
+FORMS: Final[tuple[Form, ...]] = ("tree", "erofs")
+
 
 @dataclass(frozen=True, slots=True)
 class LayerPaths:
     """The parts of one layer in its directory, in the store or in staging.
+
+    A layer has `diff` and `skeleton`, or `tar` and `index`, or all four.
 
     :param root: the directory of the layer.
     """
@@ -34,6 +41,22 @@ class LayerPaths:
     def skeleton(self) -> Path:
         """The layer's tar without file contents."""
         return self.root / "skeleton.tar.zst"
+
+    @property
+    def tar(self) -> Path:
+        """The layer's uncompressed tar, padded with zeros to a multiple of 512 bytes."""
+        return self.root / "layer.tar"
+
+    @property
+    def index(self) -> Path:
+        """The EROFS image of the layer's metadata; it refers to `tar` for contents."""
+        return self.root / "index.erofs"
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms that the layer has on disk."""
+        found = {"tree": self.diff, "erofs": self.index}
+        return tuple(form for form in FORMS if found[form].exists())
 
     @property
     def checksums(self) -> Path:
@@ -67,15 +90,30 @@ class LayerPaths:
 
 
 @dataclass(frozen=True, slots=True)
+class MergedIndex:
+    """An EROFS image of the merged metadata of several layers.
+
+    :param path: the image.
+    :param tars: the tars with the contents of its files; the image refers to them by number, from
+        1, and a mount names them in this order.
+    """
+
+    path: Path
+    tars: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
-    """The directories that a mount stacks.
+    """What a mount stacks: directories, or a merged index.
 
     :param directories: the topmost first, as overlayfs's ``lowerdir`` lists them.
     :param whiteout_format: how deletions are written in all of them.
-    :param plain: the stack is a single directory without whiteouts, opaque marks or escaped
-        names, so a bind mount exposes it correctly.
+    :param plain: the stack is a single directory, or an index, without whiteouts, opaque marks or
+        escaped names, so that it is right without overlayfs.
+    :param merged: the index; `directories` is then empty.
     """
 
     directories: tuple[Path, ...]
     whiteout_format: WhiteoutFormat
     plain: bool
+    merged: MergedIndex | None = None

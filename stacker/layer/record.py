@@ -1,6 +1,6 @@
 """The record of an unpacked layer: the content of ``layer.json``.
 
-:func:`~stacker.layer.apply.apply` makes a record, a commit writes it, and a stack reads it
+:func:`~stacker.layer.apply.apply` and :func:`~stacker.layer.apply_index.apply_to_index` make a record, a commit writes it, and a stack reads it
 (docs/reference/on-disk.md).  Paths in JSON are UTF-8, with other bytes as lone surrogates (PEP
 383), so that every name survives.  This module must not touch the layer's tree.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from stacker.errors import IntegrityError, UnsupportedError
+from stacker.layer.paths import FORMS, Form
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.entry import HardLink
 
@@ -32,6 +33,7 @@ class LayerRecord:
     """One unpacked layer.
 
     :param whiteout_format: how deletions are written in it.
+    :param form: how the layer was stored first; ``tree`` as soon as it has a tree.
     :param squashed: the process that unpacked it owns every file.
     :param entries: the number of entries in the tar stream.
     :param files: the number of regular files among them.
@@ -55,6 +57,7 @@ class LayerRecord:
     """
 
     whiteout_format: WhiteoutFormat
+    form: Form = "tree"
     squashed: bool = False
     entries: int = 0
     files: int = 0
@@ -88,7 +91,7 @@ class LayerRecord:
         return json.dumps(
             {
                 "version": VERSION,
-                "form": "tree",
+                "form": self.form,
                 "whiteoutFormat": self.whiteout_format.value,
                 "idMap": "squash" if self.squashed else "identity",
                 "blobs": list(self.blobs),
@@ -125,10 +128,10 @@ class LayerRecord:
         try:
             data: dict[str, Any] = json.loads(raw)
             version, form = data["version"], data["form"]
-            if version != VERSION or form != "tree":
+            if version != VERSION or form not in FORMS:
                 raise UnsupportedError(
                     f"unknown layer record: {what}: got version {version} of form {form!r}, "
-                    f"want version {VERSION} of form 'tree'",
+                    f"want version {VERSION} of form {' or '.join(map(repr, FORMS))}",
                     hint="update stacker: a newer version wrote this store",
                 )
             return cls._from_data(data)
@@ -143,6 +146,7 @@ class LayerRecord:
         counts = data["counts"]
         return cls(
             whiteout_format=WhiteoutFormat(data["whiteoutFormat"]),
+            form=data["form"],
             squashed=data["idMap"] == "squash",
             entries=counts["entries"],
             files=counts["files"],

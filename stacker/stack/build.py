@@ -42,14 +42,19 @@ def build_stack(
     :raises LayerError: the target of a hard link does not exist.
     :raises UnsupportedError: the layers have different whiteout formats.
     """
-    whiteout_format = _common_format(layers, whiteout_format)
+    whiteout_format = common_format(layers, whiteout_format)
     builder = _Builder(repairs, whiteout_format, limits)
     for number, layer in enumerate(layers):
         builder.add(number, layer)
     return builder.finish()
 
 
-def _common_format(layers: Sequence[UnpackedLayer], default: WhiteoutFormat) -> WhiteoutFormat:
+def common_format(layers: Sequence[UnpackedLayer], default: WhiteoutFormat) -> WhiteoutFormat:
+    """Return the whiteout format that all layers have.
+
+    :param default: the result without layers.
+    :raises UnsupportedError: the layers have different formats.
+    """
     formats = {layer.record.whiteout_format for layer in layers}
     if len(formats) > 1:
         raise UnsupportedError(

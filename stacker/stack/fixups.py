@@ -1,8 +1,8 @@
 """Write the repairs that a stack puts on top of its layers, as separate directories.
 
 The layers so far and their records come in.  Directories go out with hard links whose targets are
-in lower layers, and with the attributes of directories that upper layers only imply.  This module
-must not read skeletons or use the store.
+in lower layers (:mod:`stacker.stack.links`), and with the attributes of directories that upper
+layers only imply.  This module must not read skeletons or use the store.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from stacker.errors import LayerError
 from stacker.layer.metadata import copy_layer_attributes
-from stacker.layer.pending_links import PendingLinks
 from stacker.layer.root import IMPLIED_MODE
-from stacker.layer.symlinks import follow_symlinks, join
+from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.stack.lookup import Found, LayerLookup
-from stacker.tar.entry import HardLink, printable
+from stacker.stack.links import LinkMaker, make_links
+from stacker.stack.lookup import LayerLookup
+from stacker.tar.entry import HardLink
 
 
 def write_links(
@@ -35,54 +34,41 @@ def write_links(
     :returns: the directories made; all of them are implied.
     :raises LayerError: a target does not exist, or is a directory.
     """
-    left = PendingLinks(links)
-    maker = _LinkMaker(left, tree, directory, what)
-    left.make(maker.make)
-    for link in left:
-        raise LayerError(
-            f"malformed hard link: {what}: {printable(link.path)}: got the target "
-            f"{printable(link.target)}, which depends on this link itself, want a file"
-        )
+    maker = _DiskLinks(links, tree, directory, what)
+    make_links(maker)
     for path in sorted(maker.directories, reverse=True):
         os.utime(os.fsencode(directory) + b"/" + path, ns=(0, 0))
     return frozenset(maker.directories)
 
 
-class _NotYetError(Exception):
-    """The target is at or behind ``path``, a link of the same layer that does not exist yet."""
-
-    def __init__(self, path: bytes) -> None:
-        super().__init__(path)
-        self.path = path
-
-
-class _LinkMaker:
+class _DiskLinks(LinkMaker[bytes]):
     """Makes links in a directory on top of the layers with their targets.
-
-    A layer's entry at a link's name hides the lower entry, even while the link waits.  So a target
-    that is another link of the same layer is never looked up in the layers below.
 
     ``directories`` collects the directories made, including the root.
     """
 
-    def __init__(self, left: PendingLinks, tree: LayerLookup, directory: Path, what: str) -> None:
+    def __init__(
+        self, links: Sequence[HardLink], tree: LayerLookup, directory: Path, what: str
+    ) -> None:
+        super().__init__(links, what)
         self.directories = {b""}
-        self._left = left
-        self._made: set[bytes] = set()
-        self._tree, self._root, self._what = tree, os.fsencode(directory), what
+        self._tree, self._root = tree, os.fsencode(directory)
 
-    def make(self, link: HardLink) -> bytes | None:
-        """Make a link and return ``None``, or return the path of the link that it waits for."""
-        try:
-            source = self._source(link)
-        except _NotYetError as error:
-            return error.path
-        if source is None:
-            return None
-        self._make_directories(link.path.rpartition(b"/")[0])
-        os.link(source, self._root + b"/" + link.path, follow_symlinks=False)
-        self._made.add(link.path)
-        return None
+    def _find(self, path: bytes) -> tuple[bytes, bool] | None:
+        found = self._tree.entry(path)
+        return None if found is None else (found.path, found.is_directory)
+
+    def _symlink_below(self, path: bytes) -> bytes | None:
+        return self._tree.symlink(path)
+
+    def _target_of(self, file: bytes) -> bytes | None:
+        return os.readlink(file) if os.path.islink(file) else None
+
+    def _link(self, file: bytes, path: bytes) -> bytes:
+        self._make_directories(path.rpartition(b"/")[0])
+        made = self._root + b"/" + path
+        os.link(file, made, follow_symlinks=False)
+        return made
 
     def _make_directories(self, path: bytes) -> None:
         inner = b""
@@ -92,44 +78,6 @@ class _LinkMaker:
                 os.mkdir(self._root + b"/" + inner)
                 os.chmod(self._root + b"/" + inner, IMPLIED_MODE)
                 self.directories.add(inner)
-
-    def _source(self, link: HardLink) -> bytes | None:
-        """Return the file to link, or ``None`` for a link to itself, which changes nothing."""
-        above, _, name = link.target.rpartition(b"/")
-        path = join(follow_symlinks(above, self._symlink, want="a file"), name)
-        if path == link.path and self._found(path) is not None:
-            return None
-        if path in self._left and path != link.path:
-            raise _NotYetError(path)
-        if path in self._made:
-            return self._root + b"/" + path
-        return _linkable(self._found(path), link, self._what)
-
-    def _found(self, path: bytes) -> Found | None:
-        """Look up a target; a link on its path hides the lower layers."""
-        above = path
-        while above := above.rpartition(b"/")[0]:
-            if above in self._made:
-                return None
-        return self._tree.entry(path)
-
-    def _symlink(self, path: bytes) -> bytes | None:
-        if path in self._left:
-            raise _NotYetError(path)
-        if path not in self._made:
-            return self._tree.symlink(path)
-        made = self._root + b"/" + path
-        return os.readlink(made) if os.path.islink(made) else None
-
-
-def _linkable(found: Found | None, link: HardLink, what: str) -> bytes:
-    if found is None or found.is_directory:
-        raise LayerError(
-            f"malformed hard link: {what}: {printable(link.path)}: got the target "
-            f"{printable(link.target)}, which {'is a directory' if found else 'does not exist'}, "
-            "want a file of this layer or one below"
-        )
-    return found.path
 
 
 def write_attributes(

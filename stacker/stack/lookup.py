@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,34 @@ class Found:
         return stat.S_ISLNK(self.status.st_mode)
 
 
-class LayerLookup:
+class SymlinkLookup(ABC):
+    """A merged tree in which paths can be resolved."""
+
+    @abstractmethod
+    def symlink(self, path: bytes) -> bytes | None:
+        """Return the target if ``path`` is a symbolic link; its parents must be directories."""
+
+    def physical(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
+        """Follow symbolic links in all components of ``path``, inside the root.
+
+        Components that do not exist stay in the result, since that is where they would be made.
+
+        :param replaced: paths that are not symbolic links any more.
+        :raises LayerError: the links form a loop.
+        """
+        return follow_symlinks(
+            path,
+            lambda candidate: None if candidate in replaced else self.symlink(candidate),
+            want="a file or directory",
+        )
+
+    def physical_name(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
+        """Follow symbolic links in the parents of ``path`` only."""
+        above, _, name = path.rpartition(b"/")
+        return join(self.physical(above, replaced=replaced), name)
+
+
+class LayerLookup(SymlinkLookup):
     """Finds the paths on disk behind the names of a stack.
 
     It caches the directories that it finds, so the layers must not change.
@@ -130,30 +158,11 @@ class LayerLookup:
         merged.seen = len(above.sources)
 
     def symlink(self, path: bytes) -> bytes | None:
-        """Return the target if ``path`` is a symbolic link; its parents must be directories."""
+        """See :meth:`SymlinkLookup.symlink`."""
         found = self.entry(path)
         if found is None or not found.is_symlink:
             return None
         return os.readlink(found.path)
-
-    def physical(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
-        """Follow symbolic links in all components of ``path``, inside the root.
-
-        Components that do not exist stay in the result, since that is where they would be made.
-
-        :param replaced: paths that are not symbolic links any more.
-        :raises LayerError: the links form a loop.
-        """
-        return follow_symlinks(
-            path,
-            lambda candidate: None if candidate in replaced else self.symlink(candidate),
-            want="a file or directory",
-        )
-
-    def physical_name(self, path: bytes, *, replaced: Container[bytes] = ()) -> bytes:
-        """Follow symbolic links in the parents of ``path`` only."""
-        above, _, name = path.rpartition(b"/")
-        return join(self.physical(above, replaced=replaced), name)
 
 
 class _Merged:

@@ -9,17 +9,20 @@ tree.  This module must not repeat the rules for applying entries.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from stacker.erofs.inodes import Inodes
 from stacker.errors import IntegrityError
 from stacker.layer.apply import apply
+from stacker.layer.apply_index import apply_to_index
 from stacker.layer.metadata import IDENTITY, SQUASH
-from stacker.layer.paths import LayerPaths
+from stacker.layer.paths import Form, LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import FileLocations, open_skeleton
-from stacker.stack.lookup import LayerLookup
+from stacker.stack.lookup import LayerLookup, SymlinkLookup
 from stacker.tar.entry import (
     AufsFile,
     Directory,
@@ -30,7 +33,9 @@ from stacker.tar.entry import (
     Whiteout,
     is_redundant,
 )
-from stacker.tar.limits import Limits
+from stacker.tar.index import SeekableChunks
+from stacker.tar.limits import UNLIMITED, Limits
+from stacker.tar.reader import TarReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +46,34 @@ class UnpackedLayer:
     :param paths: the files of the layer.
     :param record: the content of ``paths.record``.
     :param diff: the tree to stack: ``paths.diff``, or a copy of it.
+    :param form: the form of the stack.
     """
 
     name: str
     paths: LayerPaths
     record: LayerRecord
     diff: Path
+    form: Form = "tree"
 
     @classmethod
-    def at(cls, name: str, paths: LayerPaths, record: LayerRecord) -> UnpackedLayer:
+    def at(
+        cls, name: str, paths: LayerPaths, record: LayerRecord, form: Form = "tree"
+    ) -> UnpackedLayer:
         """Return the layer at ``paths``, with its own tree."""
-        return cls(name, paths, record, paths.diff)
+        return cls(name, paths, record, paths.diff, form)
+
+    @contextmanager
+    def open_entries(self) -> Iterator[TarReader]:
+        """Open the entries of the layer, in its skeleton or in its tar."""
+        if self.form == "tree":
+            with open_skeleton(self.paths.skeleton, what=self.name) as skeleton:
+                yield skeleton
+        else:
+            with self.paths.tar.open("rb") as file:
+                yield TarReader(SeekableChunks(file), what=self.name, limits=UNLIMITED)
 
 
-def must_rebase(layer: UnpackedLayer, below: LayerLookup) -> bool:
+def must_rebase(layer: UnpackedLayer, below: SymlinkLookup) -> bool:
     """Return whether a symbolic link in the layers below moves an entry of ``layer``."""
     record = layer.record
     if any(
@@ -78,9 +97,9 @@ def rebase(
     whiteouts = _collect_whiteouts(layer, below)
     paths = LayerPaths(directory)
     paths.diff.mkdir()
-    with open_skeleton(layer.paths.skeleton, what=layer.name) as reader:
+    with layer.open_entries() as reader:
         record = apply(
-            _Entries(layer, whiteouts, reader),
+            _ExistingFiles(layer, whiteouts, reader),
             paths.diff,
             replaced=paths.replaced,
             whiteout_format=layer.record.whiteout_format,
@@ -89,6 +108,32 @@ def rebase(
             lower=_MaskedTree(below, whiteouts),
         )
     return UnpackedLayer.at(layer.name, paths, record)
+
+
+def rebase_index(
+    layer: UnpackedLayer,
+    below: SymlinkLookup,
+    inodes: Inodes,
+    *,
+    tar: int,
+    limits: Limits | None = None,
+) -> tuple[int, LayerRecord]:
+    """Apply ``layer`` on top of ``below``; its inodes are added to ``inodes``.
+
+    :param tar: the number of the layer's tar.
+    :returns: the number of its root, and the record.
+    """
+    whiteouts = _collect_whiteouts(layer, below)
+    with layer.open_entries() as reader:
+        return apply_to_index(
+            _Entries(layer, whiteouts, reader),
+            inodes,
+            tar=tar,
+            whiteout_format=layer.record.whiteout_format,
+            idmap=SQUASH if layer.record.squashed else IDENTITY,
+            limits=limits,
+            lower=_MaskedTree(below, whiteouts),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +159,10 @@ class _Whiteouts:
         return is_redundant(path, self.names, self.areas)
 
 
-def _collect_whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
-    """Collect whiteouts from the skeleton, and resolve them in the lower tree."""
+def _collect_whiteouts(layer: UnpackedLayer, below: SymlinkLookup) -> _Whiteouts:
+    """Collect whiteouts from the entries, and resolve them in the lower tree."""
     names, areas, directories = set[bytes](), set[bytes](), set[bytes]()
-    with open_skeleton(layer.paths.skeleton, what=layer.name) as reader:
+    with layer.open_entries() as reader:
         for entry in reader:
             if isinstance(entry, Whiteout):
                 names.add(entry.path)
@@ -127,8 +172,7 @@ def _collect_whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
                 directories.add(entry.path)
     if reader.count != layer.record.entries:
         raise IntegrityError(
-            f"damaged skeleton: {layer.name}: got {reader.count} entries, "
-            f"want {layer.record.entries}"
+            f"damaged layer: {layer.name}: got {reader.count} entries, want {layer.record.entries}"
         )
     found = [path for path in names if not is_redundant(path, names, areas)]
     emptied = [path for path in areas if not is_redundant(path, names, areas)]
@@ -144,7 +188,7 @@ def _collect_whiteouts(layer: UnpackedLayer, below: LayerLookup) -> _Whiteouts:
 class _MaskedTree:
     """The lower tree without what the layer's whiteouts hide and its directories replace."""
 
-    def __init__(self, below: LayerLookup, whiteouts: _Whiteouts) -> None:
+    def __init__(self, below: SymlinkLookup, whiteouts: _Whiteouts) -> None:
         self._below = below
         self._directories = whiteouts.directories
         self._hidden = frozenset(whiteouts.hidden.values())
@@ -161,15 +205,11 @@ class _MaskedTree:
 
 
 class _Entries:
-    """The entries of a layer, with contents from its tree and resolved whiteouts."""
+    """The entries of a layer, with resolved whiteouts."""
 
-    def __init__(
-        self, layer: UnpackedLayer, whiteouts: _Whiteouts, entries: Iterable[Entry]
-    ) -> None:
+    def __init__(self, layer: UnpackedLayer, whiteouts: _Whiteouts, entries: TarReader) -> None:
         self.what = layer.name
         self.count = 0
-        self._layer = layer
-        self._locations = FileLocations(layer.record)
         self._whiteouts = whiteouts
         self._entries = entries
 
@@ -178,10 +218,13 @@ class _Entries:
             self.count += 1
             yield self._translate(entry)
 
+    @property
+    def offset(self) -> int:
+        """Where the payload of the last entry starts in the tar, in bytes."""
+        return self._entries.offset
+
     def _translate(self, entry: Entry) -> Entry:
         match entry:
-            case File(path=path, size=size):
-                return ExistingFile(path, size, self._source(path))
             case Whiteout(path=path) | OpaqueWhiteout(path=path) if self._whiteouts.is_redundant(
                 path
             ):
@@ -193,11 +236,25 @@ class _Entries:
             case _:
                 return entry
 
+    def write_payload(self, fd: int, length: int) -> None:
+        raise NotImplementedError  # the files exist already, or stay in the tar
+
+
+class _ExistingFiles(_Entries):
+    """The same, with contents from the layer's tree."""
+
+    def __init__(self, layer: UnpackedLayer, whiteouts: _Whiteouts, entries: TarReader) -> None:
+        super().__init__(layer, whiteouts, entries)
+        self._layer = layer
+        self._locations = FileLocations(layer.record)
+
+    def _translate(self, entry: Entry) -> Entry:
+        if isinstance(entry, File):
+            return ExistingFile(entry.path, entry.size, self._source(entry.path))
+        return super()._translate(entry)
+
     def _source(self, path: bytes) -> bytes:
         layer = self._layer
         number, inside = self._locations.find(self.count - 1, path)
         root = layer.diff if number is None else layer.paths.replaced / str(number)
         return os.fsencode(root) + (b"/" + inside if inside else b"")
-
-    def write_payload(self, fd: int, length: int) -> None:
-        raise NotImplementedError  # this stream has no File entries

@@ -75,9 +75,8 @@ class LayerStore:
             if self.has(diff_id) and not replace:
                 yield None
                 return
-            paths = LayerPaths(path)
-            paths.diff.mkdir(mode=0o700, parents=True)
-            yield paths
+            path.mkdir(mode=0o700)
+            yield LayerPaths(path)
 
     @contextmanager
     def unpacking_blob(self, blob: Digest) -> Iterator[LayerPaths]:
@@ -87,9 +86,8 @@ class LayerStore:
         it, the end of the context removes the paths.
         """
         with self.staging.locked(f"blob-{blob.algorithm}-{blob.hex}") as path:
-            paths = LayerPaths(path)
-            paths.diff.mkdir(mode=0o700, parents=True)
-            yield paths
+            path.mkdir(mode=0o700)
+            yield LayerPaths(path)
 
     def commit(
         self, diff_id: DiffID, paths: LayerPaths, record: LayerRecord, *, sync: bool

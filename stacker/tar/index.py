@@ -33,7 +33,7 @@ class Member(NamedTuple):
     linkname: bytes
 
 
-class _Seeking:
+class SeekableChunks:
     """The chunks of a file; a reader can seek over payloads with :meth:`skip`."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -62,7 +62,7 @@ def read_index(file: BinaryIO, what: str) -> Iterator[Member]:
     :raises LayerError: the archive is malformed or truncated.
     """
     end = file.seek(0, os.SEEK_END)
-    reader = TarReader(_Seeking(file), what=what)
+    reader = TarReader(SeekableChunks(file), what=what)
     for entry in reader:
         match entry:
             case File(path=path, size=size, stored=stored):

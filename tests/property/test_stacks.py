@@ -20,6 +20,7 @@ from stacker.mount.drivers.fuse import FuseDriver
 from stacker.stack.flatten import flatten
 from stacker.tree.merged import merge
 from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.indexes import merged_snapshot, merged_stack
 from tests.support.merged import tree_snapshot
 from tests.support.sequential import ImpossibleError, Item, Sequential
 from tests.support.snapshot import Node, snapshot
@@ -104,7 +105,11 @@ def check(layers: Sequence[Sequence[Item]], whiteout_format: WhiteoutFormat) -> 
         if wanted is None:
             with pytest.raises(LayerError):
                 unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
+            with pytest.raises(LayerError):
+                merged_stack([archive(layer) for layer in layers], workspace, whiteout_format)
             return
+        index = merged_stack([archive(layer) for layer in layers], workspace, whiteout_format)
+        assert merged_snapshot(index) == wanted
         stack = unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
         flat = workspace / "flat"
         flat.mkdir()

@@ -99,7 +99,7 @@ def unpacked(
 ) -> UnpackedLayer:
     """Unpack a layer as the pipeline does, and check its skeleton."""
     paths = LayerPaths(workspace / f"layer-{number}")
-    paths.diff.mkdir(parents=True)
+    paths.diff.mkdir(parents=True, exist_ok=True)
     with paths.skeleton.open("wb") as file:
         writer = SkeletonWriter(file)
         reader = TarReader(iter([tar]), what=f"layer {number}", keep=writer.keep)

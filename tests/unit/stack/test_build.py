@@ -14,6 +14,7 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.mountapi import OVERLAY_MAX_LAYERS
 from stacker.stack.build import build_stack
 from stacker.tar.limits import Limits
+from tests.support.indexes import merged_snapshot, merged_stack
 from tests.support.sequential import Item, Sequential
 from tests.support.snapshot import snapshot
 from tests.support.stacks import (
@@ -49,6 +50,8 @@ def shows(workspace: Path, *layers: Sequence[Item]) -> Stack:
     reference = Sequential()
     for layer in layers:
         reference.apply(layer)
+    index = merged_stack([archive(layer) for layer in layers], workspace, FORMAT)
+    assert merged_snapshot(index) == reference.snapshot()
     stack = unpack(workspace, *layers)
     with mounted(stack, workspace) as target:
         assert snapshot(target) == reference.snapshot()
