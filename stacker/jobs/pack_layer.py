@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import StackerError, full_disk_hint
 from stacker.events import Emit, LayerPacked, PackProgress, Throttle
 from stacker.image.digest import DiffID, Digest
-from stacker.layer.skeleton import reassemble
+from stacker.layer.tar_stream import layer_tar
 from stacker.store.store import Store
 from stacker.stream.compression import Compression, compressed
 from stacker.stream.pipe import threaded
@@ -79,8 +79,8 @@ def pack_layer(task: PackTask, emit: Emit) -> LayerPacked:
 def _compressed(task: PackTask, stages: ExitStack, what: str, emit: Emit) -> Iterator[bytes]:
     store, options = Store.open(task.store), task.options
     record = store.layers.record(task.diff_id)
-    chunks = reassemble(store.layers.paths(task.diff_id), record, what=what)
-    chunks = metered(chunks, _reporter(task, record, emit))
+    chunks = layer_tar(store.layers.paths(task.diff_id), record, what=what)
+    chunks = metered(chunks, pack_reporter(task.diff_id, record, emit))
     chunks = _in_a_thread(chunks, record, stages)
     chunks = verified(chunks, digest=task.diff_id, what=what)
     chunks = _in_a_thread(chunks, record, stages)
@@ -96,13 +96,14 @@ def _in_a_thread(
     return stages.enter_context(threaded(chunks))
 
 
-def _reporter(task: PackTask, record: LayerRecord, emit: Emit) -> Callable[[int], None]:
+def pack_reporter(diff_id: DiffID, record: LayerRecord, emit: Emit) -> Callable[[int], None]:
+    """Return a function that counts bytes of a layer's tar and emits `PackProgress`."""
     done, throttle = 0, Throttle(record.tar_bytes)
 
     def report(size: int) -> None:
         nonlocal done
         done += size
         if throttle.is_due(done):
-            emit(PackProgress(task.diff_id, done, record.tar_bytes))
+            emit(PackProgress(diff_id, done, record.tar_bytes))
 
     return report

@@ -36,7 +36,8 @@ class UnpackOptions:
     :param limits: bounds of what one layer may contain.
     :param sync: flush each layer to disk before publishing it.
     :param keep_blobs: keep the blobs of layers in the store.
-    :param form: the form in which layers are stored.
+    :param form: the form of the image; ``None`` for that of the layers in the store, and the form
+        ``tree`` for new layers.
     :param resume: keep the part of a blob that an interrupted pull received, and resume from it.
     """
 
@@ -46,7 +47,7 @@ class UnpackOptions:
     sync: bool = False
     keep_blobs: bool = False
     resume: bool = True
-    form: Form = "tree"
+    form: Form | None = None
 
 
 class LayerIdentity(Protocol):

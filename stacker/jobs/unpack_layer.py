@@ -167,7 +167,7 @@ def _unpack(
             record = write_layer(
                 chunks,
                 paths,
-                task.options.form,
+                task.options.form or "tree",
                 task.options,
                 what=what,
                 started=report.watch,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -104,6 +104,25 @@ class MetadataWriter:
                     f"xattr {space} {error.errno}",
                     f"omitted xattrs: {printable(name)} and others of {space}.*: {error.strerror}",
                 )
+
+
+def set_attributes(target: bytes, meta: Meta, xattrs: Iterable[tuple[bytes, bytes]]) -> None:
+    """Set owner, xattrs, mode and times of a path, which is not followed.
+
+    :param xattrs: under their names on disk; what the filesystem cannot store is omitted.
+    """
+    status = os.lstat(target)
+    if (meta.uid, meta.gid) != (status.st_uid, status.st_gid):
+        os.chown(target, meta.uid, meta.gid, follow_symlinks=False)
+    for name, value in xattrs:
+        try:
+            xattr.set_value(target, name, value)
+        except OSError as error:
+            if error.errno not in _CANNOT_KEEP:
+                raise
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(target, meta.mode)
+    os.utime(target, ns=(meta.atime, meta.mtime), follow_symlinks=False)
 
 
 Rename: TypeAlias = Callable[[bytes], bytes | None]

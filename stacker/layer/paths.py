@@ -101,6 +101,11 @@ class MergedIndex:
     path: Path
     tars: tuple[Path, ...]
 
+    @property
+    def root(self) -> Path:
+        """An empty directory with the attributes of the merged root directory."""
+        return self.path.with_name("root")
+
 
 @dataclass(frozen=True, slots=True)
 class Stack:
@@ -117,3 +122,13 @@ class Stack:
     whiteout_format: WhiteoutFormat
     plain: bool
     merged: MergedIndex | None = None
+
+    @property
+    def form(self) -> Form:
+        """The form of the layers that the stack uses."""
+        return "tree" if self.merged is None else "erofs"
+
+    @property
+    def tars(self) -> tuple[Path, ...]:
+        """The tars of the layers, if the stack is an index."""
+        return () if self.merged is None else self.merged.tars

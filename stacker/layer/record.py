@@ -86,6 +86,21 @@ class LayerRecord:
         """Return the record with a blob's digest and the length of the stream."""
         return replace(self, blobs=(*self.blobs, blob), tar_bytes=tar_bytes)
 
+    def as_other_form_of(self, other: LayerRecord) -> LayerRecord:
+        """Return the record of a layer that has this form and the one of ``other``.
+
+        Only the record of a tree says what was moved and replaced.
+        """
+        tree = self if self.form == "tree" else other
+        warnings = dict.fromkeys((*self.warnings, *other.warnings))
+        return replace(tree, blobs=other.blobs, tar_bytes=other.tar_bytes, warnings=tuple(warnings))
+
+    def without_form(self, form: Form) -> LayerRecord:
+        """Return the record of a layer that has only the other form."""
+        if form == "tree":
+            return replace(self, form="erofs", moved={}, replacements=())
+        return replace(self, form="tree")
+
     def to_json(self) -> bytes:
         """Return the content of ``layer.json``."""
         return json.dumps(

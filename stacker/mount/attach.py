@@ -14,10 +14,11 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, StackerError, full_disk_hint
-from stacker.linux import process
+from stacker.linux import mountinfo, process
 from stacker.mount.drivers.choose import driver_named, execute
+from stacker.mount.drivers.erofs import is_mount_of, release_index
 from stacker.mount.drivers.fuse import FUSE_DRIVERS
-from stacker.mount.record import MountRecord
+from stacker.mount.record import IndexMount, MountRecord
 from stacker.mount.state import KernelView
 from stacker.mount.target import locked_target, resolve_target
 from stacker.mount.unmount import unmount_path
@@ -26,6 +27,7 @@ from stacker.mount.upper_directory import prepared, resolve_upper
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stacker.layer.paths import MergedIndex
     from stacker.mount.drivers.protocol import Driver, Mounted
     from stacker.mount.plan import MountRequest, Plan, StackedImage
     from stacker.mount.table import Table
@@ -75,7 +77,8 @@ def _attach(
     table: Table, request: MountRequest, image: StackedImage
 ) -> tuple[MountRecord, Mounted]:
     with table.new_directory() as own:
-        plan = request.plan(image, own.id, own.path)
+        shared = _shared_point(table, image.stack.merged)
+        plan = request.plan(image, own.id, own.path, shared=shared)
         with prepared(plan, own.path):
             attempts = _Attempts(table, plan, _record(plan, image))
             try:
@@ -97,12 +100,16 @@ class _Attempts:
         self.record = record
 
     def record_driver(self, driver: Driver) -> None:
-        # A FUSE driver serves a single directory, where the overlay driver would bind it.
-        bound = None if driver.name in FUSE_DRIVERS else self.record.bound
+        # A FUSE driver serves what the overlay driver would bind, or mount without an overlay.
+        is_fuse = driver.name in FUSE_DRIVERS
+        bound = None if is_fuse else self.record.bound
+        index = None if is_fuse or driver.name == "copy" else self.record.index
         adapter = None
         if driver.name == "fuse":
             adapter = "kernel" if self._plan.fuse is None else self._plan.fuse.adapter
-        self.record = replace(self.record, driver=driver.name, bound=bound, fuse_adapter=adapter)
+        self.record = replace(
+            self.record, driver=driver.name, bound=bound, index=index, fuse_adapter=adapter
+        )
         self._table.write(self.record)
 
     def undo(self) -> None:
@@ -111,6 +118,7 @@ class _Attempts:
         made = self.record.driver not in {"", "copy"}
         if made and KernelView().state(self.record) == "mounted":
             unmount_path(self.record.target, lazy=True)
+        release_index(self.record)
 
 
 def _refuse_copied(table: Table, target: Path) -> None:
@@ -124,7 +132,7 @@ def _refuse_copied(table: Table, target: Path) -> None:
 
 def _record(plan: Plan, image: StackedImage) -> MountRecord:
     status = plan.target.stat()
-    layer = plan.layers[0].stat()
+    layer = plan.layers[0].stat() if plan.is_bind else None
     return MountRecord(
         id=plan.id,
         target=plan.target,
@@ -133,7 +141,7 @@ def _record(plan: Plan, image: StackedImage) -> MountRecord:
         read_only=plan.read_only,
         upper=None if plan.volatile else plan.upper,
         layers=plan.layers,
-        bound=(layer.st_dev, layer.st_ino) if plan.is_bind else None,
+        bound=None if layer is None else (layer.st_dev, layer.st_ino),
         boot_id=process.boot_id(),
         mount_namespace=process.mount_namespace(),
         target_inode=status.st_ino,
@@ -141,4 +149,29 @@ def _record(plan: Plan, image: StackedImage) -> MountRecord:
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         diff_ids=image.diff_ids,
         chain_id=image.chain_id,
+        index=_index_mount(plan),
     )
+
+
+def _index_mount(plan: Plan) -> IndexMount | None:
+    if plan.merged is None or plan.index_point is None:
+        return None
+    status = plan.merged.path.stat()
+    return IndexMount(plan.merged.path, (status.st_dev, status.st_ino), plan.index_point)
+
+
+def _shared_point(table: Table, merged: MergedIndex | None) -> Path | None:
+    """Return a mount point where an index is mounted already."""
+    if merged is None:
+        return None
+    status = merged.path.stat()
+    inode, mounts = (status.st_dev, status.st_ino), mountinfo.read()
+    for entry in table.entries():
+        index = entry.record.index
+        if index is None or (index.path, index.inode) != (merged.path, inode):
+            continue
+        if entry.record.boot_id == process.boot_id() and is_mount_of(
+            mounts.at(index.point), index.path
+        ):
+            return index.point
+    return None

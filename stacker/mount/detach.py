@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import LockedError, MountError, NotFoundError
 from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named
+from stacker.mount.drivers.erofs import release_index
 from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
 from stacker.mount.state import KernelView
@@ -106,7 +107,7 @@ def _unmount_dead(record: MountRecord) -> None:
 
 def _refuse_covered(record: MountRecord) -> None:
     """Refuse to unmount another program's mount in place of this one."""
-    if record.driver == "copy" or record.bound is not None:
+    if not record.has_source:
         return
     table = mountinfo.read()
     top, source = table.at(record.target), source_of(record.id)
@@ -138,6 +139,7 @@ def _discard(table: Table, record: MountRecord) -> None:
     try:
         if record.upper is not None:
             remove_work(record.upper, table.directory / record.id)
+        release_index(record)
         table.remove(record.id)
     except OSError as error:
         text = f"cannot clear a mount: {error.filename or record.target}: {error.strerror}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.fuse.options import FuseOptions
-    from stacker.layer.paths import LayerPaths, Stack
+    from stacker.layer.paths import LayerPaths, MergedIndex, Stack
     from stacker.layer.whiteout_format import WhiteoutFormat
 
 PLAN_VERSION = 1
@@ -46,6 +46,9 @@ class Plan:
         mount exposes it correctly.
     :param empty: the one of `layers` that is an empty directory, if there is one.
     :param layer_paths: those of `layers` that have a skeleton, with the path of it.
+    :param merged: the index of all layers, if the stack is one.  `layers` then has the directory
+        where a driver mounts the index to put an overlay on it.
+    :param shared: a mount point where the same index is mounted already.
     :param fuse: options for the FUSE driver; ``None`` for the defaults.  Other drivers ignore it.
     :param flags: names of `FLAGS`; a copy ignores them.
     """
@@ -61,8 +64,15 @@ class Plan:
     plain: bool = False
     empty: Path | None = None
     layer_paths: tuple[LayerPaths, ...] = ()
+    merged: MergedIndex | None = None
+    shared: Path | None = None
     fuse: FuseOptions | None = None
     flags: frozenset[str] = frozenset()
+
+    @property
+    def root(self) -> Path:
+        """A directory with the attributes of the merged root directory."""
+        return self.layers[0] if self.merged is None else self.merged.root
 
     @property
     def attributes(self) -> int:
@@ -81,12 +91,26 @@ class Plan:
     @property
     def is_bind(self) -> bool:
         """Whether a bind mount of the only layer exposes the merged tree."""
-        return self.plain and self.read_only and self.upper is None and len(self.layers) == 1
+        alone = self.merged is None and len(self.layers) == 1
+        return self.plain and self.read_only and self.upper is None and alone
+
+    @property
+    def is_index(self) -> bool:
+        """Whether a mount of the index exposes the merged tree, without an overlay."""
+        return self.merged is not None and self.plain and self.read_only and self.upper is None
+
+    @property
+    def index_point(self) -> Path | None:
+        """The directory where the overlay driver mounts the index."""
+        if self.merged is None:
+            return None
+        return self.target if self.is_index else self.layers[0]
 
     @property
     def directories(self) -> tuple[Path, ...]:
         """The directories that must exist before a driver executes the plan."""
-        wanted = (self.empty, self.upper, self.work)
+        beneath = None if self.is_index else self.index_point
+        wanted = (self.empty, self.upper, self.work, beneath)
         return tuple(path for path in wanted if path is not None)
 
     def to_json(self, driver: str = "overlay") -> dict[str, object]:
@@ -100,6 +124,7 @@ class Plan:
 
         :param driver: the name of the driver that would execute the plan.
         """
+        merged = self.merged
         return {
             "version": PLAN_VERSION,
             "id": self.id,
@@ -111,12 +136,25 @@ class Plan:
             "work": _text(self.work),
             "volatile": self.volatile,
             "plain": self.plain,
+            "index": None if merged is None else str(merged.path),
+            "tars": [] if merged is None else [str(tar) for tar in merged.tars],
             "flags": sorted(self.flags),
             "fuse_adapter": "kernel" if self.fuse is None else self.fuse.adapter,
             "fuse_passthrough": self.fuse is not None and self.fuse.passthrough,
             "directories": [str(path) for path in self.directories],
-            "mounts": [] if driver == "copy" else [self._mount(driver)],
+            "mounts": [] if driver == "copy" else self._mounts(driver),
         }
+
+    def _mounts(self, driver: str) -> list[dict[str, object]]:
+        mounts = [] if self.is_index else [self._mount(driver)]
+        if self.merged is not None and driver == "overlay":
+            devices = [f"device={_escape(tar)}" for tar in self.merged.tars]
+            options = ["ro", *sorted(self.flags), *devices, "directio"]
+            source = str(self.merged.path)
+            mounts.insert(0, {"type": "erofs", "source": source, "options": options})
+            if not self.is_index:
+                mounts[0]["target"] = str(self.index_point)
+        return mounts
 
     def _mount(self, driver: str) -> dict[str, object]:
         if driver == "fuse-overlayfs":
@@ -203,15 +241,23 @@ class MountRequest:
                 hint=f"add --driver fuse, or omit {option}",
             )
 
-    def plan(self, image: StackedImage, identifier: str, directory: Path) -> Plan:
+    def plan(
+        self,
+        image: StackedImage,
+        identifier: str,
+        directory: Path,
+        *,
+        shared: Path | None = None,
+    ) -> Plan:
         """Return the plan of a mount of an image.
 
         :param identifier: the ID of the mount.
         :param directory: the mount's own directory; `Plan.empty`, and an upper and a work
             directory that are discarded at unmount, are below it.
+        :param shared: a mount point where the image's index is mounted already.
         """
         upper, work, volatile = self._upper_and_work(directory)
-        layers, empty = _lower_directories(image.stack, directory / "empty", alone=upper is None)
+        layers, empty = _lower_directories(image.stack, directory, alone=upper is None)
         return Plan(
             id=identifier,
             target=self.target,
@@ -221,9 +267,11 @@ class MountRequest:
             upper=upper,
             work=work,
             volatile=volatile,
-            plain=image.stack.plain or not image.stack.directories,
+            plain=image.stack.plain or not (image.stack.directories or image.stack.merged),
             empty=empty,
             layer_paths=image.layer_paths,
+            merged=image.stack.merged,
+            shared=shared,
             fuse=self.fuse,
             flags=self.flags,
         )
@@ -237,9 +285,13 @@ class MountRequest:
 
 
 def _lower_directories(
-    stack: Stack, empty: Path, *, alone: bool
+    stack: Stack, directory: Path, *, alone: bool
 ) -> tuple[tuple[Path, ...], Path | None]:
     # Overlayfs requires two directories: two lower ones, or an upper and a lower one.
+    empty = directory / "empty"
+    if stack.merged is not None:
+        point = directory / "index"
+        return (point, stack.merged.root) if alone and not stack.plain else (point,), None
     if not stack.directories:
         return (empty,), empty
     if alone and len(stack.directories) == 1 and not stack.plain:

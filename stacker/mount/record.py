@@ -21,6 +21,20 @@ _CHAIN = re.compile(r"/chains/([a-z0-9]+)/([0-9a-f]+)/[^/]+$")
 
 
 @dataclass(frozen=True, slots=True)
+class IndexMount:
+    """A mount of a merged index.
+
+    :param path: the index.
+    :param inode: its device and inode number, which differ after a repair.
+    :param point: the mount point.
+    """
+
+    path: Path
+    inode: tuple[int, int]
+    point: Path
+
+
+@dataclass(frozen=True, slots=True)
 class MountRecord:
     """One mount, written before the mount is made and removed after it is undone.
 
@@ -40,6 +54,7 @@ class MountRecord:
     :param fuse_adapter: the adapter, if the driver is FUSE.
     :param diff_ids: the layers that the mount uses.
     :param chain_id: the chain ID of the stack that the mount uses.
+    :param index: the mount of a merged index that this mount is, or that is below its overlay.
     """
 
     id: str
@@ -58,6 +73,17 @@ class MountRecord:
     fuse_adapter: str | None = None
     diff_ids: tuple[str, ...] = ()
     chain_id: str | None = None
+    index: IndexMount | None = None
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the mount is one of an index, without an overlay."""
+        return self.index is not None and self.index.point == self.target
+
+    @property
+    def has_source(self) -> bool:
+        """Whether mountinfo shows the source ``stacker:<id>`` for the mount."""
+        return not (self.driver == "copy" or self.bound is not None or self.is_index)
 
     def to_json(self) -> dict[str, object]:
         """Return the record as a document of version `RECORD_VERSION`."""
@@ -68,6 +94,12 @@ class MountRecord:
         document["target_mode"] = list(self.target_mode)
         document["bound"] = None if self.bound is None else list(self.bound)
         document["diff_ids"] = list(self.diff_ids)
+        if self.index is not None:
+            document["index"] = {
+                "path": str(self.index.path),
+                "inode": list(self.index.inode),
+                "point": str(self.index.point),
+            }
         return {"version": RECORD_VERSION, **document}
 
     def to_bytes(self) -> bytes:
@@ -97,7 +129,7 @@ def parse(data: bytes, origin: Path) -> MountRecord:
 
 def _from_document(document: dict[str, Any]) -> MountRecord:
     # Records of earlier releases lack these fields.
-    later = {"fuse_adapter": None, **_ids_of(document["layers"])}
+    later = {"fuse_adapter": None, "index": None, **_ids_of(document["layers"])}
     document = {**later, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])
@@ -109,6 +141,11 @@ def _from_document(document: dict[str, Any]) -> MountRecord:
     if values["bound"] is not None:
         device, inode = values["bound"]
         values["bound"] = (int(device), int(inode))
+    if (index := values["index"]) is not None:
+        device, inode = index["inode"]
+        values["index"] = IndexMount(
+            Path(index["path"]), (int(device), int(inode)), Path(index["point"])
+        )
     return MountRecord(**values)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stacker.linux import mountinfo, process
 from stacker.linux.filesystem import is_tmpfs
+from stacker.mount.drivers.erofs import is_mount_of
 from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
 
@@ -64,6 +65,8 @@ class KernelView:
             return False
         if record.bound is not None:
             return self._is_bound(record, record.bound)
+        if record.index is not None and record.is_index:
+            return is_mount_of(self.mounts.at(record.target), record.index.path)
         return _has_source(self.mounts, record)
 
     def _is_copied(self, record: MountRecord) -> bool:
@@ -96,7 +99,7 @@ class KernelView:
         for space, mounts in self.others.items():
             if mounts is None:
                 found = space == record.mount_namespace
-            elif record.driver == "copy" or record.bound is not None:
+            elif not record.has_source:
                 found = space == record.mount_namespace and _covers(mounts, record)
             else:
                 found = _has_source(mounts, record)

@@ -74,8 +74,9 @@ def prepared(plan: Plan, directory: Path) -> Iterator[None]:
     :raises MountError: the path of the work directory belongs to something else.
     :raises OSError: a directory cannot be created.
     """
-    if plan.empty is not None:
-        plan.empty.mkdir(mode=0o755)
+    for path in (plan.empty, None if plan.is_index else plan.index_point):
+        if path is not None:
+            path.mkdir(mode=0o755)
     if plan.upper is None or plan.work is None:
         yield
     elif plan.volatile:
@@ -236,7 +237,7 @@ def _copy_root_attributes(plan: Plan, upper: Path) -> None:
     """Copy the root's owner, xattrs, mode and times, but no overlayfs mark, to a new upper."""
     from stacker.layer.metadata import copy_layer_attributes  # read-only mounts copy none
 
-    root = plan.layers[0]
+    root = plan.root
     with FileDescriptor.open_directory(upper) as opened:
         _change_owner(opened, root.stat())  # another user may own an upper directory that existed
         # A path that ends in a directory is no symlink, as /proc/self/fd/N itself is.

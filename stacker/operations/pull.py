@@ -237,7 +237,7 @@ def _stack(store: Store, config: ImageConfig, options: UnpackOptions) -> bool:
             held.enter_context(store.layers.reading(config.diff_ids))
         except NotFoundError:
             return False
-        ensure_stack(store, config, limits=options.limits, sync=options.sync)
+        ensure_stack(store, config, form=options.form, limits=options.limits, sync=options.sync)
         return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +19,10 @@ from stacker.image.digest import ChainID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stacker.image.config import ImageConfig
-    from stacker.layer.paths import Stack
+    from stacker.layer.paths import Form, Stack
     from stacker.stack.rebase import UnpackedLayer
     from stacker.store.store import Store
     from stacker.tar.limits import Limits
@@ -46,34 +48,53 @@ def ensure_stack(
     store: Store,
     config: ImageConfig,
     *,
+    form: Form | None = None,
     limits: Limits | None = None,
     sync: bool = False,
 ) -> Stack:
     """Return the stack of an image whose layers are in the store; build it if it is missing.
 
-    The caller has locked the layers (``store.layers.reading``).
+    The caller has locked the layers (``store.layers.reading``).  Layers that lack the form of the
+    stack get it.
 
+    :param form: the form of the stack; ``None`` for any.
     :param limits: the limits that the layers were unpacked with, if not the defaults.
     :param sync: flush new files to disk before publishing the stack.
     :raises NotFoundError: a layer is not in the store.
     :raises LayerError: the layers do not fit together.
     """
     chain_id = chain_id_of(config)
-    if not store.chains.is_certain(chain_id):
-        from stacker.stack.build import build_stack  # most mounts find their stack in the store
-
-        with store.chains.building(chain_id) as directory:
+    if not store.chains.has_form(chain_id, form):
+        with store.chains.building(chain_id, form) as directory:
             if directory is not None:
-                layers = _unpacked_layers(store, config)
-                with _explain_long_paths(chain_id):
-                    stack = build_stack(
-                        layers,
-                        repairs=directory,
-                        whiteout_format=store.whiteout_format,
-                        limits=limits,
-                    )
+                stack = _built(
+                    store, config, directory, form or _common_form(store, config), limits
+                )
                 store.chains.commit(chain_id, directory, stack, sync=sync)
     return store.chains.read(chain_id)
+
+
+def _built(
+    store: Store, config: ImageConfig, directory: Path, form: Form, limits: Limits | None
+) -> Stack:
+    from stacker.stack.build import build_stack  # most mounts find their stack in the store
+    from stacker.stack.build_index import build_index
+
+    if any(form not in store.layers.paths(each).forms for each in config.diff_ids):
+        from stacker.operations.convert import add_form
+
+        add_form(store, config.diff_ids, form)
+    layers, default = _unpacked_layers(store, config, form), store.whiteout_format
+    with _explain_long_paths(chain_id_of(config)):
+        if form == "erofs":
+            return build_index(layers, directory=directory, whiteout_format=default, limits=limits)
+        return build_stack(layers, repairs=directory, whiteout_format=default, limits=limits)
+
+
+def _common_form(store: Store, config: ImageConfig) -> Form:
+    """Return the form that most layers of an image have, or the form of trees."""
+    counts = Counter(form for each in config.diff_ids for form in store.layers.paths(each).forms)
+    return "erofs" if counts["erofs"] > counts["tree"] else "tree"
 
 
 @contextmanager
@@ -94,11 +115,11 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
         ) from error
 
 
-def _unpacked_layers(store: Store, config: ImageConfig) -> list[UnpackedLayer]:
+def _unpacked_layers(store: Store, config: ImageConfig, form: Form) -> list[UnpackedLayer]:
     from stacker.stack.rebase import UnpackedLayer
 
-    layers = {
-        each: UnpackedLayer.at(f"layer {each}", store.layers.paths(each), store.layers.record(each))
-        for each in dict.fromkeys(config.diff_ids)
-    }
+    layers = {}
+    for each in dict.fromkeys(config.diff_ids):
+        paths, record = store.layers.paths(each), store.layers.record(each)
+        layers[each] = UnpackedLayer.at(f"layer {each}", paths, record, form)
     return [layers[each] for each in config.diff_ids]

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from stacker.erofs.format import MAX_DEVICES
-from stacker.erofs.inodes import Inodes
+from stacker.erofs.inodes import SECOND, Inodes
 from stacker.erofs.load import CopiedDataError, load_tree
 from stacker.erofs.read import Image
 from stacker.erofs.write import write_index
 from stacker.errors import LayerError, UnsupportedError
 from stacker.layer.apply_index import apply_to_index
-from stacker.layer.metadata import IDENTITY, SQUASH
+from stacker.layer.metadata import IDENTITY, SQUASH, set_attributes
 from stacker.layer.paths import MergedIndex, Stack
 from stacker.layer.root import IMPLIED
 from stacker.stack.build import common_format
 from stacker.stack.merge_index import MergedInodes
 from stacker.stack.rebase import must_rebase, rebase_index
+from stacker.tar.entry import Meta
 from stacker.tar.limits import UNLIMITED, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from stacker.erofs.inodes import XattrSet
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.stack.rebase import UnpackedLayer
 
@@ -55,10 +58,10 @@ def build_index(
     builder = _Builder(layers, limits or Limits())
     for layer in layers:
         builder.add(layer)
-    path = directory / _NAME
-    builder.write(path)
+    merged = MergedIndex(directory / _NAME, builder.tars)
+    builder.write(merged)
     plain = not any(layer.record.escaped_xattrs for layer in layers)
-    return Stack((), whiteout_format, plain, MergedIndex(path, builder.tars))
+    return Stack((), whiteout_format, plain, merged)
 
 
 class _Builder:
@@ -98,10 +101,19 @@ class _Builder:
         if record.deferred_links:
             self._tree.add_links(record.deferred_links, layer.name)
 
-    def write(self, path: Path) -> None:
-        """Write the index."""
+    def write(self, merged: MergedIndex) -> None:
+        """Write the index, and the directory with the root's attributes."""
         sizes = zip(self._numbers, self._sizes, strict=True)
-        write_index(path, self._inodes, self._tree.root, [*sizes])
+        write_index(merged.path, self._inodes, self._tree.root, [*sizes])
+        merged.root.mkdir(mode=0o700)
+        set_attributes(os.fsencode(merged.root), *self._root_attributes())
+
+    def _root_attributes(self) -> tuple[Meta, XattrSet]:
+        inodes, root = self._inodes, self._tree.root
+        time = inodes.seconds[root] * SECOND + inodes.nanoseconds[root]
+        mode = stat.S_IMODE(inodes.mode[root])
+        meta = Meta(mode, inodes.uid[root], inodes.gid[root], time, time, None)
+        return meta, inodes.xattr_set(root)
 
     def _tar(self, layer: UnpackedLayer) -> int:
         tar = layer.paths.tar

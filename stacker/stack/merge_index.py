@@ -61,9 +61,9 @@ class MergedInodes(SymlinkLookup):
         while todo:
             path, below, above = todo.pop()
             if path not in record.implied:
-                self._copy_attributes(above, below)
+                self._inodes.copy_attributes(above, below)
             todo += self._merge_names(path, below, above, record)
-        if record.opaque and b"" in record.opaque:
+        if b"" in record.opaque:
             self._remove_mark(self.root, record)
 
     def _merge_names(
@@ -81,6 +81,8 @@ class MergedInodes(SymlinkLookup):
                     continue
                 if record.whiteouts or record.opaque:
                     self._remove_marks(inner, child, record)
+                if old in directories and inner in record.implied:
+                    inodes.copy_attributes(old, child)
                 names[name] = child
             elif self._is_whiteout(child):
                 names.pop(name, None)
@@ -110,9 +112,6 @@ class MergedInodes(SymlinkLookup):
     def _is_whiteout(self, number: int) -> bool:
         inodes = self._inodes
         return stat.S_ISCHR(inodes.mode[number]) and not inodes.start[number]
-
-    def _copy_attributes(self, source: int, target: int) -> None:
-        self._inodes.copy_attributes(source, target)
 
     def add_links(self, links: Sequence[HardLink], what: str) -> None:
         """Make hard links whose targets are in this tree.

@@ -1,7 +1,7 @@
 """Chains: stored stacks, each named by its chain ID (docs/explanation/architecture.md, Terms).
 
 `ChainStore` records a `Stack` and returns it.  Its directories are layers of the store, or fixup
-directories next to the record.  An existing chain is complete, because a rename gives it its name.
+directories next to the record; a merged index is next to the record.  An existing chain is complete, because a rename gives it its name.
 This module does not compute stacks; `stacker.stack` does.
 """
 
@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import ChainID
-from stacker.layer.paths import Stack
+from stacker.layer.paths import Form, MergedIndex, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.filesystem import exchange, sync_filesystem, write_atomically
 from stacker.linux.process import boot_id
@@ -65,11 +66,7 @@ class ChainStore:
                     f"want version {VERSION}",
                     hint="update stacker: a newer version wrote it",
                 )
-            return Stack(
-                tuple(self.root / directory for directory in data["directories"]),
-                WhiteoutFormat(data["whiteoutFormat"]),
-                data["plain"],
-            )
+            return self._stack(data)
         except FileNotFoundError:
             raise NotFoundError(
                 f"no such chain in the store: {chain_id}",
@@ -81,14 +78,27 @@ class ChainStore:
                 hint="remove the images with these layers (`stacker rm`), and pull them again",
             ) from error
 
+    def _stack(self, data: dict[str, Any]) -> Stack:
+        merged = data.get("merged")
+        return Stack(
+            tuple(self.root / directory for directory in data["directories"]),
+            WhiteoutFormat(data["whiteoutFormat"]),
+            data["plain"],
+            merged
+            and MergedIndex(
+                self.root / merged["index"], tuple(self.root / tar for tar in merged["tars"])
+            ),
+        )
+
     @contextmanager
-    def building(self, chain_id: ChainID) -> Iterator[Path | None]:
+    def building(self, chain_id: ChainID, form: Form | None = None) -> Iterator[Path | None]:
         """Lock a chain, and return an empty directory to build it in.
 
+        :param form: the form of the stack; ``None`` for any.
         :returns: ``None`` if another process has built the chain meanwhile.
         """
         with self.staging.locked(_lock_name(chain_id)) as path:
-            if self.is_certain(chain_id):
+            if self.has_form(chain_id, form):
                 yield None
                 return
             path.mkdir(mode=0o700)
@@ -103,6 +113,21 @@ class ChainStore:
             return bool(json.loads((path / _RECORD).read_bytes())["bootID"] == boot_id())
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def has_form(self, chain_id: ChainID, form: Form | None) -> bool:
+        """Return whether the store has a certain chain (see `is_certain`) of a form."""
+        return self.is_certain(chain_id) and form in (None, self.read(chain_id).form)
+
+    def users(self, layer: Path, form: Form) -> list[ChainID]:
+        """Return the chains whose stacks use a form of a layer."""
+        found = []
+        for chain_id in self.all():
+            with suppress(NotFoundError, IntegrityError):
+                stack = self.read(chain_id)
+                paths = stack.directories if form == "tree" else stack.tars
+                if any(path.is_relative_to(layer) for path in paths):
+                    found.append(chain_id)
+        return found
 
     @contextmanager
     def invalidated(self, chain_ids: Iterable[ChainID]) -> Iterator[None]:
@@ -122,13 +147,14 @@ class ChainStore:
 
     def not_durable(self) -> list[ChainID]:
         """Return the chains of this boot that were not marked durable."""
-        paths = (self.root / "chains").glob("*/*")
-        chains = [
-            ChainID(path.parent.name, path.name)
-            for path in paths
-            if path.is_dir() and _REPLACED not in path.name and not (path / _DURABLE).exists()
-        ]
-        return list(filter(self.is_certain, chains))
+        unmarked = [each for each in self.all() if not (self.path(each) / _DURABLE).exists()]
+        return list(filter(self.is_certain, unmarked))
+
+    def all(self) -> Iterator[ChainID]:
+        """Yield the ID of every chain in the store."""
+        for path in self.directory.glob("*/*"):
+            if path.is_dir() and _REPLACED not in path.name:
+                yield ChainID(path.parent.name, path.name)
 
     def mark_durable(self, chain_id: ChainID) -> None:
         """Record that a chain is on disk, unless it was removed or invalidated meanwhile."""
@@ -150,17 +176,22 @@ class ChainStore:
         :param sync: flush the filesystem to disk before the rename.
         """
         final = self.path(chain_id)
-        moved = [
-            final / path.relative_to(directory) if path.is_relative_to(directory) else path
-            for path in stack.directories
-        ]
-        record = {
+
+        def text(path: Path) -> str:
+            if path.is_relative_to(directory):
+                path = final / path.relative_to(directory)
+            return str(path.relative_to(self.root))
+
+        record: dict[str, object] = {
             "version": VERSION,
-            "directories": [str(path.relative_to(self.root)) for path in moved],
+            "directories": [text(path) for path in stack.directories],
             "whiteoutFormat": stack.whiteout_format.value,
             "plain": stack.plain,
             "bootID": boot_id(),
         }
+        if merged := stack.merged:
+            tars = [text(tar) for tar in merged.tars]
+            record["merged"] = {"index": text(merged.path), "tars": tars}
         (directory / _RECORD).write_text(json.dumps(record))
         if sync:
             sync_filesystem(directory)

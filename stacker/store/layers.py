@@ -18,16 +18,22 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
-from stacker.layer.paths import LayerPaths
-from stacker.linux.filesystem import exchange, sync_filesystem
+from stacker.layer.paths import Form, LayerPaths
+from stacker.linux.filesystem import exchange, sync_filesystem, write_atomically
 from stacker.linux.lock import ByteLocks
 from stacker.linux.process import boot_id
+from stacker.linux.removal import remove_tree
 from stacker.store.staging import Staging
 
 if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
 
 _REPLACED = ".replaced-"
+_FILES: dict[Form, tuple[str, ...]] = {
+    "tree": ("diff", "skeleton", "replaced", "checksums", "seals"),
+    "erofs": ("index", "tar"),
+}
+"""The parts of `LayerPaths` that each form has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,33 @@ class LayerStore:
             self._replace(paths.root, final)
         if sync:
             sync_filesystem(final.parent)
+
+    def adopt(self, diff_id: DiffID, staged: LayerPaths, record: LayerRecord, form: Form) -> None:
+        """Give a layer of the store one more form; its lock is held, by :meth:`unpacking`.
+
+        :param staged: the layer in that form, flushed to disk.
+        :param record: the record of both forms.
+        """
+        paths = self.paths(diff_id)
+        names = _FILES[form]
+        for name in reversed(names):  # the first one makes the form visible
+            if name == names[0]:
+                write_atomically(paths.record, record.to_json(), durable=True)
+            source, target = getattr(staged, name), getattr(paths, name)
+            remove_tree(target, missing_ok=True)  # a killed process left it
+            if source.exists():
+                source.rename(target)
+
+    def drop(self, diff_id: DiffID, form: Form, record: LayerRecord) -> list[Path]:
+        """Return what to remove from a layer so that it has one form less.
+
+        The caller has locked the layer against readers.
+
+        :param record: the record without the form.
+        """
+        paths = self.paths(diff_id)
+        write_atomically(paths.record, record.to_json(), durable=True)
+        return [path for name in _FILES[form] if (path := getattr(paths, name)).exists()]
 
     def _replace(self, fresh: Path, final: Path) -> None:
         """Exchange a layer, and keep the old one until no mount uses it; `gc` removes it."""

@@ -19,6 +19,10 @@ class ImpossibleError(Exception):
     """The layers have no meaning, for example because of a link without a target."""
 
 
+class OwnLoopError(ImpossibleError):
+    """Symbolic links of one layer form a loop; its author can know that."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One entry of a layer, as a test writes it.
@@ -107,6 +111,7 @@ class Sequential:
     def _led(self, path: Path) -> Path:
         """Resolve symbolic links inside the root; keep names that do not exist."""
         todo, at, links = list(path)[::-1], tuple[str, ...](), 0
+        is_own = True
         while todo:
             name = todo.pop()
             if name == "..":
@@ -117,8 +122,9 @@ class Sequential:
                 at = (*at, name)
                 continue
             links += 1
+            is_own &= node.layer == self.now
             if links > 40:
-                raise ImpossibleError("loop")
+                raise OwnLoopError if is_own else ImpossibleError("loop")
             target = node.data.decode()
             if target.startswith("/"):
                 at = ()
@@ -179,6 +185,8 @@ class Sequential:
         path = parts(target)
         try:
             parent = self._at(self._led(path[:-1]))
+        except OwnLoopError:
+            raise
         except ImpossibleError:
             parent = None  # a link may dangle if a later entry replaces it
         if parent is None or parent.kind != "directory":

@@ -12,6 +12,7 @@ from stacker.cli.help import parse_count, parse_size
 from stacker.cli.options import add_archive_ratio
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
+from stacker.layer.paths import FORMS
 from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
     from stacker.image.platform import Platform
     from stacker.jobs.tasks import UnpackOptions
+    from stacker.layer.paths import Form
     from stacker.operations.pull import Pulled
     from stacker.registry.settings import RegistryAccess
 
@@ -70,6 +72,14 @@ def configure(parser: ArgumentParser) -> None:
         "--keep-blobs",
         action="store_true",
         help="keep the blobs of layers too, for `push` and `repair`",
+    )
+    add(
+        "--form",
+        choices=("auto", *FORMS),
+        help="store layers as directory trees (tree), or as their tars with an index that the "
+        "kernel mounts (erofs), which creates no files and is much faster on disks; auto takes "
+        "erofs where this machine can mount it (default: the form that the image's layers have in "
+        "the store, and tree for new ones)",
     )
     add(
         "--sync",
@@ -171,6 +181,7 @@ def _access(args: Namespace) -> RegistryAccess | None:
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
     from stacker.cli.progress import report_progress
     from stacker.linux.process import usable_processors
+    from stacker.operations.forms import chosen_form
     from stacker.operations.pull import pull_image
     from stacker.source.open import open_source
 
@@ -189,7 +200,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             store,
             source,
             platform=platform,
-            options=_options(args),
+            options=_options(args, chosen_form(store, args.form)),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
             emit=emit,
@@ -197,7 +208,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
         )
 
 
-def _options(args: Namespace) -> UnpackOptions:
+def _options(args: Namespace, form: Form | None) -> UnpackOptions:
     from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.metadata import IdMap
     from stacker.layer.whiteout_format import WhiteoutFormat
@@ -218,6 +229,7 @@ def _options(args: Namespace) -> UnpackOptions:
         sync=args.sync is True,
         keep_blobs=args.keep_blobs,
         resume=args.resume,
+        form=form,
     )
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
 from stacker.linux import mountapi, process
 from stacker.linux.mountapi import FileDescriptor
+from stacker.mount.drivers.erofs import mount_index
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.unmount import unmount_path
 
@@ -90,7 +91,7 @@ class OverlayDriver:
                 f"no permission to mount: {plan.target}: this process lacks CAP_SYS_ADMIN",
                 hint=_PRIVILEGE_HINT,
             )
-        readable = plan.is_bind or process.in_initial_user_namespace()
+        readable = plan.is_bind or plan.merged is not None or process.in_initial_user_namespace()
         if plan.whiteout_format.is_trusted and not readable:
             return MountError(
                 f"cannot mount in a user namespace: {plan.target}: the opaque marks of the layers"
@@ -100,12 +101,21 @@ class OverlayDriver:
         return None
 
     def mount(self, plan: Plan) -> Mounted:
-        """Mount an overlay, or bind the only layer.
+        """Mount an overlay, bind the only layer, or mount the index of all layers.
 
         :raises RefusedError: the kernel refuses; the message has the reason.
         :raises MountError: a layer or the target cannot be used.
         """
         try:
+            if plan.merged is not None and plan.index_point is not None:
+                mount_index(
+                    plan.merged,
+                    plan.index_point,
+                    attributes=plan.attributes,
+                    shared=plan.shared,
+                )
+                if plan.is_index:
+                    return Mounted(self.name, note="an EROFS mount of the merged index")
             if plan.is_bind:
                 bind_read_only(
                     plan.layers[0], plan.target, api=self._api, attributes=plan.attributes

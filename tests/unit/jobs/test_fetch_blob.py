@@ -291,7 +291,8 @@ def test_reading_and_hashing_are_observed(store: Store) -> None:
 def test_progress_counts_blob_bytes_and_entries() -> None:
     blob, events = descriptor(LARGE), list[Event]()
     reporter = ProgressReporter(blob, DiffID.of(b"layer"), events.append)
-    reporter.counter = counter = SimpleNamespace(count=0)
+    counter = SimpleNamespace(count=0)
+    reporter.watch(counter)
 
     def chunks() -> Iterator[bytes]:
         for _ in range(3):

@@ -1,0 +1,86 @@
+"""Convert images between the forms of layers, without their source.
+
+A store, images and a form come in; the images' layers and stacks have that form when the function
+returns.  A layer's other form is removed, unless another image or a mount uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stacker.jobs.convert_layer import ConvertTask, convert_layer
+from stacker.jobs.pool import run_tasks
+from stacker.layer.paths import FORMS
+from stacker.operations.remove import MountedParts
+from stacker.operations.stack import ensure_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stacker.events import Emit
+    from stacker.image.digest import DiffID, ImageID
+    from stacker.layer.paths import Form
+    from stacker.store.store import Store
+
+
+def convert_image(
+    store: Store, image_id: ImageID, form: Form, *, jobs: int, emit: Emit
+) -> tuple[int, int]:
+    """Give an image a form.
+
+    :param jobs: layers converted at the same time.
+    :param emit: called with `PackProgress`.
+    :returns: the number of layers that got the form, and of those that lost the other one.
+    :raises NotFoundError: the store lacks the image or one of its layers.
+    :raises IntegrityError: a layer on disk differs from its diff_id.
+    :raises UnsupportedError: the form cannot hold the image.
+    """
+    with store.images.reading(image_id) as config, store.layers.reading(config.diff_ids):
+        added = add_form(store, config.diff_ids, form, jobs=jobs, emit=emit)
+        ensure_stack(store, config, form=form)
+    return added, drop_unused_forms(store, config.diff_ids)
+
+
+def add_form(
+    store: Store,
+    diff_ids: Sequence[DiffID],
+    form: Form,
+    *,
+    jobs: int = os.cpu_count() or 1,
+    emit: Emit = lambda _: None,
+) -> int:
+    """Give layers a form, in worker processes; the caller has locked them against removal.
+
+    :returns: the number of layers that lacked it.
+    """
+    lacking = [
+        each for each in dict.fromkeys(diff_ids) if form not in store.layers.paths(each).forms
+    ]
+    tasks = [ConvertTask(store.root, each, form) for each in lacking]
+    return sum(run_tasks(tasks, convert_layer, jobs=jobs, emit=emit, what=lambda task: task.what))
+
+
+def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:
+    """Remove forms that layers have besides the one that a stack uses.
+
+    :returns: the number of layers that lost a form.
+    """
+    double = [each for each in dict.fromkeys(diff_ids) if len(store.layers.paths(each).forms) > 1]
+    if not double:
+        return 0
+    with (
+        store.staging.trash() as discard,
+        store.images.write_lock(),
+        store.layers.removing_unread(double) as free,
+    ):
+        mounted = MountedParts.read(store)
+        dropped = 0
+        for diff_id in sorted(free, key=str):
+            root = store.layers.paths(diff_id).root
+            unused = [form for form in FORMS if not store.chains.users(root, form)]
+            if str(diff_id) not in mounted.layers and len(unused) == 1:
+                record = store.layers.record(diff_id).without_form(unused[0])
+                discard(store.layers.drop(diff_id, unused[0], record))
+                dropped += 1
+    return dropped
