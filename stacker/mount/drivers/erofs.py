@@ -83,6 +83,7 @@ def _mounted(source: Path, tars: list[Path], attributes: int, *, direct: bool) -
         mountapi.fsconfig_string(context.number, "source", source)
         for tar in tars:
             mountapi.fsconfig_string(context.number, "device", tar)
+        mountapi.fsconfig_flag(context.number, "ro")  # a read-only device requires it
         if direct:  # else each page of a tar is cached twice
             mountapi.fsconfig_flag(context.number, "directio")
         mountapi.fsconfig_create(context.number)
