@@ -2,6 +2,7 @@
 
     skeleton          -> entries -> compared with the tree on disk
     skeleton + tree   -> tar     -> SHA-256, compared with the diff_id
+    layer.tar         -> SHA-256, compared with the diff_id, and -> index, compared with the index
 
 A task comes in, a plain value that travels to a worker process; the differences go out.  A sound
 layer gets a file of checksums; this module changes nothing else, and must not use images.
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import IntegrityError, LayerError, NotFoundError
 from stacker.events import PackProgress
 from stacker.jobs.seal_layer import seal_differences
+from stacker.jobs.verify_index import compare_index
 from stacker.layer.apply import apply
 from stacker.layer.checksums import new_checksums, read_checksums, write_checksums
 from stacker.layer.metadata import IDENTITY, SQUASH
 from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
+from stacker.layer.tar_stream import whole_tar
 from stacker.store.store import Store
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import verified
@@ -130,13 +133,31 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> LayerVerified:
-    record = store.layers.record(task.diff_id)
+    record, forms = store.layers.record(task.diff_id), paths.forms
     found: tuple[Difference, ...] = ()
-    if task.attributes:
+    if task.attributes and "tree" in forms:
         found = (*_compared(store, task, paths, record), *seal_differences(paths))[:_MOST]
+    if task.attributes and "erofs" in forms:
+        found += compare_index(paths, record, what=f"layer {task.diff_id}")
+    if not forms:
+        raise IntegrityError(f"damaged layer: layer {task.diff_id}: got neither a tree nor a tar")
     if found or not task.contents:
-        return LayerVerified(task.diff_id, found)
-    return _contents(store, task, record, emit)
+        return LayerVerified(task.diff_id, found[:_MOST])
+    if "erofs" in forms:
+        _check_tar(task, paths, record, emit)
+    if "tree" in forms:
+        return _contents(store, task, record, emit)
+    return LayerVerified(task.diff_id)
+
+
+def _check_tar(task: VerifyTask, paths: LayerPaths, record: LayerRecord, emit: Emit) -> None:
+    """Check the tar of a layer against the diff_id.
+
+    :raises IntegrityError: they differ.
+    """
+    what = f"layer {task.diff_id}"
+    chunks = verified(whole_tar(paths, record, what=what), digest=task.diff_id, what=what)
+    _read(chunks, task, record, emit)
 
 
 def _compared(

@@ -25,14 +25,19 @@ def layer_tar(paths: LayerPaths, record: LayerRecord, *, what: str) -> Iterator[
     :raises IntegrityError: a file is missing or has another length, or the skeleton is damaged.
     :raises OSError: the disk cannot read a file.
     """
-    if paths.tar.exists():
-        return _whole_file(paths, record, what)
+    if paths.index.exists():
+        return whole_tar(paths, record, what=what)
     from stacker.layer.skeleton import reassemble
 
     return reassemble(paths, record, what=what)
 
 
-def _whole_file(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[bytes]:
+def whole_tar(paths: LayerPaths, record: LayerRecord, *, what: str) -> Iterator[bytes]:
+    """Yield the file with the layer's tar, without its padding.
+
+    :raises IntegrityError: the file is too short.
+    :raises OSError: the disk cannot read it.
+    """
     left = record.tar_bytes
     with paths.tar.open("rb", buffering=0) as file:
         while left:

@@ -17,6 +17,7 @@ from stacker.linux import lock, safe_path, xattr
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
 from stacker.operations.mount import stacked_image
+from stacker.stack.extract import extract
 from stacker.stack.flatten import flatten
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ def unpack_image(
     """
     path = _outside_store(store, directory)
     with stacked_image(store, name, restore) as image, emptied_on_failure(path) as opened:
-        flatten(image.stack.directories, opened, image.stack.whiteout_format)
+        stack = image.stack
+        if stack.merged is None:
+            flatten(stack.directories, opened, stack.whiteout_format)
+        else:
+            extract(stack.merged, opened, stack.whiteout_format)
         safe_path.require_same(path, opened)
         return image.id
 

@@ -17,6 +17,7 @@ from stacker.errors import LayerError
 from stacker.fuse.options import FuseAdapter
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers.fuse import FuseDriver
+from stacker.stack.extract import extract
 from stacker.stack.flatten import flatten
 from stacker.tree.merged import merge
 from tests.support.adapters import ADAPTERS, skip_without
@@ -110,6 +111,11 @@ def check(layers: Sequence[Sequence[Item]], whiteout_format: WhiteoutFormat) -> 
             return
         index = merged_stack([archive(layer) for layer in layers], workspace, whiteout_format)
         assert merged_snapshot(index) == wanted
+        assert index.merged is not None
+        plain = workspace / "plain"
+        plain.mkdir()
+        extract(index.merged, plain, whiteout_format)
+        assert snapshot(plain) == wanted
         stack = unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
         flat = workspace / "flat"
         flat.mkdir()

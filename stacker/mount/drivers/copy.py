@@ -109,16 +109,25 @@ def _require_same_inode(record: MountRecord, target: FileDescriptor) -> None:
 
 
 def _fill(plan: Plan, target: FileDescriptor) -> None:
-    from stacker.stack.flatten import flatten
-
     try:
-        flatten(plan.layers, target.number, plan.whiteout_format)
+        _write_tree(plan, target.number)
         safe_path.require_same(plan.target, target.number)
     except OSError as error:
         # Calls with dir_fd report a descriptor number or a bare name.
         name = error.filename if isinstance(error.filename, (str, bytes)) else str(plan.target)
         text = f"cannot copy the tree: {os.fsdecode(name)}: {error.strerror}"
         raise (StackerError if error.errno in _DISK_ERRORS else MountError)(text) from error
+
+
+def _write_tree(plan: Plan, target: int) -> None:
+    if plan.merged is None:
+        from stacker.stack.flatten import flatten
+
+        flatten(plan.layers, target, plan.whiteout_format)
+    else:
+        from stacker.stack.extract import extract
+
+        extract(plan.merged, target, plan.whiteout_format)
 
 
 def _bind_onto_itself(plan: Plan, target: FileDescriptor) -> str | None:
