@@ -20,6 +20,8 @@ from stacker.errors import IntegrityError
 _DATA_LAYOUT: Final = 0b1110
 _VERSION: Final = 0b1
 _MAX_TARGET: Final = 4096
+_ENTRY_BITS: Final = 6
+"""Bits of the place of an entry in a block, which holds fewer than 64."""
 
 
 class Inode(NamedTuple):
@@ -131,6 +133,22 @@ class Image:
         for start in range(0, len(data), BLOCK):
             yield from self._block(data[start : start + BLOCK], inode)
 
+    def names_after(self, inode: Inode, offset: int) -> Iterator[tuple[int, bytes, int]]:
+        """Yield offset, name and inode number of each entry of a directory after an offset.
+
+        An offset is the number of a block and the place of the entry in it, so that a directory
+        of any length is continued at once.
+
+        :param offset: the offset of the last entry already read; 0 to start.
+        """
+        data = self._flat(inode)
+        for number in range(offset >> _ENTRY_BITS, -(-len(data) // BLOCK)):
+            first = number << _ENTRY_BITS
+            block = data[number * BLOCK : (number + 1) * BLOCK]
+            for at, (name, nid, _) in enumerate(self._block(block, inode), first + 1):
+                if at > offset:
+                    yield at, name, nid
+
     def lookup(self, inode: Inode, name: bytes) -> int | None:
         """Return the inode number of a name in a directory."""
         data = self._flat(inode)
@@ -169,6 +187,38 @@ class Image:
             length = min(size, inode.size - offset)
             hole = block == on_disk.HOLE
             yield Chunk(offset, length, -1 if hole else tar, 0 if hole else block * BLOCK)
+
+    def chunk_at(self, inode: Inode, offset: int) -> tuple[int, int, int]:
+        """Return tar, start and length of the data at an offset inside a regular file.
+
+        :returns: as in `Chunk`, from the offset to the end of its chunk.
+        """
+        if inode.layout != on_disk.CHUNKS:
+            self._damaged(f"got data layout {inode.layout} for inode {inode.nid}, want chunks")
+        bits = on_disk.BLOCK_BITS + (inode.union & 0x1F)
+        number, inside = offset >> bits, offset & ((1 << bits) - 1)
+        at = aligned(inode.tail, on_disk.CHUNK_INDEX.size) + on_disk.CHUNK_INDEX.size * number
+        try:
+            _, tar, block = on_disk.CHUNK_INDEX.unpack_from(self.data, at)
+        except struct.error:
+            self._damaged(f"got chunks of inode {inode.nid} outside of the image")
+        length = min(1 << bits, inode.size - (number << bits)) - inside
+        if block == on_disk.HOLE:
+            return -1, 0, length
+        if tar > self.superblock.tars:
+            self._damaged(f"got tar {tar}, want at most {self.superblock.tars}")
+        return tar, block * BLOCK + inside, length
+
+    def end_of(self, inode: Inode) -> int:
+        """Return the offset at which the next inode can start."""
+        end = inode.tail
+        if inode.layout == on_disk.CHUNKS and inode.size:
+            bits = on_disk.BLOCK_BITS + (inode.union & 0x1F)
+            end = aligned(end, on_disk.CHUNK_INDEX.size)
+            end += on_disk.CHUNK_INDEX.size * -(-inode.size >> bits)
+        elif inode.layout == on_disk.INLINE:
+            end += inode.size
+        return aligned(end, on_disk.INODE_UNIT)
 
     def xattrs(self, inode: Inode) -> dict[bytes, bytes]:
         """Return the xattrs of an inode."""

@@ -156,9 +156,10 @@ class FileSender:
     def reply(self, unique: int, file: int, offset: int, length: int) -> bool:
         """Answer a request with a range of a file; return ``False`` if the caller has to answer.
 
+        :param file: a descriptor; -1, for a hole, is not sent.
         :param length: bytes; the file has them, or the caller has to answer.
         """
-        if not self._can_splice or length < MIN_SPLICE:
+        if not self._can_splice or file < 0 or length < MIN_SPLICE:
             return False
         total = fuse.OUT_HEADER.size + length
         try:
