@@ -78,6 +78,11 @@ class IndexedTree:
         self.file = lru_cache(_CACHED)(self._file)
         self._place_of = lru_cache(_CACHED)(self._directory_place)
 
+    def close(self) -> None:
+        """Close the index and its tars."""
+        for descriptor in self._files:
+            os.close(descriptor)
+
     # Names
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
