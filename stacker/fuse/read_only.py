@@ -31,8 +31,6 @@ from stacker.fuse.replies import (
 from stacker.tree.contents import read_into
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stacker.fuse.passthrough import Passthrough
     from stacker.fuse.prefetch import Prefetcher
     from stacker.tree.protocol import LowerTree, Node
@@ -123,19 +121,16 @@ class ReadOnlyAdapter(RequestHandler):
         return self._tree.readlink(node)
 
     def _readdir(self, node: Node, request: bytes) -> bytes:
-        return self._list(node, request, lambda _: b"", b"")
+        return self._list(node, request, full=False)
 
     def _readdirplus(self, node: Node, request: bytes) -> bytes:
         # The kernel ignores the entries of "." and "..".
-        return self._list(node, request, self._entry, NO_ENTRY)
+        return self._list(node, request, full=True)
 
-    def _list(
-        self, node: Node, request: bytes, entry: Callable[[Node], bytes], dots: bytes
-    ) -> bytes:
+    def _list(self, node: Node, request: bytes, *, full: bool) -> bytes:
         """Return as much of a listing as the reply can hold.
 
-        :param entry: returns what precedes the name of an inode.
-        :param dots: what precedes ``.`` and ``..``.
+        :param full: whether an entry with attributes precedes each name.
         """
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
         tree = self._tree
@@ -144,13 +139,19 @@ class ReadOnlyAdapter(RequestHandler):
         parts, left = list[bytes](), min(size, fuse.LARGEST_READ)
         for at in range(offset, 2):
             inode = tree.parent(node) if at else node
-            part = dots + pack_dirent(inode, at + 1, b".." if at else b".", stat.S_IFDIR)
+            part = pack_dirent(inode, at + 1, b".." if at else b".", stat.S_IFDIR)
+            if full:
+                part = NO_ENTRY + part
             left -= len(part)
             if left < 0:
                 return b"".join(parts)
             parts.append(part)
         for at, name, inode in tree.entries(node, max(offset - 2, 0)):
-            part = entry(inode) + pack_dirent(inode, at + 2, name, tree.mode(inode))
+            if full:
+                status = tree.status(inode)
+                part = pack_entry(inode, status) + pack_dirent(inode, at + 2, name, status.mode)
+            else:
+                part = pack_dirent(inode, at + 2, name, tree.mode(inode))
             left -= len(part)
             if left < 0:
                 break

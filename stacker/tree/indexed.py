@@ -39,6 +39,8 @@ _CACHED: Final = 1024
 _DOTS: Final = frozenset({b".", b".."})
 _REGION_BITS: Final = 11
 """Files whose numbers differ in lower bits only are read in one order, for `group`."""
+_KIND: Final = 0o170000
+_DEVICES: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _SECOND: Final = 1_000_000_000
 
 
@@ -70,6 +72,7 @@ class IndexedTree:
         self._files = files
         self._dialect = dialect
         self._users, self._groups = users, groups
+        self._attributes = image.attributes
         self._root = image.superblock.root
         self.count = image.superblock.inodes
         self.limit = max(1, len(image.data) // on_disk.INODE_UNIT - self._root)
@@ -97,9 +100,11 @@ class IndexedTree:
         :raises OSError: ``ENOTDIR``.
         """
         inode = self._directory(directory)
+        root, limit = self._root, self.limit
         for at, name, nid in self._image.names_after(inode, offset):
             if name not in _DOTS:
-                yield at, name, self._node(nid)
+                node = nid - root
+                yield at, name, node if 0 <= node < limit else self._node(nid)
 
     def parent(self, directory: Node) -> Node:
         """Return the parent of a directory; the root is its own parent."""
@@ -180,30 +185,32 @@ class IndexedTree:
 
     def mode(self, inode: Node) -> int:
         """Return an inode's file type and permissions."""
-        return self._inode(inode).mode
+        return self._attributes(inode + self._root)[0]
 
     def kind(self, inode: Node) -> int:
         """Return an inode's type, an ``S_IF*`` constant."""
-        return stat.S_IFMT(self._inode(inode).mode)
+        return self._attributes(inode + self._root)[0] & _KIND
 
     def status(self, inode: Node) -> Status:
         """Return an inode's attributes; all times are the time of the last modification.
 
         As in a tree of directories, a directory has one link and no size.
         """
-        found = self._inode(inode)
-        mode, size, links = found.mode, found.size, found.links
-        device, kind = 0, stat.S_IFMT(mode)
+        mode, links, uid, gid, size, seconds, nanoseconds, union = self._attributes(
+            inode + self._root
+        )
+        device, kind = 0, mode & _KIND
         if kind == stat.S_IFDIR:
             size, links = 0, 1
-        elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
-            device = found.device
-        mtime = found.seconds * _SECOND + found.nanoseconds
-        return Status(
-            *(mode, links),
-            found.uid if self._users is None else self._users(found.uid),
-            found.gid if self._groups is None else self._groups(found.gid),
-            *(size, (size + 511) >> 9, device, mtime, mtime, mtime),
+        elif kind in _DEVICES:
+            device = on_disk.decode_device(union)
+        if self._users is not None and self._groups is not None:
+            uid, gid = self._users(uid), self._groups(gid)
+        mtime = seconds * _SECOND + nanoseconds
+        # Status() would add a Python call to every LOOKUP of a FUSE server.
+        return tuple.__new__(
+            Status,
+            (mode, links, uid, gid, size, (size + 511) >> 9, device, mtime, mtime, mtime),
         )
 
     def readlink(self, inode: Node) -> bytes:
