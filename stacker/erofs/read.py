@@ -11,6 +11,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import lt
 from typing import Final, NamedTuple, NoReturn
 
 from stacker.erofs import format as on_disk
@@ -164,12 +165,11 @@ class Image:
         """
         data = self._flat(inode)
         for number in range(offset >> _ENTRY_BITS, -(-len(data) // BLOCK)):
-            block = data[number * BLOCK : (number + 1) * BLOCK]
             at = number << _ENTRY_BITS
-            for name, nid, _ in self._block(block, inode):
-                at += 1
-                if at > offset:
-                    yield at, name, nid
+            found = self._block(data[number * BLOCK : (number + 1) * BLOCK], inode)
+            skipped = max(0, offset - at)
+            for at, (name, nid, _) in enumerate(found[skipped:], at + skipped + 1):
+                yield at, name, nid
 
     def lookup(self, inode: Inode, name: bytes) -> int | None:
         """Return the inode number of a name in a directory."""
@@ -281,23 +281,17 @@ class Image:
 
     def _block(self, block: memoryview, inode: Inode) -> list[tuple[bytes, int, int]]:
         """Return the entries of a block of a directory."""
-        data = bytes(block)  # one copy, since slices of a view are slower
+        data = bytes(block).rstrip(b"\0")  # zeroes follow the last name
         try:
             _, first, _ = on_disk.DIRENT.unpack_from(data)
-            entries = list(on_disk.DIRENT.iter_unpack(data[:first]))
-        except struct.error:
+            nids, starts, kinds = zip(*on_disk.DIRENT.iter_unpack(data[:first]), strict=True)
+        except (struct.error, ValueError):
             self._damaged(f"got a malformed block in directory {inode.nid}")
-        found, end = list[tuple[bytes, int, int]](), len(data)
-        for nid, start, kind in reversed(entries):
-            name = data[start:end]
-            if end == len(data):
-                name = name.partition(b"\0")[0]
-            if not name or b"/" in name or b"\0" in name or not first <= start < end:
-                self._damaged(f"got the name {name!r} in directory {inode.nid}")
-            found.append((name, nid, kind))
-            end = start
-        found.reverse()
-        return found
+        ends, text = (*starts[1:], len(data)), data[first:]
+        if b"/" in text or b"\0" in text or not all(map(lt, starts, ends)):
+            self._damaged(f"got malformed names in directory {inode.nid}")
+        names = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+        return list(zip(names, nids, kinds, strict=True))
 
     def _first_name(self, block: memoryview, inode: Inode) -> bytes:
         """Return the first name of a block without the others."""
