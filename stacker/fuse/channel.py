@@ -65,7 +65,9 @@ class KernelService:
         return self._note
 
     def serve(self, channel: int) -> None:
-        """Answer requests until the mount is gone.
+        """Answer requests until the mount is gone, and then close all files.
+
+        Another process can unmount a lower filesystem as soon as no file of it is open.
 
         :raises OSError: any error except the end of the mount.
         """
@@ -74,6 +76,7 @@ class KernelService:
         adapter = self._adapter()
         adapter.sender = FileSender(channel)
         serve(channel, adapter)
+        adapter.close()
 
 
 def _begin(connection: int, adapter: RequestHandler) -> None:

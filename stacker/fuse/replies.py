@@ -13,6 +13,7 @@ from collections import OrderedDict
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Final
 
+from stacker.errors import IntegrityError
 from stacker.fuse import protocol as fuse
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ _SECOND: Final = 1_000_000_000
 def errno_of(error: Exception) -> int:
     """Return the errno for an exception.
 
-    A malformed request is EINVAL.  An exception that is a bug is EIO, so that the mount survives.
+    A malformed request is EINVAL.  Damaged data on disk is EIO.  So is an exception that is a bug, so
+    that the mount survives.
     """
     if isinstance(error, OSError):
         return error.errno or errno.EIO
+    if isinstance(error, IntegrityError):
+        return errno.EIO
     if isinstance(error, (struct_error, ValueError, OverflowError)):
         return errno.EINVAL
     return errno.EIO

@@ -305,7 +305,7 @@ class _FileInTar:
         self.size = inode.size
 
     def piece(self, offset: int, length: int) -> Piece:
-        """Return where a range starts, and how far it goes on there."""
+        """Return where a range starts, and how much of it follows there."""
         tar, start, found = self._image.chunk_at(self._inode, offset)
         while found < length and offset + found < self.size:
             other, place, more = self._image.chunk_at(self._inode, offset + found)

@@ -68,7 +68,7 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def index(layer: Path, tmp_path_factory: pytest.TempPathFactory) -> MergedIndex:
     """Return the index of the same layer, packed by GNU tar."""
-    command = ["tar", "--format=pax", "--xattrs", "--xattrs-include=*", "-C", layer, "-c", "."]
+    command = ["tar", "--format=pax", "--xattrs", "--xattrs-include=*", "-C", str(layer), "-c", "."]
     packed = subprocess.run(command, check=True, capture_output=True).stdout
     merged = merged_stack([packed], tmp_path_factory.mktemp("index"), WhiteoutFormat.USER).merged
     assert merged is not None

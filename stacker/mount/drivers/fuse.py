@@ -212,7 +212,7 @@ def _refuse_upper(plan: Plan) -> StackerError | None:
     return UnsupportedError(
         f"no read-only mount of an upper directory by FUSE: {plan.target}: the layers are in EROFS"
         " form",
-        hint="omit --ro, or use the overlay driver",
+        hint="mount it read-write, or use --driver overlay",
     )
 
 

@@ -193,7 +193,8 @@ def test_prefetcher_groups_files_of_an_index(tree: IndexedTree) -> None:
 
 def test_writes_on_top_copy_up_from_the_tar(tree: IndexedTree, tmp_path: Path) -> None:
     upper, work = tmp_path / "upper", tmp_path / "work"
-    upper.mkdir(), work.mkdir()
+    upper.mkdir()
+    work.mkdir()
     before = tree_snapshot(tree)
     with closing(WritableTree(tree, WhiteoutFormat.USER, upper, work, durable=False)) as writable:
         shown = tree_snapshot(writable)
@@ -216,7 +217,8 @@ def test_listing_goes_on_after_its_directory_is_copied_up(
     tree: IndexedTree, tmp_path: Path
 ) -> None:
     upper, work = tmp_path / "upper", tmp_path / "work"
-    upper.mkdir(), work.mkdir()
+    upper.mkdir()
+    work.mkdir()
     with closing(WritableTree(tree, WhiteoutFormat.USER, upper, work, durable=False)) as writable:
         many = at(writable, b"many")
         listed = [*writable.entries(many)]
