@@ -137,7 +137,9 @@ class _Planner:
         walked = list(self._walked(root))
         for directory in walked:
             self._place(directory)
-            for child in self._inodes.directories[directory].values():
+            children = self._inodes.directories[directory]
+            for name in self._layout.listings[directory].names:  # the order of a listing
+                child = children.get(name, directory)
                 if child not in self._inodes.directories and not self._layout.offsets[child]:
                     self._place(child)
         layout = self._layout

@@ -11,6 +11,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import lt
 from typing import Final, NamedTuple, NoReturn
 
 from stacker.erofs import format as on_disk
@@ -20,6 +21,8 @@ from stacker.errors import IntegrityError
 _DATA_LAYOUT: Final = 0b1110
 _VERSION: Final = 0b1
 _MAX_TARGET: Final = 4096
+_ENTRY_BITS: Final = 6
+"""Bits of the place of an entry in a block, which holds fewer than 64."""
 
 
 class Inode(NamedTuple):
@@ -123,6 +126,27 @@ class Image:
             *(union, layout, end, xattr_size),
         )
 
+    def attributes(self, nid: int) -> tuple[int, int, int, int, int, int, int, int]:
+        """Return mode, links, uid, gid, size, seconds, nanoseconds and union of an inode.
+
+        They are those of `inode`, which takes twice as long.
+        """
+        data, at = self.data, nid * on_disk.INODE_UNIT
+        try:
+            if data[at] & _VERSION:
+                _, _, mode, _, size, union, _, uid, gid, seconds, nanoseconds, links = (
+                    on_disk.EXTENDED.unpack_from(data, at)
+                )
+                if seconds >> 63:
+                    seconds -= 1 << 64
+                return mode, links, uid, gid, size, seconds, nanoseconds, union
+            _, _, mode, links, size, _, union, _, uid, gid, _ = on_disk.COMPACT.unpack_from(
+                data, at
+            )
+        except (struct.error, IndexError):
+            self._damaged(f"got inode {nid} outside of the image")
+        return mode, links, uid, gid, size, *self.superblock.epoch, union
+
     def names(self, inode: Inode) -> Iterator[tuple[bytes, int, int]]:
         """Yield name, inode number and file type of each entry of a directory."""
         if not stat.S_ISDIR(inode.mode):
@@ -131,14 +155,30 @@ class Image:
         for start in range(0, len(data), BLOCK):
             yield from self._block(data[start : start + BLOCK], inode)
 
+    def names_after(self, inode: Inode, offset: int) -> Iterator[tuple[int, bytes, int]]:
+        """Yield offset, name and inode number of each entry of a directory after an offset.
+
+        An offset is the number of a block and the place of the entry in it, so that a directory
+        of any length is continued at once.
+
+        :param offset: the offset of the last entry already read; 0 to start.
+        """
+        data = self._flat(inode)
+        for number in range(offset >> _ENTRY_BITS, -(-len(data) // BLOCK)):
+            at = number << _ENTRY_BITS
+            found = self._block(data[number * BLOCK : (number + 1) * BLOCK], inode)
+            skipped = max(0, offset - at)
+            for at, (name, nid, _) in enumerate(found[skipped:], at + skipped + 1):
+                yield at, name, nid
+
     def lookup(self, inode: Inode, name: bytes) -> int | None:
         """Return the inode number of a name in a directory."""
         data = self._flat(inode)
         low, high = 0, -(-len(data) // BLOCK) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            first = next(self._block(data[middle * BLOCK : (middle + 1) * BLOCK], inode))
-            low, high = (middle, high) if first[0] <= name else (low, middle - 1)
+            first = self._first_name(data[middle * BLOCK : (middle + 1) * BLOCK], inode)
+            low, high = (middle, high) if first <= name else (low, middle - 1)
         for found, nid, _ in self._block(data[low * BLOCK : (low + 1) * BLOCK], inode):
             if found == name:
                 return nid
@@ -169,6 +209,38 @@ class Image:
             length = min(size, inode.size - offset)
             hole = block == on_disk.HOLE
             yield Chunk(offset, length, -1 if hole else tar, 0 if hole else block * BLOCK)
+
+    def chunk_at(self, inode: Inode, offset: int) -> tuple[int, int, int]:
+        """Return tar, start and length of the data at an offset inside a regular file.
+
+        :returns: as in `Chunk`, from the offset to the end of its chunk.
+        """
+        if inode.layout != on_disk.CHUNKS:
+            self._damaged(f"got data layout {inode.layout} for inode {inode.nid}, want chunks")
+        bits = on_disk.BLOCK_BITS + (inode.union & 0x1F)
+        number, inside = offset >> bits, offset & ((1 << bits) - 1)
+        at = aligned(inode.tail, on_disk.CHUNK_INDEX.size) + on_disk.CHUNK_INDEX.size * number
+        try:
+            _, tar, block = on_disk.CHUNK_INDEX.unpack_from(self.data, at)
+        except struct.error:
+            self._damaged(f"got chunks of inode {inode.nid} outside of the image")
+        length = min(1 << bits, inode.size - (number << bits)) - inside
+        if block == on_disk.HOLE:
+            return -1, 0, length
+        if tar > self.superblock.tars:
+            self._damaged(f"got tar {tar}, want at most {self.superblock.tars}")
+        return tar, block * BLOCK + inside, length
+
+    def end_of(self, inode: Inode) -> int:
+        """Return the offset at which the next inode can start."""
+        end = inode.tail
+        if inode.layout == on_disk.CHUNKS and inode.size:
+            bits = on_disk.BLOCK_BITS + (inode.union & 0x1F)
+            end = aligned(end, on_disk.CHUNK_INDEX.size)
+            end += on_disk.CHUNK_INDEX.size * -(-inode.size >> bits)
+        elif inode.layout == on_disk.INLINE:
+            end += inode.size
+        return aligned(end, on_disk.INODE_UNIT)
 
     def xattrs(self, inode: Inode) -> dict[bytes, bytes]:
         """Return the xattrs of an inode."""
@@ -207,19 +279,30 @@ class Image:
             self._damaged(f"got data layout {inode.layout} for inode {inode.nid}")
         return self._piece(inode.union * BLOCK, inode.size)
 
-    def _block(self, block: memoryview, inode: Inode) -> Iterator[tuple[bytes, int, int]]:
+    def _block(self, block: memoryview, inode: Inode) -> list[tuple[bytes, int, int]]:
+        """Return the entries of a block of a directory."""
+        data = bytes(block).rstrip(b"\0")  # zeroes follow the last name
+        try:
+            _, first, _ = on_disk.DIRENT.unpack_from(data)
+            nids, starts, kinds = zip(*on_disk.DIRENT.iter_unpack(data[:first]), strict=True)
+        except (struct.error, ValueError):
+            self._damaged(f"got a malformed block in directory {inode.nid}")
+        ends, text = (*starts[1:], len(data)), data[first:]
+        if b"/" in text or b"\0" in text or not all(map(lt, starts, ends)):
+            self._damaged(f"got malformed names in directory {inode.nid}")
+        names = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+        return list(zip(names, nids, kinds, strict=True))
+
+    def _first_name(self, block: memoryview, inode: Inode) -> bytes:
+        """Return the first name of a block without the others."""
         try:
             _, first, _ = on_disk.DIRENT.unpack_from(block)
-            entries = list(on_disk.DIRENT.iter_unpack(block[:first]))
+            if first <= on_disk.DIRENT.size:
+                return self._block(block, inode)[0][0]
+            _, end, _ = on_disk.DIRENT.unpack_from(block, on_disk.DIRENT.size)
         except struct.error:
             self._damaged(f"got a malformed block in directory {inode.nid}")
-        ends = [start for _, start, _ in entries[1:]]
-        ends.append(len(block))
-        for (nid, start, kind), end in zip(entries, ends, strict=True):
-            name = bytes(block[start:end]).partition(b"\0")[0]
-            if not name or b"/" in name or not first <= start < end:
-                self._damaged(f"got the name {name!r} in directory {inode.nid}")
-            yield name, nid, kind
+        return bytes(block[first:end])
 
     def _xattr(self, data: memoryview, at: int) -> tuple[bytes, bytes, int]:
         try:

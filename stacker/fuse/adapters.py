@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stacker.fuse.options import FuseAdapter, ServedTree
     from stacker.fuse.passthrough import Passthrough
-    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import LowerTree
 
 _MAX_WORKERS: Final = 4
 PYFUSE3_HINT: Final = (
@@ -50,7 +50,7 @@ def worker_count(tree: ServedTree) -> int:
     return min(_MAX_WORKERS, len(os.sched_getaffinity(0))) if tree.read_only else 1
 
 
-def load_adapter(tree: ServedTree) -> Callable[[MergedTree], Service]:
+def load_adapter(tree: ServedTree) -> Callable[[LowerTree], Service]:
     """Load the adapter that a tree's options name.
 
     :raises MountError: the adapter is not installed.
@@ -62,7 +62,7 @@ def load_adapter(tree: ServedTree) -> Callable[[MergedTree], Service]:
     return _load_passthrough(tree) if tree.options.passthrough else _load_read_only(tree)
 
 
-def _load_pyfuse3() -> Callable[[MergedTree], Service]:
+def _load_pyfuse3() -> Callable[[LowerTree], Service]:
     try:
         from stacker.fuse.libfuse import Pyfuse3Service
     except ImportError as error:
@@ -70,12 +70,12 @@ def _load_pyfuse3() -> Callable[[MergedTree], Service]:
     return Pyfuse3Service
 
 
-def _load_read_only(tree: ServedTree, note: str | None = None) -> Callable[[MergedTree], Service]:
+def _load_read_only(tree: ServedTree, note: str | None = None) -> Callable[[LowerTree], Service]:
     from stacker.fuse.channel import KernelService
     from stacker.fuse.prefetch import Prefetcher
     from stacker.fuse.read_only import ReadOnlyAdapter
 
-    def serve(merged: MergedTree) -> Service:
+    def serve(merged: LowerTree) -> Service:
         # A store into the page cache can block until another worker has answered a read.
         prefetcher = Prefetcher(merged) if worker_count(tree) > 1 else None
         passthrough = None if note else _automatic_passthrough(tree, merged)
@@ -86,7 +86,7 @@ def _load_read_only(tree: ServedTree, note: str | None = None) -> Callable[[Merg
     return serve
 
 
-def _automatic_passthrough(tree: ServedTree, merged: MergedTree) -> Passthrough | None:
+def _automatic_passthrough(tree: ServedTree, merged: LowerTree) -> Passthrough | None:
     """Use passthrough for a tree of large files, unless an overlay on top would then fail."""
     from stacker.fuse.passthrough import (
         Passthrough,
@@ -100,17 +100,20 @@ def _automatic_passthrough(tree: ServedTree, merged: MergedTree) -> Passthrough 
     return Passthrough(merged, 1)
 
 
-def _load_passthrough(tree: ServedTree) -> Callable[[MergedTree], Service]:
+def _load_passthrough(tree: ServedTree) -> Callable[[LowerTree], Service]:
     from stacker.fuse.channel import KernelService
     from stacker.fuse.passthrough import Passthrough, is_permitted, stack_depth
     from stacker.fuse.read_only import ReadOnlyAdapter
 
+    if tree.merged is not None:
+        note = "no passthrough: the files are parts of the layers' tars"
+        return _load_read_only(tree, note)
     if not is_permitted():
         note = "no passthrough: it needs CAP_SYS_ADMIN in the initial user namespace"
         return _load_read_only(tree, note)
     depth = stack_depth(tree.layers)
 
-    def serve(merged: MergedTree) -> Service:
+    def serve(merged: LowerTree) -> Service:
         passthrough = Passthrough(merged, depth)
         return KernelService(
             lambda: ReadOnlyAdapter(merged, passthrough),
@@ -121,7 +124,7 @@ def _load_passthrough(tree: ServedTree) -> Callable[[MergedTree], Service]:
     return serve
 
 
-def _load_writable(tree: ServedTree) -> Callable[[MergedTree], Service]:
+def _load_writable(tree: ServedTree) -> Callable[[LowerTree], Service]:
     import resource
 
     from stacker.fuse.channel import KernelService
@@ -132,7 +135,7 @@ def _load_writable(tree: ServedTree) -> Callable[[MergedTree], Service]:
     if upper is None or work is None:
         raise MountError(f"cannot mount by FUSE: {tree.target}: got no upper directory, want one")
 
-    def serve(merged: MergedTree) -> Service:
+    def serve(merged: LowerTree) -> Service:
         os.umask(0)  # the kernel has already applied the umask of the caller
         _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for open, deleted files

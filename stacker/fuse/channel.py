@@ -65,7 +65,9 @@ class KernelService:
         return self._note
 
     def serve(self, channel: int) -> None:
-        """Answer requests until the mount is gone.
+        """Answer requests until the mount is gone, and then close all files.
+
+        Another process can unmount a lower filesystem as soon as no file of it is open.
 
         :raises OSError: any error except the end of the mount.
         """
@@ -74,6 +76,7 @@ class KernelService:
         adapter = self._adapter()
         adapter.sender = FileSender(channel)
         serve(channel, adapter)
+        adapter.close()
 
 
 def _begin(connection: int, adapter: RequestHandler) -> None:
@@ -156,9 +159,10 @@ class FileSender:
     def reply(self, unique: int, file: int, offset: int, length: int) -> bool:
         """Answer a request with a range of a file; return ``False`` if the caller has to answer.
 
+        :param file: a descriptor; -1, for a hole, is not sent.
         :param length: bytes; the file has them, or the caller has to answer.
         """
-        if not self._can_splice or length < MIN_SPLICE:
+        if not self._can_splice or file < 0 or length < MIN_SPLICE:
             return False
         total = fuse.OUT_HEADER.size + length
         try:

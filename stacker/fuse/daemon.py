@@ -27,6 +27,7 @@ from stacker.fuse import connect
 from stacker.fuse.adapters import load_adapter, worker_count
 from stacker.linux import mountapi, mountinfo, opath, process
 from stacker.linux.mountapi import FileDescriptor
+from stacker.tree.indexed import open_index
 from stacker.tree.merged import merge, tree_of
 from stacker.tree.protocol import ROOT
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from stacker.fuse.options import ServedTree
     from stacker.layer.paths import LayerPaths
     from stacker.linux.mountinfo import MountInfo
-    from stacker.tree.merged import MergedTree
+    from stacker.tree.protocol import LowerTree
 
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _RESTART_PAUSE: Final = 0.05
@@ -247,11 +248,13 @@ def _identity(mount: MountInfo) -> _Identity:
     return mount.device, mount.fstype, mount.source
 
 
-def _merge(tree: ServedTree) -> MergedTree:
-    """Read and merge the layers.
+def _merge(tree: ServedTree) -> LowerTree:
+    """Map the index, or read and merge the layers.
 
     :raises OSError: from the kernel, with the path that the caller gave.
     """
+    if tree.merged is not None:
+        return open_index(tree.merged, tree.whiteout_format)
     layers = tree.layers
     if tree.read_only and tree.upper is not None:
         layers = (tree.upper, *layers)

@@ -22,12 +22,12 @@ import trio
 from stacker.errors import MountError
 from stacker.fuse.protocol import FOREVER
 from stacker.fuse.replies import BLOCK, NAME_MAX, OpenFiles, errno_of, visible_xattrs
+from stacker.tree.contents import read_into
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import LowerTree, Node
 
 _ROOT: Final[int] = pyfuse3.ROOT_INODE
 _ONE_TASK: Final = (1, 1)
@@ -54,11 +54,11 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
 
-    def __init__(self, tree: MergedTree) -> None:
+    def __init__(self, tree: LowerTree) -> None:
         super().__init__()
         self._tree = tree
         self._files = OpenFiles(tree)
-        self._entries: list[pyfuse3.EntryAttributes | None] = [None] * len(tree)
+        self._entries: dict[Node, pyfuse3.EntryAttributes] = {}
         self._absent = pyfuse3.EntryAttributes()
         self._absent.st_ino = 0
         self._absent.entry_timeout = FOREVER
@@ -70,7 +70,7 @@ class Operations(pyfuse3.Operations):
 
     def entry(self, inode: Node) -> pyfuse3.EntryAttributes:
         """Return an inode's attributes as a cached object of pyfuse3."""
-        found = self._entries[inode]
+        found = self._entries.get(inode)
         if found is None:
             found = self._entries[inode] = self._new_entry(inode)
         return found
@@ -87,7 +87,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _node(self, number: int) -> Node:
-        if not _ROOT <= number < len(self._tree) + _ROOT:
+        if not _ROOT <= number < self._tree.limit + _ROOT:
             raise OSError(errno.ESTALE, "no such node")
         return number - _ROOT
 
@@ -120,7 +120,10 @@ class Operations(pyfuse3.Operations):
     @_coroutine
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Return a range of a file, shorter than ``size`` only at its end."""
-        return os.pread(self._files.get(self._node(handle)), size, offset)
+        file = self._files.get(self._node(handle))
+        buffer = bytearray(max(0, min(size, file.size - offset)))
+        read_into(file, memoryview(buffer), offset)
+        return bytes(buffer)
 
     @_coroutine
     def release(self, handle: int) -> None:
@@ -137,14 +140,13 @@ class Operations(pyfuse3.Operations):
     def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         """Reply with as many entries and attributes as fit."""
         tree, directory = self._tree, self._node(handle)
-        reply, entry, name, inode = pyfuse3.readdir_reply, self.entry, tree.name, tree.inode
+        reply, entry = pyfuse3.readdir_reply, self.entry
         for at, dot in enumerate((b".", b"..")):
             near = tree.parent(directory) if at else directory
             if at >= start and not reply(token, dot, entry(near), at + 1):
                 return
-        first = max(start, 2)
-        for at, child in enumerate(tree.children(directory)[first - 2 :], first + 1):
-            if not reply(token, name(child), entry(inode(child)), at):
+        for at, name, inode in tree.entries(directory, max(start - 2, 0)):
+            if not reply(token, name, entry(inode), at + 2):
                 return
 
     @_coroutine
@@ -166,7 +168,7 @@ class Operations(pyfuse3.Operations):
         """Return the number of files of the whole tree."""
         numbers = pyfuse3.StatvfsData()
         numbers.f_bsize = numbers.f_frsize = BLOCK
-        numbers.f_files = len(self._tree)
+        numbers.f_files = self._tree.count
         numbers.f_namemax = NAME_MAX
         return numbers
 
@@ -181,7 +183,7 @@ class Pyfuse3Service:
     :param tree: the tree to serve.
     """
 
-    def __init__(self, tree: MergedTree) -> None:
+    def __init__(self, tree: LowerTree) -> None:
         self._operations = Operations(tree)
         self._connection = -1
 

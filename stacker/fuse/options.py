@@ -15,7 +15,7 @@ from stacker.linux import process
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stacker.layer.paths import LayerPaths
+    from stacker.layer.paths import LayerPaths, MergedIndex
     from stacker.linux.process import IdRange
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
@@ -105,13 +105,14 @@ class ServedTree:
     :param target: the mount point.
     :param source: the source in mountinfo.
     :param layers: the layers to merge, topmost first; a path alone for a directory without a
-        skeleton.
+        skeleton.  With `merged` there are none.
     :param whiteout_format: how deletions are read, and written to `upper`.
     :param read_only: refuse writes; an `upper` is then one more layer.
     :param upper: the directory that receives the writes.
     :param work: the directory for unfinished copies, on the filesystem of `upper`.
     :param volatile: `upper` is discarded at unmount, so fsync(2) does nothing.
     :param options: the options of the mount.
+    :param merged: the index to serve instead of layers.
     """
 
     target: Path
@@ -123,6 +124,7 @@ class ServedTree:
     work: Path | None = None
     volatile: bool = False
     options: FuseOptions = FuseOptions()
+    merged: MergedIndex | None = None
 
 
 def overflow_ids() -> tuple[int, int]:

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.layer.paths import LayerPaths
-    from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import LowerTree, Node
 
 MIN_SIZE: Final = 1 << 20
 """Bytes of the smallest file that uses passthrough."""
@@ -41,14 +40,14 @@ class Passthrough:
     :param depth: how many filesystems are stacked, this one included: 1 or 2.
     """
 
-    def __init__(self, tree: MergedTree, depth: int) -> None:
+    def __init__(self, tree: LowerTree, depth: int) -> None:
         self.depth = depth
         self.agreed = False
         """Whether the kernel supports passthrough; known after the INIT request."""
         self.channel = -1
         """This process's descriptor of the connection."""
         self._tree = tree
-        self._backing_ids = memoryview(mmap.mmap(-1, 4 * len(tree))).cast("i")
+        self._backing_ids = memoryview(mmap.mmap(-1, 4 * tree.limit)).cast("i")
         self._lock = os.memfd_create("backing files", os.MFD_CLOEXEC)
 
     def backing_id(self, inode: Node) -> int:
@@ -69,25 +68,26 @@ class Passthrough:
 
     def _register(self, inode: Node) -> int:
         # The kernel closes the backing file when the mount is gone.
-        fd = self._tree.open(inode)
+        file = self._tree.file(inode)
         try:
+            fd = file.piece(0, file.size).descriptor
             # ioctl returns the ID for a mutable buffer; for bytes it would return the buffer.
             request = bytearray(fuse.BACKING_MAP.pack(fd, 0, 0))
             return int(fcntl.ioctl(self.channel, fuse.IOC_BACKING_OPEN, request))
         except OSError:  # ELOOP: too many stacked filesystems; EPERM: privileges were dropped
             return _REFUSED
         finally:
-            os.close(fd)
+            file.close()
 
 
-def is_worthwhile(tree: MergedTree) -> bool:
+def is_worthwhile(tree: LowerTree) -> bool:
     """Return whether a tree has mostly large files: at least 1 MiB per entry on average.
 
     With passthrough the kernel sends a request for each open and each close, of any file, which
     costs some dozens of microseconds.  It saves a copy and a second cached page for each page that
     is read, about 150 microseconds per MiB.
     """
-    return tree.size >= MIN_SIZE * len(tree)
+    return tree.size >= MIN_SIZE * tree.count
 
 
 def is_permitted() -> bool:

@@ -22,8 +22,7 @@ from stacker.fuse.protocol import ROOT_ID
 
 if TYPE_CHECKING:
     from stacker.fuse.channel import FileSender
-    from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import LowerTree, Node
 
 MAX_SIZE: Final = 64 << 10
 """Bytes of the largest file that is stored ahead."""
@@ -35,16 +34,16 @@ _LEAD: Final = 3
 """Entries between the reader and the first file to store."""
 _MIN_STREAK: Final = 2
 _SLOTS: Final = 256
-_DIRECTORY, _LAST, _UNTIL, _STREAK = range(4)
+_GROUP, _LAST, _UNTIL, _STREAK = range(4)
 
 
 class Prefetcher:
-    """The latest reads in some directories, in memory that all workers share.
+    """The latest reads in some groups of files, in memory that all workers share.
 
     :param tree: the tree with the files.
     """
 
-    def __init__(self, tree: MergedTree) -> None:
+    def __init__(self, tree: LowerTree) -> None:
         self._tree = tree
         self._reads = memoryview(mmap.mmap(-1, _SLOTS * 32)).cast("Q")
         self._lock = os.memfd_create("prefetch", os.MFD_CLOEXEC)
@@ -64,30 +63,31 @@ class Prefetcher:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def _record(self, inode: Node) -> int:
-        """Record a read, and return the slot of the directory."""
-        reads, directory = self._reads, self._tree.parent(inode)
-        slot = 4 * (directory % _SLOTS)
-        last = max(reads[slot + _LAST], reads[slot + _UNTIL])
-        if reads[slot + _DIRECTORY] == directory and reads[slot + _LAST] < inode <= last + _MAX_GAP:
+        """Record a read, and return the slot of the group."""
+        reads, group = self._reads, self._tree.group(inode)
+        slot = 4 * (group % _SLOTS)
+        last = max(reads[slot + _LAST], reads[slot + _UNTIL]) + _MAX_GAP * self._tree.stride
+        if reads[slot + _GROUP] == group and reads[slot + _LAST] < inode <= last:
             reads[slot + _STREAK] += 1
         else:
-            reads[slot + _DIRECTORY] = directory
+            reads[slot + _GROUP] = group
             reads[slot + _STREAK] = reads[slot + _UNTIL] = 0
         reads[slot + _LAST] = inode
         return slot
 
     def _store_next(self, slot: int, sender: FileSender) -> None:
-        reads = self._reads
-        directory = reads[slot + _DIRECTORY]
-        children = self._tree.children(directory)
-        node = max(reads[slot + _LAST], reads[slot + _UNTIL])
+        reads, tree = self._reads, self._tree
+        group, node = reads[slot + _GROUP], reads[slot + _UNTIL]
         for _ in range(_MAX_FILES):
+            last = reads[slot + _LAST]
+            found = tree.after(max(node, last))
             # The reader advances meanwhile; its next files are not worth a race.
-            node = max(node + 1, reads[slot + _LAST] + _LEAD)
-            if node >= children.stop or reads[slot + _DIRECTORY] != directory:
+            while found is not None and found < last + _LEAD * tree.stride:
+                found = tree.after(found)
+            if found is None or reads[slot + _GROUP] != group:
                 return
-            self._store(node, sender)
-            reads[slot + _UNTIL] = node
+            self._store(found, sender)
+            reads[slot + _UNTIL] = node = found
 
     def _store(self, node: Node, sender: FileSender) -> None:
         tree = self._tree
@@ -96,10 +96,6 @@ class Prefetcher:
         if not (stat.S_ISREG(status.mode) and 0 < status.size <= MAX_SIZE):
             return
         with suppress(OSError):  # a process that reads the file gets the error
-            file = tree.open(inode)
-            try:
-                data = os.pread(file, status.size, 0)
-            finally:
-                os.close(file)
+            data = tree.read(inode, 0, status.size)
             if len(data) == status.size:
                 sender.store(inode + ROOT_ID, data)

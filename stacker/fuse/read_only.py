@@ -1,6 +1,6 @@
 """A read-only merged tree in the kernel's own FUSE protocol.
 
-Requests and a `MergedTree` come in; replies go out.  The tree never changes, so the kernel may
+Requests and a `LowerTree` come in; replies go out.  The tree never changes, so the kernel may
 cache names, missing names, attributes, link targets, pages and listings forever.  The adapter
 answers ENOSYS to OPEN and OPENDIR, and the kernel then reads files without handles.
 """
@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from stacker.fuse import protocol as fuse
+from stacker.fuse.channel import MIN_SPLICE
 from stacker.fuse.dispatch import HEADER, RequestHandler, list_xattrs, name_at
 from stacker.fuse.prefetch import MAX_SIZE
 from stacker.fuse.replies import (
@@ -27,14 +28,12 @@ from stacker.fuse.replies import (
     pack_entry,
     pack_xattr,
 )
+from stacker.tree.contents import read_into
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stacker.fuse.passthrough import Passthrough
     from stacker.fuse.prefetch import Prefetcher
-    from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import LowerTree, Node
 
 _WITHOUT_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
 
@@ -49,7 +48,7 @@ class ReadOnlyAdapter(RequestHandler):
 
     def __init__(
         self,
-        tree: MergedTree,
+        tree: LowerTree,
         passthrough: Passthrough | None = None,
         prefetcher: Prefetcher | None = None,
     ) -> None:
@@ -81,7 +80,7 @@ class ReadOnlyAdapter(RequestHandler):
         return super()._dispatch(opcode, unique, node, request)
 
     def _require(self, node: Node) -> None:
-        if not 0 <= node < len(self._tree):
+        if not 0 <= node < self._tree.limit:
             raise OSError(errno.ESTALE, "no such node")
 
     def _unsupported(self, opcode: int) -> int:
@@ -122,34 +121,37 @@ class ReadOnlyAdapter(RequestHandler):
         return self._tree.readlink(node)
 
     def _readdir(self, node: Node, request: bytes) -> bytes:
-        return self._list(node, request, lambda _: b"", b"")
+        return self._list(node, request, full=False)
 
     def _readdirplus(self, node: Node, request: bytes) -> bytes:
         # The kernel ignores the entries of "." and "..".
-        return self._list(node, request, self._entry, NO_ENTRY)
+        return self._list(node, request, full=True)
 
-    def _list(
-        self, node: Node, request: bytes, entry: Callable[[Node], bytes], dots: bytes
-    ) -> bytes:
+    def _list(self, node: Node, request: bytes, *, full: bool) -> bytes:
         """Return as much of a listing as the reply can hold.
 
-        :param entry: returns what precedes the name of an inode.
-        :param dots: what precedes ``.`` and ``..``.
+        :param full: whether an entry with attributes precedes each name.
         """
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
         tree = self._tree
         if not stat.S_ISDIR(tree.mode(node)):
             raise OSError(errno.ENOTDIR, "not a directory")
-        children = tree.children(node)
-        parts, left = [], min(size, fuse.LARGEST_READ)
-        for at in range(offset, len(children) + 2):
-            if at < 2:
-                inode = tree.parent(node) if at else node
-                part = dots + pack_dirent(inode, at + 1, b".." if at else b".", stat.S_IFDIR)
+        parts, left = list[bytes](), min(size, fuse.LARGEST_READ)
+        for at in range(offset, 2):
+            inode = tree.parent(node) if at else node
+            part = pack_dirent(inode, at + 1, b".." if at else b".", stat.S_IFDIR)
+            if full:
+                part = NO_ENTRY + part
+            left -= len(part)
+            if left < 0:
+                return b"".join(parts)
+            parts.append(part)
+        for at, name, inode in tree.entries(node, max(offset - 2, 0)):
+            if full:
+                status = tree.status(inode)
+                part = pack_entry(inode, status) + pack_dirent(inode, at + 2, name, status.mode)
             else:
-                child = children[at - 2]
-                inode = tree.inode(child)
-                part = entry(inode) + pack_dirent(inode, at + 1, tree.name(child), tree.mode(inode))
+                part = pack_dirent(inode, at + 2, name, tree.mode(inode))
             left -= len(part)
             if left < 0:
                 break
@@ -166,23 +168,25 @@ class ReadOnlyAdapter(RequestHandler):
 
     def _statfs(self, node: Node, request: bytes) -> bytes:
         del node, request
-        return fuse.STATFS_OUT.pack(0, 0, 0, len(self._tree), 0, BLOCK, NAME_MAX, BLOCK)
+        return fuse.STATFS_OUT.pack(0, 0, 0, self._tree.count, 0, BLOCK, NAME_MAX, BLOCK)
 
     def _lseek(self, node: Node, request: bytes) -> bytes:
         _, offset, whence, _ = fuse.LSEEK_IN.unpack_from(request, HEADER)
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
             raise OSError(errno.EINVAL, "not SEEK_DATA or SEEK_HOLE")
-        return fuse.LSEEK_OUT.pack(os.lseek(self._files.get(node), offset, whence))
+        return fuse.LSEEK_OUT.pack(self._files.get(node).seek(offset, whence))
 
     def _read(self, unique: int, node: Node, request: bytes) -> memoryview | None:
         if self.sender is None:
             return super()._read(unique, node, request)
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
-        file_size = self._tree.status(node).size
-        length = min(size, file_size - offset, fuse.LARGEST_READ)
-        if self.sender.reply(unique, self._files.get(node), offset, length):
-            return None
-        if file_size <= MAX_SIZE:
+        file = self._files.get(node)
+        length = min(size, file.size - offset, fuse.LARGEST_READ)
+        if length >= MIN_SPLICE:
+            piece = file.piece(offset, length)
+            if piece.length == length and self.sender.reply(unique, *piece):
+                return None
+        if file.size <= MAX_SIZE:
             self._just_read = node
         return super()._read(unique, node, request)
 
@@ -194,14 +198,7 @@ class ReadOnlyAdapter(RequestHandler):
                 self._prefetcher.after_read(inode, self.sender)
 
     def _read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
-        file, length = self._files.get(node), 0
-        wanted = min(len(buffer), self._tree.status(node).size - offset)
-        while length < wanted:
-            count = os.preadv(file, [buffer[length:wanted]], offset + length)
-            if not count:
-                break
-            length += count
-        return length
+        return read_into(self._files.get(node), buffer, offset)
 
     def close(self) -> None:
         """Close all files."""

@@ -9,18 +9,17 @@ A node of a tree is the kernel's node ID less one, and its inode number is the k
 from __future__ import annotations
 
 import errno
-import os
 from collections import OrderedDict
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Final
 
+from stacker.errors import IntegrityError
 from stacker.fuse import protocol as fuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node, Status
+    from stacker.tree.protocol import Contents, LowerTree, Node, Status
 
 BLOCK: Final = 4096
 NAME_MAX: Final = 255
@@ -38,10 +37,13 @@ _SECOND: Final = 1_000_000_000
 def errno_of(error: Exception) -> int:
     """Return the errno for an exception.
 
-    A malformed request is EINVAL.  An exception that is a bug is EIO, so that the mount survives.
+    A malformed request is EINVAL.  Damaged data on disk is EIO.  So is an exception that is a bug, so
+    that the mount survives.
     """
     if isinstance(error, OSError):
         return error.errno or errno.EIO
+    if isinstance(error, IntegrityError):
+        return errno.EIO
     if isinstance(error, (struct_error, ValueError, OverflowError)):
         return errno.EINVAL
     return errno.EIO
@@ -99,26 +101,25 @@ class OpenFiles:
     :param tree: the tree with the files.
     """
 
-    def __init__(self, tree: MergedTree) -> None:
+    def __init__(self, tree: LowerTree) -> None:
         self._tree = tree
-        self._files: OrderedDict[Node, int] = OrderedDict()
+        self._files: OrderedDict[Node, Contents] = OrderedDict()
 
-    def get(self, node: Node) -> int:
-        """Return a descriptor for reading, valid until the next call.
+    def get(self, node: Node) -> Contents:
+        """Return the contents of a file, valid until the next call.
 
-        :raises OSError: from `MergedTree.open`.
+        :raises OSError: from `LowerTree.file`.
         """
-        fd = self._files.get(node)
-        if fd is not None:
+        file = self._files.get(node)
+        if file is not None:
             self._files.move_to_end(node)
-            return fd
-        fd = self._tree.open(node)
-        self._files[node] = fd
+            return file
+        file = self._files[node] = self._tree.file(node)
         if len(self._files) > _MAX_OPEN_FILES:
-            os.close(self._files.popitem(last=False)[1])
-        return fd
+            self._files.popitem(last=False)[1].close()
+        return file
 
     def close(self) -> None:
         """Close all files."""
         while self._files:
-            os.close(self._files.popitem()[1])
+            self._files.popitem()[1].close()

@@ -284,7 +284,7 @@ def copy_range(source: int, destination: int, size: int) -> None:
     offset = 0
     while offset < size:
         start, end = _next_data(source, offset, size)
-        _copy_data(source, destination, start, end)
+        copy_piece(source, start, destination, start, end - start)
         offset = end
 
 
@@ -319,24 +319,33 @@ def _next_data(source: int, offset: int, size: int) -> tuple[int, int]:
     return min(start, size), min(os.lseek(source, start, os.SEEK_HOLE), size)
 
 
-def _copy_data(source: int, destination: int, start: int, end: int) -> None:
-    while start < end:
+def copy_piece(source: int, start: int, destination: int, offset: int, length: int) -> None:
+    """Copy a range of a file into another file.
+
+    :param start: where the range starts in the source.
+    :param offset: where it goes in the destination.
+    :raises OSError: ENODATA if the source ends before the range; otherwise the kernel's error.
+    """
+    done = 0
+    while done < length:
+        at, to, left = start + done, offset + done, length - done
         try:
-            count = os.copy_file_range(source, destination, end - start, start, start)
+            count = os.copy_file_range(source, destination, left, at, to)
         except OSError as error:
             if error.errno not in _UNSUPPORTED_PAIR:
                 raise
-            _copy_by_reading(source, destination, start, end)
-            return
+            count = 0
         if not count:  # Linux 5.3 to 5.18 returns 0 for pseudo files that read(2) can read
-            _copy_by_reading(source, destination, start, end)
+            _copy_by_reading(source, at, destination, to, left)
             return
-        start += count
+        done += count
 
 
-def _copy_by_reading(source: int, destination: int, start: int, end: int) -> None:
+def _copy_by_reading(source: int, start: int, destination: int, offset: int, length: int) -> None:
+    end = start + length
     while start < end:
         data = os.pread(source, min(_CHUNK, end - start), start)
         if not data:
             raise OSError(errno.ENODATA, f"the file ends at byte {start}, want {end}")
-        start += os.pwrite(destination, data, start)
+        count = os.pwrite(destination, data, offset)
+        start, offset = start + count, offset + count

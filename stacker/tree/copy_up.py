@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.linux import opath
-from stacker.linux.filesystem import copy_range, reflink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,10 +52,7 @@ class CopyUp:
         if self._inodes.kind(node) == stat.S_IFDIR:
             return self._directory(node)
         names = self._inodes.lower_names(node)
-        targets = [
-            (self._directory(self._inodes.lower.parent(name)), self._inodes.lower.name(name))
-            for name in names
-        ]
+        targets = [(self._directory(directory), name) for directory, name in names]
         name, held = self._copy(node, length)
         try:
             return self._publish(node, name, held, targets)
@@ -75,7 +71,7 @@ class CopyUp:
 
     def _one_directory(self, node: Node, above: Inode) -> Inode:
         lower = self._inodes.lower
-        path = lower.name(node)
+        _, path = lower.names(node)[0]
         if self._inodes.lookup(above.number, path) != node:
             raise FileNotFoundError(errno.ENOENT, "directory was removed")
         name, held = self._work.make(lambda name, within: os.mkdir(name, 0o700, dir_fd=within))
@@ -128,12 +124,14 @@ class CopyUp:
         return name, file
 
     def _fill(self, node: Node, file: int, size: int, *, whole: bool) -> None:
-        source = self._inodes.lower.open(node)
+        source = self._inodes.lower.file(node)
         try:
-            if not (whole and reflink(source, file)):
-                copy_range(source, file, size)
+            if whole:
+                source.copy_to(file)
+            else:
+                source.copy_start(file, size)
         finally:
-            os.close(source)
+            source.close()
 
     def _describe(self, node: Node, held: int) -> None:
         """Set the lower inode's attributes; owner first, since chown clears others."""

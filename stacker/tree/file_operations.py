@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from stacker.linux import opath
+from stacker.tree.contents import HOLE, read_into
 from stacker.tree.protocol import Status
 
 if TYPE_CHECKING:
@@ -156,6 +157,9 @@ class Files:
 
     def read_into(self, node: Node, buffer: memoryview, offset: int) -> int:
         """Read into a buffer; return the number of bytes, less than its length only at the end."""
+        contents = self._inodes.contents(node)
+        if contents is not None:
+            return read_into(contents, buffer, offset)
         file, length = self._inodes.file(node), 0
         while length < len(buffer):
             count = os.preadv(file, [buffer[length:]], offset + length)
@@ -195,8 +199,15 @@ class Files:
         :raises OSError: ``EXDEV`` among others; the caller then copies by reading and writing.
         """
         writable = self._writable(target)
-        length = min(length, _COPIED_AT_ONCE)
-        return os.copy_file_range(self._inodes.file(source), writable, length, start, offset)
+        length, contents = min(length, _COPIED_AT_ONCE), self._inodes.contents(source)
+        if contents is None:
+            return os.copy_file_range(self._inodes.file(source), writable, length, start, offset)
+        if start >= contents.size:
+            return 0
+        file, start, length = contents.piece(start, length)
+        if file == HOLE:
+            raise OSError(errno.EXDEV, "a hole")
+        return os.copy_file_range(file, writable, length, start, offset)
 
     def seek(self, node: Node, offset: int, whence: int) -> int:
         """Find data or a hole.
@@ -206,6 +217,9 @@ class Files:
         """
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
             raise OSError(errno.EINVAL, "want SEEK_DATA or SEEK_HOLE")
+        contents = self._inodes.contents(node)
+        if contents is not None:
+            return contents.seek(offset, whence)
         return os.lseek(self._inodes.file(node), offset, whence)
 
     def sync(self, node: Node, *, data_only: bool = False) -> None:

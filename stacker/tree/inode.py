@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 class Listing:
     """The names in a directory, and the inode of each.
 
-    :param lower: the names and inodes of a lower directory, in order; they get the offsets 1, 2, …
+    :param lower: the offsets, names and inodes of a lower directory, in order.
     """
 
     __slots__ = ("_names", "_next", "_offsets", "_order", "whiteouts")
 
-    def __init__(self, lower: Iterable[tuple[bytes, int]] = ()) -> None:
+    def __init__(self, lower: Iterable[tuple[int, bytes, int]] = ()) -> None:
         self.whiteouts: set[bytes] = set()
         """The names with a whiteout on disk."""
-        self._names = {name: (offset, node) for offset, (name, node) in enumerate(lower, 1)}
+        self._names = {name: (offset, node) for offset, name, node in lower}
         self._order = {offset: name for name, (offset, _) in self._names.items()}
-        self._next = len(self._order) + 1
+        self._next = next(reversed(self._order), 0) + 1
         self._offsets: list[int] | None = None
 
     def __len__(self) -> int:

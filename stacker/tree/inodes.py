@@ -26,8 +26,7 @@ from stacker.tree.whiteout_dialects import UpperMarks, hidden_by, is_reserved
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import Contents, LowerTree, Node
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _HELD: Final = 256
@@ -36,13 +35,13 @@ _LIST: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Inodes:
-    """All inodes of a tree; new ones are numbered from ``len(lower)`` on, without reuse.
+    """All inodes of a tree; new ones are numbered from ``lower.limit`` on, without reuse.
 
     :param dialect: how deletions are written in the upper directory.
     :param upper: a descriptor of the upper directory; this object closes it.
     """
 
-    def __init__(self, lower: MergedTree, dialect: WhiteoutDialect, upper: int) -> None:
+    def __init__(self, lower: LowerTree, dialect: WhiteoutDialect, upper: int) -> None:
         self.lower = lower
         self.dialect = dialect
         self._marks = UpperMarks(dialect)
@@ -50,12 +49,12 @@ class Inodes:
         root = Inode(ROOT, stat.S_IFDIR, None if self._marks.is_opaque_by_name(upper) else ROOT)
         root.held = upper
         self._upper = {ROOT: root}
-        self._next = len(lower)
+        self._next = lower.limit
         self._keys: dict[tuple[int, int], Inode] = {}
         self._asked: dict[Node, int] = {}
         self._pins: OrderedDict[Node, int] = OrderedDict()
         self._files: OrderedDict[Node, int] = OrderedDict()
-        self._groups: dict[Node, list[Node]] | None = None
+        self._lower_files: OrderedDict[Node, Contents] = OrderedDict()
         self._unlinked: dict[Node, int] = {}
         self._all_known = True  # whether every name of each lower inode is visible
 
@@ -66,9 +65,12 @@ class Inodes:
                 os.close(inode.held)
         for fd in (*self._pins.values(), *self._files.values()):
             os.close(fd)
+        for contents in self._lower_files.values():
+            contents.close()
         self._upper.clear()
         self._pins.clear()
         self._files.clear()
+        self._lower_files.clear()
 
     # Queries
 
@@ -78,7 +80,7 @@ class Inodes:
         :raises OSError: ``ESTALE`` if no inode has this number.
         """
         inode = self._upper.get(node)
-        if inode is None and not 0 <= node < len(self.lower):
+        if inode is None and not 0 <= node < self.lower.limit:
             raise OSError(errno.ESTALE, "no such inode")
         return inode
 
@@ -118,15 +120,9 @@ class Inodes:
             return self.lower.parent(directory)
         return next((parent for parent, _ in inode.names), directory)
 
-    def lower_names(self, node: Node) -> list[Node]:
-        """Return the names of a lower inode that are still visible."""
-        if self._groups is None:
-            self._groups = {}
-            for name in self.lower:
-                if self.lower.inode(name) != name:
-                    inode = self.lower.inode(name)
-                    self._groups.setdefault(inode, [inode]).append(name)
-        return [name for name in self._groups.get(node, [node]) if self._is_shown(name)]
+    def lower_names(self, node: Node) -> list[tuple[Node, bytes]]:
+        """Return the names of a lower inode that are still visible, with their directories."""
+        return [place for place in self.lower.names(node) if self._is_shown(*place, node)]
 
     def lower_links(self, node: Node) -> int:
         """Return the number of names of a lower inode that are still visible."""
@@ -139,14 +135,13 @@ class Inodes:
         """Return the ctime of a lower inode: when it lost a name, or else its mtime."""
         return self._unlinked.get(node) or self.lower.status(node).mtime
 
-    def _is_shown(self, name: Node) -> bool:
-        lower, trail = self.lower, [name]
-        while (above := lower.parent(trail[-1])) != ROOT:
-            trail.append(above)
-        return all(
-            self.lookup(lower.parent(step), lower.name(step)) == lower.inode(step)
-            for step in reversed(trail)
-        )
+    def _is_shown(self, directory: Node, name: bytes, node: Node) -> bool:
+        trail = [(directory, name, node)]
+        while directory != ROOT:
+            node = directory
+            directory, name = self.lower.names(node)[0]
+            trail.append((directory, name, node))
+        return all(self.lookup(above, step) == found for above, step, found in reversed(trail))
 
     # Changes
 
@@ -155,9 +150,9 @@ class Inodes:
         if number is None:
             number, self._next = self._next, self._next + 1
         inode = self._upper[number] = Inode(number, kind, lower)
-        fd = self._files.pop(number, None)
-        if fd is not None:  # the lower file, opened before the copy
-            os.close(fd)
+        contents = self._lower_files.pop(number, None)
+        if contents is not None:  # opened before the copy
+            contents.close()
         return inode
 
     def link(self, directory: Inode, name: bytes, inode: Inode) -> None:
@@ -250,7 +245,7 @@ class Inodes:
         return inode.held
 
     def file(self, node: Node) -> int:
-        """Return a regular file open for reading, and for writing if it is in the upper directory.
+        """Return a regular file of the upper directory, open for reading and writing.
 
         :raises OSError: ``EISDIR`` or ``EINVAL`` for any other file type.
         """
@@ -258,13 +253,35 @@ class Inodes:
         if fd is not None:
             self._files.move_to_end(node)
             return fd
+        inode = self._regular(node)
+        if inode is None:
+            raise OSError(errno.EROFS, "the file is not copied up")
+        return self.keep_open(node, opath.reopen(self.pin(inode), os.O_RDWR))
+
+    def contents(self, node: Node) -> Contents | None:
+        """Return the contents of a lower file; ``None`` for one of the upper directory.
+
+        :raises OSError: as for `file`.
+        """
+        if node in self._files:
+            return None
+        found = self._lower_files.get(node)
+        if found is not None:
+            self._lower_files.move_to_end(node)
+            return found
+        if self._regular(node) is not None:
+            return None
+        self._lower_files[node] = found = self.lower.file(node)
+        if len(self._lower_files) > _OPEN:
+            self._lower_files.popitem(last=False)[1].close()
+        return found
+
+    def _regular(self, node: Node) -> Inode | None:
         inode, kind = self.upper_inode(node), self.kind(node)
         if kind != stat.S_IFREG:
             number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
             raise OSError(number, "not a regular file")
-        if inode is None:
-            return self.keep_open(node, self.lower.open(node))
-        return self.keep_open(node, opath.reopen(self.pin(inode), os.O_RDWR))
+        return inode
 
     def keep_open(self, node: Node, fd: int) -> int:
         """Take over the descriptor of a file, for `file` to return."""
@@ -300,7 +317,7 @@ class Inodes:
         """Return the names in a lower directory, for an upper one that is still empty."""
         if directory is None:
             return Listing()
-        return Listing((name, node) for _, name, node in self.lower.entries(directory))
+        return Listing(self.lower.entries(directory))
 
     def _read(self, directory: Inode, fd: int, listing: Listing) -> None:
         files = self._marks.has_file_whiteouts(fd)

@@ -17,12 +17,13 @@ import stat
 from array import array
 from bisect import bisect_left
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stacker.layer.paths import LayerPaths
 from stacker.layer.symlinks import join
 from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
+from stacker.tree.contents import FileOnDisk
 from stacker.tree.protocol import ROOT, Status
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, scan_directory, scan_layer
 from stacker.tree.whiteout_dialects import ForeignDialect
@@ -44,6 +45,8 @@ class MergedTree:
     such a number; ``node`` is the number of any name.
     """
 
+    stride: Final = 1
+
     def __init__(self) -> None:
         self._roots: tuple[bytes, ...] = ()
         self._walks = False
@@ -64,8 +67,19 @@ class MergedTree:
         self._targets: dict[Node, bytes] = {}
         self._devices: dict[Node, int] = {}
         self._xattrs: dict[Node, Mapping[bytes, bytes]] = {}
+        self._groups: dict[Node, list[Node]] | None = None
 
     def __len__(self) -> int:
+        return len(self._mode)
+
+    @property
+    def count(self) -> int:
+        """The number of names, the root's included."""
+        return len(self._mode)
+
+    @property
+    def limit(self) -> int:
+        """The number after the last node."""
         return len(self._mode)
 
     @property
@@ -101,6 +115,15 @@ class MergedTree:
             raise OSError(errno.ENOTDIR, "not a directory")
         for at, child in enumerate(self.children(directory)[offset:], offset + 1):
             yield at, self.name(child), self._inode[child]
+
+    def names(self, inode: Node) -> list[tuple[Node, bytes]]:
+        """Return the directory and the name of each name of an inode."""
+        if self._groups is None:
+            self._groups = {}
+            for node, first in enumerate(self._inode):
+                if node != first:
+                    self._groups.setdefault(first, [first]).append(node)
+        return [(self._parent[node], self.name(node)) for node in self._groups.get(inode, [inode])]
 
     def children(self, directory: Node) -> range:
         """Return the nodes in a directory, sorted by name; none for any other file type."""
@@ -180,6 +203,13 @@ class MergedTree:
         root = self._roots[self._layer[inode]]
         return open_below(root, self.path(inode), no_symlinks=self._walks)
 
+    def file(self, inode: Node) -> FileOnDisk:
+        """Open a regular file; the caller closes it.
+
+        :raises OSError: as for `open`.
+        """
+        return FileOnDisk(self.open(inode), self._size[inode])
+
     def read(self, inode: Node, offset: int, length: int) -> bytes:
         """Return a range of a file; fewer than ``length`` bytes only at its end.
 
@@ -204,6 +234,14 @@ class MergedTree:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(range(len(self)))
+
+    def group(self, inode: Node) -> int:
+        """Return the directory of a file."""
+        return self._parent[inode]
+
+    def after(self, node: Node) -> Node | None:
+        """Return the next node of a directory, if any."""
+        return node + 1 if node + 1 < self._last[self._parent[node]] else None
 
 
 def merge(sources: Sequence[LayerPaths | Path], dialect: WhiteoutDialect) -> MergedTree:

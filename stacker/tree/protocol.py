@@ -2,9 +2,10 @@
 
 A FUSE server, an archive writer, a verifier and a viewer read a tree through :class:`Tree`:
 inode numbers and names go in, names, :class:`Status` values and bytes come out.
-`stacker.tree.merged.MergedTree` implements it from layers and never changes;
-`stacker.tree.writable.WritableTree` puts an upper directory on top and adds the operations that
-write.  This module must not use FUSE, a mount plan or the store.
+`stacker.tree.merged.MergedTree` implements it from directories, `stacker.tree.indexed.IndexedTree`
+from an index; both are a :class:`LowerTree` and never change.  `stacker.tree.writable.WritableTree`
+puts an upper directory on top and adds the operations that write.  This module must not use FUSE,
+a mount plan or the store.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Self
 
 Node: TypeAlias = int
 """An inode number; all hard links of a file share one."""
@@ -87,3 +89,91 @@ class Tree(Protocol):
         :param offset: bytes.
         :raises OSError: ``EISDIR`` or ``EINVAL`` for any other file type.
         """
+
+
+class Piece(NamedTuple):
+    """A range of a file that has its bytes in a row in one descriptor.
+
+    :param descriptor: the descriptor with the bytes; -1 if all are zero.
+    :param offset: where they start there.
+    """
+
+    descriptor: int
+    offset: int
+    length: int
+
+
+class Contents(Protocol):
+    """The contents of a regular file of a `LowerTree`, open for reading."""
+
+    size: int
+    """Bytes; nothing after them is read, even if a descriptor has more."""
+
+    def piece(self, offset: int, length: int) -> Piece:
+        """Return the first part of a range that starts before the end of the file."""
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Find data or a hole: ``SEEK_DATA`` or ``SEEK_HOLE`` of lseek(2).
+
+        :raises OSError: ``ENXIO`` past the end.
+        """
+
+    def copy_to(self, target: int) -> None:
+        """Copy everything into an empty file."""
+
+    def copy_start(self, target: int, length: int) -> None:
+        """Copy the first ``length`` bytes, at most all, into an empty file."""
+
+    def close(self) -> None:
+        """Close what only this object uses."""
+
+
+class LowerTree(Tree, Protocol):
+    """A tree that never changes: what a server shares between processes, and an upper covers."""
+
+    @property
+    def count(self) -> int:
+        """The number of files, as statfs(2) reports it."""
+
+    @property
+    def size(self) -> int:
+        """The sum of the sizes in bytes of all files that have a file on disk of their own."""
+
+    @property
+    def limit(self) -> int:
+        """All inode numbers are below it."""
+
+    @property
+    def stride(self) -> int:
+        """How much the numbers of two files in a row differ, about."""
+
+    def mode(self, inode: Node) -> int:
+        """Return an inode's file type and permissions."""
+
+    def names(self, inode: Node) -> list[tuple[Node, bytes]]:
+        """Return the directory and the name of each name of an inode other than the root."""
+
+    def xattrs(self, inode: Node) -> Mapping[bytes, bytes]:
+        """Return all extended attributes of an inode, under the image's names."""
+
+    def file(self, inode: Node) -> Contents:
+        """Open a regular file; the caller closes it.
+
+        :raises OSError: the kernel's error; ``EINVAL`` for any other file type.
+        """
+
+    def with_owners(self, users: Callable[[int], int], groups: Callable[[int], int]) -> Self:
+        """Return the same tree with other owners.
+
+        :param users: maps each user ID on disk.
+        :param groups: maps each group ID on disk.
+        """
+
+    def inode(self, node: Node) -> Node:
+        """Return the inode of a number that `after` returned."""
+
+    def group(self, inode: Node) -> int:
+        """Return a number that files have in common that programs read one after the other."""
+
+    def after(self, node: Node) -> Node | None:
+        """Return the number of the next file of a group, if any."""

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.tree.inode import Inode
-    from stacker.tree.merged import MergedTree
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import LowerTree, Node
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 
@@ -64,7 +63,7 @@ class WritableTree:
     """
 
     def __init__(
-        self, lower: MergedTree, dialect: WhiteoutDialect, upper: Path, work: Path, *, durable: bool
+        self, lower: LowerTree, dialect: WhiteoutDialect, upper: Path, work: Path, *, durable: bool
     ) -> None:
         self._work = WorkDirectory(work, dialect)
         try:

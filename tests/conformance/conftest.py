@@ -78,7 +78,7 @@ def mounted(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Mount
     try:
         (workspace / "target").mkdir()
         if subject.words is not None:
-            stock(workspace)
+            stock(workspace, subject.form)
         place = Mounted(subject, workspace, mounts_lock)
         before = place.layers()
         place.mount()

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from stacker.fuse.options import FuseAdapter, FuseOptions
+from stacker.layer.paths import MergedIndex
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
 from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.indexes import merged_stack
 from tests.support.unprivileged import acting_as
 
 pytestmark = [
@@ -62,15 +65,35 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return layer
 
 
-@pytest.fixture(params=[*ADAPTERS, "passthrough"])
-def target(request: pytest.FixtureRequest, layer: Path, tmp_path: Path) -> Iterator[bytes]:
-    passthrough = request.param == "passthrough"
-    adapter: FuseAdapter = "kernel" if passthrough else request.param
+@pytest.fixture(scope="module")
+def index(layer: Path, tmp_path_factory: pytest.TempPathFactory) -> MergedIndex:
+    """Return the index of the same layer, packed by GNU tar."""
+    command = ["tar", "--format=pax", "--xattrs", "--xattrs-include=*", "-C", str(layer), "-c", "."]
+    packed = subprocess.run(command, check=True, capture_output=True).stdout
+    merged = merged_stack([packed], tmp_path_factory.mktemp("index"), WhiteoutFormat.USER).merged
+    assert merged is not None
+    return merged
+
+
+TARGETS: dict[str, tuple[FuseAdapter, bool]] = {
+    **{adapter: (adapter, False) for adapter in ADAPTERS},
+    "passthrough": ("kernel", True),
+}
+
+
+@pytest.fixture(params=[*TARGETS, *(f"index by {name}" for name in TARGETS)])
+def target(
+    request: pytest.FixtureRequest, layer: Path, index: MergedIndex, tmp_path: Path
+) -> Iterator[bytes]:
+    adapter, passthrough = TARGETS[request.param.removeprefix("index by ")]
+    merged = index if request.param.startswith("index") else None
     skip_without(adapter)
     target = tmp_path / "target"
     target.mkdir()
     options = FuseOptions(adapter, passthrough)
-    FuseDriver().mount(Plan("adapters", target, (layer,), WhiteoutFormat.USER, fuse=options))
+    FuseDriver().mount(
+        Plan("adapters", target, (layer,), WhiteoutFormat.USER, fuse=options, merged=merged)
+    )
     try:
         yield os.fsencode(target)
     finally:
@@ -214,8 +237,10 @@ def test_every_write_fails(target: bytes, change: Callable[[bytes], object]) -> 
 
 
 def test_file_missing_in_the_layer_is_an_error_and_the_server_continues(
-    target: bytes, layer: Path
+    target: bytes, layer: Path, request: pytest.FixtureRequest
 ) -> None:
+    if _is_index(request):
+        pytest.skip("the mount holds the tars open")
     below, name = layer / "files" / "7", os.path.join(target, b"files", b"7")
     data = below.read_bytes()
     below.unlink()
@@ -227,7 +252,13 @@ def test_file_missing_in_the_layer_is_an_error_and_the_server_continues(
         assert file.read() == data
 
 
-def test_statfs_returns_the_number_of_files(target: bytes) -> None:
+def _is_index(request: pytest.FixtureRequest) -> bool:
+    name: str = request.node.callspec.params["target"]
+    return name.startswith("index")
+
+
+def test_statfs_returns_the_number_of_files(target: bytes, request: pytest.FixtureRequest) -> None:
     found = os.statvfs(target)
-    assert (found.f_files, found.f_ffree, found.f_bavail) == (1 + 2 + 3000 + 200 + 8, 0, 0)
+    files = 1 + 2 + 3000 + 200 + (7 if _is_index(request) else 8)  # an index counts inodes
+    assert (found.f_files, found.f_ffree, found.f_bavail) == (files, 0, 0)
     assert (found.f_namemax, found.f_bsize) == (255, 4096)

@@ -12,7 +12,7 @@ import pytest
 
 from stacker.errors import StackerError, UnsupportedError
 from stacker.fuse.options import FuseAdapter, FuseOptions
-from stacker.layer.paths import Stack
+from stacker.layer.paths import Form, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountinfo
 from stacker.mount.drivers.copy import CopyDriver
@@ -23,6 +23,7 @@ from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import MountRequest, Plan, StackedImage
 from stacker.mount.record import MountRecord
 from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.indexes import merged_stack
 from tests.support.sequential import Item, Sequential
 from tests.support.snapshot import snapshot
 from tests.support.stacks import D, F, L, O, S, W, archive, layer_paths, scratch, unpacked_stack
@@ -32,16 +33,21 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A mount driver, with its adapter if it has several."""
+    """A mount driver, with its adapter if it has several, and the form of the layers."""
 
     driver: Driver
     fuse_adapter: FuseAdapter = "kernel"
+    form: Form = "tree"
 
 
 WAYS = {
     "overlay": Way(OverlayDriver()),
     "overlay by mount(2)": Way(OverlayDriver(api="mount2")),
     **{f"fuse by {adapter}": Way(FuseDriver(), adapter) for adapter in ADAPTERS},
+    **{
+        f"fuse of an index by {adapter}": Way(FuseDriver(), adapter, "erofs")
+        for adapter in ADAPTERS
+    },
     "copy": Way(CopyDriver()),
     "fuse-overlayfs": Way(FuseOverlayfsDriver()),
 }
@@ -73,7 +79,9 @@ def workspace() -> Iterator[Path]:
 
 @pytest.fixture(params=list(WhiteoutFormat), ids=lambda form: form.value)
 def stack(request: pytest.FixtureRequest, workspace: Path) -> Stack:
-    return unpacked_stack([archive(layer) for layer in STACK], workspace, request.param)
+    way: Way = request.getfixturevalue("way" if "way" in request.fixturenames else "writer")
+    stacked = unpacked_stack if way.form == "tree" else merged_stack
+    return stacked([archive(layer) for layer in STACK], workspace, request.param)
 
 
 def installed(way: Way) -> Way:
@@ -165,7 +173,7 @@ def test_read_only_mount_refuses_writes(way: Way, stack: Stack, workspace: Path)
 
 
 def test_writes_are_visible_and_change_no_layer(writer: Way, stack: Stack, workspace: Path) -> None:
-    before = [snapshot(directory) for directory in stack.directories]
+    before = _layers(stack)
     with Mount(writer, stack, workspace, read_only=False) as target:
         (target / "etc" / "a").write_text("changed")
         (target / "etc" / "c").unlink()
@@ -178,7 +186,14 @@ def test_writes_are_visible_and_change_no_layer(writer: Way, stack: Stack, works
         assert sorted(os.listdir(target / "new")) == ["file", "moved"]
         assert os.listdir(target / "emptied") == []
         assert (target / "etc" / "b").read_text() == "lower"
-    assert [snapshot(directory) for directory in stack.directories] == before
+    assert _layers(stack) == before
+
+
+def _layers(stack: Stack) -> list[object]:
+    return [
+        *(snapshot(directory) for directory in stack.directories),
+        *(tar.read_bytes() for tar in stack.tars),
+    ]
 
 
 def test_unmount_leaves_nothing_behind(way: Way, stack: Stack, workspace: Path) -> None:

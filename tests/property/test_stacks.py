@@ -7,7 +7,9 @@ applier of the tests must agree on path, type, mode, owner, time, size, xattrs, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -15,13 +17,14 @@ from hypothesis import strategies as st
 
 from stacker.errors import LayerError
 from stacker.fuse.options import FuseAdapter
+from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.stack.extract import extract
 from stacker.stack.flatten import flatten
 from stacker.tree.merged import merge
 from tests.support.adapters import ADAPTERS, skip_without
-from tests.support.indexes import merged_snapshot, merged_stack
+from tests.support.indexes import indexed_tree, merged_snapshot, merged_stack
 from tests.support.merged import tree_snapshot
 from tests.support.sequential import ImpossibleError, Item, Sequential
 from tests.support.snapshot import Node, snapshot
@@ -116,6 +119,8 @@ def check(layers: Sequence[Sequence[Item]], whiteout_format: WhiteoutFormat) -> 
         plain.mkdir()
         extract(index.merged, plain, whiteout_format)
         assert snapshot(plain) == wanted
+        with closing(indexed_tree(index)) as tree:
+            assert tree_snapshot(tree) == wanted
         stack = unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
         flat = workspace / "flat"
         flat.mkdir()
@@ -170,6 +175,7 @@ def test_mounted_stack_equals_applying_its_layers_in_turn(
 
 
 @needs_root
+@pytest.mark.parametrize("stacked", [unpacked_stack, merged_stack])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @settings(
     max_examples=int(os.environ.get("STACKER_EXAMPLES", "150")) // 5,
@@ -181,13 +187,16 @@ def test_mounted_stack_equals_applying_its_layers_in_turn(
 @example(((F("a", b"old"),), (L("b", "a"),)), WhiteoutFormat.USER)
 @example(((D("a"), F("a/b")), (O("a"), F("a/x"))), WhiteoutFormat.TRUSTED)
 def test_fuse_mount_equals_applying_layers_in_turn(
-    adapter: FuseAdapter, layers: tuple[tuple[Item, ...], ...], whiteout_format: WhiteoutFormat
+    adapter: FuseAdapter,
+    stacked: Callable[[Sequence[bytes], Path, WhiteoutFormat], Stack],
+    layers: tuple[tuple[Item, ...], ...],
+    whiteout_format: WhiteoutFormat,
 ) -> None:
     skip_without(adapter)
     wanted = meaning(layers)
     if wanted is None:
         return
     with scratch() as workspace:
-        stack = unpacked_stack([archive(layer) for layer in layers], workspace, whiteout_format)
+        stack = stacked([archive(layer) for layer in layers], workspace, whiteout_format)
         with mounted(stack, workspace, FuseDriver(), fuse_adapter=adapter) as target:
             assert snapshot(target) == wanted

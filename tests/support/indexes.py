@@ -23,6 +23,7 @@ from stacker.stack.build_index import build_index
 from stacker.stack.rebase import UnpackedLayer
 from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
+from stacker.tree.indexed import IndexedTree, open_index
 from tests.support.snapshot import KINDS, Node, snapshot
 
 _MAX_PATH = 2_000
@@ -80,9 +81,7 @@ def _node(image: Image, inode: Inode, tars: list[bytes], group: list[bytes]) -> 
     content = b""
     if kind == "file":
         content = b"".join(
-            bytes(length)
-            if device < 0
-            else tars[device][start : start + length]
+            bytes(length) if device < 0 else tars[device][start : start + length]
             for _, length, device, start in image.chunks(inode)
         )
     elif kind == "symlink":
@@ -135,6 +134,12 @@ def merged_stack(
         whiteout_format=whiteout_format,
         limits=limits,
     )
+
+
+def indexed_tree(stack: Stack) -> IndexedTree:
+    """Open the merged index of a stack; the caller closes it."""
+    assert stack.merged is not None
+    return open_index(stack.merged, stack.whiteout_format)
 
 
 def merged_snapshot(stack: Stack) -> dict[bytes, Node]:

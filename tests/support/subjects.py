@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from stacker.layer.paths import Form
 from stacker.linux import lock
 from tests.support import images, tars
 from tests.support.command import Stacker
@@ -52,6 +53,7 @@ class Subject:
     :param device: a device that it requires.
     :param module: a Python module that it requires.
     :param kinds: the kinds that differ for it.
+    :param form: the form in which the layers are stored.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Subject:
     device: str | None = None
     module: str | None = None
     kinds: tuple[str, ...] = KINDS
+    form: Form = "tree"
 
     def __str__(self) -> str:
         return self.name
@@ -88,6 +91,13 @@ SUBJECTS: Final = (
     PLAIN,
     Subject("overlay", ("--driver", "overlay"), deviations=OVERLAYFS),
     Subject("fuse", ("--driver", "fuse"), deviations=FUSE, device="/dev/fuse"),
+    Subject(
+        "fuse of an index",
+        ("--driver", "fuse"),
+        deviations=FUSE,
+        device="/dev/fuse",
+        form="erofs",
+    ),
     Subject(
         "fuse by pyfuse3",
         ("--driver", "fuse", "--fuse-adapter", "pyfuse3"),
@@ -176,12 +186,16 @@ class Mounted:
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Return the state of every file in the store's layers; any change updates a ctime."""
         found: dict[str, tuple[int, ...]] = {}
-        for layer in (self.workspace / "store/layers").glob("*/*/diff"):
+        layers = self.workspace / "store/layers"
+        paths = [
+            str(path) for name in ("layer.tar", "*.erofs") for path in layers.glob(f"*/*/{name}")
+        ]
+        for layer in layers.glob("*/*/diff"):
             for top, directories, files in os.walk(layer):
-                for name in (".", *directories, *files):
-                    path = os.path.join(top, name)
-                    status = os.lstat(path)
-                    found[path] = (status.st_ctime_ns, status.st_nlink, status.st_size)
+                paths += (os.path.join(top, name) for name in (".", *directories, *files))
+        for path in paths:
+            status = os.lstat(path)
+            found[path] = (status.st_ctime_ns, status.st_nlink, status.st_size)
         return found
 
     def renew(self) -> None:
@@ -224,10 +238,10 @@ def _turn(things: Template, turn: int) -> Template:
     )
 
 
-def stock(workspace: Path, layers: list[bytes] | None = None) -> None:
+def stock(workspace: Path, form: Form, layers: list[bytes] | None = None) -> None:
     """Pull an image of `stocked_layers`, or of other layers, into a store."""
     layout = images.layout(workspace / "app", layers or stocked_layers(), compression="none")
-    Stacker(workspace / "store")("pull", layout.source)
+    Stacker(workspace / "store")("pull", "--form", form, layout.source)
     shutil.rmtree(layout.path)
 
 

@@ -55,8 +55,14 @@ class FuseDriver:
                 hint="`modprobe fuse`, or add the device /dev/fuse to the container",
             )
         privileged = process.has_capability(process.CAP_SYS_ADMIN)
-        if plan.whiteout_format.is_trusted and not (
-            privileged and process.in_initial_user_namespace()
+        if (refusal := _refuse_upper(plan)) is not None:
+            return refusal
+        # An index has no marks; only an upper directory does.
+        marked = plan.merged is None or not plan.read_only
+        if (
+            marked
+            and plan.whiteout_format.is_trusted
+            and not (privileged and process.in_initial_user_namespace())
         ):
             return MountError(
                 f"cannot read the layers: {plan.target}: their opaque marks are trusted.overlay.*"
@@ -107,13 +113,14 @@ def served_tree(plan: Plan) -> ServedTree:
     return ServedTree(
         target=plan.target,
         source=plan.source,
-        layers=tuple(with_skeleton.get(layer, layer) for layer in plan.layers),
+        layers=() if plan.merged else tuple(with_skeleton.get(at, at) for at in plan.layers),
         whiteout_format=ForeignDialect(written) if options.foreign else written,
         read_only=plan.read_only,
         upper=plan.upper,
         work=plan.work,
         volatile=plan.volatile,
         options=options,
+        merged=plan.merged,
     )
 
 
@@ -197,6 +204,16 @@ def _refuse_passthrough(plan: Plan) -> StackerError | None:
     else:
         return None
     return UnsupportedError(f"{what}: {plan.target}", hint="omit --fuse-passthrough")
+
+
+def _refuse_upper(plan: Plan) -> StackerError | None:
+    if plan.merged is None or plan.upper is None or not plan.read_only:
+        return None
+    return UnsupportedError(
+        f"no read-only mount of an upper directory by FUSE: {plan.target}: the layers are in EROFS"
+        " form",
+        hint="mount it read-write, or use --driver overlay",
+    )
 
 
 def _refuse_without_helper() -> MountError | None:

@@ -38,6 +38,11 @@ class FuseOverlayfsDriver:
                 f"cannot mount by {PROGRAM}: {plan.target}: {PROGRAM} is not installed",
                 hint=f"install the package {PROGRAM}, or use --driver fuse",
             )
+        if plan.merged is not None:
+            return UnsupportedError(
+                f"no layers in EROFS form with {PROGRAM}: {plan.target}: it stacks directories",
+                hint="use --driver fuse",
+            )
         if plan.upper is not None and not plan.volatile:
             # It also creates files named .wh..wh..opq, which overlayfs lists as files.
             return UnsupportedError(

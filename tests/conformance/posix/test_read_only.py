@@ -63,7 +63,7 @@ def _show(workspace: Path, subject: Subject, layers: list[bytes]) -> None:
     target = workspace / "target"
     target.mkdir()
     if subject.words is not None:
-        stock(workspace, layers)
+        stock(workspace, subject.form, layers)
         Stacker(workspace / "store")("mount", *subject.words, "app:1.0", target)
         return
     (target / "usual").mkdir()

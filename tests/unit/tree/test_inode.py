@@ -9,7 +9,7 @@ from stacker.tree.inode import Listing
 
 
 def test_listing_has_lower_names_before_new_ones() -> None:
-    listing = Listing([(b"a", 5), (b"b", 6)])
+    listing = Listing([(1, b"a", 5), (2, b"b", 6)])
     listing.put(b"0", 7)
     assert list(listing.after(0)) == [(1, b"a", 5), (2, b"b", 6), (3, b"0", 7)]
     assert list(listing.after(2)) == [(3, b"0", 7)]
@@ -17,14 +17,14 @@ def test_listing_has_lower_names_before_new_ones() -> None:
 
 
 def test_name_with_a_new_inode_keeps_its_offset() -> None:
-    listing = Listing([(b"a", 5), (b"b", 6)])
+    listing = Listing([(1, b"a", 5), (2, b"b", 6)])
     listing.put(b"a", 9)
     assert list(listing.after(0)) == [(1, b"a", 9), (2, b"b", 6)]
     assert (listing.get(b"a"), listing.get(b"c")) == (9, None)
 
 
 def test_offset_is_not_reused() -> None:
-    listing = Listing([(b"a", 5)])
+    listing = Listing([(1, b"a", 5)])
     listing.remove(b"a")
     listing.remove(b"a")
     listing.put(b"a", 6)
@@ -39,7 +39,7 @@ def test_offset_is_not_reused() -> None:
 def test_listing_in_parts_has_each_remaining_name_once(
     first: list[int], steps: list[tuple[bool, int]]
 ) -> None:
-    listing = Listing((b"%d" % number, number) for number in first)
+    listing = Listing((at, b"%d" % number, number) for at, number in enumerate(first, 1))
     seen: list[int] = []
     place, touched = 0, {number for _, number in steps}
     for put, number in steps:

@@ -1,0 +1,102 @@
+"""The contents of files in the lower tree: which bytes of which descriptor.
+
+Descriptors of files on disk come in; ranges, bytes and copies go out.  A file of a tree can be a
+file on disk, or a part of a tar (`stacker.tree.indexed`).  This module must not open files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from stacker.linux.filesystem import copy_piece, copy_range, reflink
+from stacker.tree.protocol import Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stacker.tree.protocol import Contents
+
+HOLE: Final = -1
+"""The descriptor of a piece without data."""
+
+
+class FileOnDisk:
+    """The contents of a file that has a descriptor of its own, which this object closes."""
+
+    __slots__ = ("_descriptor", "size")
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self.size = size
+
+    def piece(self, offset: int, length: int) -> Piece:
+        """Return where a range starts; holes are not told apart."""
+        return Piece(self._descriptor, offset, min(length, self.size - offset))
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Find data or a hole, as lseek(2) does."""
+        return os.lseek(self._descriptor, offset, whence)
+
+    def copy_to(self, target: int) -> None:
+        """Copy everything into an empty file: by reflink where the filesystem can."""
+        if not reflink(self._descriptor, target):
+            copy_range(self._descriptor, target, self.size)
+
+    def copy_start(self, target: int, length: int) -> None:
+        """Copy the first bytes into an empty file."""
+        copy_range(self._descriptor, target, length)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
+
+
+def pieces(file: Contents, offset: int, length: int) -> Iterator[Piece]:
+    """Yield the pieces of a range, as far as the file reaches."""
+    end = min(offset + length, file.size)
+    while offset < end:
+        piece = file.piece(offset, end - offset)
+        yield piece
+        offset += piece.length
+
+
+def read_into(file: Contents, buffer: memoryview, offset: int) -> int:
+    """Fill a buffer from a file, and return the number of bytes, fewer only at its end.
+
+    :raises OSError: ``EIO`` if the data on disk ends early; otherwise the kernel's error.
+    """
+    if offset < 0:
+        raise OSError(errno.EINVAL, "negative offset")
+    done = 0
+    for piece in pieces(file, offset, len(buffer)):
+        part = buffer[done : done + piece.length]
+        if piece.descriptor == HOLE:
+            part[:] = bytes(piece.length)
+        else:
+            _fill(part, piece.descriptor, piece.offset)
+        done += piece.length
+    return done
+
+
+def _fill(buffer: memoryview, descriptor: int, offset: int) -> None:
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if not count:
+            raise OSError(errno.EIO, "the file has shrunk")
+        done += count
+
+
+def copy_pieces(file: Contents, target: int, size: int) -> None:
+    """Copy the first ``size`` bytes of a file into an empty file, and keep its holes.
+
+    :raises OSError: ``ENODATA`` if the data on disk ends early; otherwise the kernel's error.
+    """
+    os.ftruncate(target, size)
+    at = 0
+    for descriptor, start, length in pieces(file, 0, size):
+        if descriptor != HOLE:
+            copy_piece(descriptor, start, target, at, length)
+        at += length
