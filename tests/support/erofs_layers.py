@@ -81,7 +81,7 @@ LAYERS: dict[str, list[bytes]] = {
     "one block": _names(10, 20),
     "two blocks": _names(12, 60),
     "many blocks": _names(300, 100),
-    "full block": _names(6, 80) + [tars.file("d/" + "y" * 20)],
+    "full block": [*_names(6, 80), tars.file("d/" + "y" * 20)],
     "long names": [tars.file(f"d/{n}{LONG[1:]}", b"x") for n in range(8)] + [tars.dir(LONG)],
     "nested": [tars.file("/".join("abcdefgh"), b"deep"), tars.dir("a/b/empty")],
     "devices": [

@@ -44,4 +44,4 @@ def assert_sound(image: Path, *tars: Path, contents: bool = True) -> None:
     command = [*(fsck_command() or ()), *(["--extract"] if contents else [])]
     command += [f"--device={tar}" for tar in tars]
     done = subprocess.run([*command, image], capture_output=True, text=True, check=False)
-    assert not done.returncode and "<E>" not in done.stderr, done.stdout + done.stderr
+    assert not done.returncode, done.stdout + done.stderr

@@ -80,9 +80,7 @@ def _node(image: Image, inode: Inode, tars: list[bytes], group: list[bytes]) -> 
     content = b""
     if kind == "file":
         content = b"".join(
-            bytes(length)
-            if device < 0
-            else tars[device][start : start + length]
+            bytes(length) if device < 0 else tars[device][start : start + length]
             for _, length, device, start in image.chunks(inode)
         )
     elif kind == "symlink":
