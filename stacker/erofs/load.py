@@ -104,12 +104,11 @@ class _Loader:
 
     def _regular(self, inode: Inode) -> int:
         """Add a regular file; one whose chunks do not follow each other is sparse."""
-        size, chunks = inode.size, self._image.chunks(inode)
-        first = next(chunks)
-        if first.tar == 1 and first.length == size:
-            return self._added(inode, size=size, start=first.start, tar=self._tar)
-        segments, start, expected = list[Segment](), first.start, first.start
-        for chunk in (first, *chunks):
+        size, at = inode.size, self._image.only_chunk(inode)
+        if at is not None:
+            return self._added(inode, size=size, start=at, tar=self._tar)
+        segments, start, expected = list[Segment](), 0, 0
+        for chunk in self._image.chunks(inode):
             if chunk.tar < 0:
                 continue
             if chunk.tar == 0 or (segments and chunk.start != expected):

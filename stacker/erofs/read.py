@@ -147,6 +147,17 @@ class Image:
             self._damaged(f"got a target of {inode.size} bytes, want fewer than {_MAX_TARGET}")
         return bytes(self._flat(inode))
 
+    def only_chunk(self, inode: Inode) -> int | None:
+        """Return where a regular file starts in tar 1, or ``None`` if it is not one chunk of it."""
+        if inode.layout != on_disk.CHUNKS or inode.size > BLOCK << (inode.union & 0x1F):
+            return None
+        try:
+            at = aligned(inode.tail, on_disk.CHUNK_INDEX.size)
+            _, tar, block = on_disk.CHUNK_INDEX.unpack_from(self.data, at)
+        except (struct.error, OverflowError):
+            self._damaged(f"got chunks of inode {inode.nid} outside of the image")
+        return block * BLOCK if tar == 1 and block != on_disk.HOLE else None
+
     def chunks(self, inode: Inode) -> Iterator[Chunk]:
         """Yield the parts of a regular file, in order."""
         if not inode.size:
