@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from stacker.errors import LayerError
 from stacker.layer.paths import MergedIndex
 from stacker.linux import mountapi
 from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.drivers import erofs
+from stacker.tar.limits import Limits
+from tests.support import tars
 from tests.support.erofs_layers import LAYERS, SHARED, OnDisk, on_disk
 from tests.support.fsck import assert_sound, needs_fsck
 from tests.support.indexes import index_snapshot
@@ -90,3 +93,9 @@ def test_kernel_reads_more_shared_xattrs_than_a_count_of_8_bits(
     layer = on_disk(tmp_path, SHARED)
     with mounted(layer, mount, tmp_path / "target") as target:
         assert snapshot(target) == index_snapshot(layer.index.read_bytes(), layer.tar)
+
+
+def test_maps_of_sparse_files_count_against_the_limit_of_names(tmp_path: Path) -> None:
+    parts = [tars.sparse_10(f"s{n}", 1 << 30, [(1, b"x")]) for n in range(4)]
+    with pytest.raises(LayerError, match="over a limit"):
+        on_disk(tmp_path, parts, limits=Limits(names=1 << 22))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacker.erofs.format import BLOCK, HOLE
-from stacker.erofs.sparse import own_data, sparse_map
+from stacker.erofs.sparse import map_bytes, own_data, sparse_map
 from stacker.errors import LayerError
 from stacker.tar.entry import Segment
 
@@ -45,6 +45,17 @@ def test_unaligned_segments_are_copied_in_chunks_of_4_kib() -> None:
 def test_too_many_chunks_are_refused() -> None:
     with pytest.raises(LayerError, match="sparse file too large"):
         sparse_map([Segment(1, 1)], size=1 << 40, start=512, block=0)
+
+
+def test_sparse_file_behind_the_last_block_of_a_tar_is_refused() -> None:
+    with pytest.raises(LayerError, match="too large"):
+        sparse_map([Segment(0, 1024)], size=4096, start=(BLOCK << 32) - 512, block=0)
+
+
+def test_map_counts_the_bytes_of_its_chunks() -> None:
+    for segments in ([Segment(512, 512)], [Segment(1, 1)], []):
+        found = sparse_map(segments, size=1 << 16, start=512, block=0)
+        assert map_bytes(segments, 1 << 16) == 8 * len(found.blocks)
 
 
 @st.composite
