@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import stat
 from array import array
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from stacker.tar.entry import Meta, Segment
 
@@ -22,6 +23,9 @@ XattrSet: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 Directory: TypeAlias = dict[bytes, int]
 """The names in a directory, and the number of each inode."""
+
+Row: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
+"""mode, uid, gid, seconds, nanoseconds, size, start, tar, and the number of the xattr set."""
 
 SECOND: Final = 1_000_000_000
 
@@ -84,8 +88,18 @@ class Inodes:
         self.start.append(start)
         self.tar.append(tar)
         self.links.append(0)
-        self.xattrs.append(self._set_number(xattrs) if xattrs else 0)
+        self.xattrs.append(self.set_number(xattrs) if xattrs else 0)
         return len(self.mode) - 1
+
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Add inodes without names, whose xattrs have the numbers of sets."""
+        columns = (
+            *(self.mode, self.uid, self.gid, self.seconds, self.nanoseconds),
+            *(self.size, self.start, self.tar, self.xattrs),
+        )
+        for column, values in zip(columns, zip(*rows, strict=True), strict=False):
+            column.extend(values)
+        self.links.extend(repeat(0, len(rows)))
 
     def add_directory(self, meta: Meta, xattrs: XattrSet = ()) -> int:
         """Add an empty directory."""
@@ -108,7 +122,7 @@ class Inodes:
 
     def set_xattrs(self, number: int, xattrs: XattrSet) -> None:
         """Replace the xattrs of an inode."""
-        self.xattrs[number] = self._set_number(xattrs)
+        self.xattrs[number] = self.set_number(xattrs)
 
     def copy_attributes(self, source: int, target: int) -> None:
         """Give ``target`` the mode, owner, time and xattrs of ``source``, which has its type."""
@@ -123,7 +137,8 @@ class Inodes:
         """Return the xattrs of an inode."""
         return self.xattr_sets[self.xattrs[number]]
 
-    def _set_number(self, xattrs: XattrSet) -> int:
+    def set_number(self, xattrs: XattrSet) -> int:
+        """Return the number of a set, and add it if it is new."""
         number = self._set_numbers.get(xattrs)
         if number is None:
             number = self._set_numbers[xattrs] = len(self.xattr_sets)

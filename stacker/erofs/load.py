@@ -8,18 +8,24 @@ be damaged: errors are raised before a wrong value is used.  This module must no
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from stacker.erofs.inodes import XattrSet, xattr_set
+from stacker.erofs.inodes import xattr_set
 from stacker.errors import IntegrityError
-from stacker.tar.entry import Meta, Segment
+from stacker.tar.entry import Segment
 
 if TYPE_CHECKING:
-    from stacker.erofs.inodes import Inodes
+    from stacker.erofs.inodes import Inodes, Row
     from stacker.erofs.read import Image, Inode
 
-_SECOND = 1_000_000_000
-_DIRECTORY = 2  # in FILE_TYPES
+_DIRECTORY: Final = 2  # in FILE_TYPES
+_DOTS: Final = (b".", b"..")
+_REGULAR, _DIRECTORY_KIND, _SYMLINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
+_DEVICES: Final = (stat.S_IFCHR >> 12, stat.S_IFBLK >> 12)
+_ATTRIBUTES: Final = slice(1, 6)
+"""The fields of `Inode` with which a `Row` starts."""
+_ROWS: Final = 4096
+"""The number of rows that are added together."""
 
 
 class CopiedDataError(Exception):
@@ -43,64 +49,65 @@ class _Loader:
         self._inodes = inodes
         self._tar = tar
         self._numbers: dict[int, int] = {}
-        self._sets: dict[bytes, XattrSet] = {}
+        self._sets: dict[bytes, int] = {}
+        self._rows: list[Row] = []
+        self._next = len(inodes)
 
     def run(self) -> int:
-        image = self._image
-        top = image.inode(image.superblock.root)
-        root = self._directory(top)
-        todo = [(top, root)]
-        numbers = self._numbers
+        top = self._image.inode(self._image.superblock.root)
+        root, todo = self._directory(top), [top]
         while todo:
-            above, number = todo.pop()
-            names = self._inodes.directories[number]
-            for name, nid, kind in image.names(above):
-                if kind == _DIRECTORY:
-                    if name in (b".", b".."):
-                        continue
-                    inode = image.inode(nid)
-                    if nid in numbers or not stat.S_ISDIR(inode.mode):
-                        raise self._damaged(f"directory {nid} has two names, or is a file")
-                    names[name] = child = self._directory(inode)
-                    todo.append((inode, child))
-                else:
-                    known = numbers.get(nid)
-                    names[name] = self._file(image.inode(nid)) if known is None else known
+            todo += self._load_names(todo.pop())
+            if len(self._rows) >= _ROWS:
+                self._flush()
+        self._flush()
         return root
 
+    def _load_names(self, above: Inode) -> list[Inode]:
+        """Add the files in a directory; return the directories in it."""
+        numbers, image = self._numbers, self._image
+        inner: list[Inode] = []
+        names = self._inodes.directories[numbers[above.nid]]
+        for name, nid, kind in image.names(above):
+            number = numbers.get(nid)
+            if kind == _DIRECTORY:
+                if name not in _DOTS:
+                    inner.append(image.inode(nid))
+                    names[name] = self._directory(inner[-1])
+            elif number is None:
+                names[name] = self._file(image.inode(nid))
+            else:
+                names[name] = number
+        return inner
+
     def _directory(self, inode: Inode) -> int:
-        number = self._numbers[inode.nid] = self._inodes.add_directory(*self._meta(inode))
+        if inode.nid in self._numbers or not stat.S_ISDIR(inode.mode):
+            raise self._damaged(f"directory {inode.nid} with two names, or a file")
+        number = self._added(inode)
+        self._inodes.directories[number] = {}
         return number
 
     def _file(self, inode: Inode) -> int:
-        meta, xattrs = self._meta(inode)
-        kind = stat.S_IFMT(inode.mode)
-        if kind == stat.S_IFLNK:
-            number = self._inodes.add_symlink(meta, self._image.target(inode), xattrs)
-        elif kind == stat.S_IFREG:
-            number = self._regular(inode, meta, xattrs)
-        elif kind == stat.S_IFDIR:
-            raise self._damaged(f"directory {inode.nid} is listed as a file")
-        else:
-            device = inode.device if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
-            number = self._inodes.add(kind, meta, xattrs, start=device)
-        self._numbers[inode.nid] = number
-        return number
+        kind = inode.mode >> 12
+        if kind == _REGULAR:
+            if inode.size:
+                return self._regular(inode)
+            return self._added(inode, tar=self._tar)
+        if kind == _SYMLINK:
+            target = self._image.target(inode)
+            number = self._added(inode, size=len(target))
+            self._inodes.targets[number] = target
+            return number
+        if kind == _DIRECTORY_KIND:
+            raise self._damaged(f"directory {inode.nid}, which is listed as a file")
+        return self._added(inode, start=inode.device if kind in _DEVICES else 0)
 
-    def _regular(self, inode: Inode, meta: Meta, xattrs: XattrSet) -> int:
+    def _regular(self, inode: Inode) -> int:
         """Add a regular file; one whose chunks do not follow each other is sparse."""
-        chunks = iter(self._image.chunks(inode))
-        first = next(chunks, None)
-        start = first.start if first else 0
-        if first is None or (first.tar == 1 and first.length == inode.size):
-            return self._inodes.add(
-                stat.S_IFREG, meta, xattrs, size=inode.size, start=start, tar=self._tar
-            )
-        return self._sparse(inode, meta, xattrs)
-
-    def _sparse(self, inode: Inode, meta: Meta, xattrs: XattrSet) -> int:
-        segments: list[Segment] = []
-        start = expected = 0
+        size, at = inode.size, self._image.only_chunk(inode)
+        if at is not None:
+            return self._added(inode, size=size, start=at, tar=self._tar)
+        segments, start, expected = list[Segment](), 0, 0
         for chunk in self._image.chunks(inode):
             if chunk.tar < 0:
                 continue
@@ -109,22 +116,29 @@ class _Loader:
             start = start if segments else chunk.start
             expected = chunk.start + chunk.length
             segments.append(Segment(chunk.offset, chunk.length))
-        number = self._inodes.add(
-            stat.S_IFREG, meta, xattrs, size=inode.size, start=start, tar=self._tar
-        )
-        self._inodes.sparse[number] = tuple(segments)
+        number = self._added(inode, size=size, start=start, tar=self._tar)
+        if sum(segment.length for segment in segments) != size:
+            self._inodes.sparse[number] = tuple(segments)
         return number
 
-    def _meta(self, inode: Inode) -> tuple[Meta, XattrSet]:
-        mtime = inode.seconds * _SECOND + inode.nanoseconds
-        meta = Meta(stat.S_IMODE(inode.mode), inode.uid, inode.gid, mtime, mtime, None)
-        if not inode.xattr_size:
-            return meta, ()
+    def _added(self, inode: Inode, *, size: int = 0, start: int = 0, tar: int = 0) -> int:
+        number, self._next = self._next, self._next + 1
+        self._numbers[inode.nid] = number
+        xattrs = self._xattrs(inode) if inode.xattr_size else 0
+        self._rows.append((*inode[_ATTRIBUTES], size, start, tar, xattrs))
+        return number
+
+    def _xattrs(self, inode: Inode) -> int:
         raw = bytes(self._image.data[inode.xattrs : inode.tail])
-        known = self._sets.get(raw)
-        if known is None:
-            known = self._sets[raw] = xattr_set(self._image.xattrs(inode))
-        return meta, known
+        number = self._sets.get(raw)
+        if number is None:
+            number = self._inodes.set_number(xattr_set(self._image.xattrs(inode)))
+            self._sets[raw] = number
+        return number
+
+    def _flush(self) -> None:
+        self._inodes.extend(self._rows)
+        self._rows.clear()
 
     def _damaged(self, got: str) -> IntegrityError:
         return IntegrityError(f"damaged index: {self._image.what}: got {got}")

@@ -19,7 +19,7 @@ from stacker.erofs.format import BLOCK, aligned
 from stacker.errors import IntegrityError
 
 _DATA_LAYOUT: Final = 0b1110
-_VERSION: Final = 0b1
+_MAX_NANOSECONDS: Final = 999_999_999
 _MAX_TARGET: Final = 4096
 _ENTRY_BITS: Final = 6
 """Bits of the place of an entry in a block, which holds fewer than 64."""
@@ -104,27 +104,23 @@ class Image:
         """Return an inode."""
         at = nid * on_disk.INODE_UNIT
         try:
-            head = int.from_bytes(self.data[at : at + 2], "little")
-            if head & _VERSION:
-                head, count, mode, _, size, union, _, uid, gid, seconds, nanoseconds, links = (
-                    on_disk.EXTENDED.unpack_from(self.data, at)
-                )
-                seconds -= (seconds >> 63) << 64
+            fields = on_disk.COMPACT.unpack_from(self.data, at)
+            head, count, mode, links, size, _, union, _, uid, gid, _ = fields
+            seconds, nanoseconds = self.superblock.epoch
+            end = at + on_disk.COMPACT.size
+            if head & on_disk.IS_EXTENDED:
+                fields = on_disk.EXTENDED.unpack_from(self.data, at)
+                _, _, _, _, size, union, _, uid, gid, seconds, nanoseconds, links = fields
+                seconds -= seconds >> 63 << 64
                 end = at + on_disk.EXTENDED.size
-            else:
-                head, count, mode, links, size, _, union, _, uid, gid, _ = (
-                    on_disk.COMPACT.unpack_from(self.data, at)
-                )
-                seconds, nanoseconds = self.superblock.epoch
-                end = at + on_disk.COMPACT.size
-        except struct.error:
+        except (struct.error, OverflowError):
             self._damaged(f"got inode {nid} outside of the image")
+        if nanoseconds > _MAX_NANOSECONDS:
+            self._damaged(f"got {nanoseconds} nanoseconds in inode {nid}")
         xattr_size = on_disk.XATTR_HEADER.size + 4 * (count - 1) if count else 0
-        layout = head & _DATA_LAYOUT
-        return Inode(
-            *(nid, mode, uid, gid, seconds, nanoseconds, size, links),
-            *(union, layout, end, xattr_size),
-        )
+        # Calling Inode() costs one more Python call, and a merge reads every inode.
+        values = nid, mode, uid, gid, seconds, nanoseconds, size, links, union, head & _DATA_LAYOUT
+        return tuple.__new__(Inode, (*values, end, xattr_size))
 
     def attributes(self, nid: int) -> tuple[int, int, int, int, int, int, int, int]:
         """Return mode, links, uid, gid, size, seconds, nanoseconds and union of an inode.
@@ -133,7 +129,7 @@ class Image:
         """
         data, at = self.data, nid * on_disk.INODE_UNIT
         try:
-            if data[at] & _VERSION:
+            if data[at] & on_disk.IS_EXTENDED:
                 _, _, mode, _, size, union, _, uid, gid, seconds, nanoseconds, links = (
                     on_disk.EXTENDED.unpack_from(data, at)
                 )
@@ -190,6 +186,17 @@ class Image:
             self._damaged(f"got a target of {inode.size} bytes, want fewer than {_MAX_TARGET}")
         return bytes(self._flat(inode))
 
+    def only_chunk(self, inode: Inode) -> int | None:
+        """Return where a regular file starts in tar 1, or ``None`` if it is not one chunk of it."""
+        if inode.layout != on_disk.CHUNKS or inode.size > BLOCK << (inode.union & 0x1F):
+            return None
+        try:
+            at = aligned(inode.tail, on_disk.CHUNK_INDEX.size)
+            _, tar, block = on_disk.CHUNK_INDEX.unpack_from(self.data, at)
+        except (struct.error, OverflowError):
+            self._damaged(f"got chunks of inode {inode.nid} outside of the image")
+        return block * BLOCK if tar == 1 and block != on_disk.HOLE else None
+
     def chunks(self, inode: Inode) -> Iterator[Chunk]:
         """Yield the parts of a regular file, in order."""
         if not inode.size:
@@ -201,7 +208,7 @@ class Image:
         for offset in range(0, inode.size, size):
             try:
                 _, tar, block = on_disk.CHUNK_INDEX.unpack_from(self.data, at)
-            except struct.error:
+            except (struct.error, OverflowError):
                 self._damaged(f"got chunks of inode {inode.nid} outside of the image")
             at += on_disk.CHUNK_INDEX.size
             if tar > self.superblock.tars:
@@ -288,7 +295,12 @@ class Image:
         except (struct.error, ValueError):
             self._damaged(f"got a malformed block in directory {inode.nid}")
         ends, text = (*starts[1:], len(data)), data[first:]
-        if b"/" in text or b"\0" in text or not all(map(lt, starts, ends)):
+        if (
+            starts[0] != first
+            or b"/" in text
+            or b"\0" in text
+            or not all(map(lt, starts, ends))
+        ):
             self._damaged(f"got malformed names in directory {inode.nid}")
         names = [data[start:end] for start, end in zip(starts, ends, strict=True)]
         return list(zip(names, nids, kinds, strict=True))

@@ -8,11 +8,12 @@ data, without the holes.  This module must not read files, except in :func:`own_
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stacker.erofs.format import BLOCK, BLOCK_BITS, HOLE, MAX_CHUNK_BITS
+from stacker.erofs.format import BLOCK, BLOCK_BITS, CHUNK_INDEX, HOLE, MAX_BLOCKS, MAX_CHUNK_BITS
 from stacker.errors import LayerError
 
 if TYPE_CHECKING:
@@ -50,11 +51,22 @@ def sparse_map(segments: Sequence[Segment], *, size: int, start: int, block: int
         return _copied(segments, size, block)
     blocks = _empty(size, bits)
     chunk, at = BLOCK << bits, start // BLOCK
+    if start + sum(length for _, length in segments) > BLOCK * MAX_BLOCKS:
+        raise LayerError(
+            f"layer too large: got a file at byte {start}, want it before {BLOCK * MAX_BLOCKS}",
+            hint="use the form `tree` for this image",
+        )
     for offset, length in segments:
         for index in range(offset // chunk, -(-(offset + length) // chunk)):
             blocks[index] = at + (index * chunk - offset) // BLOCK
         at += -(-length // BLOCK)
     return SparseMap(bits, blocks, 0)
+
+
+def map_bytes(segments: Sequence[Segment], size: int) -> int:
+    """Return the bytes that the chunks of a file take in an image."""
+    bits = _common_bits(segments, size)
+    return CHUNK_INDEX.size * -(-size >> (BLOCK_BITS + (_COPIED_BITS if bits is None else bits)))
 
 
 def _common_bits(segments: Sequence[Segment], size: int) -> int | None:
@@ -76,7 +88,7 @@ def _copied(segments: Sequence[Segment], size: int, block: int) -> SparseMap:
     return SparseMap(_COPIED_BITS, blocks, count << _COPIED_BITS)
 
 
-def _empty(size: int, bits: int) -> list[int]:
+def _empty(size: int, bits: int) -> array[int]:
     count = -(-size >> (BLOCK_BITS + bits))
     if count > _MAX_CHUNKS:
         raise LayerError(
@@ -84,7 +96,7 @@ def _empty(size: int, bits: int) -> list[int]:
             f"want at most {_MAX_CHUNKS}",
             hint="use the form `tree` for this image",
         )
-    return [HOLE] * count
+    return array("I", [HOLE]) * count
 
 
 def _touched(segments: Sequence[Segment]) -> Iterator[int]:

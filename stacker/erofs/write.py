@@ -10,7 +10,6 @@ and the data of large directories, long targets and unaligned sparse files.
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,9 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from stacker.erofs import format as on_disk
-from stacker.erofs.format import BLOCK, aligned
-from stacker.erofs.layout import Layout, chunk_bits, chunk_count, is_compact, lay_out
+from stacker.erofs.encode import Encoder
+from stacker.erofs.format import BLOCK
+from stacker.erofs.layout import Layout, lay_out
 from stacker.erofs.sparse import own_data
+from stacker.errors import LayerError
 from stacker.linux.filesystem import PRIVATE
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from stacker.erofs.inodes import Inodes
 
 _SLOTS_OFFSET = on_disk.SUPERBLOCK_OFFSET + on_disk.SLOT_SIZE
+_MAX_SHARED = 0xFF
+_MAX_BODY = on_disk.XATTR_HEADER.size + 4 * (0xFFFF - 1)
+"""The longest xattrs of an inode, by the count in its head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +73,45 @@ def write_image(out: BinaryIO, inodes: Inodes, root: int, tars: Sequence[Tar]) -
     :param tars: the tars that the inodes refer to by number, from 1.
     :raises LayerError: EROFS cannot hold the tree.
     """
-    start = _SLOTS_OFFSET + on_disk.SLOT_SIZE * len(tars)
+    slots = b"".join(map(_slot, tars))
     xattrs = _Xattrs(inodes)
-    layout = lay_out(inodes, root, start=start, xattrs=xattrs.bodies)
-    xattr_block = -(-layout.end // BLOCK)
-    data_block = xattr_block + -(-len(xattrs.shared) // BLOCK)
-    writer = _Writer(inodes, layout, xattrs.bodies, data_block)
-    area = writer.inodes(start, xattr_block * BLOCK)
-    end, uuid = data_block + layout.blocks, hashlib.sha256(area).digest()[:16]
-    superblock = _superblock(layout, uuid, tars=len(tars), xattr_block=xattr_block, end=end)
-    _write_all(out, bytes(on_disk.SUPERBLOCK_OFFSET) + superblock)
-    slots = (on_disk.DEVICE_SLOT.pack(b"", -(-tar.size // BLOCK), 0) for tar in tars)
-    _write_all(out, b"".join(slots))
-    _write_all(out, area)
-    _write_all(out, xattrs.shared + bytes(-len(xattrs.shared) % BLOCK))
-    for piece in writer.data(tars):
+    layout = lay_out(inodes, root)
+    encoder = Encoder(inodes, layout, xattrs.bodies, start=_SLOTS_OFFSET + len(slots))
+    area, start = encoder.area, _SLOTS_OFFSET + len(slots)
+    area += bytes(-(start + len(area)) % BLOCK)
+    xattr_block = (start + len(area)) // BLOCK
+    data_block = xattr_block + len(xattrs.shared) // BLOCK
+    encoder.finish(data_block)
+    end, uuid = data_block + encoder.blocks, hashlib.sha256(area).digest()[:16]
+    superblock = _superblock(
+        layout, encoder, uuid, tars=len(tars), xattr_block=xattr_block, end=end
+    )
+    for piece in (bytes(on_disk.SUPERBLOCK_OFFSET), superblock, slots, area, xattrs.shared):
         _write_all(out, piece)
+    for piece in _outside(inodes, encoder, tars):
+        _write_all(out, piece)
+
+
+def _slot(tar: Tar) -> bytes:
+    blocks = -(-tar.size // BLOCK)
+    if blocks > on_disk.MAX_BLOCKS:
+        raise LayerError(
+            f"layer too large: got a tar of {tar.size} bytes, want at most "
+            f"{on_disk.MAX_BLOCKS * BLOCK}",
+            hint="use the form `tree` for this image",
+        )
+    return on_disk.DEVICE_SLOT.pack(b"", blocks, 0)
+
+
+def _outside(inodes: Inodes, encoder: Encoder, tars: Sequence[Tar]) -> Iterator[bytes]:
+    """Yield the data area."""
+    for number in encoder.outside:
+        if number in encoder.sparse:
+            segments, start = inodes.sparse[number], inodes.start[number]
+            yield from own_data(segments, start=start, tar=tars[inodes.tar[number] - 1].fd)
+        else:
+            content = encoder.content(number)
+            yield content + bytes(-len(content) % BLOCK)
 
 
 def _write_all(out: BinaryIO, data: bytes | bytearray) -> None:
@@ -93,7 +120,9 @@ def _write_all(out: BinaryIO, data: bytes | bytearray) -> None:
         left = left[out.write(left) :]
 
 
-def _superblock(layout: Layout, uuid: bytes, *, tars: int, xattr_block: int, end: int) -> bytes:
+def _superblock(
+    layout: Layout, encoder: Encoder, uuid: bytes, *, tars: int, xattr_block: int, end: int
+) -> bytes:
     seconds, nanoseconds = layout.epoch
     return on_disk.SUPERBLOCK.pack(
         on_disk.MAGIC,
@@ -101,7 +130,7 @@ def _superblock(layout: Layout, uuid: bytes, *, tars: int, xattr_block: int, end
         on_disk.COMPAT_MTIME,
         on_disk.BLOCK_BITS,
         0,
-        layout.offsets[layout.root],
+        encoder.offsets[layout.root],
         len(layout.order),
         seconds,
         nanoseconds,
@@ -123,7 +152,10 @@ def _superblock(layout: Layout, uuid: bytes, *, tars: int, xattr_block: int, end
 
 
 class _Xattrs:
-    """The encoded xattrs: ``bodies`` by set, and the entries that several sets share."""
+    """The encoded xattrs: ``bodies`` by set, and the entries that several inodes share.
+
+    ``shared`` is padded to whole blocks (``filesystems/erofs.rst``, *Xattrs*).
+    """
 
     def __init__(self, inodes: Inodes) -> None:
         uses = Counter(inodes.xattrs)
@@ -137,125 +169,18 @@ class _Xattrs:
             self._ids[pair] = at // 4
             pieces.append(on_disk.encode_xattr(*pair))
             at += len(pieces[-1])
-        self.shared = b"".join(pieces)
+        self.shared = b"".join(pieces) + bytes(-at % BLOCK)
         self.bodies = [self._body(xattrs) if xattrs else b"" for xattrs in inodes.xattr_sets]
 
     def _body(self, xattrs: Sequence[tuple[bytes, bytes]]) -> bytes:
-        shared = [self._ids[pair] for pair in xattrs if pair in self._ids][:255]
-        ids = b"".join(number.to_bytes(4, "little") for number in shared)
-        left = [pair for pair in xattrs if self._ids.get(pair) not in shared]
-        inline = b"".join(on_disk.encode_xattr(*pair) for pair in left)
-        return on_disk.XATTR_HEADER.pack(0, len(shared)) + ids + inline
-
-
-class _Writer:
-    def __init__(
-        self, inodes: Inodes, layout: Layout, xattrs: Sequence[bytes], data_block: int
-    ) -> None:
-        self._inodes = inodes
-        self._layout = layout
-        self._xattrs = xattrs
-        self._data_block = data_block
-        self._types = [on_disk.FILE_TYPES.get(kind << 12, 0) for kind in range(16)]
-
-    def inodes(self, start: int, end: int) -> bytearray:
-        """Return the bytes of the image from ``start`` to ``end``."""
-        area, unit, offsets = bytearray(end - start), on_disk.INODE_UNIT, self._layout.offsets
-        for index, number in enumerate(self._layout.order):
-            encoded = self._inode(number, index + 1)
-            at = offsets[number] * unit - start
-            area[at : at + len(encoded)] = encoded
-        return area
-
-    def _inode(self, number: int, index: int) -> bytes:
-        inodes, body = self._inodes, self._xattrs[self._inodes.xattrs[number]]
-        mode, size = inodes.mode[number], inodes.size[number]
-        kind, union, tail = stat.S_IFMT(mode), 0, b""
-        data = on_disk.PLAIN
-        if kind == stat.S_IFREG:
-            if size:
-                data, union, tail = on_disk.CHUNKS, *self._chunks(number, size)
-        elif kind in (stat.S_IFDIR, stat.S_IFLNK):
-            block = self._block(number)
-            if block is None:
-                data, tail = on_disk.INLINE, self._content(number)
-            else:
-                union = self._data_block + block
-        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-            union = on_disk.encode_device(inodes.start[number])
-        head = self._head(number, index, data, union, len(body)) + body
-        return head + bytes(-len(head) % 8 if data == on_disk.CHUNKS else 0) + tail
-
-    def _head(self, number: int, index: int, data: int, union: int, xattr_size: int) -> bytes:
-        inodes = self._inodes
-        count = (xattr_size - on_disk.XATTR_HEADER.size) // 4 + 1 if xattr_size else 0
-        mode, size = inodes.mode[number], inodes.size[number]
-        uid, gid, links = inodes.uid[number], inodes.gid[number], inodes.links[number]
-        if is_compact(inodes, number, self._layout.epoch):
-            return on_disk.COMPACT.pack(
-                data, count, mode, links, size, 0, union, index, uid, gid, 0
+        shared = [pair for pair in xattrs if pair in self._ids][:_MAX_SHARED]
+        ids = b"".join(self._ids[pair].to_bytes(4, "little") for pair in shared)
+        known = set(shared)
+        inline = b"".join(on_disk.encode_xattr(*pair) for pair in xattrs if pair not in known)
+        body = on_disk.XATTR_HEADER.pack(0, len(shared)) + ids + inline
+        if len(body) > _MAX_BODY:
+            raise LayerError(
+                f"xattrs too large: got {len(body)} bytes for one file, want at most {_MAX_BODY}",
+                hint="use the form `tree` for this image",
             )
-        seconds, nanoseconds = inodes.seconds[number], inodes.nanoseconds[number]
-        seconds &= (1 << 64) - 1
-        return on_disk.EXTENDED.pack(
-            data | on_disk.IS_EXTENDED,
-            *(count, mode, 0, size, union, index, uid, gid, seconds, nanoseconds, links),
-        )
-
-    def _chunks(self, number: int, size: int) -> tuple[int, bytes]:
-        """Return the chunk format of a file, and its indexes."""
-        inodes, device, pack = self._inodes, self._inodes.tar[number], on_disk.CHUNK_INDEX.pack
-        found = self._layout.sparse.get(number)
-        if found is None:
-            bits, first = chunk_bits(size), inodes.start[number] // BLOCK
-            count = chunk_count(size, bits)
-            if count == 1:
-                return bits | on_disk.HAS_INDEXES, pack(0, device, first)
-            indexes = (pack(0, device, first + (index << bits)) for index in range(count))
-            return bits | on_disk.HAS_INDEXES, b"".join(indexes)
-        base = 0
-        if found.own_blocks:
-            device, base = 0, self._data_block
-        hole = pack(0, 0, on_disk.HOLE)
-        indexes = (
-            hole if block == on_disk.HOLE else pack(0, device, base + block)
-            for block in found.blocks
-        )
-        return found.bits | on_disk.HAS_INDEXES, b"".join(indexes)
-
-    def _block(self, number: int) -> int | None:
-        listing = self._layout.listings.get(number)
-        return self._layout.target_blocks.get(number) if listing is None else listing.block
-
-    def _content(self, number: int) -> bytes:
-        """Return the data of a directory or a symbolic link."""
-        listing = self._layout.listings.get(number)
-        if listing is None:
-            return self._inodes.targets[number]
-        children, offsets = self._inodes.directories[number], self._layout.offsets
-        numbers = {b".": number, b"..": listing.parent}
-        modes, types, pack = self._inodes.mode, self._types, on_disk.DIRENT.pack
-        blocks, first = [], 0
-        for end in listing.ends:
-            names = listing.names[first:end]
-            at, entries = on_disk.DIRENT.size * len(names), []
-            for name in names:
-                child = children[name] if name in children else numbers[name]
-                entries.append(pack(offsets[child], at, types[modes[child] >> 12]))
-                at += len(name)
-            block = b"".join(entries + names)
-            blocks.append(block if end == len(listing.names) else block.ljust(BLOCK, b"\0"))
-            first = end
-        return b"".join(blocks)
-
-    def data(self, tars: Sequence[Tar]) -> Iterator[bytes]:
-        """Yield the data area."""
-        layout, inodes = self._layout, self._inodes
-        for number in layout.order:
-            found = layout.sparse.get(number)
-            if found is not None and found.own_blocks:
-                segments, start = inodes.sparse[number], inodes.start[number]
-                yield from own_data(segments, start=start, tar=tars[inodes.tar[number] - 1].fd)
-            elif inodes.kind(number) != stat.S_IFREG and self._block(number) is not None:
-                content = self._content(number)
-                yield content.ljust(aligned(len(content), BLOCK), b"\0")
+        return body

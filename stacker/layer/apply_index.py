@@ -13,6 +13,7 @@ import stat
 from typing import Final, Protocol
 
 from stacker.erofs.inodes import Inodes, xattr_set
+from stacker.erofs.sparse import map_bytes
 from stacker.layer.applier import Applier, EntryStream
 from stacker.layer.index_metadata import IndexMetadata
 from stacker.layer.index_root import IndexRoot
@@ -100,6 +101,7 @@ class _IndexApplier(Applier):
         self._count(size)
         number = self._add(stat.S_IFREG, meta, size=size, start=start)
         if segments is not None:
+            self._tree.budget.spend(map_bytes(segments, size), path)
             self._inodes.sparse[number] = segments
         try:
             self._tree.add(parent, name, number)
