@@ -20,7 +20,6 @@ from stacker.mount.drivers.fuse import FUSE_DRIVERS
 from stacker.mount.record import MountRecord
 from stacker.mount.state import KernelView
 from stacker.mount.target import locked_target, resolve_target
-from stacker.mount.unmount import unmount_path
 from stacker.mount.upper_directory import prepared, resolve_upper
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def attach(
     """
     if request.driver != "auto":
         driver_named(request.driver)
-    request = checked(request, forbidden=forbidden)
+    request = _checked(table, request, forbidden)
     with locked_target(request.target):
         try:
             _refuse_copied(table, request.target)
@@ -69,6 +68,18 @@ def attach(
             text = f"cannot mount: {error.filename or request.target}: {error.strerror}"
             kind = StackerError if error.errno in _DISK_ERRORS else MountError
             raise kind(text, hint=full_disk_hint(error)) from error
+
+
+def _checked(table: Table, request: MountRequest, forbidden: Path | None) -> MountRequest:
+    """Check a request, if necessary after clearing what a killed process left on its paths."""
+    try:
+        return checked(request, forbidden=forbidden)
+    except MountError:
+        from stacker.mount.detach import clear_stale
+
+        if not clear_stale(table):
+            raise
+    return checked(request, forbidden=forbidden)
 
 
 def _attach(
@@ -106,11 +117,12 @@ class _Attempts:
         self._table.write(self.record)
 
     def undo(self) -> None:
-        # A driver that fails undoes its mount; this handles a KeyboardInterrupt after the mount.
-        # A copy is excluded, since the driver empties the target only if it has filled it.
+        # A driver that fails undoes its mount.  This handles a KeyboardInterrupt after the mount,
+        # and a FUSE server that was killed after its mount(2).  A copy is excluded, since the
+        # driver empties the target only if it has filled it.
         made = self.record.driver not in {"", "copy"}
-        if made and KernelView().state(self.record) == "mounted":
-            unmount_path(self.record.target, lazy=True)
+        if made and KernelView().is_visible(self.record):
+            driver_named(self.record.driver).unmount(self.record, lazy=True)
 
 
 def _refuse_copied(table: Table, target: Path) -> None:

@@ -51,13 +51,14 @@ class KernelView:
 
     def state(self, record: MountRecord) -> State:
         """Return the state of a recorded mount; the mount table adds `busy`."""
-        if self._is_visible(record):
+        if self.is_visible(record):
             return "stale" if is_dead(record) else "mounted"
         if record.boot_id == self.boot_id and self._is_elsewhere(record):
             return "elsewhere"
         return "stale"
 
-    def _is_visible(self, record: MountRecord) -> bool:
+    def is_visible(self, record: MountRecord) -> bool:
+        """Return whether our mount namespace has the mount, with or without its FUSE server."""
         if record.driver == "copy":
             return self._is_copied(record)
         if record.boot_id != self.boot_id:

@@ -6,7 +6,9 @@ not use a driver.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +30,7 @@ def resolve_target(target: Path, *, forbidden: Path | None = None) -> Path:
     :raises MountError: the target is missing, is not a directory, is already a mount point, or
         overlaps `forbidden`.
     """
-    path = _existing(target)
-    if not path.is_dir():
-        raise MountError(
-            f"mount target is not a directory: {target}", hint="choose an empty directory"
-        )
+    path = _existing_directory(target)
     if forbidden is not None:
         refuse_overlap("mount target", path, "the store", Path(os.path.realpath(forbidden)))
     refuse_mount_point(path)
@@ -98,14 +96,19 @@ def refuse_overlap(what: str, path: Path, what_else: str, other: Path) -> None:
     )
 
 
-def _existing(target: Path) -> Path:
+def _existing_directory(target: Path) -> Path:
     try:
-        return safe_path.resolve(target, strict=True)
+        path = safe_path.resolve(target, strict=True)
+        if stat.S_ISDIR(path.stat().st_mode):
+            return path
     except FileNotFoundError:
         raise MountError(f"mount target does not exist: {target}", hint=f"mkdir {target}") from None
     except NotADirectoryError:
-        raise MountError(
-            f"mount target is not a directory: {target}", hint="choose an empty directory"
-        ) from None
+        pass
     except OSError as error:
-        raise MountError(f"cannot use mount target: {target}: {error.strerror}") from error
+        dead = error.errno == errno.ENOTCONN  # a FUSE mount that has lost its server
+        raise MountError(
+            f"cannot use mount target: {target}: {error.strerror}",
+            hint=f"umount {target}" if dead else None,
+        ) from error
+    raise MountError(f"mount target is not a directory: {target}", hint="choose an empty directory")

@@ -17,7 +17,8 @@ from stacker.linux.removal import remove_tree
 from tests.support import images, tars
 from tests.support.command import Result, at_home
 from tests.support.mounts import unmount_below
-from tests.support.snapshot import Node, snapshot
+from tests.support.snapshot import snapshot
+from tests.torture.checks import ExposedTree, exposed
 from tests.torture.forkserver import ForkedStacker, shared_server
 from tests.torture.sweep import is_whole, write_counts
 from tests.torture.world import BASE, CHANGES, OTHER, forked
@@ -33,17 +34,11 @@ IMAGES = {
     "more": [BASE, OTHER, MORE],
     "single": [MORE],
 }
-Tree = dict[bytes, tuple[str, int, bytes]]
 
 pytestmark = [
     pytest.mark.usefixtures("alone_among_mounts"),
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),
 ]
-
-
-def tree_of(nodes: dict[bytes, Node]) -> Tree:
-    """Return what each driver must expose: kind, mode and content, except of the root."""
-    return {path: (n.kind, n.mode, n.content) for path, n in nodes.items() if path}
 
 
 @dataclass
@@ -53,7 +48,7 @@ class Soak:
     stacker: ForkedStacker
     sources: dict[str, str]
     path: Path
-    expected: dict[str, Tree] = field(default_factory=dict)
+    expected: dict[str, ExposedTree] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
     ended: Counter[tuple[str, int]] = field(default_factory=Counter)
 
@@ -134,7 +129,7 @@ class Worker:
             remove_tree(tree)
 
     def _compare(self, name: str, path: Path, *command: str | Path) -> None:
-        found, expected = tree_of(snapshot(path)), self._soak.expected[name]
+        found, expected = exposed(snapshot(path)), self._soak.expected[name]
         if found != expected:
             wrong = sorted(p for p in {*found, *expected} if found.get(p) != expected.get(p))
             self._soak.find(f"{command} {name}: wrong: {wrong[:5]}")
@@ -188,7 +183,7 @@ def soak(tmp_path: Path) -> Soak:
     for name, source in sources.items():
         reference("pull", source)
         reference("unpack", name, tmp_path / f"tree-{name}")
-        soak.expected[name] = tree_of(snapshot(tmp_path / f"tree-{name}"))
+        soak.expected[name] = exposed(snapshot(tmp_path / f"tree-{name}"))
     return soak
 
 
