@@ -174,6 +174,24 @@ def is_temporary(name: str) -> bool:
     return above.startswith(".") and number.isdecimal()
 
 
+def abandoned_temporaries(directory: Path, final: str | None = None) -> Iterator[Path]:
+    """Yield the temporary files of writers that were killed, each locked until the next one.
+
+    :param final: only temporary files of this file name.
+    :raises OSError: the directory cannot be read.
+    """
+    import fcntl
+
+    for name in filter(is_temporary, os.listdir(directory)):
+        if final is not None and not name.startswith(f".{final}."):
+            continue
+        path = directory / name
+        with suppress(FileNotFoundError, BlockingIOError), open(os.open(path, _OLD), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.lstat()):  # else it was renamed
+                yield path
+
+
 def sweep_temporaries(directory: Path, final: str | None = None) -> int:
     """Remove the temporary files of writers that were killed.
 
@@ -181,17 +199,10 @@ def sweep_temporaries(directory: Path, final: str | None = None) -> int:
     :returns: the number of removed files.
     :raises OSError: the directory cannot be read.
     """
-    import fcntl
-
     swept = 0
-    for name in filter(is_temporary, os.listdir(directory)):
-        if final is not None and not name.startswith(f".{final}."):
-            continue
-        path = directory / name
-        with suppress(FileNotFoundError, BlockingIOError), open(os.open(path, _OLD), "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            swept += 1
+    for path in abandoned_temporaries(directory, final):
+        path.unlink()
+        swept += 1
     return swept
 
 

@@ -194,18 +194,17 @@ class LayerStore:
                         f"layer in use: {diff_id}: another process reads it",
                         hint="run the command again when the other process is done",
                     )
-            yield [self.paths(diff_id).root for diff_id in present if diff_id in free]
+            yield [self.paths(diff_id).root for diff_id in present if self.has(diff_id)]
 
     @contextmanager
     def removing_unread(self, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
         """Lock those layers that no other process reads against readers, and return them."""
         with _Locks(self.root) as locks:
-            free = {
+            yield {
                 diff_id
                 for diff_id in dict.fromkeys(diff_ids)
                 if locks.of(diff_id).try_exclude(_offset(diff_id))
             }
-            yield {diff_id for diff_id in free if self.has(diff_id)}
 
     def all(self) -> Iterator[DiffID]:
         """Yield the diff_id of every layer in the store."""

@@ -106,7 +106,11 @@ class Store:
 
     @property
     def pull_lock(self) -> Path:
-        """The file that pulls lock: no image lists their layers until they end."""
+        """The file that pulls, mounts and unpacks share, and that `gc` locks alone.
+
+        No image lists the layers of a running pull.  A mount or an unpack that was given the
+        digest of a config uses a stack that perhaps no image lists.
+        """
         return self.root / "pull.lock"
 
     @property

@@ -76,7 +76,7 @@ def test_pull_of_a_dripping_layer_ends_with_code_10(
     assert f"timed out: pull {source}: got no end within 5 s, want one" in words
     assert "--timeout" in words.partition("hint: ")[2]
     assert 0 < drip.sent < len(LAYERS[1])
-    assert list(Store(stacker.store).staging.unlocked()) == []
+    assert list(Store(stacker.store).staging.abandoned()) == []
 
 
 def test_pull_after_a_timeout_resumes(

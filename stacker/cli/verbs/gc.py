@@ -25,7 +25,11 @@ the name of each removed object:
   mount      the record of a mount that a crash or a reboot has ended
   image      an image without a name (with --untagged), or with a damaged manifest
 
-While a pull is running, stacker keeps all layers, chains and blobs.
+The size is the space on disk that the removal frees.  That of an image includes its documents, its
+chain and the layers that no other image has; stacker does not print these again.
+
+While a pull, an unpack or the start of a mount is running, stacker keeps all images without a name,
+layers, chains and blobs.
 """
 EXAMPLES = """\
   stacker gc --dry-run
