@@ -60,7 +60,7 @@ def attach(
     request = _checked(table, request, forbidden)
     with locked_target(request.target):
         try:
-            _refuse_copied(table, request.target)
+            _remove_incomplete(table, request.target)
             return _attach(table, request, image)
         except StackerError:
             raise
@@ -75,9 +75,9 @@ def _checked(table: Table, request: MountRequest, forbidden: Path | None) -> Mou
     try:
         return checked(request, forbidden=forbidden)
     except MountError:
-        from stacker.mount.detach import clear_stale
+        from stacker.mount.detach import recover
 
-        if not clear_stale(table):
+        if not recover(table, request.target):
             raise
     return checked(request, forbidden=forbidden)
 
@@ -91,6 +91,7 @@ def _attach(
             attempts = _Attempts(table, plan, _record(plan, image))
             try:
                 mounted = execute(request.driver, plan, attempts.record_driver)
+                attempts.record_completion()
             except BaseException:
                 attempts.undo()
                 raise
@@ -113,21 +114,37 @@ class _Attempts:
         adapter = None
         if driver.name == "fuse":
             adapter = "kernel" if self._plan.fuse is None else self._plan.fuse.adapter
-        self.record = replace(self.record, driver=driver.name, bound=bound, fuse_adapter=adapter)
+        self.record = replace(
+            self.record,
+            driver=driver.name,
+            bound=bound,
+            fuse_adapter=adapter,
+            complete=driver.name != "copy",
+        )
         self._table.write(self.record)
+
+    def record_completion(self) -> None:
+        if not self.record.complete:
+            self.record = replace(self.record, complete=True)
+            self._table.write(self.record)
 
     def undo(self) -> None:
         # A driver that fails undoes its mount.  This handles a KeyboardInterrupt after the mount,
-        # and a FUSE server that was killed after its mount(2).  A copy is excluded, since the
-        # driver empties the target only if it has filled it.
-        made = self.record.driver not in {"", "copy"}
+        # and a FUSE server that was killed after its mount(2).  An incomplete copy is excluded,
+        # since the driver empties the target only if it has filled it.
+        made = self.record.driver and self.record.complete
         if made and KernelView().is_visible(self.record):
             driver_named(self.record.driver).unmount(self.record, lazy=True)
 
 
-def _refuse_copied(table: Table, target: Path) -> None:
+def _remove_incomplete(table: Table, target: Path) -> None:
+    """Empty a target where a killed process left a part of a copy; refuse a whole copy."""
     entry = table.find(target)
-    if entry is not None and entry.state == "mounted":
+    if entry is not None and entry.state == "incomplete":
+        from stacker.mount.detach import detach
+
+        detach(table, target)
+    elif entry is not None and entry.state == "mounted":
         raise MountError(
             f"mount target is busy: {target}: it holds a copy of {entry.record.image}",
             hint=f"stacker umount {target}",

@@ -77,6 +77,20 @@ def clear_stale(table: Table) -> list[MountRecord]:
     return cleared
 
 
+def recover(table: Table, target: Path) -> bool:
+    """Clear stale mounts, and an incomplete copy on a target.
+
+    :returns: whether there was one.
+    :raises MountError: one of them cannot be cleared.
+    """
+    stale = clear_stale(table)
+    entry = table.find(safe_path.resolve(target))
+    if entry is None or entry.state != "incomplete":
+        return bool(stale)
+    detach(table, target)
+    return True
+
+
 def _clear(table: Table, record: MountRecord) -> bool:
     with suppress(LockedError), table.locked(record.id):
         # Checked again under the lock: another process may have finished or removed the mount.
@@ -93,7 +107,7 @@ def _undo(record: MountRecord, state: State, *, lazy: bool) -> None:
         raise _elsewhere(record)
     if is_dead(record):
         _unmount_dead(record)
-    if state == "mounted":
+    if state in {"mounted", "incomplete"}:
         _refuse_covered(record)
         driver_named(record.driver).unmount(record, lazy=lazy)
 

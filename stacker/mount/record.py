@@ -40,6 +40,7 @@ class MountRecord:
     :param fuse_adapter: the adapter, if the driver is FUSE.
     :param diff_ids: the layers that the mount uses.
     :param chain_id: the chain ID of the stack that the mount uses.
+    :param complete: whether the target holds all files of a copy.
     """
 
     id: str
@@ -58,6 +59,7 @@ class MountRecord:
     fuse_adapter: str | None = None
     diff_ids: tuple[str, ...] = ()
     chain_id: str | None = None
+    complete: bool = True
 
     def to_json(self) -> dict[str, object]:
         """Return the record as a document of version `RECORD_VERSION`."""
@@ -97,7 +99,7 @@ def parse(data: bytes, origin: Path) -> MountRecord:
 
 def _from_document(document: dict[str, Any]) -> MountRecord:
     # Records of earlier releases lack these fields.
-    later = {"fuse_adapter": None, **_ids_of(document["layers"])}
+    later = {"fuse_adapter": None, "complete": True, **_ids_of(document["layers"])}
     document = {**later, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from stacker.linux.mountinfo import MountTable
     from stacker.mount.record import MountRecord
 
-State = Literal["mounted", "stale", "elsewhere", "busy"]
-"""`elsewhere`: in another mount namespace; `busy`: a process is mounting or unmounting it."""
+State = Literal["mounted", "stale", "elsewhere", "busy", "incomplete"]
+"""`elsewhere`: in another mount namespace; `busy`: a process is mounting or unmounting it;
+`incomplete`: a killed process left a part of a copy."""
 
 
 class KernelView:
@@ -52,6 +53,8 @@ class KernelView:
     def state(self, record: MountRecord) -> State:
         """Return the state of a recorded mount; the mount table adds `busy`."""
         if self.is_visible(record):
+            if not record.complete:
+                return "incomplete"
             return "stale" if is_dead(record) else "mounted"
         if record.boot_id == self.boot_id and self._is_elsewhere(record):
             return "elsewhere"

@@ -226,7 +226,7 @@ SCENARIOS: Final = (
         mounts=True,
     ),
     _mount("mount-fuse", "--driver", "fuse"),
-    replace(_mount("mount-copy", "--driver", "copy"), mounts=False),
+    _mount("mount-copy", "--driver", "copy"),
     _umount("umount"),
     _umount("umount-rw", "--rw"),
     Scenario(
