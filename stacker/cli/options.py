@@ -39,8 +39,8 @@ ENVIRONMENT = (
     ("REGISTRY_AUTH_FILE", "credentials file for registries; --authfile overrides it"),
     ("CONTAINERS_REGISTRIES_CONF", "registries.conf file; --registries-conf overrides it"),
     ("DOCKER_CONFIG", "directory of Docker's config.json (default: ~/.docker)"),
-    ("XDG_RUNTIME_DIR", "parent directory of Podman's containers/auth.json (default: /run)"),
-    ("XDG_CONFIG_HOME", "parent directory of a second containers/auth.json (default: ~/.config)"),
+    ("XDG_RUNTIME_DIR", "parent of containers/auth.json (default: /run/containers/UID/auth.json)"),
+    ("XDG_CONFIG_HOME", "parent of a user's containers directory (default: ~/.config)"),
     ("HTTPS_PROXY, HTTP_PROXY", "proxies for registries; lower-case names work as well"),
     ("NO_PROXY", "hosts, domains and networks to reach without a proxy, or `*` for all"),
     ("SSL_CERT_FILE", "file of CA certificates that replace the system's"),
@@ -135,7 +135,7 @@ def add_archive_ratio(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=parse_count,
         default=ARCHIVE_RATIO,
-        help="the most decompressed bytes per byte of a compressed archive, after the first 16M "
+        help="maximum decompressed bytes per byte of a compressed archive; 16M are always allowed "
         "(default: %(default)s)",
     )
 

@@ -30,9 +30,9 @@ registry, the registry mounts blobs, so stacker does not upload them.  Mirrors a
 The options for registries apply to both.  stacker decompresses a compressed archive into a
 temporary file in $TMPDIR (default: /var/tmp).
 
-stacker does not copy foreign layers, even with --all.  They stay at the URLs in the manifest;
-stacker prints a warning for each.  stacker cannot copy an image of Docker schema 1: pull it, then
-push it.
+stacker does not copy foreign layers that have URLs in the manifest, even with --all.  They stay at
+these URLs; stacker prints a warning for each.  stacker cannot copy an image of Docker schema 1:
+pull it, then push it.
 """
 EXAMPLES = """\
   stacker copy docker://registry.example/app:1.0 oci:./layout:1.0

@@ -20,8 +20,8 @@ the name of each removed object:
   chain      a stored stack of layers that no image uses
   blob       a manifest, a config or a layer's blob that no image uses
   partial    an interrupted download
-  staging    files of a killed command
-  temporary  an unfinished file of a killed command
+  staging    a directory of unfinished work that a killed command left
+  temporary  an unfinished document that a killed command left
   mount      the record of a mount that a crash or a reboot has ended
   image      an image without a name (with --untagged), or with a damaged manifest
 

@@ -70,7 +70,7 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="let the kernel read files of 1 MiB and more without the background process; every"
         " open(2) becomes slower; requires --driver fuse, a read-only mount, root and Linux 6.9"
-        " (default: only for images with at least 1 MiB per file on average)",
+        " (default: only for images with at least 1 MiB per entry on average)",
     )
     add("--rw", action="store_true", help="mount read-write; discard writes at unmount")
     add(

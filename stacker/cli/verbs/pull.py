@@ -105,7 +105,8 @@ def _add_transfer(group: _ArgumentGroup) -> None:
     add(
         "--allow-foreign",
         action="store_true",
-        help="download foreign layers from the URLs in the manifest, without credentials",
+        help="download foreign layers that the registry lacks from the URLs in the manifest, "
+        "without credentials",
     )
 
 
@@ -131,7 +132,7 @@ def _add_limits(parser: ArgumentParser) -> None:
         (
             "--max-ratio",
             _LIMITS.ratio,
-            "unpacked bytes per compressed byte, after the first 64M (default: %(default)s)",
+            "unpacked bytes per compressed byte; 64M are always allowed (default: %(default)s)",
         ),
     )
     for flag, default, text in counts:

@@ -36,8 +36,8 @@ repository of the same registry, the registry mounts the blob from there.  stack
 after a lost connection.  The locations and blocked registries of containers-registries.conf(5)
 apply; its mirrors and short names do not.
 
-stacker does not push foreign layers.  They stay at the URLs in the manifest; stacker prints a
-warning for each.
+stacker does not push foreign layers that have URLs in the manifest.  They stay at these URLs;
+stacker prints a warning for each.
 """
 EXAMPLES = """\
   stacker push app:1.0 docker://registry.example/team/app:1.0

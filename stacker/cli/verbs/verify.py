@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Verify images in the store.  stacker computes the diff_id of each layer from the files on disk.  It
 also compares the type, mode, owner, time, xattrs and links of every file with the layer's tar.  It
-prints a line for each image and for each difference.  If an image is damaged, the exit code is 5.
-`stacker repair` replaces damaged layers.
+prints the ID of each image whose documents are intact, and a line for each difference.  If an image
+is damaged, the exit code is 5.  `stacker repair` replaces damaged layers.
 """
 EXAMPLES = """\
   stacker verify app:1.0
