@@ -25,11 +25,11 @@ the name of each removed object:
   mount      the record of a mount that a crash or a reboot has ended
   image      an image without a name (with --untagged), or with a damaged manifest
 
-The size is the space on disk that the removal frees.  That of an image includes its documents, its
-chain and the layers that no other image has; stacker does not print these again.
+The size is the space on disk that the removal frees.  The size of an image includes its documents,
+its chain and the layers that no other image has; stacker does not list these objects separately.
 
-While a pull, an unpack or the start of a mount is running, stacker keeps all images without a name,
-layers, chains and blobs.
+While a pull, an unpack or the start of a mount is running, stacker keeps all layers, chains, blobs
+and images without a name.
 """
 EXAMPLES = """\
   stacker gc --dry-run
