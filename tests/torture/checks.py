@@ -39,7 +39,7 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
     assert world.unpacked("other") == expected["other"], (fault, "other")
     scenario.repeat(world)
     if scenario.mounts:
-        assert exposed(snapshot(world.target)) == exposed(expected["app"]), (fault, "the mount")
+        assert exposed(snapshot(world.mounted)) == exposed(expected["app"]), (fault, "the mount")
     for arguments in scenario.then(world):
         done = world.stacker.run(*arguments)
         assert done.code == 0, (fault, arguments, done.err)

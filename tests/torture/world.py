@@ -78,6 +78,11 @@ class World:
         return self.path / "target"
 
     @property
+    def mounted(self) -> Path:
+        """Return the path of the mounted tree, also after a boot, in another mount namespace."""
+        return Path(f"/proc/{self.server.process.pid}/root{self.target}")
+
+    @property
     def upper(self) -> Path:
         """Return the directory for the writes of ``mount --upper``."""
         return self.path / "upper"
