@@ -25,10 +25,10 @@ empty temporary store: first with one stage at a time, then with all stages in p
 does.  The output has the seconds and the MB/s of each stage, the seconds of a whole pull, the stage
 that limits the speed, and advice.
 
-The temporary stores are in the store directory (--store), so `bench` measures its disk.  The first
-pull may read SOURCE from the disk, and later pulls from the page cache.  To see the difference, run
-`bench --runs 1` twice.  SOURCE is as for `stacker pull`; `bench` does not keep interrupted
-downloads.
+The temporary stores are in the store directory (--store), so `bench` measures the disk of that
+directory.  The first pull may read SOURCE from the disk, and later pulls from the page cache.  To
+see the difference, run `bench --runs 1` twice.  SOURCE is as for `stacker pull`; `bench` does not
+keep interrupted downloads.
 """
 EXAMPLES = """\
   stacker bench oci:./layout:1.0

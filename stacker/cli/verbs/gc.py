@@ -16,8 +16,8 @@ DESCRIPTION = """\
 Remove objects that no image, mount or running command uses.  stacker prints the kind, the size and
 the name of each removed object:
 
-  layer      an unpacked layer that no image uses
-  chain      a stored stack of layers that no image uses
+  layer      an unpacked layer that no image uses, or that `repair` replaced
+  chain      a stored stack of layers that no image uses, or that was built again
   blob       a manifest, a config or a layer's blob that no image uses
   partial    an interrupted download
   staging    a directory of unfinished work that a killed command left

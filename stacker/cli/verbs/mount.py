@@ -26,12 +26,13 @@ DESCRIPTION = """\
 Mount an image's root filesystem at TARGET, an existing directory outside the store.  The mount is
 read-only without --rw or --upper.  The last line on stdout names the driver that made the mount:
 
-  overlay   The kernel's overlayfs stacks the layers, without a copy.  A single layer needs only a
-            bind mount.  Needs root, or `unshare --user --map-root-user --mount`.
+  overlay   The kernel's overlayfs stacks the layers, without a copy.  A read-only mount of a single
+            layer without whiteouts is a bind mount.  Needs root, or `unshare --user
+            --map-root-user --mount`.
   fuse      A background process serves the tree through /dev/fuse.  Needs root or fusermount3.
             Writes have overlayfs's format, so a later overlay mount can use the same --upper.
             `--fuse-adapter pyfuse3` uses libfuse instead of the built-in implementation of FUSE.
-            libfuse is slower and read-only, and needs `pip install 'stacker-rootfs[fuse]'`.
+            Such a mount is slower and read-only, and needs `pip install 'stacker-rootfs[fuse]'`.
   copy      stacker copies the tree to TARGET, which must be empty.  Needs no privilege, but takes
             time and disk space.
 
@@ -78,7 +79,11 @@ def configure(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="mount read-write and keep writes in DIR; create DIR if it is missing",
     )
-    add("--nosuid", action="store_true", help="ignore set-user-ID and set-group-ID bits")
+    add(
+        "--nosuid",
+        action="store_true",
+        help="ignore set-user-ID bits, set-group-ID bits and file capabilities",
+    )
     add("--nodev", action="store_true", help="do not interpret device files")
     add("--noexec", action="store_true", help="do not permit execution of programs")
     add(

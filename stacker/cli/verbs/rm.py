@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Remove images with all their names, and the layers that no other image uses.  stacker prints the ID
-of each removed image.  stacker checks all images first.  If an IMAGE does not exist, or is mounted
-or in use, stacker removes no image.  The exit code is then 3 or 8; unmount a mounted image first.
+of each removed image.  stacker checks all images first.  If an IMAGE does not exist (exit code 3),
+or is mounted or in use (exit code 8), stacker removes no image.  Unmount a mounted image first.
 """
 EXAMPLES = """\
   stacker rm app:1.0 app:1.1
