@@ -52,6 +52,7 @@ GLOBAL_OPTIONS = "global options"
 """Title of the group of options that every verb accepts."""
 
 _STORE = "$STACKER_STORE, else /var/lib/stacker for root, ~/.local/share/stacker for other users"
+_IMAGE = "image ID, unique prefix of an image ID, or name"
 _COLUMN = 12
 
 
@@ -120,9 +121,28 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names an image of the store."""
+    """Add the argument that names an image in the store."""
+    parser.add_argument("image", metavar="IMAGE", help=_IMAGE)
+
+
+def add_images(parser: argparse.ArgumentParser, nargs: str) -> None:
+    """Add the argument that names several images in the store.
+
+    :param nargs: ``+`` for one or more images, ``*`` for any number.
+    """
+    parser.add_argument("images", metavar="IMAGE", nargs=nargs, help=_IMAGE)
+
+
+def add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the number of parallel workers.
+
+    :param what: the objects of the workers and their task, such as ``layers to unpack``.
+    """
     parser.add_argument(
-        "image", metavar="IMAGE", help="image ID, unique prefix of an image ID, or name"
+        "--jobs",
+        metavar="N",
+        type=parse_count,
+        help=f"the number of {what} in parallel (default: the number of processors)",
     )
 
 

@@ -75,7 +75,7 @@ class LayerVerified:
     """The result of verifying a layer.
 
     :param differences: at most 1,000.
-    :param damage: what is wrong with the layer as a whole; ``None`` if nothing is.
+    :param damage: the damage of the layer as a whole; ``None`` without such damage.
     """
 
     diff_id: DiffID
@@ -234,7 +234,7 @@ def _read(
 
 
 def _damaged(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Difference]:
-    """Return the files with the wrong contents: a diff_id does not say which."""
+    """Yield the files with the wrong contents, which a diff_id does not identify."""
     found = False
     try:
         for path, got, want in damaged_files(paths, record, what=what):
@@ -247,7 +247,7 @@ def _damaged(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Diff
 
 
 def _suspects(paths: LayerPaths) -> Iterator[Difference]:
-    """Return the files that may have the wrong contents, for a layer without checksums.
+    """Yield the files that may have the wrong contents, for a layer without checksums.
 
     These are files that the kernel changed after the layer was committed, and files that have a
     size but no block on disk, which a power cut leaves.

@@ -193,8 +193,8 @@ class _Applier:
         finally:
             os.close(fd)
         if physical != above:
-            self._moved[tree.entry_number] = place = join(physical, name)
-            tree.budget.spend(len(place), place)
+            self._moved[tree.entry_number] = path = join(physical, name)
+            tree.budget.spend(len(path), path)
         if tree.pending.count:
             tree.pending.discard(join(physical, name))
 
@@ -320,13 +320,13 @@ class _Applier:
 
     def _translate_error(self, error: OSError, entry: Entry | None) -> StackerError:
         path = self._finishing if entry is None else entry.path
-        place = "the final pass" if path is None else printable(path or b"/")
+        where = "the final pass" if path is None else printable(path or b"/")
         fault = _LAYER_ERRORS.get(error.errno or 0)
         if fault is not None:
-            return LayerError(f"cannot unpack: {self._entries.what}: {place}: {fault}")
+            return LayerError(f"cannot unpack: {self._entries.what}: {where}: {fault}")
         hint = full_disk_hint(error)
         if isinstance(error, PermissionError):
             hint = "unpack as root, or in a user namespace that maps the image's owners"
         return StackerError(
-            f"cannot unpack: {self._entries.what}: {place}: {error.strerror}", hint=hint
+            f"cannot unpack: {self._entries.what}: {where}: {error.strerror}", hint=hint
         )

@@ -16,7 +16,6 @@ import os
 import stat
 from collections.abc import Generator
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Protocol
 
 from stacker.errors import LayerError
@@ -88,12 +87,7 @@ class LayerRoot:
     def __enter__(self) -> LayerRoot:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._retire(set(self._open))
         self._close_retired()
         os.close(self._root)
@@ -101,7 +95,8 @@ class LayerRoot:
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Return a descriptor and the physical path of the directory ``path``; make it if needed.
 
-        The descriptor stays valid until the second call that follows, if that call makes nothing.
+        The descriptor stays open during the next replacement (`set_aside`).  The one after closes
+        it.
         """
         if path == self._latest_path:
             return self._latest
@@ -154,7 +149,7 @@ class LayerRoot:
         self.pending.add(HardLink(path, target))
 
     def set_aside(self, parent: int, name: bytes, physical: bytes) -> None:
-        """Remove a name from the tree; keep the file if it has contents, or the directory."""
+        """Remove a name from the tree; move a regular file or a directory to ``replaced``."""
         mode = os.lstat(name, dir_fd=parent).st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             self._replaced.mkdir(mode=0o700, exist_ok=True)
@@ -192,7 +187,7 @@ class LayerRoot:
     def _too_deep(self, path: bytes) -> LayerError:
         return LayerError(
             f"over a limit: {printable(path[:80])}...: got more than {self._depth} nested "
-            "directories",
+            "directories, want fewer",
             hint="raise the limit with --max-depth if you trust the image",
         )
 

@@ -107,11 +107,10 @@ def write_chunks_atomically(
 def replaced_atomically(
     path: Path, *, durable: bool = False, mode: int = PRIVATE
 ) -> Iterator[BinaryIO]:
-    """Give a temporary file to write, and rename it to ``path`` unless the block fails.
+    """Yield a new temporary file; after the block, rename it to ``path``, or remove it on errors.
 
-    The temporary file is locked meanwhile (flock(2)); `sweep_temporaries` removes one whose
-    writer was killed.  Its directory is opened once, and a file that another user put there is
-    not opened.
+    The file is locked until then (flock(2)).  `sweep_temporaries` removes the file of a killed
+    writer.  The directory is opened once, and a file that another user created there is not used.
 
     :param mode: the permissions of the file, whatever the umask.
     :param durable: flush the file and its directory.

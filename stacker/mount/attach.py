@@ -13,7 +13,7 @@ from dataclasses import replace
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, full_disk_hint
+from stacker.errors import MountError, StackerError, full_disk_hint, shell_word
 from stacker.linux import process
 from stacker.mount.drivers.choose import driver_named, execute
 from stacker.mount.drivers.fuse import FUSE_DRIVERS
@@ -147,7 +147,7 @@ def _remove_incomplete(table: Table, target: Path) -> None:
     elif entry is not None and entry.state == "mounted":
         raise MountError(
             f"mount target is busy: {target}: it holds a copy of {entry.record.image}",
-            hint=f"stacker umount {target}",
+            hint=f"stacker umount {shell_word(target)}",
         )
 
 

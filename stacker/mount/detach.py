@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, MountError, NotFoundError
+from stacker.errors import LockedError, MountError, NotFoundError, shell_word
 from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named
 from stacker.mount.drivers.fuse import is_dead
@@ -125,12 +125,15 @@ def _refuse_covered(record: MountRecord) -> None:
     table = mountinfo.read()
     top, source = table.at(record.target), source_of(record.id)
     if top is None:
-        places = ", ".join(str(m.mount_point) for m in table.mounts if m.source == source)
-        text = f"cannot unmount: {record.target}: the mount was moved to {places}"
-        raise MountError(text, hint=f"umount {places}")
+        moved = [m.mount_point for m in table.mounts if m.source == source]
+        text = (
+            f"cannot unmount: {record.target}: the mount was moved to {', '.join(map(str, moved))}"
+        )
+        raise MountError(text, hint=f"umount {' '.join(map(shell_word, moved))}")
     if top.source != source:
         text = f"cannot unmount: {record.target}: {top.fstype} {top.source} is mounted over it"
-        raise MountError(text, hint=f"umount {record.target}, then stacker umount {record.target}")
+        word = shell_word(record.target)
+        raise MountError(text, hint=f"umount {word} && stacker umount {word}")
 
 
 def _elsewhere(record: MountRecord) -> MountError:
@@ -138,13 +141,14 @@ def _elsewhere(record: MountRecord) -> MountError:
     enter = f"nsenter --mount --target {inside} " if inside else ""
     return MountError(
         f"cannot unmount: {record.target}: it is mounted in another mount namespace",
-        hint=f"in that namespace: {enter}umount {record.target}",
+        hint=f"in that namespace: {enter}umount {shell_word(record.target)}",
     )
 
 
 def _not_found(target: Path) -> NotFoundError:
     return NotFoundError(
-        f"nothing to unmount: {target}: stacker has no mount there", hint="stacker mounts"
+        f"nothing to unmount: {target}: got no mount of stacker, want one",
+        hint="`stacker mounts` lists the mounts",
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stacker.errors import IntegrityError, UnsupportedError
+from stacker.errors import IntegrityError, UnsupportedError, json_fault
 
 RECORD_VERSION = 1
 _LAYER = re.compile(r"/layers/([a-z0-9]+)/([0-9a-f]+)/diff$")
@@ -90,9 +90,12 @@ def parse(data: bytes, origin: Path) -> MountRecord:
         if version == RECORD_VERSION:
             return _from_document(document)
     except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"mount record is malformed: {origin}: {error!r}") from None
+        fault = json_fault(error)
+        raise IntegrityError(
+            f"damaged mount record: {origin}: got {fault}, want a mount record"
+        ) from None
     raise UnsupportedError(
-        f"mount record has an unsupported version: {origin}: got {version}, want {RECORD_VERSION}",
+        f"unknown mount record: {origin}: got version {version}, want version {RECORD_VERSION}",
         hint="update stacker: a newer version made the mount",
     )
 

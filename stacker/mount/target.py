@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, MountError
+from stacker.errors import LockedError, MountError, shell_word
 from stacker.linux import lock, mountinfo, safe_path
 from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.plan import source_of
@@ -70,10 +70,10 @@ def refuse_mount_point(path: Path) -> None:
     found = mountinfo.at(path)
     if found is None:
         return
-    ours = found.source.startswith(source_of(""))
+    ours, word = found.source.startswith(source_of("")), shell_word(path)
     raise MountError(
         f"mount target is busy: {path}: {found.fstype} {found.source} is mounted there",
-        hint=f"stacker umount {path}" if ours else f"umount {path}, or choose another directory",
+        hint=f"stacker umount {word}" if ours else f"umount {word}, or choose another directory",
     )
 
 
@@ -102,13 +102,15 @@ def _existing_directory(target: Path) -> Path:
         if stat.S_ISDIR(path.stat().st_mode):
             return path
     except FileNotFoundError:
-        raise MountError(f"mount target does not exist: {target}", hint=f"mkdir {target}") from None
+        raise MountError(
+            f"mount target does not exist: {target}", hint=f"mkdir {shell_word(target)}"
+        ) from None
     except NotADirectoryError:
         pass
     except OSError as error:
         dead = error.errno == errno.ENOTCONN  # a FUSE mount that has lost its server
         raise MountError(
             f"cannot use mount target: {target}: {error.strerror}",
-            hint=f"umount {target}" if dead else None,
+            hint=f"umount {shell_word(target)}" if dead else None,
         ) from error
     raise MountError(f"mount target is not a directory: {target}", hint="choose an empty directory")

@@ -64,7 +64,8 @@ def plan_image(
 ) -> tuple[Plan, str, tuple[str, ...]]:
     """Plan the mount of an image, and mount nothing; parameters as for `mount_image`.
 
-    :returns: the plan, the driver that would be tried first, and why it would not be another one.
+    :returns: the plan, the driver that `mount_image` would try first, and the reason of each
+        driver before it.
     """
     with stacked_image(store, name, restore, check) as image:
         request = checked(request, forbidden=store.root)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, LockedError, NotFoundError
+from stacker.errors import IntegrityError, LockedError, NotFoundError, shell_word
 from stacker.mount.table import Table
 from stacker.operations.stack import chain_id_of
 
@@ -177,5 +177,5 @@ def _refuse_mounted(mounted: MountedParts, image_id: ImageID, unused: ImageParts
     if target is not None:
         raise LockedError(
             f"image in use: {image_id}: it is mounted at {target}",
-            hint=f"stacker umount {target}",
+            hint=f"stacker umount {shell_word(target)}",
         )

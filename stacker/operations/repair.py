@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, StackerError
+from stacker.errors import IntegrityError, StackerError, shell_word
 from stacker.image.config import pair_layers
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.seal_layer import SealTask, seal_layer
@@ -108,7 +108,9 @@ def _replace_layers(
 
 def _hint(found: Sequence[StoredImage]) -> str:
     origins = [origin for image in found for origin in image.sources]
-    return f"`stacker pull {origins[0]}`" if origins else "pull the image again with `stacker pull`"
+    if not origins:
+        return "pull the image again with `stacker pull`"
+    return f"`stacker pull {shell_word(origins[0])}`"
 
 
 def _blobs(

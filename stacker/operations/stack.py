@@ -56,7 +56,8 @@ def ensure_stack(
     :param limits: the limits that the layers were unpacked with, if not the defaults.
     :param sync: flush new files to disk before publishing the stack.
     :raises NotFoundError: a layer is not in the store.
-    :raises LayerError: the layers do not fit together.
+    :raises LayerError: a hard link has no target, or a path or a limit is exceeded.
+    :raises UnsupportedError: the layers have different whiteout formats.
     """
     chain_id = chain_id_of(config)
     if not store.chains.is_certain(chain_id):

@@ -1,7 +1,7 @@
 """Verify the images of a store: their documents, and every byte and attribute of their layers.
 
-A store and images come in; a result for each layer goes out.  Each layer is verified in
-a worker process.  Nothing in the store is changed; `repair` does that.
+A store and images come in; a result for each layer goes out.  Worker processes verify the layers,
+and keep checksums of the sound ones.  This module replaces no layer; `repair` does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SECONDS_PER_BYTE: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class ImageVerified:
-    """An image, its layers base first, and what is wrong with its own documents."""
+    """An image, its layers base first, and the damage of its own documents."""
 
     image_id: ImageID
     diff_ids: tuple[DiffID, ...]

@@ -49,7 +49,7 @@ def write_links(
 
 
 class _NotYetError(Exception):
-    """The target is at or behind ``path``, a link of the same layer that does not exist yet."""
+    """The target is, or leads through, ``path``: a link of the same layer that is not made yet."""
 
     def __init__(self, path: bytes) -> None:
         super().__init__(path)

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, json_fault
 from stacker.image.digest import ChainID
 from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -77,15 +77,15 @@ class ChainStore:
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
-                f"damaged chain record: {path}: {error}",
+                f"damaged chain record: {path}: got {json_fault(error)}, want a chain record",
                 hint="remove the images with these layers (`stacker rm`), and pull them again",
             ) from error
 
     @contextmanager
     def building(self, chain_id: ChainID) -> Iterator[Path | None]:
-        """Lock a chain, and return an empty directory to build it in.
+        """Lock a chain, and yield an empty directory to build it in.
 
-        :returns: ``None`` if another process has built the chain meanwhile.
+        Yields ``None`` if another process has built the chain meanwhile.
         """
         with self.staging.locked(_lock_name(chain_id)) as path:
             if self.is_certain(chain_id):

@@ -97,11 +97,10 @@ class PartialStore:
 
     @contextmanager
     def locked(self, digest: Digest) -> Iterator[Partial | None]:
-        """Lock a partial blob, and return it; it may be empty.
+        """Lock a partial blob, and yield it; it may be empty.
 
-        The file stays after the context, unless it is empty.
-
-        :returns: ``None`` if another process has the lock.
+        The file stays after the context, unless it is empty.  Yields ``None`` if another process
+        has the lock.
         """
         self.root.mkdir(mode=0o700, exist_ok=True)
         path = self.root / f"{digest.algorithm}-{digest.hex}"

@@ -28,7 +28,7 @@ class Staging:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[Path]:
-        """Wait for the lock of a name, and return a path that does not exist yet.
+        """Wait for the lock of a name, and yield a path that does not exist yet.
 
         The end of the context removes the path, unless it was renamed.
         """
@@ -43,7 +43,7 @@ class Staging:
 
     @contextmanager
     def directory(self, purpose: str) -> Iterator[Path]:
-        """Return a new empty directory; the end of the context removes it.
+        """Yield a new empty directory; the end of the context removes it.
 
         :param purpose: first part of its name.
         """
@@ -53,7 +53,7 @@ class Staging:
 
     @contextmanager
     def trash(self) -> Iterator[Callable[[Iterable[Path]], None]]:
-        """Return a function that removes paths from the store by renaming them.
+        """Yield a function that removes paths from the store by renaming them.
 
         The end of the context deletes them.  That takes long, so the caller releases its locks
         before it.

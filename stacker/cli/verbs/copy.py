@@ -6,10 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.exit import time_limit
-from stacker.cli.options import add_archive_ratio
+from stacker.cli.options import add_archive_ratio, add_jobs
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
-from stacker.cli.verbs.push import add_jobs, copied_document, warn_foreign
+from stacker.cli.verbs.push import copied_document, warn_foreign
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -54,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="OS/ARCH[/VARIANT][:OSVERSION]",
         help="copy the image for this platform only (default: the best match for this machine)",
     )
-    add_jobs(parser)
+    add_jobs(parser, "blobs to transfer")
     add_archive_ratio(parser)
     add_timeout(add_registries(parser))
 

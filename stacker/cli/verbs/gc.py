@@ -54,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Remove, and print what was removed."""
+    """Remove unused objects, and print each of them."""
     from stacker.operations.gc import collect_garbage
 
     found = collect_garbage(

@@ -123,7 +123,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _flags(args: Namespace) -> frozenset[str]:
-    """Return the mount flags: those that were asked for, and two more for a user."""
+    """Return the requested mount flags, and nosuid and nodev for an unprivileged user."""
     from stacker.linux import process
 
     flags = {name for name in FLAGS if getattr(args, name)}
@@ -141,7 +141,7 @@ def _fuse_options(args: Namespace) -> FuseOptions | None:
 
 
 def _check(args: Namespace, session: Session) -> Check | None:
-    """Return what ``--verify`` does with an image before the mount."""
+    """Return the check that ``--verify`` requests before the mount, or None."""
     if args.verify is None:
         return None
     from functools import partial
@@ -163,7 +163,7 @@ def _print_plan(args: Namespace, request: MountRequest, session: Session) -> Non
 
 
 def _explain(mounted: Mounted, session: Session) -> None:
-    """Print why other drivers were not used, and the note of the driver that was."""
+    """Print why `auto` rejected other drivers, and the note of the driver that mounted."""
     if mounted.reasons:
         session.say(f"mounted by {mounted.driver}, because {'; '.join(mounted.reasons)}")
     if mounted.note is not None:

@@ -31,7 +31,7 @@ EXAMPLES = """\
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add nothing: the verb has no arguments."""
+    """Add no arguments."""
     del parser
 
 

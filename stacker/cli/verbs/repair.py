@@ -44,7 +44,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Replace damaged layers, seal all layers if asked, and print the diff_ids of the replaced."""
+    """Replace damaged layers and print their diff_ids; with --seal, seal every layer."""
     from stacker.cli.restore import Restorer
     from stacker.linux.process import usable_processors
     from stacker.operations.repair import replace_layers, seal_layers

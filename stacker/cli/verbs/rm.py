@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stacker.cli.options import add_images
 from stacker.cli.output import print_items, print_line
 from stacker.operations.remove import remove_images
 
@@ -26,13 +27,8 @@ EXAMPLES = """\
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
-    parser.add_argument(
-        "images",
-        metavar="IMAGE",
-        nargs="+",
-        help="image ID, unique prefix of an image ID, or name",
-    )
+    """Add the verb's arguments."""
+    add_images(parser, nargs="+")
 
 
 def run(args: Namespace, session: Session) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from stacker.cli.help import parse_count
+from stacker.cli.options import add_images, add_jobs
 from stacker.cli.output import print_item, print_line, print_text
 from stacker.errors import IntegrityError, UsageError
 
@@ -38,25 +39,15 @@ def add_choice(parser: ArgumentParser, *, every: str, what: str) -> None:
     """Add the arguments that verify and repair share.
 
     :param every: the help of ``--all``.
-    :param what: what happens to layers in parallel, for the help of ``--jobs``.
+    :param what: the task of a worker, for the help of ``--jobs``.
     """
     add = parser.add_argument
-    add(
-        "images",
-        metavar="IMAGE",
-        nargs="*",
-        help="image ID, unique prefix of an image ID, or name",
-    )
+    add_images(parser, nargs="*")
     add("-a", "--all", action="store_true", help=every)
     add(
         "--fast", action="store_true", help="compare attributes only, without reading file contents"
     )
-    add(
-        "--jobs",
-        metavar="N",
-        type=parse_count,
-        help=f"the number of layers to {what} in parallel (default: the number of processors)",
-    )
+    add_jobs(parser, f"layers to {what}")
 
 
 def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
@@ -68,7 +59,7 @@ def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
     if bool(args.images) == args.all:
         got = "both IMAGE and" if args.all else "neither IMAGE nor"
         raise UsageError(
-            f"which images: got {got} --all, want one of them",
+            f"no choice of images: got {got} --all, want one of them",
             hint="`stacker images` lists the images in the store",
         )
     if args.all:
@@ -77,7 +68,10 @@ def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Verify, print each difference, and fail if there is one."""
+    """Verify images, and print each sound image and each difference.
+
+    :raises IntegrityError: an image or a layer is damaged.
+    """
     from stacker.linux.process import usable_processors
     from stacker.operations.verify import verify_images
 
@@ -97,13 +91,14 @@ def run(args: Namespace, session: Session) -> None:
             if image.damage is None:
                 print_line(str(image.image_id))
         _print_damage(found)
-    _require_sound(found, hint="`stacker repair` replaces damaged layers")
+    chosen = "--all" if args.all else shlex.join(args.images)
+    _require_sound(found, hint=f"`stacker repair {chosen}` replaces damaged layers")
 
 
 def require_sound(
     store: Store, image_id: ImageID, *, name: str, contents: bool, session: Session
 ) -> None:
-    """Verify an image for another verb, and print what differs, but nothing if it is sound.
+    """Verify an image for another verb; print its differences if it is damaged.
 
     :param name: the image as the user named it, for the hint.
     :raises IntegrityError: the image is damaged.
@@ -119,7 +114,7 @@ def require_sound(
         print_item("verify", _document(found))
     else:
         _print_damage(found)
-    _require_sound(found, hint=f"`stacker repair {name}` replaces damaged layers")
+    _require_sound(found, hint=f"`stacker repair {shlex.quote(name)}` replaces damaged layers")
 
 
 def _require_sound(found: Verification, *, hint: str) -> None:
@@ -128,7 +123,8 @@ def _require_sound(found: Verification, *, hint: str) -> None:
         damaged += [f"layer {each.diff_id}" for each in found.damaged]
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise IntegrityError(
-            f"damaged: {damaged[0]}{more}: got other content than pulled", hint=hint
+            f"damaged: {damaged[0]}{more}: got changed content, want the content that was pulled",
+            hint=hint,
         )
 
 

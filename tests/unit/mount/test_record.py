@@ -88,5 +88,5 @@ def test_field_of_another_shape_is_malformed() -> None:
 
 
 def test_record_of_a_later_version_is_unsupported() -> None:
-    with pytest.raises(UnsupportedError, match="got 2, want 1"):
+    with pytest.raises(UnsupportedError, match="got version 2, want version 1"):
         parse(b'{"version": 2}', ORIGIN)
