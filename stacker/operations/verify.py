@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import IntegrityError, NotFoundError, StackerError
+from stacker.errors import IntegrityError, LockedError, NotFoundError, StackerError
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.verify_layer import LayerVerified, VerifyTask, verify_layer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _SECONDS_PER_ENTRY: Final = 10e-6  # only their ratio matters: long tasks start first
 _SECONDS_PER_BYTE: Final = 1e-9
+_MISSING: Final = "the layer is not in the store"
+_ATTEMPTS: Final = 10  # each but the last needs a removal or a pull at the same moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,58 @@ def verify_images(
 ) -> Verification:
     """Verify images and their layers.
 
+    An image that another process removes meanwhile is not in the result.
+
     :param contents: read all file contents, too; without it only attributes are compared.
     :param jobs: layers verified at the same time.
     :param emit: called with `PackProgress`.
     :param unlisted: verify the layers that no image lists, too.
+    :raises LockedError: other processes remove and pull the same images again and again.
     """
-    images = tuple(_documents(store, image_id) for image_id in dict.fromkeys(image_ids))
+    chosen = tuple(dict.fromkeys(image_ids))
+    for _ in range(_ATTEMPTS):
+        found = _verify_once(
+            store, chosen, contents=contents, jobs=jobs, emit=emit, unlisted=unlisted
+        )
+        if found.is_sound:
+            return found
+        present = {image.id for image in store.images.all()}
+        if not _is_outdated(store, found, present):
+            return found
+        chosen = tuple(image_id for image_id in chosen if image_id in present)
+    raise LockedError(
+        "cannot verify: other processes remove and pull the same images",
+        hint="run the command again when the other processes are done",
+    )
+
+
+def _is_outdated(store: Store, found: Verification, present: set[ImageID]) -> bool:
+    """Return whether a removal or a pull explains what is missing.
+
+    :param present: the images that the store lists now.
+    """
+    listed = {
+        each for image in found.images if image.image_id in present for each in image.diff_ids
+    }
+    return any(
+        image.damage is not None and image.image_id not in present for image in found.images
+    ) or any(
+        layer.damage == _MISSING
+        and (layer.diff_id not in listed or store.layers.has(layer.diff_id))
+        for layer in found.layers
+    )
+
+
+def _verify_once(
+    store: Store,
+    image_ids: Iterable[ImageID],
+    *,
+    contents: bool,
+    jobs: int,
+    emit: Emit,
+    unlisted: bool,
+) -> Verification:
+    images = tuple(_documents(store, image_id) for image_id in image_ids)
     wanted = dict.fromkeys(diff_id for image in images for diff_id in image.diff_ids)
     if unlisted:
         wanted |= dict.fromkeys(store.layers.all())
@@ -90,7 +138,7 @@ def verify_layers(
             if diff_id in present:
                 tasks += _tasks(store, diff_id, contents=contents)
             else:
-                yield LayerVerified(diff_id, damage="the layer is not in the store")
+                yield LayerVerified(diff_id, damage=_MISSING)
         tasks.sort(key=lambda each: -each[0])
         parts: dict[DiffID, LayerVerified] = {}
         largest_first = [each for _, each in tasks]
