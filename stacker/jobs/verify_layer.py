@@ -30,7 +30,7 @@ from stacker.store.store import Store
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import verified
 from stacker.tar.entry import printable
-from stacker.tar.limits import Limits
+from stacker.tar.limits import UNLIMITED
 from stacker.tree.compare import Difference, differences
 from stacker.tree.scan import from_skeleton, scan_directory
 
@@ -43,17 +43,10 @@ if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
     from stacker.tree.scan import Contents
 
-_MOST: Final = 1000  # differences that are reported of one layer
+MOST_DIFFERENCES: Final = 1000
+"""The largest number of differences that are reported of one layer or chain."""
 _REPORT_EVERY: Final = 1 << 20  # bytes
 _WORTH_A_THREAD: Final = 1 << 20  # bytes of tar
-_UNLIMITED: Final = Limits(
-    unpacked_bytes=1 << 62,
-    entries=1 << 62,
-    depth=1 << 30,
-    pax_bytes=1 << 40,
-    names=1 << 62,
-    ratio=1 << 40,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +88,9 @@ class LayerVerified:
         found = {*self.differences, *other.differences}
         replaced = {each.path for each in found if each.what in {"type", "size"}}
         named = (each for each in found if each.what != "contents" or each.path not in replaced)
-        differences = tuple(sorted(named, key=lambda each: (each.path, each.what)))[:_MOST]
-        damage = None if differences else self.damage or other.damage
-        return LayerVerified(self.diff_id, differences, damage)
+        ordered = sorted(named, key=lambda each: (each.path, each.what))[:MOST_DIFFERENCES]
+        damage = None if ordered else self.damage or other.damage
+        return LayerVerified(self.diff_id, tuple(ordered), damage)
 
 
 def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
@@ -122,7 +115,7 @@ def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
     except (IntegrityError, NotFoundError) as error:
         return LayerVerified(task.diff_id, damage=error.message)
     except OSError as error:
-        return LayerVerified(task.diff_id, damage=_explained(error))
+        return LayerVerified(task.diff_id, damage=explained(error))
 
 
 @contextmanager
@@ -141,7 +134,8 @@ def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> 
     record = store.layers.record(task.diff_id)
     found: tuple[Difference, ...] = ()
     if task.attributes:
-        found = (*_compared(store, task, paths, record), *seal_differences(paths))[:_MOST]
+        every = *_compared(store, task, paths, record), *seal_differences(paths)
+        found = every[:MOST_DIFFERENCES]
     if found or not task.contents:
         return LayerVerified(task.diff_id, found)
     return _contents(store, task, record, emit)
@@ -153,10 +147,10 @@ def _compared(
     got = scan_directory(paths.diff, record.whiteout_format, {})
     want = None if record.warnings else from_skeleton(paths, record)
     if want is not None:
-        return tuple(islice(differences(got, want), _MOST))
+        return tuple(islice(differences(got, want), MOST_DIFFERENCES))
     with store.staging.directory("verify") as directory:
         want = _applied_again(task, paths, record, directory)
-        return tuple(islice(differences(got, want), _MOST))
+        return tuple(islice(differences(got, want), MOST_DIFFERENCES))
 
 
 def _applied_again(
@@ -174,7 +168,7 @@ def _applied_again(
                 replaced=directory / "replaced",
                 whiteout_format=record.whiteout_format,
                 idmap=SQUASH if record.squashed else IDENTITY,
-                limits=_UNLIMITED,
+                limits=UNLIMITED,
             )
     except LayerError as error:
         raise IntegrityError(f"damaged skeleton: {error}") from error
@@ -199,8 +193,8 @@ def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -
     except PermissionError:
         raise
     except (IntegrityError, OSError) as error:
-        named = tuple(islice(_damaged(paths, record, what), _MOST))
-        message = error.message if isinstance(error, IntegrityError) else _explained(error)
+        named = tuple(islice(_damaged(paths, record, what), MOST_DIFFERENCES))
+        message = error.message if isinstance(error, IntegrityError) else explained(error)
         return LayerVerified(task.diff_id, named, None if named else message)
     if checksums is not None:
         _keep_checksums(store, paths, checksums)
@@ -213,9 +207,10 @@ def _keep_checksums(store: Store, paths: LayerPaths, checksums: array[int]) -> N
         write_checksums(paths.checksums, checksums, temporary=directory / "checksums")
 
 
-def _explained(error: OSError) -> str:
+def explained(error: OSError) -> str:
+    """Return the path and the text of the kernel's error."""
     name = error.filename
-    path = printable(os.fsencode(name)) if isinstance(name, str | bytes) else "a file of the layer"
+    path = printable(os.fsencode(name)) if isinstance(name, str | bytes) else "a file"
     return f"{path}: {error.strerror}"
 
 

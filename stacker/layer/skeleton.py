@@ -25,7 +25,7 @@ from stacker.layer.record import LayerRecord, Replacement
 from stacker.linux.opath import open_below
 from stacker.stream.compression import CHUNK, decompressed, read_chunks
 from stacker.tar.entry import File, printable
-from stacker.tar.limits import Limits
+from stacker.tar.limits import UNLIMITED
 from stacker.tar.reader import TarReader
 
 _LEVEL: Final = 1
@@ -36,9 +36,6 @@ _SMALL: Final = CHUNK // 4
 # O_NOATIME saves a write to each inode; the kernel grants it to the file's owner and to root.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOATIME
 _TREE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_ANY: Final = Limits(
-    unpacked_bytes=1 << 62, entries=1 << 62, depth=1 << 30, pax_bytes=1 << 40, ratio=1 << 40
-)
 
 
 class SkeletonWriter:
@@ -178,7 +175,7 @@ def _elided(
     file: BinaryIO, what: str, keep: Callable[[bytes], object] | None = None
 ) -> SkeletonReader:
     chunks = decompressed(read_chunks(file), what=what)
-    return SkeletonReader(chunks, what=what, limits=_ANY, keep=keep, elided=True)
+    return SkeletonReader(chunks, what=what, limits=UNLIMITED, keep=keep, elided=True)
 
 
 class FileLocations:

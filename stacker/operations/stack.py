@@ -12,14 +12,16 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import LayerError
+from stacker.errors import IntegrityError, LayerError
 from stacker.image.config import chain_ids
 from stacker.image.digest import ChainID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from stacker.image.config import ImageConfig
+    from stacker.image.digest import DiffID
     from stacker.layer.paths import Stack
     from stacker.stack.rebase import UnpackedLayer
     from stacker.store.store import Store
@@ -53,28 +55,41 @@ def ensure_stack(
 
     The caller has locked the layers (``store.layers.reading``).
 
-    :param limits: the limits that the layers were unpacked with, if not the defaults.
+    :param limits: the limits of the pull; ``None`` for an image in the store, whose stack a pull
+        accepted before.
     :param sync: flush new files to disk before publishing the stack.
     :raises NotFoundError: a layer is not in the store.
     :raises LayerError: a hard link has no target, or a path or a limit is exceeded.
     :raises UnsupportedError: the layers have different whiteout formats.
     """
     chain_id = chain_id_of(config)
-    if not store.chains.is_certain(chain_id):
-        from stacker.stack.build import build_stack  # most mounts find their stack in the store
-
-        with store.chains.building(chain_id) as directory:
-            if directory is not None:
-                layers = _unpacked_layers(store, config)
-                with _explain_long_paths(chain_id):
-                    stack = build_stack(
-                        layers,
-                        repairs=directory,
-                        whiteout_format=store.whiteout_format,
-                        limits=limits,
-                    )
-                store.chains.commit(chain_id, directory, stack, sync=sync)
+    if store.chains.is_certain(chain_id):
+        try:
+            return store.chains.read(chain_id)
+        except IntegrityError:  # its record is damaged
+            with store.chains.invalidated([chain_id]):
+                pass
+    with store.chains.building(chain_id) as directory:
+        if directory is not None:
+            _build(store, config, directory, limits, sync=sync)
     return store.chains.read(chain_id)
+
+
+def _build(
+    store: Store, config: ImageConfig, directory: Path, limits: Limits | None, *, sync: bool
+) -> None:
+    from stacker.stack.build import build_stack  # most mounts find their stack in the store
+    from stacker.tar.limits import UNLIMITED
+
+    chain_id = chain_id_of(config)
+    with _explain_long_paths(chain_id):
+        stack = build_stack(
+            unpacked_layers(store, config.diff_ids),
+            repairs=directory,
+            whiteout_format=store.whiteout_format,
+            limits=limits or UNLIMITED,
+        )
+    store.chains.commit(chain_id, directory, stack, sync=sync)
 
 
 @contextmanager
@@ -95,11 +110,12 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
         ) from error
 
 
-def _unpacked_layers(store: Store, config: ImageConfig) -> list[UnpackedLayer]:
+def unpacked_layers(store: Store, diff_ids: Sequence[DiffID]) -> list[UnpackedLayer]:
+    """Return layers of the store, base first, as `build_stack` takes them."""
     from stacker.stack.rebase import UnpackedLayer
 
     layers = {
         each: UnpackedLayer.at(f"layer {each}", store.layers.paths(each), store.layers.record(each))
-        for each in dict.fromkeys(config.diff_ids)
+        for each in dict.fromkeys(diff_ids)
     }
-    return [layers[each] for each in config.diff_ids]
+    return [layers[each] for each in diff_ids]

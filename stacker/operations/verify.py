@@ -1,22 +1,24 @@
-"""Verify the images of a store: their documents, and every byte and attribute of their layers.
+"""Verify the images of a store: their documents, their layers and their chains.
 
-A store and images come in; a result for each layer goes out.  Worker processes verify the layers,
-and keep checksums of the sound ones.  This module replaces no layer; `repair` does.
+A store and images come in; a result for each layer and chain goes out.  Worker processes verify the
+layers, and keep checksums of the sound ones.  This module replaces nothing; `repair` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, LockedError, NotFoundError, StackerError
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.verify_layer import LayerVerified, VerifyTask, verify_layer
+from stacker.operations.stack import chain_id_of
+from stacker.operations.verify_chain import ChainTask, ChainVerified, verify_chain
 
 if TYPE_CHECKING:
     from stacker.events import Emit
-    from stacker.image.digest import DiffID, ImageID
+    from stacker.image.digest import ChainID, DiffID, ImageID
     from stacker.store.store import Store
 
 _SECONDS_PER_ENTRY: Final = 10e-6  # only their ratio matters: long tasks start first
@@ -27,19 +29,27 @@ _ATTEMPTS: Final = 10  # each but the last needs a removal or a pull at the same
 
 @dataclass(frozen=True, slots=True)
 class ImageVerified:
-    """An image, its layers base first, and the damage of its own documents."""
+    """An image, its layers base first, and the damage of its own documents.
+
+    :param chain_id: the ID of its chain; ``None`` if its config is damaged.
+    """
 
     image_id: ImageID
     diff_ids: tuple[DiffID, ...]
+    chain_id: ChainID | None
     damage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The result of a verification; each layer is listed once, in the order of the images."""
+    """The result of a verification; each layer is listed once, in the order of the images.
+
+    :param chains: the chains of the images whose layers are all sound.
+    """
 
     images: tuple[ImageVerified, ...]
     layers: tuple[LayerVerified, ...]
+    chains: tuple[ChainVerified, ...]
 
     @property
     def damaged(self) -> tuple[LayerVerified, ...]:
@@ -47,9 +57,18 @@ class Verification:
         return tuple(layer for layer in self.layers if not layer.is_sound)
 
     @property
+    def damaged_chains(self) -> tuple[ChainVerified, ...]:
+        """The chains that are not what their layers give."""
+        return tuple(chain for chain in self.chains if not chain.is_sound)
+
+    @property
     def is_sound(self) -> bool:
         """Whether nothing is damaged."""
-        return not self.damaged and all(image.damage is None for image in self.images)
+        return (
+            not self.damaged
+            and not self.damaged_chains
+            and all(image.damage is None for image in self.images)
+        )
 
 
 def verify_images(
@@ -61,7 +80,7 @@ def verify_images(
     emit: Emit,
     unlisted: bool = False,
 ) -> Verification:
-    """Verify images and their layers.
+    """Verify images, their layers, and the chains of images whose layers are all sound.
 
     An image that another process removes meanwhile is not in the result.
 
@@ -120,7 +139,32 @@ def _verify_once(
         wanted |= dict.fromkeys(store.layers.all())
     layers = verify_layers(store, [*wanted], contents=contents, jobs=jobs, emit=emit)
     found = {layer.diff_id: layer for layer in layers}
-    return Verification(images, tuple(found[diff_id] for diff_id in wanted))
+    sound = {layer.diff_id for layer in found.values() if layer.is_sound}
+    usable = [image for image in images if sound.issuperset(image.diff_ids)]
+    chains = _verify_chains(store, usable, contents=contents, jobs=jobs, emit=emit)
+    return Verification(images, tuple(found[diff_id] for diff_id in wanted), chains)
+
+
+def _verify_chains(
+    store: Store, images: Iterable[ImageVerified], *, contents: bool, jobs: int, emit: Emit
+) -> tuple[ChainVerified, ...]:
+    chains = {image.chain_id: image.diff_ids for image in images if image.chain_id is not None}
+    every = dict.fromkeys(diff_id for diff_ids in chains.values() for diff_id in diff_ids)
+    with store.layers.reading_present(every) as present:
+        tasks = [
+            ChainTask(store.root, chain_id, diff_ids, contents)
+            for chain_id, diff_ids in chains.items()
+            if present.issuperset(diff_ids)  # not removed meanwhile
+        ]
+        done = run_tasks(
+            tasks,
+            verify_chain,
+            jobs=jobs,
+            emit=emit,
+            what=lambda task: f"chain {task.chain_id}",
+        )
+        found = {chain.chain_id: chain for chain in done}
+    return tuple(found[task.chain_id] for task in tasks)
 
 
 def verify_layers(
@@ -175,14 +219,15 @@ def _tasks(store: Store, diff_id: DiffID, *, contents: bool) -> Iterator[tuple[f
 def _documents(store: Store, image_id: ImageID) -> ImageVerified:
     """Verify the config and the manifests of an image: the store checks each as it reads it."""
     try:
-        diff_ids = store.images.config(image_id).diff_ids
+        config = store.images.config(image_id)
     except (IntegrityError, NotFoundError) as error:
-        return ImageVerified(image_id, (), error.message)
+        return ImageVerified(image_id, (), None, error.message)
+    known = ImageVerified(image_id, config.diff_ids, chain_id_of(config))
     try:
         for image in store.images.all():
             if image.id == image_id:
                 for manifest in image.manifests:
                     store.images.manifest(manifest)
     except StackerError as error:
-        return ImageVerified(image_id, diff_ids, error.message)
-    return ImageVerified(image_id, diff_ids)
+        return replace(known, damage=error.message)
+    return known

@@ -78,17 +78,19 @@ class ChainStore:
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
                 f"damaged chain record: {path}: got {json_fault(error)}, want a chain record",
-                hint="remove the images with these layers (`stacker rm`), and pull them again",
+                hint="rebuild the chain with `stacker repair --all`",
             ) from error
 
     @contextmanager
-    def building(self, chain_id: ChainID) -> Iterator[Path | None]:
+    def building(self, chain_id: ChainID, *, again: bool = False) -> Iterator[Path | None]:
         """Lock a chain, and yield an empty directory to build it in.
 
         Yields ``None`` if another process has built the chain meanwhile.
+
+        :param again: build the chain even if the store has it.
         """
         with self.staging.locked(_lock_name(chain_id)) as path:
-            if self.is_certain(chain_id):
+            if self.is_certain(chain_id) and not again:
                 yield None
                 return
             path.mkdir(mode=0o700)
@@ -114,7 +116,8 @@ class ChainStore:
             for chain_id in sorted(set(chain_ids), key=str):
                 held.enter_context(self.staging.locked(_lock_name(chain_id)))
                 path = self.path(chain_id)
-                with suppress(FileNotFoundError, ValueError):  # missing or damaged: not certain
+                # A record that is missing or damaged has no boot ID.
+                with suppress(FileNotFoundError, ValueError, TypeError):
                     record = json.loads((path / _RECORD).read_bytes())
                     write_atomically(path / _RECORD, json.dumps({**record, "bootID": ""}).encode())
                 (path / _DURABLE).unlink(missing_ok=True)

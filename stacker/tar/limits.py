@@ -48,6 +48,17 @@ class Limits:
         return min(self.unpacked_bytes, max(RATIO_GRACE, self.ratio * compressed))
 
 
+UNLIMITED = Limits(
+    unpacked_bytes=1 << 62,
+    entries=1 << 62,
+    depth=1 << 30,
+    pax_bytes=1 << 40,
+    names=1 << 62,
+    ratio=1 << 40,
+)
+"""The limits for a layer that was accepted before."""
+
+
 class Budget:
     """Counts the bytes of names and attributes that unpacking remembers until the end of a layer.
 

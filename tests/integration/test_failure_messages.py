@@ -95,7 +95,7 @@ def test_damaged_layer_names_the_repair_of_the_chosen_images(
         (
             f"stacker: error: damaged: layer {digest}: got changed content, "
             "want the content that was pulled\n"
-            "hint: `stacker repair app:1.0` replaces damaged layers\n"
+            "hint: `stacker repair app:1.0` replaces damaged layers and chains\n"
         ),
     )
 

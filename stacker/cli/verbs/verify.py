@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.digest import ImageID
+    from stacker.jobs.verify_layer import LayerVerified
     from stacker.operations.verify import Verification
+    from stacker.operations.verify_chain import ChainVerified
     from stacker.store.store import Store
 
 DESCRIPTION = """\
 Verify images in the store.  stacker computes the diff_id of each layer from the files on disk.  It
 also compares the type, mode, owner, time, xattrs and links of every file with the layer's tar.  It
-prints the ID of each image whose documents are intact, and a line for each difference.  If an image
-is damaged, the exit code is 5.  `stacker repair` replaces damaged layers.
+builds the chain of each image again, and compares it in the same way: a chain has the directories
+that a mount needs besides the layers.  stacker prints the ID of each image whose documents are
+intact, and a line for each difference.  If an image is damaged, the exit code is 5.  `stacker
+repair` replaces damaged layers and chains.
 """
 EXAMPLES = """\
   stacker verify app:1.0
@@ -32,7 +36,7 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_choice(parser, every="verify every image and every layer", what="verify")
+    add_choice(parser, every="verify every image, layer and chain", what="verify")
 
 
 def add_choice(parser: ArgumentParser, *, every: str, what: str) -> None:
@@ -92,7 +96,7 @@ def run(args: Namespace, session: Session) -> None:
                 print_line(str(image.image_id))
         _print_damage(found)
     chosen = "--all" if args.all else shlex.join(args.images)
-    _require_sound(found, hint=f"`stacker repair {chosen}` replaces damaged layers")
+    _require_sound(found, hint=f"`stacker repair {chosen}` replaces damaged layers and chains")
 
 
 def require_sound(
@@ -114,13 +118,14 @@ def require_sound(
         print_item("verify", _document(found))
     else:
         _print_damage(found)
-    _require_sound(found, hint=f"`stacker repair {shlex.quote(name)}` replaces damaged layers")
+    chosen = shlex.quote(name)
+    _require_sound(found, hint=f"`stacker repair {chosen}` replaces damaged layers and chains")
 
 
 def _require_sound(found: Verification, *, hint: str) -> None:
     if not found.is_sound:
         damaged = [f"image {each.image_id}" for each in found.images if each.damage is not None]
-        damaged += [f"layer {each.diff_id}" for each in found.damaged]
+        damaged += [name for name, _ in _damaged(found)]
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise IntegrityError(
             f"damaged: {damaged[0]}{more}: got changed content, want the content that was pulled",
@@ -132,11 +137,19 @@ def _print_damage(found: Verification) -> None:
     for image in found.images:
         if image.damage is not None:
             print_text(f"image {image.image_id}: {image.damage}")
-    for layer in found.damaged:
-        if layer.damage is not None:
-            print_text(f"layer {layer.diff_id}: {layer.damage}")
-        for difference in layer.differences:
-            print_text(f"layer {layer.diff_id}: {difference}")
+    for name, part in _damaged(found):
+        if part.damage is not None:
+            print_text(f"{name}: {part.damage}")
+        for difference in part.differences:
+            print_text(f"{name}: {difference}")
+
+
+def _damaged(found: Verification) -> list[tuple[str, LayerVerified | ChainVerified]]:
+    """Return the damaged layers and chains, each with its name for messages."""
+    return [
+        *((f"layer {layer.diff_id}", layer) for layer in found.damaged),
+        *((f"chain {chain.chain_id}", chain) for chain in found.damaged_chains),
+    ]
 
 
 def _document(found: Verification) -> dict[str, object]:
@@ -150,21 +163,22 @@ def _document(found: Verification) -> dict[str, object]:
             }
             for image in found.images
         ],
-        "layers": [
+        "layers": [{"diff_id": str(each.diff_id), **_part(each)} for each in found.layers],
+        "chains": [{"chain_id": str(each.chain_id), **_part(each)} for each in found.chains],
+    }
+
+
+def _part(part: LayerVerified | ChainVerified) -> dict[str, object]:
+    return {
+        "sound": part.is_sound,
+        "damage": part.damage,
+        "differences": [
             {
-                "diff_id": str(layer.diff_id),
-                "sound": layer.is_sound,
-                "damage": layer.damage,
-                "differences": [
-                    {
-                        "path": each.path.decode("utf-8", "surrogateescape"),
-                        "what": each.what,
-                        "got": each.got,
-                        "want": each.want,
-                    }
-                    for each in layer.differences
-                ],
+                "path": each.path.decode("utf-8", "surrogateescape"),
+                "what": each.what,
+                "got": each.got,
+                "want": each.want,
             }
-            for layer in found.layers
+            for each in part.differences
         ],
     }
