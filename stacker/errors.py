@@ -62,6 +62,27 @@ def full_disk_hint(error: OSError) -> str | None:
     return "free some space, or name a store on another filesystem with --store"
 
 
+def json_fault(error: Exception) -> str:
+    """Return the fault of a JSON file, as a phrase that follows *got* in a message.
+
+    :param error: the error of json.loads, or of a read of a field.
+    """
+    match error:
+        case KeyError():
+            return f"no field {error}"
+        case TypeError() | AttributeError():
+            return "a field of the wrong type"
+        case _:
+            return f"malformed content ({error})"
+
+
+def shell_word(path: object) -> str:
+    """Return a path as one word of a shell command, for a hint."""
+    import shlex  # only an error needs it
+
+    return shlex.quote(str(path))
+
+
 class UsageError(StackerError, ValueError):
     """An argument, an option or a configuration file is invalid.
 

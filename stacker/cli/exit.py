@@ -63,8 +63,9 @@ def time_limit(seconds: int, what: str) -> Iterator[None]:
         yield
     except _TimeoutError:
         raise NetworkError(
-            f"timed out: {what}: got no end within {seconds} s, want one",
-            hint="run the command again: it transfers only what is missing; or raise --timeout",
+            f"timed out: {what}: not finished after {seconds} s, the limit of --timeout",
+            hint="raise --timeout, or run the command again: a store, a registry and a layout keep "
+            "what they have received",
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -31,7 +31,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TIME = re.compile(r"(\d{1,9})([smhd]?)", re.ASCII)
 _SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
-# What argparse says, and the same as *what failed: which object: got X, want Y*.
+# The messages of argparse, and their replacements of the form *what failed: which object*.
 _MESSAGES = tuple(
     (re.compile(pattern, re.DOTALL), message)
     for pattern, message in (
@@ -39,7 +39,10 @@ _MESSAGES = tuple(
         (r"unrecognized arguments: (-.*)", r"unknown option: \1"),
         (r"unrecognized arguments: (.*)", r"too many arguments: \1"),
         (r"argument (.+?): expected .*", r"missing value: \1"),
-        (r"argument (.+?): ignored explicit argument (.+)", r"unexpected value: \1: got \2"),
+        (
+            r"argument (.+?): ignored explicit argument (.+)",
+            r"unexpected value: \1: got \2, want no value",
+        ),
         (r"argument (.+?): not allowed with argument (.+)", r"options exclude each other: \1, \2"),
         (r"argument (.+?): (got .+)", r"invalid value: \1: \2"),
     )

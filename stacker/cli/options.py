@@ -39,8 +39,8 @@ ENVIRONMENT = (
     ("REGISTRY_AUTH_FILE", "credentials file for registries; --authfile overrides it"),
     ("CONTAINERS_REGISTRIES_CONF", "registries.conf file; --registries-conf overrides it"),
     ("DOCKER_CONFIG", "directory of Docker's config.json (default: ~/.docker)"),
-    ("XDG_RUNTIME_DIR", "parent directory of Podman's containers/auth.json (default: /run)"),
-    ("XDG_CONFIG_HOME", "parent directory of a second containers/auth.json (default: ~/.config)"),
+    ("XDG_RUNTIME_DIR", "parent of containers/auth.json (default: /run/containers/UID/auth.json)"),
+    ("XDG_CONFIG_HOME", "parent of a user's containers directory (default: ~/.config)"),
     ("HTTPS_PROXY, HTTP_PROXY", "proxies for registries; lower-case names work as well"),
     ("NO_PROXY", "hosts, domains and networks to reach without a proxy, or `*` for all"),
     ("SSL_CERT_FILE", "file of CA certificates that replace the system's"),
@@ -52,6 +52,7 @@ GLOBAL_OPTIONS = "global options"
 """Title of the group of options that every verb accepts."""
 
 _STORE = "$STACKER_STORE, else /var/lib/stacker for root, ~/.local/share/stacker for other users"
+_IMAGE = "image ID, unique prefix of an image ID, or name"
 _COLUMN = 12
 
 
@@ -120,9 +121,28 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names an image of the store."""
+    """Add the argument that names an image in the store."""
+    parser.add_argument("image", metavar="IMAGE", help=_IMAGE)
+
+
+def add_images(parser: argparse.ArgumentParser, nargs: str) -> None:
+    """Add the argument that names several images in the store.
+
+    :param nargs: ``+`` for one or more images, ``*`` for any number.
+    """
+    parser.add_argument("images", metavar="IMAGE", nargs=nargs, help=_IMAGE)
+
+
+def add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the number of parallel workers.
+
+    :param what: the objects of the workers and their task, such as ``layers to unpack``.
+    """
     parser.add_argument(
-        "image", metavar="IMAGE", help="image ID, unique prefix of an image ID, or name"
+        "--jobs",
+        metavar="N",
+        type=parse_count,
+        help=f"the number of {what} in parallel (default: the number of processors)",
     )
 
 
@@ -135,7 +155,7 @@ def add_archive_ratio(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=parse_count,
         default=ARCHIVE_RATIO,
-        help="the most decompressed bytes per byte of a compressed archive, after the first 16M "
+        help="maximum decompressed bytes per byte of a compressed archive; 16M are always allowed "
         "(default: %(default)s)",
     )
 

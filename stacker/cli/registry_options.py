@@ -90,7 +90,7 @@ def _parse_tls_verify(text: str) -> bool:
 
 
 def registry_access(args: Namespace, environ: Mapping[str, str], *locations: str) -> RegistryAccess:
-    """Return how to reach registries, by the options that `add_registries` adds.
+    """Return the settings for registries, from the options that `add_registries` adds.
 
     :param locations: all locations that the verb opens; without a registry among them, only
         the credential files are looked up.
@@ -108,7 +108,11 @@ def registry_access(args: Namespace, environ: Mapping[str, str], *locations: str
 
 
 def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
-    """Return how to reach registries, without credentials; see `registry_access`."""
+    """Return the settings for registries, without credentials.
+
+    :raises NotFoundError: a file or directory that an option names is missing.
+    :raises UsageError: a file or a variable is malformed.
+    """
     from stacker.registry.http.certificates import CertificateDirectories
     from stacker.registry.settings import RegistryAccess
 
@@ -126,7 +130,7 @@ def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAcc
 
 
 def _credential_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
-    """Return how to reach registries, by --insecure and --authfile only.
+    """Return the settings for registries, from --insecure and --authfile only.
 
     :raises NotFoundError: the file that --authfile names is missing.
     """

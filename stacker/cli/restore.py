@@ -42,7 +42,10 @@ class Restorer:
 
     @contextmanager
     def repair(self, store: Store, *, jobs: int | None = None) -> Iterator[Repair]:
-        """Yield how to unpack layers, while a directory for spooled archives exists."""
+        """Yield the settings of a repair; remove the spooled archives at the end.
+
+        :param jobs: worker processes; ``None`` for one per usable processor.
+        """
         from stacker.jobs.tasks import UnpackOptions
         from stacker.layer.metadata import IdMap
         from stacker.layer.whiteout_format import WhiteoutFormat

@@ -121,9 +121,9 @@ def _fuse_options(arguments: Arguments) -> FuseOptions:
 
 
 def _lower_directory(name: str) -> Path:
-    """Return a lower directory.
+    """Return a lower directory, with every symlink resolved.
 
-    podman names its layers by symlinks that belong to the mapped user of the container.
+    podman names its layers by symlinks of the container's mapped user; `safe_path` refuses these.
     """
     return _directory("lower directory", name, follow=os.path.realpath)
 
@@ -157,7 +157,8 @@ def _upper_and_work(arguments: Arguments, target: Path) -> tuple[Path | None, Pa
             )
     if upper.stat().st_dev != work.stat().st_dev:
         raise MountError(
-            f"work directory is on another filesystem: {work}: want the filesystem of {upper}",
+            f"work directory is on another filesystem: {work}: got another than that of {upper}, "
+            "want the same",
             hint="choose a workdir beside the upperdir",
         )
     return upper, work

@@ -183,7 +183,7 @@ def _path_to(descriptor: int) -> Path:
 
 @contextmanager
 def _real_names() -> Iterator[None]:
-    """Replace a path below a descriptor, in an error, by the real path."""
+    """In an error, replace a path below a descriptor by the real path."""
     try:
         yield
     except OSError as error:

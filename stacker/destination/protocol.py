@@ -31,7 +31,7 @@ class Destination(Protocol):
     def put_blob(
         self,
         descriptor: Descriptor,
-        opened: BlobOpener | None,
+        opener: BlobOpener | None,
         *,
         mount_from: Sequence[str] = (),
         report: ByteProgress,

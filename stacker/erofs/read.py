@@ -164,8 +164,8 @@ class Image:
             at = number << _ENTRY_BITS
             found = self._block(data[number * BLOCK : (number + 1) * BLOCK], inode)
             skipped = max(0, offset - at)
-            for at, (name, nid, _) in enumerate(found[skipped:], at + skipped + 1):
-                yield at, name, nid
+            for place, (name, nid, _) in enumerate(found[skipped:], at + skipped + 1):
+                yield place, name, nid
 
     def lookup(self, inode: Inode, name: bytes) -> int | None:
         """Return the inode number of a name in a directory."""
@@ -295,12 +295,7 @@ class Image:
         except (struct.error, ValueError):
             self._damaged(f"got a malformed block in directory {inode.nid}")
         ends, text = (*starts[1:], len(data)), data[first:]
-        if (
-            starts[0] != first
-            or b"/" in text
-            or b"\0" in text
-            or not all(map(lt, starts, ends))
-        ):
+        if starts[0] != first or b"/" in text or b"\0" in text or not all(map(lt, starts, ends)):
             self._damaged(f"got malformed names in directory {inode.nid}")
         names = [data[start:end] for start, end in zip(starts, ends, strict=True)]
         return list(zip(names, nids, kinds, strict=True))

@@ -109,10 +109,11 @@ def _serve(writer: int, tree: ServedTree) -> None:
     daemon = Daemon(tree)
     try:
         note = daemon.mount()
+        daemon.start_workers(writer)
     except (OSError, StackerError) as error:
+        daemon.unmount()
         os.write(writer, pickle.dumps(error))
         return
-    daemon.start_workers(writer)
     try:
         os.write(writer, pickle.dumps((os.getpid(), note)))
     except OSError:  # the caller died and recorded no mount

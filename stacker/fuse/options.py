@@ -1,4 +1,4 @@
-"""What a FUSE server needs to know: the tree to serve, and the options of the mount.
+"""The settings of a FUSE server: the tree to serve, and the options of the mount.
 
 A mount driver or `stacker-fuse` creates these values; the other modules of this package read them.
 Values only: this module mounts nothing, and must not use a mount plan or the store.  The terms
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 FuseAdapter = Literal["kernel", "pyfuse3"]
-"""Who answers requests: this package's own implementation of the kernel's protocol, or libfuse."""
+"""The implementation that answers requests: this package's own (``kernel``), or libfuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Owners:
 class FuseOptions:
     """Options of one FUSE mount; the defaults are those of ``stacker mount``.
 
-    :param adapter: who answers requests.
+    :param adapter: the implementation that answers requests.
     :param passthrough: let the kernel read large files without the server, where it can.
     :param source: the source in mountinfo; ``None`` for ``stacker:<id>``.
     :param subtype: the type in mountinfo is ``fuse.<subtype>``.

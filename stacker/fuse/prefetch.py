@@ -1,4 +1,4 @@
-"""Small files that the kernel gets before it asks for them.
+"""Send small files to the kernel before it asks for them.
 
 Archivers, copiers and scanners read the files of a directory in the order of its listing.  Each
 read wakes a process, which costs more than the read itself.  Each file that is read comes in; once

@@ -37,8 +37,8 @@ _SECOND: Final = 1_000_000_000
 def errno_of(error: Exception) -> int:
     """Return the errno for an exception.
 
-    A malformed request is EINVAL.  Damaged data on disk is EIO.  So is an exception that is a bug, so
-    that the mount survives.
+    A malformed request is EINVAL.  Damaged data on disk is EIO.  An exception that is a bug is EIO,
+    too, so that the mount survives.
     """
     if isinstance(error, OSError):
         return error.errno or errno.EIO

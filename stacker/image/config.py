@@ -115,8 +115,8 @@ def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[tuple[Descript
     layers, diff_ids = len(manifest.layers), len(config.diff_ids)
     if layers != diff_ids:
         raise IntegrityError(
-            f"image {manifest.image_id}: manifest lists {layers} layers, "
-            f"config lists {diff_ids} diff_ids"
+            f"wrong number of layers: image {manifest.image_id}: got {layers} in the manifest, "
+            f"want {diff_ids} as in the config's diff_ids"
         )
     return tuple(zip(manifest.layers, config.diff_ids, strict=True))
 

@@ -49,15 +49,11 @@ class Manifest:
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as image-spec writes it."""
-        members: dict[str, object] = {
-            "schemaVersion": _SCHEMA_VERSION,
-            "mediaType": self.media_type,
-            "config": self.config.to_json(),
-            "layers": [layer.to_json() for layer in self.layers],
-        }
-        if self.annotations:
-            members["annotations"] = dict(self.annotations)
-        return members
+        return _members(
+            self,
+            config=self.config.to_json(),
+            layers=[layer.to_json() for layer in self.layers],
+        )
 
     def embedded(self) -> Descriptor:
         """Return a descriptor with this document embedded."""
@@ -74,18 +70,22 @@ class Index:
 
     def to_json(self) -> dict[str, object]:
         """Return the index as image-spec writes it."""
-        members: dict[str, object] = {
-            "schemaVersion": _SCHEMA_VERSION,
-            "mediaType": self.media_type,
-            "manifests": [entry.to_json() for entry in self.manifests],
-        }
-        if self.annotations:
-            members["annotations"] = dict(self.annotations)
-        return members
+        return _members(self, manifests=[entry.to_json() for entry in self.manifests])
 
     def embedded(self) -> Descriptor:
         """Return a descriptor with this document embedded."""
         return Descriptor.embedding(self.media_type, to_bytes(self.to_json()))
+
+
+def _members(document: Manifest | Index, **parts: object) -> dict[str, object]:
+    members = {
+        "schemaVersion": _SCHEMA_VERSION,
+        "mediaType": document.media_type,
+        **parts,
+    }
+    if document.annotations:
+        members["annotations"] = dict(document.annotations)
+    return members
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,9 @@ def _opened(raw: bytes, announced: str | None, what: str) -> tuple[dict[str, obj
     refuse_ambiguity(members, what)
     kind = _media_type(members, announced, what)
     if kind not in mediatype.INDEXES | mediatype.MANIFESTS:
-        raise UnsupportedError(f"{what}: media type: got {quoted(kind)}, want an image or an index")
+        raise UnsupportedError(
+            f"{what}: media type: got {quoted(kind)}, want that of a manifest or an index"
+        )
     return members, kind
 
 
@@ -188,6 +190,8 @@ def refuse_ambiguity(members: dict[str, object], what: str) -> None:
 
     Go's encoding/json ignores the case of field names, and treats the long s as an s ("foldName"),
     as `casefold` does.  See CVE-2021-41190.
+
+    :raises IntegrityError: the document has fields of both, or field names that differ in case.
     """
     names = {name.casefold() for name in members}
     if len(names) != len(members):

@@ -36,8 +36,9 @@ _ESCAPED = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u20
 class Schema1Manifest:
     """An image of schema 1.
 
-    :param layers: the blobs of its layers, base first; steps without a layer have none.
-    :param steps: the image after each build step, oldest first.
+    :param layers: the blobs of its layers, base first, without those of empty steps.
+    :param steps: the ``v1Compatibility`` object of each build step, oldest first.
+    :param what: the document's name for messages.
     """
 
     layers: tuple[Digest, ...]

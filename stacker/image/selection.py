@@ -50,7 +50,10 @@ def choose_platform(candidates: Sequence[Descriptor], wanted: Platform, what: st
     if len(nameless) == 1:
         return nameless[0]
     there = ", ".join(dict.fromkeys(_shown(entry) for entry in images)) or "none"
-    raise NotFoundError(f"no matching platform: {what}: got {there}, want {wanted.printable}")
+    hint = "choose one of these platforms with --platform" if images else None
+    raise NotFoundError(
+        f"no matching platform: {what}: got {there}, want {wanted.printable}", hint=hint
+    )
 
 
 def require_platform(offered: Platform, wanted: Platform, what: str) -> None:
@@ -77,7 +80,7 @@ def is_image(entry: Descriptor) -> bool:
 
 
 def entry_number(text: str, count: int) -> list[int]:
-    """Return the number N of ``@N`` in a list, an empty list if it is out of range."""
+    """Return ``[N]`` for ``@N``, or ``[]`` if N is not an index into a list of ``count``."""
     digits = text.removeprefix("@")
     if not digits.isdecimal() or len(digits) > _MOST_DIGITS or int(digits) >= count:
         return []

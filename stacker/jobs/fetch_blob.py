@@ -165,7 +165,7 @@ class ProgressReporter:
         self._done += size
 
     def passing(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield a layer's ``chunks``, and report progress now and then, and at the end."""
+        """Yield a layer's ``chunks``; report progress at intervals (`Throttle`) and at the end."""
         for chunk in chunks:
             yield chunk
             if self._throttle.is_due(self._done, self._entries):

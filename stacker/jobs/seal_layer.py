@@ -39,7 +39,7 @@ class SealTask:
 
 
 def seal_layer(task: SealTask, _: Emit) -> int:
-    """Enable fs-verity on every regular file of a layer, which the caller holds.
+    """Enable fs-verity on every regular file of a layer, which the caller has locked.
 
     :returns: the number of sealed files.
     :raises UnsupportedError: the filesystem or the kernel has no fs-verity.
@@ -72,7 +72,7 @@ def _sealed(paths: LayerPaths, path: bytes) -> bytes:
 
 
 def seal_differences(paths: LayerPaths) -> Iterator[Difference]:
-    """Return the files of a sealed layer that lost their seal, or have another one.
+    """Yield the files of a sealed layer that lost their seal, or have another one.
 
     :raises OSError: a file cannot be opened.
     """

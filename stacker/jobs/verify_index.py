@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import mmap
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from stacker.erofs.format import BLOCK
 from stacker.erofs.inodes import Inodes
@@ -20,14 +20,12 @@ from stacker.layer.metadata import IDENTITY, SQUASH
 from stacker.tar.index import SeekableChunks
 from stacker.tar.limits import UNLIMITED
 from stacker.tar.reader import TarReader
-from stacker.tree.compare import Difference
+from stacker.tree.compare import MOST_DIFFERENCES, Difference
 from stacker.tree.compare_index import index_differences
 
 if TYPE_CHECKING:
     from stacker.layer.paths import LayerPaths
     from stacker.layer.record import LayerRecord
-
-_MOST: Final = 1000  # differences that are reported of one layer
 
 
 def compare_index(paths: LayerPaths, record: LayerRecord, *, what: str) -> tuple[Difference, ...]:
@@ -52,7 +50,7 @@ def _named(data: memoryview, want: bytes, what: str) -> tuple[Difference, ...]:
     """Return the differences by path; if there are none, the images differ elsewhere."""
     image = Image(data, what)
     try:
-        found = tuple(islice(index_differences(image, Image(want, what)), _MOST))
+        found = tuple(islice(index_differences(image, Image(want, what)), MOST_DIFFERENCES))
     finally:
         image.data.release()
     if not found:

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
     from stacker.tree.scan import Contents
 
-_MOST: Final = 1000  # differences that are reported of one layer
+MOST_DIFFERENCES: Final = 1000
+"""The largest number of differences that are reported of one layer or chain."""
 _REPORT_EVERY: Final = 1 << 20  # bytes
 _WORTH_A_THREAD: Final = 1 << 20  # bytes of tar
 
@@ -70,7 +71,7 @@ class LayerVerified:
     """The result of verifying a layer.
 
     :param differences: at most 1,000.
-    :param damage: what is wrong with the layer as a whole; ``None`` if nothing is.
+    :param damage: the damage of the layer as a whole; ``None`` without such damage.
     """
 
     diff_id: DiffID
@@ -90,9 +91,9 @@ class LayerVerified:
         found = {*self.differences, *other.differences}
         replaced = {each.path for each in found if each.what in {"type", "size"}}
         named = (each for each in found if each.what != "contents" or each.path not in replaced)
-        differences = tuple(sorted(named, key=lambda each: (each.path, each.what)))[:_MOST]
-        damage = None if differences else self.damage or other.damage
-        return LayerVerified(self.diff_id, differences, damage)
+        ordered = sorted(named, key=lambda each: (each.path, each.what))[:MOST_DIFFERENCES]
+        damage = None if ordered else self.damage or other.damage
+        return LayerVerified(self.diff_id, tuple(ordered), damage)
 
 
 def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
@@ -117,7 +118,7 @@ def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
     except (IntegrityError, NotFoundError) as error:
         return LayerVerified(task.diff_id, damage=error.message)
     except OSError as error:
-        return LayerVerified(task.diff_id, damage=_explained(error))
+        return LayerVerified(task.diff_id, damage=explained(error))
 
 
 @contextmanager
@@ -136,13 +137,14 @@ def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> 
     record, forms = store.layers.record(task.diff_id), paths.forms
     found: tuple[Difference, ...] = ()
     if task.attributes and "tree" in forms:
-        found = (*_compared(store, task, paths, record), *seal_differences(paths))[:_MOST]
+        every = *_compared(store, task, paths, record), *seal_differences(paths)
+        found = every[:MOST_DIFFERENCES]
     if task.attributes and "erofs" in forms:
         found += compare_index(paths, record, what=f"layer {task.diff_id}")
     if not forms:
         raise IntegrityError(f"damaged layer: layer {task.diff_id}: got neither a tree nor a tar")
     if found or not task.contents:
-        return LayerVerified(task.diff_id, found[:_MOST])
+        return LayerVerified(task.diff_id, found[:MOST_DIFFERENCES])
     if "erofs" in forms:
         _check_tar(task, paths, record, emit)
     if "tree" in forms:
@@ -166,10 +168,10 @@ def _compared(
     got = scan_directory(paths.diff, record.whiteout_format, {})
     want = None if record.warnings else from_skeleton(paths, record)
     if want is not None:
-        return tuple(islice(differences(got, want), _MOST))
+        return tuple(islice(differences(got, want), MOST_DIFFERENCES))
     with store.staging.directory("verify") as directory:
         want = _applied_again(task, paths, record, directory)
-        return tuple(islice(differences(got, want), _MOST))
+        return tuple(islice(differences(got, want), MOST_DIFFERENCES))
 
 
 def _applied_again(
@@ -212,8 +214,8 @@ def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -
     except PermissionError:
         raise
     except (IntegrityError, OSError) as error:
-        named = tuple(islice(_damaged(paths, record, what), _MOST))
-        message = error.message if isinstance(error, IntegrityError) else _explained(error)
+        named = tuple(islice(_damaged(paths, record, what), MOST_DIFFERENCES))
+        message = error.message if isinstance(error, IntegrityError) else explained(error)
         return LayerVerified(task.diff_id, named, None if named else message)
     if checksums is not None:
         _keep_checksums(store, paths, checksums)
@@ -226,9 +228,10 @@ def _keep_checksums(store: Store, paths: LayerPaths, checksums: array[int]) -> N
         write_checksums(paths.checksums, checksums, temporary=directory / "checksums")
 
 
-def _explained(error: OSError) -> str:
+def explained(error: OSError) -> str:
+    """Return the path and the text of the kernel's error."""
     name = error.filename
-    path = printable(os.fsencode(name)) if isinstance(name, str | bytes) else "a file of the layer"
+    path = printable(os.fsencode(name)) if isinstance(name, str | bytes) else "a file"
     return f"{path}: {error.strerror}"
 
 
@@ -247,7 +250,7 @@ def _read(
 
 
 def _damaged(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Difference]:
-    """Return the files with the wrong contents: a diff_id does not say which."""
+    """Yield the files with the wrong contents, which a diff_id does not identify."""
     found = False
     try:
         for path, got, want in damaged_files(paths, record, what=what):
@@ -260,7 +263,7 @@ def _damaged(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Diff
 
 
 def _suspects(paths: LayerPaths) -> Iterator[Difference]:
-    """Return the files that may have the wrong contents, for a layer without checksums.
+    """Yield the files that may have the wrong contents, for a layer without checksums.
 
     These are files that the kernel changed after the layer was committed, and files that have a
     size but no block on disk, which a power cut leaves.

@@ -113,8 +113,8 @@ class _DirectoryApplier(Applier):
         finally:
             os.close(fd)
         if physical != above:
-            self._moved[tree.entry_number] = place = join(physical, name)
-            tree.budget.spend(len(place), place)
+            self._moved[tree.entry_number] = path = join(physical, name)
+            tree.budget.spend(len(path), path)
         if tree.pending.count:
             tree.pending.discard(join(physical, name))
 

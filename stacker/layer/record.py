@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from stacker.errors import IntegrityError, UnsupportedError
+from stacker.errors import IntegrityError, UnsupportedError, json_fault
 from stacker.layer.paths import FORMS, Form
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.entry import HardLink
@@ -21,7 +21,7 @@ VERSION = 1
 
 
 class Replacement(NamedTuple):
-    """The number of an entry that replaced ``path``, whose old file is ``replaced/<number>``."""
+    """Entry number ``entry`` replaced ``path``; the old file is ``replaced/<number>``."""
 
     entry: int
     path: bytes
@@ -50,7 +50,8 @@ class LayerRecord:
         lower layer has a symbolic link there.
     :param stranded_opaque: the same for opaque whiteouts.
     :param escaped_xattrs: the tree has overlayfs's xattr names as data, escaped.
-    :param moved: the physical path of each entry that a symbolic link led elsewhere, by number.
+    :param moved: the physical path of each file whose name in the tar leads through a symbolic
+        link, by entry number.
     :param replacements: what later entries replaced, in order.
     :param blobs: the digests of the compressed blobs that this layer was unpacked from.
     :param warnings: what was omitted for lack of filesystem support or privileges.
@@ -152,7 +153,7 @@ class LayerRecord:
             return cls._from_data(data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
-                f"damaged layer record: {what}: {error}",
+                f"damaged layer record: {what}: got {json_fault(error)}, want a layer record",
                 hint="remove the images that have this layer (`stacker rm`), and pull them again",
             ) from error
 

@@ -63,7 +63,8 @@ class LayerRoot(ABC):
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Return a handle and the physical path of the directory ``path``; make it if needed.
 
-        The handle stays valid until the second call that follows, if that call makes nothing.
+        The handle stays valid during the next replacement (`set_aside`), but not after the one
+        that follows.
         """
 
     @abstractmethod
@@ -178,7 +179,7 @@ class LayerRoot(ABC):
     def _too_deep(self, path: bytes) -> LayerError:
         return LayerError(
             f"over a limit: {printable(path[:80])}...: got more than {self._depth} nested "
-            "directories",
+            "directories, want fewer",
             hint="raise the limit with --max-depth if you trust the image",
         )
 

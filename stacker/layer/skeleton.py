@@ -76,6 +76,7 @@ def open_skeleton(path: Path, *, what: str) -> Iterator[SkeletonReader]:
     """Open the skeleton ``path`` and yield a reader of its entries.
 
     :param what: the name of the layer in errors.
+    :raises OSError: the skeleton cannot be opened.
     """
     with path.open("rb") as file:
         yield _elided(file, what)
@@ -110,13 +111,13 @@ def _reassembled(
         reader = _elided(file, what, parts.append)
         for entry in reader:
             if isinstance(entry, File):
-                place = locations.find(reader.count - 1, entry.path)
-                whole = files.small(entry, place)
+                location = locations.find(reader.count - 1, entry.path)
+                whole = files.small(entry, location)
                 if whole is None:
                     yield b"".join(parts)
                     parts.clear()
                     ready = 0
-                    yield from files.payload(entry, place, checksum)
+                    yield from files.payload(entry, location, checksum)
                 else:
                     parts.append(whole)
                     ready += entry.size
@@ -155,11 +156,11 @@ def damaged_files(
         for entry in reader:
             if not isinstance(entry, File):
                 continue
-            number, inside = place = locations.find(reader.count - 1, entry.path)
+            number, inside = location = locations.find(reader.count - 1, entry.path)
             path = inside if number is None else entry.path
             want, got = [*islice(wanted, len(ranges(entry)))], new_checksums()
             try:
-                for _ in files.payload(entry, place, got.append):
+                for _ in files.payload(entry, location, got.append):
                     pass
             except (IntegrityError, OSError) as error:
                 yield path, getattr(error, "strerror", None) or "unreadable", "readable"
@@ -226,12 +227,12 @@ class _Files:
     def __exit__(self, *_: object) -> None:
         os.close(self._tree)
 
-    def small(self, entry: File, place: tuple[int | None, bytes]) -> bytes | None:
+    def small(self, entry: File, location: tuple[int | None, bytes]) -> bytes | None:
         """Return the contents of a small plain file with three system calls.
 
-        :returns: ``None`` for any other file, and if something is wrong: `payload` says what.
+        :returns: ``None`` for any other file, and after an error, which `payload` then raises.
         """
-        number, inside = place
+        number, inside = location
         if entry.size > _SMALL or entry.segments is not None or number is not None:
             return None
         try:
@@ -249,7 +250,7 @@ class _Files:
     def payload(
         self,
         entry: File,
-        place: tuple[int | None, bytes],
+        location: tuple[int | None, bytes],
         checksum: Callable[[int], object] | None = None,
     ) -> Iterator[bytes]:
         """Yield the payload of a file in pieces.
@@ -258,7 +259,7 @@ class _Files:
         :raises IntegrityError: the file is missing or has another length.
         :raises OSError: the disk cannot read it.
         """
-        fd = self._opened(entry, place)
+        fd = self._opened(entry, location)
         try:
             for offset, length in ranges(entry):
                 running = 0
@@ -271,14 +272,15 @@ class _Files:
         finally:
             os.close(fd)
 
-    def _opened(self, entry: File, place: tuple[int | None, bytes]) -> int:
-        number, inside = place
+    def _opened(self, entry: File, location: tuple[int | None, bytes]) -> int:
+        number, inside = location
         root = self._paths.diff if number is None else self._paths.replaced / str(number)
         try:
             fd = open_below(os.fsencode(root), inside)
         except PermissionError as error:
             raise StackerError(
-                f"cannot read layer: {self._what}: {printable(entry.path)}: {error.strerror}"
+                f"cannot read layer: {self._what}: {printable(entry.path)}: {error.strerror}",
+                hint="run the command as root, or as the user who pulled the image",
             ) from error
         except OSError as error:
             raise self._differs(entry.path, error.strerror) from error
@@ -301,5 +303,5 @@ class _Files:
 
     def _differs(self, path: bytes, how: str | None) -> IntegrityError:
         return IntegrityError(
-            f"layer differs from its skeleton: {self._what}: {printable(path)}: {how}"
+            f"layer differs from its skeleton: {self._what}: {printable(path) or '/'}: {how}"
         )

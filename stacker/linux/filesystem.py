@@ -107,11 +107,10 @@ def write_chunks_atomically(
 def replaced_atomically(
     path: Path, *, durable: bool = False, mode: int = PRIVATE
 ) -> Iterator[BinaryIO]:
-    """Give a temporary file to write, and rename it to ``path`` unless the block fails.
+    """Yield a new temporary file; after the block, rename it to ``path``, or remove it on errors.
 
-    The temporary file is locked meanwhile (flock(2)); `sweep_temporaries` removes one whose
-    writer was killed.  Its directory is opened once, and a file that another user put there is
-    not opened.
+    The file is locked until then (flock(2)).  `sweep_temporaries` removes the file of a killed
+    writer.  The directory is opened once, and a file that another user created there is not used.
 
     :param mode: the permissions of the file, whatever the umask.
     :param durable: flush the file and its directory.
@@ -174,6 +173,24 @@ def is_temporary(name: str) -> bool:
     return above.startswith(".") and number.isdecimal()
 
 
+def abandoned_temporaries(directory: Path, final: str | None = None) -> Iterator[Path]:
+    """Yield the temporary files of writers that were killed, each locked until the next one.
+
+    :param final: only temporary files of this file name.
+    :raises OSError: the directory cannot be read.
+    """
+    import fcntl
+
+    for name in filter(is_temporary, os.listdir(directory)):
+        if final is not None and not name.startswith(f".{final}."):
+            continue
+        path = directory / name
+        with suppress(FileNotFoundError, BlockingIOError), open(os.open(path, _OLD), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.lstat()):  # else it was renamed
+                yield path
+
+
 def sweep_temporaries(directory: Path, final: str | None = None) -> int:
     """Remove the temporary files of writers that were killed.
 
@@ -181,17 +198,10 @@ def sweep_temporaries(directory: Path, final: str | None = None) -> int:
     :returns: the number of removed files.
     :raises OSError: the directory cannot be read.
     """
-    import fcntl
-
     swept = 0
-    for name in filter(is_temporary, os.listdir(directory)):
-        if final is not None and not name.startswith(f".{final}."):
-            continue
-        path = directory / name
-        with suppress(FileNotFoundError, BlockingIOError), open(os.open(path, _OLD), "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            swept += 1
+    for path in abandoned_temporaries(directory, final):
+        path.unlink()
+        swept += 1
     return swept
 
 

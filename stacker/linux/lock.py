@@ -1,12 +1,12 @@
 """Locks between unrelated processes: flock(2) on a path, fcntl(2) on single bytes of a file.
 
-Functions take a path and return a held `Lock`, a context manager.  The kernel releases the lock
-when the process ends, even after SIGKILL.  This module does not depend on the locked object.
-`ByteLocks` holds any number of locks with one descriptor.
+A path comes in; a held `Lock`, a context manager, goes out.  The kernel releases the lock when the
+process ends, even after SIGKILL.  `ByteLocks` holds any number of locks with one descriptor.  This
+module does not depend on the locked object.
 
-The holder may unlink its lock file.  A process that waited for it then locks a file without a
-name, which excludes no other process.  So `_acquire` compares the path and the descriptor after
-each wait, and starts over if they differ.
+The holder may unlink its lock file.  A process that waited for the lock then locks a file without
+a name, and excludes no other process.  So `_acquire` compares the path and the descriptor after
+each wait, and tries again if they differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
 
@@ -45,12 +44,7 @@ class Lock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -97,8 +91,8 @@ class ByteLocks(Lock):
     """Locks on single bytes of a file, all of which `release` drops.
 
     They belong to this object, as a `Lock` does, not to the process (fcntl_locking(2), *Open file
-    description locks*).  The file is empty, and no process unlinks it.  A sandbox without such
-    locks has one lock for all bytes.
+    description locks*).  The file is empty, and no process unlinks it.  In a sandbox without such
+    locks, one flock(2) lock covers all bytes.
 
     :param path: the file; created with mode 0600 if it is missing.
     :raises OSError: the path cannot be opened.
@@ -130,7 +124,7 @@ class ByteLocks(Lock):
         return True
 
     def _set(self, command: int, kind: int, offset: int) -> bool:
-        """Return whether the kernel has such locks."""
+        """Lock a byte; return False if the kernel has no open file description locks."""
         try:
             fcntl.fcntl(self.descriptor, command, struct.pack(_FLOCK, kind, 0, offset, 1, 0))
         except OSError as error:

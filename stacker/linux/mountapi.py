@@ -20,8 +20,6 @@ from stacker.linux import safe_path
 from stacker.linux.syscall import checked, libc, syscall
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from stacker.linux.syscall import AnyPath
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
@@ -73,12 +71,7 @@ class FileDescriptor:
     def __enter__(self) -> FileDescriptor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self.number)
 
 

@@ -44,8 +44,8 @@ def proc_path(descriptor: int) -> bytes:
 def reopen(descriptor: int, flags: int) -> int:
     """Open a pinned regular file or directory for reading or writing.
 
-    If the mode denies access to the owner, it is widened during the call: the FUSE server has
-    checked the caller against the mode already.
+    If the mode denies access to its owner, this function adds u+rwx during the call.  The FUSE
+    server has checked the permissions of the calling process already.
 
     :param descriptor: an ``O_PATH`` descriptor.
     :param flags: ``O_RDONLY`` or another access mode, and more flags of open(2).

@@ -42,6 +42,21 @@ def remove_tree(path: Path, *, missing_ok: bool = False) -> None:
             raise
 
 
+def remove_path(path: Path) -> bool:
+    """Remove a file of any type, or a directory tree as `remove_tree` does.
+
+    :returns: whether the path existed.
+    :raises OSError: as for `remove_tree`.
+    """
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+        return True
+    with suppress(FileNotFoundError):
+        path.unlink()
+        return True
+    return False
+
+
 def remove_contents(directory: Path | int) -> None:
     """Remove the content of a directory, and keep the directory itself.
 

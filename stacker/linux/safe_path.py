@@ -14,10 +14,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stacker.linux import process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEARCH = _PIN | os.O_DIRECTORY
@@ -32,16 +36,9 @@ def open_directory(path: Path, *, follow: bool = False) -> int:
     :raises OSError: ENOTDIR for a symlink, also in place of a parent; ELOOP for a symlink of
         another user; otherwise the kernel's error.  The error has the path.
     """
-    walk = _Walk(path, follow=follow)
-    try:
+    with _walking(path, follow=follow) as walk:
         walk.run()
-        if walk.left:
-            raise walk.error
-        return os.dup(walk.here)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
-    finally:
-        walk.close()
+        return walk.reached()
 
 
 def make_directories(path: Path, *, mode: int, start: int | None = None) -> int:
@@ -53,21 +50,14 @@ def make_directories(path: Path, *, mode: int, start: int | None = None) -> int:
     :param start: descriptor of the directory that a relative path starts at.
     :raises OSError: as for `open_directory`.
     """
-    walk = _Walk(path, follow=True, start=start)
-    try:
+    with _walking(path, follow=True, start=start) as walk:
         walk.run()
         while walk.left and walk.error.errno == errno.ENOENT:
             with suppress(FileExistsError):
                 os.mkdir(walk.left[-1], mode, dir_fd=walk.here)
                 walk.enter(mode)
             walk.run()
-        if walk.left:
-            raise walk.error
-        return os.dup(walk.here)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
-    finally:
-        walk.close()
+        return walk.reached()
 
 
 def resolve(path: Path, *, strict: bool = False) -> Path:
@@ -124,8 +114,8 @@ def replaceable_ancestor(path: Path) -> tuple[Path, int] | None:
 class _Walk:
     """A walk from the root or the working directory to a directory.
 
-    ``here`` is the deepest directory that was reached, ``left`` the components after it (the next
-    one last), and ``error`` why it cannot be entered.
+    ``here`` is the deepest directory that the walk has reached.  ``left`` has the components after
+    it, the next one last.  ``error`` is the reason why the walk cannot enter the next one.
     """
 
     __slots__ = ("_follow", "_links", "error", "here", "is_at_file", "left")
@@ -157,6 +147,12 @@ class _Walk:
         """Enter a new directory, and set its permissions."""
         self._move(os.open(self.left.pop(), _SEARCH, dir_fd=self.here))
         os.chmod(f"/proc/self/fd/{self.here}", mode)
+
+    def reached(self) -> int:
+        """Return a new descriptor of the path's directory, or raise `error`."""
+        if self.left:
+            raise self.error
+        return os.dup(self.here)
 
     def close(self) -> None:
         os.close(self.here)
@@ -195,6 +191,18 @@ class _Walk:
         if target.startswith(b"/"):
             self._move(os.open(b"/", _SEARCH))
         return True
+
+
+@contextmanager
+def _walking(path: Path, *, follow: bool, start: int | None = None) -> Iterator[_Walk]:
+    """Yield a walk, and name the whole path in its errors."""
+    walk = _Walk(path, follow=follow, start=start)
+    try:
+        yield walk
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
+    finally:
+        walk.close()
 
 
 def _is_trusted(owner: int) -> bool:

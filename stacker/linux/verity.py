@@ -47,8 +47,8 @@ def enable(fd: int, path: str, *, ioctl: Ioctl = fcntl.ioctl) -> None:
     except OSError as error:
         if error.errno in _LACKING:
             raise UnsupportedError(
-                f"cannot seal: {path}: the filesystem or the kernel has no fs-verity; want "
-                "CONFIG_FS_VERITY and ext4 or f2fs with the feature `verity`, or btrfs"
+                f"cannot seal: {path}: got a filesystem or a kernel without fs-verity, want "
+                "CONFIG_FS_VERITY, and ext4 or f2fs with the feature `verity`, or btrfs"
             ) from error
         if error.errno != errno.EEXIST:
             raise OSError(error.errno, error.strerror, path) from error

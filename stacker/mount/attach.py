@@ -13,7 +13,7 @@ from dataclasses import replace
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, full_disk_hint
+from stacker.errors import MountError, StackerError, full_disk_hint, shell_word
 from stacker.linux import mountinfo, process
 from stacker.mount.drivers.choose import driver_named, execute
 from stacker.mount.drivers.erofs import is_mount_of, release_index
@@ -21,7 +21,6 @@ from stacker.mount.drivers.fuse import FUSE_DRIVERS
 from stacker.mount.record import IndexMount, MountRecord
 from stacker.mount.state import KernelView
 from stacker.mount.target import locked_target, resolve_target
-from stacker.mount.unmount import unmount_path
 from stacker.mount.upper_directory import prepared, resolve_upper
 
 if TYPE_CHECKING:
@@ -60,10 +59,10 @@ def attach(
     """
     if request.driver != "auto":
         driver_named(request.driver)
-    request = checked(request, forbidden=forbidden)
+    request = _checked(table, request, forbidden)
     with locked_target(request.target):
         try:
-            _refuse_copied(table, request.target)
+            _remove_incomplete(table, request.target)
             return _attach(table, request, image)
         except StackerError:
             raise
@@ -71,6 +70,18 @@ def attach(
             text = f"cannot mount: {error.filename or request.target}: {error.strerror}"
             kind = StackerError if error.errno in _DISK_ERRORS else MountError
             raise kind(text, hint=full_disk_hint(error)) from error
+
+
+def _checked(table: Table, request: MountRequest, forbidden: Path | None) -> MountRequest:
+    """Check a request, if necessary after clearing what a killed process left on its paths."""
+    try:
+        return checked(request, forbidden=forbidden)
+    except MountError:
+        from stacker.mount.detach import recover
+
+        if not recover(table, request.target):
+            raise
+    return checked(request, forbidden=forbidden)
 
 
 def _attach(
@@ -83,6 +94,7 @@ def _attach(
             attempts = _Attempts(table, plan, _record(plan, image))
             try:
                 mounted = execute(request.driver, plan, attempts.record_driver)
+                attempts.record_completion()
             except BaseException:
                 attempts.undo()
                 raise
@@ -108,25 +120,41 @@ class _Attempts:
         if driver.name == "fuse":
             adapter = "kernel" if self._plan.fuse is None else self._plan.fuse.adapter
         self.record = replace(
-            self.record, driver=driver.name, bound=bound, index=index, fuse_adapter=adapter
+            self.record,
+            driver=driver.name,
+            bound=bound,
+            index=index,
+            fuse_adapter=adapter,
+            complete=driver.name != "copy",
         )
         self._table.write(self.record)
 
+    def record_completion(self) -> None:
+        if not self.record.complete:
+            self.record = replace(self.record, complete=True)
+            self._table.write(self.record)
+
     def undo(self) -> None:
-        # A driver that fails undoes its mount; this handles a KeyboardInterrupt after the mount.
-        # A copy is excluded, since the driver empties the target only if it has filled it.
-        made = self.record.driver not in {"", "copy"}
-        if made and KernelView().state(self.record) == "mounted":
-            unmount_path(self.record.target, lazy=True)
+        # A driver that fails undoes its mount.  This handles a KeyboardInterrupt after the mount,
+        # and a FUSE server that was killed after its mount(2).  An incomplete copy is excluded,
+        # since the driver empties the target only if it has filled it.
+        made = self.record.driver and self.record.complete
+        if made and KernelView().is_visible(self.record):
+            driver_named(self.record.driver).unmount(self.record, lazy=True)
         release_index(self.record)
 
 
-def _refuse_copied(table: Table, target: Path) -> None:
+def _remove_incomplete(table: Table, target: Path) -> None:
+    """Empty a target where a killed process left a part of a copy; refuse a whole copy."""
     entry = table.find(target)
-    if entry is not None and entry.state == "mounted":
+    if entry is not None and entry.state == "incomplete":
+        from stacker.mount.detach import detach
+
+        detach(table, target)
+    elif entry is not None and entry.state == "mounted":
         raise MountError(
             f"mount target is busy: {target}: it holds a copy of {entry.record.image}",
-            hint=f"stacker umount {target}",
+            hint=f"stacker umount {shell_word(target)}",
         )
 
 

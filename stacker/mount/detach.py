@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, MountError, NotFoundError
+from stacker.errors import LockedError, MountError, NotFoundError, shell_word
 from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named
 from stacker.mount.drivers.erofs import release_index
@@ -78,6 +78,20 @@ def clear_stale(table: Table) -> list[MountRecord]:
     return cleared
 
 
+def recover(table: Table, target: Path) -> bool:
+    """Clear stale mounts, and an incomplete copy on a target.
+
+    :returns: whether there was one.
+    :raises MountError: one of them cannot be cleared.
+    """
+    stale = clear_stale(table)
+    entry = table.find(safe_path.resolve(target))
+    if entry is None or entry.state != "incomplete":
+        return bool(stale)
+    detach(table, target)
+    return True
+
+
 def _clear(table: Table, record: MountRecord) -> bool:
     with suppress(LockedError), table.locked(record.id):
         # Checked again under the lock: another process may have finished or removed the mount.
@@ -94,7 +108,7 @@ def _undo(record: MountRecord, state: State, *, lazy: bool) -> None:
         raise _elsewhere(record)
     if is_dead(record):
         _unmount_dead(record)
-    if state == "mounted":
+    if state in {"mounted", "incomplete"}:
         _refuse_covered(record)
         driver_named(record.driver).unmount(record, lazy=lazy)
 
@@ -112,12 +126,15 @@ def _refuse_covered(record: MountRecord) -> None:
     table = mountinfo.read()
     top, source = table.at(record.target), source_of(record.id)
     if top is None:
-        places = ", ".join(str(m.mount_point) for m in table.mounts if m.source == source)
-        text = f"cannot unmount: {record.target}: the mount was moved to {places}"
-        raise MountError(text, hint=f"umount {places}")
+        moved = [m.mount_point for m in table.mounts if m.source == source]
+        text = (
+            f"cannot unmount: {record.target}: the mount was moved to {', '.join(map(str, moved))}"
+        )
+        raise MountError(text, hint=f"umount {' '.join(map(shell_word, moved))}")
     if top.source != source:
         text = f"cannot unmount: {record.target}: {top.fstype} {top.source} is mounted over it"
-        raise MountError(text, hint=f"umount {record.target}, then stacker umount {record.target}")
+        word = shell_word(record.target)
+        raise MountError(text, hint=f"umount {word} && stacker umount {word}")
 
 
 def _elsewhere(record: MountRecord) -> MountError:
@@ -125,13 +142,14 @@ def _elsewhere(record: MountRecord) -> MountError:
     enter = f"nsenter --mount --target {inside} " if inside else ""
     return MountError(
         f"cannot unmount: {record.target}: it is mounted in another mount namespace",
-        hint=f"in that namespace: {enter}umount {record.target}",
+        hint=f"in that namespace: {enter}umount {shell_word(record.target)}",
     )
 
 
 def _not_found(target: Path) -> NotFoundError:
     return NotFoundError(
-        f"nothing to unmount: {target}: stacker has no mount there", hint="stacker mounts"
+        f"nothing to unmount: {target}: got no mount of stacker, want one",
+        hint="`stacker mounts` lists the mounts",
     )
 
 

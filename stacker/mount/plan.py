@@ -44,8 +44,8 @@ class Plan:
     :param volatile: `upper` is discarded at unmount, so nothing needs to be flushed to disk.
     :param plain: the only layer has no whiteout, no opaque mark and no escaped name, so a bind
         mount exposes it correctly.
-    :param empty: the one of `layers` that is an empty directory, if there is one.
-    :param layer_paths: those of `layers` that have a skeleton, with the path of it.
+    :param empty: the last of `layers`, if it is an empty directory of the mount's own.
+    :param layer_paths: the paths of those `layers` that have a skeleton.
     :param merged: the index of all layers, if the stack is one.  `layers` then has the directory
         where a driver mounts the index to put an overlay on it.
     :param shared: a mount point where the same index is mounted already.
@@ -200,7 +200,7 @@ class StackedImage:
 
     :param id: the image ID, for the mount record and for messages.
     :param stack: the directories to mount.
-    :param layer_paths: those directories of `stack` that have a skeleton, with the path of it.
+    :param layer_paths: the paths of those directories of `stack` that have a skeleton.
     :param diff_ids: the layers of the image, as text, since this package uses no image types.
     :param chain_id: the chain ID that names `stack` in the store, as text; ``None`` for
         directories outside a store.
@@ -215,7 +215,7 @@ class StackedImage:
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What a caller asks for.
+    """The request of a caller.
 
     :param target: the directory to mount on.
     :param driver: a driver's name, or ``auto``.
@@ -237,7 +237,7 @@ class MountRequest:
         if self.fuse is not None and self.driver != "fuse":
             option = "--fuse-passthrough" if self.fuse.passthrough else "--fuse-adapter"
             raise UsageError(
-                f"{option} requires --driver fuse: got --driver {self.driver}",
+                f"{option} requires --driver fuse: got --driver {self.driver}, want fuse",
                 hint=f"add --driver fuse, or omit {option}",
             )
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stacker.errors import IntegrityError, UnsupportedError
+from stacker.errors import IntegrityError, UnsupportedError, json_fault
 
 RECORD_VERSION = 1
 _LAYER = re.compile(r"/layers/([a-z0-9]+)/([0-9a-f]+)/diff$")
@@ -55,6 +55,7 @@ class MountRecord:
     :param diff_ids: the layers that the mount uses.
     :param chain_id: the chain ID of the stack that the mount uses.
     :param index: the mount of a merged index that this mount is, or that is below its overlay.
+    :param complete: whether the target holds all files of a copy.
     """
 
     id: str
@@ -74,6 +75,7 @@ class MountRecord:
     diff_ids: tuple[str, ...] = ()
     chain_id: str | None = None
     index: IndexMount | None = None
+    complete: bool = True
 
     @property
     def is_index(self) -> bool:
@@ -120,16 +122,20 @@ def parse(data: bytes, origin: Path) -> MountRecord:
         if version == RECORD_VERSION:
             return _from_document(document)
     except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"mount record is malformed: {origin}: {error!r}") from None
+        fault = json_fault(error)
+        raise IntegrityError(
+            f"damaged mount record: {origin}: got {fault}, want a mount record"
+        ) from None
     raise UnsupportedError(
-        f"mount record has an unsupported version: {origin}: got {version}, want {RECORD_VERSION}",
+        f"unknown mount record: {origin}: got version {version}, want version {RECORD_VERSION}",
         hint="update stacker: a newer version made the mount",
     )
 
 
 def _from_document(document: dict[str, Any]) -> MountRecord:
     # Records of earlier releases lack these fields.
-    later = {"fuse_adapter": None, "index": None, **_ids_of(document["layers"])}
+    ids = _ids_of(document["layers"])
+    later = {"fuse_adapter": None, "index": None, "complete": True, **ids}
     document = {**later, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from stacker.linux.mountinfo import MountTable
     from stacker.mount.record import MountRecord
 
-State = Literal["mounted", "stale", "elsewhere", "busy"]
-"""`elsewhere`: in another mount namespace; `busy`: a process is mounting or unmounting it."""
+State = Literal["mounted", "stale", "elsewhere", "busy", "incomplete"]
+"""`elsewhere`: in another mount namespace; `busy`: a process is mounting or unmounting it;
+`incomplete`: a killed process left a part of a copy."""
 
 
 class KernelView:
@@ -52,13 +53,16 @@ class KernelView:
 
     def state(self, record: MountRecord) -> State:
         """Return the state of a recorded mount; the mount table adds `busy`."""
-        if self._is_visible(record):
+        if self.is_visible(record):
+            if not record.complete:
+                return "incomplete"
             return "stale" if is_dead(record) else "mounted"
         if record.boot_id == self.boot_id and self._is_elsewhere(record):
             return "elsewhere"
         return "stale"
 
-    def _is_visible(self, record: MountRecord) -> bool:
+    def is_visible(self, record: MountRecord) -> bool:
+        """Return whether our mount namespace has the mount, with or without its FUSE server."""
         if record.driver == "copy":
             return self._is_copied(record)
         if record.boot_id != self.boot_id:

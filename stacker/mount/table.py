@@ -137,7 +137,7 @@ class Table:
         :param target: absolute.
         :raises UnsupportedError: a later version of this program wrote one of the records.
         """
-        precedence = ("mounted", "busy", "elsewhere", "stale")
+        precedence = ("mounted", "incomplete", "busy", "elsewhere", "stale")
         records = (self.read(name) for name in self._names())
         at_target = [record for record in records if record is not None and record.target == target]
         return min(

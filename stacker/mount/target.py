@@ -6,12 +6,14 @@ not use a driver.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, MountError
+from stacker.errors import LockedError, MountError, shell_word
 from stacker.linux import lock, mountinfo, safe_path
 from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.plan import source_of
@@ -28,11 +30,7 @@ def resolve_target(target: Path, *, forbidden: Path | None = None) -> Path:
     :raises MountError: the target is missing, is not a directory, is already a mount point, or
         overlaps `forbidden`.
     """
-    path = _existing(target)
-    if not path.is_dir():
-        raise MountError(
-            f"mount target is not a directory: {target}", hint="choose an empty directory"
-        )
+    path = _existing_directory(target)
     if forbidden is not None:
         refuse_overlap("mount target", path, "the store", Path(os.path.realpath(forbidden)))
     refuse_mount_point(path)
@@ -72,10 +70,10 @@ def refuse_mount_point(path: Path) -> None:
     found = mountinfo.at(path)
     if found is None:
         return
-    ours = found.source.startswith(source_of(""))
+    ours, word = found.source.startswith(source_of("")), shell_word(path)
     raise MountError(
         f"mount target is busy: {path}: {found.fstype} {found.source} is mounted there",
-        hint=f"stacker umount {path}" if ours else f"umount {path}, or choose another directory",
+        hint=f"stacker umount {word}" if ours else f"umount {word}, or choose another directory",
     )
 
 
@@ -98,14 +96,21 @@ def refuse_overlap(what: str, path: Path, what_else: str, other: Path) -> None:
     )
 
 
-def _existing(target: Path) -> Path:
+def _existing_directory(target: Path) -> Path:
     try:
-        return safe_path.resolve(target, strict=True)
+        path = safe_path.resolve(target, strict=True)
+        if stat.S_ISDIR(path.stat().st_mode):
+            return path
     except FileNotFoundError:
-        raise MountError(f"mount target does not exist: {target}", hint=f"mkdir {target}") from None
-    except NotADirectoryError:
         raise MountError(
-            f"mount target is not a directory: {target}", hint="choose an empty directory"
+            f"mount target does not exist: {target}", hint=f"mkdir {shell_word(target)}"
         ) from None
+    except NotADirectoryError:
+        pass
     except OSError as error:
-        raise MountError(f"cannot use mount target: {target}: {error.strerror}") from error
+        dead = error.errno == errno.ENOTCONN  # a FUSE mount that has lost its server
+        raise MountError(
+            f"cannot use mount target: {target}: {error.strerror}",
+            hint=f"umount {shell_word(target)}" if dead else None,
+        ) from error
+    raise MountError(f"mount target is not a directory: {target}", hint="choose an empty directory")

@@ -25,7 +25,7 @@ _BUSY_PAUSES = (0.001, 0.005, 0.02)
 """Seconds between attempts at a busy mount."""
 _HINTS = {
     errno.EPERM: "unmounting needs CAP_SYS_ADMIN in the user namespace that mounted it",
-    errno.EINVAL: "it may belong to the mount namespace that this one was copied from",
+    errno.EINVAL: "the mount may belong to the parent mount namespace: unmount it there",
 }
 
 
@@ -69,13 +69,15 @@ def _try_unmount(target: Path, flags: int) -> bool:
 
 
 def _busy(target: Path) -> MountError:
-    reasons = []
+    reasons = ["it is in use"]
     if inside := mountinfo.read().below(target):
         reasons.append(f"{inside[0].mount_point} is mounted in it")
     if users := list(islice(processes_in(target), _MAX_NAMED_PROCESSES)):
         reasons.append(f"used by process {', '.join(map(str, users))}")
-    hint = f"{'; '.join(reasons)}; or detach it with --lazy" if reasons else "detach it with --lazy"
-    return MountError(f"cannot unmount: {target}: it is in use", hint=hint)
+    return MountError(
+        f"cannot unmount: {target}: {'; '.join(reasons)}",
+        hint="end its use, or detach the mount with --lazy",
+    )
 
 
 def processes_in(directory: Path) -> Iterator[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, MountError
+from stacker.errors import LockedError, MountError, shell_word
 from stacker.linux import lock, mountinfo, safe_path
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_tree
@@ -52,7 +52,10 @@ def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -
     except OSError as error:
         raise MountError(f"cannot use upper directory: {upper}: {error.strerror}") from error
     if not path.parent.is_dir():
-        raise MountError(f"upper directory has no parent: {upper}", hint=f"mkdir -p {path.parent}")
+        raise MountError(
+            f"upper directory has no parent directory: {upper}",
+            hint=f"mkdir -p {shell_word(path.parent)}",
+        )
     if os.path.lexists(path) and not path.is_dir():
         raise MountError(
             f"upper directory is not a directory: {upper}",
@@ -186,7 +189,7 @@ def _remove_leftover(upper: Path, work: Path) -> None:
     if entry is not None and entry.state != "stale":
         raise LockedError(
             f"upper directory is in use: {upper}: by the mount at {entry.record.target}",
-            hint=f"stacker umount {entry.record.target}",
+            hint=f"stacker umount {shell_word(entry.record.target)}",
         )
     _remove(work)
 

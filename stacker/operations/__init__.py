@@ -1,10 +1,11 @@
-"""What stacker does, one module for each operation.
+"""The operations of stacker, one module for each.
 
-:mod:`pull <stacker.operations.pull>`, :mod:`push <stacker.operations.push>`,
-:mod:`copy <stacker.operations.copy>` and :mod:`index <stacker.operations.index>` move images,
-:mod:`mount <stacker.operations.mount>` and :mod:`unpack <stacker.operations.unpack>` use them,
-:mod:`remove <stacker.operations.remove>` and :mod:`usage <stacker.operations.usage>` look after
-the store.  An operation decides the order of the steps and leaves each step to the package that
-owns it.  It takes values and an `Emit` callback; it must not print, read options or read the
-environment.
+`pull`, `push`, `copy` and `index` move images.  `mount` and `unpack` expose an image as a
+filesystem.  `verify` and `repair` find and replace damaged layers.  `remove` and `gc` remove
+objects from the store, `usage` counts its bytes, and `bench` measures a pull.  Several operations
+share `stack`, which builds the stack of an image, `durability`, which flushes layers to disk, and
+`schema1`, which converts old images.
+
+An operation decides the order of the steps, and leaves each step to the package that owns it.  It
+takes values and an `Emit` callback; it must not print, read options or read the environment.
 """

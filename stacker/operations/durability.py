@@ -97,7 +97,7 @@ def _verify(store: Store, diff_id: DiffID) -> bool:
 
 
 def discard_layers(store: Store, diff_ids: Iterable[DiffID]) -> None:
-    """Remove layers from the store, whichever images need them.
+    """Remove layers from the store, even if images need them.
 
     :raises LockedError: another process reads one of them.
     """

@@ -1,31 +1,37 @@
 """Remove objects that no image, mount or running command needs.
 
-A store and an age come in; the removed objects go out, with their sizes.  Each object is locked
-before it is removed, so that a command that uses it keeps it.  A running pull keeps the layers that
-no image lists yet.
+A store and an age come in; the removed objects go out, with the space that each frees.  Each object
+is locked before it is removed, so that a command that uses it keeps it.  While a pull, a mount or
+an unpack is running, the images and their parts stay: no image lists the layers of the pull yet.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError
+from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import ChainID, DiffID
 from stacker.linux import lock
-from stacker.linux.filesystem import is_temporary, sweep_temporaries
+from stacker.linux.filesystem import abandoned_temporaries, is_temporary
+from stacker.linux.removal import remove_path
 from stacker.mount.detach import clear_stale
 from stacker.mount.table import Table
-from stacker.operations.remove import MountedParts, parts_of, remove_image
-from stacker.operations.usage import tree_size
+from stacker.operations.remove import MountedParts, parts_of, paths_of, removable_images
+from stacker.operations.usage import FreedSpace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator
     from pathlib import Path
 
+    from stacker.image.digest import ImageID
+    from stacker.operations.remove import ImageParts
+    from stacker.store.images import StoredImage
     from stacker.store.store import Store
+
+    Discard = Callable[[Iterable[Path]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,8 @@ class Garbage:
     :param kind: ``layer``, ``chain``, ``blob``, ``partial``, ``staging``, ``mount``, ``image``
         or ``temporary``.
     :param name: its digest, its file name, or the target of the mount.
-    :param size: bytes on disk.
+    :param size: bytes on disk that its removal frees.  Those of an image are its parts that no
+        other image has.
     """
 
     kind: str
@@ -52,107 +59,132 @@ def collect_garbage(
     :param dry_run: remove nothing, and return what would be removed.
     :param untagged: remove images without a name, too.
     """
-    found: list[Garbage] = []
-    with suppress(LockedError):
-        if untagged:
-            found += _untagged(store, dry_run=dry_run)
-    found += _stale_mounts(store, dry_run=dry_run)
-    found += _leftovers(store, older_than, dry_run=dry_run)
-    with store.images.write_lock(), ExitStack() as held:
-        found += _unreadable(store, dry_run=dry_run)
-        pulling = lock.try_exclusive(store.pull_lock)
-        if pulling is not None:  # else a pull has layers that no image lists yet
-            held.enter_context(pulling)
-            found += _unlisted(store, time.time() - older_than, dry_run=dry_run)
-    return found
+    collector = _Collector(store, older_than, dry_run)
+    found = [*collector.stale_mounts(), *collector.leftovers()]
+    with store.staging.trash() as discard, store.images.write_lock():
+        idle = lock.try_exclusive(store.pull_lock)
+        if idle is None:  # a pull, a mount or an unpack is running
+            return [*found, *collector.unreadable()]
+        with idle:
+            removed = collector.untagged(discard) if untagged else []
+            return [*found, *removed, *collector.unreadable(), *collector.unlisted(discard)]
 
 
-def _untagged(store: Store, *, dry_run: bool) -> Iterator[Garbage]:
-    for image in store.images.all():
-        if image.names:
-            continue
-        with suppress(LockedError):
-            if not dry_run:
-                remove_image(store, image.id)
-            yield Garbage("image", str(image.id), 0)
+@dataclass(frozen=True, slots=True)
+class _Collector:
+    store: Store
+    older_than: float
+    dry_run: bool
+    _freed: FreedSpace = field(default_factory=FreedSpace)
 
-
-def _unreadable(store: Store, *, dry_run: bool) -> Iterator[Garbage]:
-    """Remove images whose manifest is damaged or missing from the list.  The caller locks it."""
-    for digest in store.images.unreadable() if dry_run else store.images.drop_unreadable():
-        yield Garbage("image", digest, 0)
-
-
-def _stale_mounts(store: Store, *, dry_run: bool) -> Iterator[Garbage]:
-    table = Table(store.mounts)
-    if dry_run:
+    def stale_mounts(self) -> Iterator[Garbage]:
+        """Remove the records of mounts that have ended, and directories without a record."""
+        table = Table(self.store.mounts)
         stale = [entry.record for entry in table.entries() if entry.state == "stale"]
-    else:
-        stale = clear_stale(table)
-    for record in stale:
-        yield Garbage("mount", str(record.target), 0)
+        names = {record.id: str(record.target) for record in stale}
+        names |= {identifier: identifier for identifier in table.abandoned()}
+        sizes = {each: self._freed.add(table.directory / each) for each in names}
+        if not self.dry_run:
+            clear_stale(table)
+        for identifier, name in names.items():
+            if self.dry_run or not (table.directory / identifier).exists():
+                yield Garbage("mount", name, sizes[identifier])
 
-
-def _leftovers(store: Store, older_than: float, *, dry_run: bool) -> Iterator[Garbage]:
-    """Sweep the files of processes that were killed."""
-    for path in store.staging.unlocked():
-        yield Garbage("staging", path.name, tree_size(path))
-    for path in store.partials.older_than(older_than):
-        yield Garbage("partial", path.name, path.stat().st_size)
-    folders = [store.root, store.root / "indexes", *store.blobs.root.glob("*")]
-    for folder in filter(lambda path: path.is_dir(), folders):
-        for path in folder.iterdir():
-            if is_temporary(path.name):
-                yield Garbage("temporary", path.name, path.stat().st_size)
-        if not dry_run:
-            sweep_temporaries(folder)
-    if not dry_run:
-        store.staging.sweep()
-        store.partials.sweep(older_than=older_than)
-
-
-def _unlisted(store: Store, limit: float, *, dry_run: bool) -> list[Garbage]:
-    """Remove layers, chains and blobs that no image has.  The caller holds both locks."""
-    needed = parts_of(store, store.images.all())
-    blobs = {store.blobs.path(digest) for digest in needed.blobs}
-    blobs |= {store.blobs.path(index.digest) for index in store.indexes.all()}
-    chains = {store.chains.path(chain_id) for chain_id in needed.chains}
-    unlisted = set(store.layers.all()) - needed.layers
-    old = [each for each in sorted(unlisted, key=str) if _is_old(_root(store, each), limit)]
-    with store.staging.trash() as discard, store.layers.removing_unread(old) as free:
-        mounted = MountedParts.read(store)  # after the locks: a mount in progress holds one
-        chains |= {store.chains.path(ChainID.parse(name)) for name in mounted.chains}
-        replaced = store.chains.replaced().items()
-        chains |= {path for path, chain_id in replaced if str(chain_id) in mounted.chains}
-        unused = [*_layers(store, free, mounted), *_replaced(store, mounted)]
-        for kind, folder, used in (
-            ("chain", store.chains.directory, chains),
-            ("blob", store.blobs.root, blobs),
+    def leftovers(self) -> Iterator[Garbage]:
+        """Remove the files of processes that were killed."""
+        for kind, paths in (
+            ("staging", self.store.staging.abandoned()),
+            ("partial", self.store.partials.abandoned(older_than=self.older_than)),
+            ("temporary", self._temporaries()),
         ):
-            unused += [
-                (kind, path.name, path)
-                for path in folder.glob("*/*")
-                if path not in used and not is_temporary(path.name) and _is_old(path, limit)
-            ]
-        found = [Garbage(kind, name, tree_size(path)) for kind, name, path in unused]
-        if not dry_run:
-            discard(path for _, _, path in unused)
-    return found
+            for path in paths:
+                yield Garbage(kind, path.name, self._freed.add(path))
+                if not self.dry_run:
+                    remove_path(path)
+
+    def _temporaries(self) -> Iterator[Path]:
+        root = self.store.root
+        for folder in (root, root / "indexes", *self.store.blobs.root.glob("*")):
+            if folder.is_dir():
+                yield from abandoned_temporaries(folder)
+
+    def untagged(self, discard: Discard) -> list[Garbage]:
+        """Remove images without a name.  The caller holds both locks."""
+        removed: dict[ImageID, Garbage] = {}
+        for image in self.store.images.all():
+            if not image.names:
+                with suppress(LockedError, NotFoundError):
+                    size = self._remove(image, discard, besides=removed if self.dry_run else ())
+                    removed[image.id] = Garbage("image", str(image.id), size)
+        return [*removed.values()]
+
+    def _remove(self, image: StoredImage, discard: Discard, *, besides: Collection[ImageID]) -> int:
+        with removable_images(self.store, [image.id], besides=besides) as unused:
+            paths = paths_of(self.store, unused[image.id])
+            size = sum(map(self._freed.add, paths))
+            if not self.dry_run:
+                self.store.images.remove(image.id)
+                discard(paths)
+        return size
+
+    def unreadable(self) -> list[Garbage]:
+        """Remove images whose manifest is damaged or missing from the list.
+
+        `unlisted` frees their parts.  The caller has locked the list of images.
+        """
+        images = self.store.images
+        digests = images.unreadable() if self.dry_run else images.drop_unreadable()
+        return [Garbage("image", digest, 0) for digest in digests]
+
+    def unlisted(self, discard: Discard) -> list[Garbage]:
+        """Remove layers, chains and blobs that no image has.  The caller holds both locks."""
+        store, limit = self.store, time.time() - self.older_than
+        needed = parts_of(store, store.images.all())
+        unlisted = set(store.layers.all()) - needed.layers
+        old = [each for each in sorted(unlisted, key=str) if _is_old(_root(store, each), limit)]
+        replaced = _replaced_layers(store)
+        with store.layers.removing_unread([*old, *replaced.values()]) as free:
+            mounted = MountedParts.read(store)  # after the locks: a mount in progress holds one
+            free -= {DiffID.parse(name) for name in mounted.layers}
+            layers = [(str(each), _root(store, each)) for each in old if each in free]
+            layers += [(path.name, path) for path, each in replaced.items() if each in free]
+            chains = _outside(store.chains.directory, _used_chains(store, needed, mounted), limit)
+            blobs = _outside(store.blobs.root, _used_blobs(store, needed), limit)
+            unused = [("layer", name, path) for name, path in layers]
+            unused += [("chain", path.name, path) for path in chains]
+            unused += [("blob", path.name, path) for path in blobs]
+            found = [Garbage(kind, name, self._freed.add(path)) for kind, name, path in unused]
+            if not self.dry_run:
+                discard(path for _, _, path in unused if path.exists())
+        return found
 
 
-def _layers(
-    store: Store, free: set[DiffID], mounted: MountedParts
-) -> Iterator[tuple[str, str, Path]]:
-    for diff_id in sorted(free, key=str):
-        if str(diff_id) not in mounted.layers:
-            yield "layer", str(diff_id), _root(store, diff_id)
+def _replaced_layers(store: Store) -> dict[Path, DiffID]:
+    return {
+        path: DiffID(path.parent.name, path.name.partition(".")[0])
+        for path in store.layers.replaced()
+    }
 
 
-def _replaced(store: Store, mounted: MountedParts) -> Iterator[tuple[str, str, Path]]:
-    for path in store.layers.replaced():
-        diff_id = DiffID(path.parent.name, path.name.partition(".")[0])
-        if str(diff_id) not in mounted.layers:
-            yield "layer", path.name, path
+def _used_chains(store: Store, needed: ImageParts, mounted: MountedParts) -> set[Path]:
+    used = {store.chains.path(chain_id) for chain_id in needed.chains}
+    used |= {store.chains.path(ChainID.parse(name)) for name in mounted.chains}
+    replaced = store.chains.replaced().items()
+    return used | {path for path, chain_id in replaced if str(chain_id) in mounted.chains}
+
+
+def _used_blobs(store: Store, needed: ImageParts) -> set[Path]:
+    used = {store.blobs.path(digest) for digest in needed.blobs}
+    return used | {store.blobs.path(index.digest) for index in store.indexes.all()}
+
+
+def _outside(folder: Path, used: Container[Path], limit: float) -> list[Path]:
+    """Return the old objects of a folder that are not used."""
+    return [
+        path
+        for path in folder.glob("*/*")
+        if path not in used and not is_temporary(path.name) and _is_old(path, limit)
+    ]
 
 
 def _root(store: Store, diff_id: DiffID) -> Path:

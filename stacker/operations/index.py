@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, NotFoundError, StackerError, UsageError
+from stacker.errors import LockedError, NotFoundError, StackerError, UsageError, shell_word
 from stacker.events import Emit, MemberSent, Transfer
 from stacker.image import mediatype
 from stacker.image.config import parse_config
@@ -95,7 +95,7 @@ def create_index(
 
     If a member is itself an index in a registry, its members become members.
 
-    :param members: what `ImageStore.find` understands, or ``docker://…``.
+    :param members: each an argument of `ImageStore.find`, or ``docker://…``.
     :raises UsageError: an index has that name.
     :raises NotFoundError: the store or the registry lacks a member.
     """
@@ -227,7 +227,9 @@ def _update_members(
     with indexes.write_lock():
         if indexes.find(stored.name).digest != stored.digest:
             raise LockedError(
-                f"changed while it was pushed: index {quoted(stored.name)}", hint="push it again"
+                f"index changed during the push: {quoted(stored.name)}: got another digest than "
+                f"{stored.digest}, want the same",
+                hint=f"`stacker index push {shell_word(stored.name)} DEST` pushes the new index",
             )
         origins = {str(entry.digest): origin for entry, origin in members}
         return indexes.put(stored.name, index, origins)
@@ -287,8 +289,8 @@ def _with_digest_of(entry: Descriptor, root: Descriptor) -> Descriptor:
 def _refuse_existing(indexes: IndexStore, name: str) -> None:
     if indexes.has(name):
         raise UsageError(
-            f"index exists: {quoted(name)}: want a new name",
-            hint=f"choose another name, or remove the index with `stacker index rm {name}`",
+            f"index exists: {quoted(name)}: got the name of an index in the store, want a new name",
+            hint=f"use another name, or remove the index: `stacker index rm {shell_word(name)}`",
         )
 
 
@@ -312,7 +314,7 @@ def _find_member(store: Store, stored: StoredIndex, text: str) -> Descriptor:
             return found[0]
     raise NotFoundError(
         f"no such member: index {quoted(stored.name)}: {quoted(text)}",
-        hint=f"`stacker index inspect {stored.name}` lists its members",
+        hint=f"`stacker index inspect {shell_word(stored.name)}` lists its members",
     )
 
 

@@ -7,9 +7,10 @@ comes before the mount or is refused.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from stacker.linux import lock
 from stacker.mount.attach import attach, checked
 from stacker.mount.drivers.choose import choose
 from stacker.mount.plan import StackedImage, new_id
@@ -63,7 +64,8 @@ def plan_image(
 ) -> tuple[Plan, str, tuple[str, ...]]:
     """Plan the mount of an image, and mount nothing; parameters as for `mount_image`.
 
-    :returns: the plan, the driver that would be tried first, and why it would not be another one.
+    :returns: the plan, the driver that `mount_image` would try first, and the reason of each
+        driver before it.
     """
     with stacked_image(store, name, restore, check) as image:
         request = checked(request, forbidden=store.root)
@@ -84,12 +86,12 @@ def stacked_image(
     :param check: verifies the image while its layers are locked.
     :raises NotFoundError: the store lacks the image or one of its layers.
     """
-    image_id = store.images.find(name)
-    ensure_sound(store, image_id, restore)
-    with (
-        store.images.reading(image_id) as config,
-        store.layers.reading(config.diff_ids),
-    ):
+    with ExitStack() as held:
+        held.enter_context(lock.shared(store.pull_lock))  # gc keeps the stack until it is mounted
+        image_id = store.images.find(name)
+        ensure_sound(store, image_id, restore)
+        config = held.enter_context(store.images.reading(image_id))
+        held.enter_context(store.layers.reading(config.diff_ids))
         if check is not None:
             check(store, image_id)
         stack = ensure_stack(store, config)

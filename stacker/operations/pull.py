@@ -31,7 +31,7 @@ from stacker.store.store import Store
 
 _ATTEMPTS = 3
 UnpackLayer = Callable[[UnpackTask, Emit], LayerUnpacked]
-"""What a worker does with one layer."""
+"""Unpacks one layer, in a worker process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ def pull_image(
     :param unpack: what workers run for a layer; ``None`` for `unpack_layer`.
     :raises NotFoundError: the source has no such image, or another process removed it.
     :raises IntegrityError: a document or a layer differs from its digest.
+    :raises LayerError: a layer is malformed, or exceeds a limit.
     """
     unpacker = _Unpacker(store, options, jobs, emit, unpack)
     with lock.shared(store.pull_lock):  # gc keeps the layers until the image is listed

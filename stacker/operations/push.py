@@ -1,8 +1,9 @@
 """Push an image of the store to a destination, with the image ID that it has.
 
-A store, the name of an image and a destination come in; a `Pushed` goes out.
-A blob that the store or the destination has is sent as it is; another layer is packed: reassembled
-from its directory, verified and compressed.  This module must not speak HTTP or write archives.
+A store, the name of an image and a destination come in; a `Pushed` goes out.  A layer keeps its
+original blob if the store or the destination has the blob.  Otherwise the layer is packed: its tar
+is reassembled from its directory, verified and compressed.  This module must not speak HTTP or
+write archives.
 """
 
 from __future__ import annotations
@@ -201,7 +202,10 @@ def _layers_to_pack(
 def _require_unchanged(
     store: Store, image_id: ImageID, diff_ids: Sequence[DiffID], jobs: int, emit: Emit
 ) -> None:
-    """Compare the attributes of layers, which a diff_id of the tree's contents does not cover."""
+    """Compare the attributes of layers.
+
+    Packing takes the attributes from the skeleton, so the diff_id does not cover those on disk.
+    """
     for layer in verify_layers(store, diff_ids, contents=False, jobs=jobs, emit=emit):
         if not layer.is_sound:
             differences = sorted(layer.differences, key=lambda each: each.what == "mtime")

@@ -7,16 +7,16 @@ finished mount is in the table.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, LockedError, NotFoundError
+from stacker.errors import IntegrityError, LockedError, NotFoundError, shell_word
 from stacker.mount.table import Table
 from stacker.operations.stack import chain_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from stacker.image.digest import ChainID, DiffID, Digest, ImageID
@@ -38,6 +38,11 @@ class ImageParts:
             self.layers - other.layers, self.chains - other.chains, self.blobs - other.blobs
         )
 
+    def among(self, store: Store, roots: Collection[Path]) -> ImageParts:
+        """Return the parts with only those layers whose directories are given."""
+        layers = (each for each in self.layers if store.layers.paths(each).root in roots)
+        return ImageParts(frozenset(layers), self.chains, self.blobs)
+
     def union(self, other: ImageParts) -> ImageParts:
         """Return the parts that are in either."""
         return ImageParts(
@@ -58,27 +63,48 @@ def remove_images(store: Store, image_ids: Iterable[ImageID]) -> dict[ImageID, I
     :raises LockedError: an image is mounted, or another process mounts or unpacks it.
     """
     store.partials.sweep()
-    with store.staging.trash() as discard, store.images.write_lock():
-        unused = _unused_parts(store, list(dict.fromkeys(image_ids)))
-        with ExitStack() as held:
-            for image_id in unused:
-                held.enter_context(store.images.removing(image_id))
-            every = (parts.layers for parts in unused.values())
-            layers = held.enter_context(store.layers.removing(frozenset().union(*every)))
-            mounted = MountedParts.read(store)
-            for image_id, parts in unused.items():
-                _refuse_mounted(mounted, image_id, parts)
-            for image_id in unused:
-                store.images.remove(image_id)
-            discard(
-                [*layers, *(path for each in unused.values() for path in _existing(store, each))]
-            )
-    return unused
+    image_ids = list(dict.fromkeys(image_ids))
+    with (
+        store.staging.trash() as discard,
+        store.images.write_lock(),
+        removable_images(store, image_ids) as unused,
+    ):
+        for image_id in image_ids:
+            store.images.remove(image_id)
+        discard(path for parts in unused.values() for path in paths_of(store, parts))
+        return unused
 
 
-def _unused_parts(store: Store, image_ids: list[ImageID]) -> dict[ImageID, ImageParts]:
+@contextmanager
+def removable_images(
+    store: Store, image_ids: Sequence[ImageID], *, besides: Collection[ImageID] = ()
+) -> Iterator[dict[ImageID, ImageParts]]:
+    """Lock images and their layers against readers for the block, so that it can remove them.
+
+    The caller holds the write lock of the list of images.
+
+    :param besides: other images that are removed, too.
+    :returns: for each image, the parts that no image after it uses.
+    :raises NotFoundError: the store lacks an image.
+    :raises LockedError: an image is mounted, or another process mounts or unpacks it.
+    """
+    unused = _unused_parts(store, image_ids, besides)
+    with ExitStack() as held:
+        for image_id in unused:
+            held.enter_context(store.images.removing(image_id))
+        every = (parts.layers for parts in unused.values())
+        locked = held.enter_context(store.layers.removing(frozenset().union(*every)))
+        mounted = MountedParts.read(store)
+        for image_id, parts in unused.items():
+            _refuse_mounted(mounted, image_id, parts)
+        yield {image_id: parts.among(store, locked) for image_id, parts in unused.items()}
+
+
+def _unused_parts(
+    store: Store, image_ids: Sequence[ImageID], besides: Collection[ImageID]
+) -> dict[ImageID, ImageParts]:
     """Return for each image the parts that no kept image, and no later one of the list, uses."""
-    images = {each.id: each for each in store.images.all()}
+    images = {each.id: each for each in store.images.all() if each.id not in besides}
     for image_id in image_ids:
         if image_id not in images:
             raise NotFoundError(
@@ -114,8 +140,10 @@ def parts_of(store: Store, images: Iterable[StoredImage]) -> ImageParts:
     return ImageParts(frozenset(layers), frozenset(chains), frozenset(blobs))
 
 
-def _existing(store: Store, parts: ImageParts) -> list[Path]:
-    paths = [*map(store.chains.path, parts.chains), *map(store.blobs.path, parts.blobs)]
+def paths_of(store: Store, parts: ImageParts) -> list[Path]:
+    """Return the paths of those parts that the store has."""
+    paths = [store.layers.paths(diff_id).root for diff_id in parts.layers]
+    paths += [*map(store.chains.path, parts.chains), *map(store.blobs.path, parts.blobs)]
     return [path for path in paths if path.exists()]
 
 
@@ -149,5 +177,5 @@ def _refuse_mounted(mounted: MountedParts, image_id: ImageID, unused: ImageParts
     if target is not None:
         raise LockedError(
             f"image in use: {image_id}: it is mounted at {target}",
-            hint=f"stacker umount {target}",
+            hint=f"stacker umount {shell_word(target)}",
         )

@@ -1,8 +1,8 @@
 """Replace the damaged layers of images, from stored blobs or from the sources of the images.
 
 A store, an image, and a function that opens a source come in; the name of the source that supplied
-the layers goes out.  A damaged layer is exchanged for a new one in one step.  A mount
-that uses the old layer keeps it until it is unmounted.
+the layers goes out.  A damaged layer or chain is exchanged for a new one in one step.  A mount
+that uses the old one keeps it until it is unmounted.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, StackerError
+from stacker.errors import IntegrityError, StackerError, shell_word
 from stacker.image.config import pair_layers
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.seal_layer import SealTask, seal_layer
 from stacker.jobs.tasks import UnpackTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.operations.push import StoredImageSource
-from stacker.operations.stack import chain_id_of
+from stacker.operations.stack import chain_id_of, ensure_stack
 
 if TYPE_CHECKING:
     from stacker.events import Emit
@@ -69,6 +69,19 @@ def replace_layers(
         return _replace_layers(store, image_id, found, diff_ids, repair)
 
 
+def rebuild_chain(store: Store, image_id: ImageID) -> ChainID:
+    """Build the chain of an image again, and exchange it; a mount that uses it keeps the old one.
+
+    :raises NotFoundError: a layer is not in the store.
+    """
+    with store.images.reading(image_id) as config, store.layers.reading(config.diff_ids):
+        chain_id = chain_id_of(config)
+        with store.chains.invalidated([chain_id]):
+            pass
+        ensure_stack(store, config)
+    return chain_id
+
+
 def _chains(
     store: Store, images: Iterable[StoredImage], diff_ids: Iterable[DiffID]
 ) -> list[ChainID]:
@@ -108,7 +121,9 @@ def _replace_layers(
 
 def _hint(found: Sequence[StoredImage]) -> str:
     origins = [origin for image in found for origin in image.sources]
-    return f"`stacker pull {origins[0]}`" if origins else "pull the image again with `stacker pull`"
+    if not origins:
+        return "pull the image again with `stacker pull`"
+    return f"`stacker pull {shell_word(origins[0])}`"
 
 
 def _blobs(

@@ -13,16 +13,18 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import LayerError
+from stacker.errors import IntegrityError, LayerError
 from stacker.image.config import chain_ids
 from stacker.image.digest import ChainID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from stacker.image.config import ImageConfig
+    from stacker.image.digest import DiffID
     from stacker.layer.paths import Form, Stack
+    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.stack.rebase import UnpackedLayer
     from stacker.store.store import Store
     from stacker.tar.limits import Limits
@@ -58,37 +60,68 @@ def ensure_stack(
     stack get it.
 
     :param form: the form of the stack; ``None`` for any.
-    :param limits: the limits that the layers were unpacked with, if not the defaults.
+    :param limits: the limits of the pull; ``None`` for an image in the store, whose stack a pull
+        accepted before.
     :param sync: flush new files to disk before publishing the stack.
     :raises NotFoundError: a layer is not in the store.
-    :raises LayerError: the layers do not fit together.
+    :raises LayerError: a hard link has no target, or a path or a limit is exceeded.
+    :raises UnsupportedError: the layers have different whiteout formats.
     """
     chain_id = chain_id_of(config)
-    if not store.chains.has_form(chain_id, form):
-        with store.chains.building(chain_id, form) as directory:
-            if directory is not None:
-                stack = _built(
-                    store, config, directory, form or _common_form(store, config), limits
-                )
-                store.chains.commit(chain_id, directory, stack, sync=sync)
+    if store.chains.is_certain(chain_id):
+        try:
+            stack = store.chains.read(chain_id)
+        except IntegrityError:  # its record is damaged
+            with store.chains.invalidated([chain_id]):
+                pass
+        else:
+            if form in (None, stack.form):
+                return stack
+    with store.chains.building(chain_id, form=form) as directory:
+        if directory is not None:
+            form = form or _common_form(store, config)
+            stack = _built(store, config, directory, form, limits)
+            store.chains.commit(chain_id, directory, stack, sync=sync)
     return store.chains.read(chain_id)
 
 
 def _built(
     store: Store, config: ImageConfig, directory: Path, form: Form, limits: Limits | None
 ) -> Stack:
-    from stacker.stack.build import build_stack  # most mounts find their stack in the store
-    from stacker.stack.build_index import build_index
+    from stacker.tar.limits import UNLIMITED  # most mounts find their stack in the store
 
     if any(form not in store.layers.paths(each).forms for each in config.diff_ids):
         from stacker.operations.convert import add_form
 
         add_form(store, config.diff_ids, form)
-    layers, default = _unpacked_layers(store, config, form), store.whiteout_format
+    layers = unpacked_layers(store, config.diff_ids, form)
     with _explain_long_paths(chain_id_of(config)):
-        if form == "erofs":
-            return build_index(layers, directory=directory, whiteout_format=default, limits=limits)
-        return build_stack(layers, repairs=directory, whiteout_format=default, limits=limits)
+        return build_form(
+            layers, directory, form, store.whiteout_format, limits=limits or UNLIMITED
+        )
+
+
+def build_form(
+    layers: Sequence[UnpackedLayer],
+    directory: Path,
+    form: Form,
+    whiteout_format: WhiteoutFormat,
+    *,
+    limits: Limits,
+) -> Stack:
+    """Stack layers in a form, base first; errors as for `ensure_stack`.
+
+    :param directory: an empty directory for what the stack adds.
+    :param whiteout_format: the format of a stack without layers.
+    """
+    from stacker.stack.build import build_stack
+    from stacker.stack.build_index import build_index
+
+    if form == "erofs":
+        return build_index(
+            layers, directory=directory, whiteout_format=whiteout_format, limits=limits
+        )
+    return build_stack(layers, repairs=directory, whiteout_format=whiteout_format, limits=limits)
 
 
 def _common_form(store: Store, config: ImageConfig) -> Form:
@@ -115,11 +148,14 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
         ) from error
 
 
-def _unpacked_layers(store: Store, config: ImageConfig, form: Form) -> list[UnpackedLayer]:
+def unpacked_layers(
+    store: Store, diff_ids: Sequence[DiffID], form: Form = "tree"
+) -> list[UnpackedLayer]:
+    """Return layers of the store, base first, as `build_form` takes them."""
     from stacker.stack.rebase import UnpackedLayer
 
     layers = {}
-    for each in dict.fromkeys(config.diff_ids):
+    for each in dict.fromkeys(diff_ids):
         paths, record = store.layers.paths(each), store.layers.record(each)
         layers[each] = UnpackedLayer.at(f"layer {each}", paths, record, form)
-    return [layers[each] for each in config.diff_ids]
+    return [layers[each] for each in diff_ids]

@@ -76,7 +76,6 @@ def emptied_on_failure(path: Path) -> Iterator[int]:
     so that a repeated command can replace what a killed one left.
 
     :param path: absolute, without symlinks.
-
     :raises UsageError: `path` is not a directory, or has files.
     :raises LockedError: another process unpacks into the directory.
     :raises StackerError: the block raised an `OSError`.

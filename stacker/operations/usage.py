@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, NotFoundError
+from stacker.linux.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 _BLOCK: Final = 512  # bytes of a block in st_blocks, whatever the filesystem
-_PATH_MAX: Final = 4096
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PARTS: Final = {
     os.fsencode(name): name
     for name in ("layers", "blobs", "partial", "chains", "staging", "mounts")
@@ -161,62 +160,38 @@ def _image_usage(
     )
 
 
-def tree_size(root: Path) -> int:
-    """Return the bytes that a file, or a tree without other mounts, takes on disk.
+class FreedSpace:
+    """Adds up the bytes on disk that the removal of several trees frees.
 
-    A file that another process removes meanwhile does not count.
+    A file with hard links is freed with its last link, and counts then.
     """
-    return sum(size for _, size in _allocated(root))
+
+    def __init__(self) -> None:
+        self._links = Counter[tuple[int, int]]()
+
+    def add(self, root: Path) -> int:
+        """Return the bytes that the removal of a tree frees, after the trees before it."""
+        freed = 0
+        with suppress(FileNotFoundError):  # another process has removed it
+            for _, status in walk(root):
+                inode = status.st_dev, status.st_ino
+                if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                    self._links[inode] += 1
+                    if self._links[inode] < status.st_nlink:
+                        continue
+                freed += status.st_blocks * _BLOCK
+        return freed
 
 
 def _allocated(root: Path) -> Iterator[tuple[bytes, int]]:
     """Yield the path below `root` and the allocated bytes of each inode, as du(1) counts them.
 
-    A chain of hard links counts once.  Directories of other mounts are omitted.
+    A chain of hard links counts once.
     """
-    status = root.lstat()
-    yield b"", status.st_blocks * _BLOCK
-    if not stat.S_ISDIR(status.st_mode):
-        return
     seen: set[int] = set()
-    left = [b""]
-    while left:
-        above = left.pop()
-        for name, entry in _scan(root, above):
-            if entry.st_dev != status.st_dev or entry.st_ino in seen:
+    for path, status in walk(root):
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            if status.st_ino in seen:
                 continue
-            path = above + b"/" + name if above else name
-            if stat.S_ISDIR(entry.st_mode):
-                left.append(path)
-            elif entry.st_nlink > 1:
-                seen.add(entry.st_ino)
-            yield path, entry.st_blocks * _BLOCK
-
-
-def _scan(root: Path, below: bytes) -> list[tuple[bytes, os.stat_result]]:
-    found: list[tuple[bytes, os.stat_result]] = []
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        descriptor = _open_below(root, below)
-        try:
-            with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    with suppress(FileNotFoundError):
-                        status = entry.stat(follow_symlinks=False)
-                        found.append((os.fsencode(entry.name), status))
-        finally:
-            os.close(descriptor)
-    return found
-
-
-def _open_below(root: Path, below: bytes) -> int:
-    """Open a directory whose path can be longer than PATH_MAX."""
-    descriptor = os.open(root, _DIRECTORY)
-    while below:
-        cut = len(below) if len(below) < _PATH_MAX else below.rindex(b"/", 0, _PATH_MAX)
-        part, below = below[:cut], below[cut + 1 :]
-        try:
-            deeper = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
-        finally:
-            os.close(descriptor)
-        descriptor = deeper
-    return descriptor
+            seen.add(status.st_ino)
+        yield path, status.st_blocks * _BLOCK

@@ -1,43 +1,55 @@
-"""Verify the images of a store: their documents, and every byte and attribute of their layers.
+"""Verify the images of a store: their documents, their layers and their chains.
 
-A store and images come in; a result for each layer goes out.  Each layer is verified in
-a worker process.  Nothing in the store is changed; `repair` does that.
+A store and images come in; a result for each layer and chain goes out.  Worker processes verify the
+layers, and keep checksums of the sound ones.  This module replaces nothing; `repair` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import IntegrityError, NotFoundError, StackerError
+from stacker.errors import IntegrityError, LockedError, NotFoundError, StackerError
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.verify_layer import LayerVerified, VerifyTask, verify_layer
+from stacker.operations.stack import chain_id_of
+from stacker.operations.verify_chain import ChainTask, ChainVerified, verify_chain
 
 if TYPE_CHECKING:
     from stacker.events import Emit
-    from stacker.image.digest import DiffID, ImageID
+    from stacker.image.digest import ChainID, DiffID, ImageID
     from stacker.store.store import Store
 
 _SECONDS_PER_ENTRY: Final = 10e-6  # only their ratio matters: long tasks start first
 _SECONDS_PER_BYTE: Final = 1e-9
+_MISSING: Final = "the layer is not in the store"
+_ATTEMPTS: Final = 10  # each but the last needs a removal or a pull at the same moment
 
 
 @dataclass(frozen=True, slots=True)
 class ImageVerified:
-    """An image, its layers base first, and what is wrong with its own documents."""
+    """An image, its layers base first, and the damage of its own documents.
+
+    :param chain_id: the ID of its chain; ``None`` if its config is damaged.
+    """
 
     image_id: ImageID
     diff_ids: tuple[DiffID, ...]
+    chain_id: ChainID | None
     damage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The result of a verification; each layer is listed once, in the order of the images."""
+    """The result of a verification; each layer is listed once, in the order of the images.
+
+    :param chains: the chains of the images whose layers are all sound.
+    """
 
     images: tuple[ImageVerified, ...]
     layers: tuple[LayerVerified, ...]
+    chains: tuple[ChainVerified, ...]
 
     @property
     def damaged(self) -> tuple[LayerVerified, ...]:
@@ -45,9 +57,18 @@ class Verification:
         return tuple(layer for layer in self.layers if not layer.is_sound)
 
     @property
+    def damaged_chains(self) -> tuple[ChainVerified, ...]:
+        """The chains that are not what their layers give."""
+        return tuple(chain for chain in self.chains if not chain.is_sound)
+
+    @property
     def is_sound(self) -> bool:
         """Whether nothing is damaged."""
-        return not self.damaged and all(image.damage is None for image in self.images)
+        return (
+            not self.damaged
+            and not self.damaged_chains
+            and all(image.damage is None for image in self.images)
+        )
 
 
 def verify_images(
@@ -59,20 +80,91 @@ def verify_images(
     emit: Emit,
     unlisted: bool = False,
 ) -> Verification:
-    """Verify images and their layers.
+    """Verify images, their layers, and the chains of images whose layers are all sound.
+
+    An image that another process removes meanwhile is not in the result.
 
     :param contents: read all file contents, too; without it only attributes are compared.
     :param jobs: layers verified at the same time.
     :param emit: called with `PackProgress`.
     :param unlisted: verify the layers that no image lists, too.
+    :raises LockedError: other processes remove and pull the same images again and again.
     """
-    images = tuple(_documents(store, image_id) for image_id in dict.fromkeys(image_ids))
+    chosen = tuple(dict.fromkeys(image_ids))
+    for _ in range(_ATTEMPTS):
+        found = _verify_once(
+            store, chosen, contents=contents, jobs=jobs, emit=emit, unlisted=unlisted
+        )
+        if found.is_sound:
+            return found
+        present = {image.id for image in store.images.all()}
+        if not _is_outdated(store, found, present):
+            return found
+        chosen = tuple(image_id for image_id in chosen if image_id in present)
+    raise LockedError(
+        "cannot verify: other processes remove and pull the same images",
+        hint="run the command again when the other processes are done",
+    )
+
+
+def _is_outdated(store: Store, found: Verification, present: set[ImageID]) -> bool:
+    """Return whether a removal or a pull explains what is missing.
+
+    :param present: the images that the store lists now.
+    """
+    listed = {
+        each for image in found.images if image.image_id in present for each in image.diff_ids
+    }
+    return any(
+        image.damage is not None and image.image_id not in present for image in found.images
+    ) or any(
+        layer.damage == _MISSING
+        and (layer.diff_id not in listed or store.layers.has(layer.diff_id))
+        for layer in found.layers
+    )
+
+
+def _verify_once(
+    store: Store,
+    image_ids: Iterable[ImageID],
+    *,
+    contents: bool,
+    jobs: int,
+    emit: Emit,
+    unlisted: bool,
+) -> Verification:
+    images = tuple(_documents(store, image_id) for image_id in image_ids)
     wanted = dict.fromkeys(diff_id for image in images for diff_id in image.diff_ids)
     if unlisted:
         wanted |= dict.fromkeys(store.layers.all())
     layers = verify_layers(store, [*wanted], contents=contents, jobs=jobs, emit=emit)
     found = {layer.diff_id: layer for layer in layers}
-    return Verification(images, tuple(found[diff_id] for diff_id in wanted))
+    sound = {layer.diff_id for layer in found.values() if layer.is_sound}
+    usable = [image for image in images if sound.issuperset(image.diff_ids)]
+    chains = _verify_chains(store, usable, contents=contents, jobs=jobs, emit=emit)
+    return Verification(images, tuple(found[diff_id] for diff_id in wanted), chains)
+
+
+def _verify_chains(
+    store: Store, images: Iterable[ImageVerified], *, contents: bool, jobs: int, emit: Emit
+) -> tuple[ChainVerified, ...]:
+    chains = {image.chain_id: image.diff_ids for image in images if image.chain_id is not None}
+    every = dict.fromkeys(diff_id for diff_ids in chains.values() for diff_id in diff_ids)
+    with store.layers.reading_present(every) as present:
+        tasks = [
+            ChainTask(store.root, chain_id, diff_ids, contents)
+            for chain_id, diff_ids in chains.items()
+            if present.issuperset(diff_ids)  # not removed meanwhile
+        ]
+        done = run_tasks(
+            tasks,
+            verify_chain,
+            jobs=jobs,
+            emit=emit,
+            what=lambda task: f"chain {task.chain_id}",
+        )
+        found = {chain.chain_id: chain for chain in done}
+    return tuple(found[task.chain_id] for task in tasks)
 
 
 def verify_layers(
@@ -90,7 +182,7 @@ def verify_layers(
             if diff_id in present:
                 tasks += _tasks(store, diff_id, contents=contents)
             else:
-                yield LayerVerified(diff_id, damage="the layer is not in the store")
+                yield LayerVerified(diff_id, damage=_MISSING)
         tasks.sort(key=lambda each: -each[0])
         parts: dict[DiffID, LayerVerified] = {}
         largest_first = [each for _, each in tasks]
@@ -127,14 +219,15 @@ def _tasks(store: Store, diff_id: DiffID, *, contents: bool) -> Iterator[tuple[f
 def _documents(store: Store, image_id: ImageID) -> ImageVerified:
     """Verify the config and the manifests of an image: the store checks each as it reads it."""
     try:
-        diff_ids = store.images.config(image_id).diff_ids
+        config = store.images.config(image_id)
     except (IntegrityError, NotFoundError) as error:
-        return ImageVerified(image_id, (), error.message)
+        return ImageVerified(image_id, (), None, error.message)
+    known = ImageVerified(image_id, config.diff_ids, chain_id_of(config))
     try:
         for image in store.images.all():
             if image.id == image_id:
                 for manifest in image.manifests:
                     store.images.manifest(manifest)
     except StackerError as error:
-        return ImageVerified(image_id, diff_ids, error.message)
-    return ImageVerified(image_id, diff_ids)
+        return replace(known, damage=error.message)
+    return known

@@ -104,6 +104,7 @@ class Authenticator:
 
         :raises AuthenticationError: no credentials, refused credentials, or no supported scheme.
         :raises NetworkError: the token server cannot be reached, or fails.
+        :raises IntegrityError: the token server's response is malformed.
         """
         schemes = {challenge.scheme: challenge for challenge in reversed(challenges)}
         if "bearer" in schemes:
@@ -187,13 +188,14 @@ class Authenticator:
         token = document.get("token") or document.get("access_token")
         # A token becomes a header, so it must not contain a line break.
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise NetworkError(f"cannot get a token: {what}: got a response without one")
+            raise NetworkError(f"cannot get a token: {what}: got a response without one, want one")
         return token
 
     def _refused(self, status: int) -> AuthenticationError:
         failed = "credentials refused" if self._credentials else "authentication required"
         return AuthenticationError(
-            f"{failed}: {self._what}: the token server gave status {status}", hint=LOGIN_HINT
+            f"{failed}: {self._what}: got status {status} from the token server, want 200",
+            hint=LOGIN_HINT,
         )
 
 

@@ -112,6 +112,7 @@ class Client:
         :param what: the object's name for messages.
         :raises AuthenticationError: the registry refuses the request or the credentials.
         :raises NotFoundError: the registry does not have the object.
+        :raises IntegrityError: the object ends before the requested range.
         :raises NetworkError: the registry cannot be reached, or fails.
         """
         response = self.request("GET", self.url(path), headers)
@@ -260,7 +261,7 @@ def status_error(response: Response, what: str, want: int = 200) -> StackerError
     hint = LOGIN_HINT if kind is AuthenticationError else None
     if response.redirected and kind is AuthenticationError:
         # The other host does not receive our credentials, so they cannot be at fault.
-        failed, kind, hint = "redirected to a refusal", NetworkError, None
+        failed, kind, hint = "refused after a redirect", NetworkError, None
     codes = _explained_codes(response.drain())
     return kind(f"{failed}: {what}: got status {response.status}{codes}, want {want}", hint=hint)
 

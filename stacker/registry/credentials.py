@@ -161,7 +161,8 @@ def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
         ) from None
     except subprocess.TimeoutExpired:
         raise AuthenticationError(
-            f"credential helper failed: {what}, for {host}: got no answer in {_HELPER_SECONDS} s"
+            f"credential helper failed: {what}, for {host}: got no answer in {_HELPER_SECONDS} s, "
+            "want one"
         ) from None
     if done.returncode:
         if _NOT_FOUND in done.stdout:

@@ -208,7 +208,7 @@ class BlobDownload(io.RawIOBase):
             self._disconnect()
             raise IntegrityError(
                 f"changed during the transfer: {self._what}: got other bytes for the first "
-                f"{seen} bytes than before",
+                f"{seen} bytes than before, want the same",
                 hint="try again; if the error persists, the registry serves different bytes",
             )
 

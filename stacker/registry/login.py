@@ -88,6 +88,7 @@ def save_credentials(paths: Sequence[str], host: str, user: str, password: str) 
     :raises IntegrityError: a file is malformed.
     :raises AuthenticationError: a helper fails.
     :raises StackerError: a file cannot be written.
+    :raises UsageError: the user name contains a colon.
     """
     if ":" in user:
         raise UsageError("malformed user name: got a ':' in it, want none (RFC 7617)")
@@ -175,7 +176,7 @@ def _read(path: str) -> dict[str, object]:
 @contextmanager
 def _updating(path: str) -> Iterator[dict[str, object]]:
     """Yield the members of a file, and replace the file atomically by their new values."""
-    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    target = Path(os.path.realpath(path))  # replace the target of a symbolic link, not the link
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock.exclusive(target.parent, create=False):

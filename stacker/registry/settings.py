@@ -50,7 +50,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class RegistryAccess:
-    """How to reach registries.
+    """The settings for requests to registries.
 
     :param insecure: accept plain HTTP and certificates of unknown CAs.
     :param auth_files: absolute paths of credential files; the first one with an entry counts.

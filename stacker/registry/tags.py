@@ -52,7 +52,10 @@ def list_tags(client: Client, *, page: int = PAGE) -> Iterator[str]:
                 yield tag
         url = _next_page(response, url, what)
         if url in requested or len(requested) > _MOST_PAGES:
-            raise NetworkError(f"page loop: {what}: got the same page twice, want the next one")
+            raise NetworkError(
+                f"page loop: {what}: got the same page twice, or more than {_MOST_PAGES} pages, "
+                "want a last one"
+            )
 
 
 def _tags(response: Response, what: str) -> tuple[str, ...]:

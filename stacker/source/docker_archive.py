@@ -93,8 +93,8 @@ def open_docker(archive: Archive, name: str) -> DockerArchive:
     diff_ids = parse_config(raw, where).diff_ids
     if len(diff_ids) != len(saved.layers):
         raise IntegrityError(
-            f"image {ImageID.recast(config.digest)}: {_LIST} lists {len(saved.layers)} layers, "
-            f"config lists {len(diff_ids)} diff_ids"
+            f"wrong number of layers: image {ImageID.recast(config.digest)}: got "
+            f"{len(saved.layers)} in {_LIST}, want {len(diff_ids)} as in the config's diff_ids"
         )
     layers = _layers(archive, saved.layers, diff_ids)
     manifest = Manifest(mediatype.OCI_MANIFEST, config, layers)

@@ -79,7 +79,9 @@ def _check_marker(files: FileTree) -> None:
     try:
         marker = parse_object(read_document_file(files, name), f"{files.what}: {name}")
     except NotFoundError:
-        raise IntegrityError(f"not an OCI image layout: {files.what}: no file {name!r}") from None
+        raise IntegrityError(
+            f"not an OCI image layout: {files.what}: got no file {name!r}, want one"
+        ) from None
     version = required(marker, "imageLayoutVersion", str, f"{files.what}: {name}")
     if version != want:
         raise UnsupportedError(

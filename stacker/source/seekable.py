@@ -79,7 +79,7 @@ def _spooled(archive: BinaryIO, what: str, spool: Path, ratio: int) -> str:
         if isinstance(error, OSError):
             raise StackerError(
                 f"cannot decompress the archive: {what}: {error.strerror}",
-                hint=f"stacker decompresses it into a temporary file in {spool}",
+                hint=f"free space in {spool}, or decompress the archive before",
             ) from error
         raise
     return name

@@ -68,7 +68,10 @@ class Archive:
                 break
             found = self._inside(self.links[found])
         else:
-            raise IntegrityError(f"link loop: {self.what}: {quoted(name)}")
+            raise IntegrityError(
+                f"link loop: {self.what}: {quoted(name)}: got more than {_MOST_LINKS} links, "
+                "want a file"
+            )
         if found not in self.members:
             raise NotFoundError(f"not found: {self.what}: {quoted(name)}")
         return found
@@ -81,7 +84,8 @@ class Archive:
         found = _normalised(name)
         if found is None:
             raise IntegrityError(
-                f"unsafe name: {self.what}: {quoted(name)} leads out of the archive"
+                f"unsafe name: {self.what}: {quoted(name)}: got a path out of the archive, want "
+                "one inside"
             )
         return found
 

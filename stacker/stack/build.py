@@ -39,7 +39,8 @@ def build_stack(
     :param repairs: an empty directory on the layers' filesystem, for what the stack adds.
     :param whiteout_format: the format of a stack without layers.
     :param limits: the limits for a layer that is applied again.
-    :raises LayerError: the target of a hard link does not exist.
+    :raises LayerError: the target of a hard link does not exist, or a limit is exceeded.
+    :raises IntegrityError: the skeleton of a layer that is applied again is damaged.
     :raises UnsupportedError: the layers have different whiteout formats.
     """
     whiteout_format = common_format(layers, whiteout_format)

@@ -33,8 +33,8 @@ _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLO
 def flatten(layers: Sequence[Path], target: Path | int, whiteout_format: WhiteoutFormat) -> None:
     """Fill the empty directory ``target`` with the merged tree of ``layers``.
 
-    An image's own ``overlay.*`` xattrs get their plain names, as in a mount.  The target loses what
-    its files would inherit (a default ACL, a set-group-ID bit).
+    An image's own ``overlay.*`` xattrs get their plain names, as in a mount.  The target loses its
+    default ACL and its set-group-ID bit, which new files would inherit.
 
     :param layers: the topmost first.
     :param target: a path, or a descriptor, which stays open.

@@ -81,8 +81,8 @@ class LayerLookup(SymlinkLookup):
     :param layers: the topmost first.
     """
 
-    def __init__(self, layers: Sequence[Path], form: WhiteoutFormat) -> None:
-        self._form = form
+    def __init__(self, layers: Sequence[Path], whiteout_format: WhiteoutFormat) -> None:
+        self._format = whiteout_format
         self._root = _Merged()
         self._root.sources += (os.fsencode(layer) for layer in reversed(layers))
         self._known: dict[bytes, _Merged] = {}
@@ -103,7 +103,7 @@ class LayerLookup(SymlinkLookup):
         found: list[bytes] = []
         for path in _directories(source + b"/" + name for source in sources):
             found.append(path)
-            if path is not sources[-1] and self._form.is_opaque(path):
+            if path is not sources[-1] and self._format.is_opaque(path):
                 break
         return tuple(found)
 
@@ -150,7 +150,7 @@ class LayerLookup(SymlinkLookup):
                 status = os.lstat(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            if not stat.S_ISDIR(status.st_mode) or (number and self._form.is_opaque(path)):
+            if not stat.S_ISDIR(status.st_mode) or (number and self._format.is_opaque(path)):
                 merged.start = len(merged.sources)
             if stat.S_ISDIR(status.st_mode):
                 merged.sources.append(path)

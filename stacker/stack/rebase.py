@@ -93,6 +93,8 @@ def rebase(
     """Apply ``layer`` on top of ``below``, in the empty ``directory``.
 
     :param limits: the limits that the layer was unpacked with.
+    :raises LayerError: the layer exceeds a limit, or its links form a loop.
+    :raises IntegrityError: the skeleton is damaged.
     """
     whiteouts = _collect_whiteouts(layer, below)
     paths = LayerPaths(directory)

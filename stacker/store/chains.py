@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, json_fault
 from stacker.image.digest import ChainID
 from stacker.layer.paths import Form, MergedIndex, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
@@ -74,8 +74,8 @@ class ChainStore:
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
-                f"damaged chain record: {path}: {error}",
-                hint="remove the images with these layers (`stacker rm`), and pull them again",
+                f"damaged chain record: {path}: got {json_fault(error)}, want a chain record",
+                hint="rebuild the chain with `stacker repair --all`",
             ) from error
 
     def _stack(self, data: dict[str, Any]) -> Stack:
@@ -91,14 +91,18 @@ class ChainStore:
         )
 
     @contextmanager
-    def building(self, chain_id: ChainID, form: Form | None = None) -> Iterator[Path | None]:
-        """Lock a chain, and return an empty directory to build it in.
+    def building(
+        self, chain_id: ChainID, *, form: Form | None = None, again: bool = False
+    ) -> Iterator[Path | None]:
+        """Lock a chain, and yield an empty directory to build it in.
+
+        Yields ``None`` if another process has built the chain meanwhile.
 
         :param form: the form of the stack; ``None`` for any.
-        :returns: ``None`` if another process has built the chain meanwhile.
+        :param again: build the chain even if the store has it.
         """
         with self.staging.locked(_lock_name(chain_id)) as path:
-            if self.has_form(chain_id, form):
+            if not again and self.has_form(chain_id, form):
                 yield None
                 return
             path.mkdir(mode=0o700)
@@ -139,7 +143,8 @@ class ChainStore:
             for chain_id in sorted(set(chain_ids), key=str):
                 held.enter_context(self.staging.locked(_lock_name(chain_id)))
                 path = self.path(chain_id)
-                with suppress(FileNotFoundError, ValueError):  # missing or damaged: not certain
+                # A record that is missing or damaged has no boot ID.
+                with suppress(FileNotFoundError, ValueError, TypeError):
                     record = json.loads((path / _RECORD).read_bytes())
                     write_atomically(path / _RECORD, json.dumps({**record, "bootID": ""}).encode())
                 (path / _DURABLE).unlink(missing_ok=True)

@@ -82,7 +82,8 @@ class ImageStore:
         found = [image.id for image in images if digits and image.id.hex.startswith(digits)]
         if len(found) > 1:
             raise UsageError(
-                f"ambiguous image: {text!r}: got {', '.join(sorted(i.short for i in found))}",
+                f"ambiguous image: {text!r}: got {', '.join(sorted(i.short for i in found))}, "
+                "want one image",
                 hint="give more digits of the image ID; `stacker images` lists the IDs",
             )
         if not found:
@@ -103,6 +104,8 @@ class ImageStore:
         """Return the config of an image.
 
         :raises NotFoundError: the image is not in the store.
+        :raises IntegrityError: the config is damaged or malformed.
+        :raises UnsupportedError: the config has an unsupported format.
         """
         return parse_config(self.blobs.read(image_id), f"config {image_id}")
 
@@ -132,9 +135,10 @@ class ImageStore:
 
     @contextmanager
     def reading(self, image_id: ImageID) -> Iterator[ImageConfig]:
-        """Lock an image against removal, and return its config.
+        """Lock an image against removal, and yield its config.
 
         :raises NotFoundError: the image is not in the store.
+        :raises IntegrityError: the config is damaged or malformed.
         """
         try:
             held = lock.shared(self.blobs.path(image_id), create=False)
@@ -226,7 +230,7 @@ class ImageStore:
             return None
 
     def _entries(self) -> list[Descriptor]:
-        """Return the entries of ``index.json``; if it is damaged, what `blobs` has instead."""
+        """Return the entries of ``index.json``; if it is damaged, the manifests in `blobs`."""
         try:
             return self._listed()
         except IntegrityError:

@@ -129,9 +129,10 @@ class IndexStore:
     def _record(self, path: Path) -> tuple[str, Digest, dict[str, str]]:
         what = str(path)
         members = parse_object(path.read_bytes(), what)
-        if required(members, "version", int, what) != VERSION:
+        if (version := required(members, "version", int, what)) != VERSION:
             raise UnsupportedError(
-                f"unknown index: {what}", hint="update stacker: a newer version wrote it"
+                f"unknown index record: {what}: got version {version}, want version {VERSION}",
+                hint="update stacker: a newer version wrote it",
             )
         return (
             required(members, "name", str, what),

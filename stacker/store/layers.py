@@ -70,12 +70,12 @@ class LayerStore:
 
     @contextmanager
     def unpacking(self, diff_id: DiffID, *, replace: bool = False) -> Iterator[LayerPaths | None]:
-        """Lock a layer, and return the paths to unpack it to.
+        """Lock a layer, and yield the paths to unpack it to.
 
         Without a :meth:`commit`, the end of the context removes them.
 
         :param replace: unpack the layer even if the store has it; :meth:`commit` exchanges them.
-        :returns: ``None`` if another process has unpacked the layer meanwhile.
+        Yields ``None`` if another process has unpacked the layer meanwhile.
         """
         with self.staging.locked(f"{diff_id.algorithm}-{diff_id.hex}") as path:
             if self.has(diff_id) and not replace:
@@ -86,7 +86,7 @@ class LayerStore:
 
     @contextmanager
     def unpacking_blob(self, blob: Digest) -> Iterator[LayerPaths]:
-        """Lock a blob whose diff_id is unknown, and return the paths to unpack it to.
+        """Lock a blob whose diff_id is unknown, and yield the paths to unpack it to.
 
         The caller calls :meth:`commit` inside :meth:`unpacking` of the computed diff_id.  Without
         it, the end of the context removes the paths.
@@ -201,7 +201,7 @@ class LayerStore:
 
     @contextmanager
     def reading_present(self, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
-        """Lock those layers that are in the store against removal, and return them."""
+        """Lock those layers that are in the store against removal, and yield them."""
         present = set()
         with _Locks(self.root) as locks:
             for diff_id in dict.fromkeys(diff_ids):
@@ -213,7 +213,7 @@ class LayerStore:
 
     @contextmanager
     def removing(self, diff_ids: Iterable[DiffID]) -> Iterator[list[Path]]:
-        """Lock layers against readers, and return the paths to remove.
+        """Lock layers against readers, and yield the paths to remove.
 
         :raises LockedError: another process reads one of them.
         """
@@ -225,18 +225,17 @@ class LayerStore:
                         f"layer in use: {diff_id}: another process reads it",
                         hint="run the command again when the other process is done",
                     )
-            yield [self.paths(diff_id).root for diff_id in present if diff_id in free]
+            yield [self.paths(diff_id).root for diff_id in present if self.has(diff_id)]
 
     @contextmanager
     def removing_unread(self, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
-        """Lock those layers that no other process reads against readers, and return them."""
+        """Lock the layers that no other process reads against readers, and yield them."""
         with _Locks(self.root) as locks:
-            free = {
+            yield {
                 diff_id
                 for diff_id in dict.fromkeys(diff_ids)
                 if locks.of(diff_id).try_exclude(_offset(diff_id))
             }
-            yield {diff_id for diff_id in free if self.has(diff_id)}
 
     def all(self) -> Iterator[DiffID]:
         """Yield the diff_id of every layer in the store."""

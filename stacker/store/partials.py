@@ -97,11 +97,10 @@ class PartialStore:
 
     @contextmanager
     def locked(self, digest: Digest) -> Iterator[Partial | None]:
-        """Lock a partial blob, and return it; it may be empty.
+        """Lock a partial blob, and yield it; it may be empty.
 
-        The file stays after the context, unless it is empty.
-
-        :returns: ``None`` if another process has the lock.
+        The file stays after the context, unless it is empty.  Yields ``None`` if another process
+        has the lock.
         """
         self.root.mkdir(mode=0o700, exist_ok=True)
         path = self.root / f"{digest.algorithm}-{digest.hex}"
@@ -117,13 +116,12 @@ class PartialStore:
                 if not os.fstat(held.descriptor).st_size:
                     partial.remove()
 
-    def sweep(self, *, older_than: float = STALE_AFTER) -> int:
-        """Remove partial blobs without a recent write.
+    def abandoned(self, *, older_than: float = STALE_AFTER) -> Iterator[Path]:
+        """Yield partial blobs without a recent write, each locked until the next one.
 
         :param older_than: seconds since the last write.
-        :returns: the number of removed files.
         """
-        swept, limit = 0, time.time() - older_than
+        limit = time.time() - older_than
         for path in self._all():
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime >= limit:
@@ -131,14 +129,18 @@ class PartialStore:
                 held = lock.try_exclusive(path, create=False)
                 if held is not None:
                     with held:
-                        path.unlink()
-                    swept += 1
-        return swept
+                        yield path
 
-    def older_than(self, seconds: float) -> list[Path]:
-        """Return the files that no process wrote to for `seconds`."""
-        limit = time.time() - seconds
-        return [path for path in self._all() if path.stat().st_mtime < limit]
+    def sweep(self) -> int:
+        """Remove partial blobs without a recent write.
+
+        :returns: the number of removed files.
+        """
+        swept = 0
+        for path in self.abandoned():
+            path.unlink()
+            swept += 1
+        return swept
 
     def _all(self) -> list[Path]:
         try:

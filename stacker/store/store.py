@@ -106,7 +106,11 @@ class Store:
 
     @property
     def pull_lock(self) -> Path:
-        """The file that pulls lock: no image lists their layers until they end."""
+        """The file that pulls, mounts and unpacks share, and that `gc` locks alone.
+
+        No image lists the layers of a running pull.  A mount or an unpack that was given the
+        digest of a config uses a stack that perhaps no image lists.
+        """
         return self.root / "pull.lock"
 
     @property
@@ -150,10 +154,12 @@ def _damaged(metadata: Path, error: Exception) -> StackerError:
     match error:
         case json.JSONDecodeError():
             fault = f"got malformed JSON at byte {error.pos}, want an object"
+        case UnicodeDecodeError():
+            fault = f"got bytes that are not UTF-8 at byte {error.start}, want JSON"
         case AttributeError():
             fault = "got another JSON value, want an object"
         case _:
-            fault = str(error)
+            fault = "got an unknown whiteout format, want trusted or user"
     return StackerError(
         f"damaged store: {metadata}: {fault}",
         hint="restore the file, or name another store with --store",
@@ -202,7 +208,8 @@ def _refuse_replaceable(root: Path) -> None:
     else:
         who, fix = f"UID {owner}", ""
     raise UsageError(
-        f"other users can replace the store: {root}: {who} can write to {above}",
+        f"other users can replace the store: {root}: got {above}, which {who} can write to, want "
+        "a directory of root or of yours",
         hint=f"{fix}name a store with --store where only root and you can write",
     )
 
@@ -212,7 +219,7 @@ def _create(root: Path) -> None:
     foreign = names - {"oci-layout", "index.json", "blobs", *_PARTS}
     if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
         raise UsageError(
-            f"not a store: {root}: got a directory with other files",
+            f"not a store: {root}: got a directory with other files, want an empty one",
             hint="name an empty or a missing directory with --store",
         )
     root.chmod(0o700)

@@ -72,7 +72,9 @@ def decompressed(
 
     :param what: name of the stream for errors.
     :param max_window: bytes of memory that a zstd stream may demand, at most 2 GiB.
-    :raises IntegrityError: the stream is corrupt or truncated.
+    :raises IntegrityError: the stream is corrupt, or a gzip stream is truncated.  A truncated zstd
+        stream ends without an error; the caller must verify the digest.
+    :raises LayerError: a zstd stream demands a window of more than ``max_window``.
     """
     head = b""
     for chunk in chunks:
@@ -124,7 +126,9 @@ def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
                     "want fewer"
                 )
     except (igzip_lib.error, EOFError) as error:  # type: ignore[misc]  # its stub says instance
-        raise IntegrityError(f"corrupt gzip: {what}: {error}") from error
+        raise IntegrityError(
+            f"corrupt gzip: {what}: got {_fault(error)}, want a gzip stream"
+        ) from error
 
 
 def _next_member(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
@@ -203,10 +207,18 @@ def _unzstd(chunks: Iterator[bytes], what: str, max_window: int) -> Iterator[byt
     except zstandard.ZstdError as error:
         if "too much memory" in str(error):
             raise LayerError(
-                f"over a limit: {what}: got a zstd window of more than {max_window} bytes",
+                f"over a limit: {what}: got a zstd window of more than {max_window} bytes, "
+                "want at most that",
                 hint="raise the limit with --max-window if you trust the image",
             ) from error
-        raise IntegrityError(f"corrupt zstd: {what}: {error}") from error
+        raise IntegrityError(
+            f"corrupt zstd: {what}: got {_fault(error)}, want a zstd stream"
+        ) from error
+
+
+def _fault(error: Exception) -> str:
+    """Return the fault of a stream in our words; the libraries add numbers and other names."""
+    return "a wrong checksum" if "checksum" in str(error).lower() else "malformed data"
 
 
 # Compression: equal input gives equal output.

@@ -20,7 +20,7 @@ DEPTH = 32
 
 @contextmanager
 def threaded(chunks: Iterator[bytes], *, depth: int = DEPTH) -> Iterator[Iterator[bytes]]:
-    """Run an iterator in a thread, and return an iterator over its items for this thread.
+    """Run an iterator in a thread; yield an iterator over its items for the calling thread.
 
     An exception of ``chunks`` is raised in the consumer.  The end of the context stops and joins
     the thread, even if items are left.
@@ -55,7 +55,10 @@ class BoundedQueue(Generic[Item]):
         self._error: BaseException | None = None
 
     def fill(self, items: Iterator[Item]) -> None:
-        """Put all items into the queue, and pass an exception of the iterator on."""
+        """Put all items into the queue, then close the iterator and end the queue.
+
+        `items` raises an exception of the iterator in the consumer's thread.
+        """
         try:
             for item in items:
                 if not self.put(item):

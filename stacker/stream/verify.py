@@ -112,7 +112,7 @@ def metered(chunks: Iterator[bytes], report: Callable[[int], None]) -> Iterator[
 
 @contextmanager
 def hash_thread(*, depth: int = DEPTH) -> Iterator[Callable[[Hash], Hash]]:
-    """Return a function that makes a hash run in another thread, for `verified`.
+    """Yield a function that moves the updates of a hash to another thread, for `verified`.
 
     All hashes share one thread.  The end of the context waits for it and joins it; a later update
     runs in the calling thread.

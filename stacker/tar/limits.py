@@ -56,7 +56,7 @@ UNLIMITED = Limits(
     names=1 << 62,
     ratio=1 << 40,
 )
-"""For layers of a store, which were within the limits when they were unpacked."""
+"""The limits for a layer that was accepted before."""
 
 
 class Budget:

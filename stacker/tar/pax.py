@@ -97,4 +97,6 @@ def _base64_decoded(value: bytes, key: bytes, what: str) -> bytes:
     try:
         return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
     except binascii.Error as error:
-        raise LayerError(f"malformed PAX value: {what}: {key!r}: {error}") from error
+        raise LayerError(
+            f"malformed PAX value: {what}: {key!r}: got {value[:40]!r}, want base64"
+        ) from error

@@ -353,6 +353,6 @@ class TarReader(BlockReader):
 
     def _over(self, what: str, limit: int, flag: str) -> NoReturn:
         raise LayerError(
-            f"over a limit: {self.what}: got more than {limit} {what}",
+            f"over a limit: {self.what}: got more than {limit} {what}, want fewer",
             hint=f"raise the limit with {flag} if you trust the image",
         )

@@ -65,9 +65,9 @@ def from_records(
 def version(values: Mapping[bytes, bytes]) -> int | None:
     """Return which PAX form the records have.
 
-    Records of an unknown version make no sparse file; nor do records without version, size and map.
-    Other readers then use the header's name and the plain payload (Go's archive/tar).  If readers
-    saw different names, an image could hide a file from some of them.
+    Records of an unknown version do not describe a sparse file.  Records without version, size and
+    map do not either.  Go's archive/tar then uses the header's name and the plain payload.  If
+    readers saw different names, an image could hide a file from some of them.
 
     :returns: 0 if the map is in the records, 1 if it is at the start of the payload, or ``None``.
     """
@@ -93,7 +93,8 @@ def from_payload(
         while b"\n" not in text:
             if used + BLOCK > min(stored, limits.pax_bytes):
                 raise LayerError(
-                    f"malformed sparse map: {what}: got no end within {used} bytes of the payload"
+                    f"malformed sparse map: {what}: got no end within {used} bytes of the payload, "
+                    "want the whole map"
                 )
             text += take(BLOCK)
             used += BLOCK
@@ -128,7 +129,8 @@ def from_old_header(
         used += BLOCK
         if used > limits.pax_bytes:
             raise LayerError(
-                f"over a limit: {what}: got more than {limits.pax_bytes} bytes of sparse map",
+                f"over a limit: {what}: got more than {limits.pax_bytes} bytes of sparse map, "
+                "want fewer",
                 hint="raise the limit with --max-pax-bytes if you trust the image",
             )
         block = take(BLOCK)

@@ -50,7 +50,7 @@ class Difference:
 
 
 def differences(got: Contents, want: Contents) -> Iterator[Difference]:
-    """Return every difference between a tree on disk and the entries of its layer.
+    """Yield every difference between a tree on disk and the entries of its layer.
 
     Access times are not compared, since reading a file changes them.
 

@@ -149,7 +149,7 @@ class CopyUp:
     def _publish(
         self, node: Node, name: bytes, held: int, targets: list[tuple[Inode, bytes]]
     ) -> Inode:
-        """Give a copy all its names; a copy without names is kept open for those who use it."""
+        """Give a copy all its names; keep a copy without names open for its readers."""
         inodes, work = self._inodes, self._work
         if not targets:
             work.discard(name)

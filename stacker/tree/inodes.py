@@ -225,11 +225,11 @@ class Inodes:
         trail: list[tuple[Node, bytes]] = []
         fd = self._pinned(inode)
         while fd < 0:
-            place = next(iter(inode.names), None)
-            if place is None:
+            found = next(iter(inode.names), None)
+            if found is None:
                 raise OSError(errno.ESTALE, "no such inode")
-            trail.append((inode.number, place[1]))
-            inode = self._upper[place[0]]
+            trail.append((inode.number, found[1]))
+            inode = self._upper[found[0]]
             fd = self._pinned(inode)
         for number, name in reversed(trail):
             fd = opath.pin(name, fd)

@@ -81,16 +81,17 @@ def hidden_by(name: bytes) -> set[bytes]:
     return {hidden}
 
 
-def refuse_unread(names: Iterable[bytes], place: bytes) -> None:
+def refuse_unread(names: Iterable[bytes], path: bytes) -> None:
     """Refuse marks of overlayfs features that are off.
 
     :param names: the xattr names of a file.
+    :param path: the path of the file, for the error.
     :raises OSError: ``EPERM``, as from the kernel.
     """
     for name in names:
         if name in _UNREAD:
             text = f"has the mark {name.decode()} of redirect_dir or metacopy"
-            raise OSError(errno.EPERM, text, place)
+            raise OSError(errno.EPERM, text, path)
 
 
 class UpperMarks:

@@ -80,7 +80,7 @@ class WorkDirectory:
         """Rename a file from here into a directory.
 
         :param held: a descriptor of the file, needed if its mode may forbid the move.
-        :param over: exchange it with a file that rename(2) cannot replace, and remove that.
+        :param over: exchange it with a file that rename(2) cannot replace, and remove that file.
         :raises OSError: the kernel's error; the file is removed then.
         """
         flag = opath.RENAME_EXCHANGE if over else 0

@@ -79,12 +79,12 @@ def mounted(request: pytest.FixtureRequest, mounts_lock: Path) -> Iterator[Mount
         (workspace / "target").mkdir()
         if subject.words is not None:
             stock(workspace, subject.form)
-        place = Mounted(subject, workspace, mounts_lock)
-        before = place.layers()
-        place.mount()
-        yield place
-        place.unmount()
-        assert place.layers() == before, "a layer was written to"
+        mounted = Mounted(subject, workspace, mounts_lock)
+        before = mounted.layers()
+        mounted.mount()
+        yield mounted
+        mounted.unmount()
+        assert mounted.layers() == before, "a layer was written to"
     finally:
         unmount_by_force(workspace / "target")
         remove_tree(workspace) if subject.words else shutil.rmtree(workspace)
@@ -98,8 +98,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def place(mounted: Mounted, kind: str) -> Iterator[CaseDirectory]:
+def case(mounted: Mounted, kind: str) -> Iterator[CaseDirectory]:
     """Return a directory with the usual files."""
     before = os.umask(0o022)
-    yield mounted.place(kind)
+    yield mounted.case_directory(kind)
     os.umask(before)

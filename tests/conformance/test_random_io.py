@@ -127,7 +127,7 @@ def reopen(file: File, at: int, length: int) -> None:
 
 
 def seek(file: File, at: int, length: int) -> None:
-    """Check the holes that lseek(2) reports; filesystems may place them differently."""
+    """Check the holes that lseek(2) reports; filesystems may case them differently."""
     size = file.size
     try:
         data = os.lseek(file.writer, at, os.SEEK_DATA)
@@ -234,14 +234,14 @@ def compare(mine: File, plain: File) -> None:
 def test_random_io_equals_that_on_a_plain_file(
     mounted: Mounted, tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
 ) -> None:
-    place = mounted.place(LOWER, "random")
+    case = mounted.case_directory(LOWER, "random")
     beside = tmp_path_factory.getbasetemp() / "random-io"
     beside.write_bytes(DATA)
-    mine, plain = File(place / "data"), File(beside)
+    mine, plain = File(case / "data"), File(beside)
     try:
         compare(mine, plain)
         for step in steps:
-            if step.name in place.subject.refuses:
+            if step.name in case.subject.refuses:
                 refused(mine, step)
             else:
                 assert step.on(mine) == step.on(plain), step
@@ -254,25 +254,25 @@ def test_random_io_equals_that_on_a_plain_file(
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_driver_refuses_the_documented_calls(mounted: Mounted, operation: str) -> None:
-    place = mounted.place(LOWER, "random")
-    file = File(place / "data")
+    case = mounted.case_directory(LOWER, "random")
+    file = File(case / "data")
     try:
         answer = Step(operation, 100, 50).on(file)
     finally:
         file.close()
         os.close(file.reader)
     refusing = answer in {errno.errorcode[number] for number in REFUSALS}
-    assert refusing == (operation in place.subject.refuses), answer
+    assert refusing == (operation in case.subject.refuses), answer
 
 
-def test_earlier_mapping_shows_a_write_or_deviates_as_documented(place: CaseDirectory) -> None:
+def test_earlier_mapping_shows_a_write_or_deviates_as_documented(case: CaseDirectory) -> None:
     with (
-        (place / "file").open("rb", buffering=0) as reader,
+        (case / "file").open("rb", buffering=0) as reader,
         mmap.mmap(reader.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory,
     ):
         before = memory[:7]
-        with (place / "file").open("r+b", buffering=0) as writer:
+        with (case / "file").open("r+b", buffering=0) as writer:
             writer.write(b"written")
-        stale = place.deviates(Deviation.LOWER_MAPPING_IS_STALE, "file")
+        stale = case.deviates(Deviation.LOWER_MAPPING_IS_STALE, "file")
         assert memory[:7] == (before if stale else b"written")
         assert os.pread(reader.fileno(), 7, 0) == b"written"

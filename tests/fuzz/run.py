@@ -9,15 +9,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 _GRACE: Final = 120  # seconds for imports, and for the last input
+_ABORT: Final = 30  # seconds to write the input of a finding
 _LAST: Final = 3000  # characters of output that explain a finding
 
 
@@ -54,22 +57,36 @@ def fuzz(target: str, seconds: int, directory: Path) -> Outcome:
 def _fuzz(target: str, seconds: int, directory: Path, environ: dict[str, str]) -> Outcome:
     module = f"tests.fuzz.with_{engine()}"
     command = [sys.executable, "-m", module, target, str(seconds), str(directory)]
-    try:
-        done = subprocess.run(
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=environ,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=seconds + _GRACE,
         )
-    except subprocess.TimeoutExpired:
-        return Outcome(target, engine(), 0, seconds, "the fuzzer does not end")
-    ended = re.search(r"Done (\d+) runs? in", done.stdout)
-    failed = done.returncode != 0 or ended is None
-    finding = f"exit code {done.returncode}: {done.stdout[-_LAST:]}" if failed else ""
+        code = wait(process, seconds + _GRACE)
+        output.seek(0)
+        text = output.read()
+    ended = re.search(r"Done (\d+) runs? in", text)
+    failed = code != 0 or ended is None
+    finding = f"exit code {code}: {text[-_LAST:]}" if failed else ""
     return Outcome(target, engine(), int(ended[1]) if ended else 0, seconds, finding)
+
+
+def wait(process: subprocess.Popen[bytes], seconds: int) -> int:
+    """Wait for the end of a process; return its exit code.
+
+    A process that takes longer is aborted, so that libFuzzer writes the input.  Only seconds count
+    in which this process runs, too: a virtual machine can stand still for half an hour.
+    """
+    for _ in range(seconds):
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(1)
+    process.send_signal(signal.SIGABRT)
+    try:
+        return process.wait(_ABORT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()

@@ -373,11 +373,19 @@ def _header_seeds() -> list[bytes]:
     ]
 
 
+_LARGE_WINDOW: Final = b"\x28\xb5\x2f\xfd\0\x88\x09\0\0a"
+"""A zstd frame of one byte that asks for a window of 128 MiB."""
+
+
 def _compressed_seeds() -> list[bytes]:
     plain = os.urandom(500) + bytes(3000)
     gzip, zstd = images.compressed(plain, "gzip"), images.compressed(plain, "zstd")
     skippable = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
-    return [plain, gzip, gzip + bytes(20) + gzip, zstd, skippable + zstd + skippable, zstd + zstd]
+    members, frames = images.compressed(b"a", "gzip") * 100, _LARGE_WINDOW * 300
+    return [
+        *(plain, gzip, gzip + bytes(20) + gzip, zstd, skippable + zstd + skippable, zstd + zstd),
+        *(members, frames),
+    ]
 
 
 _TAR_TOKENS: Final = (b"ustar\x0000", b"ustar  \0", b".wh.", b".wh..wh..opq", b"../", b"\0" * 512)

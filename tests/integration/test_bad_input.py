@@ -163,7 +163,7 @@ def test_different_numbers_of_layers_are_rejected(stacker: Stacker, tmp_path: Pa
         tmp_path / "app", [LAYER, UPPER], config=lambda config: config["rootfs"]["diff_ids"].pop()
     )
     text = stacker.refused(5, "pull", app.source)
-    assert "manifest lists 2 layers, config lists 1 diff_ids" in text
+    assert "got 2 in the manifest, want 1 as in the config's diff_ids" in text
     stacker.assert_clean(layers=0)
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from stacker.errors import IntegrityError
+from stacker.errors import IntegrityError, MountError
 from stacker.fuse import protocol
+from stacker.fuse.daemon import Daemon
 from stacker.fuse.dispatch import RequestHandler
 from stacker.fuse.options import FuseAdapter, FuseOptions
 from stacker.fuse.read_only import ReadOnlyAdapter
@@ -29,7 +30,9 @@ from stacker.layer.paths import LayerPaths
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock, mountapi, mountinfo
 from stacker.mount.drivers.fuse import FuseDriver
-from stacker.mount.plan import Plan
+from stacker.mount.plan import MountRequest, Plan
+from stacker.operations.mount import mount_image
+from stacker.store.store import Store
 from tests.support import images
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.command import Stacker
@@ -550,6 +553,54 @@ def test_mounts_clears_a_mount_without_a_server(
     is_clean(stacker)
     mount(stacker, target, adapter)
     stacker("umount", target)
+
+
+@pytest.mark.parametrize("more", [(), ("--rw",)], ids=["read-only", "--rw"])
+def test_mount_replaces_a_mount_without_a_server(
+    stacker: Stacker, target: Path, more: tuple[str, ...]
+) -> None:
+    killed(stacker, target, "kernel", *more)
+    stacker("mount", *options("kernel"), *more, "app:1.0", target)
+    assert (target / "etc/kept").read_bytes() == b"changed"
+    stacker("umount", target)
+    eventually(lambda: not servers(target))
+    is_clean(stacker)
+
+
+def test_server_that_is_killed_before_it_answers_leaves_no_mount(
+    stacker: Stacker, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Daemon, "start_workers", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    store = Store.open(stacker.store)
+    with pytest.raises(MountError, match="the server process died"):
+        mount_image(store, "app:1.0", MountRequest(target, "fuse"))
+    assert mountinfo.at(target) is None
+    is_clean(stacker)
+
+
+def test_server_that_cannot_fork_its_workers_names_the_cause_and_leaves_no_mount(
+    stacker: Stacker, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(Daemon, "_start_worker", fail)
+    with pytest.raises(MountError, match=os.strerror(errno.EAGAIN)):
+        mount_image(Store.open(stacker.store), "app:1.0", MountRequest(target, "fuse"))
+    assert mountinfo.at(target) is None
+    is_clean(stacker)
+
+
+def test_mount_on_a_dead_mount_of_another_program_is_refused(
+    stacker: Stacker, target: Path
+) -> None:
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    mountapi.mount("other", target, "fuse.other", 0, options)
+    os.close(device)
+    error = stacker.refused(9, "mount", "app:1.0", target)
+    assert f"cannot use mount target: {target}: Transport endpoint is not connected\n" in error
+    assert error.endswith(f"hint: umount {target}\n")
 
 
 @pytest.mark.parametrize("words", [("kernel",), ("kernel", "--rw"), ("pyfuse3",)], ids=" ".join)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from stacker.errors import LockedError
-from stacker.image.digest import DiffID
+from stacker.image.digest import DiffID, ImageID
 from stacker.linux import lock
 from stacker.operations.gc import collect_garbage
 from stacker.operations.remove import MountedParts
@@ -18,13 +20,14 @@ from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import Stacker, at_home
 from tests.support.images import layout
-from tests.support.tars import file, tar, whiteout
+from tests.support.tars import file, hardlink, tar, whiteout
 
 LOWER, UPPER, OTHER = (
     tar(file("etc/lower", b"lower")),
     tar(whiteout("etc/lower"), file("etc/upper", b"upper")),
     tar(file("other", b"other")),
 )
+DATA, LINK = tar(file("d/data", b"x" * 100_000)), tar(hardlink("d/link", "d/data"))
 
 
 @pytest.fixture
@@ -47,6 +50,11 @@ def unlist(stacker: Stacker) -> None:
     index = stacker.store / "index.json"
     document = json.loads(index.read_bytes())
     index.write_text(json.dumps({**document, "manifests": []}))
+
+
+def allocated(stacker: Stacker) -> int:
+    words = ["du", "-s", "--block-size=1", str(stacker.store)]
+    return int(subprocess.run(words, check=True, capture_output=True).stdout.split()[0])
 
 
 def kinds(stacker: Stacker, *words: str) -> list[str]:
@@ -132,6 +140,78 @@ def test_gc_leaves_the_staging_of_a_running_process(stacker: Stacker) -> None:
         assert kinds(stacker) == []
         assert held.exists()
     assert kinds(stacker) == ["staging"]
+
+
+def test_dry_run_lists_no_file_that_a_running_process_has_locked(stacker: Stacker) -> None:
+    stacker("images")
+    places = ("", "blobs/sha256", "indexes")
+    for place in places:
+        (stacker.store / place).mkdir(exist_ok=True)
+    (stacker.store / "partial").mkdir()
+    held = [stacker.store / place / ".document.12.new" for place in places]
+    held += [stacker.store / "partial/sha256-ab", stacker.store / "staging/spool-1.lock"]
+    (stacker.store / "staging/spool-1").write_bytes(b"half")
+    with ExitStack() as locks:
+        for path in held:
+            locks.enter_context(lock.exclusive(path))
+            os.utime(path, (0, 0))
+        assert kinds(stacker, "--dry-run") == []
+        assert kinds(stacker) == []
+        assert all(path.exists() for path in held)
+    found = ["partial", "staging", "temporary", "temporary", "temporary"]
+    assert kinds(stacker, "--dry-run") == found
+    assert kinds(stacker) == found
+
+
+def test_dry_run_lists_what_a_run_removes(
+    stacker: Stacker, app: images.Layout, other: images.Layout, tmp_path: Path
+) -> None:
+    """Two images without a name share a layer, and an unlisted one has a fixup of hard links."""
+    stacker("pull", "--sync", layout(tmp_path / "linked", [DATA, LINK]).source)
+    unlist(stacker)
+    for each, layers in (("one", [LOWER, UPPER]), ("two", [LOWER, OTHER])):
+        stacker("pull", "--sync", layout(tmp_path / each, layers, name=None).source)
+    stacker("pull", "--sync", layout(tmp_path / "named", [OTHER], name="named").source)
+    (stacker.store / "staging/spool-1").write_bytes(b"x" * 50_000)
+    (stacker.store / "mounts/0123456789ab/upper").mkdir(parents=True)
+    (stacker.store / "mounts/0123456789ab/upper/file").write_bytes(b"x" * 50_000)
+    would = stacker("gc", "--untagged", "--dry-run", "--json").items
+    assert stacker("gc", "--untagged", "--dry-run", "--json").items == would
+    before = allocated(stacker)
+    assert stacker("gc", "--untagged", "--json").items == would
+    assert allocated(stacker) == before - sum(item["bytes"] for item in would)
+    sizes = {item["kind"]: item["bytes"] for item in would}
+    assert set(sizes) == {"image", "layer", "chain", "blob", "staging", "mount"}
+    assert all(sizes.values())
+    stacker("verify", "--all")
+    stacker("rm", "named")
+    stacker.assert_clean()
+
+
+def test_dry_run_lists_no_image_that_another_process_reads(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    nameless = layout(tmp_path / "nameless", [OTHER], name=None)
+    stacker("pull", "--sync", nameless.source)
+    with Store(stacker.store).images.reading(ImageID.parse(nameless.image.config)):
+        assert kinds(stacker, "--untagged", "--dry-run") == []
+        assert kinds(stacker, "--untagged") == []
+    assert kinds(stacker, "--untagged", "--dry-run") == kinds(stacker, "--untagged") == ["image"]
+
+
+def test_gc_keeps_a_replaced_layer_that_another_process_reads(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--sync", "--keep-blobs", app.source)
+    next(stacker.store.glob("layers/sha256/*/diff/etc/upper")).write_bytes(b"wrong")
+    diff_id = DiffID.parse(app.image.diff_ids[1])
+    with Store(stacker.store).layers.reading([diff_id]):
+        stacker("repair", "--all")
+        assert kinds(stacker, "--dry-run") == kinds(stacker) == []
+    (found,) = stacker("gc", "--json").items
+    assert found["kind"] == "layer"
+    assert found["name"].startswith(f"{diff_id.hex}.replaced-")
+    stacker("verify", "--all")
 
 
 def test_untagged_images_go_only_if_asked_for(stacker: Stacker, tmp_path: Path) -> None:

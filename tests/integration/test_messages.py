@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stacker.linux import mountapi
 from tests.support import images
-from tests.support.certificates import Authority, needs_openssl
-from tests.support.command import Stacker, at_home
+from tests.support.command import Stacker, at_home, said
 from tests.support.mounts import unmount_below
-from tests.support.registries import FakeRegistry, Handler, fake_registry
-from tests.support.tars import dir, file, hardlink, tar  # noqa: A004 - tests write `dir` in tars
+from tests.support.tars import dir, file, tar  # noqa: A004 - tests write `dir` in tars
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 LOWER, UPPER = tar(file("a", b"1")), tar(dir("d"), file("d/b", b"2"))
@@ -50,20 +44,6 @@ def pulled(app: images.Layout, tmp_path: Path) -> Stacker:
     (tmp_path / "file").write_text("no archive\n" * 100)
     (tmp_path / "target").mkdir()
     return stacker
-
-
-@pytest.fixture
-def server(app: images.Layout) -> Iterator[FakeRegistry]:
-    with fake_registry() as server:
-        server.put("app", "1.0", app.path)
-        yield server
-
-
-def said(stacker: Stacker, code: int, *words: str | Path) -> tuple[str, str]:
-    """Run a command that must fail; return message and hint, with `~` for the test's path."""
-    text = stacker.refused(code, *words).replace(str(stacker.store.parent), "~")
-    message, _, hint = text.removeprefix("stacker: error: ").rstrip("\n").partition("\nhint: ")
-    return message, hint
 
 
 # The words, the exit code, the message and the hint; `~` is the directory of the test.
@@ -110,7 +90,12 @@ MISTAKES = [
     ("pull oci:", 2, "no path: 'oci:'", TRANSPORTS),
     ("pull oci:~/none", 3, "no such directory: oci:~/none", ""),
     ("pull oci:~/app:app:2.0", 3, "no such image: oci:~/app: got 'app:1.0', want 'app:2.0'", ""),
-    ("pull oci:~/target", 5, "not an OCI image layout: oci:~/target: no file 'oci-layout'", ""),
+    (
+        "pull oci:~/target",
+        5,
+        "not an OCI image layout: oci:~/target: got no file 'oci-layout', want one",
+        "",
+    ),
     ("pull docker-archive:~/none", 3, "no such file: docker-archive:~/none", ""),
     ("inspect nothing", 3, "no such image: 'nothing'", IMAGES),
     ("rm app:1.0 nothing", 3, "no such image: 'nothing'", IMAGES),
@@ -130,8 +115,8 @@ MISTAKES = [
     (
         "umount ~/target",
         3,
-        "nothing to unmount: ~/target: stacker has no mount there",
-        "stacker mounts",
+        "nothing to unmount: ~/target: got no mount of stacker, want one",
+        "`stacker mounts` lists the mounts",
     ),
     (
         "mount --upper ~/file app:1.0 ~/target",
@@ -160,8 +145,13 @@ MISTAKES = [
         "directory is not empty: ~/app: got 'blobs', want nothing",
         "choose a missing or empty directory",
     ),
-    ("verify", 2, "which images: got neither IMAGE nor --all, want one of them", IMAGES),
-    ("verify --all app:1.0", 2, "which images: got both IMAGE and --all, want one of them", IMAGES),
+    ("verify", 2, "no choice of images: got neither IMAGE nor --all, want one of them", IMAGES),
+    (
+        "verify --all app:1.0",
+        2,
+        "no choice of images: got both IMAGE and --all, want one of them",
+        IMAGES,
+    ),
     (
         "index inspect none",
         3,
@@ -242,7 +232,9 @@ def test_mistake_on_the_command_line_has_its_message(pulled: Stacker, tmp_path: 
     assert got == want
 
 
-def test_platform_that_an_image_lacks(pulled: Stacker, app: images.Layout) -> None:
+def test_missing_platform_names_the_platform_of_the_image(
+    pulled: Stacker, app: images.Layout
+) -> None:
     words = ("pull", "--platform", "linux/s390x", app.source)
     assert said(pulled, 3, *words) == (
         f"no matching platform: image {app.image.config}: got linux/amd64, want linux/s390x",
@@ -250,7 +242,9 @@ def test_platform_that_an_image_lacks(pulled: Stacker, app: images.Layout) -> No
     )
 
 
-def test_prefix_of_two_images(pulled: Stacker, tmp_path: Path, app: images.Layout) -> None:
+def test_prefix_of_two_images_lists_both(
+    pulled: Stacker, tmp_path: Path, app: images.Layout
+) -> None:
     digit, number = app.image.config[7], 0
     while True:
         other = images.layout(tmp_path / f"{number}", [UPPER, *[LOWER] * number], name=f"{number}")
@@ -260,13 +254,13 @@ def test_prefix_of_two_images(pulled: Stacker, tmp_path: Path, app: images.Layou
     pulled("pull", other.source)
     both = ", ".join(sorted(image.image.config[7:19] for image in (app, other)))
     assert said(pulled, 2, "inspect", digit) == (
-        f"ambiguous image: '{digit}': got {both}",
+        f"ambiguous image: '{digit}': got {both}, want one image",
         "give more digits of the image ID; `stacker images` lists the IDs",
     )
 
 
 @needs_root
-def test_mounted_image_and_busy_target(
+def test_busy_target_and_mounted_image_name_the_umount_command(
     pulled: Stacker, app: images.Layout, tmp_path: Path, alone_among_mounts: None
 ) -> None:
     target = tmp_path / "target"
@@ -282,152 +276,9 @@ def test_mounted_image_and_busy_target(
     )
 
 
-def test_index_that_exists(pulled: Stacker) -> None:
+def test_existing_index_names_the_command_that_removes_it(pulled: Stacker) -> None:
     pulled("index", "create", "both", "app:1.0")
     assert said(pulled, 2, "index", "create", "both", "app:1.0") == (
-        "index exists: 'both': want a new name",
-        "choose another name, or remove the index with `stacker index rm both`",
-    )
-
-
-def test_store_of_a_newer_version(pulled: Stacker) -> None:
-    (pulled.store / "stacker.json").write_text('{"version": 99}')
-    assert said(pulled, 7, "images") == (
-        "unknown store: ~/store: got version 99, want version 1",
-        "update stacker: a newer version created the store",
-    )
-
-
-def test_directory_that_is_no_store(pulled: Stacker, tmp_path: Path) -> None:
-    assert said(pulled, 2, "--store", tmp_path / "app", "images") == (
-        "not a store: ~/app: got a directory with other files",
-        "name an empty or a missing directory with --store",
-    )
-    assert said(pulled, 1, "--store", tmp_path / "file", "images") == (
-        "cannot open the store: ~/file: Not a directory",
-        "name a writable directory with --store or STACKER_STORE",
-    )
-
-
-def test_store_without_permission(
-    pulled: Stacker, tmp_path: Path, unprivileged_python: str
-) -> None:
-    (tmp_path / "locked").mkdir(mode=0o700)
-    wrap = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    other = Stacker(
-        tmp_path / "locked/store", wrap=wrap, python=unprivileged_python, environ=pulled.environ
-    )
-    text = other.refused(1, "images").replace(str(tmp_path), "~").splitlines()
-    assert text[0].endswith("/locked/store: Permission denied")
-    assert text[1] == "hint: name a writable directory with --store or STACKER_STORE"
-
-
-def test_damaged_layer(pulled: Stacker, app: images.Layout) -> None:
-    digest = app.image.diff_ids[0]
-    (pulled.store / "layers/sha256" / digest[7:] / "diff/a").write_bytes(b"2")
-    done = pulled.run("verify", "app:1.0")
-    assert (done.code, done.err) == (
-        5,
-        (
-            f"stacker: error: damaged: layer {digest}: got other content than pulled\n"
-            "hint: `stacker repair` replaces damaged layers\n"
-        ),
-    )
-
-
-def test_link_without_a_target(pulled: Stacker, tmp_path: Path) -> None:
-    bad = images.layout(tmp_path / "bad", [tar(hardlink("b", "gone"))], name="bad")
-    (diff_id,) = bad.image.diff_ids
-    assert said(pulled, 6, "pull", bad.source) == (
-        (
-            f"malformed hard link: layer {diff_id}: b: got the target gone, which does not exist, "
-            "want a file of this layer or one below"
-        ),
-        "",
-    )
-
-
-@needs_root
-def test_full_disk(app: images.Layout, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mountapi.mount("tmpfs", small, "tmpfs", 0, b"size=1048576")
-    large = images.layout(tmp_path / "large", [tar(file("a", os.urandom(2 << 20)))])
-    stacker = at_home(tmp_path, "small/store")
-    text = stacker.refused(1, "pull", "--sync", large.source).splitlines()
-    assert text == [
-        (
-            f"stacker: error: cannot unpack: layer {large.image.diff_ids[0]}: a: "
-            "No space left on device"
-        ),
-        "hint: free some space, or name a store on another filesystem with --store",
-    ]
-
-
-def test_registry_that_is_down(pulled: Stacker) -> None:
-    assert said(pulled, 10, "pull", "docker://localhost:1/app:1.0") == (
-        "cannot reach the registry: localhost:1/app: Connection refused",
-        "check the host and the port of the registry",
-    )
-
-
-@needs_openssl
-def test_certificate_of_an_unknown_authority(pulled: Stacker, tmp_path: Path) -> None:
-    context = Authority(tmp_path / "authority").context("IP:127.0.0.1")
-    with fake_registry(tls=context) as server:
-        message, hint = said(pulled, 10, "pull", f"docker://{server.host}/app:1.0")
-        assert message == (
-            f"cannot reach the registry: {server.host}/app: "
-            "its certificate is not signed by a trusted CA"
-        )
-        assert (
-            hint == "install the registry's CA certificate, or name its directory with --cert-dir"
-        )
-
-
-def test_tag_that_the_registry_lacks(pulled: Stacker, server: FakeRegistry) -> None:
-    place = f"{server.host}/app:2.0"
-    assert said(pulled, 3, "pull", f"docker://{place}") == (
-        f"not found: {place}: got status 404 (no such repository), want 200",
-        "",
-    )
-
-
-def test_registry_that_wants_credentials(pulled: Stacker, server: FakeRegistry) -> None:
-    def challenge(request: Handler) -> bool:
-        return request.answer(401, headers={"WWW-Authenticate": 'Basic realm="tests"'})
-
-    server.quirk = challenge
-    place = f"{server.host}/app"
-    assert said(pulled, 4, "pull", f"docker://{place}:1.0") == (
-        f"authentication required: {place}: got no credentials, want a login",
-        "log in with `stacker login`, or name a credential file with --authfile",
-    )
-
-
-def test_malformed_helper_name(pulled: Stacker, tmp_path: Path, server: FakeRegistry) -> None:
-    (tmp_path / "auth.json").write_text(json.dumps({"credHelpers": {server.host: "a/b"}}))
-    server.quirk = lambda request: request.answer(
-        401, headers={"WWW-Authenticate": 'Basic realm="tests"'}
-    )
-    words = ("pull", "--authfile", tmp_path / "auth.json", f"docker://{server.host}/app:1.0")
-    assert said(pulled, 5, *words) == (
-        (
-            f"malformed name of a credential helper: for {server.host}: got other characters, want "
-            "only letters, digits, '_', '.' and '-'"
-        ),
-        "correct credHelpers and credsStore in the credential file",
-    )
-
-
-def test_option_of_stacker_fuse_without_a_value() -> None:
-    command = ["-m", "stacker.cli.stacker_fuse", "-o", "lowerdir=/,upperdir=", "/mnt"]
-    done = subprocess.run(
-        [Stacker(Path()).python, *command], check=False, capture_output=True, text=True
-    )
-    assert done.stderr == textwrap.dedent(
-        """\
-        stacker-fuse: error: invalid value: option upperdir: got nothing, want a path or a name
-        stacker-fuse: hint: see `stacker-fuse --help`
-        """
+        "index exists: 'both': got the name of an index in the store, want a new name",
+        "use another name, or remove the index: `stacker index rm both`",
     )

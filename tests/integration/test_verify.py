@@ -405,7 +405,7 @@ def test_repair_seals_files_or_says_what_the_filesystem_lacks(
         assert done.out == ""
         (line,) = done.err.splitlines()
         assert line.endswith(
-            ": the filesystem or the kernel has no fs-verity; want CONFIG_FS_VERITY and ext4 or "
+            ": got a filesystem or a kernel without fs-verity, want CONFIG_FS_VERITY, and ext4 or "
             "f2fs with the feature `verity`, or btrfs"
         )
     stacker("verify", "--all")

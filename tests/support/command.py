@@ -205,3 +205,10 @@ def started(command: Sequence[str], ready: bytes) -> Iterator[int]:
     with child, child.stdout, child.stdin:
         assert child.stdout.readline() == ready
         yield child.pid
+
+
+def said(stacker: Stacker, code: int, *words: str | Path) -> tuple[str, str]:
+    """Run a command that must fail; return message and hint, with `~` for the test's path."""
+    text = stacker.refused(code, *words).replace(str(stacker.store.parent), "~")
+    message, _, hint = text.removeprefix("stacker: error: ").rstrip("\n").partition("\nhint: ")
+    return message, hint

@@ -1,10 +1,30 @@
-"""Unmount what a test mounted, even after the test failed."""
+"""Keep mounts of tests in a mount namespace of their own, and unmount them after a failure."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+from functools import cache
 from pathlib import Path
 
 from stacker.linux import mountapi, mountinfo
+
+_CLONE_NEWNS = 0x20000  # include/uapi/linux/sched.h
+_MS_REC = 0x4000  # include/uapi/linux/mount.h
+
+
+@cache
+def in_own_namespace() -> bool:
+    """Move this process into a mount namespace of its own; return False without the privilege.
+
+    No other program then copies its mounts into another namespace, where they would outlive
+    umount(2), and no other program gives them a second mount point.  The main thread must call it,
+    since unshare(2) moves a single thread.
+    """
+    if os.geteuid() != 0 or ctypes.CDLL(None).unshare(_CLONE_NEWNS) != 0:
+        return False
+    mountapi.mount("none", "/", None, mountapi.MS_PRIVATE | _MS_REC)
+    return True
 
 
 def unmount_below(path: Path) -> None:

@@ -19,6 +19,7 @@ from stacker.linux.mountapi import umount2
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import MountRequest, StackedImage
+from stacker.operations.verify_chain import stack_differences
 from stacker.stack.build import build_stack
 from stacker.stack.rebase import UnpackedLayer
 from stacker.tar.limits import Limits
@@ -120,19 +121,29 @@ def unpacked_stack(
     *,
     limits: Limits | None = None,
 ) -> Stack:
-    """Unpack and stack layers; equal layers share a directory, as in a store."""
+    """Unpack and stack layers; equal layers share a directory, as in a store.
+
+    Check that the same layers give the same stack again, as `stacker verify` expects.
+    """
     by_tar = {
         tar: unpacked(n, tar, workspace, whiteout_format)
         for n, tar in enumerate(dict.fromkeys(layers))
     }
-    repairs = workspace / "chain"
-    repairs.mkdir()
-    return build_stack(
-        [by_tar[tar] for tar in layers],
-        repairs=repairs,
-        whiteout_format=whiteout_format,
-        limits=limits,
-    )
+    repairs, again = workspace / "chain", workspace / "again"
+    built = []
+    for directory in (repairs, again):
+        directory.mkdir()
+        built += [
+            build_stack(
+                [by_tar[tar] for tar in layers],
+                repairs=directory,
+                whiteout_format=whiteout_format,
+                limits=limits,
+            )
+        ]
+    assert not [*stack_differences(repairs, built[0], again, built[1], contents=True)]
+    shutil.rmtree(again)
+    return built[0]
 
 
 def layer_paths(stack: Stack) -> tuple[LayerPaths, ...]:

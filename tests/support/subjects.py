@@ -147,7 +147,7 @@ class CaseDirectory:
 
 @dataclass
 class Mounted:
-    """A mounted subject; `place` returns unused directories in it."""
+    """A mounted subject; `case_directory` returns unused directories in it."""
 
     subject: Subject
     workspace: Path
@@ -162,7 +162,7 @@ class Mounted:
     def stacker(self) -> Stacker:
         return Stacker(self.workspace / "store")
 
-    def place(self, kind: str, template: str = "usual") -> CaseDirectory:
+    def case_directory(self, kind: str, template: str = "usual") -> CaseDirectory:
         """Return a directory of a kind, with a template's things."""
         things, amount = TEMPLATES[template]
         group = f"{template}-{'half' if kind == MERGED else 'new' if kind == UPPER else 'whole'}"

@@ -158,13 +158,16 @@ def work_directory() -> Iterator[Path]:
             image.unlink()
 
 
-def run(name: str, options: argparse.Namespace) -> Row:
-    """Run one sweep; return its counts."""
+def run(name: str, options: argparse.Namespace, commit: str) -> Row:
+    """Run one sweep; return its counts.
+
+    :param commit: the commit under test.
+    """
     output: Path = options.output
     counts, report = output / f"{name}.jsonl", output / f"{name}.xml"
     for old in (counts, report):
         old.unlink(missing_ok=True)
-    started, about = time.monotonic(), (time.strftime("%Y-%m-%d"), commit(), platform.release())
+    started, about = time.monotonic(), (time.strftime("%Y-%m-%d"), commit, platform.release())
     with work_directory() as directory, (output / f"{name}.log").open("w") as log:
         command = [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
@@ -179,8 +182,8 @@ def run(name: str, options: argparse.Namespace) -> Row:
     return Row(name, len(lines), points, findings, round(time.monotonic() - started), *about)
 
 
-def commit() -> str:
-    """Return the commit under test."""
+def checked_out() -> str:
+    """Return the commit that is checked out."""
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -244,10 +247,10 @@ def main() -> int:
     if options.write and options.sample:
         raise SystemExit("--write needs whole sweeps: omit --sample")
     options.output.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, commit = [], checked_out()  # before --write changes a file
     for name in options.only:
         sys.stderr.write(f"{name}: {SWEEPS[name][1]}\n")
-        rows.append(run(name, options))
+        rows.append(run(name, options, commit))
         document = {"sample": options.sample, "sweeps": list(map(asdict, rows))}
         (options.output / "counts.json").write_text(json.dumps(document, indent=1) + "\n")
         if options.write:

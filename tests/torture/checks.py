@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 Trees = dict[str, dict[bytes, Node]]
 """The expected tree of each image, by the image's name."""
+ExposedTree = dict[bytes, tuple[str, int, bytes]]
+"""Kind, mode and contents of each file below the root."""
+
+
+def exposed(nodes: dict[bytes, Node]) -> ExposedTree:
+    """Return the part of a tree that every driver must expose."""
+    return {path: (n.kind, n.mode, n.content) for path, n in nodes.items() if path}
 
 
 def check_world(world: World, scenario: Scenario, expected: Trees, fault: object) -> None:
@@ -31,6 +38,8 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
         assert listed.code == 0, (fault, verb, listed.err)
     assert world.unpacked("other") == expected["other"], (fault, "other")
     scenario.repeat(world)
+    if scenario.mounts:
+        assert exposed(snapshot(world.mounted)) == exposed(expected["app"]), (fault, "the mount")
     for arguments in scenario.then(world):
         done = world.stacker.run(*arguments)
         assert done.code == 0, (fault, arguments, done.err)

@@ -30,14 +30,13 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from tests.support.command import REPOSITORY, Result, Stacker
+from tests.support.mounts import in_own_namespace
 
 LIMIT: Final = 120  # seconds that one command may take on a busy machine
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 ARMED: Final = "INJECT_COUNTER"
 """The environment variable that a command with a fault has."""
 _LONGEST: Final = 1 << 16  # bytes of a request
-_CLONE_NEWNS: Final = 0x20000  # include/uapi/linux/sched.h
-_MS_REC: Final = 0x4000  # include/uapi/linux/mount.h
 _SOURCE: Final = Path(__file__).with_name("inject.c")
 _NUMBER: Final = struct.Struct("=i")
 
@@ -254,8 +253,7 @@ def _serve_after_a_boot(file: str, fd: int) -> None:
 
     control = os.dup2(fd, 3)
     os.closerange(4, 1 << 16)
-    assert ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0
-    mountapi.mount("none", "/", None, mountapi.MS_PRIVATE | _MS_REC)
+    assert in_own_namespace()
     mountapi.mount(file, BOOT_ID, None, mountapi.MS_BIND)
     serve(socket.socket(fileno=control))
 

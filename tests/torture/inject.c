@@ -153,6 +153,24 @@ CALL(int, lsetxattr, (const char *p, const char *k, const void *v, size_t n, int
 CALL(int, fsetxattr, (int d, const char *k, const void *v, size_t n, int f), (d, k, v, n, f))
 extern int flock(int, int);
 CALL(int, flock, (int f, int o), (f, o))
+
+/* Locks on bytes; fcntl(2) does nothing else that changes a file here. */
+#define FCNTL(name)                                                                \
+    int name(int descriptor, int command, ...)                                     \
+    {                                                                              \
+        va_list rest;                                                              \
+        void *argument;                                                            \
+        va_start(rest, command);                                                   \
+        argument = va_arg(rest, void *);                                           \
+        va_end(rest);                                                              \
+        if ((command == F_OFD_SETLK || command == F_OFD_SETLKW)                    \
+            && is_disturbed("fcntl"))                                              \
+            return -1;                                                             \
+        return REAL(name)(descriptor, command, argument);                          \
+    }
+FCNTL(fcntl)
+FCNTL(fcntl64)
+
 extern int umount2(const char *, int);
 CALL(int, umount2, (const char *p, int f), (p, f))
 extern int mount(const char *, const char *, const char *, unsigned long, const void *);

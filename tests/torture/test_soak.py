@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from stacker.linux.removal import remove_tree
 from tests.support import images, tars
 from tests.support.command import Result, at_home
 from tests.support.mounts import unmount_below
-from tests.support.snapshot import Node, snapshot
+from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_registry
+from tests.support.snapshot import snapshot
+from tests.torture.checks import ExposedTree, exposed
 from tests.torture.forkserver import ForkedStacker, shared_server
 from tests.torture.sweep import is_whole, write_counts
 from tests.torture.world import BASE, CHANGES, OTHER, forked
@@ -26,6 +29,13 @@ PROCESSES = 8
 SECONDS = 600 if is_whole() else 20
 EXPECTED = {0, 2, 3, 8, 9}
 """Exit codes that another process's commands explain: used, missing, locked, mounted."""
+VERBS = {
+    *("pull", "mount", "umount", "unpack", "rm", "images", "df", "mounts", "inspect", "layers"),
+    *("history", "push", "copy", "index", "login", "logout", "tags", "bench", "verify", "repair"),
+    "gc",
+}
+ALWAYS = {"images", "df", "mounts", "bench", "login", "tags", "gc"}
+"""Verbs that succeed whatever other processes do."""
 MORE = tars.tar(*(tars.file(f"opt/{n}", bytes([n]) * 3000) for n in range(40)))
 IMAGES = {
     "app": [BASE, CHANGES],
@@ -33,17 +43,11 @@ IMAGES = {
     "more": [BASE, OTHER, MORE],
     "single": [MORE],
 }
-Tree = dict[bytes, tuple[str, int, bytes]]
 
 pytestmark = [
     pytest.mark.usefixtures("alone_among_mounts"),
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),
 ]
-
-
-def tree_of(nodes: dict[bytes, Node]) -> Tree:
-    """Return what each driver must expose: kind, mode and content, except of the root."""
-    return {path: (n.kind, n.mode, n.content) for path, n in nodes.items() if path}
 
 
 @dataclass
@@ -53,15 +57,21 @@ class Soak:
     stacker: ForkedStacker
     sources: dict[str, str]
     path: Path
-    expected: dict[str, Tree] = field(default_factory=dict)
+    registry: str
+    expected: dict[str, ExposedTree] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
     ended: Counter[tuple[str, int]] = field(default_factory=Counter)
 
-    def run(self, *arguments: str | Path) -> Result:
-        """Run a command; note a finding if it ends in a way that no neighbour explains."""
-        done = self.stacker.run_with({}, *arguments)
-        self.ended[str(arguments[0]), done.code] += 1
-        if done.code not in EXPECTED or "Traceback" in done.err or "internal error" in done.err:
+    def run(self, *arguments: str | Path, text: str = "") -> Result:
+        """Run a command; note a finding if it ends in a way that no neighbour explains.
+
+        :param text: what the command reads from stdin.
+        """
+        done = self.stacker.run_with({}, *arguments, text=text)
+        verb = str(arguments[0])
+        self.ended[verb, done.code] += 1
+        expected = {0} if verb in ALWAYS else EXPECTED
+        if done.code not in expected or "Traceback" in done.err or "internal error" in done.err:
             self.find(f"{arguments}: exit code {done.code}: {done.err}")
         return done
 
@@ -87,12 +97,19 @@ class Worker:
             (2, self._read),
             (2, self._write),
             (1, self._index),
+            (1, self._use_registry),
+            (1, self._bench),
+            (2, self._verify),
+            (1, self._repair),
+            (1, self._collect_garbage),
         ]
 
     def work(self, until: float) -> None:
-        """Run commands until an instant of the monotonic clock."""
+        """Run each step once, then random ones until an instant of the monotonic clock."""
         weights = [weight for weight, _ in self._steps]
         try:
+            for _, step in self._chance.sample(self._steps, len(self._steps)):
+                step()
             while time.monotonic() < until:
                 _, step = self._chance.choices(self._steps, weights)[0]
                 step()
@@ -120,6 +137,9 @@ class Worker:
         options = self._chance.choice(choices)
         if self._soak.run("mount", *options, name, target).code == 0:
             self._compare(name, target, "mount", *options)
+            if self._chance.random() < 0.3:
+                self._chance.choice((self._collect_garbage, self._repair, self._remove))()
+                self._compare(name, target, "mount", *options)
             if "--rw" in options:
                 (target / "written").write_bytes(b"by a worker\n")
             self._soak.run("umount", target)
@@ -134,7 +154,7 @@ class Worker:
             remove_tree(tree)
 
     def _compare(self, name: str, path: Path, *command: str | Path) -> None:
-        found, expected = tree_of(snapshot(path)), self._soak.expected[name]
+        found, expected = exposed(snapshot(path)), self._soak.expected[name]
         if found != expected:
             wrong = sorted(p for p in {*found, *expected} if found.get(p) != expected.get(p))
             self._soak.find(f"{command} {name}: wrong: {wrong[:5]}")
@@ -169,6 +189,34 @@ class Worker:
             self._soak.run("copy", self._soak.sources[name], to)
         (self._path / "a.tar").unlink(missing_ok=True)
 
+    def _use_registry(self) -> None:
+        """Log in and out, with one file of credentials for all workers, and list tags."""
+        registry = self._soak.registry
+        words = ("login", "--username", USER, "--password-stdin", registry)
+        self._soak.run(*words, text=f"{PASSWORD}\n")
+        tags = self._soak.run("tags", f"docker://{registry}/app").out.split()
+        if tags != ["1.0"]:
+            self._soak.find(f"tags: got {tags}, want 1.0")
+        if self._chance.random() < 0.3:
+            self._soak.run("logout", registry)
+
+    def _bench(self) -> None:
+        self._soak.run("bench", "--runs", "1", self._soak.sources[self._image()])
+
+    def _verify(self) -> None:
+        """Verify one image or all; no layer may be damaged."""
+        options = self._chance.choice(([], ["--fast"]))
+        self._soak.run("verify", *options, self._chance.choice((self._image(), "--all")))
+
+    def _repair(self) -> None:
+        """Repair one image or all; there is nothing to replace."""
+        done = self._soak.run("repair", self._chance.choice((self._image(), "--all")))
+        if done.out:
+            self._soak.find(f"repair replaced layers: {done.out}{done.err}")
+
+    def _collect_garbage(self) -> None:
+        self._soak.run("gc", *self._chance.choice(([], ["--dry-run"], ["--untagged"])))
+
     def _index(self) -> None:
         name = f"index{self._chance.randrange(2)}"
         if self._chance.random() < 0.6:
@@ -178,17 +226,26 @@ class Worker:
 
 
 @pytest.fixture
-def soak(tmp_path: Path) -> Soak:
+def registry() -> Iterator[FakeRegistry]:
+    with fake_registry() as registry:
+        tags = json.dumps({"name": "app", "tags": ["1.0"]}).encode()
+        listed = "/v2/app/tags/list?"
+        registry.quirk = lambda asked: asked.path.startswith(listed) and asked.answer(200, tags)
+        yield registry
+
+
+@pytest.fixture
+def soak(tmp_path: Path, registry: FakeRegistry) -> Soak:
     sources = {
         name: images.layout(tmp_path / f"source-{name}", layers, name=name).source
         for name, layers in IMAGES.items()
     }
-    soak = Soak(forked(at_home(tmp_path), shared_server()), sources, tmp_path)
+    soak = Soak(forked(at_home(tmp_path), shared_server()), sources, tmp_path, registry.host)
     reference = forked(at_home(tmp_path, "reference"), shared_server())
     for name, source in sources.items():
         reference("pull", source)
         reference("unpack", name, tmp_path / f"tree-{name}")
-        soak.expected[name] = tree_of(snapshot(tmp_path / f"tree-{name}"))
+        soak.expected[name] = exposed(snapshot(tmp_path / f"tree-{name}"))
     return soak
 
 
@@ -201,6 +258,7 @@ def remove_everything(soak: Soak) -> None:
         stacker.run("index", "rm", name)
     for image in stacker("images", "--json").items:
         stacker("rm", image["image_id"])
+    stacker("gc")
     stacker.assert_clean(images=0, layers=0)
 
 
@@ -220,6 +278,8 @@ def test_eight_processes_on_one_store_end_with_right_trees_and_an_empty_store(
         write_counts("soak", "all-verbs", commands, len(soak.findings), SECONDS)
         assert not soak.findings, "\n\n".join(soak.findings)
         remove_everything(soak)
-        assert {verb for verb, code in soak.ended if code == 0} >= {"pull", "mount", "unpack"}
+        assert {verb for verb, _ in soak.ended} == VERBS
+        succeeded = {verb for verb, code in soak.ended if code == 0}
+        assert succeeded >= {"pull", "mount", "unpack", "verify", *ALWAYS}
     finally:
         unmount_below(tmp_path)

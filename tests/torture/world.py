@@ -78,6 +78,11 @@ class World:
         return self.path / "target"
 
     @property
+    def mounted(self) -> Path:
+        """Return the path of the mounted tree, also after a boot, in another mount namespace."""
+        return Path(f"/proc/{self.server.process.pid}/root{self.target}")
+
+    @property
     def upper(self) -> Path:
         """Return the directory for the writes of ``mount --upper``."""
         return self.path / "upper"
@@ -139,6 +144,7 @@ class Scenario:
     :param codes: exit codes of the repeated command: not only 0 where the first run may be done.
     :param writes: the source that the command writes; it must hold the image `app`.
     :param unpacks: the command writes the tree of `app` to `World.tree`.
+    :param mounts: the command mounts `app` at `World.target`.
     """
 
     name: str
@@ -149,6 +155,7 @@ class Scenario:
     codes: tuple[int, ...] = (0,)
     writes: Callable[[World], str] | None = None
     unpacks: bool = False
+    mounts: bool = False
 
     def prepare(self, world: World) -> None:
         """Make a new world ready for the command."""
@@ -202,7 +209,8 @@ def _new_archive(world: World) -> str:
 
 
 def _mount(name: str, *options: str) -> Scenario:
-    return Scenario(name, lambda w: ("mount", *options, "app", w.target), _pulled, codes=(0, 9))
+    command: Arguments = ("mount", *options, "app")
+    return Scenario(name, lambda w: (*command, w.target), _pulled, codes=(0, 9), mounts=True)
 
 
 def _umount(name: str, *options: str) -> Scenario:
@@ -220,6 +228,7 @@ SCENARIOS: Final = (
         lambda w: ("mount", "--upper", w.upper, "app", w.target),
         _pulled,
         codes=(0, 9),
+        mounts=True,
     ),
     _mount("mount-fuse", "--driver", "fuse"),
     _mount("mount-copy", "--driver", "copy"),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.cli.help import parse_count
+from stacker.cli.options import add_jobs
 from stacker.cli.output import print_item, print_table, print_text, shortened
 from stacker.cli.registry_options import add_registries
 from stacker.stream import stages
@@ -25,10 +26,10 @@ empty temporary store: first with one stage at a time, then with all stages in p
 does.  The output has the seconds and the MB/s of each stage, the seconds of a whole pull, the stage
 that limits the speed, and advice.
 
-The temporary stores are in the store directory (--store), so `bench` measures its disk.  The first
-pull may read SOURCE from the disk, and later pulls from the page cache.  To see the difference, run
-`bench --runs 1` twice.  SOURCE is as for `stacker pull`; `bench` does not keep interrupted
-downloads.
+The temporary stores are in the store directory (--store), so `bench` measures the disk of that
+directory.  The first pull may read SOURCE from the disk, and later pulls from the page cache.  To
+see the difference, run `bench --runs 1` twice.  SOURCE is as for `stacker pull`; `bench` does not
+keep interrupted downloads.
 """
 EXAMPLES = """\
   stacker bench oci:./layout:1.0
@@ -65,12 +66,7 @@ def configure(parser: ArgumentParser) -> None:
         default=3,
         help="the number of runs; the figures are medians (default: 3)",
     )
-    add(
-        "--jobs",
-        metavar="N",
-        type=parse_count,
-        help="the number of layers to unpack in parallel (default: the number of processors)",
-    )
+    add_jobs(parser, "layers to unpack")
     add("--sync", action="store_true", help="flush each layer to disk, as `pull --sync` does")
     add_registries(parser)
 

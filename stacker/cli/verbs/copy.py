@@ -6,10 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.exit import time_limit
-from stacker.cli.options import add_archive_ratio
+from stacker.cli.options import add_archive_ratio, add_jobs
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
-from stacker.cli.verbs.push import add_jobs, copied_document, warn_foreign
+from stacker.cli.verbs.push import copied_document, warn_foreign
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -30,9 +30,9 @@ registry, the registry mounts blobs, so stacker does not upload them.  Mirrors a
 The options for registries apply to both.  stacker decompresses a compressed archive into a
 temporary file in $TMPDIR (default: /var/tmp).
 
-stacker does not copy foreign layers, even with --all.  They stay at the URLs in the manifest;
-stacker prints a warning for each.  stacker cannot copy an image of Docker schema 1: pull it, then
-push it.
+stacker does not copy foreign layers that have URLs in the manifest, even with --all.  They stay at
+these URLs; stacker prints a warning for each.  stacker cannot copy an image of Docker schema 1:
+pull it, then push it.
 """
 EXAMPLES = """\
   stacker copy docker://registry.example/app:1.0 oci:./layout:1.0
@@ -54,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="OS/ARCH[/VARIANT][:OSVERSION]",
         help="copy the image for this platform only (default: the best match for this machine)",
     )
-    add_jobs(parser)
+    add_jobs(parser, "blobs to transfer")
     add_archive_ratio(parser)
     add_timeout(add_registries(parser))
 

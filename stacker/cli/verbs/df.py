@@ -18,9 +18,9 @@ Show the disk usage of the store.  SHARED is the size of the layers that other i
 UNIQUE is the size of the layers that only this image uses; `stacker rm` frees it.  The size of a
 layer is the sum of its file sizes.
 
-The lines below the table are about the whole store, in bytes that the filesystem allocates; total
-equals `du -s`.  A layer that several images share counts once.  Blocks that files share by reflink
-count for each file.
+The lines below the table are about the whole store, in bytes that the filesystem allocates; `total`
+equals the sum that `du -s` prints.  A layer that several images share counts once.  Blocks that
+files share by reflink count for each file.
 """
 EXAMPLES = """\
   stacker df           show sizes with units

@@ -16,16 +16,20 @@ DESCRIPTION = """\
 Remove objects that no image, mount or running command uses.  stacker prints the kind, the size and
 the name of each removed object:
 
-  layer      an unpacked layer that no image uses
-  chain      a stored stack of layers that no image uses
+  layer      an unpacked layer that no image uses, or that `repair` replaced
+  chain      a stored stack of layers that no image uses, or that was built again
   blob       a manifest, a config or a layer's blob that no image uses
   partial    an interrupted download
-  staging    files of a killed command
-  temporary  an unfinished file of a killed command
+  staging    a directory of unfinished work that a killed command left
+  temporary  an unfinished document that a killed command left
   mount      the record of a mount that a crash or a reboot has ended
   image      an image without a name (with --untagged), or with a damaged manifest
 
-While a pull is running, stacker keeps all layers, chains and blobs.
+The size is the space on disk that the removal frees.  The size of an image includes its documents,
+its chain and the layers that no other image has; stacker does not list these objects separately.
+
+While a pull, an unpack or the start of a mount is running, stacker keeps all layers, chains, blobs
+and images without a name.
 """
 EXAMPLES = """\
   stacker gc --dry-run
@@ -50,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Remove, and print what was removed."""
+    """Remove unused objects, and print each of them."""
     from stacker.operations.gc import collect_garbage
 
     found = collect_garbage(

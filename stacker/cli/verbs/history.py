@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
+    """Add the verb's arguments."""
     add_image(parser)
 
 
@@ -57,7 +57,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def paired(config: ImageConfig) -> Iterator[tuple[History, DiffID | None]]:
-    """Yield each step with its layer, and then layers without a step with an empty step.
+    """Yield each step with its layer; pair a layer without a step with an empty step.
 
     Steps without ``empty_layer`` correspond to the diff_ids in order.  An image may have fewer
     steps than layers.  Source: image-spec config.md, "history".

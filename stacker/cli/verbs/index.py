@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from stacker.cli.help import Parser
-from stacker.cli.options import add_globals
+from stacker.cli.options import add_globals, add_jobs
 from stacker.cli.output import (
     print_event,
     print_item,
@@ -19,7 +19,6 @@ from stacker.cli.output import (
 )
 from stacker.cli.registry_options import add_registries, registry_access
 from stacker.cli.verbs.push import (
-    add_jobs,
     add_packing,
     copied_document,
     packing_of,
@@ -164,7 +163,7 @@ def _configure_push(parser: ArgumentParser) -> None:
         "destination", metavar="DEST", help="where to push the index, as for `stacker push`"
     )
     add_packing(parser)
-    add_jobs(parser)
+    add_jobs(parser, "blobs to transfer")
     add_registries(parser)
 
 
@@ -303,8 +302,8 @@ def _fetch_index(args: Namespace, session: Session) -> tuple[Digest, Index]:
     document = parse_document(content, media_type=root.media_type, what=args.name)
     if not isinstance(document, Index):
         raise UsageError(
-            f"not an index: {args.name}: got a single image",
-            hint="pull the image, then use `stacker inspect`",
+            f"not an index: {args.name}: got the manifest of one image, want an index",
+            hint=f"`stacker pull {args.name}` pulls the image; `stacker inspect` shows it",
         )
     return root.digest, document
 

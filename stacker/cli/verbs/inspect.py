@@ -29,14 +29,14 @@ EXAMPLES = """\
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
+    """Add the verb's arguments."""
     add_image(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
     """Print an image's names, platform and configuration.
 
-    :raises NotFoundError: the image is not in the list, only its config is.
+    :raises NotFoundError: the store lacks the image, or its list of images does.
     """
     store = session.store()
     image_id = store.images.find(args.image)

@@ -28,7 +28,7 @@ EXAMPLES = """\
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
+    """Add the verb's arguments."""
     add_image(parser)
 
 

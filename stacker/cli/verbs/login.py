@@ -62,11 +62,11 @@ def run(args: Namespace, session: Session) -> None:
     if not check_credentials(host, Credentials(user, password), anonymous_access(args, os.environ)):
         session.say(f"warning: {host} requires no credentials, so they were not checked")
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
-    place = save_credentials(files, host, user, password)
+    saved_in = save_credentials(files, host, user, password)
     if session.json:
-        print_item("login", {"host": host, "place": place})
+        print_item("login", {"host": host, "place": saved_in})
     else:
-        session.say(f"logged in to {host}; credentials saved in {place}")
+        session.say(f"logged in to {host}; credentials saved in {saved_in}")
 
 
 def host_named(text: str) -> str:

@@ -42,14 +42,14 @@ def run(args: Namespace, session: Session) -> None:
 
     host = host_named(args.host)
     files = [os.path.abspath(f) for f in auth_files(args.authfile, os.environ, os.geteuid())]
-    places = remove_credentials(files, host)
-    if not places:
+    changed = remove_credentials(files, host)
+    if not changed:
         raise NotFoundError(
             f"not logged in: {host}: got no credentials in {', '.join(files)}",
             hint="name the credential file with --authfile",
         )
     if session.json:
-        print_item("logout", {"host": host, "places": places})
+        print_item("logout", {"host": host, "places": changed})
         return
-    for place in places:
-        session.say(f"logged out of {host}; credentials removed from {place}")
+    for name in changed:
+        session.say(f"logged out of {host}; credentials removed from {name}")

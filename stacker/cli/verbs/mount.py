@@ -26,12 +26,13 @@ DESCRIPTION = """\
 Mount an image's root filesystem at TARGET, an existing directory outside the store.  The mount is
 read-only without --rw or --upper.  The last line on stdout names the driver that made the mount:
 
-  overlay   The kernel's overlayfs stacks the layers, without a copy.  A single layer needs only a
-            bind mount.  Needs root, or `unshare --user --map-root-user --mount`.
+  overlay   The kernel's overlayfs stacks the layers, without a copy.  A read-only mount of a single
+            layer without whiteouts is a bind mount.  Needs root, or `unshare --user
+            --map-root-user --mount`.
   fuse      A background process serves the tree through /dev/fuse.  Needs root or fusermount3.
             Writes have overlayfs's format, so a later overlay mount can use the same --upper.
             `--fuse-adapter pyfuse3` uses libfuse instead of the built-in implementation of FUSE.
-            libfuse is slower and read-only, and needs `pip install 'stacker-rootfs[fuse]'`.
+            Such a mount is slower and read-only, and needs `pip install 'stacker-rootfs[fuse]'`.
   copy      stacker copies the tree to TARGET, which must be empty.  Needs no privilege, but takes
             time and disk space.
 
@@ -70,7 +71,7 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="let the kernel read files of 1 MiB and more without the background process; every"
         " open(2) becomes slower; requires --driver fuse, a read-only mount, root and Linux 6.9"
-        " (default: only for images with at least 1 MiB per file on average)",
+        " (default: only for images with at least 1 MiB per entry on average)",
     )
     add("--rw", action="store_true", help="mount read-write; discard writes at unmount")
     add(
@@ -78,7 +79,11 @@ def configure(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="mount read-write and keep writes in DIR; create DIR if it is missing",
     )
-    add("--nosuid", action="store_true", help="ignore set-user-ID and set-group-ID bits")
+    add(
+        "--nosuid",
+        action="store_true",
+        help="ignore set-user-ID bits, set-group-ID bits and file capabilities",
+    )
     add("--nodev", action="store_true", help="do not interpret device files")
     add("--noexec", action="store_true", help="do not permit execution of programs")
     add(
@@ -118,7 +123,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _flags(args: Namespace) -> frozenset[str]:
-    """Return the mount flags: those that were asked for, and two more for a user."""
+    """Return the requested mount flags, and nosuid and nodev for an unprivileged user."""
     from stacker.linux import process
 
     flags = {name for name in FLAGS if getattr(args, name)}
@@ -136,7 +141,7 @@ def _fuse_options(args: Namespace) -> FuseOptions | None:
 
 
 def _check(args: Namespace, session: Session) -> Check | None:
-    """Return what ``--verify`` does with an image before the mount."""
+    """Return the check that ``--verify`` requests before the mount, or None."""
     if args.verify is None:
         return None
     from functools import partial
@@ -158,7 +163,7 @@ def _print_plan(args: Namespace, request: MountRequest, session: Session) -> Non
 
 
 def _explain(mounted: Mounted, session: Session) -> None:
-    """Print why other drivers were not used, and the note of the driver that was."""
+    """Print why `auto` rejected other drivers, and the note of the driver that mounted."""
     if mounted.reasons:
         session.say(f"mounted by {mounted.driver}, because {'; '.join(mounted.reasons)}")
     if mounted.note is not None:

@@ -19,6 +19,7 @@ List the mounts of the store.  STATE is one of
   mounted     the mount is in this mount namespace
   elsewhere   the mount is in another mount namespace
   busy        a process is mounting or unmounting it
+  incomplete  a killed command left a part of a copy; `umount` removes it
 
 If a crash or a reboot has ended a mount, stacker prints its target to stderr and removes it from
 the list.  stacker also discards the writes of `mount --rw`, and keeps those of `mount --upper`.
@@ -30,7 +31,7 @@ EXAMPLES = """\
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add nothing: the verb has no arguments."""
+    """Add no arguments."""
     del parser
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.background import flush_later
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count, parse_size
-from stacker.cli.options import add_archive_ratio
+from stacker.cli.options import add_archive_ratio, add_jobs
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.layer.paths import FORMS
@@ -62,12 +62,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="OS/ARCH[/VARIANT][:OSVERSION]",
         help="pull the image for this platform only (default: the best match for this machine)",
     )
-    add(
-        "--jobs",
-        metavar="N",
-        type=parse_count,
-        help="the number of layers to unpack in parallel (default: the number of processors)",
-    )
+    add_jobs(parser, "layers to unpack")
     add(
         "--keep-blobs",
         action="store_true",
@@ -115,7 +110,8 @@ def _add_transfer(group: _ArgumentGroup) -> None:
     add(
         "--allow-foreign",
         action="store_true",
-        help="download foreign layers from the URLs in the manifest, without credentials",
+        help="download foreign layers that the registry lacks from the URLs in the manifest, "
+        "without credentials",
     )
 
 
@@ -141,7 +137,7 @@ def _add_limits(parser: ArgumentParser) -> None:
         (
             "--max-ratio",
             _LIMITS.ratio,
-            "unpacked bytes per compressed byte, after the first 64M (default: %(default)s)",
+            "unpacked bytes per compressed byte; 64M are always allowed (default: %(default)s)",
         ),
     )
     for flag, default, text in counts:
@@ -167,7 +163,7 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _access(args: Namespace) -> RegistryAccess | None:
-    """Return how to reach registries, or None for files, which saves an import."""
+    """Return the settings for registries, or None for a local source, which saves an import."""
     from stacker.image.location import is_in_registry
 
     if not is_in_registry(args.source):

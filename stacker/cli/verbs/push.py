@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count
-from stacker.cli.options import add_image
+from stacker.cli.options import add_image, add_jobs
 from stacker.cli.output import print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.image.document import quoted
@@ -36,8 +36,8 @@ repository of the same registry, the registry mounts the blob from there.  stack
 after a lost connection.  The locations and blocked registries of containers-registries.conf(5)
 apply; its mirrors and short names do not.
 
-stacker does not push foreign layers.  They stay at the URLs in the manifest; stacker prints a
-warning for each.
+stacker does not push foreign layers that have URLs in the manifest.  They stay at these URLs;
+stacker prints a warning for each.
 """
 EXAMPLES = """\
   stacker push app:1.0 docker://registry.example/team/app:1.0
@@ -52,7 +52,7 @@ def configure(parser: ArgumentParser) -> None:
     add_image(parser)
     add("destination", metavar="DEST", help="where to push the image")
     add_packing(parser)
-    add_jobs(parser)
+    add_jobs(parser, "blobs to transfer")
     add_timeout(add_registries(parser))
 
 
@@ -69,16 +69,6 @@ def add_packing(parser: ArgumentParser) -> None:
         metavar="N",
         type=parse_count,
         help="compression level: 1 to 9 for gzip (default: 6), 1 to 22 for zstd (default: 3)",
-    )
-
-
-def add_jobs(parser: ArgumentParser) -> None:
-    """Add the option for the number of parallel transfers."""
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=parse_count,
-        help="the number of blobs to transfer in parallel (default: the number of processors)",
     )
 
 

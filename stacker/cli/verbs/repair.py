@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Verify images as `stacker verify` does, and unpack their damaged layers again.  stacker reads the
-blobs from the store if `pull --keep-blobs` kept them, else from the SOURCE of the pull.  Existing
-mounts use the damaged layer until they are unmounted.  stacker prints the diff_id of each replaced
-layer.
+blobs from the store if `pull --keep-blobs` kept them, else from the SOURCE of the pull.  It builds
+damaged chains again from their layers.  Existing mounts use the damaged layers and chains until
+they are unmounted.  stacker prints the diff_id of each replaced layer, and the ID of each replaced
+chain.
 
 --seal also enables fs-verity on every file of the images.  From then on, the kernel compares each
 page with its hash when it reads the page from the disk, and reads of a damaged page fail.  `stacker
@@ -44,17 +45,17 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Replace damaged layers, seal all layers if asked, and print the diff_ids of the replaced."""
+    """Replace damaged layers and chains, print their IDs, and seal the layers with --seal."""
     from stacker.cli.restore import Restorer
     from stacker.linux.process import usable_processors
-    from stacker.operations.repair import replace_layers, seal_layers
+    from stacker.operations.repair import rebuild_chain, replace_layers, seal_layers
     from stacker.operations.verify import verify_images
 
     if args.seal and args.fast:
         raise UsageError("contradictory options: got --seal and --fast, want one of them")
     store, jobs = session.store(), args.jobs or usable_processors()
     image_ids = chosen_images(args, store)
-    replaced: dict[str, str] = {}
+    replaced, rebuilt = dict[str, str](), list[str]()
     with Restorer(session, args).repair(store, jobs=jobs) as repair:
         for image_id in dict.fromkeys(image_ids):
             found = verify_images(
@@ -65,15 +66,17 @@ def run(args: Namespace, session: Session) -> None:
                 emit=lambda _: None,
             )
             damaged = [layer.diff_id for layer in found.damaged]
-            if not damaged:
-                continue
-            origin = replace_layers(store, image_id, damaged, repair)
-            replaced |= {str(diff_id): origin for diff_id in damaged}
+            if damaged:
+                origin = replace_layers(store, image_id, damaged, repair)
+                replaced |= {str(diff_id): origin for diff_id in damaged}
+            if damaged or found.damaged_chains:
+                chain_id = rebuild_chain(store, image_id)
+                rebuilt += [str(chain_id)] if found.damaged_chains else []
     sealed = seal_layers(store, image_ids, jobs=jobs) if args.seal else 0
     if session.json:
         items: list[dict[str, object]]
         items = [{"diff_id": d, "source": o} for d, o in replaced.items()]
-        print_items("repair", items, sealed=sealed)
+        print_items("repair", items, chains=rebuilt, sealed=sealed)
     else:
-        for diff_id in replaced:
-            print_line(diff_id)
+        for digest in (*replaced, *rebuilt):
+            print_line(digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stacker.cli.options import add_images
 from stacker.cli.output import print_items, print_line
 from stacker.operations.remove import remove_images
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Remove images with all their names, and the layers that no other image uses.  stacker prints the ID
-of each removed image.  stacker checks all images first.  If an IMAGE does not exist, or is mounted
-or in use, stacker removes no image.  The exit code is then 3 or 8; unmount a mounted image first.
+of each removed image.  stacker checks all images first.  If an IMAGE does not exist (exit code 3),
+or is mounted or in use (exit code 8), stacker removes no image.  Unmount a mounted image first.
 """
 EXAMPLES = """\
   stacker rm app:1.0 app:1.1
@@ -26,13 +27,8 @@ EXAMPLES = """\
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
-    parser.add_argument(
-        "images",
-        metavar="IMAGE",
-        nargs="+",
-        help="image ID, unique prefix of an image ID, or name",
-    )
+    """Add the verb's arguments."""
+    add_images(parser, nargs="+")
 
 
 def run(args: Namespace, session: Session) -> None:

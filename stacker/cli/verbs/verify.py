@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from stacker.cli.help import parse_count
+from stacker.cli.options import add_images, add_jobs
 from stacker.cli.output import print_item, print_line, print_text
 from stacker.errors import IntegrityError, UsageError
 
@@ -13,14 +14,18 @@ if TYPE_CHECKING:
 
     from stacker.cli.session import Session
     from stacker.image.digest import ImageID
+    from stacker.jobs.verify_layer import LayerVerified
     from stacker.operations.verify import Verification
+    from stacker.operations.verify_chain import ChainVerified
     from stacker.store.store import Store
 
 DESCRIPTION = """\
 Verify images in the store.  stacker computes the diff_id of each layer from the files on disk.  It
 also compares the type, mode, owner, time, xattrs and links of every file with the layer's tar.  It
-prints a line for each image and for each difference.  If an image is damaged, the exit code is 5.
-`stacker repair` replaces damaged layers.
+builds the chain of each image again, and compares it in the same way: a chain has the directories
+that a mount needs besides the layers.  stacker prints the ID of each image whose documents are
+intact, and a line for each difference.  If an image is damaged, the exit code is 5.  `stacker
+repair` replaces damaged layers and chains.
 """
 EXAMPLES = """\
   stacker verify app:1.0
@@ -31,32 +36,22 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_choice(parser, every="verify every image and every layer", what="verify")
+    add_choice(parser, every="verify every image, layer and chain", what="verify")
 
 
 def add_choice(parser: ArgumentParser, *, every: str, what: str) -> None:
     """Add the arguments that verify and repair share.
 
     :param every: the help of ``--all``.
-    :param what: what happens to layers in parallel, for the help of ``--jobs``.
+    :param what: the task of a worker, for the help of ``--jobs``.
     """
     add = parser.add_argument
-    add(
-        "images",
-        metavar="IMAGE",
-        nargs="*",
-        help="image ID, unique prefix of an image ID, or name",
-    )
+    add_images(parser, nargs="*")
     add("-a", "--all", action="store_true", help=every)
     add(
         "--fast", action="store_true", help="compare attributes only, without reading file contents"
     )
-    add(
-        "--jobs",
-        metavar="N",
-        type=parse_count,
-        help=f"the number of layers to {what} in parallel (default: the number of processors)",
-    )
+    add_jobs(parser, f"layers to {what}")
 
 
 def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
@@ -68,7 +63,7 @@ def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
     if bool(args.images) == args.all:
         got = "both IMAGE and" if args.all else "neither IMAGE nor"
         raise UsageError(
-            f"which images: got {got} --all, want one of them",
+            f"no choice of images: got {got} --all, want one of them",
             hint="`stacker images` lists the images in the store",
         )
     if args.all:
@@ -77,7 +72,10 @@ def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Verify, print each difference, and fail if there is one."""
+    """Verify images, and print each sound image and each difference.
+
+    :raises IntegrityError: an image or a layer is damaged.
+    """
     from stacker.linux.process import usable_processors
     from stacker.operations.verify import verify_images
 
@@ -97,13 +95,14 @@ def run(args: Namespace, session: Session) -> None:
             if image.damage is None:
                 print_line(str(image.image_id))
         _print_damage(found)
-    _require_sound(found, hint="`stacker repair` replaces damaged layers")
+    chosen = "--all" if args.all else shlex.join(args.images)
+    _require_sound(found, hint=f"`stacker repair {chosen}` replaces damaged layers and chains")
 
 
 def require_sound(
     store: Store, image_id: ImageID, *, name: str, contents: bool, session: Session
 ) -> None:
-    """Verify an image for another verb, and print what differs, but nothing if it is sound.
+    """Verify an image for another verb; print its differences if it is damaged.
 
     :param name: the image as the user named it, for the hint.
     :raises IntegrityError: the image is damaged.
@@ -119,16 +118,18 @@ def require_sound(
         print_item("verify", _document(found))
     else:
         _print_damage(found)
-    _require_sound(found, hint=f"`stacker repair {name}` replaces damaged layers")
+    chosen = shlex.quote(name)
+    _require_sound(found, hint=f"`stacker repair {chosen}` replaces damaged layers and chains")
 
 
 def _require_sound(found: Verification, *, hint: str) -> None:
     if not found.is_sound:
         damaged = [f"image {each.image_id}" for each in found.images if each.damage is not None]
-        damaged += [f"layer {each.diff_id}" for each in found.damaged]
+        damaged += [name for name, _ in _damaged(found)]
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise IntegrityError(
-            f"damaged: {damaged[0]}{more}: got other content than pulled", hint=hint
+            f"damaged: {damaged[0]}{more}: got changed content, want the content that was pulled",
+            hint=hint,
         )
 
 
@@ -136,11 +137,19 @@ def _print_damage(found: Verification) -> None:
     for image in found.images:
         if image.damage is not None:
             print_text(f"image {image.image_id}: {image.damage}")
-    for layer in found.damaged:
-        if layer.damage is not None:
-            print_text(f"layer {layer.diff_id}: {layer.damage}")
-        for difference in layer.differences:
-            print_text(f"layer {layer.diff_id}: {difference}")
+    for name, part in _damaged(found):
+        if part.damage is not None:
+            print_text(f"{name}: {part.damage}")
+        for difference in part.differences:
+            print_text(f"{name}: {difference}")
+
+
+def _damaged(found: Verification) -> list[tuple[str, LayerVerified | ChainVerified]]:
+    """Return the damaged layers and chains, each with its name for messages."""
+    return [
+        *((f"layer {layer.diff_id}", layer) for layer in found.damaged),
+        *((f"chain {chain.chain_id}", chain) for chain in found.damaged_chains),
+    ]
 
 
 def _document(found: Verification) -> dict[str, object]:
@@ -154,21 +163,22 @@ def _document(found: Verification) -> dict[str, object]:
             }
             for image in found.images
         ],
-        "layers": [
+        "layers": [{"diff_id": str(each.diff_id), **_part(each)} for each in found.layers],
+        "chains": [{"chain_id": str(each.chain_id), **_part(each)} for each in found.chains],
+    }
+
+
+def _part(part: LayerVerified | ChainVerified) -> dict[str, object]:
+    return {
+        "sound": part.is_sound,
+        "damage": part.damage,
+        "differences": [
             {
-                "diff_id": str(layer.diff_id),
-                "sound": layer.is_sound,
-                "damage": layer.damage,
-                "differences": [
-                    {
-                        "path": each.path.decode("utf-8", "surrogateescape"),
-                        "what": each.what,
-                        "got": each.got,
-                        "want": each.want,
-                    }
-                    for each in layer.differences
-                ],
+                "path": each.path.decode("utf-8", "surrogateescape"),
+                "what": each.what,
+                "got": each.got,
+                "want": each.want,
             }
-            for layer in found.layers
+            for each in part.differences
         ],
     }

@@ -37,7 +37,9 @@ def driver_named(name: str) -> Driver:
 
         return FuseOverlayfsDriver()
     known = ", ".join(driver.name for driver in DRIVERS)
-    raise UsageError(f"no such mount driver: {name}: want auto, {known}, fuse-overlayfs")
+    raise UsageError(
+        f"no such mount driver: got {name!r}, want one of auto, {known}, fuse-overlayfs"
+    )
 
 
 def choose(name: str, plan: Plan) -> tuple[Driver, tuple[str, ...]]:

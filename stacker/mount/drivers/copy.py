@@ -12,7 +12,7 @@ from contextlib import suppress
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, UnsupportedError
+from stacker.errors import MountError, StackerError, UnsupportedError, shell_word
 from stacker.linux import mountinfo, safe_path
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
@@ -103,8 +103,9 @@ def _refuse_files(target: Path, opened: FileDescriptor) -> MountError | None:
 def _require_same_inode(record: MountRecord, target: FileDescriptor) -> None:
     if os.fstat(target.number).st_ino != record.target_inode:
         raise MountError(
-            f"cannot unmount a copy: {record.target}: it is another directory than at mount time",
-            hint=f"if another mount covers it: umount {record.target}, then try again",
+            f"cannot unmount a copy: {record.target}: got another directory than at mount time, "
+            "want the same",
+            hint=f"if another mount covers it: umount {shell_word(record.target)}",
         )
 
 

@@ -97,7 +97,7 @@ class FuseDriver:
 
 
 def served_tree(plan: Plan) -> ServedTree:
-    """Return what a server needs to know of a plan."""
+    """Return the parts of a plan that a server needs."""
     from dataclasses import replace
 
     from stacker.fuse.options import FuseOptions, ServedTree
@@ -163,7 +163,7 @@ def is_dead(record: MountRecord) -> bool:
 
 
 def _answers(target: Path) -> bool:
-    """Send a request that the kernel never answers from a cache."""
+    """Return whether a mount answers; statvfs(2) is never answered from a cache."""
     for _ in range(_ATTEMPTS):
         try:
             os.statvfs(target)

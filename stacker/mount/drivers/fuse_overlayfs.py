@@ -46,7 +46,8 @@ class FuseOverlayfsDriver:
         if plan.upper is not None and not plan.volatile:
             # It also creates files named .wh..wh..opq, which overlayfs lists as files.
             return UnsupportedError(
-                f"no --upper with {PROGRAM}: {plan.target}: its opaque marks are not overlayfs's",
+                f"no --upper with {PROGRAM}: {plan.target}: it writes opaque marks that overlayfs "
+                "does not read",
                 hint="use --rw, or another driver",
             )
         if ":" in str(plan.upper):  # the program lists the resolved upper with the lower ones

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
 
 Api = Literal["auto", "context", "mount2"]
-"""The kernel interface: ``context`` for fsopen(2) and open_tree(2), ``mount2`` for mount(2),
-``auto`` for the former with the latter as fallback."""
+"""The kernel interface: ``context`` is fsopen(2) and open_tree(2), and ``mount2`` is mount(2).
+``auto`` tries ``context`` first."""
 
 # statvfs(3) flags that a user namespace may not clear when it remounts (mount_namespaces(7)).
 _LOCKED_FLAGS = {
@@ -42,7 +42,7 @@ _LOCKED_FLAGS = {
     os.ST_RELATIME: mountapi.MS_RELATIME,
 }
 _PAGE_LIMIT = 4095
-# Linux 6.5 introduced `lowerdir+`, Linux 5.2 fsopen(2); seccomp filters return EPERM.
+# fsopen(2) needs Linux 5.2, `lowerdir+` Linux 6.8 (overlayfs.rst); seccomp filters return EPERM.
 _OLD_KERNEL = {errno.ENOSYS, errno.EINVAL, errno.EPERM}
 _REFUSALS = {
     errno.EPERM,
@@ -84,7 +84,8 @@ class OverlayDriver:
         if len(plan.layers) > mountapi.OVERLAY_MAX_LAYERS:
             return UnsupportedError(
                 f"too many layers for overlayfs: {plan.target}: got {len(plan.layers)},"
-                f" want at most {mountapi.OVERLAY_MAX_LAYERS}"
+                f" want at most {mountapi.OVERLAY_MAX_LAYERS}",
+                hint="use --driver fuse or --driver copy",
             )
         if not process.has_capability(process.CAP_SYS_ADMIN):
             return MountError(
@@ -262,8 +263,7 @@ def bind_read_only(
 ) -> None:
     """Bind a directory read-only onto another.
 
-    :param attributes: ``MS_RDONLY`` with ``MS_NOSUID``, ``MS_NODEV`` and ``MS_NOEXEC``.
-
+    :param attributes: ``MS_RDONLY``, and any of ``MS_NOSUID``, ``MS_NODEV`` and ``MS_NOEXEC``.
     :raises OSError: from the kernel, with the path that it refuses.
     """
     with FileDescriptor.open_directory(target) as mount_point:

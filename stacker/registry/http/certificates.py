@@ -89,4 +89,6 @@ def _check_pairs(names: list[str], directory: str) -> None:
             partner = name.removesuffix(suffix) + other
             if name.endswith(suffix) and partner not in names:
                 path = os.path.join(directory, name)
-                raise UsageError(f"incomplete client certificate: {path!r}: want {partner!r} too")
+                raise UsageError(
+                    f"incomplete client certificate: {path!r}: got no {partner!r}, want both"
+                )

@@ -39,7 +39,9 @@ def origin_of(url: str, what: str) -> Origin:
         origin = Origin("", "", 0)
     if origin.scheme not in _PORTS or not origin.host:
         # The message omits the URL, which may carry a signature.
-        raise NetworkError(f"malformed URL from the registry: {what}: want http:// or https://")
+        raise NetworkError(
+            f"malformed URL from the registry: {what}: got another form, want http:// or https://"
+        )
     return origin
 
 

@@ -82,7 +82,7 @@ def opened(path: Path | bytes, flags: int, mode: int = 0o666) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Call:
-    """An operation on a name in a place, with an ID for parametrized tests."""
+    """An operation on a name in a directory, with an ID for parametrized tests."""
 
     name: str
     run: Callable[[Path], object]

@@ -20,12 +20,12 @@ SMALL = 256
 
 @pytest.fixture
 def crowd(mounted: Mounted, kind: str) -> CaseDirectory:
-    return mounted.place(kind, "crowd")
+    return mounted.case_directory(kind, "crowd")
 
 
 @pytest.fixture
 def named(mounted: Mounted, kind: str) -> CaseDirectory:
-    return mounted.place(kind, "names")
+    return mounted.case_directory(kind, "names")
 
 
 def rest(directory: int) -> list[Dirent]:
@@ -45,8 +45,8 @@ def test_listing_has_every_name_once_and_the_dots(crowd: CaseDirectory) -> None:
         assert getdents(directory) == []
 
 
-def test_listing_has_types_and_inode_numbers(place: CaseDirectory) -> None:
-    with opened(place.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+def test_listing_has_types_and_inode_numbers(case: CaseDirectory) -> None:
+    with opened(case.path, os.O_RDONLY | os.O_DIRECTORY) as directory:
         for entry in rest(directory):
             if entry.name == b"..":
                 continue
@@ -123,27 +123,27 @@ def test_two_concurrent_listings_are_independent(crowd: CaseDirectory) -> None:
         assert listed(first + rest(one)) == listed(whole) == sorted([b".", b"..", *ALL])
 
 
-def test_empty_directory_has_only_the_dots(place: CaseDirectory) -> None:
-    with opened(place / "hollow", os.O_RDONLY | os.O_DIRECTORY) as directory:
+def test_empty_directory_has_only_the_dots(case: CaseDirectory) -> None:
+    with opened(case / "hollow", os.O_RDONLY | os.O_DIRECTORY) as directory:
         assert listed(rest(directory)) == [b".", b".."]
 
 
-def test_only_a_directory_is_listed(place: CaseDirectory) -> None:
-    with opened(place / "file", os.O_RDONLY) as descriptor, fails(errno.ENOTDIR):
+def test_only_a_directory_is_listed(case: CaseDirectory) -> None:
+    with opened(case / "file", os.O_RDONLY) as descriptor, fails(errno.ENOTDIR):
         getdents(descriptor)
 
 
-def test_new_listing_has_each_change(place: CaseDirectory) -> None:
-    before = names(place / "full")
+def test_new_listing_has_each_change(case: CaseDirectory) -> None:
+    before = names(case / "full")
     for number in range(5):
-        touch(place / f"full/new{number}")
-        assert names(place / "full") == before | {f"new{number}"}
-        os.unlink(place / f"full/new{number}")
-        assert names(place / "full") == before
-    os.unlink(place / "full/inner")
-    assert names(place / "full") == {"sub"}
-    touch(place / "full/inner")
-    assert names(place / "full") == {"sub", "inner"}
+        touch(case / f"full/new{number}")
+        assert names(case / "full") == before | {f"new{number}"}
+        os.unlink(case / f"full/new{number}")
+        assert names(case / "full") == before
+    os.unlink(case / "full/inner")
+    assert names(case / "full") == {"sub"}
+    touch(case / "full/inner")
+    assert names(case / "full") == {"sub", "inner"}
 
 
 def test_every_byte_but_a_slash_makes_a_name(named: CaseDirectory) -> None:
@@ -192,15 +192,15 @@ def test_name_of_255_bytes_is_like_any_other(named: CaseDirectory) -> None:
 
 
 @pytest.mark.parametrize("name", [".wh.file", ".wh..wh..opq", ".wh.new", ".fuse_hidden1", "#0"])
-def test_names_with_a_meaning_elsewhere_are_ordinary(place: CaseDirectory, name: str) -> None:
-    before = names(place.path)
-    (place / name).write_bytes(b"mine")
-    assert names(place.path) == before | {name}
-    assert (place / name).read_bytes() == b"mine"
-    os.unlink(place / name)
-    assert names(place.path) == before
+def test_names_with_a_meaning_elsewhere_are_ordinary(case: CaseDirectory, name: str) -> None:
+    before = names(case.path)
+    (case / name).write_bytes(b"mine")
+    assert names(case.path) == before | {name}
+    assert (case / name).read_bytes() == b"mine"
+    os.unlink(case / name)
+    assert names(case.path) == before
 
 
-def test_places_have_the_declared_kind(place: CaseDirectory) -> None:
-    assert place.is_lower("file") == (place.kind in {LOWER, MERGED})
-    assert place.is_lower("other") == (place.kind == LOWER)
+def test_places_have_the_declared_kind(case: CaseDirectory) -> None:
+    assert case.is_lower("file") == (case.kind in {LOWER, MERGED})
+    assert case.is_lower("other") == (case.kind == LOWER)

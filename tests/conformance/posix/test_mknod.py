@@ -26,27 +26,27 @@ KINDS = {
 
 @pytest.mark.parametrize("mode", [0o644, 0o777, 0o1000])
 @pytest.mark.parametrize("node", KINDS)
-def test_node_has_its_type_mode_and_device(place: CaseDirectory, node: str, mode: int) -> None:
+def test_node_has_its_type_mode_and_device(case: CaseDirectory, node: str, mode: int) -> None:
     kind, device = KINDS[node]
-    with changing(place / "full", times="mtime ctime"):
-        os.mknod(place / "full/new", kind | mode, device)
-    status = os.lstat(place / "full/new")
+    with changing(case / "full", times="mtime ctime"):
+        os.mknod(case / "full/new", kind | mode, device)
+    status = os.lstat(case / "full/new")
     assert status.st_mode == kind | mode & ~0o022
     assert status.st_rdev == device
     assert (status.st_nlink, status.st_size, status.st_uid) == (1, 0, 0)
-    os.chmod(place / "full/new", 0o600)
-    os.rename(place / "full/new", place / "moved")
-    assert os.lstat(place / "moved").st_rdev == device
-    os.unlink(place / "moved")
-    assert "moved" not in names(place.path)
+    os.chmod(case / "full/new", 0o600)
+    os.rename(case / "full/new", case / "moved")
+    assert os.lstat(case / "moved").st_rdev == device
+    os.unlink(case / "moved")
+    assert "moved" not in names(case.path)
 
 
 @pytest.mark.parametrize("name", ["file", "hollow", "link", "dangling", "fifo"])
 @pytest.mark.parametrize("node", ["fifo", "char"])
-def test_mknod_on_an_existing_name_fails(place: CaseDirectory, name: str, node: str) -> None:
+def test_mknod_on_an_existing_name_fails(case: CaseDirectory, name: str, node: str) -> None:
     kind, device = KINDS[node]
     with fails(errno.EEXIST):
-        os.mknod(place / name, kind | 0o644, device)
+        os.mknod(case / name, kind | 0o644, device)
 
 
 @pytest.mark.parametrize(
@@ -59,76 +59,76 @@ def test_mknod_on_an_existing_name_fails(place: CaseDirectory, name: str, node: 
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_mknod_below_a_missing_path_fails(place: CaseDirectory, path: str, number: int) -> None:
+def test_mknod_below_a_missing_path_fails(case: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
-        os.mkfifo(place / path)
+        os.mkfifo(case / path)
 
 
 @pytest.mark.parametrize("node", ["char", "block"])
-def test_unprivileged_user_cannot_make_devices(place: CaseDirectory, node: str) -> None:
+def test_unprivileged_user_cannot_make_devices(case: CaseDirectory, node: str) -> None:
     kind, device = KINDS[node]
     with acting_as(), fails(errno.EPERM):
-        os.mknod(place / "open/new", kind | 0o644, device)
+        os.mknod(case / "open/new", kind | 0o644, device)
     with acting_as():
-        os.mkfifo(place / "open/new")
+        os.mkfifo(case / "open/new")
         with fails(errno.EACCES):
-            os.mkfifo(place / "full/new")
-    assert os.lstat(place / "open/new").st_uid == 65534
+            os.mkfifo(case / "full/new")
+    assert os.lstat(case / "open/new").st_uid == 65534
 
 
-def test_device_0_0_is_made_or_refused_as_documented(place: CaseDirectory) -> None:
-    if place.deviates(Deviation.NO_DEVICE_ZERO):
+def test_device_0_0_is_made_or_refused_as_documented(case: CaseDirectory) -> None:
+    if case.deviates(Deviation.NO_DEVICE_ZERO):
         with fails(errno.EPERM):
-            os.mknod(place / "new", stat.S_IFCHR | 0o644, 0)
-        assert "new" not in names(place.path)
+            os.mknod(case / "new", stat.S_IFCHR | 0o644, 0)
+        assert "new" not in names(case.path)
     else:
-        os.mknod(place / "new", stat.S_IFCHR | 0o644, 0)
-        assert stat.S_ISCHR(os.lstat(place / "new").st_mode)
-        assert "new" in names(place.path)
+        os.mknod(case / "new", stat.S_IFCHR | 0o644, 0)
+        assert stat.S_ISCHR(os.lstat(case / "new").st_mode)
+        assert "new" in names(case.path)
 
 
 @pytest.mark.parametrize("name", ["fifo", "new"])
-def test_fifo_transfers_bytes(place: CaseDirectory, name: str) -> None:
+def test_fifo_transfers_bytes(case: CaseDirectory, name: str) -> None:
     if name == "new":
-        os.mkfifo(place / name)
+        os.mkfifo(case / name)
     with (
-        opened(place / name, os.O_RDONLY | os.O_NONBLOCK) as reader,
-        opened(place / name, os.O_WRONLY) as writer,
+        opened(case / name, os.O_RDONLY | os.O_NONBLOCK) as reader,
+        opened(case / name, os.O_WRONLY) as writer,
     ):
         os.write(writer, b"through")
         assert os.read(reader, 100) == b"through"
 
 
 @pytest.mark.parametrize("change", ["chmod", "chown", "rename", "link"])
-def test_fifo_keeps_its_identity_through_changes(place: CaseDirectory, change: str) -> None:
+def test_fifo_keeps_its_identity_through_changes(case: CaseDirectory, change: str) -> None:
     name = "fifo"
-    with opened(place / name, os.O_RDONLY | os.O_NONBLOCK) as reader:
+    with opened(case / name, os.O_RDONLY | os.O_NONBLOCK) as reader:
         before = os.fstat(reader).st_ino
         match change:
             case "chmod":
-                os.chmod(place / name, 0o600)
+                os.chmod(case / name, 0o600)
             case "chown":
-                os.chown(place / name, 1, 1)
+                os.chown(case / name, 1, 1)
             case "rename":
-                os.rename(place / name, place / "new")
+                os.rename(case / name, case / "new")
                 name = "new"
             case _:
-                os.link(place / name, place / "new")
+                os.link(case / name, case / "new")
                 name = "new"
-        assert os.lstat(place / name).st_ino == before
+        assert os.lstat(case / name).st_ino == before
 
 
 def test_socket_can_be_bound_and_connected(
-    place: CaseDirectory, monkeypatch: pytest.MonkeyPatch
+    case: CaseDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(place.path)  # an address has 107 bytes
+    monkeypatch.chdir(case.path)  # an address has 107 bytes
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind("sock")
         server.listen()
-        assert stat.S_ISSOCK(os.lstat(place / "sock").st_mode)
+        assert stat.S_ISSOCK(os.lstat(case / "sock").st_mode)
         thread = threading.Thread(target=lambda: client.connect("sock"))
         thread.start()
         server.accept()[0].close()
         thread.join()
     os.unlink("sock")
-    assert "sock" not in names(place.path)
+    assert "sock" not in names(case.path)

@@ -19,8 +19,8 @@ from tests.support.unprivileged import acting_as
     [b"file", b"../..", b"/etc/passwd", b"a b\n\xff\x01", b"missing", b"x" * 255, b"y/" * 2047],
     ids=lambda value: str(value[:10]),
 )
-def test_any_symlink_target_is_kept(place: CaseDirectory, target: bytes) -> None:
-    path = os.fsencode(place / "new")
+def test_any_symlink_target_is_kept(case: CaseDirectory, target: bytes) -> None:
+    path = os.fsencode(case / "new")
     os.symlink(target, path)
     status = os.lstat(path)
     assert stat.S_ISLNK(status.st_mode)
@@ -32,9 +32,9 @@ def test_any_symlink_target_is_kept(place: CaseDirectory, target: bytes) -> None
 @pytest.mark.parametrize(
     "name", ["file", "hollow", "full", "link", "dirlink", "dangling", "loop", "fifo"]
 )
-def test_symlink_on_an_existing_name_fails(place: CaseDirectory, name: str) -> None:
+def test_symlink_on_an_existing_name_fails(case: CaseDirectory, name: str) -> None:
     with fails(errno.EEXIST):
-        os.symlink("file", place / name)
+        os.symlink("file", case / name)
 
 
 @pytest.mark.parametrize(
@@ -50,63 +50,63 @@ def test_symlink_on_an_existing_name_fails(place: CaseDirectory, name: str) -> N
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_invalid_symlink_fails(place: CaseDirectory, target: str, path: str, number: int) -> None:
+def test_invalid_symlink_fails(case: CaseDirectory, target: str, path: str, number: int) -> None:
     with fails(number):
-        os.symlink(target, os.fsencode(place.path) + b"/" + path.encode())
+        os.symlink(target, os.fsencode(case.path) + b"/" + path.encode())
 
 
 @pytest.mark.parametrize("name", ["file", "hollow", "fifo"])
-def test_readlink_of_another_type_fails(place: CaseDirectory, name: str) -> None:
+def test_readlink_of_another_type_fails(case: CaseDirectory, name: str) -> None:
     with fails(errno.EINVAL):
-        os.readlink(place / name)
+        os.readlink(case / name)
 
 
 @pytest.mark.parametrize(
     ("name", "target"),
     [("link", "file"), ("dirlink", "full"), ("dangling", "missing"), ("loop", "loop")],
 )
-def test_lower_symlink_is_read_and_kept(place: CaseDirectory, name: str, target: str) -> None:
-    assert os.readlink(place / name) == target
-    os.lchown(place / name, 7, 8)
-    assert os.readlink(place / name) == target
-    assert os.lstat(place / name).st_uid == 7
+def test_lower_symlink_is_read_and_kept(case: CaseDirectory, name: str, target: str) -> None:
+    assert os.readlink(case / name) == target
+    os.lchown(case / name, 7, 8)
+    assert os.readlink(case / name) == target
+    assert os.lstat(case / name).st_uid == 7
 
 
-def test_symlink_updates_times_of_the_parent(place: CaseDirectory) -> None:
-    with changing(place / "full", times="mtime ctime"):
-        os.symlink("x", place / "full/new")
+def test_symlink_updates_times_of_the_parent(case: CaseDirectory) -> None:
+    with changing(case / "full", times="mtime ctime"):
+        os.symlink("x", case / "full/new")
 
 
-def test_symlink_resolves_through_lower_and_new_directories(place: CaseDirectory) -> None:
-    os.symlink("../file", place / "full/back")
-    os.symlink("dirlink/back", place / "new")
-    assert (place / "new").read_bytes() == DATA
-    (place / "new").write_bytes(b"through")
-    assert (place / "file").read_bytes() == b"through"
-    assert names(place / "dirlink") == {"inner", "sub", "back"}
+def test_symlink_resolves_through_lower_and_new_directories(case: CaseDirectory) -> None:
+    os.symlink("../file", case / "full/back")
+    os.symlink("dirlink/back", case / "new")
+    assert (case / "new").read_bytes() == DATA
+    (case / "new").write_bytes(b"through")
+    assert (case / "file").read_bytes() == b"through"
+    assert names(case / "dirlink") == {"inner", "sub", "back"}
 
 
-def test_chain_of_41_symlinks_fails_with_eloop(place: CaseDirectory) -> None:
-    os.symlink("file", place / "s0")
+def test_chain_of_41_symlinks_fails_with_eloop(case: CaseDirectory) -> None:
+    os.symlink("file", case / "s0")
     for number in range(1, 60):
-        os.symlink(f"s{number - 1}", place / f"s{number}")
-    assert (place / "s39").read_bytes() == DATA
+        os.symlink(f"s{number - 1}", case / f"s{number}")
+    assert (case / "s39").read_bytes() == DATA
     with fails(errno.ELOOP):
-        os.stat(place / "s40")
+        os.stat(case / "s40")
 
 
-def test_new_symlink_belongs_to_the_caller(place: CaseDirectory) -> None:
+def test_new_symlink_belongs_to_the_caller(case: CaseDirectory) -> None:
     with acting_as(1234, 5678):
-        os.symlink("x", place / "open/new")
+        os.symlink("x", case / "open/new")
         with fails(errno.EACCES):
-            os.symlink("x", place / "full/new")
-    status = os.lstat(place / "open/new")
+            os.symlink("x", case / "full/new")
+    status = os.lstat(case / "open/new")
     assert (status.st_uid, status.st_gid) == (1234, 5678)
 
 
-def test_deleted_symlink_can_become_a_file_and_vice_versa(place: CaseDirectory) -> None:
-    os.unlink(place / "link")
-    os.unlink(place / "other")
-    (place / "link").write_bytes(b"a file")
-    os.symlink("link", place / "other")
-    assert (place / "other").read_bytes() == b"a file"
+def test_deleted_symlink_can_become_a_file_and_vice_versa(case: CaseDirectory) -> None:
+    os.unlink(case / "link")
+    os.unlink(case / "other")
+    (case / "link").write_bytes(b"a file")
+    os.symlink("link", case / "other")
+    assert (case / "other").read_bytes() == b"a file"

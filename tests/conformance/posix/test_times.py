@@ -16,19 +16,19 @@ Operation = Callable[[CaseDirectory], object]
 BOTH = "mtime ctime"
 
 
-def write(place: CaseDirectory) -> None:
-    (place / "full/inner").open("r+b").close()
-    with (place / "full/inner").open("r+b", buffering=0) as file:
+def write(case: CaseDirectory) -> None:
+    (case / "full/inner").open("r+b").close()
+    with (case / "full/inner").open("r+b", buffering=0) as file:
         file.write(b"x")
 
 
-def extend(place: CaseDirectory) -> None:
-    with (place / "full/inner").open("ab", buffering=0) as file:
+def extend(case: CaseDirectory) -> None:
+    with (case / "full/inner").open("ab", buffering=0) as file:
         file.write(b"x")
 
 
-def read(place: CaseDirectory) -> None:
-    assert (place / "full/inner").read_bytes() == b"inner"
+def read(case: CaseDirectory) -> None:
+    assert (case / "full/inner").read_bytes() == b"inner"
 
 
 OF_THE_FILE: dict[str, tuple[Operation, str]] = {
@@ -72,18 +72,18 @@ COPIES_UP = {
 
 
 @pytest.mark.parametrize("operation", OF_THE_FILE)
-def test_times_that_change_with_a_file(place: CaseDirectory, operation: str) -> None:
+def test_times_that_change_with_a_file(case: CaseDirectory, operation: str) -> None:
     run, times = OF_THE_FILE[operation]
-    with changing(place / "full/inner", times=times):
-        run(place)
+    with changing(case / "full/inner", times=times):
+        run(case)
 
 
 @pytest.mark.parametrize("operation", OF_THE_PARENT)
-def test_times_that_change_with_a_directory(place: CaseDirectory, operation: str) -> None:
+def test_times_that_change_with_a_directory(case: CaseDirectory, operation: str) -> None:
     run, times = OF_THE_PARENT[operation]
-    if place.kind in COPIES_UP.get(operation, ()) and place.deviates(
+    if case.kind in COPIES_UP.get(operation, ()) and case.deviates(
         Deviation.COPY_UP_IS_SEEN_IN_CTIME
     ):
         times = "ctime"
-    with changing(place / "full", times=times):
-        run(place)
+    with changing(case / "full", times=times):
+        run(case)

@@ -20,37 +20,37 @@ SIZES = [0, 1, 4095, 4096, 4097, len(DATA), len(DATA) + 1, 1 << 20, (1 << 32) + 
 @pytest.mark.parametrize("way", ["path", "descriptor", "symlink"])
 @pytest.mark.parametrize("size", SIZES)
 def test_truncate_sets_the_size_and_fills_with_zeros(
-    place: CaseDirectory, size: int, way: str
+    case: CaseDirectory, size: int, way: str
 ) -> None:
     if way == "descriptor":
-        with opened(place / "file", os.O_RDWR) as descriptor:
+        with opened(case / "file", os.O_RDWR) as descriptor:
             os.ftruncate(descriptor, size)
             assert os.fstat(descriptor).st_size == size
     else:
-        os.truncate(place / ("link" if way == "symlink" else "file"), size)
-    assert os.stat(place / "file").st_size == size
-    with opened(place / "file", os.O_RDONLY) as descriptor:
+        os.truncate(case / ("link" if way == "symlink" else "file"), size)
+    assert os.stat(case / "file").st_size == size
+    with opened(case / "file", os.O_RDONLY) as descriptor:
         assert os.pread(descriptor, 10_000, 0) == (DATA + bytes(5_000))[:size][:10_000]
         assert os.pread(descriptor, 100, size) == b""
         if size > 20_000:
             assert os.pread(descriptor, 100, size - 10) == bytes(10)
 
 
-def test_truncated_bytes_do_not_reappear(place: CaseDirectory) -> None:
-    os.truncate(place / "file", 100)
-    os.truncate(place / "file", 300)
-    assert (place / "file").read_bytes() == DATA[:100] + bytes(200)
+def test_truncated_bytes_do_not_reappear(case: CaseDirectory) -> None:
+    os.truncate(case / "file", 100)
+    os.truncate(case / "file", 300)
+    assert (case / "file").read_bytes() == DATA[:100] + bytes(200)
 
 
 @pytest.mark.parametrize("size", [0, 10, len(DATA), 9999])
-def test_truncate_updates_mtime_and_ctime(place: CaseDirectory, size: int) -> None:
-    with changing(place / "file", times="mtime ctime"):
-        os.truncate(place / "file", size)
+def test_truncate_updates_mtime_and_ctime(case: CaseDirectory, size: int) -> None:
+    with changing(case / "file", times="mtime ctime"):
+        os.truncate(case / "file", size)
 
 
-def test_truncate_keeps_mode_and_owner(place: CaseDirectory) -> None:
-    os.truncate(place / "mine", 1)
-    status = os.stat(place / "mine")
+def test_truncate_keeps_mode_and_owner(case: CaseDirectory) -> None:
+    os.truncate(case / "mine", 1)
+    status = os.stat(case / "mine")
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o644, 65534, 65534)
 
 
@@ -68,54 +68,52 @@ def test_truncate_keeps_mode_and_owner(place: CaseDirectory) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_truncate_of_another_type_fails(place: CaseDirectory, path: str, number: int) -> None:
+def test_truncate_of_another_type_fails(case: CaseDirectory, path: str, number: int) -> None:
     with fails(number):
-        os.truncate(place / path, 0)
+        os.truncate(case / path, 0)
 
 
-def test_negative_size_is_refused(place: CaseDirectory) -> None:
+def test_negative_size_is_refused(case: CaseDirectory) -> None:
     with fails(errno.EINVAL):
-        os.truncate(place / "file", -1)
-    with opened(place / "file", os.O_RDWR) as descriptor, fails(errno.EINVAL):
+        os.truncate(case / "file", -1)
+    with opened(case / "file", os.O_RDWR) as descriptor, fails(errno.EINVAL):
         os.ftruncate(descriptor, -1)
-    assert (place / "file").read_bytes() == DATA
+    assert (case / "file").read_bytes() == DATA
 
 
-def test_ftruncate_of_a_read_only_descriptor_fails(place: CaseDirectory) -> None:
-    with opened(place / "file", os.O_RDONLY) as descriptor, fails(errno.EINVAL, errno.EBADF):
+def test_ftruncate_of_a_read_only_descriptor_fails(case: CaseDirectory) -> None:
+    with opened(case / "file", os.O_RDONLY) as descriptor, fails(errno.EINVAL, errno.EBADF):
         os.ftruncate(descriptor, 0)
-    assert (place / "file").read_bytes() == DATA
+    assert (case / "file").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("path", ["file", "secret", "closed/inside", "full/inner", "link"])
-def test_unprivileged_user_cannot_truncate_a_read_only_file(
-    place: CaseDirectory, path: str
-) -> None:
-    size = os.stat(place / path).st_size
+def test_unprivileged_user_cannot_truncate_a_read_only_file(case: CaseDirectory, path: str) -> None:
+    size = os.stat(case / path).st_size
     with acting_as(), fails(errno.EACCES):
-        os.truncate(place / path, 0)
-    assert os.stat(place / path).st_size == size
+        os.truncate(case / path, 0)
+    assert os.stat(case / path).st_size == size
 
 
-def test_unprivileged_user_truncates_a_writable_file(place: CaseDirectory) -> None:
+def test_unprivileged_user_truncates_a_writable_file(case: CaseDirectory) -> None:
     with acting_as():
-        os.truncate(place / "everybodys", 3)
-    assert (place / "everybodys").read_bytes() == b"eve"
+        os.truncate(case / "everybodys", 3)
+    assert (case / "everybodys").read_bytes() == b"eve"
 
 
-def test_open_descriptor_sees_the_new_size(place: CaseDirectory) -> None:
-    with opened(place / "file", os.O_RDONLY) as reader:
+def test_open_descriptor_sees_the_new_size(case: CaseDirectory) -> None:
+    with opened(case / "file", os.O_RDONLY) as reader:
         assert os.read(reader, 10) == DATA[:10]
-        os.truncate(place / "file", 20)
+        os.truncate(case / "file", 20)
         assert os.fstat(reader).st_size == 20
         assert os.read(reader, 100) == DATA[10:20]
-        os.truncate(place / "file", 0)
+        os.truncate(case / "file", 0)
         assert os.read(reader, 100) == b""
 
 
 @pytest.fixture
 def program(mounted: Mounted, kind: str) -> CaseDirectory:
-    return mounted.place(kind, "program")
+    return mounted.case_directory(kind, "program")
 
 
 @pytest.mark.parametrize("way", ["truncate", "write", "O_TRUNC"])

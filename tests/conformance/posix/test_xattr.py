@@ -17,13 +17,13 @@ VALUES = [b"", b"1", b"a\0b\xff", bytes(range(256)), b"v" * 2000]
 
 
 @pytest.fixture(autouse=True)
-def supported(place: CaseDirectory) -> None:
+def supported(case: CaseDirectory) -> None:
     try:
-        os.setxattr(place.path, "user.probe", b"")
-        os.removexattr(place.path, "user.probe")
+        os.setxattr(case.path, "user.probe", b"")
+        os.removexattr(case.path, "user.probe")
     except OSError as error:
         assert error.errno == errno.EOPNOTSUPP  # noqa: PT017 - anything else is a failure
-        if place.subject.words is not None:
+        if case.subject.words is not None:
             raise
         pytest.skip("no user.* attributes in the directory for temporary files")
 
@@ -31,29 +31,29 @@ def supported(place: CaseDirectory) -> None:
 @pytest.mark.parametrize("value", VALUES, ids=len)
 @pytest.mark.parametrize("key", ["user.x", "trusted.x", "security.x", "user." + "n" * 240])
 @pytest.mark.parametrize("name", ["file", "full"])
-def test_any_xattr_value_is_kept(place: CaseDirectory, name: str, key: str, value: bytes) -> None:
-    before = set(os.listxattr(place / name))
-    with changing(place / name, times="ctime"):
-        os.setxattr(place / name, key, value)
-    assert os.getxattr(place / name, key) == value
-    assert set(os.listxattr(place / name)) == before | {key}
-    with changing(place / name, times="ctime"):
-        os.removexattr(place / name, key)
-    assert set(os.listxattr(place / name)) == before
+def test_any_xattr_value_is_kept(case: CaseDirectory, name: str, key: str, value: bytes) -> None:
+    before = set(os.listxattr(case / name))
+    with changing(case / name, times="ctime"):
+        os.setxattr(case / name, key, value)
+    assert os.getxattr(case / name, key) == value
+    assert set(os.listxattr(case / name)) == before | {key}
+    with changing(case / name, times="ctime"):
+        os.removexattr(case / name, key)
+    assert set(os.listxattr(case / name)) == before
     with fails(errno.ENODATA):
-        os.getxattr(place / name, key)
+        os.getxattr(case / name, key)
 
 
 @pytest.mark.parametrize("way", ["reader", "writer", "symlink"])
-def test_xattr_is_set_by_descriptor_and_through_a_symlink(place: CaseDirectory, way: str) -> None:
+def test_xattr_is_set_by_descriptor_and_through_a_symlink(case: CaseDirectory, way: str) -> None:
     flags = os.O_RDWR if way == "writer" else os.O_RDONLY
-    with opened(place / "file", flags) as descriptor:
-        target = place / "link" if way == "symlink" else descriptor
+    with opened(case / "file", flags) as descriptor:
+        target = case / "link" if way == "symlink" else descriptor
         os.setxattr(target, "user.x", b"1")
         assert os.getxattr(target, "user.x") == b"1"
         assert os.listxattr(descriptor) == ["user.x"]
-    assert os.getxattr(place / "file", "user.x") == b"1"
-    assert (place / "file").read_bytes() == DATA
+    assert os.getxattr(case / "file", "user.x") == b"1"
+    assert (case / "file").read_bytes() == DATA
 
 
 @pytest.mark.parametrize(
@@ -69,39 +69,39 @@ def test_xattr_is_set_by_descriptor_and_through_a_symlink(place: CaseDirectory, 
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_creating_and_replacing(place: CaseDirectory, key: str, flags: int, number: int) -> None:
+def test_creating_and_replacing(case: CaseDirectory, key: str, flags: int, number: int) -> None:
     if number:
         with fails(number):
-            os.setxattr(place / "noted", key, b"new", flags)
-        assert os.getxattr(place / "noted", "user.note") == b"1"
+            os.setxattr(case / "noted", key, b"new", flags)
+        assert os.getxattr(case / "noted", "user.note") == b"1"
     else:
-        os.setxattr(place / "noted", key, b"new", flags)
-        assert os.getxattr(place / "noted", key) == b"new"
+        os.setxattr(case / "noted", key, b"new", flags)
+        assert os.getxattr(case / "noted", key) == b"new"
 
 
-def test_lower_xattr_can_be_changed_and_removed(place: CaseDirectory) -> None:
-    assert os.getxattr(place / "noted", "user.note") == b"1"
-    os.setxattr(place / "noted", "user.note", b"22")
-    assert os.getxattr(place / "noted", "user.note") == b"22"
-    os.removexattr(place / "noted", "user.note")
-    assert os.listxattr(place / "noted") == []
+def test_lower_xattr_can_be_changed_and_removed(case: CaseDirectory) -> None:
+    assert os.getxattr(case / "noted", "user.note") == b"1"
+    os.setxattr(case / "noted", "user.note", b"22")
+    assert os.getxattr(case / "noted", "user.note") == b"22"
+    os.removexattr(case / "noted", "user.note")
+    assert os.listxattr(case / "noted") == []
     with fails(errno.ENODATA):
-        os.removexattr(place / "noted", "user.note")
+        os.removexattr(case / "noted", "user.note")
 
 
 @pytest.mark.parametrize("change", ["write", "chmod", "link", "rename", "truncate"])
-def test_xattrs_survive_other_changes(place: CaseDirectory, change: str) -> None:
-    path = place / "noted"
+def test_xattrs_survive_other_changes(case: CaseDirectory, change: str) -> None:
+    path = case / "noted"
     match change:
         case "write":
             path.write_bytes(b"changed")
         case "chmod":
             os.chmod(path, 0o600)
         case "link":
-            os.link(path, place / "new")
+            os.link(path, case / "new")
         case "rename":
-            os.rename(path, place / "full/new")
-            path = place / "full/new"
+            os.rename(path, case / "full/new")
+            path = case / "full/new"
         case _:
             os.truncate(path, 1)
     assert os.listxattr(path) == ["user.note"]
@@ -110,67 +110,67 @@ def test_xattrs_survive_other_changes(place: CaseDirectory, change: str) -> None
 
 @pytest.mark.parametrize(("size", "number"), [(1, 0), (0, 0), (100, 0)])
 def test_getxattr_returns_the_size_and_refuses_a_small_buffer(
-    place: CaseDirectory, size: int, number: int
+    case: CaseDirectory, size: int, number: int
 ) -> None:
-    os.setxattr(place / "file", "user.x", b"12345")
+    os.setxattr(case / "file", "user.x", b"12345")
     if size == 1:
         with fails(errno.ERANGE):
-            getxattr(place / "file", "user.x", size)
+            getxattr(case / "file", "user.x", size)
     else:
-        assert getxattr(place / "file", "user.x", size) == 5
+        assert getxattr(case / "file", "user.x", size) == 5
 
 
-def test_xattr_value_over_64_kib_is_refused(place: CaseDirectory) -> None:
+def test_xattr_value_over_64_kib_is_refused(case: CaseDirectory) -> None:
     with fails(errno.E2BIG):
-        os.setxattr(place / "file", "user.x", bytes(65_537))
+        os.setxattr(case / "file", "user.x", bytes(65_537))
 
 
 @pytest.mark.parametrize("name", ["link", "dangling", "fifo"])
-def test_symlinks_and_devices_take_no_user_xattrs(place: CaseDirectory, name: str) -> None:
+def test_symlinks_and_devices_take_no_user_xattrs(case: CaseDirectory, name: str) -> None:
     with fails(errno.EPERM):
-        os.setxattr(place / name, "user.x", b"1", follow_symlinks=False)
-    os.setxattr(place / name, "trusted.x", b"1", follow_symlinks=False)
-    assert os.getxattr(place / name, "trusted.x", follow_symlinks=False) == b"1"
+        os.setxattr(case / name, "user.x", b"1", follow_symlinks=False)
+    os.setxattr(case / name, "trusted.x", b"1", follow_symlinks=False)
+    assert os.getxattr(case / name, "trusted.x", follow_symlinks=False) == b"1"
 
 
 @pytest.mark.parametrize("path", ["missing", "dangling"])
-def test_xattr_of_a_missing_path_fails(place: CaseDirectory, path: str) -> None:
+def test_xattr_of_a_missing_path_fails(case: CaseDirectory, path: str) -> None:
     with fails(errno.ENOENT):
-        os.setxattr(place / path, "user.x", b"1")
+        os.setxattr(case / path, "user.x", b"1")
     with fails(errno.ENOENT):
-        os.listxattr(place / path)
+        os.listxattr(case / path)
 
 
-def test_mode_controls_access_to_user_xattrs(place: CaseDirectory) -> None:
-    os.setxattr(place / "secret", "user.x", b"1")
-    os.setxattr(place / "file", "trusted.x", b"1")
+def test_mode_controls_access_to_user_xattrs(case: CaseDirectory) -> None:
+    os.setxattr(case / "secret", "user.x", b"1")
+    os.setxattr(case / "file", "trusted.x", b"1")
     with acting_as():
-        assert os.getxattr(place / "noted", "user.note") == b"1"
+        assert os.getxattr(case / "noted", "user.note") == b"1"
         with fails(errno.EACCES):
-            os.setxattr(place / "noted", "user.note", b"2")
+            os.setxattr(case / "noted", "user.note", b"2")
         with fails(errno.EACCES):
-            os.getxattr(place / "secret", "user.x")
+            os.getxattr(case / "secret", "user.x")
         with fails(errno.EACCES):
-            os.removexattr(place / "noted", "user.note")
-        os.setxattr(place / "everybodys", "user.x", b"1")
+            os.removexattr(case / "noted", "user.note")
+        os.setxattr(case / "everybodys", "user.x", b"1")
         with fails(errno.EPERM):
-            os.setxattr(place / "everybodys", "trusted.x", b"1")
+            os.setxattr(case / "everybodys", "trusted.x", b"1")
         with fails(errno.ENODATA, errno.EPERM):
-            os.getxattr(place / "file", "trusted.x")
+            os.getxattr(case / "file", "trusted.x")
 
 
-def test_trusted_xattrs_are_listed_to_root_only(place: CaseDirectory) -> None:
-    os.setxattr(place / "file", "trusted.x", b"1")
-    assert os.listxattr(place / "file") == ["trusted.x"]
+def test_trusted_xattrs_are_listed_to_root_only(case: CaseDirectory) -> None:
+    os.setxattr(case / "file", "trusted.x", b"1")
+    assert os.listxattr(case / "file") == ["trusted.x"]
     with acting_as():
-        assert os.listxattr(place / "file") == []
+        assert os.listxattr(case / "file") == []
 
 
-def test_only_the_owner_sets_xattrs_of_a_sticky_directory(place: CaseDirectory) -> None:
+def test_only_the_owner_sets_xattrs_of_a_sticky_directory(case: CaseDirectory) -> None:
     with acting_as(), fails(errno.EPERM):
-        os.setxattr(place / "sticky", "user.x", b"1")
+        os.setxattr(case / "sticky", "user.x", b"1")
     with acting_as():
-        os.setxattr(place / "open", "user.x", b"1")
+        os.setxattr(case / "open", "user.x", b"1")
 
 
 @pytest.mark.parametrize("prefix", ["trusted.overlay.", "user.overlay.", "user.fuseoverlayfs."])
@@ -178,16 +178,16 @@ def test_only_the_owner_sets_xattrs_of_a_sticky_directory(place: CaseDirectory) 
     ("name", "value"), [("opaque", b"y"), ("redirect", b"/other"), ("whiteout", b"y")]
 )
 def test_overlay_xattr_is_ordinary_data_in_a_mount(
-    place: CaseDirectory, prefix: str, name: str, value: bytes
+    case: CaseDirectory, prefix: str, name: str, value: bytes
 ) -> None:
     try:
-        os.setxattr(place / "full", prefix + name, value)
-        os.setxattr(place / "empty", prefix + name, value)
+        os.setxattr(case / "full", prefix + name, value)
+        os.setxattr(case / "empty", prefix + name, value)
     except OSError as error:
-        assert place.subject.words is not None
+        assert case.subject.words is not None
         assert error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL}  # noqa: PT017 - a refusal
     else:
-        assert os.getxattr(place / "full", prefix + name) == value
-    assert names(place / "full") == {"inner", "sub"}
-    assert (place / "empty").read_bytes() == b""
-    assert "empty" in names(place.path)
+        assert os.getxattr(case / "full", prefix + name) == value
+    assert names(case / "full") == {"inner", "sub"}
+    assert (case / "empty").read_bytes() == b""
+    assert "empty" in names(case.path)

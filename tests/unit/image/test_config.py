@@ -171,7 +171,8 @@ def test_different_numbers_of_layers_are_refused(layers: int, diff_ids: int) -> 
     with pytest.raises(IntegrityError) as caught:
         pair_layers(*image(layers, diff_ids))
     assert caught.value.message == (
-        f"image {CONFIG.digest}: manifest lists {layers} layers, config lists {diff_ids} diff_ids"
+        f"wrong number of layers: image {CONFIG.digest}: got {layers} in the manifest, "
+        f"want {diff_ids} as in the config's diff_ids"
     )
 
 

@@ -207,3 +207,4 @@ def test_message_lists_each_platform_once_and_the_wanted_one() -> None:
         "no matching platform: index sha256:1234: "
         "got linux/amd64, linux/arm/v7, \\x1b[2J/x, want linux/s390x"
     )
+    assert caught.value.hint == "choose one of these platforms with --platform"

@@ -52,8 +52,8 @@ def test_enable_names_the_feature_that_is_missing(number: int) -> None:
     with pytest.raises(UnsupportedError) as caught:
         verity.enable(7, "/layers/a", ioctl=FakeKernel(number))
     assert caught.value.message == (
-        "cannot seal: /layers/a: the filesystem or the kernel has no fs-verity; want "
-        "CONFIG_FS_VERITY and ext4 or f2fs with the feature `verity`, or btrfs"
+        "cannot seal: /layers/a: got a filesystem or a kernel without fs-verity, want "
+        "CONFIG_FS_VERITY, and ext4 or f2fs with the feature `verity`, or btrfs"
     )
 
 

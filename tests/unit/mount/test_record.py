@@ -33,7 +33,12 @@ RECORD = MountRecord(
 
 @pytest.mark.parametrize(
     "record",
-    [RECORD, replace(RECORD, upper=None, bound=(5, 6)), replace(RECORD, fuse_adapter="pyfuse3")],
+    [
+        RECORD,
+        replace(RECORD, upper=None, bound=(5, 6)),
+        replace(RECORD, fuse_adapter="pyfuse3"),
+        replace(RECORD, driver="copy", complete=False),
+    ],
 )
 def test_record_survives_writing_and_parsing(record: MountRecord) -> None:
     assert parse(record.to_bytes(), ORIGIN) == record
@@ -46,7 +51,7 @@ def test_record_without_adapter_and_ids_takes_the_ids_from_its_paths() -> None:
         "/store/layers/sha256/2b/diff",
     ]
     document = RECORD.to_json() | {"layers": layers}
-    for name in ("fuse_adapter", "diff_ids", "chain_id"):
+    for name in ("fuse_adapter", "diff_ids", "chain_id", "complete"):
         del document[name]
     expected = replace(RECORD, layers=tuple(map(Path, layers)))
     assert parse(json.dumps(document).encode(), ORIGIN) == expected
@@ -83,5 +88,5 @@ def test_field_of_another_shape_is_malformed() -> None:
 
 
 def test_record_of_a_later_version_is_unsupported() -> None:
-    with pytest.raises(UnsupportedError, match="got 2, want 1"):
+    with pytest.raises(UnsupportedError, match="got version 2, want version 1"):
         parse(b'{"version": 2}', ORIGIN)

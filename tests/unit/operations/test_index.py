@@ -256,7 +256,7 @@ def test_index_that_changes_during_the_push_is_not_overwritten(store: Store, pul
             super().put_document(descriptor, content)
 
     destination = Changing()
-    with pytest.raises(LockedError, match="changed while it was pushed"):
+    with pytest.raises(LockedError, match="index changed during the push"):
         push(store, destination)
     assert store.indexes.find("app").index.annotations == {"a": "1"}
     assert "root" not in destination.kinds

@@ -528,7 +528,7 @@ def test_refusal_after_a_redirect_does_not_blame_credentials(
         other.quirk = always(lambda request: request.answer(403))
         there = {"Location": f"http://{other.host}/there"}
         server.quirk = always(lambda request: request.answer(302, b"", there))
-        with pytest.raises(NetworkError, match=r"redirected to a refusal: .*got status 403"):
+        with pytest.raises(NetworkError, match=r"refused after a redirect: .*got status 403"):
             fetch(server, timeouts)
 
 

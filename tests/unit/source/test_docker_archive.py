@@ -271,8 +271,8 @@ def test_different_numbers_of_layers_and_diff_ids_are_refused(
     with pytest.raises(IntegrityError) as caught:
         saved(members)
     assert caught.value.message == (
-        f"image {Digest.of(image.config)}: manifest.json lists {len(listed)} layers, "
-        "config lists 2 diff_ids"
+        f"wrong number of layers: image {Digest.of(image.config)}: got {len(listed)} in "
+        "manifest.json, want 2 as in the config's diff_ids"
     )
 
 

@@ -439,7 +439,7 @@ def test_a_token_server_may_refuse(server: FakeRegistry, tmp_path: Path, identit
     entry = {"identitytoken": PASSWORD} if identity else {}
     error = refused(AuthenticationError, server, "app:1.0", credentials(tmp_path, server, **entry))
     assert "credentials refused: " in error.message
-    assert "token server gave status 401" in error.message
+    assert "got status 401 from the token server, want 200" in error.message
 
 
 @pytest.mark.parametrize(

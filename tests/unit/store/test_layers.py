@@ -165,7 +165,7 @@ def test_missing_or_damaged_chain_is_an_error(store: Store) -> None:
     record.write_text('{"version": 1}')
     with pytest.raises(IntegrityError, match="damaged chain record") as caught:
         store.chains.read(CHAIN)
-    assert "stacker rm" in (caught.value.hint or "")
+    assert "stacker repair" in (caught.value.hint or "")
     record.write_text('{"version": 9}')
     with pytest.raises(UnsupportedError, match="version 9"):
         store.chains.read(CHAIN)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 
 from stacker.errors import MountError, StackerError
 from stacker.linux import mountapi, mountinfo
 from stacker.mount.detach import clear_stale, detach
+from stacker.mount.table import Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +97,55 @@ def test_full_disk_is_exit_code_1_and_leaves_no_files(bench: Bench) -> None:
     assert caught.value.exit_code == 1
     assert os.listdir(small) == []
     assert os.listdir(bench.table.directory) == []
+
+
+def killed_copy(bench: Bench, layer: Path, at: str) -> None:
+    """Mount in a process that is killed when it calls a function of `attach` or `copy`."""
+    child = os.fork()
+    if child == 0:
+        with patch(at, lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+            copied(bench, layer)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+FILLED = "stacker.mount.drivers.copy.safe_path.require_same"
+BOUND = "stacker.mount.attach._Attempts.record_completion"
+
+
+@pytest.mark.parametrize("at", [FILLED, pytest.param(BOUND, marks=needs_root)])
+def test_copy_of_a_killed_process_is_incomplete_and_kept_until_umount(
+    bench: Bench, at: str
+) -> None:
+    bench.target.chmod(0o700)
+    killed_copy(bench, bench.layer("a", f="a"), at)
+    assert clear_stale(bench.table) == []
+    assert [entry.state for entry in bench.table.entries()] == ["incomplete"]
+    assert os.listdir(bench.target) == ["f"]
+    detach(bench.table, bench.target)
+    assert bench.left() == []
+    assert bench.target.stat().st_mode & 0o7777 == 0o700
+    assert bench.table.entries() == []
+
+
+@pytest.mark.parametrize("at", [FILLED, pytest.param(BOUND, marks=needs_root)])
+def test_mount_replaces_an_incomplete_copy(bench: Bench, at: str) -> None:
+    killed_copy(bench, bench.layer("a", f="a"), at)
+    copied(bench, bench.layer("b", g="b"))
+    assert os.listdir(bench.target) == ["g"]
+    assert [entry.state for entry in bench.table.entries()] == ["mounted"]
+    detach(bench.table, bench.target)
+    assert bench.left() == []
+
+
+def test_copy_whose_completion_cannot_be_recorded_leaves_the_target_empty(bench: Bench) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        patch.object(Table, "write", side_effect=[None, full]),
+        pytest.raises(StackerError, match="No space left"),
+    ):
+        copied(bench, bench.layer("a", f="a"))
+    assert bench.left() == []
 
 
 @needs_root

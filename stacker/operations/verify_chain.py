@@ -1,0 +1,161 @@
+"""Verify the chain of an image: build its stack again, and compare the directories of the two.
+
+A task comes in, a plain value that travels to a worker process; the differences go out.  The layers
+must be sound: the stack is a function of them, so that the chain needs no checksums of its own.
+This module must not change the chain.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from stacker.errors import IntegrityError, LayerError
+from stacker.jobs.verify_layer import MOST_DIFFERENCES, explained
+from stacker.layer.symlinks import join
+from stacker.linux.opath import open_for_reading
+from stacker.operations.stack import unpacked_layers
+from stacker.stack.build import build_stack
+from stacker.store.store import Store
+from stacker.stream.compression import CHUNK
+from stacker.tar.entry import File
+from stacker.tar.limits import UNLIMITED
+from stacker.tree.compare import Difference, differences
+from stacker.tree.scan import scan_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stacker.events import Emit
+    from stacker.image.digest import ChainID, DiffID
+    from stacker.layer.paths import Stack
+    from stacker.tree.scan import Contents
+
+_RECORD: Final = b"chain.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTask:
+    """A chain of the store at ``store`` to verify.
+
+    :param diff_ids: its layers, base first; the caller has verified and locked them.
+    :param contents: read the files that the chain does not share with a layer, too.
+    """
+
+    store: Path
+    chain_id: ChainID
+    diff_ids: tuple[DiffID, ...]
+    contents: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChainVerified:
+    """The result of verifying a chain.
+
+    :param differences: at most 1,000; their paths start at the directory of the chain.
+    :param damage: what is wrong with the chain as a whole; ``None`` if nothing is.
+    """
+
+    chain_id: ChainID
+    differences: tuple[Difference, ...] = ()
+    damage: str | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the chain is what its layers give."""
+        return self.damage is None and not self.differences
+
+
+def verify_chain(task: ChainTask, emit: Emit) -> ChainVerified:
+    """Verify one chain.  A chain that its next use builds again is sound.
+
+    :raises OSError: the stack cannot be built, for example because the disk is full.
+    """
+    del emit  # building a stack reports no progress
+    store = Store.open(task.store)
+    with store.chains.building(task.chain_id, again=True) as directory:
+        if directory is None or not store.chains.is_certain(task.chain_id):
+            return ChainVerified(task.chain_id)
+        try:
+            got = store.chains.read(task.chain_id)
+            want = build_stack(
+                unpacked_layers(store, task.diff_ids),
+                repairs=directory,
+                whiteout_format=store.whiteout_format,
+                limits=UNLIMITED,
+            )
+        except (IntegrityError, LayerError) as error:
+            return ChainVerified(task.chain_id, damage=error.message)
+        chain = store.chains.path(task.chain_id)
+        found = stack_differences(chain, got, directory, want, contents=task.contents)
+        try:
+            return ChainVerified(task.chain_id, tuple(islice(found, MOST_DIFFERENCES)))
+        except OSError as error:
+            return ChainVerified(task.chain_id, damage=explained(error))
+
+
+def stack_differences(
+    chain: Path, got: Stack, directory: Path, want: Stack, *, contents: bool
+) -> Iterator[Difference]:
+    """Return every difference between two stacks of the same layers.
+
+    :param chain: the directory with the repairs of ``got``.
+    :param directory: the directory with the repairs of ``want``.
+    :param contents: compare the files that are not hard links to files of a layer, too.
+    :raises OSError: the kernel's error.
+    """
+    repairs = [p.relative_to(directory) for p in want.directories if p.is_relative_to(directory)]
+    moved = [
+        chain / p.relative_to(directory) if p.is_relative_to(directory) else p
+        for p in want.directories
+    ]
+    for what, found, wanted in (
+        ("directories", _listed(got.directories), _listed(moved)),
+        ("whiteout format", got.whiteout_format.value, want.whiteout_format.value),
+        ("plain", str(got.plain).lower(), str(want.plain).lower()),
+    ):
+        if found != wanted:
+            yield Difference(_RECORD, what, found, wanted)
+    for path in repairs:
+        if not (chain / path).is_dir():
+            yield Difference(os.fsencode(path), "type", "no directory", "directory")
+            continue
+        here, there = (
+            scan_directory(top / path, want.whiteout_format, {}) for top in (chain, directory)
+        )
+        for each in differences(here, there):
+            yield replace(each, path=join(os.fsencode(path), each.path).rstrip(b"/"))
+        if contents:
+            yield from _changed(os.fsencode(path), here, there)
+
+
+def _listed(directories: tuple[Path, ...] | list[Path]) -> str:
+    return ":".join(map(str, directories))
+
+
+def _changed(top: bytes, got: Contents, want: Contents) -> Iterator[Difference]:
+    """Compare the contents of the files that are not hard links to files of a layer."""
+    for above, items in want.directories.items():
+        for name, item in items.items():
+            path = join(above, name)
+            found = got.find(path)
+            if isinstance(item, File) and isinstance(found, File) and found.size == item.size:
+                here, there = (tree.root + b"/" + path for tree in (got, want))
+                if not _is_same(here, there):
+                    yield Difference(join(top, path), "contents", "other bytes", "the layer's")
+
+
+def _is_same(one: bytes, other: bytes) -> bool:
+    if os.path.samestat(os.lstat(one), os.lstat(other)):
+        return True
+    with (
+        open(open_for_reading(one, 0), "rb", buffering=0) as first,
+        open(open_for_reading(other, 0), "rb", buffering=0) as second,
+    ):
+        while data := first.read(CHUNK):
+            if data != second.read(len(data)):
+                return False
+        return True

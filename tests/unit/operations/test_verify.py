@@ -1,0 +1,76 @@
+"""Verification beside processes that remove and pull images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stacker.operations.remove import remove_image
+from stacker.operations.verify import Verification, verify_images
+from stacker.store.layers import LayerStore
+from tests.support.tars import file, tar
+
+if TYPE_CHECKING:
+    import pytest
+
+    from stacker.image.digest import DiffID, ImageID
+    from stacker.store.store import Store
+    from tests.unit.operations.conftest import Pull
+
+A, B = tar(file("a", b"1")), tar(file("b", b"2"))
+
+
+def verify(store: Store, *image_ids: ImageID) -> Verification:
+    return verify_images(
+        store, image_ids, contents=False, jobs=1, emit=lambda _: None, unlisted=True
+    )
+
+
+def before_the_locks(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:
+    """Run a step before each time that layers are locked, in turn, as another process might."""
+    real, left = LayerStore.reading_present, list(steps)
+
+    @contextmanager
+    def reading_present(layers: LayerStore, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
+        if left:
+            left.pop(0)()
+        with real(layers, diff_ids) as present:
+            yield present
+
+    monkeypatch.setattr(LayerStore, "reading_present", reading_present)
+
+
+def test_image_that_is_removed_during_a_verification_is_not_damaged(
+    store: Store, pull: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pull("first", A), pull("second", A, B)
+    before_the_locks(monkeypatch, lambda: remove_image(store, second))
+    found = verify(store, first, second)
+    assert found.is_sound
+    assert [image.image_id for image in found.images] == [first]
+
+
+def test_image_that_is_pulled_again_during_a_verification_is_verified(
+    store: Store, pull: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pull("app", A)
+    real = LayerStore.has
+    before_the_locks(monkeypatch, lambda: monkeypatch.setattr(LayerStore, "has", absent))
+
+    def absent(layers: LayerStore, diff_id: DiffID) -> bool:
+        monkeypatch.setattr(LayerStore, "has", real)
+        return False
+
+    found = verify(store, image)
+    assert found.is_sound
+    assert [each.image_id for each in found.images] == [image]
+
+
+def test_layer_that_is_missing_from_a_listed_image_is_damage(store: Store, pull: Pull) -> None:
+    image = pull("app", A)
+    (diff_id,) = store.layers.all()
+    with store.staging.trash() as discard:
+        discard([store.layers.paths(diff_id).root])
+    found = verify(store, image)
+    assert [layer.damage for layer in found.damaged] == ["the layer is not in the store"]
