@@ -56,11 +56,13 @@ class _Loader:
     def run(self) -> int:
         top = self._image.inode(self._image.superblock.root)
         root, todo = self._directory(top), [top]
-        while todo:
-            todo += self._load_names(todo.pop())
-            if len(self._rows) >= _ROWS:
-                self._flush()
-        self._flush()
+        try:
+            while todo:
+                todo += self._load_names(todo.pop())
+                if len(self._rows) >= _ROWS:
+                    self._flush()
+        finally:
+            self._flush()  # also after an error: the directories have numbers already
         return root
 
     def _load_names(self, above: Inode) -> list[Inode]:

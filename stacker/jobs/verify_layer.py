@@ -34,7 +34,7 @@ from stacker.stream.pipe import threaded
 from stacker.stream.verify import verified
 from stacker.tar.entry import printable
 from stacker.tar.limits import UNLIMITED
-from stacker.tree.compare import Difference, differences
+from stacker.tree.compare import MOST_DIFFERENCES, Difference, differences
 from stacker.tree.scan import from_skeleton, scan_directory
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from stacker.layer.record import LayerRecord
     from stacker.tree.scan import Contents
 
-MOST_DIFFERENCES: Final = 1000
-"""The largest number of differences that are reported of one layer or chain."""
 _REPORT_EVERY: Final = 1 << 20  # bytes
 _WORTH_A_THREAD: Final = 1 << 20  # bytes of tar
 

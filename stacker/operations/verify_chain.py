@@ -12,17 +12,19 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from stacker.erofs.read import Image
 from stacker.errors import IntegrityError, LayerError
-from stacker.jobs.verify_layer import MOST_DIFFERENCES, explained
+from stacker.jobs.verify_layer import explained
 from stacker.layer.symlinks import join
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.opath import open_for_reading
-from stacker.operations.stack import unpacked_layers
-from stacker.stack.build import build_stack
+from stacker.operations.stack import build_form, unpacked_layers
 from stacker.store.store import Store
 from stacker.stream.compression import CHUNK
 from stacker.tar.entry import File
 from stacker.tar.limits import UNLIMITED
-from stacker.tree.compare import Difference, differences
+from stacker.tree.compare import MOST_DIFFERENCES, Difference, differences
+from stacker.tree.compare_index import index_differences
 from stacker.tree.scan import scan_directory
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from stacker.events import Emit
     from stacker.image.digest import ChainID, DiffID
-    from stacker.layer.paths import Stack
+    from stacker.layer.paths import MergedIndex, Stack
     from stacker.tree.scan import Contents
 
 _RECORD: Final = b"chain.json"
@@ -81,10 +83,11 @@ def verify_chain(task: ChainTask, emit: Emit) -> ChainVerified:
             return ChainVerified(task.chain_id)
         try:
             got = store.chains.read(task.chain_id)
-            want = build_stack(
-                unpacked_layers(store, task.diff_ids),
-                repairs=directory,
-                whiteout_format=store.whiteout_format,
+            want = build_form(
+                unpacked_layers(store, task.diff_ids, got.form),
+                directory,
+                got.form,
+                store.whiteout_format,
                 limits=UNLIMITED,
             )
         except (IntegrityError, LayerError) as error:
@@ -107,6 +110,8 @@ def stack_differences(
     :param contents: compare the files that are not hard links to files of a layer, too.
     :raises OSError: the kernel's error.
     """
+    if got.merged is not None and want.merged is not None:
+        yield from _merged_differences(got.merged, want.merged)
     repairs = [p.relative_to(directory) for p in want.directories if p.is_relative_to(directory)]
     moved = [
         chain / p.relative_to(directory) if p.is_relative_to(directory) else p
@@ -130,6 +135,25 @@ def stack_differences(
             yield replace(each, path=join(os.fsencode(path), each.path).rstrip(b"/"))
         if contents:
             yield from _changed(os.fsencode(path), here, there)
+
+
+def _merged_differences(got: MergedIndex, want: MergedIndex) -> Iterator[Difference]:
+    """Compare two merged indexes, and the directories with the attributes of their roots."""
+    name = os.fsencode(got.path.name)
+    if got.tars != want.tars:
+        yield Difference(_RECORD, "tars", _listed(got.tars), _listed(want.tars))
+    found, wanted = got.path.read_bytes(), want.path.read_bytes()
+    if found != wanted:
+        every = index_differences(Image(found, f"{got.path}"), Image(wanted, f"{want.path}"))
+        first = next(every, None)
+        if first is None:
+            yield Difference(name, "contents", "other bytes", "the layers'")
+        else:
+            yield replace(first, path=join(name, first.path))
+            yield from (replace(each, path=join(name, each.path)) for each in every)
+    here, there = (scan_directory(each.root, WhiteoutFormat.TRUSTED, {}) for each in (got, want))
+    for each in differences(here, there):
+        yield replace(each, path=join(os.fsencode(got.root.name), each.path).rstrip(b"/"))
 
 
 def _listed(directories: tuple[Path, ...] | list[Path]) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from stacker.tar.entry import Meta
     from stacker.tree.scan import Contents, Item
 
+MOST_DIFFERENCES: Final = 1000
+"""The number of differences of a layer or chain that are reported."""
+
 _OLDEST: Final = -(1 << 31) * 10**9  # ext4 and XFS clamp times outside of 1901 to 2446
 _NEWEST: Final = (1 << 34) * 10**9
 _ADDED_BY_KERNEL: Final = b"security.selinux"

@@ -35,6 +35,7 @@ def store(tmp_path: Path) -> Store:
 def unpacked(store: Store, diff_id: DiffID = DIFF) -> Path:
     with store.layers.unpacking(diff_id) as paths:
         assert paths is not None
+        paths.diff.mkdir()
         (paths.diff / "file").write_text("x")
         paths.skeleton.write_bytes(b"")
         store.layers.commit(diff_id, paths, LayerRecord(FORM), sync=False)
@@ -56,7 +57,7 @@ def test_layer_without_a_commit_leaves_no_files(store: Store) -> None:
     def broken_off() -> None:
         with store.layers.unpacking(DIFF) as paths:
             assert paths is not None
-            (paths.diff / "d").mkdir()
+            (paths.diff / "d").mkdir(parents=True)
             (paths.diff / "d" / "f").write_text("x")
             raise ZeroDivisionError
 
