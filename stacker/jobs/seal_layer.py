@@ -48,6 +48,7 @@ def seal_layer(task: SealTask, _: Emit) -> int:
     store = Store.open(task.store)
     paths = store.layers.paths(task.diff_id)
     try:
+        whole = _seal_whole_files(paths)
         lines = [_sealed(paths, path).hex().encode() + b" " + path for path in _files(paths)]
         with store.staging.directory("seal") as directory:
             (directory / "seals").write_bytes(b"".join(line + b"\0" for line in lines))
@@ -55,7 +56,17 @@ def seal_layer(task: SealTask, _: Emit) -> int:
     except OSError as error:
         name = printable(os.fsencode(error.filename or b""))
         raise StackerError(f"cannot seal: {name}: {error.strerror}") from error
-    return len(lines)
+    return len(lines) + whole
+
+
+def _seal_whole_files(paths: LayerPaths) -> int:
+    """Seal the tar and the index of a layer in EROFS form; the kernel reads no other file."""
+    if "erofs" not in paths.forms:
+        return 0
+    for path in (paths.tar, paths.index):
+        with path.open("rb") as file:
+            verity.enable(file.fileno(), str(path))
+    return 2
 
 
 def _sealed(paths: LayerPaths, path: bytes) -> bytes:

@@ -7,13 +7,16 @@ returns.  A layer's other form is removed, unless another image or a mount uses 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from stacker.errors import IntegrityError, NotFoundError
 from stacker.jobs.convert_layer import ConvertTask, convert_layer
 from stacker.jobs.pool import run_tasks
 from stacker.layer.paths import FORMS
 from stacker.operations.remove import MountedParts
-from stacker.operations.stack import ensure_stack
+from stacker.operations.stack import chain_id_of, ensure_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,13 +77,23 @@ def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:
         store.images.write_lock(),
         store.layers.removing_unread(double) as free,
     ):
-        mounted = MountedParts.read(store)
-        dropped = 0
+        mounted, used, dropped = MountedParts.read(store), _used_forms(store), 0
         for diff_id in sorted(free, key=str):
-            root = store.layers.paths(diff_id).root
-            unused = [form for form in FORMS if not store.chains.users(root, form)]
+            unused = [form for form in FORMS if form not in used[diff_id]]
             if str(diff_id) not in mounted.layers and len(unused) == 1:
                 record = store.layers.record(diff_id).without_form(unused[0])
                 discard(store.layers.drop(diff_id, unused[0], record))
                 dropped += 1
     return dropped
+
+
+def _used_forms(store: Store) -> dict[DiffID, set[Form]]:
+    """Return the forms of each layer that the stacks of images use."""
+    used = defaultdict[DiffID, set[Form]](set)
+    for image in store.images.all():
+        with suppress(IntegrityError, NotFoundError):
+            config = store.images.config(image.id)
+            form = store.chains.read(chain_id_of(config)).form
+            for diff_id in config.diff_ids:
+                used[diff_id].add(form)
+    return used

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, StackerError, shell_word
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import ChainID, DiffID, ImageID
     from stacker.jobs.tasks import UnpackOptions
+    from stacker.layer.paths import Form
     from stacker.source.protocol import Source
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
@@ -146,13 +147,24 @@ def _unpack(
     store: Store, source: Source, blobs: Sequence[tuple[Descriptor, DiffID]], repair: Repair
 ) -> None:
     tasks = [
-        UnpackTask(source, store.root, blob, DeclaredDiffID(diff_id, replace=True), repair.options)
+        UnpackTask(
+            source,
+            store.root,
+            blob,
+            DeclaredDiffID(diff_id, replace=True),
+            replace(repair.options, form=_form(store, diff_id)),
+        )
         for blob, diff_id in blobs
     ]
     for result in run_tasks(
         tasks, unpack_layer, jobs=repair.jobs, emit=repair.emit, what=lambda task: task.what
     ):
         repair.emit(result)
+
+
+def _form(store: Store, diff_id: DiffID) -> Form | None:
+    """Return the form that a layer has; ``None`` if it is missing."""
+    return next(iter(store.layers.paths(diff_id).forms), None)
 
 
 def seal_layers(store: Store, image_ids: Sequence[ImageID], *, jobs: int) -> int:

@@ -122,17 +122,6 @@ class ChainStore:
         """Return whether the store has a certain chain (see `is_certain`) of a form."""
         return self.is_certain(chain_id) and form in (None, self.read(chain_id).form)
 
-    def users(self, layer: Path, form: Form) -> list[ChainID]:
-        """Return the chains whose stacks use a form of a layer."""
-        found = []
-        for chain_id in self.all():
-            with suppress(NotFoundError, IntegrityError):
-                stack = self.read(chain_id)
-                paths = stack.directories if form == "tree" else stack.tars
-                if any(path.is_relative_to(layer) for path in paths):
-                    found.append(chain_id)
-        return found
-
     @contextmanager
     def invalidated(self, chain_ids: Iterable[ChainID]) -> Iterator[None]:
         """Lock chains while their layers are replaced; each is built again at its next use.

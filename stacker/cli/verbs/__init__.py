@@ -32,6 +32,7 @@ SUMMARIES = {
     "logout": "Log out of a registry",
     "verify": "Verify images and their layers against their digests",
     "repair": "Replace the damaged layers of images",
+    "convert": "Store the layers of an image in another form",
     "gc": "Remove objects that no image, mount or running command uses",
     "rm": "Remove images, and the layers that no other image uses",
     "df": "Show the disk usage of the store",

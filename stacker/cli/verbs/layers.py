@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 List the layers of an image with their sizes, base first.  WHITEOUTS is the number of names that the
-layer deletes.  IMAGES is the number of images in the store that use the layer.
+layer deletes.  FORM says how the store has the layer: as a directory with its files (tree), or as its
+tar with an index (erofs).  IMAGES is the number of images in the store that use the layer.
 """
 EXAMPLES = """\
   stacker layers app:1.0
@@ -47,10 +48,13 @@ def run(args: Namespace, session: Session) -> None:
         print_items("layers", items)
         return
     rows = [
-        (str(number), diff_id.short, *_counts(record), str(users[diff_id]))
+        (
+            *(str(number), diff_id.short, "+".join(store.layers.paths(diff_id).forms)),
+            *(*_counts(record), str(users[diff_id])),
+        )
         for number, (diff_id, record) in enumerate(layers, 1)
     ]
-    headers = ("#", "DIFF ID", "ENTRIES", "FILES", "SIZE", "WHITEOUTS", "IMAGES")
+    headers = ("#", "DIFF ID", "FORM", "ENTRIES", "FILES", "SIZE", "WHITEOUTS", "IMAGES")
     print_table(headers, rows, right="# ENTRIES FILES SIZE WHITEOUTS IMAGES")
 
 
@@ -61,10 +65,14 @@ def _counts(record: LayerRecord) -> tuple[str, ...]:
 def _document(
     store: Store, diff_id: DiffID, record: LayerRecord, chain: ChainID, images: int
 ) -> dict[str, object]:
+    paths = store.layers.paths(diff_id)
+    forms = paths.forms
     return {
         "diff_id": str(diff_id),
         "chain_id": str(chain),
-        "directory": str(store.layers.paths(diff_id).diff),
+        "forms": list(forms),
+        "directory": str(paths.diff) if "tree" in forms else None,
+        "tar": str(paths.tar) if "erofs" in forms else None,
         "blobs": list(record.blobs),
         "whiteout_format": record.whiteout_format.value,
         "squashed": record.squashed,
