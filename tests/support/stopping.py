@@ -44,9 +44,9 @@ class Moment:
 def run_while_stopped(
     stopped: Command, others: Sequence[Command], moment: Moment
 ) -> list[int] | None:
-    """Stop a command, run others one after another, let the first go on, and wait for all.
+    """Stop a command, run others one after another, resume the first, and wait for all.
 
-    A command that waits for a lock of the stopped one goes on with it, and those after it wait.
+    A command that waits for a lock of the stopped one resumes with it, and those after it wait.
 
     :returns: the exit codes, that of the stopped command first; ``None`` if it ended before the
         moment.

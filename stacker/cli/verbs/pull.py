@@ -10,8 +10,9 @@ from stacker.cli.background import flush_later
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count, parse_size
 from stacker.cli.options import add_archive_ratio, add_jobs
-from stacker.cli.output import print_event, print_line
+from stacker.cli.output import print_event, print_line, size
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
+from stacker.errors import UnsupportedError
 from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
     from stacker.image.platform import Platform
     from stacker.jobs.tasks import UnpackOptions
+    from stacker.operations.dedup import Shared
     from stacker.operations.pull import Pulled
     from stacker.registry.settings import RegistryAccess
 
@@ -65,6 +67,12 @@ def configure(parser: ArgumentParser) -> None:
         "--keep-blobs",
         action="store_true",
         help="keep the blobs of layers too, for `push` and `repair`",
+    )
+    add(
+        "--dedup",
+        action="store_true",
+        help="let files of the new layers share storage with equal files of all layers in the "
+        "store, by reflinks, and print how much they share (XFS and btrfs)",
     )
     add(
         "--sync",
@@ -142,12 +150,13 @@ def run(args: Namespace, session: Session) -> None:
     host = Platform.host(os.uname().machine)
     with time_limit(args.timeout, f"pull {args.source}"):
         pulled = _pull(args, session, wanted or host, must_match=wanted is not None)
+        shared = _share(session, pulled) if args.dedup else None
     for warning in pulled.warnings:
         session.say(f"warning: {warning}")
     if args.sync is None:
         flush_later(session.root)
     if session.json:
-        print_event("pull", item=_document(pulled))
+        print_event("pull", item=_document(pulled, shared))
     else:
         print_line(str(pulled.image_id))
 
@@ -217,11 +226,28 @@ def _options(args: Namespace) -> UnpackOptions:
     )
 
 
-def _document(pulled: Pulled) -> dict[str, object]:
+def _share(session: Session, pulled: Pulled) -> Shared:
+    """Share storage after the image is complete; a failure is a warning."""
+    from stacker.operations.dedup import Shared, share_storage
+
+    try:
+        shared = share_storage(session.store(), pulled.layers)
+    except UnsupportedError as error:
+        session.say(f"warning: shared no storage: {session.root}: {error.message}")
+        return Shared()
+    except OSError as error:
+        session.say(f"warning: shared not all storage: {session.root}: {error.strerror}")
+        return Shared()
+    session.say(f"shared {size(shared.bytes)} of {shared.files} files with equal files")
+    return shared
+
+
+def _document(pulled: Pulled, shared: Shared | None) -> dict[str, object]:
     return {
         "image_id": str(pulled.image_id),
         "manifest": str(pulled.manifest.digest),
         "unpacked": pulled.unpacked,
         "present": pulled.present,
         "warnings": list(pulled.warnings),
+        "shared": None if shared is None else {"files": shared.files, "bytes": shared.bytes},
     }
