@@ -8,7 +8,7 @@
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
 _shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair gc rm df bench)
 
-_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -83,6 +83,7 @@ _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)
 _shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair gc rm df bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
+_shtab_stacker_pull___dedup_nargs=0
 _shtab_stacker_pull___sync_nargs=0
 _shtab_stacker_pull___no_sync_nargs=0
 _shtab_stacker_pull___insecure_nargs=0

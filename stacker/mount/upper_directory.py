@@ -180,7 +180,7 @@ def _claim_work(upper: Path, work: Path, directory: Path) -> None:
 
 def _remove_leftover(upper: Path, work: Path) -> None:
     owner = _owner(work)
-    if owner is None and not _is_unclaimed(work):
+    if owner is None and not _has_lost_owner(work):
         raise MountError(
             f"work directory has no owner file: {work}: another program created it",
             hint="remove it if no overlay uses it",
@@ -206,11 +206,16 @@ def _remove(work: Path) -> None:
     _remove_directory(work)
 
 
-def _is_unclaimed(work: Path) -> bool:
-    """Return whether a process was killed before it wrote the owner of a work directory."""
+def _has_lost_owner(work: Path) -> bool:
+    """Return whether a crash lost the owner of a work directory.
+
+    A process was killed before it wrote the file, or the power failed before the data were on disk.
+    """
     try:
         with FileDescriptor.open_directory(work) as opened:
-            return set(os.listdir(opened.path)) <= {_OWNER}
+            names = set(os.listdir(opened.path))
+            is_empty = _OWNER in names and (opened.path / _OWNER).lstat().st_size == 0
+            return is_empty or names <= {_OWNER}
     except OSError:
         return False
 

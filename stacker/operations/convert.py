@@ -89,7 +89,7 @@ def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:
 
 def _used_forms(store: Store) -> dict[DiffID, set[Form]]:
     """Return the forms of each layer that the stacks of images use."""
-    used = defaultdict[DiffID, set[Form]](set)
+    used: dict[DiffID, set[Form]] = defaultdict(set)
     for image in store.images.all():
         with suppress(IntegrityError, NotFoundError):
             config = store.images.config(image.id)

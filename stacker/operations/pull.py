@@ -40,6 +40,7 @@ class Pulled:
 
     :param unpacked: the number of layers that this pull unpacked.
     :param present: the number of layers that the store had, or that another process unpacked.
+    :param layers: the layers that this pull unpacked.
     """
 
     image_id: ImageID
@@ -47,6 +48,7 @@ class Pulled:
     unpacked: int = 0
     present: int = 0
     warnings: tuple[str, ...] = ()
+    layers: tuple[DiffID, ...] = ()
 
 
 def pull_image(
@@ -111,7 +113,8 @@ def _result(
     records = [layer.record for layer in unpacked if layer.record is not None]
     present = len(set(config.diff_ids)) - len(records)
     warnings = dict.fromkeys(warning for record in records for warning in record.warnings)
-    return Pulled(image_id, manifest, len(records), present, tuple(warnings))
+    layers = tuple(layer.diff_id for layer in unpacked if layer.record is not None)
+    return Pulled(image_id, manifest, len(records), present, tuple(warnings), layers)
 
 
 def _manifest(source: Source, descriptor: Descriptor) -> Manifest:

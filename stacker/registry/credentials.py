@@ -17,6 +17,7 @@ from stacker.image.document import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from subprocess import CompletedProcess
 
 _HELPER = re.compile("[A-Za-z0-9_.-]+")
 _HELPER_SECONDS = 60  # the keyring behind a helper may have to ask the user
@@ -97,7 +98,7 @@ def host_of(url: str) -> str:
 
 
 def _entry(entry: dict[str, object], where: str) -> Credentials | None:
-    """Return the credentials of an entry, None if it is empty because a helper has them."""
+    """Return the credentials of an entry; None if the entry is empty, as for a helper."""
     user, colon, password = _decoded(_text(entry.get("auth"), where), where).partition(":")
     if not colon:
         user = _text(entry.get("username"), where)
@@ -134,8 +135,6 @@ def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
     :raises AuthenticationError: the helper is not installed, or fails.
     :raises IntegrityError: the name is malformed.
     """
-    import subprocess
-
     what = f"docker-credential-{name}"
     if not _HELPER.fullmatch(name):
         raise IntegrityError(
@@ -143,8 +142,21 @@ def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
             "letters, digits, '_', '.' and '-'",
             hint="correct credHelpers and credsStore in the credential file",
         )
+    done = _finished(what, action, stdin, host)
+    if done.returncode:
+        if _NOT_FOUND in done.stdout:
+            return None
+        raise AuthenticationError(
+            f"credential helper failed: {what}, for {host}: got exit code {done.returncode}, want 0"
+        )
+    return done.stdout
+
+
+def _finished(what: str, action: str, stdin: bytes, host: str) -> CompletedProcess[bytes]:
+    import subprocess
+
     try:
-        done = subprocess.run(
+        return subprocess.run(
             [what, action],
             input=stdin,
             capture_output=True,
@@ -164,13 +176,6 @@ def run_helper(name: str, action: str, stdin: bytes, host: str) -> bytes | None:
             f"credential helper failed: {what}, for {host}: got no answer in {_HELPER_SECONDS} s, "
             "want one"
         ) from None
-    if done.returncode:
-        if _NOT_FOUND in done.stdout:
-            return None
-        raise AuthenticationError(
-            f"credential helper failed: {what}, for {host}: got exit code {done.returncode}, want 0"
-        )
-    return done.stdout
 
 
 def _parsed(output: bytes, what: str) -> Credentials:

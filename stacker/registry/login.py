@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stacker.registry.credentials import Credentials
+    from stacker.registry.http.response import Response
     from stacker.registry.settings import RegistryAccess
 
 _MODE = 0o600
@@ -47,16 +48,13 @@ def check_credentials(host: str, credentials: Credentials, access: RegistryAcces
     address = access.registries.primary(Reference.parse(f"{host}/any"))
     access = replace(access, insecure=access.insecure or address.insecure)
     base = base_url(host, access, host)
-    url = f"{base}/v2/"
     with closing(HttpSession(access, host)) as session:
-        response = session.get(url, {})
+        response = session.get(f"{base}/v2/", {})
         if response.status == 200:
             response.close()
             return False
         if response.status != 401 or response.redirected:
             raise status_error(response, host)
-        challenges = parse_challenges(response.headers("WWW-Authenticate"))
-        response.drain()
         authenticator = Authenticator(
             session,
             origin_of(base, host),
@@ -65,16 +63,25 @@ def check_credentials(host: str, credentials: Credentials, access: RegistryAcces
             what=host,
             insecure=access.insecure,
         )
-        response = session.get(url, {"Authorization": authenticator.authorization(challenges)})
-        if response.status in (401, 403):
-            raise AuthenticationError(
-                f"credentials refused: {host}: got status {response.status}, want 200",
-                hint="check the user name and the password, or use an access token as password",
-            )
-        if response.status != 200:
-            raise status_error(response, host)
-        response.close()
+        _require_accepted(session, f"{base}/v2/", response, authenticator, host)
     return True
+
+
+def _require_accepted(
+    session: HttpSession, url: str, challenged: Response, authenticator: Authenticator, host: str
+) -> None:
+    """Send the request again, with the credentials that the response `challenged` asks for."""
+    challenges = parse_challenges(challenged.headers("WWW-Authenticate"))
+    challenged.drain()
+    response = session.get(url, {"Authorization": authenticator.authorization(challenges)})
+    if response.status in (401, 403):
+        raise AuthenticationError(
+            f"credentials refused: {host}: got status {response.status}, want 200",
+            hint="check the user name and the password, or use an access token as password",
+        )
+    if response.status != 200:
+        raise status_error(response, host)
+    response.close()
 
 
 def save_credentials(paths: Sequence[str], host: str, user: str, password: str) -> str:

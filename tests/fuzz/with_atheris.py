@@ -32,6 +32,7 @@ def main() -> None:
         f"-artifact_prefix={directory}/",
         *([f"-dict={tokens}"] if target.tokens else []),
         f"-timeout={1 << 20}",  # seconds, also those in which a virtual machine stands still
+        "-handle_xfsz=0",  # Python ignores SIGXFSZ, and a write past RLIMIT_FSIZE fails with EFBIG
         "-rss_limit_mb=0",
         "-max_len=65536",
         "-print_final_stats=1",

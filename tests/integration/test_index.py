@@ -284,7 +284,7 @@ def test_index_that_changes_during_a_push_is_not_overwritten(
     with fake_registry() as server:
         server.quirk = changing
         place = f"docker://{server.host}/app:1.0"
-        assert "changed while" in stacker.refused(8, "index", "push", "app", place)
+        assert "index changed during the push" in stacker.refused(8, "index", "push", "app", place)
         assert "/v2/app/manifests/1.0" not in server.content
         stacker("index", "push", "app", place)
         pushed = json.loads(server.content["/v2/app/manifests/1.0"][1])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.help import parse_count
-from stacker.cli.options import add_image
+from stacker.cli.options import add_image, add_jobs
 from stacker.cli.output import print_event, print_line
 from stacker.layer.paths import FORMS
 
@@ -30,12 +29,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_image(parser)
     parser.add_argument("--form", choices=FORMS, required=True, help="the form that layers get")
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=parse_count,
-        help="the number of layers to convert in parallel (default: the number of processors)",
-    )
+    add_jobs(parser, "layers to convert")
 
 
 def run(args: Namespace, session: Session) -> None:

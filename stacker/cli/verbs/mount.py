@@ -61,18 +61,7 @@ def configure(parser: ArgumentParser) -> None:
     add_image(parser)
     add("target", metavar="TARGET", help="directory to mount on")
     add("--driver", choices=DRIVERS, default="auto", help="mount driver (default: auto)")
-    add(
-        "--fuse-adapter",
-        choices=ADAPTERS,
-        help="FUSE implementation; requires --driver fuse (default: kernel)",
-    )
-    add(
-        "--fuse-passthrough",
-        action="store_true",
-        help="let the kernel read files of 1 MiB and more without the background process; every"
-        " open(2) becomes slower; requires --driver fuse, a read-only mount, root and Linux 6.9"
-        " (default: only for images with at least 1 MiB per entry on average)",
-    )
+    _add_fuse(parser)
     add("--rw", action="store_true", help="mount read-write; discard writes at unmount")
     add(
         "--upper",
@@ -93,6 +82,23 @@ def configure(parser: ArgumentParser) -> None:
         " only, `full` reads all file contents, too (default: do not verify)",
     )
     add("--print-plan", action="store_true", help="print the mount plan as JSON, and mount nothing")
+
+
+def _add_fuse(parser: ArgumentParser) -> None:
+    """Add the options of the driver `fuse`."""
+    add = parser.add_argument
+    add(
+        "--fuse-adapter",
+        choices=ADAPTERS,
+        help="FUSE implementation; requires --driver fuse (default: kernel)",
+    )
+    add(
+        "--fuse-passthrough",
+        action="store_true",
+        help="let the kernel read files of 1 MiB and more without the background process; every"
+        " open(2) becomes slower; requires --driver fuse, a read-only mount, root and Linux 6.9"
+        " (default: only for images with at least 1 MiB per entry on average)",
+    )
 
 
 def run(args: Namespace, session: Session) -> None:

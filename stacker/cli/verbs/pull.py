@@ -10,8 +10,9 @@ from stacker.cli.background import flush_later
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count, parse_size
 from stacker.cli.options import add_archive_ratio, add_jobs
-from stacker.cli.output import print_event, print_line
+from stacker.cli.output import print_event, print_line, size
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
+from stacker.errors import UnsupportedError
 from stacker.layer.paths import FORMS
 from stacker.tar.limits import Limits
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stacker.image.platform import Platform
     from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.paths import Form
+    from stacker.operations.dedup import Shared
     from stacker.operations.pull import Pulled
     from stacker.registry.settings import RegistryAccess
 
@@ -71,10 +73,15 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--form",
         choices=("auto", *FORMS),
-        help="store layers as directory trees (tree), or as their tars with an index that the "
-        "kernel mounts (erofs), which creates no files and is much faster on disks; auto takes "
-        "erofs where this machine can mount it (default: the form that the image's layers have in "
-        "the store, and tree for new ones)",
+        help="store layers as directories with their files (tree), or as their tars with an index "
+        "that the kernel mounts (erofs); auto takes erofs where this machine can mount it "
+        "(default: the form that the image's layers have in the store, and tree for new ones)",
+    )
+    add(
+        "--dedup",
+        action="store_true",
+        help="let files of the new layers share storage with equal files of all layers in the "
+        "store, by reflinks, and print how much they share (XFS and btrfs)",
     )
     add(
         "--sync",
@@ -152,12 +159,13 @@ def run(args: Namespace, session: Session) -> None:
     host = Platform.host(os.uname().machine)
     with time_limit(args.timeout, f"pull {args.source}"):
         pulled = _pull(args, session, wanted or host, must_match=wanted is not None)
+        shared = _share(session, pulled) if args.dedup else None
     for warning in pulled.warnings:
         session.say(f"warning: {warning}")
     if args.sync is None:
         flush_later(session.root)
     if session.json:
-        print_event("pull", item=_document(pulled))
+        print_event("pull", item=_document(pulled, shared))
     else:
         print_line(str(pulled.image_id))
 
@@ -229,11 +237,28 @@ def _options(args: Namespace, form: Form | None) -> UnpackOptions:
     )
 
 
-def _document(pulled: Pulled) -> dict[str, object]:
+def _share(session: Session, pulled: Pulled) -> Shared:
+    """Share storage after the image is complete; a failure is a warning."""
+    from stacker.operations.dedup import Shared, share_storage
+
+    try:
+        shared = share_storage(session.store(), pulled.layers)
+    except UnsupportedError as error:
+        session.say(f"warning: shared no storage: {session.root}: {error.message}")
+        return Shared()
+    except OSError as error:
+        session.say(f"warning: shared not all storage: {session.root}: {error.strerror}")
+        return Shared()
+    session.say(f"shared {size(shared.bytes)} of {shared.files} files with equal files")
+    return shared
+
+
+def _document(pulled: Pulled, shared: Shared | None) -> dict[str, object]:
     return {
         "image_id": str(pulled.image_id),
         "manifest": str(pulled.manifest.digest),
         "unpacked": pulled.unpacked,
         "present": pulled.present,
         "warnings": list(pulled.warnings),
+        "shared": None if shared is None else {"files": shared.files, "bytes": shared.bytes},
     }

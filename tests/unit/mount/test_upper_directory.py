@@ -171,6 +171,15 @@ def test_work_directory_of_a_crash_is_replaced(bench: Bench) -> None:
     assert sorted(os.listdir(bench.target)) == ["f", "new"]
 
 
+def test_work_directory_whose_owner_a_power_cut_lost_is_replaced(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    mount(bench, upper)
+    mountapi.umount2(bench.target)
+    os.truncate(bench.path / ".changes.stacker-work" / "owner", 0)
+    mount(bench, upper)
+    assert os.listdir(bench.target) == ["f"]
+
+
 def test_clearing_a_stale_mount_removes_work_and_keeps_upper(
     bench: Bench,
 ) -> None:
