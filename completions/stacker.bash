@@ -6,9 +6,9 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
-_shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair gc rm df bench)
+_shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair convert gc rm df bench)
 
-_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --form --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -31,6 +31,7 @@ _shtab_stacker_login_option_strings=(-u --username --password-stdin --authfile -
 _shtab_stacker_logout_option_strings=(--authfile --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_verify_option_strings=(-a --all --fast --jobs --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_repair_option_strings=(-a --all --fast --jobs --seal --authfile --registries-conf --cert-dir --tls-verify --insecure --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_convert_option_strings=(--form --jobs --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_gc_option_strings=(--dry-run --older-than --untagged --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_rm_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_df_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -66,6 +67,7 @@ _shtab_stacker_logout___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_verify___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_repair___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_repair___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_convert___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_gc___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_rm___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_df___store_COMPGEN=_shtab_compgen_dirs
@@ -74,13 +76,15 @@ _shtab_stacker_bench___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_bench___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker___store_COMPGEN=_shtab_compgen_dirs
 
+_shtab_stacker_pull___form_choices=(auto tree erofs)
 _shtab_stacker_mount___driver_choices=(auto overlay fuse copy fuse-overlayfs)
 _shtab_stacker_mount___fuse_adapter_choices=(kernel pyfuse3)
 _shtab_stacker_mount___verify_choices=(fast full)
 _shtab_stacker_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)
-_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair gc rm df bench)
+_shtab_stacker_convert___form_choices=(tree erofs)
+_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair convert gc rm df bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
 _shtab_stacker_pull___dedup_nargs=0
@@ -325,6 +329,15 @@ _shtab_stacker_repair___debug_nargs=0
 _shtab_stacker_repair___version_nargs=0
 _shtab_stacker_repair__h_nargs=0
 _shtab_stacker_repair___help_nargs=0
+_shtab_stacker_convert__q_nargs=0
+_shtab_stacker_convert___quiet_nargs=0
+_shtab_stacker_convert__v_nargs=0
+_shtab_stacker_convert___verbose_nargs=0
+_shtab_stacker_convert___json_nargs=0
+_shtab_stacker_convert___debug_nargs=0
+_shtab_stacker_convert___version_nargs=0
+_shtab_stacker_convert__h_nargs=0
+_shtab_stacker_convert___help_nargs=0
 _shtab_stacker_gc___dry_run_nargs=0
 _shtab_stacker_gc___untagged_nargs=0
 _shtab_stacker_gc__q_nargs=0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from stacker.linux import xattr
 from stacker.linux.syscall import checked, libc
@@ -215,6 +215,22 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+FileIdentity: TypeAlias = "tuple[int, int, int] | None"
+"""Device, inode number and time of change of a file; ``None`` if it is missing."""
+
+
+def file_identity(path: Path | str, *, directory: int | None = None) -> FileIdentity:
+    """Return a value that changes if another file replaces the file.
+
+    :param directory: descriptor that a relative ``path`` starts at.
+    """
+    try:
+        status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns  # the kernel reuses inode numbers
 
 
 def exchange(one: Path, other: Path) -> None:

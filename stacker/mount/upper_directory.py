@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
 
 _OWNER = "owner"
+_OTHERS_WRITE = 0o022
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LOCK_PAUSES = (0.01, 0.05, 0.2)
@@ -109,6 +110,8 @@ def _persistent(plan: Plan, upper: Path, work: Path, directory: Path) -> Iterato
     with exclusive_upper(upper), ExitStack() as undo:
         if created:
             undo.callback(_remove_directory, upper)
+        else:
+            _refuse_other_owner(plan, upper)
         _claim_work(upper, work, directory)
         undo.callback(_remove, work)
         if (before := _status_if_empty(upper)) is not None:
@@ -116,6 +119,24 @@ def _persistent(plan: Plan, upper: Path, work: Path, directory: Path) -> Iterato
             _copy_root_attributes(plan, upper)
         yield
         undo.pop_all()
+
+
+def _refuse_other_owner(plan: Plan, upper: Path) -> None:
+    """Refuse an upper directory of neither the caller nor the owner of the image's root.
+
+    The first mount gives the upper directory the owner of the image's root.  Only the caller can
+    have put it into a directory that only the caller can write to.
+    """
+    caller = os.geteuid()
+    with FileDescriptor.open_directory(upper.parent) as opened:
+        above = os.fstat(opened.number)
+        owner = os.stat(upper.name, dir_fd=opened.number, follow_symlinks=False).st_uid
+    is_private = above.st_uid == caller and not above.st_mode & _OTHERS_WRITE
+    if owner != caller and not (is_private and owner == plan.layers[0].stat().st_uid):
+        raise MountError(
+            f"upper directory of another user: {upper}: got the owner {owner}, want {caller}",
+            hint="choose a directory of your own: its owner can change files of the mount",
+        )
 
 
 def _create(upper: Path) -> bool:
@@ -170,6 +191,12 @@ def exclusive_upper(upper: Path, *, pauses: Sequence[float] = _LOCK_PAUSES) -> I
 def _claim_work(upper: Path, work: Path, directory: Path) -> None:
     """Create the work directory, and record its owner; the caller holds the lock on `upper`."""
     if os.path.lexists(work):
+        if (owned_by := os.lstat(work).st_uid) != os.geteuid():
+            raise MountError(
+                f"work directory of another user: {work}: got the owner {owned_by}, "
+                f"want {os.geteuid()}",
+                hint="choose an upper directory beside which only you can write",
+            )
         _remove_leftover(upper, work)
     _make_directory(work, 0o700)
     with FileDescriptor.open_directory(work) as opened:

@@ -34,10 +34,10 @@ def flush(store: Store) -> int:
         return 0
     if not is_tmpfs(store.root):
         sync_filesystem(store.root)
-    for diff_id in layers:
-        store.layers.mark_durable(diff_id)
-    for chain in chains:
-        store.chains.mark_durable(chain)
+    for diff_id, layer in layers.items():
+        store.layers.mark_durable(diff_id, layer)
+    for chain_id, chain in chains.items():
+        store.chains.mark_durable(chain_id, chain)
     return len(layers) + len(chains)
 
 
@@ -88,9 +88,10 @@ def ensure_sound(
 def _verify(store: Store, diff_id: DiffID) -> bool:
     from stacker.jobs.verify_layer import VerifyTask, verify_layer  # only after a power cut
 
+    verified = store.layers.identity(diff_id)
     with store.layers.reading([diff_id]):
         if verify_layer(VerifyTask(store.root, diff_id), lambda _: None).is_sound:
-            store.layers.mark_durable(diff_id)
+            store.layers.mark_durable(diff_id, verified)
             return True
     discard_layers(store, [diff_id])
     return False

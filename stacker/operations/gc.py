@@ -107,6 +107,7 @@ class _Collector:
         for folder in (root, root / "indexes", *self.store.blobs.root.glob("*")):
             if folder.is_dir():
                 yield from abandoned_temporaries(folder)
+        yield from self.store.layers.abandoned_locks()
 
     def untagged(self, discard: Discard) -> list[Garbage]:
         """Remove images without a name.  The caller holds both locks."""

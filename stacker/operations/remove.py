@@ -7,7 +7,7 @@ finished mount is in the table.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,11 +89,8 @@ def removable_images(
     :raises LockedError: an image is mounted, or another process mounts or unpacks it.
     """
     unused = _unused_parts(store, image_ids, besides)
-    with ExitStack() as held:
-        for image_id in unused:
-            held.enter_context(store.images.removing(image_id))
-        every = (parts.layers for parts in unused.values())
-        locked = held.enter_context(store.layers.removing(frozenset().union(*every)))
+    every = {diff_id for parts in unused.values() for diff_id in parts.layers}
+    with store.images.removing(unused), store.layers.removing(every) as locked:
         mounted = MountedParts.read(store)
         for image_id, parts in unused.items():
             _refuse_mounted(mounted, image_id, parts)

@@ -20,7 +20,13 @@ from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, json
 from stacker.image.digest import ChainID
 from stacker.layer.paths import Form, MergedIndex, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux.filesystem import exchange, sync_filesystem, write_atomically
+from stacker.linux.filesystem import (
+    FileIdentity,
+    exchange,
+    file_identity,
+    sync_filesystem,
+    write_atomically,
+)
 from stacker.linux.process import boot_id
 from stacker.store.staging import Staging
 
@@ -139,10 +145,10 @@ class ChainStore:
                 (path / _DURABLE).unlink(missing_ok=True)
             yield
 
-    def not_durable(self) -> list[ChainID]:
-        """Return the chains of this boot that were not marked durable."""
+    def not_durable(self) -> dict[ChainID, FileIdentity]:
+        """Return the chains of this boot that were not marked durable, for `mark_durable`."""
         unmarked = [each for each in self.all() if not (self.path(each) / _DURABLE).exists()]
-        return list(filter(self.is_certain, unmarked))
+        return {each: self._identity(each) for each in unmarked if self.is_certain(each)}
 
     def all(self) -> Iterator[ChainID]:
         """Yield the ID of every chain in the store."""
@@ -150,10 +156,16 @@ class ChainStore:
             if path.is_dir() and _REPLACED not in path.name:
                 yield ChainID(path.parent.name, path.name)
 
-    def mark_durable(self, chain_id: ChainID) -> None:
-        """Record that a chain is on disk, unless it was removed or invalidated meanwhile."""
+    def _identity(self, chain_id: ChainID) -> FileIdentity:
+        return file_identity(self.path(chain_id) / _RECORD)
+
+    def mark_durable(self, chain_id: ChainID, flushed: FileIdentity) -> None:
+        """Record that a chain is on disk, unless it was removed, invalidated or built again.
+
+        :param flushed: the value of `not_durable` before the flush.
+        """
         with self.staging.locked(_lock_name(chain_id)):
-            if self.is_certain(chain_id):
+            if self.is_certain(chain_id) and self._identity(chain_id) == flushed:
                 (self.path(chain_id) / _DURABLE).touch(mode=0o600)
 
     def replaced(self) -> dict[Path, ChainID]:

@@ -9,7 +9,7 @@ This module does not use layers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ NAME = "org.opencontainers.image.ref.name"
 SOURCE = "dev.stacker.source"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _LOCK = "index.json.lock"
+_READERS = "images.lock"
 _LIST_IMAGES = "`stacker images` lists the images in the store"
 _HEX = frozenset("0123456789abcdef")
 
@@ -140,31 +141,31 @@ class ImageStore:
         :raises NotFoundError: the image is not in the store.
         :raises IntegrityError: the config is damaged or malformed.
         """
-        try:
-            held = lock.shared(self.blobs.path(image_id), create=False)
-        except FileNotFoundError:
-            raise NotFoundError(f"no such image: {image_id}", hint=_LIST_IMAGES) from None
-        with held:
+        with lock.ByteLocks(self.root / _READERS) as locks:
+            locks.share(_offset(image_id))
+            self._require(image_id)
             yield self.config(image_id)
 
     @contextmanager
-    def removing(self, image_id: ImageID) -> Iterator[None]:
-        """Lock an image against readers, for its removal.
+    def removing(self, image_ids: Iterable[ImageID]) -> Iterator[None]:
+        """Lock any number of images against readers, for their removal.
 
-        :raises NotFoundError: the image is not in the store.
-        :raises LockedError: another process reads it.
+        :raises NotFoundError: an image is not in the store.
+        :raises LockedError: another process reads one of them.
         """
-        try:
-            held = lock.try_exclusive(self.blobs.path(image_id), create=False)
-        except FileNotFoundError:
-            raise NotFoundError(f"no such image: {image_id}", hint=_LIST_IMAGES) from None
-        if held is None:
-            raise LockedError(
-                f"image in use: {image_id}: another process mounts or unpacks it",
-                hint="run the command again when the other process is done",
-            )
-        with held:
+        with lock.ByteLocks(self.root / _READERS) as locks:
+            for image_id in image_ids:
+                self._require(image_id)
+                if not locks.try_exclude(_offset(image_id)):
+                    raise LockedError(
+                        f"image in use: {image_id}: another process mounts or unpacks it",
+                        hint="run the command again when the other process is done",
+                    )
             yield
+
+    def _require(self, image_id: ImageID) -> None:
+        if not self.blobs.path(image_id).exists():
+            raise NotFoundError(f"no such image: {image_id}", hint=_LIST_IMAGES)
 
     def add(self, manifest: Descriptor, names: tuple[str, ...], source: str) -> None:
         """Add an image to the list, and move its names from other images.
@@ -310,3 +311,8 @@ def _is_covered(entry: Descriptor, manifest: Descriptor, fresh: list[Descriptor]
         and NAME not in entry.annotations
         and entry.annotations.get(SOURCE) in {f.annotations.get(SOURCE) for f in fresh}
     )
+
+
+def _offset(image_id: ImageID) -> int:
+    """Return the byte of the lock file that an image's lock is on."""
+    return int(image_id.hex[:15], 16)

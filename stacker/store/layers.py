@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.paths import Form, LayerPaths
-from stacker.linux.filesystem import exchange, sync_filesystem, write_atomically
+from stacker.linux import lock
+from stacker.linux.filesystem import (
+    FileIdentity,
+    exchange,
+    file_identity,
+    sync_filesystem,
+    write_atomically,
+)
 from stacker.linux.lock import ByteLocks
 from stacker.linux.process import boot_id
 from stacker.linux.removal import remove_tree
@@ -34,6 +41,7 @@ _FILES: dict[Form, tuple[str, ...]] = {
     "erofs": ("index", "tar"),
 }
 """The parts of `LayerPaths` that each form has."""
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +181,43 @@ class LayerStore:
         except FileNotFoundError:
             return False
 
-    def not_durable(self) -> list[DiffID]:
-        """Return the layers of this boot without the durable mark."""
+    def not_durable(self) -> dict[DiffID, FileIdentity]:
+        """Return the layers of this boot without the durable mark, for `mark_durable`."""
         unmarked = (d for d in self.all() if not self.paths(d).durable.exists())
-        return list(filter(self.is_certain, unmarked))
+        return {each: self.identity(each) for each in unmarked if self.is_certain(each)}
 
-    def mark_durable(self, diff_id: DiffID) -> None:
-        """Record that a layer is on disk; do nothing if another process removed it."""
+    def identity(self, diff_id: DiffID) -> FileIdentity:
+        """Return a value that changes if another process unpacks the layer again."""
+        return file_identity(self.paths(diff_id).boot_id)
+
+    def mark_durable(self, diff_id: DiffID, flushed: FileIdentity) -> None:
+        """Record that a layer is on disk.
+
+        Do nothing if another process removed the layer, or if `repair` exchanged it for a new one,
+        which may not be on disk yet.
+
+        :param flushed: the `identity` of the layer before the flush.
+        """
+        paths = self.paths(diff_id)
         with suppress(FileNotFoundError):
-            self.paths(diff_id).durable.touch(mode=0o600)
-            self.paths(diff_id).boot_id.unlink()
+            root = os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if file_identity(paths.boot_id.name, directory=root) == flushed:
+                    os.close(os.open(paths.durable.name, _CREATE, 0o600, dir_fd=root))
+                    os.unlink(paths.boot_id.name, dir_fd=root)
+            finally:
+                os.close(root)
+
+    def abandoned_locks(self) -> Iterator[Path]:
+        """Yield lock files of single layers, which earlier versions made, unless a process has one.
+
+        A file of this version has the first digit of diff_ids as its name.
+        """
+        for path in self.root.glob("*/??*.lock"):
+            held = lock.try_exclusive(path, create=False)
+            if held is not None:
+                with held:
+                    yield path
 
     @contextmanager
     def reading(self, diff_ids: Sequence[DiffID]) -> Iterator[None]:

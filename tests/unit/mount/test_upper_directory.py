@@ -12,6 +12,7 @@ from stacker.errors import LockedError, MountError, UnsupportedError
 from stacker.linux import lock, mountapi, mountinfo
 from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
+from stacker.mount.plan import work_beside
 from stacker.mount.table import Table
 from tests.support.bench import image_of
 
@@ -264,3 +265,41 @@ def test_refused_copy_with_upper_leaves_no_files(bench: Bench) -> None:
         mount(bench, bench.path / "changes", driver="copy")
     assert siblings(bench) == []
     assert bench.left() == []
+
+
+def test_existing_upper_of_another_user_is_refused(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    upper.mkdir()
+    os.chown(upper, 12, 34)
+    with pytest.raises(MountError, match=r"of another user: .*: got the owner 12, want 0"):
+        mount(bench, upper)
+    assert siblings(bench) == ["changes"]
+    assert upper.stat().st_uid == 12
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o775, 0o1777])
+def test_upper_of_the_owner_of_the_root_is_used_if_only_the_caller_can_have_put_it_there(
+    bench: Bench, mode: int
+) -> None:
+    os.chown(bench.layer("a", f="a"), 12, 34)
+    upper = bench.path / "changes"
+    mount(bench, upper)
+    detach(bench.table, bench.target)
+    assert upper.stat().st_uid == 12
+    bench.path.chmod(mode)
+    if mode == 0o755:
+        mount(bench, upper)
+    else:
+        with pytest.raises(MountError, match="of another user"):
+            mount(bench, upper)
+
+
+def test_work_directory_of_another_user_is_refused(bench: Bench) -> None:
+    upper = bench.path / "changes"
+    upper.mkdir()
+    work = work_beside(upper)
+    work.mkdir()
+    os.chown(work, 12, 34)
+    with pytest.raises(MountError, match="work directory of another user"):
+        mount(bench, upper)
+    assert work.stat().st_uid == 12

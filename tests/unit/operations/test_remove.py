@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 
@@ -132,3 +133,14 @@ def test_layers_without_an_image_are_unlisted(store: Store, pull: Pull) -> None:
     assert usage.skeletons > 0
     pull("app", A, B)
     assert store_usage(store).unlisted == 0
+
+
+def test_more_images_than_open_files_are_removed(store: Store, pull: Pull) -> None:
+    every = [pull(f"app{number}", tar(file(f"f{number}", b""))) for number in range(70)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        assert len(remove_images(store, every)) == 70
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert store.images.all() == []
