@@ -94,7 +94,7 @@ def test_writes_on_an_index_stay_in_the_upper_directory(
 
 def test_passthrough_of_an_index_is_off_with_a_note(stacker: Stacker, target: Path) -> None:
     options = ("--json", "--driver", "fuse", "--fuse-passthrough")
-    report = stacker("mount", *options, "app:1.0", target).last_document
+    report = stacker("mount", *options, "app:1.0", target).document["item"]
     assert "no passthrough: the files are parts of the layers' tars" in report["note"]
     assert (target / "big").read_bytes() == BIG
 

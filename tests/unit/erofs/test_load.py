@@ -46,6 +46,15 @@ def test_copied_sparse_file_requires_the_tar(tmp_path: Path) -> None:
         load_tree(Image(layer.index.read_bytes(), "test"), Inodes(), tar=1)
 
 
+def test_no_later_inode_gets_the_number_of_one_of_a_failed_load(tmp_path: Path) -> None:
+    parts = [tars.dir("a/"), tars.dir("b/"), tars.sparse_10("s", 9000, [(1, b"a"), (8191, b"b")])]
+    layer, inodes = on_disk(tmp_path, parts), Inodes()
+    with pytest.raises(CopiedDataError):
+        load_tree(Image(layer.index.read_bytes(), "test"), inodes, tar=1)
+    assert inodes.directories
+    assert max(inodes.directories) < len(inodes)
+
+
 def test_loaded_files_refer_to_the_given_tar() -> None:
     tree = Tree()
     tree.file(b"a", size=5)

@@ -281,9 +281,9 @@ def test_damaged_index_raises_and_every_walk_ends(
 ) -> None:
     whole, tar_paths = small
     damaged = bytearray(whole)
-    places = st.integers(1024, len(damaged) - 1)
-    for place in data.draw(st.lists(places, min_size=1, max_size=8)):
-        damaged[place] = data.draw(st.integers(0, 255))
+    change = st.tuples(st.integers(1024, len(damaged) - 1), st.integers(0, 255))
+    for place, byte in data.draw(st.lists(change, min_size=1, max_size=8)):
+        damaged[place] = byte
     files = [os.open(path, os.O_RDONLY) for path in tar_paths]
     with suppress(IntegrityError):
         tree = IndexedTree(
