@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from stacker.errors import MountError, StackerError, full_disk_hint, shell_word
 from stacker.linux import mountinfo, process
 from stacker.mount.drivers.choose import driver_named, execute
-from stacker.mount.drivers.erofs import is_mount_of, release_index
 from stacker.mount.drivers.fuse import FUSE_DRIVERS
 from stacker.mount.record import IndexMount, MountRecord
 from stacker.mount.state import KernelView
@@ -141,7 +140,10 @@ class _Attempts:
         made = self.record.driver and self.record.complete
         if made and KernelView().is_visible(self.record):
             driver_named(self.record.driver).unmount(self.record, lazy=True)
-        release_index(self.record)
+        if self.record.index is not None:
+            from stacker.mount.drivers.erofs import release_index  # most stacks are directories
+
+            release_index(self.record)
 
 
 def _remove_incomplete(table: Table, target: Path) -> None:
@@ -192,6 +194,8 @@ def _shared_point(table: Table, merged: MergedIndex | None) -> Path | None:
     """Return a mount point where an index is mounted already."""
     if merged is None:
         return None
+    from stacker.mount.drivers.erofs import is_mount_of  # most stacks are directories
+
     status = merged.path.stat()
     inode, mounts = (status.st_dev, status.st_ino), mountinfo.read()
     for entry in table.entries():

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from stacker.errors import LockedError, MountError, NotFoundError, shell_word
 from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named
-from stacker.mount.drivers.erofs import release_index
 from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
 from stacker.mount.state import KernelView
@@ -157,7 +156,10 @@ def _discard(table: Table, record: MountRecord) -> None:
     try:
         if record.upper is not None:
             remove_work(record.upper, table.directory / record.id)
-        release_index(record)
+        if record.index is not None:
+            from stacker.mount.drivers.erofs import release_index  # most mounts have none
+
+            release_index(record)
         table.remove(record.id)
     except OSError as error:
         text = f"cannot clear a mount: {error.filename or record.target}: {error.strerror}"

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 from stacker.linux import mountinfo, process
 from stacker.linux.filesystem import is_tmpfs
-from stacker.mount.drivers.erofs import is_mount_of
 from stacker.mount.drivers.fuse import is_dead
 from stacker.mount.plan import source_of
 
@@ -70,6 +69,8 @@ class KernelView:
         if record.bound is not None:
             return self._is_bound(record, record.bound)
         if record.index is not None and record.is_index:
+            from stacker.mount.drivers.erofs import is_mount_of  # most mounts are overlays
+
             return is_mount_of(self.mounts.at(record.target), record.index.path)
         return _has_source(self.mounts, record)
 

@@ -113,7 +113,8 @@ def _result(
     records = [layer.record for layer in unpacked if layer.record is not None]
     present = len(set(config.diff_ids)) - len(records)
     warnings = dict.fromkeys(warning for record in records for warning in record.warnings)
-    layers = tuple(layer.diff_id for layer in unpacked if layer.record is not None)
+    mine = {layer.diff_id for layer in unpacked if layer.record is not None}
+    layers = tuple(diff_id for diff_id in dict.fromkeys(config.diff_ids) if diff_id in mine)
     return Pulled(image_id, manifest, len(records), present, tuple(warnings), layers)
 
 

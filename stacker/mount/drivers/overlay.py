@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Literal
 from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
 from stacker.linux import mountapi, process
 from stacker.linux.mountapi import FileDescriptor
-from stacker.mount.drivers.erofs import mount_index
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.unmount import unmount_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stacker.layer.paths import MergedIndex
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
@@ -108,13 +108,8 @@ class OverlayDriver:
         :raises MountError: a layer or the target cannot be used.
         """
         try:
-            if plan.merged is not None and plan.index_point is not None:
-                mount_index(
-                    plan.merged,
-                    plan.index_point,
-                    attributes=plan.attributes,
-                    shared=plan.shared,
-                )
+            if plan.merged is not None:
+                _mount_index(plan, plan.merged)
                 if plan.is_index:
                     return Mounted(self.name, note="an EROFS mount of the merged index")
             if plan.is_bind:
@@ -146,6 +141,13 @@ class OverlayDriver:
                 if self._api == "context" or error.errno not in _OLD_KERNEL:
                     raise
                 _fall_back_to_mount2(plan, target, error)
+
+
+def _mount_index(plan: Plan, merged: MergedIndex) -> None:
+    from stacker.mount.drivers.erofs import mount_index  # most stacks are directories
+
+    point = plan.target if plan.is_index else plan.layers[0]
+    mount_index(merged, point, attributes=plan.attributes, shared=plan.shared)
 
 
 def _fall_back_to_mount2(plan: Plan, target: FileDescriptor, first: OSError) -> None:
