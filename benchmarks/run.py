@@ -4,9 +4,10 @@
 
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
 layers), ``stages`` (the time of each stage), ``startup`` (verbs with almost no work), ``registry``
-(pulls over a network), ``fuse`` (reads of mounted trees) or ``verify`` (`stacker verify` against
-SHA-256).  Out: JSON, for :mod:`benchmarks.report`.  Each round runs every peer once and starts
-with another peer, so that other load on the machine affects all of them.
+(pulls over a network), ``fuse`` (reads of mounted trees), ``verify`` (`stacker verify` against
+SHA-256) or ``index`` (the index of a layer in EROFS form).  Out: JSON, for
+:mod:`benchmarks.report`.  Each round runs every peer once and starts with another peer, so that
+other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import corpora, figures, fuse, machine, registry, stages, startup, synthetic, verify
+from benchmarks import (
+    corpora,
+    figures,
+    fuse,
+    index,
+    machine,
+    registry,
+    stages,
+    startup,
+    synthetic,
+    verify,
+)
 from benchmarks.compress import FORMS
 from benchmarks.figures import Figures
 from benchmarks.layout import Image
@@ -170,6 +182,12 @@ def verified(arguments: argparse.Namespace) -> Iterator[Figures]:
         )
 
 
+def indexed(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Write, load and merge indexes in memory."""
+    with arguments.media[0].empty_directory() as scratch:
+        yield from index.compared(scratch, size=arguments.size, repetitions=arguments.repetitions)
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "throughput": throughput,
     "growth": growth,
@@ -178,6 +196,7 @@ SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "registry": fetched,
     "fuse": mounted,
     "verify": verified,
+    "index": indexed,
 }
 
 

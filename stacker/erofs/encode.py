@@ -39,10 +39,10 @@ _EXTENDED_FILE: Final = struct.Struct(on_disk.EXTENDED.format + "HHI24x")
 
 
 class _Row(NamedTuple):
-    """The attributes of an inode; ``index`` is its place."""
+    """The attributes of an inode; ``place`` counts the inodes before it, from 1."""
 
     number: int
-    index: int
+    place: int
     mode: int
     uid: int
     gid: int
@@ -232,10 +232,10 @@ def _head(row: _Row, data: int, union: int, xattr_size: int, *, extended: bool) 
     owner = row.uid, row.gid
     if not extended:
         return on_disk.COMPACT.pack(
-            *(data, count, row.mode, row.links, row.size, 0, union, row.index, *owner, 0)
+            *(data, count, row.mode, row.links, row.size, 0, union, row.place, *owner, 0)
         )
     seconds = row.seconds & 0xFFFF_FFFF_FFFF_FFFF
     return on_disk.EXTENDED.pack(
-        *(data | on_disk.IS_EXTENDED, count, row.mode, 0, row.size, union, row.index, *owner),
+        *(data | on_disk.IS_EXTENDED, count, row.mode, 0, row.size, union, row.place, *owner),
         *(seconds, row.nanoseconds, row.links),
     )

@@ -22,8 +22,6 @@ _DIRECTORY: Final = 2  # in FILE_TYPES
 _DOTS: Final = (b".", b"..")
 _REGULAR, _DIRECTORY_KIND, _SYMLINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _DEVICES: Final = (stat.S_IFCHR >> 12, stat.S_IFBLK >> 12)
-_ATTRIBUTES: Final = slice(1, 6)
-"""The fields of `Inode` with which a `Row` starts."""
 _ROWS: Final = 4096
 """The number of rows that are added together."""
 
@@ -127,7 +125,7 @@ class _Loader:
         number, self._next = self._next, self._next + 1
         self._numbers[inode.nid] = number
         xattrs = self._xattrs(inode) if inode.xattr_size else 0
-        self._rows.append((*inode[_ATTRIBUTES], size, start, tar, xattrs))
+        self._rows.append((*inode[1:6], size, start, tar, xattrs))
         return number
 
     def _xattrs(self, inode: Inode) -> int:

@@ -66,13 +66,14 @@ def write_layer(
     :raises OSError: the same, for the files beside the tree.
     """
     write = _write_tree if form == "tree" else _write_index
-    return write(chunks, paths, options, what, started, observer)
+    return write(chunks, paths, options, what=what, started=started, observer=observer)
 
 
 def _write_tree(
     chunks: Iterator[bytes],
     paths: LayerPaths,
     options: UnpackOptions,
+    *,
     what: str,
     started: Started,
     observer: StageObserver,
@@ -100,6 +101,7 @@ def _write_index(
     chunks: Iterator[bytes],
     paths: LayerPaths,
     options: UnpackOptions,
+    *,
     what: str,
     started: Started,
     observer: StageObserver,

@@ -103,9 +103,11 @@ class IndexRoot(LayerRoot):
         names[name] = self.inodes.add_directory(IMPLIED._replace(mode=mode))
 
     def _take_away(self, parent: int, name: bytes, physical: bytes) -> int:
+        del physical
         return self.inodes.kind(self.inodes.directories[parent].pop(name))
 
     def _drop_handles(self, physical: bytes, *, symlink: bool) -> None:
+        del physical, symlink
         self._latest_path = None
 
 

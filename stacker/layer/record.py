@@ -1,8 +1,9 @@
 """The record of an unpacked layer: the content of ``layer.json``.
 
-:func:`~stacker.layer.apply.apply` and :func:`~stacker.layer.apply_index.apply_to_index` make a record, a commit writes it, and a stack reads it
-(docs/reference/on-disk.md).  Paths in JSON are UTF-8, with other bytes as lone surrogates (PEP
-383), so that every name survives.  This module must not touch the layer's tree.
+:func:`~stacker.layer.apply.apply` and :func:`~stacker.layer.apply_index.apply_to_index` make a
+record, a commit writes it, and a stack reads it (docs/reference/on-disk.md).
+Paths in JSON are UTF-8, with other bytes as lone surrogates (PEP 383), so that every name survives.
+This module must not touch the layer's tree.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Loop devices: a file as a block device.
 
-An open file comes in; the path of a read-only block device goes out.  The kernel removes the device
-when nothing uses it any more.  This module does not mount.  Source: loop(4); include/uapi/linux/loop.h.
+An open file comes in; the path of a read-only block device goes out.  The kernel removes the
+device when nothing uses it any more.  This module does not mount.  Sources: loop(4),
+``include/uapi/linux/loop.h``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Choose the form in which a store keeps new layers.
 
-A store and a wish come in; a form goes out, with the reason.  `auto` takes the EROFS form where a
-mount of it works: in the kernel, or by FUSE.  This module changes nothing.
+A store and a requested form come in; a form goes out, with the reason.  `auto` takes the
+EROFS form where a mount of it works: in the kernel, or by FUSE.  This module changes nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Chains: stored stacks, each named by its chain ID (docs/explanation/architecture.md, Terms).
 
 `ChainStore` records a `Stack` and returns it.  Its directories are layers of the store, or fixup
-directories next to the record; a merged index is next to the record.  An existing chain is complete, because a rename gives it its name.
-This module does not compute stacks; `stacker.stack` does.
+directories next to the record; a merged index is next to the record.  An existing chain is
+complete, because a rename gives it its name.  This module does not compute stacks; `stacker.stack`
+does.
 """
 
 from __future__ import annotations

@@ -20,9 +20,6 @@ from typing import Final
 
 import zstandard
 
-from stacker.erofs.inodes import Inodes
-from stacker.erofs.load import CopiedDataError, load_tree
-from stacker.erofs.read import Image
 from stacker.errors import StackerError
 from stacker.image.config import chain_ids, pair_layers, parse_config
 from stacker.image.digest import DiffID, Digest
@@ -31,7 +28,6 @@ from stacker.image.manifest import Index, Manifest, parse_document, references
 from stacker.image.platform import Platform
 from stacker.image.reference import Reference
 from stacker.image.schema1 import is_schema1, parse_schema1
-from stacker.layer.metadata import IDENTITY
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import reassemble
@@ -47,10 +43,8 @@ from stacker.tar.entry import File
 from stacker.tar.index import read_index
 from stacker.tar.limits import Limits
 from stacker.tar.reader import TarReader
-from tests.fuzz import requests
+from tests.fuzz import indexes, requests
 from tests.support import images, schema1, tars
-from tests.support.erofs_layers import LAYERS, on_disk
-from tests.support.indexes import index_of, index_snapshot
 from tests.support.unpacking import Workspace
 
 _LIMITS: Final = Limits(unpacked_bytes=1 << 24, entries=10_000, pax_bytes=1 << 16)
@@ -227,33 +221,9 @@ def unpack(data: bytes) -> None:
         remove_tree(path)
 
 
-def index(data: bytes) -> None:
-    """Write the index of a tar; read it back, and load it again."""
-    path = Path(tempfile.mkdtemp(prefix="stacker-fuzz-"))
-    try:
-        stream = b"".join(_with_checksums(data))
-        tar = path / "layer.tar"
-        image, record = index_of(
-            stream, tar, whiteout_format=WhiteoutFormat.TRUSTED, idmap=IDENTITY, limits=_LIMITS
-        )
-        found = index_snapshot(image, tar)
-        assert sum(node.kind == "file" for node in found.values()) <= record.entries
-        with suppress(CopiedDataError):
-            load_tree(Image(image, "fuzz"), Inodes(), tar=1)
-    finally:
-        remove_tree(path)
-
-
-def read_image(data: bytes) -> None:
-    """Load an EROFS image, damaged or hostile."""
-    with suppress(CopiedDataError):
-        load_tree(Image(data, "fuzz"), Inodes(), tar=1)
-
-
-def _image_seeds() -> list[bytes]:
-    with tempfile.TemporaryDirectory() as path:
-        place = Path(path)
-        return [on_disk(place, parts).index.read_bytes() for parts in LAYERS.values()]
+def write_index(data: bytes) -> None:
+    """Write the index of a tar, and read it back."""
+    indexes.write_index(b"".join(_with_checksums(data)), _LIMITS)
 
 
 def _tar_seeds() -> list[bytes]:
@@ -406,8 +376,8 @@ TARGETS: Final = (
     Target("documents", read_documents, _document_seeds, _JSON_TOKENS),
     Target("names", read_names, _name_seeds, (b":", b"@", b"/", b"docker://", b"sha256:", b"\0")),
     Target("layer", unpack, _layer_seeds, _TAR_TOKENS),
-    Target("index", index, _layer_seeds, _TAR_TOKENS),
-    Target("image", read_image, _image_seeds),
+    Target("index", write_index, _layer_seeds, _TAR_TOKENS),
+    Target("image", indexes.read_image, indexes.image_seeds),
     Target("skeleton", read_skeleton, _tar_seeds, _TAR_TOKENS),
     Target("registries-conf", read_registries_conf, _conf_seeds, (b"[[registry]]", b'"', b"= [")),
     Target("records", read_records, _record_seeds, _JSON_TOKENS),

@@ -275,3 +275,13 @@ def test_what_fails_is_not_measured() -> None:
     assert false
     with pytest.raises(FailedError, match="exit status 1"):
         measured([false], environment={})
+
+
+def test_index_suite_gives_time_and_memory_for_each_entry(cache: Path) -> None:
+    lines = results("index", cache, "--media", "tmpfs")["results"]
+    assert {line["action"] for line in lines} == {
+        *("apply", "write", "load", "merge", "write merged")
+    }
+    assert len({line["entries"] for line in lines}) == 2
+    assert all(line["us_per_entry"] >= 0 for line in lines)
+    assert all(line["bytes_per_entry"] > 0 for line in lines if line["action"] == "apply")

@@ -57,10 +57,11 @@ def entries(draw: st.DrawFn) -> bytes:
     head = tars.pax(mtime=draw(TIMES), path=path) if draw(st.booleans()) else b""
     if kind == "file":
         data = b"d" * draw(st.sampled_from([0, 1, 512, 700]))
-        xattrs = {} if head else draw(XATTRS)
-        return head + tars.file(path, data, xattrs=xattrs, **options)
+        options["xattrs"] = {} if head else draw(XATTRS)
+        return head + tars.file(path, data, **options)
     if kind == "directory":
-        return head + tars.dir(path, xattrs={} if head else draw(XATTRS), **options)
+        options["xattrs"] = {} if head else draw(XATTRS)
+        return head + tars.dir(path, **options)
     if kind == "symlink":
         return tars.symlink(path, draw(st.one_of(PATHS, st.just(b"t" * 4000))), **options)
     if kind == "link":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from struct import Struct
 
 import pytest
 
@@ -30,7 +31,7 @@ from stacker.erofs.format import (
         (on_disk.XATTR_ENTRY, 4),
     ],
 )
-def test_structure_has_the_size_of_the_kernel(structure: on_disk.Struct, size: int) -> None:
+def test_structure_has_the_size_of_the_kernel(structure: Struct, size: int) -> None:
     assert structure.size == size
 
 
