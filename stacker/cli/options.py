@@ -10,12 +10,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 import stacker
-from stacker.cli.help import Parser, parse_count
+from stacker.cli.help import Parser, parse_count, parse_size
 from stacker.cli.verbs import SUMMARIES, load
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
     from stacker.cli.verbs import Verb
+    from stacker.tar.limits import Limits
 
 _DESCRIPTION = """\
 Pull container images, unpack their layers and mount them as root filesystems, without a daemon.
@@ -157,6 +158,54 @@ def add_archive_ratio(parser: argparse.ArgumentParser) -> None:
         default=ARCHIVE_RATIO,
         help="maximum decompressed bytes per byte of a compressed archive; 16M are always allowed "
         "(default: %(default)s)",
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the limits on one layer; `limits_of` reads them."""
+    from stacker.tar.limits import Limits  # mounts do not need it
+
+    limits = Limits()
+    group = parser.add_argument_group(
+        "limits of a layer", "SIZE is a number of bytes; a suffix K, M, G or T is a power of 1024."
+    )
+    sizes = (
+        ("--max-bytes", limits.unpacked_bytes, "bytes of the unpacked layer (default: 1T)"),
+        ("--max-pax-bytes", limits.pax_bytes, "bytes of one PAX header (default: 1M)"),
+        (
+            "--max-names",
+            limits.names,
+            "bytes of names, attributes and link targets held in memory (default: 128M)",
+        ),
+        ("--max-window", limits.window, "bytes of the zstd window, at most 2G (default: 128M)"),
+    )
+    for flag, default, text in sizes:
+        group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)
+    counts = (
+        ("--max-entries", limits.entries, "entries in the layer (default: %(default)s)"),
+        ("--max-depth", limits.depth, "components in a path (default: %(default)s)"),
+        (
+            "--max-ratio",
+            limits.ratio,
+            "unpacked bytes per compressed byte; 64M are always allowed (default: %(default)s)",
+        ),
+    )
+    for flag, default, text in counts:
+        group.add_argument(flag, metavar="N", type=parse_count, default=default, help=text)
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """Return the limits that the options of `add_limits` set."""
+    from stacker.tar.limits import Limits
+
+    return Limits(
+        unpacked_bytes=args.max_bytes,
+        entries=args.max_entries,
+        depth=args.max_depth,
+        pax_bytes=args.max_pax_bytes,
+        names=args.max_names,
+        ratio=args.max_ratio,
+        window=args.max_window,
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Restorer:
     """Unpacks the damaged layers of an image, and reports each of them.
 
-    :param args: the registry options; ``None`` for the defaults.
+    :param args: the options for registries and the limits; ``None`` for the defaults.
     """
 
     def __init__(self, session: Session, args: Namespace | None = None) -> None:
@@ -46,13 +46,15 @@ class Restorer:
 
         :param jobs: worker processes; ``None`` for one per usable processor.
         """
+        from stacker.cli.options import limits_of
         from stacker.jobs.tasks import UnpackOptions
         from stacker.layer.metadata import IdMap
         from stacker.layer.whiteout_format import WhiteoutFormat
         from stacker.linux.process import usable_processors
         from stacker.operations.repair import Repair
 
-        options = UnpackOptions(WhiteoutFormat.permitted(), IdMap.permitted())
+        args = self._args or _defaults()
+        options = UnpackOptions(WhiteoutFormat.permitted(), IdMap.permitted(), limits_of(args))
         with store.staging.directory("spool") as spool:
 
             @contextmanager
@@ -64,8 +66,9 @@ class Restorer:
                 if is_in_registry(name):
                     from stacker.cli.registry_options import registry_access
 
-                    access = registry_access(self._args or _defaults(), os.environ, name)
-                with open_source(name, spool=spool, access=access) as source:
+                    access = registry_access(args, os.environ, name)
+                ratio = args.max_archive_ratio
+                with open_source(name, spool=spool, access=access, archive_ratio=ratio) as source:
                     yield source
 
             yield Repair(opened, options, jobs or usable_processors(), lambda _: None)
@@ -74,8 +77,10 @@ class Restorer:
 def _defaults() -> Namespace:
     from argparse import ArgumentParser
 
+    from stacker.cli.options import add_archive_ratio, add_limits
     from stacker.cli.registry_options import add_registries
 
     parser = ArgumentParser()
-    add_registries(parser)
+    for add in (add_registries, add_archive_ratio, add_limits):
+        add(parser)
     return parser.parse_args([])

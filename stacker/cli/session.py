@@ -72,10 +72,9 @@ class Session:
         """Whether progress bars may be drawn on stderr."""
         return not (self.verbosity or self.json or self.dumb) and sys.stderr.isatty()
 
-    def warn_of_damage(self, store: Store) -> None:
-        """Print a warning for each document of the store that is damaged."""
-        for message in store.images.damage():
-            self.say(f"warning: {message}")
+    def warn(self, text: str) -> None:
+        """Print a warning to stderr, unless ``--quiet`` is given."""
+        self.say(f"warning: {text}")
 
     def say(self, text: str) -> None:
         """Print a message to stderr, unless ``--quiet`` is given."""

@@ -104,7 +104,8 @@ class _Collector:
 
     def _temporaries(self) -> Iterator[Path]:
         root = self.store.root
-        for folder in (root, root / "indexes", *self.store.blobs.root.glob("*")):
+        folders = [*self.store.blobs.root.glob("*"), *self.store.chains.directory.glob("*/*")]
+        for folder in (root, root / "indexes", *folders):
             if folder.is_dir():
                 yield from abandoned_temporaries(folder)
         yield from self.store.layers.abandoned_locks()

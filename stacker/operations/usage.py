@@ -18,7 +18,7 @@ from stacker.errors import IntegrityError, NotFoundError
 from stacker.linux.walk import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from stacker.image.config import ImageConfig
@@ -90,18 +90,26 @@ class StoreUsage:
         return layers + self.blobs + self.partial + self.staging + self.mounts + self.other
 
 
-def images_usage(store: Store) -> tuple[ImageUsage, ...]:
-    """Return the usage of every image, in the order in which they were first pulled."""
+def images_usage(
+    store: Store, report: Callable[[str], object] = lambda _: None
+) -> tuple[ImageUsage, ...]:
+    """Return the usage of every image, in the order in which they were first pulled.
+
+    :param report: called with a message for each document of an image that cannot be read.
+    """
     with store.images.read_lock():
-        images = store.images.with_configs()
+        images = store.images.with_configs(report)
     users = Counter(diff_id for _, config in images for diff_id in set(config.diff_ids))
     sizes = {diff_id: layer_bytes(store, diff_id) for diff_id in users}
     return tuple(_image_usage(image, config, users, sizes) for image, config in images)
 
 
-def store_usage(store: Store) -> StoreUsage:
-    """Return the usage of the whole store."""
-    images = images_usage(store)
+def store_usage(store: Store, report: Callable[[str], object] = lambda _: None) -> StoreUsage:
+    """Return the usage of the whole store.
+
+    :param report: as for `images_usage`.
+    """
+    images = images_usage(store, report)
     listed = {
         (os.fsencode(diff_id.algorithm), os.fsencode(diff_id.hex))
         for usage in images

@@ -21,6 +21,7 @@ from stacker.errors import AuthenticationError, IntegrityError, StackerError, Us
 from stacker.image.document import parse_object
 from stacker.image.reference import Reference
 from stacker.linux import lock
+from stacker.linux.filesystem import sweep_temporaries, write_atomically
 from stacker.registry.authentication import Authenticator, parse_challenges
 from stacker.registry.client import base_url, status_error
 from stacker.registry.credentials import host_of, run_helper
@@ -198,12 +199,5 @@ def _updating(path: str) -> Iterator[dict[str, object]]:
 
 
 def _write(target: Path, content: bytes) -> None:
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-        draft.replace(target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    sweep_temporaries(target.parent, target.name)
+    write_atomically(target, content, mode=_MODE)

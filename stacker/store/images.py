@@ -9,7 +9,7 @@ This module does not use layers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from stacker.store.blobs import BlobStore
 
 if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
+    from stacker.image.digest import Digest
     from stacker.image.manifest import Manifest
 
 NAME = "org.opencontainers.image.ref.name"
@@ -186,32 +187,32 @@ class ImageStore:
         """Remove an image from the list.  The caller holds :meth:`write_lock`."""
         self._write([entry for entry in self._entries() if self._image_id(entry) != image_id])
 
-    def with_configs(self) -> list[tuple[StoredImage, ImageConfig]]:
-        """Return every image whose documents can be read, with its config."""
-        found = []
-        for image in self.all():
-            with suppress(IntegrityError, NotFoundError, UnsupportedError):
-                found.append((image, self.config(image.id)))
-        return found
+    def with_configs(
+        self, report: Callable[[str], object] = lambda _: None
+    ) -> list[tuple[StoredImage, ImageConfig]]:
+        """Return every image whose documents can be read, with its config.
 
-    def damage(self) -> list[str]:
-        """Return a message for each document of the list that cannot be read.
+        Each document is read once.
 
-        Other methods pass over such documents, so that they hide no other image.
+        :param report: called with a message for each document that cannot be read, which hides no
+            other image.
         """
-        found = []
-        try:
-            entries = self._listed()
-        except IntegrityError as error:
-            found.append(f"{error.message}: the names of all images are lost")
-            entries = self._found_in_blobs()
-        for entry in entries:
+        grouped: dict[ImageID, list[Descriptor]] = {}
+        configs: dict[ImageID, ImageConfig] = {}
+        image_ids: dict[Digest, ImageID] = {}
+        for entry in self._entries(report):
             try:
-                self.config(self.manifest(entry).image_id)
+                if entry.digest not in image_ids:
+                    image_ids[entry.digest] = self.manifest(entry).image_id
+                image_id = image_ids[entry.digest]
+                if image_id not in configs:
+                    configs[image_id] = self.config(image_id)
             except (IntegrityError, NotFoundError, UnsupportedError) as error:
                 name = entry.annotations.get(NAME) or entry.annotations.get(SOURCE) or entry.digest
-                found.append(f"image {name}: {error.message}")
-        return found
+                report(f"image {name}: {error.message}")
+            else:
+                grouped.setdefault(image_id, []).append(entry)
+        return [(_stored(each, entries), configs[each]) for each, entries in grouped.items()]
 
     def unreadable(self) -> list[str]:
         """Return the digests of the manifests that are damaged or missing."""
@@ -230,11 +231,12 @@ class ImageStore:
         except (IntegrityError, NotFoundError):
             return None
 
-    def _entries(self) -> list[Descriptor]:
+    def _entries(self, report: Callable[[str], object] = lambda _: None) -> list[Descriptor]:
         """Return the entries of ``index.json``; if it is damaged, the manifests in `blobs`."""
         try:
             return self._listed()
-        except IntegrityError:
+        except IntegrityError as error:
+            report(f"{error.message}: the names of all images are lost")
             return self._found_in_blobs()
 
     def _listed(self) -> list[Descriptor]:

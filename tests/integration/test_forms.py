@@ -160,9 +160,7 @@ def test_a_changed_tar_is_found_and_repaired(
     assert snapshot(tmp_path / "plain") == wanted
 
 
-def test_a_changed_index_is_found_and_its_file_named(
-    stacker: Stacker, app: images.Layout
-) -> None:
+def test_a_changed_index_is_found_and_its_file_named(stacker: Stacker, app: images.Layout) -> None:
     stacker("pull", "--sync", "--form", "erofs", app.source)
     other = layout(stacker.store.parent / "other", [tar(file("etc/hosts", b"h", mode=0o644))])
     elsewhere = at_home(stacker.store.parent, store="elsewhere")
@@ -197,15 +195,15 @@ def test_push_of_the_erofs_form_gives_the_same_layers(
     again("verify", app.image.config)
 
 
-@pytest.mark.parametrize(("first", "second"), [("tree", "erofs"), ("erofs", "tree")])
+@pytest.mark.parametrize("first", ["tree", "erofs"])
 def test_convert_changes_the_form_without_the_source(
     stacker: Stacker,
     app: images.Layout,
     wanted: dict[bytes, Node],
     tmp_path: Path,
     first: str,
-    second: str,
 ) -> None:
+    second = "erofs" if first == "tree" else "tree"
     stacker("pull", "--sync", "--form", first, app.source)
     shutil.rmtree(app.path)
     stacker("convert", app.image.config, "--form", second)
@@ -241,7 +239,9 @@ def test_print_plan_lists_the_mounts_of_the_erofs_form(
     stacker("pull", "--no-sync", "--form", "erofs", app.source)
     (tmp_path / "target").mkdir()
     plan = json.loads(
-        stacker("mount", "--print-plan", "--json", "--rw", app.image.config, tmp_path / "target").out
+        stacker(
+            "mount", "--print-plan", "--json", "--rw", app.image.config, tmp_path / "target"
+        ).out
     )
     text = json.dumps(plan)
     assert '"type": "erofs"' in text

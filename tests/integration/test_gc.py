@@ -125,10 +125,12 @@ def test_gc_sweeps_the_files_of_killed_processes(stacker: Stacker, app: images.L
     (stacker.store / "staging/spool-1/archive").write_bytes(b"x" * 5000)
     (stacker.store / ".index.json.999999.new").write_bytes(b"half")
     (stacker.store / "blobs/sha256/.abc.12.new").write_bytes(b"half")
+    (chain,) = stacker.store.glob("chains/sha256/*")
+    (chain / ".chain.json.12.new").write_bytes(b"half")
     (stacker.store / "partial").mkdir(exist_ok=True)
     (stacker.store / "partial/sha256-ab").write_bytes(b"half")
     os.utime(stacker.store / "partial/sha256-ab", (0, 0))
-    assert kinds(stacker) == ["partial", "staging", "temporary", "temporary"]
+    assert kinds(stacker) == ["partial", "staging", *["temporary"] * 3]
     stacker.assert_clean(images=1, layers=2)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
+import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -444,3 +446,32 @@ def test_repair_builds_stacks_with_files_of_the_damaged_layer_again(
         unmount_below(tmp_path)
     stacker("gc")
     assert not list(stacker.store.glob("*/sha256/*.replaced-*"))
+
+
+def test_repair_takes_the_limits_that_the_pull_needed(stacker: Stacker, tmp_path: Path) -> None:
+    deep = layout(tmp_path / "deep", [tar(file("a/b/c/d", b"1"))], name="deep")
+    stacker("pull", "--sync", deep.source)
+    (damaged,) = stacker.store.glob("layers/sha256/*/diff/a/b/c/d")
+    damaged.chmod(0o600)
+    said = stacker.refused(5, "repair", "deep", "--max-depth", "3")
+    assert "over a limit" in said
+    stacker("repair", "deep", "--max-depth", "4")
+    stacker("verify", "--all")
+
+
+def test_repair_takes_the_archive_ratio_that_the_pull_needed(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    archive = tmp_path / "app.tar.gz"
+    layout(tmp_path / "app", [tar(file("zeros", bytes(32 << 20)))], compression="none")
+    plain = subprocess.run(
+        ["tar", "-c", "-C", tmp_path / "app", "."], check=True, capture_output=True
+    ).stdout
+    archive.write_bytes(gzip.compress(plain))
+    source = f"oci-archive:{archive}"
+    assert "--max-archive-ratio" in stacker.refused(6, "pull", source)
+    stacker("pull", "--sync", "--max-archive-ratio", "1000000", source)
+    next(stacker.store.glob("layers/sha256/*/diff/zeros")).chmod(0o600)
+    assert "archive" in stacker.refused(5, "repair", "--all")
+    stacker("repair", "--all", "--max-archive-ratio", "1000000")
+    stacker("verify", "--all")

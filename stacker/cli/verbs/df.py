@@ -49,8 +49,7 @@ def run(args: Namespace, session: Session) -> None:
     """Print the sizes of every image and of the store."""
     del args
     store = session.store()
-    usage = store_usage(store)
-    session.warn_of_damage(store)
+    usage = store_usage(store, session.warn)
     if session.json:
         print_item("df", _document(usage))
         return

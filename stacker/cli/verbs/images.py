@@ -34,8 +34,7 @@ def run(args: Namespace, session: Session) -> None:
     """Print the images in the store."""
     del args
     store = session.store()
-    usages = images_usage(store)
-    session.warn_of_damage(store)
+    usages = images_usage(store, session.warn)
     if session.json:
         print_items("images", [_document(usage) for usage in usages])
     elif session.verbosity < 0:

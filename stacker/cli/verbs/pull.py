@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.background import flush_later
 from stacker.cli.exit import time_limit
-from stacker.cli.help import parse_count, parse_size
-from stacker.cli.options import add_archive_ratio, add_jobs
+from stacker.cli.help import parse_count
+from stacker.cli.options import add_archive_ratio, add_jobs, add_limits, limits_of
 from stacker.cli.output import print_event, print_line, size
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.errors import UnsupportedError
 from stacker.layer.paths import FORMS
-from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
@@ -52,7 +51,6 @@ EXAMPLES = """\
   stacker pull --platform linux/arm64 oci-archive:app.tar
   stacker mount "$(stacker pull oci:./layout)" /mnt
 """
-_LIMITS = Limits()
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -93,7 +91,7 @@ def configure(parser: ArgumentParser) -> None:
     add_timeout(registries)
     _add_transfer(registries)
     add_archive_ratio(parser)
-    _add_limits(parser)
+    add_limits(parser)
 
 
 def _add_transfer(group: _ArgumentGroup) -> None:
@@ -120,35 +118,6 @@ def _add_transfer(group: _ArgumentGroup) -> None:
         help="download foreign layers that the registry lacks from the URLs in the manifest, "
         "without credentials",
     )
-
-
-def _add_limits(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "limits of a layer", "SIZE is a number of bytes; a suffix K, M, G or T is a power of 1024."
-    )
-    sizes = (
-        ("--max-bytes", _LIMITS.unpacked_bytes, "bytes of the unpacked layer (default: 1T)"),
-        ("--max-pax-bytes", _LIMITS.pax_bytes, "bytes of one PAX header (default: 1M)"),
-        (
-            "--max-names",
-            _LIMITS.names,
-            "bytes of names, attributes and link targets held in memory (default: 128M)",
-        ),
-        ("--max-window", _LIMITS.window, "bytes of the zstd window, at most 2G (default: 128M)"),
-    )
-    for flag, default, text in sizes:
-        group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)
-    counts = (
-        ("--max-entries", _LIMITS.entries, "entries in the layer (default: %(default)s)"),
-        ("--max-depth", _LIMITS.depth, "components in a path (default: %(default)s)"),
-        (
-            "--max-ratio",
-            _LIMITS.ratio,
-            "unpacked bytes per compressed byte; 64M are always allowed (default: %(default)s)",
-        ),
-    )
-    for flag, default, text in counts:
-        group.add_argument(flag, metavar="N", type=parse_count, default=default, help=text)
 
 
 def run(args: Namespace, session: Session) -> None:
@@ -217,19 +186,10 @@ def _options(args: Namespace, form: Form | None) -> UnpackOptions:
     from stacker.layer.metadata import IdMap
     from stacker.layer.whiteout_format import WhiteoutFormat
 
-    limits = Limits(
-        unpacked_bytes=args.max_bytes,
-        entries=args.max_entries,
-        depth=args.max_depth,
-        pax_bytes=args.max_pax_bytes,
-        names=args.max_names,
-        ratio=args.max_ratio,
-        window=args.max_window,
-    )
     return UnpackOptions(
         WhiteoutFormat.permitted(),
         IdMap.permitted(),
-        limits,
+        limits_of(args),
         sync=args.sync is True,
         keep_blobs=args.keep_blobs,
         resume=args.resume,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stacker.cli.options import add_archive_ratio, add_limits
 from stacker.cli.output import print_items, print_line
 from stacker.cli.registry_options import add_registries
 from stacker.cli.verbs.verify import add_choice, chosen_images
@@ -20,6 +21,9 @@ blobs from the store if `pull --keep-blobs` kept them, else from the SOURCE of t
 damaged chains again from their layers.  Existing mounts use the damaged layers and chains until
 they are unmounted.  stacker prints the diff_id of each replaced layer, and the ID of each replaced
 chain.
+
+The limits of `pull` apply, since a source can have changed.  If the pull needed a higher limit,
+give it to `repair`, too.
 
 --seal also enables fs-verity on every file of the images.  From then on, the kernel compares each
 page with its hash when it reads the page from the disk, and reads of a damaged page fail.  `stacker
@@ -42,6 +46,8 @@ def configure(parser: ArgumentParser) -> None:
         help="enable fs-verity on the files; cannot be combined with --fast",
     )
     add_registries(parser)
+    add_archive_ratio(parser)
+    add_limits(parser)
 
 
 def run(args: Namespace, session: Session) -> None:

@@ -68,3 +68,12 @@ def test_unwritable_credential_file_is_named(tmp_path: Path) -> None:
 def test_user_name_with_a_colon_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         save_credentials([str(tmp_path / "a.json")], HOST, "a:b", SECRET)
+
+
+def test_killed_writer_s_temporary_file_is_removed_by_the_next_login(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.json", tmp_path / ".b.json.12.new"
+    (tmp_path / ".a.json.12.new").write_bytes(b"half")
+    other.write_bytes(b"of another file")
+    save_credentials([str(path)], HOST, "me", SECRET)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.json", other.name}
+    assert path.stat().st_mode & 0o777 == 0o600

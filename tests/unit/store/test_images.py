@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import ChainID, DiffID, Digest, ImageID
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock
+from stacker.store.blobs import BlobStore
 from stacker.store.images import NAME
 from stacker.store.store import Store
 
@@ -128,3 +130,28 @@ def test_list_of_images_is_an_oci_index(store: Store) -> None:
     assert entry["annotations"][NAME] == "app"
     blob = store.root / "blobs" / entry["digest"].replace(":", "/")
     assert blob.stat().st_size == entry["size"]
+
+
+def test_each_document_of_an_image_is_read_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = image(store, 1, "app:1", "app:2")
+    second = image(store, 2, "other")
+    damaged = image(store, 3, "damaged")
+    store.blobs.path(damaged).write_bytes(b"")
+    read, original = Counter[str](), BlobStore.read
+
+    def counted(blobs: BlobStore, digest: Digest | ImageID) -> bytes:
+        read[str(digest)] += 1
+        return original(blobs, digest)
+
+    monkeypatch.setattr(BlobStore, "read", counted)
+    messages: list[str] = []
+    found = store.images.with_configs(messages.append)
+    assert [(each.id, each.names) for each, _ in found] == [
+        (first, ("app:1", "app:2")),
+        (second, ("other",)),
+    ]
+    assert [message.partition(": ")[0] for message in messages] == ["image damaged"]
+    assert set(read.values()) == {1}
+    assert len(read) == 6
