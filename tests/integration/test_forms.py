@@ -6,13 +6,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stacker.errors import MountError
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.mount.drivers.overlay import OverlayDriver
+from stacker.mount.plan import MountRequest, StackedImage
 from tests.support import images
 from tests.support.command import Stacker, at_home
 from tests.support.images import layout
+from tests.support.indexes import merged_stack
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
 from tests.support.tars import dir as folder
@@ -124,6 +130,18 @@ def test_writes_go_above_the_index(
     assert [(layer / "layer.tar").read_bytes() for layer in layers(stacker, app)] == before
     assert (upper / "new").exists() == (option == "--upper")
     assert os.listdir(stacker.store / "mounts") == []
+
+
+def test_an_overlay_that_fails_leaves_no_mount_of_the_index(tmp_path: Path) -> None:
+    stack = merged_stack([LOWER], tmp_path, WhiteoutFormat.TRUSTED)
+    image = StackedImage("image", stack)
+    plan = MountRequest(tmp_path / "target", read_only=False).plan(image, "id", tmp_path / "own")
+    plan = replace(plan, work=Path("/proc"))  # not the mount of the upper directory
+    for path in (plan.target, *filter(None, (plan.index_point, plan.upper))):
+        path.mkdir(parents=True)
+    with pytest.raises(MountError):
+        OverlayDriver().mount(plan)
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_mounts_of_one_index_share_its_filesystem(

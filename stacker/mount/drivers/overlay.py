@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
@@ -22,9 +22,9 @@ from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.unmount import unmount_path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from stacker.layer.paths import MergedIndex
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
@@ -50,6 +50,7 @@ _REFUSALS = {
     errno.EINVAL,
     errno.ENODEV,
     errno.ENOSYS,
+    errno.ENOTBLK,
     errno.EOPNOTSUPP,
 }
 _PRIVILEGE_HINT = (
@@ -108,16 +109,16 @@ class OverlayDriver:
         :raises MountError: a layer or the target cannot be used.
         """
         try:
-            if plan.merged is not None:
-                _mount_index(plan, plan.merged)
-                if plan.is_index:
-                    return Mounted(self.name, note="an EROFS mount of the merged index")
+            if plan.is_index:
+                _mount_index(plan, plan.target)
+                return Mounted(self.name, note="an EROFS mount of the merged index")
             if plan.is_bind:
                 bind_read_only(
                     plan.layers[0], plan.target, api=self._api, attributes=plan.attributes
                 )
                 return Mounted(self.name, note="a bind mount of the only layer")
-            self._mount_overlay(plan)
+            with _index_below(plan):
+                self._mount_overlay(plan)
         except OSError as error:
             raise _explain(plan, error) from error
         in_user_namespace = not process.in_initial_user_namespace()
@@ -143,11 +144,26 @@ class OverlayDriver:
                 _fall_back_to_mount2(plan, target, error)
 
 
-def _mount_index(plan: Plan, merged: MergedIndex) -> None:
+def _mount_index(plan: Plan, point: Path) -> None:
     from stacker.mount.drivers.erofs import mount_index  # most stacks are directories
 
-    point = plan.target if plan.is_index else plan.layers[0]
-    mount_index(merged, point, attributes=plan.attributes, shared=plan.shared)
+    if plan.merged is not None:
+        mount_index(plan.merged, point, attributes=plan.attributes, shared=plan.shared)
+
+
+@contextmanager
+def _index_below(plan: Plan) -> Iterator[None]:
+    """Mount the index that an overlay needs, and unmount it if the block fails."""
+    point = plan.index_point
+    if point is None:
+        yield
+        return
+    _mount_index(plan, point)
+    try:
+        yield
+    except BaseException:
+        mountapi.umount2(point, mountapi.UMOUNT_NOFOLLOW | mountapi.MNT_DETACH)
+        raise
 
 
 def _fall_back_to_mount2(plan: Plan, target: FileDescriptor, first: OSError) -> None:
