@@ -53,7 +53,9 @@ class Restorer:
         from stacker.linux.process import usable_processors
         from stacker.operations.repair import Repair
 
-        args = self._args or _defaults()
+        args = _defaults()
+        if self._args is not None:  # `push` has no limits
+            vars(args).update(vars(self._args))
         options = UnpackOptions(WhiteoutFormat.permitted(), IdMap.permitted(), limits_of(args))
         with store.staging.directory("spool") as spool:
 

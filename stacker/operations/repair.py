@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, StackerError, shell_word
+from stacker.errors import IntegrityError, NotFoundError, StackerError, shell_word
 from stacker.image.config import pair_layers
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.seal_layer import SealTask, seal_layer
@@ -60,6 +60,7 @@ def replace_layers(
     blobs are those of the image's own manifest, so a tag that has moved does no harm.
 
     :returns: the name of the source that had the layers.
+    :raises NotFoundError: another process has removed the image.
     :raises IntegrityError: no source has them; the message gives the reason of each.
     """
     with store.images.read_lock():
@@ -101,6 +102,10 @@ def _replace_layers(
     diff_ids: Sequence[DiffID],
     repair: Repair,
 ) -> str:
+    if not found:  # another process removed it since the caller looked it up
+        raise NotFoundError(
+            f"no such image: {image_id}", hint="`stacker images` lists the images in the store"
+        )
     reasons = []
     for image in found:
         for manifest in image.manifests:

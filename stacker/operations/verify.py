@@ -116,7 +116,9 @@ def _is_outdated(store: Store, found: Verification, present: set[ImageID]) -> bo
         each for image in found.images if image.image_id in present for each in image.diff_ids
     }
     return any(
-        image.damage is not None and image.image_id not in present for image in found.images
+        image.damage is not None
+        and (image.image_id not in present or _documents(store, image.image_id).damage is None)
+        for image in found.images
     ) or any(
         layer.damage == _MISSING
         and (layer.diff_id not in listed or store.layers.has(layer.diff_id))

@@ -332,7 +332,7 @@ def test_repair_leaves_a_running_mount_its_files(
             assert passwd.read() == (target / "etc/passwd").read_bytes() != b""
     finally:
         stacker("umount", target)
-    assert [item["kind"] for item in stacker("gc", "--json").items] == ["layer"]
+    assert {item["kind"] for item in stacker("gc", "--json").items} == {"chain", "layer"}
     stacker("verify", "--all")
 
 

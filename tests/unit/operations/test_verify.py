@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
+import pytest
+
+from stacker.errors import NotFoundError
 from stacker.operations.remove import remove_image
+from stacker.operations.repair import replace_layers
 from stacker.operations.verify import Verification, verify_images
+from stacker.store.images import ImageStore
 from stacker.store.layers import LayerStore
 from tests.support.tars import file, tar
 
 if TYPE_CHECKING:
-    import pytest
-
+    from stacker.image.config import ImageConfig
     from stacker.image.digest import DiffID, ImageID
     from stacker.store.store import Store
     from tests.unit.operations.conftest import Pull
@@ -65,6 +70,31 @@ def test_image_that_is_pulled_again_during_a_verification_is_verified(
     found = verify(store, image)
     assert found.is_sound
     assert [each.image_id for each in found.images] == [image]
+
+
+def test_image_whose_config_another_process_is_pulling_again_is_not_damaged(
+    store: Store, pull: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, real = pull("app", A), ImageStore.config
+
+    def absent(images: ImageStore, image_id: ImageID) -> ImageConfig:
+        monkeypatch.setattr(ImageStore, "config", real)
+        raise NotFoundError(f"no such image: {image_id}")
+
+    monkeypatch.setattr(ImageStore, "config", absent)
+    found = verify(store, image)
+    assert found.is_sound
+    assert [each.image_id for each in found.images] == [image]
+
+
+def test_repair_of_an_image_that_another_process_removed_finds_no_image(
+    store: Store, pull: Pull
+) -> None:
+    image = pull("app", A)
+    (diff_id,) = store.layers.all()
+    remove_image(store, image)
+    with pytest.raises(NotFoundError, match=f"no such image: {image}"):
+        replace_layers(store, image, [diff_id], Mock())
 
 
 def test_layer_that_is_missing_from_a_listed_image_is_damage(store: Store, pull: Pull) -> None:
