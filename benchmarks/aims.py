@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.figures import Figures, of_suite
+from benchmarks.forms import FORMS
 from benchmarks.peers import FLOOR, STACKER
 from benchmarks.registry import DOWNLOAD, LAYOUT, PULL, SKOPEO
 from benchmarks.startup import BARE
@@ -22,6 +23,7 @@ OF_FLOOR = (
     ("mix", "ext4", "1.0"),
 )
 _COMMANDS = {"pull, all there": "`pull` of an image in the store"}
+_MEDIA = {"tmpfs": "tmpfs", "ext4": "ext4 in memory", "disk": "real disk"}
 _ON = {"tmpfs": "tmpfs", "ext4": "ext4 in memory"}
 FASTER = (("mix", "tmpfs", "6"), ("mix", "ext4", "3"))
 OF_LAYOUT, OF_DOWNLOAD = 1.1, 0.15
@@ -54,6 +56,25 @@ def reached(documents: Sequence[Figures]) -> str:
         *_starting(suites["startup"]),
     ]
     return table(["two cores, gzip, page cache warm", "goal", "measured"], rows)
+
+
+def formed(documents: Sequence[Figures]) -> str:
+    """Return the table of the forms of layers: seconds, and multiples of the baseline."""
+    lines = {
+        (line["corpus"], line["medium"], line["action"], line["stored"]): line["wall"]["median"]
+        for line in of_suite(documents, "forms")
+    }
+    rows = []
+    for corpus, medium, action in dict.fromkeys(key[:3] for key in lines):
+        floor = lines[corpus, medium, action, FLOOR]
+        cells = [
+            f"{seconds:.2f} ({seconds / floor:.2f} x)"
+            for form in FORMS
+            for seconds in [lines[corpus, medium, action, form]]
+        ]
+        rows.append([corpus, _MEDIA.get(medium, medium), action, *cells, f"{floor:.2f}"])
+    baseline = FLOOR.replace("|", r"\|")
+    return table(["corpus", "medium", "action", "tree", "erofs", baseline], rows)
 
 
 def pulled(documents: Sequence[Figures]) -> str:

@@ -106,6 +106,7 @@ TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...
         ("registry", "registry", aims.pulled),
         ("mounts", "fuse", aims.mounted),
         ("verified", "verify", aims.verified),
+        ("forms", "forms", aims.formed),
     ),
 }
 """By page: a table's mark, the suite that it needs, and the function that writes it."""

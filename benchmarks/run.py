@@ -5,7 +5,8 @@
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
 layers), ``stages`` (the time of each stage), ``startup`` (verbs with almost no work), ``registry``
 (pulls over a network), ``fuse`` (reads of mounted trees), ``verify`` (`stacker verify` against
-SHA-256) or ``index`` (the index of a layer in EROFS form).  Out: JSON, for
+SHA-256), ``index`` (the index of a layer in EROFS form) or ``forms`` (layers as trees and in EROFS
+form, from the unpack to the removal).  Out: JSON, for
 :mod:`benchmarks.report`.  Each round runs every peer once and starts with another peer, so that
 other load on the machine affects all of them.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from benchmarks import (
     corpora,
     figures,
+    forms,
     fuse,
     index,
     machine,
@@ -188,6 +190,17 @@ def indexed(arguments: argparse.Namespace) -> Iterator[Figures]:
         yield from index.compared(scratch, size=arguments.size, repetitions=arguments.repetitions)
 
 
+def formed(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Unpack, list and remove layers in each form."""
+    yield from forms.compared(
+        arguments.cache,
+        arguments.media,
+        arguments.corpora,
+        size=arguments.size,
+        repetitions=arguments.repetitions,
+    )
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "throughput": throughput,
     "growth": growth,
@@ -197,6 +210,7 @@ SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "fuse": mounted,
     "verify": verified,
     "index": indexed,
+    "forms": formed,
 }
 
 

@@ -285,3 +285,12 @@ def test_index_suite_gives_time_and_memory_for_each_entry(cache: Path) -> None:
     assert len({line["entries"] for line in lines}) == 2
     assert all(line["us_per_entry"] >= 0 for line in lines)
     assert all(line["bytes_per_entry"] > 0 for line in lines if line["action"] == "apply")
+
+
+def test_forms_suite_measures_trees_and_the_erofs_form(cache: Path) -> None:
+    document = results("forms", cache, "--corpora", "debian", "--media", "tmpfs")
+    lines = document["results"]
+    assert {line["stored"] for line in lines} == {"tree", "erofs", "igzip | tar"}
+    assert {line["action"] for line in lines} == {"unpack", "find", "find again", "remove"}
+    shown = aims.formed([document])
+    assert shown.count("| debian |") == 4
