@@ -219,7 +219,7 @@ def _unpacking(lines: Sequence[Figures]) -> Iterator[list[str]]:
 def _pulling(walls: Mapping[str, float]) -> Iterator[list[str]]:
     if {PULL, LAYOUT, DOWNLOAD} <= walls.keys():
         allowed = OF_LAYOUT * walls[LAYOUT] + OF_DOWNLOAD * walls[DOWNLOAD]
-        what = f"pull, multiple of {OF_LAYOUT} x layout + {OF_DOWNLOAD} x download"
+        what = f"pull, divided by {OF_LAYOUT} x layout + {OF_DOWNLOAD} x download"
         yield [what, AS_ALLOWED, f"{walls[PULL] / allowed:.2f}"]
     if {PULL, SKOPEO} <= walls.keys():
         yield [f"speed, multiple of {SKOPEO}", AS_SKOPEO, f"{walls[SKOPEO] / walls[PULL]:.1f}"]

@@ -161,7 +161,7 @@ class RefusedError(MountError):
 
 
 class NetworkError(StackerError):
-    """A registry or a proxy is unreachable, or the transfer was interrupted.
+    """A registry or a proxy is unreachable, the transfer was interrupted, or `--timeout` expired.
 
     Raised after the retries, for connections, TLS handshakes, timeouts and responses 5xx.
     """

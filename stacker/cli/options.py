@@ -40,7 +40,10 @@ ENVIRONMENT = (
     ("REGISTRY_AUTH_FILE", "credentials file for registries; --authfile overrides it"),
     ("CONTAINERS_REGISTRIES_CONF", "registries.conf file; --registries-conf overrides it"),
     ("DOCKER_CONFIG", "directory of Docker's config.json (default: ~/.docker)"),
-    ("XDG_RUNTIME_DIR", "parent of containers/auth.json (default: /run/containers/UID/auth.json)"),
+    (
+        "XDG_RUNTIME_DIR",
+        "parent of containers/auth.json; without it, the file is /run/containers/UID/auth.json",
+    ),
     ("XDG_CONFIG_HOME", "parent of a user's containers directory (default: ~/.config)"),
     ("HTTPS_PROXY, HTTP_PROXY", "proxies for registries; lower-case names work as well"),
     ("NO_PROXY", "hosts, domains and networks to reach without a proxy, or `*` for all"),

@@ -123,7 +123,7 @@ def test_what_a_registry_adds_is_measured_and_set_against_its_aims(cache: Path) 
         assert_figures(line)
         assert f"| mix | gzip | tmpfs | {line['peer']} | " in report.tables([document])
     table = aims.pulled([document])
-    assert "| pull, multiple of 1.1 x layout + 0.15 x download | 1.0 | " in table
+    assert "| pull, divided by 1.1 x layout + 0.15 x download | 1.0 | " in table
     assert "| speed, multiple of skopeo | 4 | " in table
 
 

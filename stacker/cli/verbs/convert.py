@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Store the layers of an image in another form, without its source.  A layer has the form `tree`, a
-directory with its files, or `erofs`, its uncompressed tar with an EROFS index.  stacker verifies
-each layer against its diff_id while it converts it.  A layer keeps its old form, too, if a mount or
-another image uses it.  Existing mounts do not change.
+Convert the layers of an image to another form.  stacker does not need the SOURCE of the pull.  A
+layer has the form `tree`, a directory with its files, or `erofs`, its uncompressed tar with an
+EROFS index.  stacker verifies each layer against its diff_id while it converts it.  A layer keeps
+its old form, too, if a mount or another image uses it.  Existing mounts do not change.
 """
 EXAMPLES = """\
   stacker convert app:1.0 --form erofs

@@ -96,8 +96,9 @@ def _add_fuse(parser: ArgumentParser) -> None:
         "--fuse-passthrough",
         action="store_true",
         help="let the kernel read files of 1 MiB and more without the background process; every"
-        " open(2) becomes slower; requires --driver fuse, a read-only mount, root and Linux 6.9"
-        " (default: only for images with at least 1 MiB per entry on average)",
+        " open(2) becomes slower; requires --driver fuse and a read-only mount; without root or"
+        " Linux 6.9, stacker mounts without it (default: only for images with at least 1 MiB per"
+        " entry on average)",
     )
 
 

@@ -19,7 +19,8 @@ List the mounts of the store.  STATE is one of
   mounted     the mount is in this mount namespace
   elsewhere   the mount is in another mount namespace
   busy        a process is mounting or unmounting it
-  incomplete  a killed command left a part of a copy; `umount` removes it
+  incomplete  a killed command left a part of a copy; `umount` removes it,
+              and so does a new `mount` on the same target
 
 If a crash or a reboot has ended a mount, stacker prints its target to stderr and removes it from
 the list.  stacker also discards the writes of `mount --rw`, and keeps those of `mount --upper`.

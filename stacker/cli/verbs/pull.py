@@ -72,8 +72,8 @@ def configure(parser: ArgumentParser) -> None:
         "--form",
         choices=("auto", *FORMS),
         help="store layers as directories with their files (tree), or as their tars with an index "
-        "that the kernel mounts (erofs); auto takes erofs where this machine can mount it "
-        "(default: the form that the image's layers have in the store, and tree for new ones)",
+        "that the kernel mounts (erofs); auto chooses erofs if this machine can mount it (default: "
+        "the form of most of the image's layers; tree if none is in the store)",
     )
     add(
         "--dedup",
