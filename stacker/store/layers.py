@@ -144,7 +144,8 @@ class LayerStore:
             if name == names[0]:
                 write_atomically(paths.record, record.to_json(), durable=True)
             source, target = getattr(staged, name), getattr(paths, name)
-            remove_tree(target, missing_ok=True)  # a killed process left it
+            if target.is_dir():
+                remove_tree(target)  # a killed process left it; rename(2) replaces a file
             if source.exists():
                 source.rename(target)
 

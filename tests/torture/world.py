@@ -178,6 +178,14 @@ def _pulled(world: World) -> list[Arguments]:
     return [("pull", "--sync", world.app.source)]
 
 
+def _pulled_erofs(world: World) -> list[Arguments]:
+    return [("pull", "--sync", "--form", "erofs", world.app.source)]
+
+
+def _mounted_erofs(world: World) -> list[Arguments]:
+    return [*_pulled_erofs(world), ("mount", "--rw", "app", world.target)]
+
+
 def _mounted(*options: str | Path) -> Callable[[World], list[Arguments]]:
     return lambda world: [*_pulled(world), ("mount", *options, "app", world.target)]
 
@@ -208,9 +216,11 @@ def _new_archive(world: World) -> str:
     return f"oci-archive:{world.out}/new.tar:app"
 
 
-def _mount(name: str, *options: str) -> Scenario:
+def _mount(
+    name: str, *options: str, first: Callable[[World], list[Arguments]] = _pulled
+) -> Scenario:
     command: Arguments = ("mount", *options, "app")
-    return Scenario(name, lambda w: (*command, w.target), _pulled, codes=(0, 9), mounts=True)
+    return Scenario(name, lambda w: (*command, w.target), first, codes=(0, 9), mounts=True)
 
 
 def _umount(name: str, *options: str) -> Scenario:
@@ -265,5 +275,11 @@ SCENARIOS: Final = (
     ),
     Scenario("index-rm", lambda _: ("index", "rm", "both"), _indexed, codes=(0, 3)),
     Scenario("gc", lambda _: ("gc", "--untagged"), _untagged),
+    Scenario("pull-erofs", lambda w: ("pull", "--form", "erofs", w.app.source)),
+    _mount("mount-erofs", first=_pulled_erofs),
+    _mount("mount-rw-erofs", "--rw", first=_pulled_erofs),
+    Scenario("umount-erofs", lambda w: ("umount", w.target), _mounted_erofs, codes=(0, 3)),
+    Scenario("convert", lambda _: ("convert", "app", "--form", "erofs"), _pulled),
+    Scenario("convert-tree", lambda _: ("convert", "app", "--form", "tree"), _pulled_erofs),
     Scenario("repair", lambda _: ("repair", "app"), _pulled, _damaged, lambda _: [("gc",)]),
 )
