@@ -314,22 +314,6 @@ def copy_range(source: int, destination: int, size: int) -> None:
         offset = end
 
 
-def copy_part(source: int, start: int, destination: int, offset: int, length: int) -> None:
-    """Copy a range of one file to an offset of another.
-
-    :raises OSError: ENODATA if the source is too short; otherwise the kernel's error.
-    """
-    while length:
-        data = os.pread(source, min(length, _CHUNK), start)
-        if not data:
-            raise OSError(errno.ENODATA, f"the file ends before byte {start + length}")
-        left = memoryview(data)
-        while left:
-            written = os.pwrite(destination, left, offset)
-            left, offset = left[written:], offset + written
-        start, length = start + len(data), length - len(data)
-
-
 def _next_data(source: int, offset: int, size: int) -> tuple[int, int]:
     """Return the next data range as (start, end), or (size, size) if only a hole is left."""
     try:

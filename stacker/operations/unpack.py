@@ -17,8 +17,8 @@ from stacker.linux import lock, safe_path, xattr
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
 from stacker.operations.mount import stacked_image
-from stacker.stack.extract import extract
 from stacker.stack.flatten import flatten
+from stacker.tree.extract import extract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,8 +20,8 @@ from stacker.fuse.options import FuseAdapter
 from stacker.layer.paths import Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers.fuse import FuseDriver
-from stacker.stack.extract import extract
 from stacker.stack.flatten import flatten
+from stacker.tree.extract import extract
 from stacker.tree.merged import merge
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.indexes import indexed_tree, merged_snapshot, merged_stack

@@ -126,7 +126,7 @@ def _write_tree(plan: Plan, target: int) -> None:
 
         flatten(plan.layers, target, plan.whiteout_format)
     else:
-        from stacker.stack.extract import extract
+        from stacker.tree.extract import extract
 
         extract(plan.merged, target, plan.whiteout_format)
 
