@@ -22,7 +22,7 @@ from stacker.erofs.format import BLOCK
 from stacker.erofs.layout import Layout, lay_out
 from stacker.erofs.sparse import own_data
 from stacker.errors import LayerError
-from stacker.linux.filesystem import PRIVATE
+from stacker.linux.filesystem import create_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +60,7 @@ def write_index(path: Path, inodes: Inodes, root: int, tars: Sequence[tuple[Path
         for number, (tar, size) in enumerate(tars, 1):
             file = opened.enter_context(tar.open("rb")) if number in needed else None
             named.append(Tar(size, file.fileno() if file else -1))
-        image = opened.enter_context(path.open("xb", buffering=0))
-        path.chmod(PRIVATE)
+        image = opened.enter_context(create_private(path))
         write_image(image, inodes, root, named)
 
 
@@ -86,10 +85,8 @@ def write_image(out: BinaryIO, inodes: Inodes, root: int, tars: Sequence[Tar]) -
     superblock = _superblock(
         layout, encoder, uuid, tars=len(tars), xattr_block=xattr_block, end=end
     )
-    for piece in (bytes(on_disk.SUPERBLOCK_OFFSET), superblock, slots, area, xattrs.shared):
-        _write_all(out, piece)
-    for piece in _outside(inodes, encoder, tars):
-        _write_all(out, piece)
+    out.writelines((bytes(on_disk.SUPERBLOCK_OFFSET), superblock, slots, area, xattrs.shared))
+    out.writelines(_outside(inodes, encoder, tars))
 
 
 def _slot(tar: Tar) -> bytes:
@@ -112,12 +109,6 @@ def _outside(inodes: Inodes, encoder: Encoder, tars: Sequence[Tar]) -> Iterator[
         else:
             content = encoder.content(number)
             yield content + bytes(-len(content) % BLOCK)
-
-
-def _write_all(out: BinaryIO, data: bytes | bytearray) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[out.write(left) :]
 
 
 def _superblock(

@@ -17,7 +17,7 @@ from stacker.errors import StackerError, full_disk_hint
 from stacker.jobs.pack_layer import pack_reporter
 from stacker.jobs.tasks import UnpackOptions
 from stacker.jobs.write_layer import write_layer
-from stacker.layer.metadata import IDENTITY, SQUASH
+from stacker.layer.metadata import IdMap
 from stacker.layer.tar_stream import layer_tar
 from stacker.linux.filesystem import sync_filesystem
 from stacker.store.store import Store
@@ -68,7 +68,7 @@ def convert_layer(task: ConvertTask, emit: Emit) -> bool:
 
 def _convert(store: Store, task: ConvertTask, staged: LayerPaths, emit: Emit) -> None:
     diff_id, record = task.diff_id, store.layers.record(task.diff_id)
-    idmap = SQUASH if record.squashed else IDENTITY
+    idmap = IdMap(squash=record.squashed)
     options = UnpackOptions(record.whiteout_format, idmap, UNLIMITED)
     chunks = layer_tar(store.layers.paths(diff_id), record, what=task.what)
     chunks = metered(chunks, pack_reporter(diff_id, record, emit))

@@ -6,7 +6,6 @@ The paths of a layer and its record come in; differences go out.  This module ch
 from __future__ import annotations
 
 import io
-import mmap
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,7 @@ from stacker.erofs.inodes import Inodes
 from stacker.erofs.read import Image
 from stacker.erofs.write import Tar, write_image
 from stacker.errors import IntegrityError, LayerError
-from stacker.layer.apply_index import apply_to_index
-from stacker.layer.metadata import IDENTITY, SQUASH
-from stacker.tar.index import SeekableChunks
-from stacker.tar.limits import UNLIMITED
-from stacker.tar.reader import TarReader
+from stacker.stack.rebase import UnpackedLayer, apply_tar
 from stacker.tree.compare import MOST_DIFFERENCES, Difference
 from stacker.tree.compare_index import index_differences
 
@@ -39,39 +34,22 @@ def compare_index(paths: LayerPaths, record: LayerRecord, *, what: str) -> tuple
     if size != wanted:
         raise IntegrityError(f"damaged layer: {what}: {paths.tar}: got {size} bytes, want {wanted}")
     want = _made_again(paths, record, what)
-    with paths.index.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        if data[:] == want:
-            return ()
-        with memoryview(data) as view:
-            return _named(view, want, f"{paths.index}")
-
-
-def _named(data: memoryview, want: bytes, what: str) -> tuple[Difference, ...]:
-    """Return the differences by path; if there are none, the images differ elsewhere."""
-    image = Image(data, what)
-    try:
-        found = tuple(islice(index_differences(image, Image(want, what)), MOST_DIFFERENCES))
-    finally:
-        image.data.release()
+    got, name = paths.index.read_bytes(), f"{paths.index}"
+    if got == want:
+        return ()
+    every = index_differences(Image(got, name), Image(want, name))
+    found = tuple(islice(every, MOST_DIFFERENCES))
     if not found:
-        raise IntegrityError(f"damaged index: {what}: got other bytes than those of the tar")
+        raise IntegrityError(f"damaged index: {name}: got other bytes than those of the tar")
     return found
 
 
 def _made_again(paths: LayerPaths, record: LayerRecord, what: str) -> bytes:
     inodes, out = Inodes(), io.BytesIO()
+    try:
+        root = apply_tar(UnpackedLayer.at(what, paths, record, "erofs"), inodes, tar=1)
+    except LayerError as error:
+        raise IntegrityError(f"damaged layer: {error}") from error
     with paths.tar.open("rb") as file:
-        reader = TarReader(SeekableChunks(file), what=what, limits=UNLIMITED)
-        try:
-            root, _ = apply_to_index(
-                reader,
-                inodes,
-                tar=1,
-                whiteout_format=record.whiteout_format,
-                idmap=SQUASH if record.squashed else IDENTITY,
-                limits=UNLIMITED,
-            )
-        except LayerError as error:
-            raise IntegrityError(f"damaged layer: {error}") from error
         write_image(out, inodes, root, [Tar(record.tar_bytes, file.fileno())])
     return out.getvalue()

@@ -26,7 +26,7 @@ from stacker.jobs.seal_layer import seal_differences
 from stacker.jobs.verify_index import compare_index
 from stacker.layer.apply import apply
 from stacker.layer.checksums import new_checksums, read_checksums, write_checksums
-from stacker.layer.metadata import IDENTITY, SQUASH
+from stacker.layer.metadata import IdMap
 from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
 from stacker.layer.tar_stream import whole_tar
 from stacker.store.store import Store
@@ -186,7 +186,7 @@ def _applied_again(
                 tree,
                 replaced=directory / "replaced",
                 whiteout_format=record.whiteout_format,
-                idmap=SQUASH if record.squashed else IDENTITY,
+                idmap=IdMap(squash=record.squashed),
                 limits=UNLIMITED,
             )
     except LayerError as error:

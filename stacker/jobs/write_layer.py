@@ -19,13 +19,11 @@ from stacker.erofs.write import write_index
 from stacker.layer.apply import apply
 from stacker.layer.apply_index import apply_to_index
 from stacker.layer.skeleton import SkeletonWriter
-from stacker.linux.filesystem import PRIVATE
+from stacker.linux.filesystem import create_private
 from stacker.stream.stages import APPLY, NO_OBSERVER, PARSE, StageObserver
 from stacker.tar.reader import TarReader
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.paths import Form, LayerPaths
     from stacker.layer.record import LayerRecord
@@ -41,6 +39,11 @@ class _Entries(TarReader):
     """A reader whose observer sees each entry."""
 
     observer = NO_OBSERVER
+
+    def start(self, observer: StageObserver, started: Started) -> None:
+        """Set the observer, and report the reader."""
+        self.observer = observer
+        started(self)
 
     def __iter__(self) -> Iterator[Entry]:
         return self.observer.iterate(PARSE, super().__iter__())
@@ -82,8 +85,7 @@ def _write_tree(
     with paths.skeleton.open("wb") as file:
         skeleton = SkeletonWriter(file)
         entries = _Entries(chunks, what=what, limits=options.limits, keep=skeleton.keep)
-        entries.observer = observer
-        started(entries)
+        entries.start(observer, started)
         with observer.measure(APPLY):
             record = apply(
                 entries,
@@ -107,10 +109,9 @@ def _write_index(
     observer: StageObserver,
 ) -> LayerRecord:
     with ExitStack() as opened:
-        tar = opened.enter_context(_created(paths.tar))
+        tar = opened.enter_context(create_private(paths.tar))
         entries = _Entries(_written(chunks, tar), what=what, limits=options.limits)
-        entries.observer = observer
-        started(entries)
+        entries.start(observer, started)
         inodes = Inodes()
         with observer.measure(APPLY):
             root, record = apply_to_index(
@@ -127,16 +128,8 @@ def _write_index(
     return record
 
 
-def _created(path: Path) -> BinaryIO:
-    file = path.open("xb", buffering=0)
-    path.chmod(PRIVATE)
-    return file
-
-
 def _written(chunks: Iterator[bytes], file: BinaryIO) -> Iterator[bytes]:
     """Yield the chunks after each was written to a file."""
     for chunk in chunks:
-        left = memoryview(chunk)
-        while left:
-            left = left[file.write(left) :]
+        file.write(chunk)
         yield chunk

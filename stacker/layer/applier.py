@@ -66,6 +66,15 @@ class EntryStream(Protocol):
         """Write the next ``length`` bytes of the last entry's payload to ``fd``."""
 
 
+class MetadataRules(Protocol):
+    """What decides which metadata of entries is kept."""
+
+    warnings: dict[str, str]
+    """One line for each kind of attribute or file that was omitted."""
+    escaped: bool
+    """Whether an xattr name of overlayfs was escaped."""
+
+
 class Applier(ABC):
     """Applies entries to a tree.
 
@@ -73,12 +82,9 @@ class Applier(ABC):
     :param squash: the process that unpacks owns every file.
     """
 
-    warnings: dict[str, str]
-    """One line for each kind of attribute or file that was omitted."""
     form: Form
     """The form that is written."""
-    escaped: bool
-    """Whether an xattr name of overlayfs was escaped."""
+    _metadata: MetadataRules
 
     def __init__(
         self,
@@ -164,10 +170,10 @@ class Applier(ABC):
             deferred_links=deferred,
             stranded=tuple(whiteouts.stranded),
             stranded_opaque=tuple(whiteouts.stranded_opaque),
-            escaped_xattrs=self.escaped,
+            escaped_xattrs=self._metadata.escaped,
             moved=self._moved,
             replacements=tuple(tree.replacements),
-            warnings=tuple(self.warnings.values()),
+            warnings=tuple(self._metadata.warnings.values()),
         )
 
     def _count(self, size: int) -> None:

@@ -68,6 +68,7 @@ def apply(
 class _DirectoryApplier(Applier):
     form = "tree"
     _tree: DirectoryRoot
+    _metadata: MetadataWriter
 
     def __init__(
         self,
@@ -81,14 +82,8 @@ class _DirectoryApplier(Applier):
             entries, tree, whiteout_format=whiteout_format, squash=idmap.squash, limits=limits
         )
         self._metadata = MetadataWriter(whiteout_format, idmap)
-        self.warnings = self._metadata.warnings
         self._finish = self._metadata.finish  # looked up once, since every file calls these two
         self._write_payload = entries.write_payload
-
-    @property
-    def escaped(self) -> bool:  # type: ignore[override]
-        """Whether an xattr name of overlayfs was escaped."""
-        return self._metadata.escaped
 
     def _file(self, entry: File) -> None:
         path, meta, size, stored, segments = entry

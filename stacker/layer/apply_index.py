@@ -66,6 +66,7 @@ class _IndexApplier(Applier):
     form = "erofs"
     _tree: IndexRoot
     _entries: PositionedStream
+    _metadata: IndexMetadata
 
     def __init__(
         self,
@@ -83,13 +84,7 @@ class _IndexApplier(Applier):
         self._tar = tar
         self._inodes = tree.inodes
         self._metadata = IndexMetadata(whiteout_format)
-        self.warnings = self._metadata.warnings
         self._owner = (os.geteuid(), os.getegid()) if idmap.squash else None
-
-    @property
-    def escaped(self) -> bool:  # type: ignore[override]
-        """Whether an xattr name of overlayfs was escaped."""
-        return self._metadata.escaped
 
     def _file(self, entry: File) -> None:
         path, meta, size, stored, segments = entry

@@ -103,6 +103,16 @@ def write_chunks_atomically(
         file.writelines(chunks)
 
 
+def create_private(path: Path) -> BinaryIO:
+    """Create a file with the mode `PRIVATE`, whatever the umask, and open it for writing.
+
+    :raises OSError: the file exists, or cannot be created.
+    """
+    file = path.open("xb")
+    path.chmod(PRIVATE)
+    return file
+
+
 @contextmanager
 def replaced_atomically(
     path: Path, *, durable: bool = False, mode: int = PRIVATE

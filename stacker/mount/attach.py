@@ -184,10 +184,10 @@ def _record(plan: Plan, image: StackedImage) -> MountRecord:
 
 
 def _index_mount(plan: Plan) -> IndexMount | None:
-    if plan.merged is None or plan.index_point is None:
+    if plan.merged is None:
         return None
-    status = plan.merged.path.stat()
-    return IndexMount(plan.merged.path, (status.st_dev, status.st_ino), plan.index_point)
+    status, point = plan.merged.path.stat(), plan.index_directory or plan.target
+    return IndexMount(plan.merged.path, (status.st_dev, status.st_ino), point)
 
 
 def _shared_point(table: Table, merged: MergedIndex | None) -> Path | None:

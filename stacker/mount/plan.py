@@ -100,17 +100,14 @@ class Plan:
         return self.merged is not None and self.plain and self.read_only and self.upper is None
 
     @property
-    def index_point(self) -> Path | None:
-        """The directory where the overlay driver mounts the index."""
-        if self.merged is None:
-            return None
-        return self.target if self.is_index else self.layers[0]
+    def index_directory(self) -> Path | None:
+        """The directory where the overlay driver mounts the index below the overlay."""
+        return None if self.merged is None or self.is_index else self.layers[0]
 
     @property
     def directories(self) -> tuple[Path, ...]:
         """The directories that must exist before a driver executes the plan."""
-        beneath = None if self.is_index else self.index_point
-        wanted = (self.empty, self.upper, self.work, beneath)
+        wanted = (self.empty, self.upper, self.work, self.index_directory)
         return tuple(path for path in wanted if path is not None)
 
     def to_json(self, driver: str = "overlay") -> dict[str, object]:
@@ -153,7 +150,7 @@ class Plan:
             source = str(self.merged.path)
             mounts.insert(0, {"type": "erofs", "source": source, "options": options})
             if not self.is_index:
-                mounts[0]["target"] = str(self.index_point)
+                mounts[0]["target"] = str(self.index_directory)
         return mounts
 
     def _mount(self, driver: str) -> dict[str, object]:

@@ -78,7 +78,7 @@ def prepared(plan: Plan, directory: Path) -> Iterator[None]:
     :raises MountError: the path of the work directory belongs to something else.
     :raises OSError: a directory cannot be created.
     """
-    for path in (plan.empty, None if plan.is_index else plan.index_point):
+    for path in (plan.empty, plan.index_directory):
         if path is not None:
             path.mkdir(mode=0o755)
     if plan.upper is None or plan.work is None:

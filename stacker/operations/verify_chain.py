@@ -96,6 +96,8 @@ def verify_chain(task: ChainTask, emit: Emit) -> ChainVerified:
         found = stack_differences(chain, got, directory, want, contents=task.contents)
         try:
             return ChainVerified(task.chain_id, tuple(islice(found, MOST_DIFFERENCES)))
+        except IntegrityError as error:  # of the merged index on disk
+            return ChainVerified(task.chain_id, damage=error.message)
         except OSError as error:
             return ChainVerified(task.chain_id, damage=explained(error))
 
@@ -144,13 +146,11 @@ def _merged_differences(got: MergedIndex, want: MergedIndex) -> Iterator[Differe
         yield Difference(_RECORD, "tars", _listed(got.tars), _listed(want.tars))
     found, wanted = got.path.read_bytes(), want.path.read_bytes()
     if found != wanted:
-        every = index_differences(Image(found, f"{got.path}"), Image(wanted, f"{want.path}"))
-        first = next(every, None)
-        if first is None:
+        images = Image(found, f"{got.path}"), Image(wanted, f"{want.path}")
+        every = [*islice(index_differences(*images), MOST_DIFFERENCES)]
+        if not every:
             yield Difference(name, "contents", "other bytes", "the layers'")
-        else:
-            yield replace(first, path=join(name, first.path))
-            yield from (replace(each, path=join(name, each.path)) for each in every)
+        yield from (replace(each, path=join(name, each.path)) for each in every)
     here, there = (scan_directory(each.root, WhiteoutFormat.TRUSTED, {}) for each in (got, want))
     for each in differences(here, there):
         yield replace(each, path=join(os.fsencode(got.root.name), each.path).rstrip(b"/"))

@@ -6,7 +6,6 @@ the index is written, so a read-only mount needs no overlayfs.  This module must
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -17,15 +16,14 @@ from stacker.erofs.load import CopiedDataError, load_tree
 from stacker.erofs.read import Image
 from stacker.erofs.write import write_index
 from stacker.errors import LayerError, UnsupportedError
-from stacker.layer.apply_index import apply_to_index
-from stacker.layer.metadata import IDENTITY, SQUASH, set_attributes
+from stacker.layer.metadata import set_attributes
 from stacker.layer.paths import MergedIndex, Stack
 from stacker.layer.root import IMPLIED
 from stacker.stack.build import common_format
 from stacker.stack.merge_index import MergedInodes
-from stacker.stack.rebase import must_rebase, rebase_index
+from stacker.stack.rebase import apply_tar, must_rebase, rebase_index
 from stacker.tar.entry import Meta
-from stacker.tar.limits import UNLIMITED, Limits
+from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,24 +127,11 @@ class _Builder:
         return number
 
     def _loaded(self, layer: UnpackedLayer, tar: int) -> int:
-        with layer.paths.index.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        path = layer.paths.index
         try:
-            return load_tree(Image(memoryview(data), f"{layer.paths.index}"), self._inodes, tar=tar)
+            return load_tree(Image(path.read_bytes(), f"{path}"), self._inodes, tar=tar)
         except CopiedDataError:
-            return self._applied(layer, tar)
-
-    def _applied(self, layer: UnpackedLayer, tar: int) -> int:
-        with layer.open_entries() as reader:
-            root, _ = apply_to_index(
-                reader,
-                self._inodes,
-                tar=tar,
-                whiteout_format=layer.record.whiteout_format,
-                idmap=SQUASH if layer.record.squashed else IDENTITY,
-                limits=UNLIMITED,
-            )
-        return root
+            return apply_tar(layer, self._inodes, tar=tar)
 
     def _count(self, layer: UnpackedLayer) -> None:
         """Limit the memory for layers that the image repeats."""

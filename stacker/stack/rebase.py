@@ -18,7 +18,7 @@ from stacker.erofs.inodes import Inodes
 from stacker.errors import IntegrityError
 from stacker.layer.apply import apply
 from stacker.layer.apply_index import apply_to_index
-from stacker.layer.metadata import IDENTITY, SQUASH
+from stacker.layer.metadata import IdMap
 from stacker.layer.paths import Form, LayerPaths
 from stacker.layer.record import LayerRecord
 from stacker.layer.skeleton import FileLocations, open_skeleton
@@ -105,11 +105,30 @@ def rebase(
             paths.diff,
             replaced=paths.replaced,
             whiteout_format=layer.record.whiteout_format,
-            idmap=SQUASH if layer.record.squashed else IDENTITY,
+            idmap=IdMap(squash=layer.record.squashed),
             limits=limits,
             lower=_MaskedTree(below, whiteouts),
         )
     return UnpackedLayer.at(layer.name, paths, record)
+
+
+def apply_tar(layer: UnpackedLayer, inodes: Inodes, *, tar: int) -> int:
+    """Apply the tar of ``layer`` to an empty tree, whose inodes are added to ``inodes``.
+
+    :param tar: the number of the layer's tar.
+    :returns: the number of its root.
+    :raises LayerError: the tar is malformed.
+    """
+    with layer.open_entries() as reader:
+        root, _ = apply_to_index(
+            reader,
+            inodes,
+            tar=tar,
+            whiteout_format=layer.record.whiteout_format,
+            idmap=IdMap(squash=layer.record.squashed),
+            limits=UNLIMITED,
+        )
+    return root
 
 
 def rebase_index(
@@ -132,7 +151,7 @@ def rebase_index(
             inodes,
             tar=tar,
             whiteout_format=layer.record.whiteout_format,
-            idmap=SQUASH if layer.record.squashed else IDENTITY,
+            idmap=IdMap(squash=layer.record.squashed),
             limits=limits,
             lower=_MaskedTree(below, whiteouts),
         )

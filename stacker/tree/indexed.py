@@ -21,10 +21,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from stacker.erofs import format as on_disk
+from stacker.erofs.inodes import SECOND
 from stacker.erofs.read import Image
 from stacker.errors import IntegrityError
 from stacker.tree.contents import HOLE, copy_pieces, read_into
-from stacker.tree.protocol import ROOT, Piece, Status
+from stacker.tree.protocol import ROOT, Piece, Status, XattrMappings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,10 +42,9 @@ _REGION_BITS: Final = 11
 """Files whose numbers differ in lower bits only are read in one order, for `group`."""
 _KIND: Final = 0o170000
 _DEVICES: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK})
-_SECOND: Final = 1_000_000_000
 
 
-class IndexedTree:
+class IndexedTree(XattrMappings):
     """The tree of an index; it never changes, and forked processes share it.
 
     :param image: the index.
@@ -206,7 +206,7 @@ class IndexedTree:
             device = on_disk.decode_device(union)
         if self._users is not None and self._groups is not None:
             uid, gid = self._users(uid), self._groups(gid)
-        mtime = seconds * _SECOND + nanoseconds
+        mtime = seconds * SECOND + nanoseconds
         # Status() would add a Python call to every LOOKUP of a FUSE server.
         return tuple.__new__(
             Status,
@@ -228,20 +228,6 @@ class IndexedTree:
         found = self._image.xattrs(self._inode(inode))
         names = ((self._dialect.unescape(name), value) for name, value in found.items())
         return {name: value for name, value in names if name is not None}
-
-    def xattr_names(self, inode: Node) -> list[bytes]:
-        """Return the names of all extended attributes of an inode."""
-        return list(self.xattrs(inode))
-
-    def xattr(self, inode: Node, name: bytes) -> bytes:
-        """Return the value of an extended attribute.
-
-        :raises OSError: ``ENODATA`` if it does not exist.
-        """
-        value = self.xattrs(inode).get(name)
-        if value is None:
-            raise OSError(errno.ENODATA, "no such attribute")
-        return value
 
     def with_owners(self, users: Callable[[int], int], groups: Callable[[int], int]) -> IndexedTree:
         """Return the same tree with other owners.

@@ -24,7 +24,7 @@ from stacker.layer.symlinks import join
 from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.contents import FileOnDisk
-from stacker.tree.protocol import ROOT, Status
+from stacker.tree.protocol import ROOT, Status, XattrMappings
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, scan_directory, scan_layer
 from stacker.tree.whiteout_dialects import ForeignDialect
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds: the years 1677 and 2262
 
 
-class MergedTree:
+class MergedTree(XattrMappings):
     """An immutable tree.
 
     Hard links share an inode: the lowest number of their names.  A parameter called ``inode`` is
@@ -170,20 +170,6 @@ class MergedTree:
     def xattrs(self, inode: Node) -> Mapping[bytes, bytes]:
         """Return all extended attributes of an inode, under the image's names."""
         return self._xattrs.get(inode, {})
-
-    def xattr_names(self, inode: Node) -> list[bytes]:
-        """Return the names of all extended attributes of an inode."""
-        return list(self.xattrs(inode))
-
-    def xattr(self, inode: Node, name: bytes) -> bytes:
-        """Return the value of an extended attribute.
-
-        :raises OSError: ``ENODATA`` if it does not exist.
-        """
-        value = self.xattrs(inode).get(name)
-        if value is None:
-            raise OSError(errno.ENODATA, "no such attribute")
-        return value
 
     def path(self, node: Node) -> bytes:
         """Return the path of a node from the root, without a leading slash."""

@@ -10,6 +10,8 @@ a mount plan or the store.
 
 from __future__ import annotations
 
+import errno
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -89,6 +91,28 @@ class Tree(Protocol):
         :param offset: bytes.
         :raises OSError: ``EISDIR`` or ``EINVAL`` for any other file type.
         """
+
+
+class XattrMappings(ABC):
+    """The xattr methods of a tree that has all xattrs of an inode in a mapping."""
+
+    @abstractmethod
+    def xattrs(self, inode: Node) -> Mapping[bytes, bytes]:
+        """Return all extended attributes of an inode, under the image's names."""
+
+    def xattr_names(self, inode: Node) -> list[bytes]:
+        """Return the names of all extended attributes of an inode."""
+        return list(self.xattrs(inode))
+
+    def xattr(self, inode: Node, name: bytes) -> bytes:
+        """Return the value of an extended attribute.
+
+        :raises OSError: ``ENODATA`` if it does not exist.
+        """
+        value = self.xattrs(inode).get(name)
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return value
 
 
 class Piece(NamedTuple):

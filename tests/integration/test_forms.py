@@ -137,7 +137,7 @@ def test_an_overlay_that_fails_leaves_no_mount_of_the_index(tmp_path: Path) -> N
     image = StackedImage("image", stack)
     plan = MountRequest(tmp_path / "target", read_only=False).plan(image, "id", tmp_path / "own")
     plan = replace(plan, work=Path("/proc"))  # not the mount of the upper directory
-    for path in (plan.target, *filter(None, (plan.index_point, plan.upper))):
+    for path in (plan.target, *filter(None, (plan.index_directory, plan.upper))):
         path.mkdir(parents=True)
     with pytest.raises(MountError):
         OverlayDriver().mount(plan)
@@ -190,14 +190,26 @@ def test_a_changed_index_is_found_and_its_file_named(stacker: Stacker, app: imag
     assert "0640" in text
 
 
+@pytest.mark.parametrize("name", ["index.erofs", "layer.tar"])
+def test_an_empty_file_of_a_layer_is_damage_that_repair_mends(
+    stacker: Stacker, app: images.Layout, name: str
+) -> None:
+    stacker("pull", "--sync", "--form", "erofs", app.source)
+    (layers(stacker, app)[1] / name).write_bytes(b"")
+    assert stacker.run("verify", app.image.config).code == 5
+    stacker("repair", app.image.config)
+    stacker("verify", app.image.config)
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
 def test_a_changed_merged_index_is_found_and_built_again(
-    stacker: Stacker, app: images.Layout
+    stacker: Stacker, app: images.Layout, *, is_empty: bool
 ) -> None:
     stacker("pull", "--sync", "--form", "erofs", app.source)
     [index] = (stacker.store / "chains").glob("*/*/merged.erofs")
     content = bytearray(index.read_bytes())
     content[-600] ^= 0xFF
-    index.write_bytes(content)
+    index.write_bytes(b"" if is_empty else content)
     assert stacker.run("verify", app.image.config).code == 5
     stacker("repair", app.image.config)
     stacker("verify", app.image.config)

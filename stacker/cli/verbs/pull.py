@@ -173,7 +173,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             store,
             source,
             platform=platform,
-            options=_options(args, chosen_form(store, args.form)),
+            options=_options(args, chosen_form(args.form)),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
             emit=emit,

@@ -154,7 +154,7 @@ def _mount_index(plan: Plan, point: Path) -> None:
 @contextmanager
 def _index_below(plan: Plan) -> Iterator[None]:
     """Mount the index that an overlay needs, and unmount it if the block fails."""
-    point = plan.index_point
+    point = plan.index_directory
     if point is None:
         yield
         return
