@@ -33,8 +33,8 @@ def alone_among_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """Keep tests that unmount apart from tests that copy every mount.
 
     A new mount namespace holds a copy of every mount. Until the namespace ends, umount(2) elsewhere
-    leaves the copy, so the program still finds the mount busy. Root's tests need no lock: each
-    process of theirs has its own mount namespace.
+    leaves the copy, so the program still finds the mount busy. Tests that run as root need no
+    lock: each of their processes has its own mount namespace.
     """
     if in_own_namespace():
         yield

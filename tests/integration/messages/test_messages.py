@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.messages.conftest import LOWER, UPPER
 from tests.support import images
-from tests.support.command import Stacker, at_home, said
-from tests.support.mounts import unmount_below
-from tests.support.tars import dir, file, tar  # noqa: A004 - tests write `dir` in tars
+from tests.support.command import Stacker, said
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-LOWER, UPPER = tar(file("a", b"1")), tar(dir("d"), file("d/b", b"2"))
 TRANSPORTS = (
     "write oci:DIR[:TAG] as in oci:./layout:1.0, oci-archive:FILE[:TAG] as in "
     "oci-archive:image.tar:1.0, docker-archive:FILE[:NAME] as in "
@@ -22,28 +19,6 @@ TRANSPORTS = (
     "docker://registry.example/app:1.0"
 )
 IMAGES = "`stacker images` lists the images in the store"
-
-
-@pytest.fixture(autouse=True)
-def unmounted(tmp_path: Path) -> Iterator[None]:
-    """Unmount everything after each test."""
-    yield
-    unmount_below(tmp_path)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> images.Layout:
-    return images.layout(tmp_path / "app", [LOWER, UPPER])
-
-
-@pytest.fixture
-def pulled(app: images.Layout, tmp_path: Path) -> Stacker:
-    """Return the command with an image in its store, beside a file and an empty directory."""
-    stacker = at_home(tmp_path)
-    stacker("pull", "--sync", app.source)
-    (tmp_path / "file").write_text("no archive\n" * 100)
-    (tmp_path / "target").mkdir()
-    return stacker
 
 
 # The words, the exit code, the message and the hint; `~` is the directory of the test.

@@ -15,34 +15,10 @@ from stacker.linux import mountapi
 from tests.support import images
 from tests.support.certificates import Authority, needs_openssl
 from tests.support.command import Stacker, at_home, said
-from tests.support.mounts import unmount_below
 from tests.support.registries import FakeRegistry, Handler, fake_registry
-from tests.support.tars import dir, file, hardlink, tar  # noqa: A004 - tests write `dir` in tars
+from tests.support.tars import file, hardlink, tar
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-LOWER, UPPER = tar(file("a", b"1")), tar(dir("d"), file("d/b", b"2"))
-
-
-@pytest.fixture(autouse=True)
-def unmounted(tmp_path: Path) -> Iterator[None]:
-    """Unmount everything after each test."""
-    yield
-    unmount_below(tmp_path)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> images.Layout:
-    return images.layout(tmp_path / "app", [LOWER, UPPER])
-
-
-@pytest.fixture
-def pulled(app: images.Layout, tmp_path: Path) -> Stacker:
-    """Return the command with an image in its store, beside a file and an empty directory."""
-    stacker = at_home(tmp_path)
-    stacker("pull", "--sync", app.source)
-    (tmp_path / "file").write_text("no archive\n" * 100)
-    (tmp_path / "target").mkdir()
-    return stacker
 
 
 @pytest.fixture
