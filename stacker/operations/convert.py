@@ -82,7 +82,7 @@ def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:
             unused = [form for form in FORMS if form not in used[diff_id]]
             if str(diff_id) not in mounted.layers and len(unused) == 1:
                 record = store.layers.record(diff_id).without_form(unused[0])
-                discard(store.layers.drop(diff_id, unused[0], record))
+                store.layers.drop(diff_id, unused[0], record, discard)
                 dropped += 1
     return dropped
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,16 +149,23 @@ class LayerStore:
             if source.exists():
                 source.rename(target)
 
-    def drop(self, diff_id: DiffID, form: Form, record: LayerRecord) -> list[Path]:
-        """Return what to remove from a layer so that it has one form less.
+    def drop(
+        self,
+        diff_id: DiffID,
+        form: Form,
+        record: LayerRecord,
+        discard: Callable[[Iterable[Path]], None],
+    ) -> None:
+        """Remove one of a layer's two forms; the caller has locked the layer against readers.
 
-        The caller has locked the layer against readers.
+        The record changes last: until the tree is gone, its record must say what was moved.
 
         :param record: the record without the form.
+        :param discard: removes paths.
         """
         paths = self.paths(diff_id)
+        discard(path for name in _FILES[form] if (path := getattr(paths, name)).exists())
         write_atomically(paths.record, record.to_json(), durable=True)
-        return [path for name in _FILES[form] if (path := getattr(paths, name)).exists()]
 
     def _replace(self, fresh: Path, final: Path) -> None:
         """Exchange a layer, and keep the old one until no mount uses it; `gc` removes it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from stacker.errors import MountError
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.plan import MountRequest, StackedImage
+from stacker.operations.convert import add_form
+from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import Stacker, at_home
 from tests.support.images import layout
@@ -241,6 +243,26 @@ def test_convert_changes_the_form_without_the_source(
     stacker("verify", app.image.config)
     stacker("unpack", app.image.config, tmp_path / "plain")
     assert snapshot(tmp_path / "plain") == wanted
+
+
+def test_a_tree_whose_removal_was_killed_can_still_be_verified(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    unusual = tar(file("a", b"first"), file("a", b"second"))
+    app = layout(tmp_path / "unusual", [unusual])
+    stacker("pull", "--sync", app.source)
+    store = Store.open(stacker.store)
+    [diff_id] = store.images.config(store.images.find(app.image.config)).diff_ids
+    assert add_form(store, [diff_id], "erofs") == 1
+
+    def killed(paths: Iterable[Path]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.layers.drop(
+            diff_id, "tree", store.layers.record(diff_id).without_form("tree"), killed
+        )
+    stacker("verify", app.image.config)
 
 
 def test_a_shared_layer_keeps_the_form_that_another_image_uses(
