@@ -84,6 +84,7 @@ class Superblock:
     inodes: int
     epoch: tuple[int, int]
     xattr_offset: int
+    uuid: bytes
     tars: int
 
 
@@ -276,7 +277,8 @@ class Image:
             self._damaged("got another format, want an EROFS image with blocks of 512 bytes")
         if fields[14] & ~on_disk.KNOWN_INCOMPAT:
             self._damaged(f"got features {fields[14]:#x}, want {on_disk.KNOWN_INCOMPAT:#x}")
-        return Superblock(fields[5], fields[6], fields[7:9], fields[11] * BLOCK, fields[16])
+        at, uuid = fields[11] * BLOCK, fields[12]
+        return Superblock(fields[5], fields[6], fields[7:9], at, uuid, fields[16])
 
     def _flat(self, inode: Inode) -> memoryview:
         """Return the data of a directory or a symbolic link."""

@@ -105,7 +105,7 @@ class ReadOnlyAdapter(RequestHandler):
         return fuse.OPEN_OUT.pack(0, kind | fuse.OPEN_NO_FLUSH, backing_id)
 
     def _entry(self, inode: Node) -> bytes:
-        return pack_entry(inode, self._tree.status(inode))
+        return pack_entry(inode, self._tree.number(inode), self._tree.status(inode))
 
     def _lookup(self, node: Node, request: bytes) -> bytes:
         found = self._tree.lookup(node, name_at(request, HEADER))
@@ -114,7 +114,7 @@ class ReadOnlyAdapter(RequestHandler):
     def _getattr(self, node: Node, request: bytes) -> bytes:
         del request
         inode = self._tree.inode(node)
-        return VALID + pack_attributes(inode, self._tree.status(inode))
+        return VALID + pack_attributes(self._tree.number(inode), self._tree.status(inode))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request
@@ -139,7 +139,7 @@ class ReadOnlyAdapter(RequestHandler):
         parts, left = list[bytes](), min(size, fuse.LARGEST_READ)
         for at in range(offset, 2):
             inode = tree.parent(node) if at else node
-            part = pack_dirent(inode, at + 1, b".." if at else b".", stat.S_IFDIR)
+            part = pack_dirent(tree.number(inode), at + 1, b".." if at else b".", stat.S_IFDIR)
             if full:
                 part = NO_ENTRY + part
             left -= len(part)
@@ -147,11 +147,13 @@ class ReadOnlyAdapter(RequestHandler):
                 return b"".join(parts)
             parts.append(part)
         for at, name, inode in tree.entries(node, max(offset - 2, 0)):
+            number = tree.number(inode)
             if full:
                 status = tree.status(inode)
-                part = pack_entry(inode, status) + pack_dirent(inode, at + 2, name, status.mode)
+                part = pack_entry(inode, number, status)
+                part += pack_dirent(number, at + 2, name, status.mode)
             else:
-                part = pack_dirent(inode, at + 2, name, tree.mode(inode))
+                part = pack_dirent(number, at + 2, name, tree.mode(inode))
             left -= len(part)
             if left < 0:
                 break

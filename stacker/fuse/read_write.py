@@ -118,7 +118,7 @@ class WritableAdapter(RequestHandler):
 
     def _entry(self, node: Node) -> bytes:
         """Return an entry, and count it as a lookup until the kernel forgets the inode."""
-        entry = pack_entry(node, self._status(node))
+        entry = pack_entry(node, self._tree.number(node), self._status(node))
         self._tree.remember(node)
         return entry
 
@@ -128,7 +128,7 @@ class WritableAdapter(RequestHandler):
 
     def _getattr(self, node: Node, request: bytes) -> bytes:
         del request
-        return VALID + pack_attributes(node, self._status(node))
+        return VALID + pack_attributes(self._tree.number(node), self._status(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request
@@ -157,7 +157,7 @@ class WritableAdapter(RequestHandler):
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
         left, parts = min(size, fuse.LARGEST_READ), list[bytes]()
         for at, name, inode in self._names(node, offset):
-            listed = pack_dirent(inode, at, name, self._tree.kind(inode))
+            listed = pack_dirent(self._tree.number(inode), at, name, self._tree.kind(inode))
             left -= len(dot) + len(listed)
             if left < 0:
                 break
@@ -275,7 +275,7 @@ class WritableAdapter(RequestHandler):
                 access if valid & fuse.FATTR_ATIME else None,
                 change if valid & fuse.FATTR_MTIME else None,
             )
-        return VALID + pack_attributes(node, self._status(node))
+        return VALID + pack_attributes(self._tree.number(node), self._status(node))
 
     def _change_owner(self, node: Node, uid: int, gid: int) -> None:
         """Set owner and group; -1 keeps the current one."""

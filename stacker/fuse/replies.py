@@ -3,7 +3,8 @@
 Nodes and values of a tree come in; bytes and numbers for the kernel go out.  This module reads no
 request, and must not use a library that speaks the protocol.
 
-A node of a tree is the kernel's node ID less one, and its inode number is the kernel's node ID.
+A node of a tree is the kernel's node ID less one.  The inode number that programs see is another
+number, which stays equal from mount to mount (`stacker.tree.protocol.Tree.number`).
 """
 
 from __future__ import annotations
@@ -49,31 +50,35 @@ def errno_of(error: Exception) -> int:
     return errno.EIO
 
 
-def pack_attributes(node: Node, status: Status) -> bytes:
-    """Return a ``struct fuse_attr``."""
+def pack_attributes(number: int, status: Status) -> bytes:
+    """Return a ``struct fuse_attr``.
+
+    :param number: the inode number.
+    """
     mode, nlink, uid, gid, size, blocks, device, atime, mtime, ctime = status
     seconds, nanoseconds = divmod(mtime, _SECOND)
     access, access_rest = (seconds, nanoseconds) if atime == mtime else divmod(atime, _SECOND)
     change, change_rest = (seconds, nanoseconds) if ctime == mtime else divmod(ctime, _SECOND)
     return fuse.ATTR.pack(
-        *(node + fuse.ROOT_ID, size, blocks),
+        *(number, size, blocks),
         *(access, seconds, change, access_rest, nanoseconds, change_rest),
         *(mode, nlink, uid, gid, fuse.device_number(device) if device else 0, BLOCK, 0),
     )
 
 
-def pack_entry(node: Node, status: Status) -> bytes:
+def pack_entry(node: Node, number: int, status: Status) -> bytes:
     """Return a ``struct fuse_entry_out``, which the kernel may cache forever."""
     head = fuse.ENTRY_HEAD.pack(node + fuse.ROOT_ID, 0, fuse.FOREVER, fuse.FOREVER, 0, 0)
-    return head + pack_attributes(node, status)
+    return head + pack_attributes(number, status)
 
 
-def pack_dirent(node: Node, offset: int, name: bytes, mode: int) -> bytes:
+def pack_dirent(number: int, offset: int, name: bytes, mode: int) -> bytes:
     """Return a ``struct fuse_dirent``.
 
+    :param number: the inode number.
     :param offset: the offset at which the kernel asks for the next entry.
     """
-    head = fuse.DIRENT.pack(node + fuse.ROOT_ID, offset, len(name), mode >> 12)
+    head = fuse.DIRENT.pack(number, offset, len(name), mode >> 12)
     return head + name + bytes(-len(name) % 8)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from stacker.linux import opath
@@ -142,6 +142,9 @@ class CopyUp:
             os.chown(path, uid, gid)
         for name, value in lower.xattrs(node).items():
             os.setxattr(path, self._inodes.dialect.escape(name), value)
+        if not stat.S_ISDIR(mode):
+            with suppress(OSError):  # the lower filesystem has no file handles
+                self._work.mark_origin(held, lower.origin(node))
         if not stat.S_ISLNK(mode):
             os.chmod(path, stat.S_IMODE(mode))
         os.utime(path, ns=(mtime, mtime))
@@ -156,6 +159,8 @@ class CopyUp:
             inode = inodes.add(inodes.kind(node), number=node)
             inode.held = os.dup(held)
             return inode
+        for above, _ in targets:
+            self.mark_impure(above)
         try:
             for above, path in targets[1:]:
                 with self._unchanged(above) as directory:
@@ -176,6 +181,12 @@ class CopyUp:
         for above, path in targets:
             inodes.link(above, path, inode)
         return inode
+
+    def mark_impure(self, directory: Inode) -> None:
+        """Mark a directory that gets a copied-up file, as overlayfs does."""
+        if not directory.impure:
+            self._work.mark_impure(self._inodes.pin(directory))
+            directory.impure = True
 
     def _unlink(self, targets: list[tuple[Inode, bytes]]) -> None:
         """Remove names from the upper directory again, which exposes the lower ones."""

@@ -16,6 +16,7 @@ import errno
 import mmap
 import os
 import stat
+import struct
 from array import array
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,9 @@ from stacker.erofs import format as on_disk
 from stacker.erofs.inodes import SECOND
 from stacker.erofs.read import Image
 from stacker.errors import IntegrityError
+from stacker.linux.file_handle import INO64_GEN, FileHandle
 from stacker.tree.contents import HOLE, copy_pieces, read_into
+from stacker.tree.numbers import FILESYSTEM_BIT, Origin, read_origin
 from stacker.tree.protocol import ROOT, Piece, Status, XattrMappings
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from stacker.tree.protocol import Node
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
+_HANDLE: Final = struct.Struct("=III")
+"""The file handle of an inode of EROFS, Linux 6.14 (erofs_encode_fh): number and generation."""
 _CACHED: Final = 1024
 """Entries of each cache."""
 _DOTS: Final = frozenset({b".", b".."})
@@ -190,6 +195,33 @@ class IndexedTree(XattrMappings):
     def kind(self, inode: Node) -> int:
         """Return an inode's type, an ``S_IF*`` constant."""
         return self._attributes(inode + self._root)[0] & _KIND
+
+    def number(self, inode: Node) -> int:
+        """Return the inode number that programs see: the place of the inode, from 1."""
+        return inode + 1
+
+    def origin(self, inode: Node) -> bytes:
+        """Return the value of overlayfs's xattr *origin* for a copy of a file."""
+        nid = inode + self._root
+        handle = FileHandle(INO64_GEN, _HANDLE.pack(nid >> 32, nid & 0xFFFFFFFF, 0))
+        return Origin(self._image.superblock.uuid, handle).packed()
+
+    def number_of_origin(self, value: bytes) -> int | None:
+        """Return the number of the file that an origin names; ``None`` if it is not in here."""
+        origin = read_origin(value)
+        if origin is None or origin.uuid != self._image.superblock.uuid:
+            return None
+        kind, data = origin.handle
+        if kind != INO64_GEN or len(data) != _HANDLE.size:
+            return None
+        high, low, _ = _HANDLE.unpack(data)
+        node = (high << 32 | low) - self._root
+        return self.number(node) if 0 <= node < self.limit else None
+
+    def number_on(self, device: int, inode: int) -> int:
+        """Return the number of a file of an upper directory, which is no file of the index."""
+        del device
+        return 1 << FILESYSTEM_BIT | inode
 
     def status(self, inode: Node) -> Status:
         """Return an inode's attributes; all times are the time of the last modification.

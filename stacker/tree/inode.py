@@ -76,7 +76,18 @@ class Inode:
     :param lower: the lower directory that a directory merges with.
     """
 
-    __slots__ = ("held", "key", "kind", "listing", "lower", "names", "number")
+    __slots__ = (
+        "held",
+        "impure",
+        "is_copy",
+        "key",
+        "kind",
+        "listing",
+        "lower",
+        "names",
+        "number",
+        "shown",
+    )
 
     def __init__(self, number: Node, kind: int, lower: Node | None = None) -> None:
         self.number = number
@@ -88,3 +99,9 @@ class Inode:
         self.held = -1
         """An open descriptor: of the root, and of inodes without a name."""
         self.key: tuple[int, int] | None = None
+        self.shown = 0
+        """The inode number that programs see; 0 if it is not known yet."""
+        self.is_copy = False
+        """Whether this mount or an earlier one copied it up."""
+        self.impure = False
+        """Whether a directory has overlayfs's mark: files in it can be copies of lower ones."""

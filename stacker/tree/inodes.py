@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.layer.whiteout_format import is_whiteout
 from stacker.linux import opath
 from stacker.tree.inode import Inode, Listing
+from stacker.tree.numbers import IMPURE
 from stacker.tree.protocol import ROOT
 from stacker.tree.whiteout_dialects import UpperMarks, hidden_by, is_reserved
 
@@ -67,10 +68,8 @@ class Inodes:
             os.close(fd)
         for contents in self._lower_files.values():
             contents.close()
-        self._upper.clear()
-        self._pins.clear()
-        self._files.clear()
-        self._lower_files.clear()
+        for known in (self._upper, self._pins, self._files, self._lower_files):
+            known.clear()
 
     # Queries
 
@@ -88,6 +87,16 @@ class Inodes:
         """Return an inode's file type, an ``S_IF*`` constant."""
         inode = self.upper_inode(node)
         return self.lower.kind(node) if inode is None else inode.kind
+
+    def number(self, node: Node) -> int:
+        """Return the inode number that programs see; a copied-up inode keeps that of the lower."""
+        inode = self.upper_inode(node)
+        if inode is None or node < self.lower.limit:
+            return self.lower.number(node)
+        if not inode.shown:
+            status = os.fstat(self.pin(inode))
+            inode.shown = self.lower.number_on(status.st_dev, status.st_ino)
+        return inode.shown
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
         """Return the inode of a name in a directory."""
@@ -150,6 +159,7 @@ class Inodes:
         if number is None:
             number, self._next = self._next, self._next + 1
         inode = self._upper[number] = Inode(number, kind, lower)
+        inode.is_copy = number < self.lower.limit
         contents = self._lower_files.pop(number, None)
         if contents is not None:  # opened before the copy
             contents.close()
@@ -315,12 +325,11 @@ class Inodes:
 
     def lower_listing(self, directory: Node | None) -> Listing:
         """Return the names in a lower directory, for an upper one that is still empty."""
-        if directory is None:
-            return Listing()
-        return Listing(self.lower.entries(directory))
+        return Listing() if directory is None else Listing(self.lower.entries(directory))
 
     def _read(self, directory: Inode, fd: int, listing: Listing) -> None:
         files = self._marks.has_file_whiteouts(fd)
+        directory.impure = self._marks.has(IMPURE, fd)
         with os.scandir(fd) as found:
             entries = [(os.fsencode(each.name), each.stat(follow_symlinks=False)) for each in found]
         hidden = set[bytes]()
@@ -357,6 +366,10 @@ class Inodes:
         known = self._keys.get(key)
         if known is None:
             known = self.add(kind)
+            origin = self._marks.origin(name, fd) if directory.impure else None
+            shown = None if origin is None else self.lower.number_of_origin(origin)
+            known.is_copy = shown is not None
+            known.shown = shown or self.lower.number_on(*key)
             if status.st_nlink > 1:  # its other names may be read later
                 self._keys[key], known.key = known, key
         return known

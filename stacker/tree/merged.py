@@ -24,6 +24,7 @@ from stacker.layer.symlinks import join
 from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.contents import FileOnDisk
+from stacker.tree.numbers import LayerNumbers, NumbersOnDisk
 from stacker.tree.protocol import ROOT, Status, XattrMappings
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, scan_directory, scan_layer
 from stacker.tree.whiteout_dialects import ForeignDialect
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds: the years 1677 and 2262
 
 
-class MergedTree(XattrMappings):
+class MergedTree(XattrMappings, NumbersOnDisk):
     """An immutable tree.
 
     Hard links share an inode: the lowest number of their names.  A parameter called ``inode`` is
@@ -48,6 +49,7 @@ class MergedTree(XattrMappings):
     stride: Final = 1
 
     def __init__(self) -> None:
+        super().__init__()
         self._roots: tuple[bytes, ...] = ()
         self._walks = False
         """Whether symbolic links may have replaced directories since the scan."""
@@ -244,7 +246,8 @@ def merge(sources: Sequence[LayerPaths | Path], dialect: WhiteoutDialect) -> Mer
         # Skeletons do not have inode numbers, so they cannot identify hard links across layers.
         inodes = {}
         layers = [scan_directory(tree_of(source), dialect, inodes) for source in sources]
-    return _Merger(layers, walks=isinstance(dialect, ForeignDialect)).merged()
+    merger = _Merger(layers, walks=isinstance(dialect, ForeignDialect))
+    return merger.merged([None if type(each) is LayerPaths else dialect.prefix for each in sources])
 
 
 def tree_of(source: LayerPaths | Path) -> Path:
@@ -263,11 +266,16 @@ class _Merger(MergedTree):
         self._shared = frozenset().union(*(layer.shared for layer in layers))
         self._seen: dict[int, Node] = {}
 
-    def merged(self) -> MergedTree:
-        layers = self._layers
+    def merged(self, prefixes: Sequence[bytes | None]) -> MergedTree:
+        """Return the tree.
+
+        :param prefixes: the prefix of overlayfs's marks in each layer; ``None`` if it has none.
+        """
+        layers, top = self._layers, self._top()
         self._roots = tuple(layer.root for layer in layers)
         self._append(b"", ROOT, 0, Directory(b"", layers[0].top))
-        todo = deque([(ROOT, b"", self._top())])
+        self._base[ROOT] = top[-1]
+        todo = deque([(ROOT, b"", top)])
         while todo:
             node, path, sources = todo.popleft()
             self._first[node] = len(self)
@@ -275,9 +283,17 @@ class _Merger(MergedTree):
                 child = self._append(name, node, number, item)
                 if type(item) is Directory:
                     inner = join(path, name)
-                    todo.append((child, inner, self._below(path, name, inner, sources)))
+                    below = self._below(path, name, inner, sources)
+                    self._base[child] = below[-1]
+                    todo.append((child, inner, below))
             self._last[node] = len(self)
         self._names = bytes(self._text)
+        self._number_by(
+            [
+                LayerNumbers(*each, walks=self._walks)
+                for each in zip(self._roots, prefixes, strict=True)
+            ]
+        )
         tree = MergedTree()
         for column in vars(tree):
             setattr(tree, column, getattr(self, column))
@@ -323,6 +339,7 @@ class _Merger(MergedTree):
         self._name_at.append(len(self._text))
         self._parent.append(parent)
         self._layer.append(number)
+        self._base.append(number)
         self._first.append(0)
         self._last.append(0)
         self._nlink.append(1)

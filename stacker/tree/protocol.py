@@ -58,6 +58,9 @@ class Tree(Protocol):
     def kind(self, node: Node) -> int:
         """Return the file type of an inode: an ``S_IF*`` constant."""
 
+    def number(self, node: Node) -> int:
+        """Return the inode number that programs see, which is equal in each mount."""
+
     def entries(self, directory: Node, offset: int = 0) -> Iterator[tuple[int, bytes, Node]]:
         """Yield the offset, name and inode of each directory entry after ``offset``.
 
@@ -176,6 +179,22 @@ class LowerTree(Tree, Protocol):
 
     def names(self, inode: Node) -> list[tuple[Node, bytes]]:
         """Return the directory and the name of each name of an inode other than the root."""
+
+    def origin(self, inode: Node) -> bytes:
+        """Return the value of overlayfs's xattr *origin* for a copy of a file.
+
+        :raises OSError: ``EOPNOTSUPP`` if the filesystem has no file handles.
+        """
+
+    def number_of_origin(self, value: bytes) -> int | None:
+        """Return the `number` of the file that an origin names; ``None`` if it is not in here."""
+
+    def number_on(self, device: int, inode: int) -> int:
+        """Return the `number` of a file of an upper directory.
+
+        :param device: the device of its filesystem.
+        :param inode: its inode number there.
+        """
 
     def xattrs(self, inode: Node) -> Mapping[bytes, bytes]:
         """Return all extended attributes of an inode, under the image's names."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import opath
 from stacker.tar.entry import AUFS_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX
+from stacker.tree.numbers import ORIGIN, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -134,6 +135,11 @@ class UpperMarks:
     def has(self, mark: bytes, held: int) -> bool:
         """Return whether an inode has another mark of overlayfs, such as ``metacopy``."""
         return _value(held, self._dialect.prefix + mark) is not None
+
+    def origin(self, name: bytes, directory: int) -> bytes | None:
+        """Return the origin of a copied-up file; ``None`` if it has none that can be read."""
+        path = _inside(directory, name)
+        return value_of(path, self._dialect.prefix + ORIGIN, follow_symlinks=False)
 
     def _any_is(self, directory: int, value: bytes) -> bool:
         return any(_value(directory, mark) == value for mark in self._dialect.opaque_marks)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stacker.linux import opath, safe_path
 from stacker.linux.removal import remove_tree
+from stacker.tree.numbers import IMPURE, ORIGIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +147,22 @@ class WorkDirectory:
 
     def mark_opaque(self, directory: int) -> None:
         """Mark a directory opaque, given a descriptor of it."""
-        mark = self._dialect.prefix + b"opaque"
-        opath.with_owner_access(
-            directory, lambda: os.setxattr(opath.proc_path(directory), mark, b"y")
-        )
+        self._mark(directory, b"opaque", b"y")
+
+    def mark_impure(self, directory: int) -> None:
+        """Mark a directory that gets a copied-up file; without xattrs there is no mark."""
+        with suppress(OSError):
+            self._mark(directory, IMPURE, b"y")
+
+    def mark_origin(self, copy: int, value: bytes) -> None:
+        """Mark a copied-up file with its origin.
+
+        The filesystem may have no space for it, and a symlink has no xattrs ``user.*``: the file
+        then gets another inode number in the next mount.
+        """
+        with suppress(OSError):
+            self._mark(copy, ORIGIN, value)
+
+    def _mark(self, held: int, mark: bytes, value: bytes) -> None:
+        name = self._dialect.prefix + mark
+        opath.with_owner_access(held, lambda: os.setxattr(opath.proc_path(held), name, value))

@@ -78,6 +78,7 @@ class WritableTree:
         # Bound, not wrapped, so that a FUSE server makes no extra call for a request.
         self.lookup, self.entries = self._inodes.lookup, self._inodes.entries
         self.kind, self.parent = self._inodes.kind, self._inodes.parent
+        self.number = self._inodes.number
         self.status, self.readlink, self.read = (
             self.files.status,
             self.files.readlink,
@@ -207,6 +208,8 @@ class WritableTree:
         inode = self._copy_up.ensure(node)
         source = opath.proc_path(self._inodes.pin(inode))
         made = self._work.name()
+        if inode.is_copy:
+            self._copy_up.mark_impure(above)
         os.link(source, made, dst_dir_fd=self._work.directory, follow_symlinks=True)
         self._work.move_to(made, name, self._inodes.pin(above))
         self._add_name(above, name, inode)
@@ -295,7 +298,10 @@ class WritableTree:
         self._renamer.check(node, victim, exchange=flags == opath.RENAME_EXCHANGE)
         inode = self._copy_up.ensure(node)
         above, below = self._directory(source), self._directory(target)
+        if inode.is_copy:
+            self._copy_up.mark_impure(below)
         if victim is not None and flags == opath.RENAME_EXCHANGE:
+            self._copy_up.mark_impure(above)
             self._renamer.exchange((above, name, inode), (below, new, self._copy_up.ensure(victim)))
             return
         gone = None if victim is None else self._inodes.upper_inode(victim)
