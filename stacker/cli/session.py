@@ -61,11 +61,14 @@ class Session:
             umask=umask,
         )
 
-    def store(self) -> Store:
-        """Open the store, and create it if it does not exist."""
+    def store(self, *, create: bool = True) -> Store:
+        """Open the store.
+
+        :param create: create a missing store; queries read it as an empty one instead.
+        """
         from stacker.store.store import Store
 
-        return Store.open(self.root)
+        return Store.open(self.root, create=create)
 
     @property
     def draws(self) -> bool:

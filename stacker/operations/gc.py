@@ -59,6 +59,8 @@ def collect_garbage(
     :param dry_run: remove nothing, and return what would be removed.
     :param untagged: remove images without a name, too.
     """
+    if not store.exists:
+        return []
     collector = _Collector(store, older_than, dry_run)
     found = [*collector.stale_mounts(), *collector.leftovers()]
     with store.staging.trash() as discard, store.images.write_lock():

@@ -116,7 +116,7 @@ def store_usage(store: Store, report: Callable[[str], object] = lambda _: None) 
         for diff_id in usage.config.diff_ids
     }
     sizes, unlisted = Counter[str](), 0
-    for path, size in _allocated(store.root):
+    for path, size in _allocated(store.root) if store.exists else ():
         part, _, rest = path.partition(b"/")
         names = rest.split(b"/", 3)
         kind = _PARTS.get(part, "other")

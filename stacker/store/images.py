@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +132,12 @@ class ImageStore:
         return lock.exclusive(self.root / _LOCK)
 
     def read_lock(self) -> AbstractContextManager[object]:
-        """Take the shared lock that keeps listed documents from being removed."""
+        """Take the shared lock that keeps listed documents from being removed.
+
+        A missing store has no documents, and a lock would create a file in its place.
+        """
+        if not self.blobs.root.is_dir():
+            return nullcontext()
         return lock.shared(self.root / _LOCK)
 
     @contextmanager

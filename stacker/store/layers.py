@@ -282,7 +282,7 @@ class LayerStore:
 
     def all(self) -> Iterator[DiffID]:
         """Yield the diff_id of every layer in the store."""
-        for algorithm in sorted(self.root.iterdir()):
+        for algorithm in sorted(self.root.iterdir()) if self.root.exists() else ():
             for entry in sorted(algorithm.iterdir()):
                 if entry.is_dir() and _REPLACED not in entry.name:
                     yield DiffID(algorithm.name, entry.name)

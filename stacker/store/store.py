@@ -51,6 +51,11 @@ class Store:
     root: Path
 
     @property
+    def exists(self) -> bool:
+        """Whether the store has been created."""
+        return (self.root / _METADATA).exists()
+
+    @property
     def blobs(self) -> BlobStore:
         """Blobs by digest."""
         from stacker.store.blobs import BlobStore
@@ -131,9 +136,10 @@ class Store:
             raise _damaged(metadata, error) from error
 
     @classmethod
-    def open(cls, root: Path) -> Store:
+    def open(cls, root: Path, *, create: bool = True) -> Store:
         """Open a store; create it if the directory is missing or empty.
 
+        :param create: if false, create nothing; a missing store then reads as an empty one.
         :raises UsageError: the directory is not a store, or another user can replace it.
         :raises UnsupportedError: a newer version of stacker created the store.
         :raises StackerError: the directory cannot be created or read.
@@ -141,7 +147,7 @@ class Store:
         try:
             root = safe_path.resolve(root)
             _refuse_replaceable(root)
-            _ensure(root)
+            _ensure(root, create=create)
         except OSError as error:
             raise StackerError(
                 f"cannot open the store: {root}: {error.strerror}",
@@ -166,11 +172,15 @@ def _damaged(metadata: Path, error: Exception) -> StackerError:
     )
 
 
-def _ensure(root: Path) -> None:
+def _ensure(root: Path, *, create: bool) -> None:
     metadata = root / _METADATA
     try:
         version = json.loads(metadata.read_bytes()).get("version")
     except FileNotFoundError:
+        if not create:
+            if root.exists():
+                _refuse_other_files(root)
+            return
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock.exclusive(root, create=False):
             if not metadata.exists():  # another process created it meanwhile
@@ -214,7 +224,7 @@ def _refuse_replaceable(root: Path) -> None:
     )
 
 
-def _create(root: Path) -> None:
+def _refuse_other_files(root: Path) -> None:
     names = {name for name in os.listdir(root) if not is_temporary(name)}
     foreign = names - {"oci-layout", "index.json", "blobs", *_PARTS}
     if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
@@ -222,6 +232,10 @@ def _create(root: Path) -> None:
             f"not a store: {root}: got a directory with other files, want an empty one",
             hint="name an empty or a missing directory with --store",
         )
+
+
+def _create(root: Path) -> None:
+    _refuse_other_files(root)
     root.chmod(0o700)
     sweep_temporaries(root)
     for part in _PARTS:

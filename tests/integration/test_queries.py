@@ -242,3 +242,45 @@ def test_pull_rewrites_a_damaged_document(stacker: Stacker, app: images.Layout, 
     assert "warning: image app:1.0: damaged blob" in stacker("images").err
     assert stacker("pull", app.source).last == app.image.config
     assert [item["image_id"] for item in stacker("images", "--json").items] == [app.image.config]
+
+
+QUERIES = {
+    "images": 0,
+    "inspect app:1.0": 3,
+    "layers app:1.0": 3,
+    "history app:1.0": 3,
+    "df": 0,
+    "mounts": 0,
+    "verify app:1.0": 3,
+    "verify --all": 0,
+    "gc --dry-run": 0,
+    "index list": 0,
+    "index inspect app:1.0": 3,
+    "umount /nowhere": 3,
+    "rm app:1.0": 3,
+}
+"""Commands and their exit codes for a store that does not exist."""
+
+
+@pytest.mark.parametrize("command", QUERIES)
+def test_query_reads_a_missing_store_as_empty_and_creates_nothing(
+    stacker: Stacker, command: str
+) -> None:
+    result = stacker.run(*command.split())
+    assert result.code == QUERIES[command], result.err
+    assert not stacker.store.exists()
+    assert "internal" not in result.err
+    assert "cannot access" not in result.err
+
+
+@pytest.mark.parametrize("command", QUERIES)
+def test_query_writes_nothing_to_an_empty_directory(stacker: Stacker, command: str) -> None:
+    stacker.store.mkdir()
+    assert stacker.run(*command.split()).code == QUERIES[command]
+    assert list(stacker.store.iterdir()) == []
+
+
+def test_query_refuses_a_directory_with_other_files(stacker: Stacker) -> None:
+    stacker.store.mkdir()
+    (stacker.store / "letter.txt").touch()
+    assert "not a store" in stacker.refused(2, "images")

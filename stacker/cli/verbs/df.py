@@ -48,7 +48,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the sizes of every image and of the store."""
     del args
-    store = session.store()
+    store = session.store(create=False)
     usage = store_usage(store, session.warn)
     if session.json:
         print_item("df", _document(usage))

@@ -58,7 +58,7 @@ def run(args: Namespace, session: Session) -> None:
     from stacker.operations.gc import collect_garbage
 
     found = collect_garbage(
-        session.store(),
+        session.store(create=False),
         older_than=args.older_than,
         dry_run=args.dry_run,
         untagged=args.untagged,

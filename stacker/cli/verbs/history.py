@@ -43,7 +43,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Print the build steps of an image."""
-    store = session.store()
+    store = session.store(create=False)
     config = store.images.config(store.images.find(args.image))
     steps = [
         Step(history, diff_id, None if diff_id is None else layer_bytes(store, diff_id))

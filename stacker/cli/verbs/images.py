@@ -33,7 +33,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the images in the store."""
     del args
-    store = session.store()
+    store = session.store(create=False)
     usages = images_usage(store, session.warn)
     if session.json:
         print_items("images", [_document(usage) for usage in usages])

@@ -214,7 +214,7 @@ def _inspect(args: Namespace, session: Session) -> None:
         digest, index = _fetch_index(args, session)
         origins: Mapping[str, str] = {}
     else:
-        stored = session.store().indexes.find(args.name)
+        stored = session.store(create=False).indexes.find(args.name)
         digest, index, origins = stored.digest, stored.index, stored.origins
     if session.json:
         print_item("index", _index_document(args.name, digest, index, origins))
@@ -267,7 +267,7 @@ def _remove(args: Namespace, session: Session) -> None:
 
 def _list(args: Namespace, session: Session) -> None:
     del args
-    stored = list(session.store().indexes.all())
+    stored = list(session.store(create=False).indexes.all())
     if session.json:
         print_items("indexes", [_document(index) for index in stored])
         return

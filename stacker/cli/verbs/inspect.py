@@ -38,7 +38,7 @@ def run(args: Namespace, session: Session) -> None:
 
     :raises NotFoundError: the store lacks the image, or its list of images does.
     """
-    store = session.store()
+    store = session.store(create=False)
     image_id = store.images.find(args.image)
     usage = next((usage for usage in images_usage(store) if usage.image.id == image_id), None)
     if usage is None:

@@ -35,7 +35,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Print the layers of an image."""
-    store = session.store()
+    store = session.store(create=False)
     config = store.images.config(store.images.find(args.image))
     users = count_layer_users(store)
     chains = chain_ids(config.diff_ids)

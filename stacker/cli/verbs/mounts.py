@@ -39,7 +39,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Clear stale mounts, then list the others."""
     del args
-    table = Table(session.store().mounts)
+    table = Table(session.store(create=False).mounts)
     cleared = clear_stale(table)
     for record in cleared:
         session.say(f"cleared {record.target}: the mount of image {record.image} is gone")

@@ -33,7 +33,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Remove images, or none of them if one cannot be removed."""
-    store = session.store()
+    store = session.store(create=False)
     removed: list[dict[str, object]] = []
     found = [store.images.find(image) for image in args.images]
     for image_id, parts in remove_images(store, found).items():

@@ -36,7 +36,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Unmount."""
-    entry = detach(Table(session.store().mounts), Path(args.target), lazy=args.lazy)
+    entry = detach(Table(session.store(create=False).mounts), Path(args.target), lazy=args.lazy)
     record = entry.record
     if entry.state == "stale":
         session.say(f"cleared {record.target}: the mount was already gone")

@@ -79,7 +79,7 @@ def run(args: Namespace, session: Session) -> None:
     from stacker.linux.process import usable_processors
     from stacker.operations.verify import verify_images
 
-    store = session.store()
+    store = session.store(create=False)
     found = verify_images(
         store,
         chosen_images(args, store),
