@@ -128,7 +128,7 @@ VERIFIED = {
     "bytes per entry": "",
     "SHA-256 alone, MB/s": "",
     "`verify --all`, MB/s": "",
-    "`verify --all`, multiple of SHA-256 alone": OF_SHA256,
+    "`verify --all`, speed, multiple of SHA-256 alone": OF_SHA256,
     "`verify --all`, CPU time as a multiple of SHA-256 alone": "",
     "`verify --all --fast`, µs per entry": PER_ENTRY,
     "`verify --all --fast`, µs of CPU time per entry": "",

@@ -73,7 +73,8 @@ def configure(parser: ArgumentParser) -> None:
         choices=("auto", *FORMS),
         help="store layers as directories with their files (tree), or as their tars with an index "
         "that the kernel mounts (erofs); auto chooses erofs if this machine can mount it (default: "
-        "the form of most of the image's layers; tree if none is in the store)",
+        "the form that most of the image's layers have in the store; tree if the store has none of "
+        "them)",
     )
     add(
         "--dedup",
