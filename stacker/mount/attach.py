@@ -93,7 +93,7 @@ def _attach(
             attempts = _Attempts(table, plan, _record(plan, image))
             try:
                 mounted = execute(request.driver, plan, attempts.record_driver)
-                attempts.record_completion()
+                attempts.record_completion(mounted)
             except BaseException:
                 attempts.undo()
                 raise
@@ -128,10 +128,11 @@ class _Attempts:
         )
         self._table.write(self.record)
 
-    def record_completion(self) -> None:
-        if not self.record.complete:
-            self.record = replace(self.record, complete=True)
-            self._table.write(self.record)
+    def record_completion(self, mounted: Mounted) -> None:
+        record = replace(self.record, complete=True, server=mounted.server)
+        if record != self.record:
+            self.record = record
+            self._table.write(record)
 
     def undo(self) -> None:
         # A driver that fails undoes its mount.  This handles a KeyboardInterrupt after the mount,

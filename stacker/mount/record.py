@@ -56,6 +56,7 @@ class MountRecord:
     :param chain_id: the chain ID of the stack that the mount uses.
     :param index: the mount of a merged index that this mount is, or that is below its overlay.
     :param complete: whether the target holds all files of a copy.
+    :param server: the PID of the FUSE server's supervisor.
     """
 
     id: str
@@ -76,6 +77,7 @@ class MountRecord:
     chain_id: str | None = None
     index: IndexMount | None = None
     complete: bool = True
+    server: int | None = None
 
     @property
     def is_index(self) -> bool:
@@ -135,7 +137,7 @@ def parse(data: bytes, origin: Path) -> MountRecord:
 def _from_document(document: dict[str, Any]) -> MountRecord:
     # Records of earlier releases lack these fields.
     ids = _ids_of(document["layers"])
-    later = {"fuse_adapter": None, "index": None, "complete": True, **ids}
+    later = {"fuse_adapter": None, "index": None, "complete": True, "server": None, **ids}
     document = {**later, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])

@@ -678,3 +678,37 @@ def test_program_runs_from_a_fuse_mount(tmp_path: Path, adapter: FuseAdapter) ->
         assert subprocess.run([target / "true"], check=False).returncode == 0
     finally:
         mountapi.umount2(target)
+
+
+@pytest.mark.parametrize("form", ["tree", "erofs"])
+@pytest.mark.parametrize("words", [(), ("--rw",), ("--fuse-passthrough",)], ids=" ".join)
+def test_filesystem_of_the_store_can_be_unmounted_right_after_umount(
+    tmp_path: Path, form: str, words: tuple[str, ...]
+) -> None:
+    disk, target = tmp_path / "disk", tmp_path / "target"
+    for directory in (disk, target):
+        directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
+    try:
+        stacker = Stacker(disk / "store")
+        source = images.layout(tmp_path / "app", LAYERS).source
+        stacker("pull", "--sync", "--form", form, source)
+        for _ in range(5):
+            stacker("mount", "--driver", "fuse", *words, "app:1.0", target)
+            assert (target / "etc/kept").read_bytes() == b"changed"
+            stacker("umount", target)
+            mountapi.umount2(disk)  # EBUSY if a process has a file of it open
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
+            stacker("pull", "--sync", "--form", form, source)
+    finally:
+        unmount_below(tmp_path)
+
+
+def test_umount_gives_up_waiting_for_a_server_that_has_another_mount(
+    stacker: Stacker, target: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "second").mkdir()
+    mount(stacker, target, "kernel")
+    subprocess.run(["mount", "--bind", target, tmp_path / "second"], check=True)
+    stacker("umount", target)
+    assert (tmp_path / "second/etc/kept").read_bytes() == b"changed"

@@ -6,6 +6,7 @@ used.  A driver refuses a plan beforehand only if an attempt would fail or misle
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, RefusedError, StackerError, UsageError
@@ -77,7 +78,7 @@ def execute(name: str, plan: Plan, on_attempt: Callable[[Driver], None]) -> Moun
             except RefusedError as error:
                 refusal = error
             else:
-                return Mounted(mounted.driver, mounted.note, _messages(reasons))
+                return replace(mounted, reasons=_messages(reasons))
         if name != "auto":
             raise refusal
         reasons.append(refusal)

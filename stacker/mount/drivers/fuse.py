@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
@@ -28,6 +29,8 @@ _DEVICE = "/dev/fuse"
 _ATTEMPTS = 3
 _SERVER_EXIT_PAUSES = (0.001, 0.005, 0.02, 0.1, 0.4, 1.5)
 """Seconds between checks whether a server has exited."""
+_SERVER_EXIT_TIMEOUT = 2000
+"""Milliseconds to wait for the end of a server."""
 _REFUSALS = {
     errno.EPERM,
     errno.EACCES,
@@ -84,16 +87,22 @@ class FuseDriver:
         except OSError as error:
             raise explain(plan, error) from error
         note = f"process {pid} serves it"
-        return Mounted(self.name, note=f"{note}; {remark}" if remark else note)
+        return Mounted(self.name, note=f"{note}; {remark}" if remark else note, server=pid)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
-        """Unmount the record's target; the server then exits.
+        """Unmount the record's target, and wait until the server has exited.
+
+        The layers, their filesystem and the upper directory are then no longer in use.
 
         :raises MountError: the mount is in use, or the kernel refuses.
         """
         unmount_fuse(record.target, lazy=lazy)
-        if record.upper is not None and not lazy:
-            _wait_for_exit(record.upper)
+        if lazy:
+            return
+        if record.server is not None:
+            _wait_for_process(record.server)
+        if record.upper is not None:
+            _wait_for_lock(record.upper)
 
 
 def served_tree(plan: Plan) -> ServedTree:
@@ -137,7 +146,25 @@ def unmount_fuse(target: Path, *, lazy: bool = False) -> None:
         disconnect(target, lazy=lazy)
 
 
-def _wait_for_exit(upper: Path) -> None:
+def _wait_for_process(pid: int) -> None:
+    """Wait until a supervisor has exited, which waits for its workers.
+
+    If the same mount has a second mount point, also in another mount namespace, the server
+    continues, and this function gives up.
+    """
+    import select
+
+    with suppress(OSError):  # the process is gone
+        server = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(server, select.POLLIN)
+            poll.poll(_SERVER_EXIT_TIMEOUT)
+        finally:
+            os.close(server)
+
+
+def _wait_for_lock(upper: Path) -> None:
     """Wait until the server has exited, so that the next mount can use the upper directory.
 
     The server holds a lock on `upper` until it exits.  If the same mount has a second mount point,

@@ -22,11 +22,13 @@ class Mounted:
     :param driver: the name of the driver that made the mount.
     :param note: a remark for the user, if there is one.
     :param reasons: why each driver before this one was not used, one line each.
+    :param server: the PID of the process that serves the mount and exits after its workers.
     """
 
     driver: str
     note: str | None = None
     reasons: tuple[str, ...] = ()
+    server: int | None = None
 
 
 class Driver(Protocol):
