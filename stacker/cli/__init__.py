@@ -55,8 +55,14 @@ def main(argv: Sequence[str] | None = None, *, umask: int = 0o022) -> int:
 
 def _run(words: list[str], umask: int) -> int:
     from stacker.cli.options import parse
-    from stacker.cli.session import Session
+    from stacker.cli.session import Session, config_files
 
-    verb, args = parse(words)
-    verb.run(args, Session.of(args, os.environ, umask))
+    verb, args = parse(words)  # first, so that --help works beside a malformed file
+    config = None
+    if files := config_files(os.environ):
+        from stacker.cli.config import read_config
+
+        config = read_config(files)
+        verb, args = parse(words, config)
+    verb.run(args, Session.of(args, os.environ, umask, config))
     return 0

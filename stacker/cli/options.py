@@ -15,6 +15,7 @@ from stacker.cli.verbs import SUMMARIES, load
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
+    from stacker.cli.config import Config
     from stacker.cli.verbs import Verb
     from stacker.tar.limits import Limits
 
@@ -44,7 +45,10 @@ ENVIRONMENT = (
         "XDG_RUNTIME_DIR",
         "parent of containers/auth.json; without it, the file is /run/containers/UID/auth.json",
     ),
-    ("XDG_CONFIG_HOME", "parent of a user's containers directory (default: ~/.config)"),
+    (
+        "XDG_CONFIG_HOME",
+        "parent of a user's stacker/config.toml and containers directory (default: ~/.config)",
+    ),
     ("HTTPS_PROXY, HTTP_PROXY", "proxies for registries; lower-case names work as well"),
     ("NO_PROXY", "hosts, domains and networks to reach without a proxy, or `*` for all"),
     ("SSL_CERT_FILE", "file of CA certificates that replace the system's"),
@@ -52,18 +56,24 @@ ENVIRONMENT = (
     ("NO_COLOR", "if set, disable colours"),
     ("TERM", "`dumb` disables progress bars"),
 )
+DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
+"""The values of ``mount --driver``."""
 GLOBAL_OPTIONS = "global options"
 """Title of the group of options that every verb accepts."""
 
-_STORE = "$STACKER_STORE, else /var/lib/stacker for root, ~/.local/share/stacker for other users"
+_STORE = (
+    "$STACKER_STORE, else from the config file, else /var/lib/stacker for root, "
+    "~/.local/share/stacker for other users"
+)
 _IMAGE = "image ID, unique prefix of an image ID, or name"
 _COLUMN = 12
 
 
-def parse(words: list[str]) -> tuple[Verb, argparse.Namespace]:
+def parse(words: list[str], config: Config | None = None) -> tuple[Verb, argparse.Namespace]:
     """Return the verb that a command line names, and its arguments.
 
     :param words: the command line without the program's name.
+    :param config: values that replace the defaults of the verb's options.
     :raises UsageError: the words are not a valid command.
     """
     at = _verb_at(words)
@@ -74,7 +84,23 @@ def parse(words: list[str]) -> tuple[Verb, argparse.Namespace]:
     if name not in SUMMARIES:
         raise UsageError(f"unknown verb: {name}", hint=_guess(name))
     verb = load(name)
-    return verb, verb_parser(name, verb).parse_args(words[at + 1 :], found)
+    parser = verb_parser(name, verb)
+    if config is not None:
+        set_defaults(parser, config.defaults(name))
+    return verb, parser.parse_args(words[at + 1 :], found)
+
+
+def set_defaults(parser: argparse.ArgumentParser, values: dict[str, object]) -> None:
+    """Replace the defaults of options.
+
+    :param values: defaults by the names of options; those that the parser lacks are ignored.
+    """
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public list of them
+        if action.dest in values:
+            action.default = values[action.dest]
+        elif isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for choice in action.choices.values():
+                set_defaults(choice, values)
 
 
 def _verb_at(words: list[str]) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator, Sequence
 
+    from stacker.cli.config import Config
     from stacker.cli.session import Session
     from stacker.image.digest import DiffID, ImageID
     from stacker.operations.repair import Repair
@@ -53,7 +54,7 @@ class Restorer:
         from stacker.linux.process import usable_processors
         from stacker.operations.repair import Repair
 
-        args = _defaults()
+        args = _defaults(self._session.config)
         if self._args is not None:  # `push` has no limits
             vars(args).update(vars(self._args))
         options = UnpackOptions(WhiteoutFormat.permitted(), IdMap.permitted(), limits_of(args))
@@ -76,13 +77,15 @@ class Restorer:
             yield Repair(opened, options, jobs or usable_processors(), lambda _: None)
 
 
-def _defaults() -> Namespace:
+def _defaults(config: Config | None) -> Namespace:
     from argparse import ArgumentParser
 
-    from stacker.cli.options import add_archive_ratio, add_limits
+    from stacker.cli.options import add_archive_ratio, add_limits, set_defaults
     from stacker.cli.registry_options import add_registries
 
     parser = ArgumentParser()
     for add in (add_registries, add_archive_ratio, add_limits):
         add(parser)
+    if config is not None:
+        set_defaults(parser, config.defaults("repair"))
     return parser.parse_args([])

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Mapping
 
+    from stacker.cli.config import Config
     from stacker.store.store import Store
 
+_SYSTEM_CONFIG = Path("/etc/stacker/config.toml")
 _SYSTEM_STORE = Path("/var/lib/stacker")
 _TEMPORARY = Path("/var/tmp")  # noqa: S108 - mkstemp(3) creates the files
 
@@ -36,6 +38,7 @@ class Session:
     :param verbosity: -1 for ``--quiet``, 1 for ``--verbose``, otherwise 0.
     :param json: print JSON documents instead of text.
     :param dumb: the terminal cannot draw progress bars.
+    :param config: the values of the configuration files; ``None`` if there is no file.
     """
 
     root: Path
@@ -44,21 +47,30 @@ class Session:
     dumb: bool = False
     temporary: Path = _TEMPORARY
     umask: int = 0o022
+    config: Config | None = None
 
     @classmethod
-    def of(cls, args: Namespace, environ: Mapping[str, str], umask: int = 0o022) -> Session:
-        """Return the session that global options and environment variables describe.
+    def of(
+        cls,
+        args: Namespace,
+        environ: Mapping[str, str],
+        umask: int = 0o022,
+        config: Config | None = None,
+    ) -> Session:
+        """Return the session that options, environment variables and configuration describe.
 
         :param umask: the caller's umask.
+        :param config: the values of the configuration files, if there are any.
         :raises UsageError: they name no directory for the store.
         """
         return cls(
-            root=_root(getattr(args, "store", None), environ),
+            root=_root(getattr(args, "store", None), environ, config),
             verbosity=getattr(args, "verbosity", 0),
             json=getattr(args, "json", False),
             dumb=environ.get("TERM", "dumb") == "dumb",
             temporary=Path(environ.get("TMPDIR") or _TEMPORARY),
             umask=umask,
+            config=config,
         )
 
     def store(self, *, create: bool = True) -> Store:
@@ -90,11 +102,22 @@ class Session:
             print(printable(text), file=sys.stderr)
 
 
-def _root(named: str | None, environ: Mapping[str, str]) -> Path:
+def config_files(environ: Mapping[str, str]) -> list[Path]:
+    """Return the existing configuration files, the system's first."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if not base.startswith("/"):  # XDG Base Directory Specification, as for XDG_DATA_HOME
+        base = os.path.expanduser("~/.config")
+    paths = (_SYSTEM_CONFIG, Path(base) / "stacker/config.toml")
+    return [path for path in paths if os.path.exists(path)]  # another user's home is unreadable
+
+
+def _root(named: str | None, environ: Mapping[str, str], config: Config | None) -> Path:
     if named == "":
         raise UsageError("no store: got an empty --store, want a directory")
     if directory := named or environ.get("STACKER_STORE"):
         return Path(directory)
+    if config is not None and config.store is not None:
+        return config.store
     if _is_system_root():
         return _SYSTEM_STORE
     data = environ.get("XDG_DATA_HOME", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.options import add_image
+from stacker.cli.options import DRIVERS, add_image
 from stacker.cli.output import print_item, print_line
 from stacker.cli.restore import Restorer
 from stacker.mount.plan import FLAGS, MountRequest
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from stacker.mount.record import MountRecord
     from stacker.operations.mount import Check
 
-DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
 ADAPTERS = ("kernel", "pyfuse3")
 DESCRIPTION = """\
 Mount an image's root filesystem at TARGET, an existing directory outside the store.  The mount is
@@ -60,7 +59,12 @@ def configure(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add_image(parser)
     add("target", metavar="TARGET", help="directory to mount on")
-    add("--driver", choices=DRIVERS, default="auto", help="mount driver (default: auto)")
+    add(
+        "--driver",
+        choices=DRIVERS,
+        default="auto",
+        help="mount driver (default: from the config file, else auto)",
+    )
     _add_fuse(parser)
     add("--rw", action="store_true", help="mount read-write; discard writes at unmount")
     add(

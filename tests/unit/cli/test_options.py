@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from stacker.cli.options import DRIVERS as OFFERED
 from stacker.cli.options import main_parser, parse, whole_parser
 from stacker.cli.verbs import SUMMARIES, load
-from stacker.cli.verbs.mount import DRIVERS as OFFERED
 from stacker.errors import UsageError
 from stacker.mount.drivers.choose import DRIVERS, driver_named
 

@@ -1,0 +1,178 @@
+"""Read the configuration files, which replace the defaults of options.
+
+The paths of existing TOML files come in; a `Config` goes out.  A later file overrides the keys of
+an earlier one.  This module is imported only when a file exists, and does not read the
+environment.  docs/reference/config.md describes the keys.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from argparse import ArgumentTypeError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.cli.help import parse_size
+from stacker.cli.options import DRIVERS
+from stacker.errors import UsageError
+from stacker.layer.paths import FORMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    Value = bool | int | str | Path
+    Check = Callable[[object], Value]
+
+PULL_FORMS = ("auto", *FORMS)
+_LIMITS = "limits"
+_SIZE = 'a number of bytes, such as 512 or "10M"'
+_HINT = "stacker(1) and docs/reference/config.md describe the keys"
+_VERBS = {"driver": {"mount"}, "form": {"pull"}, "sync": {"pull"}}
+"""Keys that replace the default of an option only for these verbs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The values of all configuration files; ``None`` if no file sets a key.
+
+    A field has the name of the option that it replaces the default of.
+
+    :param files: the files that were read, in the order in which they were read.
+    :param sources: the file that each value comes from, by field.
+    :param store: absolute.
+    :param max_bytes: this limit and the others are those of `stacker.cli.options.add_limits`.
+    """
+
+    files: tuple[Path, ...] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    store: Path | None = None
+    jobs: int | None = None
+    driver: str | None = None
+    form: str | None = None
+    sync: bool | None = None
+    max_bytes: int | None = None
+    max_pax_bytes: int | None = None
+    max_names: int | None = None
+    max_window: int | None = None
+    max_entries: int | None = None
+    max_depth: int | None = None
+    max_ratio: int | None = None
+    max_archive_ratio: int | None = None
+
+    def defaults(self, verb: str) -> dict[str, object]:
+        """Return the defaults that the options of a verb get, by the names of the options."""
+        names = [name for name in self.sources if name != "store"]
+        return {name: getattr(self, name) for name in names if verb in _VERBS.get(name, {verb})}
+
+
+def read_config(files: Sequence[Path]) -> Config:
+    """Return the values of configuration files.
+
+    :param files: a later file overrides the values of an earlier one.
+    :raises UsageError: a file is malformed, or has an unknown key or a value of another type.
+    :raises OSError: a file cannot be read.
+    """
+    values: dict[str, Value] = {}
+    sources: dict[str, Path] = {}
+    for path in files:
+        found = _read(path)
+        values |= found
+        sources |= dict.fromkeys(found, path)
+    return Config(files=tuple(files), sources=sources, **values)  # type: ignore[arg-type]
+
+
+def key_of(name: str) -> str:
+    """Return the key that sets a field of `Config`, such as ``limits.max-bytes``."""
+    key = name.replace("_", "-")
+    return f"{_LIMITS}.{key}" if name.startswith("max_") else key
+
+
+def _read(path: Path) -> dict[str, Value]:
+    try:
+        members = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"malformed TOML: {path}: {error}", hint=_HINT) from None
+    limits = members.pop(_LIMITS, {})
+    if not isinstance(limits, dict):
+        raise _invalid(path, _LIMITS, f"got {limits!r}, want a table")
+    keys = {**members, **{f"{_LIMITS}.{key}": value for key, value in limits.items()}}
+    return {_FIELDS.get(key, ""): _checked(path, key, value) for key, value in keys.items()}
+
+
+def _checked(path: Path, key: str, value: object) -> Value:
+    if key not in _FIELDS:
+        wanted = ", ".join(sorted(_FIELDS, key=lambda each: ("." in each, each)))
+        raise _invalid(path, key, f"got an unknown key, want one of {wanted}")
+    try:
+        return _SETTINGS[_FIELDS[key]][0](value)
+    except ArgumentTypeError as error:
+        raise _invalid(path, key, str(error)) from None
+
+
+def _invalid(path: Path, key: str, fault: str) -> UsageError:
+    return UsageError(f"invalid configuration: {path}: {key}: {fault}", hint=_HINT)
+
+
+def _directory(value: object) -> Path:
+    if isinstance(value, str):
+        try:
+            path = Path(value).expanduser()
+        except RuntimeError:
+            path = Path(value)
+        if path.is_absolute():
+            return path
+    raise ArgumentTypeError(f"got {value!r}, want an absolute path, or one that begins with ~/")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ArgumentTypeError(f"got {value!r}, want a whole number, one or more")
+
+
+def _size(value: object) -> int:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return parse_size(str(value))
+    raise ArgumentTypeError(f"got {value!r}, want {_SIZE}")
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ArgumentTypeError(f"got {value!r}, want true or false")
+
+
+def _one_of(choices: Sequence[str]) -> Check:
+    def check(value: object) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        raise ArgumentTypeError(f"got {value!r}, want one of {', '.join(choices)}")
+
+    return check
+
+
+_SETTINGS: dict[str, tuple[Check, str, str]] = {
+    "store": (
+        _directory,
+        "an absolute path, or one that begins with `~/`",
+        "--store",
+    ),
+    "jobs": (_count, "a whole number", "--jobs of every verb"),
+    "driver": (_one_of(DRIVERS), ", ".join(DRIVERS), "--driver of `mount`"),
+    "form": (_one_of(PULL_FORMS), ", ".join(PULL_FORMS), "--form of `pull`"),
+    "sync": (_switch, "true or false", "--sync or --no-sync of `pull`"),
+    "max_bytes": (_size, _SIZE, "--max-bytes"),
+    "max_pax_bytes": (_size, _SIZE, "--max-pax-bytes"),
+    "max_names": (_size, _SIZE, "--max-names"),
+    "max_window": (_size, _SIZE, "--max-window"),
+    "max_entries": (_count, "a whole number", "--max-entries"),
+    "max_depth": (_count, "a whole number", "--max-depth"),
+    "max_ratio": (_count, "a whole number", "--max-ratio"),
+    "max_archive_ratio": (_count, "a whole number", "--max-archive-ratio"),
+}
+SETTINGS = tuple(_SETTINGS)
+"""The names of all values, in the order of the documentation."""
+KEYS = tuple((key_of(name), want, sets) for name, (_, want, sets) in _SETTINGS.items())
+"""Each key, its values, and the option that it replaces the default of."""
+_FIELDS = {key_of(name): name for name in SETTINGS}
