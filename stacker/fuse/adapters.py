@@ -128,7 +128,8 @@ def _load_writable(tree: ServedTree) -> Callable[[LowerTree], Service]:
     import resource
 
     from stacker.fuse.channel import KernelService
-    from stacker.fuse.read_write import MappedOwnersAdapter, WritableAdapter
+    from stacker.fuse.mapped_owners import MappedOwnersAdapter
+    from stacker.fuse.read_write import WritableAdapter
     from stacker.tree.writable import WritableTree
 
     upper, work = tree.upper, tree.work

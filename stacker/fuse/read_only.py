@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.fuse import protocol as fuse
 from stacker.fuse.channel import MIN_SPLICE
 from stacker.fuse.dispatch import HEADER, RequestHandler, list_xattrs, name_at
+from stacker.fuse.more_attributes import ioctl_reply, statx_reply
 from stacker.fuse.prefetch import MAX_SIZE
 from stacker.fuse.replies import (
     ABSENT,
@@ -61,6 +62,8 @@ class ReadOnlyAdapter(RequestHandler):
         self._handlers |= {
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: self._getattr,
+            fuse.STATX: self._statx,
+            fuse.IOCTL: self._ioctl,
             fuse.READLINK: self._readlink,
             fuse.READDIR: self._readdir,
             fuse.READDIRPLUS: self._readdirplus,
@@ -115,6 +118,14 @@ class ReadOnlyAdapter(RequestHandler):
         del request
         inode = self._tree.inode(node)
         return VALID + pack_attributes(self._tree.number(inode), self._tree.status(inode))
+
+    def _statx(self, node: Node, request: bytes) -> bytes:
+        del request
+        inode, tree = self._tree.inode(node), self._tree
+        return statx_reply(tree.number(inode), tree.status(inode), tree.birth(inode))
+
+    def _ioctl(self, node: Node, request: bytes) -> bytes:
+        return ioctl_reply(request, lambda: self._tree.flags(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request

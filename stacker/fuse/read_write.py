@@ -15,7 +15,6 @@ number of an inode, and all names of an inode have one number.
   mappings work without it.
 * The kernel checks permissions (default_permissions) and applies the umask (no FUSE_DONT_MASK).
   POSIX ACLs are neither enforced nor inherited; setting one fails with EOPNOTSUPP.
-* O_TMPFILE gets ENOSYS, which the kernel reports as EOPNOTSUPP.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ import errno
 import os
 import stat
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stacker.fuse import protocol as fuse
 from stacker.fuse.dispatch import HEADER, RequestHandler, list_xattrs, name_at
+from stacker.fuse.more_attributes import ioctl_reply, statx_reply
 from stacker.fuse.replies import (
     ABSENT,
     NO_ENTRY,
@@ -39,14 +38,12 @@ from stacker.fuse.replies import (
     pack_entry,
     pack_xattr,
 )
-from stacker.linux import process
 from stacker.tree.writable import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stacker.fuse.options import FuseOptions
-    from stacker.tree.protocol import Node, Status
+    from stacker.tree.protocol import Node
     from stacker.tree.writable import WritableTree
 
 _SECOND: Final = 1_000_000_000
@@ -72,6 +69,9 @@ class WritableAdapter(RequestHandler):
         self._handlers |= {
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: self._getattr,
+            fuse.STATX: self._statx,
+            fuse.IOCTL: self._ioctl,
+            fuse.TMPFILE: self._tmpfile,
             fuse.SETATTR: self._setattr,
             fuse.READLINK: self._readlink,
             fuse.READDIR: self._readdir,
@@ -129,6 +129,13 @@ class WritableAdapter(RequestHandler):
     def _getattr(self, node: Node, request: bytes) -> bytes:
         del request
         return VALID + pack_attributes(self._tree.number(node), self._status(node))
+
+    def _statx(self, node: Node, request: bytes) -> bytes:
+        del request
+        return statx_reply(self._tree.number(node), self._status(node), self._files.birth(node))
+
+    def _ioctl(self, node: Node, request: bytes) -> bytes:
+        return ioctl_reply(request, lambda: self._files.flags(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request
@@ -204,6 +211,12 @@ class WritableAdapter(RequestHandler):
         _, mode, _, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.CREATE_IN.size)
         made = self._tree.create(node, name, stat.S_IMODE(mode), self._caller(request))
+        return self._entry(made) + fuse.OPEN_OUT.pack(0, fuse.OPEN_KEEP_CACHE, 0)
+
+    def _tmpfile(self, node: Node, request: bytes) -> bytes:
+        flags, mode, _, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
+        exclusive, caller = bool(flags & os.O_EXCL), self._caller(request)
+        made = self._tree.make_unnamed(node, stat.S_IMODE(mode), caller, exclusive=exclusive)
         return self._entry(made) + fuse.OPEN_OUT.pack(0, fuse.OPEN_KEEP_CACHE, 0)
 
     def _mknod(self, node: Node, request: bytes) -> bytes:
@@ -327,47 +340,6 @@ class WritableAdapter(RequestHandler):
         _, start, target, _, offset, length, _ = fuse.COPY_IN.unpack_from(request, HEADER)
         count = self._files.copy(node, start, target - fuse.ROOT_ID, offset, length)
         return fuse.WRITE_OUT.pack(count, 0)
-
-
-class MappedOwnersAdapter(WritableAdapter):
-    """Maps the IDs of the mount to those on disk, and back.
-
-    If all files have one owner, chown(2) succeeds without effect, as it does with fuse-overlayfs.
-
-    :param tree: this adapter is its only user.
-    :param options: the map of owners and groups.
-    """
-
-    def __init__(self, tree: WritableTree, options: FuseOptions) -> None:
-        super().__init__(tree)
-        self._users, self._groups = options.users, options.groups
-        self._squashed = options.is_squashed
-        self._status = self._mapped_status
-        self._creator: Caller | None = None
-        if self._squashed and (os.geteuid() or not process.in_initial_user_namespace()):
-            # This process cannot create files of other users.
-            self._creator = Caller(os.geteuid(), os.getegid())
-
-    def _mapped_status(self, node: Node) -> Status:
-        status = self._files.status(node)
-        return status._replace(
-            uid=self._users.in_mount(status.uid), gid=self._groups.in_mount(status.gid)
-        )
-
-    def _change_owner(self, node: Node, uid: int, gid: int) -> None:
-        user = uid if uid < 0 else self._users.on_disk(uid)
-        group = gid if gid < 0 else self._groups.on_disk(gid)
-        if not self._squashed:
-            self._files.change_owner(node, user, group)
-            return
-        with suppress(OSError):
-            self._files.change_owner(node, user, group)
-
-    def _caller(self, request: bytes) -> Caller:
-        if self._creator is not None:
-            return self._creator
-        uid, gid = super()._caller(request)
-        return Caller(self._users.on_disk(uid), self._groups.on_disk(gid))
 
 
 def _two_names(request: bytes, start: int) -> tuple[bytes, bytes]:

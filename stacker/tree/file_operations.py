@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from stacker.linux import opath
+from stacker.linux.inode_attributes import birth_time, file_flags
 from stacker.tree.contents import HOLE, read_into
 from stacker.tree.protocol import Status
 
@@ -60,6 +61,27 @@ class Files:
     def _lower_status(self, node: Node) -> Status:
         nlink, changed = self._inodes.lower_links(node), self._inodes.lower_changed(node)
         return self._inodes.lower.status(node)._replace(nlink=nlink, ctime=changed)
+
+    def birth(self, node: Node) -> int | None:
+        """Return when a file was made, in nanoseconds; ``None`` if that is not known."""
+        inode = self._inodes.upper_inode(node)
+        if inode is None:
+            return self._inodes.lower.birth(node)
+        return birth_time(self._inodes.pin(inode))
+
+    def flags(self, node: Node) -> int:
+        """Return the flags of a file or directory, as lsattr(1) shows them.
+
+        :raises OSError: ``ENOTTY`` if its filesystem has none.
+        """
+        inode = self._inodes.upper_inode(node)
+        if inode is None:
+            return self._inodes.lower.flags(node)
+        file = opath.reopen(self._inodes.pin(inode), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return file_flags(file)
+        finally:
+            os.close(file)
 
     def change_mode(self, node: Node, mode: int) -> None:
         """Set the permissions; the file type in `mode` is ignored."""

@@ -200,6 +200,15 @@ class IndexedTree(XattrMappings):
         """Return the inode number that programs see: the place of the inode, from 1."""
         return inode + 1
 
+    def birth(self, inode: Node) -> None:
+        """Return ``None``: an index has no time of birth."""
+        del inode
+
+    def flags(self, inode: Node) -> int:
+        """Return 0: an index has no flags."""
+        del inode
+        return 0
+
     def origin(self, inode: Node) -> bytes:
         """Return the value of overlayfs's xattr *origin* for a copy of a file."""
         nid = inode + self._root

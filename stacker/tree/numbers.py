@@ -15,16 +15,18 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from array import array
+from contextlib import contextmanager
 from functools import cached_property
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stacker.linux import opath
 from stacker.linux.file_handle import UUID_SIZE, FileHandle, filesystem_uuid, handle_of
+from stacker.linux.inode_attributes import birth_time, file_flags
 from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from stacker.tree.protocol import Node
 
@@ -167,12 +169,31 @@ class LayerNumbers:
 
         :raises OSError: ``EOPNOTSUPP`` if the filesystem has no file handles.
         """
+        with self._parent(path) as (directory, name):
+            return Origin(filesystem_uuid(directory), handle_of(name, directory))
+
+    def birth(self, path: bytes) -> int | None:
+        """Return when a file was made, in nanoseconds."""
+        with self._parent(path) as (directory, name):
+            return birth_time(directory, name)
+
+    @contextmanager
+    def _parent(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """Open the directory of a path; yield its descriptor and the name in it."""
         above, _, name = path.rpartition(b"/")
         directory = self._open(above)
         try:
-            return Origin(filesystem_uuid(directory), handle_of(name, directory))
+            yield directory, name
         finally:
             os.close(directory)
+
+    def flags(self, path: bytes) -> int:
+        """Return the flags of a file or directory."""
+        file = self._open(path)
+        try:
+            return file_flags(file)
+        finally:
+            os.close(file)
 
 
 class NumbersOnDisk(ABC):
@@ -235,6 +256,17 @@ class NumbersOnDisk(ABC):
         :raises OSError: ``EOPNOTSUPP`` if the filesystem has no file handles.
         """
         return self._layers_on_disk[self._base[inode]].origin(self.path(inode)).packed()
+
+    def birth(self, inode: Node) -> int | None:
+        """Return when a file was made on disk, in nanoseconds; ``None`` if that is not known."""
+        return self._layers_on_disk[self._base[inode]].birth(self.path(inode))
+
+    def flags(self, inode: Node) -> int:
+        """Return the flags of a file or directory.
+
+        :raises OSError: ``ENOTTY`` if its filesystem has none.
+        """
+        return self._layers_on_disk[self._base[inode]].flags(self.path(inode))
 
     def number_of_origin(self, value: bytes) -> int | None:
         """Return the number of the file that an origin names; ``None`` if it is not in here."""

@@ -180,6 +180,15 @@ class LowerTree(Tree, Protocol):
     def names(self, inode: Node) -> list[tuple[Node, bytes]]:
         """Return the directory and the name of each name of an inode other than the root."""
 
+    def birth(self, inode: Node) -> int | None:
+        """Return when a file was made on disk, in nanoseconds; ``None`` if that is not known."""
+
+    def flags(self, inode: Node) -> int:
+        """Return the flags of a file or directory, as lsattr(1) shows them.
+
+        :raises OSError: ``ENOTTY`` if its filesystem has none.
+        """
+
     def origin(self, inode: Node) -> bytes:
         """Return the value of overlayfs's xattr *origin* for a copy of a file.
 

@@ -69,6 +69,14 @@ class WorkDirectory:
         name = self.name()
         return name, os.open(name, _NEW, mode & 0o777, dir_fd=self.directory)
 
+    def unnamed(self, mode: int, *, exclusive: bool) -> int:
+        """Make a file without a name; return a descriptor open for writing.
+
+        :param exclusive: whether the file can get no name later.
+        """
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
+        return os.open(opath.proc_path(self.directory), flags, mode & 0o777)
+
     def make(self, make: Callable[[bytes, int], None]) -> tuple[bytes, int]:
         """Call ``make(name, directory)``; return the name and a descriptor of the new file."""
         name = self.name()

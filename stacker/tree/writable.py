@@ -119,6 +119,24 @@ class WritableTree:
         self._inodes.keep_open(inode.number, file)  # the next request usually writes to it
         return inode.number
 
+    def make_unnamed(self, directory: Node, mode: int, caller: Caller, *, exclusive: bool) -> Node:
+        """Make a regular file without a name (O_TMPFILE of open(2)), and return its inode.
+
+        :param directory: the directory that a name of the file would be in.
+        :param exclusive: whether the file can get no name later.
+        :raises OSError: ``EOPNOTSUPP`` if the filesystem does not support such files.
+        """
+        above = self._directory(directory)
+        file = self._work.unnamed(mode, exclusive=exclusive)
+        try:
+            self._describe(file, stat.S_IFREG | mode, caller, os.fstat(self._inodes.pin(above)))
+            inode = self._inodes.add(stat.S_IFREG)
+        except BaseException:
+            os.close(file)
+            raise
+        inode.held = file
+        return inode.number
+
     def make_node(
         self, directory: Node, name: bytes, mode: int, device: int, caller: Caller
     ) -> Node:

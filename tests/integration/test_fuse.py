@@ -28,7 +28,7 @@ from stacker.fuse.read_only import ReadOnlyAdapter
 from stacker.fuse.read_write import WritableAdapter
 from stacker.layer.paths import LayerPaths
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux import lock, mountapi, mountinfo
+from stacker.linux import inode_attributes, lock, mountapi, mountinfo
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import MountRequest, Plan
 from stacker.operations.mount import mount_image
@@ -712,3 +712,17 @@ def test_umount_gives_up_waiting_for_a_server_that_has_another_mount(
     subprocess.run(["mount", "--bind", target, tmp_path / "second"], check=True)
     stacker("umount", target)
     assert (tmp_path / "second/etc/kept").read_bytes() == b"changed"
+
+
+def test_read_only_mount_reports_birth_times_and_flags(stacker: Stacker, target: Path) -> None:
+    mount(stacker, target, "kernel")
+    (layer,) = (each for each in stacker.store.glob("layers/*/*/diff") if (each / "big").exists())
+    for name in ("big", "etc", "."):
+        seen, stored = (os.open(top / name, os.O_RDONLY) for top in (target, layer))
+        assert inode_attributes.birth_time(seen) is not None
+        assert name == "." or inode_attributes.birth_time(seen) == inode_attributes.birth_time(
+            stored
+        )
+        assert inode_attributes.file_flags(seen) == inode_attributes.file_flags(stored)
+        os.close(seen)
+        os.close(stored)

@@ -16,7 +16,7 @@ from stacker.errors import UnsupportedError
 from stacker.fuse.options import FuseOptions, Owners
 from stacker.layer.paths import MergedIndex
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux import mountapi
+from stacker.linux import inode_attributes, mountapi
 from stacker.mount.drivers import fuse_overlayfs
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
@@ -148,3 +148,22 @@ def test_fuse_overlayfs_refuses_an_index_with_a_hint(
     assert isinstance(refusal, UnsupportedError)
     assert "EROFS form" in str(refusal)
     assert refusal.hint == "use --driver fuse"
+
+
+@pytest.mark.parametrize("words", [(), ("--rw",)], ids=" ".join)
+def test_file_of_an_index_has_no_birth_time_and_no_flags(
+    stacker: Stacker, target: Path, words: tuple[str, ...]
+) -> None:
+    stacker("mount", "--driver", "fuse", *words, "app:1.0", target)
+    for name in ("big", "etc"):
+        file = os.open(target / name, os.O_RDONLY)
+        assert inode_attributes.birth_time(file) is None
+        assert inode_attributes.file_flags(file) == 0
+        os.close(file)
+
+
+def test_new_file_on_an_index_has_birth_time_and_flags(stacker: Stacker, target: Path) -> None:
+    stacker("mount", "--driver", "fuse", "--rw", "app:1.0", target)
+    with (target / "new").open("wb") as new:
+        assert inode_attributes.birth_time(new.fileno()) is not None
+        inode_attributes.file_flags(new.fileno())

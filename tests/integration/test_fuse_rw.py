@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux import mountapi, mountinfo, opath
+from stacker.linux import inode_attributes, mountapi, mountinfo, opath
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
@@ -39,6 +39,8 @@ pytestmark = [
 ]
 DRIVERS: dict[str, Driver] = {"overlay": OverlayDriver(), "fuse": FuseDriver()}
 LONG_AGO = 1_000_000_000
+NO_DUMP = 0x40
+"""FS_NODUMP_FL, which chattr(1) calls ``d``."""
 HERE = -100  # AT_FDCWD
 
 
@@ -195,9 +197,83 @@ def test_sticky_directory_refuses_removal_by_other_users(root: Path) -> None:
     assert as_user(root, "touch tmp/theirs && rm tmp/theirs").returncode == 0
 
 
-def test_o_tmpfile_is_refused(fuse_root: Path) -> None:
-    flags = os.O_TMPFILE | os.O_RDWR
-    assert error_of(lambda: os.open(fuse_root, flags)) == errno.EOPNOTSUPP
+def name_unnamed(file: int, path: Path) -> None:
+    """Give a file of O_TMPFILE a name, as open(2) describes."""
+    here = os.open("/", os.O_PATH)  # with a descriptor, Python calls linkat(2)
+    try:
+        os.link(f"/proc/self/fd/{file}", path, src_dir_fd=here, follow_symlinks=True)
+    finally:
+        os.close(here)
+
+
+@pytest.mark.parametrize("directory", [".", "d", "d/e"])
+def test_file_of_o_tmpfile_gets_a_name_by_link(root: Path, directory: str) -> None:
+    before = sorted(os.listdir(root / directory))
+    file = os.open(root / directory, os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(file, b"temporary")
+    assert (os.fstat(file).st_nlink, os.fstat(file).st_size) == (0, 9)
+    assert sorted(os.listdir(root / directory)) == before
+    name_unnamed(file, root / "d/named")
+    assert os.fstat(file).st_nlink == 1
+    os.write(file, b" file")
+    os.close(file)
+    assert (root / "d/named").read_bytes() == b"temporary file"
+    assert stat.S_IMODE((root / "d/named").stat().st_mode) == 0o640
+
+
+def test_file_of_o_tmpfile_without_a_name_is_discarded(stack: Stack, fuse_root: Path) -> None:
+    file = os.open(fuse_root, os.O_TMPFILE | os.O_RDWR | os.O_EXCL)
+    os.write(file, b"temporary")
+    assert os.pread(file, 9, 0) == b"temporary"
+    assert error_of(lambda: name_unnamed(file, fuse_root / "new")) == errno.ENOENT
+    os.close(file)
+    assert os.listdir(stack.upper) == []
+
+
+def birth_time(path: Path) -> int | None:
+    """Return the time of birth that statx(2) reports."""
+    held = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        return inode_attributes.birth_time(held)
+    finally:
+        os.close(held)
+
+
+def file_flags(path: Path) -> int:
+    held = os.open(path, os.O_RDONLY)
+    try:
+        return inode_attributes.file_flags(held)
+    finally:
+        os.close(held)
+
+
+def test_statx_reports_the_time_of_birth(stack: Stack, root: Path) -> None:
+    start = time.time_ns() - 1_000_000_000
+    (root / "new").touch()
+    birth = birth_time(root / "new")
+    assert birth is not None
+    assert start <= birth <= time.time_ns()
+    for name in ("a", "link", "d/e"):
+        assert birth_time(root / name) == birth_time(stack.two / name) is not None
+        assert (root / name).lstat().st_mtime == LONG_AGO
+
+
+@pytest.mark.parametrize("name", ["a", "d/e", "d", "new", "copied"])
+def test_flags_are_those_of_the_file_on_disk(stack: Stack, fuse_root: Path, name: str) -> None:
+    (fuse_root / "new").touch()
+    (fuse_root / "copied").write_bytes(b"x")
+    on_disk = {"new": stack.upper, "copied": stack.upper, "d": stack.upper}.get(name, stack.two)
+    os.chown(fuse_root / "d", 1, 1)
+    subprocess.run(["chattr", "+d", on_disk / name], check=True)
+    assert file_flags(fuse_root / name) == file_flags(on_disk / name)
+    assert file_flags(fuse_root / name) & NO_DUMP
+
+
+@pytest.mark.parametrize("request_number", [0x80087601, 0x40086602], ids=["version", "set_flags"])
+def test_other_ioctl_is_enotty(fuse_root: Path, request_number: int) -> None:
+    """Call FS_IOC_GETVERSION and FS_IOC_SETFLAGS."""
+    with (fuse_root / "a").open("rb") as file:
+        assert error_of(lambda: fcntl.ioctl(file, request_number, bytes(8))) == errno.ENOTTY
 
 
 def test_device_0_0_cannot_be_created(root: Path) -> None:
