@@ -141,7 +141,7 @@ def test_verification_is_measured_and_set_against_its_aims(cache: Path) -> None:
         assert f"| {line['corpus']} | {line['action']} | " in report.tables([document])
     table = aims.verified([document])
     assert "| goal | mix | python-ml | app |" in table
-    assert "| `verify --all`, multiple of SHA-256 alone | 0.8 | " in table
+    assert "| `verify --all`, speed, multiple of SHA-256 alone | 0.8 | " in table
     assert "| `verify --all --fast`, µs per entry | 15 | " in table
 
 
