@@ -50,6 +50,36 @@ def of_suite(documents: Sequence[Figures], suite: str) -> list[Figures]:
     return [line for doc in documents if doc["suite"] == suite for line in doc["results"]]
 
 
+def latest(documents: Sequence[Figures]) -> list[Figures]:
+    """Return the documents without the unpacking figures that a later run replaces.
+
+    A run of the suite ``throughput`` replaces whole cases: all programs of a case ran in turns, so
+    figures of two runs must not stand in one row.
+    """
+    ordered = sorted(documents, key=lambda document: str(document.get("date", "")))
+    last: dict[tuple[object, ...], int] = {}
+    for number, document in enumerate(ordered):
+        if document["suite"] == "throughput":
+            last |= {case(line): number for line in document["results"]}
+    kept = [
+        {**document, "results": _kept(document, last, number)}
+        for number, document in enumerate(ordered)
+    ]
+    return [document for document in kept if document["results"]]
+
+
+def _kept(document: Figures, last: dict[tuple[object, ...], int], number: int) -> list[Figures]:
+    lines: list[Figures] = document["results"]
+    if document["suite"] != "throughput":
+        return lines
+    return [line for line in lines if last[case(line)] == number]
+
+
+def case(line: Figures) -> tuple[object, ...]:
+    """Return what all programs of a round of the suite ``throughput`` have in common."""
+    return tuple(line[key] for key in ("corpus", "form", "medium", "sync"))
+
+
 def write(path: Path, document: Figures) -> None:
     """Write a document of results."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,26 +1,32 @@
 """Measure the forms in which stacker stores layers, against ``igzip | tar``.
 
-In: corpora and media.  Out: for each corpus, medium and form the :class:`Usage` of an unpack, of a
-mount with a list of all names, of the same list again, and of the removal.  The baseline has no
-mount: it lists the directories of the layers.
+In: corpora and media.  Out: for each corpus, medium and form the :class:`Usage` of an unpack, of
+the first mount, of reads of the mounted tree, of a later mount, and of the removal.  The baseline
+has no mount: it reads the directories of the layers.  The form `ALONE` has the parts of an unpack.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import corpora, figures
+from benchmarks import corpora, figures, parts, reads
 from benchmarks.figures import Figures
 from benchmarks.layout import TAG, Image
+from benchmarks.parts import PARTS
 from benchmarks.peers import FLOOR, PEERS, ROOT, Peer, environment, stacker_command
 from benchmarks.process import Usage, measured
 from benchmarks.scratch import Medium
 
 FORMS = ("tree", "erofs")
-UNPACK, FIND, AGAIN, REMOVE = "unpack", "find", "find again", "remove"
+ALONE = "alone"
+"""The parts of an unpack without each other (:mod:`benchmarks.parts`)."""
+
+UNPACK, FIRST, WALK, AGAIN = "unpack", "first mount", "list", "list again"
+TAR, BLOCKS, MOUNT, REMOVE = "tar", "random 4 KiB reads", "mount again", "remove"
 _FLOOR = next(peer for peer in PEERS if peer.name == FLOOR)
 
 
@@ -40,7 +46,7 @@ def compared(
             loads: list[float] = []
             for turn in range(repetitions):
                 loads.append(os.getloadavg()[0])
-                for form in _turned((*FORMS, FLOOR), turn):
+                for form in _turned((*FORMS, FLOOR, ALONE), turn):
                     for action, usage in _once(form, image, medium):
                         runs.setdefault((form, action), []).append(usage)
             for (form, action), mine in runs.items():
@@ -67,6 +73,10 @@ def _once(form: str, image: Image, medium: Medium) -> Iterator[tuple[str, Usage]
         environ = environment(scratch)
         if form == FLOOR:
             yield from _baseline(_FLOOR, image, scratch, environ)
+        elif form == ALONE:
+            for part in PARTS:
+                command = parts.command(part, image, scratch)
+                yield part, measured(command, environment=environ, cwd=ROOT)
         else:
             yield from _stored(form, image, scratch, environ)
 
@@ -76,10 +86,8 @@ def _baseline(
 ) -> Iterator[tuple[str, Usage]]:
     with peer.prepared(image, scratch) as task:
         yield UNPACK, measured(task.command, environment=environ, cwd=ROOT)
-        layers = str(scratch / "layers")
-        yield FIND, measured(("find", layers), environment=environ, cwd=ROOT)
-        yield AGAIN, measured(("find", layers), environment=environ, cwd=ROOT)
-        yield REMOVE, measured(("rm", "-rf", layers), environment=environ, cwd=ROOT)
+        yield from _read(scratch / "layers", scratch / "blocks", environ)
+        yield REMOVE, measured(task.removal, environment=environ, cwd=ROOT)
 
 
 def _stored(
@@ -90,11 +98,24 @@ def _stored(
     source = f"oci:{image.layout}:{TAG}"
     pull = stacker_command(store, "pull", "--quiet", "--no-sync", "--form", form, source)
     yield UNPACK, measured(pull, environment=environ, cwd=ROOT)
-    mount = shlex.join(stacker_command(store, "mount", TAG, str(target)))
-    find = f"{mount} && find {shlex.quote(str(target))}"
-    yield FIND, measured(("sh", "-c", find), environment=environ, cwd=ROOT)
-    yield AGAIN, measured(("find", str(target)), environment=environ, cwd=ROOT)
+    mount = stacker_command(store, "mount", TAG, str(target))
+    yield FIRST, measured(mount, environment=environ, cwd=ROOT)
+    yield from _read(target, scratch / "blocks", environ)
     unmount = stacker_command(store, "umount", str(target))
+    measured(unmount, environment=environ, cwd=ROOT)
+    yield MOUNT, measured(mount, environment=environ, cwd=ROOT)
     measured(unmount, environment=environ, cwd=ROOT)
     remove = stacker_command(store, "rm", TAG)
     yield REMOVE, measured(remove, environment=environ, cwd=ROOT)
+
+
+def _read(top: Path, blocks: Path, environ: dict[str, str]) -> Iterator[tuple[str, Usage]]:
+    """List a tree twice, archive it, and read random blocks of it."""
+    for action in (WALK, AGAIN):
+        yield action, measured(("find", str(top)), environment=environ, cwd=ROOT)
+    # GNU tar reads no contents if it writes to /dev/null itself.
+    archive = f"tar -C {shlex.quote(str(top))} -cf - . | cat >/dev/null"
+    yield TAR, measured(("sh", "-c", archive), environment=environ, cwd=ROOT)
+    reads.choose(top, blocks)
+    command = (sys.executable, "-m", "benchmarks.reads", str(blocks))
+    yield BLOCKS, measured(command, environment=environ, cwd=ROOT)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import aims
+from benchmarks import aims, targets
 from benchmarks.figures import Figures, of_suite
 from benchmarks.peers import PEERS, STACKER
 
@@ -107,6 +107,7 @@ TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...
         ("mounts", "fuse", aims.mounted),
         ("verified", "verify", aims.verified),
         ("forms", "forms", aims.formed),
+        ("targets", "forms", targets.reached),
     ),
 }
 """By page: a table's mark, the suite that it needs, and the function that writes it."""

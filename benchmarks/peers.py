@@ -2,20 +2,21 @@
 
 In: an image in an OCI layout and an empty scratch directory.  Out: a :class:`Task` that makes the
 image's root filesystem below the scratch directory.  Each peer works as its users run it: umoci
-unpacks one flat tree, the others a directory for each layer.
+unpacks one flat tree, the others a directory for each layer.  stacker is there twice, once for each
+form in which it stores layers.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.layout import TAG, Image
@@ -26,11 +27,15 @@ _STEP = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A command to measure; ``daemons`` work for it; ``tree`` receives its files."""
+    """A command to measure; ``daemons`` work for it; ``tree`` receives its files.
+
+    ``removal`` removes what the command made; it is empty for peers whose removal is not measured.
+    """
 
     command: tuple[str, ...]
     tree: Path
     daemons: tuple[int, ...] = ()
+    removal: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +43,27 @@ class Peer:
     """A tool under its ``name``.
 
     ``needs`` are its programs, each with the argument that prints its version; ``prepared`` yields
-    the task for an image and an empty directory, and cleans up.
+    the task for an image and an empty directory, and cleans up.  ``within`` is the prefix of
+    commands that run in another root filesystem.
     """
 
     name: str
     needs: tuple[tuple[str, str], ...]
     prepared: Callable[[Image, Path], AbstractContextManager[Task]]
     can_sync: bool = False
+    within: tuple[str, ...] = ()
 
     def is_installed(self) -> bool:
         """Return whether all of its programs are in PATH."""
-        return all(shutil.which(program) for program, _ in self.needs)
+        look = [*self.within, "sh", "-c", 'command -v "$0"']
+        return all(
+            subprocess.run([*look, program], check=False, capture_output=True).returncode == 0
+            for program, _ in self.needs
+        )
 
     def versions(self) -> dict[str, str]:
         """Return the version that each program prints."""
-        return {program: _first_line([program, flag]) for program, flag in self.needs}
+        return {program: _first_line([*self.within, program, flag]) for program, flag in self.needs}
 
 
 def synced(peer: Peer, task: Task) -> tuple[str, ...]:
@@ -78,10 +89,12 @@ def stacker_command(store: Path, *arguments: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _stacker(image: Image, scratch: Path) -> Iterator[Task]:
+def _stacker(image: Image, scratch: Path, *, form: str) -> Iterator[Task]:
     store = scratch / "store"
     source = f"oci:{image.layout}:{TAG}"
-    yield Task(stacker_command(store, "pull", "--quiet", "--no-sync", source), scratch)
+    pull = ("pull", "--quiet", "--no-sync", "--form", form, source)
+    removal = stacker_command(store, "rm", TAG)
+    yield Task(stacker_command(store, *pull), scratch, removal=removal)
 
 
 @contextmanager
@@ -96,7 +109,19 @@ def _tar(image: Image, scratch: Path) -> Iterator[Task]:
         unpack = f"tar -xp --numeric-owner -C {shlex.quote(str(target))} -f -"
         lines.append(f'{inflate} <{blob} | {unpack} & pids="$pids $!"')
     lines.append("for pid in $pids; do wait $pid || exit 1; done")
-    yield Task(("sh", "-c", "\n".join(lines)), scratch)
+    removal = ("rm", "-rf", str(scratch / "layers"))
+    yield Task(("sh", "-c", "\n".join(lines)), scratch, removal=removal)
+
+
+def _run_within(
+    prefix: tuple[str, ...], prepared: Callable[[Image, Path], AbstractContextManager[Task]]
+) -> Callable[[Image, Path], AbstractContextManager[Task]]:
+    @contextmanager
+    def prefixed(image: Image, scratch: Path) -> Iterator[Task]:
+        with prepared(image, scratch) as task:
+            yield replace(task, command=(*prefix, *task.command))
+
+    return prefixed
 
 
 @contextmanager
@@ -148,7 +173,7 @@ def _buildah(image: Image, scratch: Path) -> Iterator[Task]:
 
 
 @contextmanager
-def _containerd(image: Image, scratch: Path) -> Iterator[Task]:
+def _containerd(image: Image, scratch: Path, *, within: tuple[str, ...]) -> Iterator[Task]:
     """Start a private containerd, after writing the archive that ``ctr`` imports."""
     archive, socket = scratch / "image.tar", scratch / "c.sock"
     subprocess.run(["tar", "-C", str(image.layout), "-cf", str(archive), "."], check=True)
@@ -158,10 +183,11 @@ def _containerd(image: Image, scratch: Path) -> Iterator[Task]:
         'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
         f'[grpc]\n  address = "{socket}"\n'
     )
-    client = ("ctr", "--address", str(socket))
+    client = (*within, "ctr", "--address", str(socket))
+    server = [*within, "containerd", "--config", str(config)]
     with (
         (scratch / "log").open("wb") as log,
-        subprocess.Popen(["containerd", "--config", str(config)], stdout=log, stderr=log) as daemon,
+        subprocess.Popen(server, stdout=log, stderr=log) as daemon,
     ):
         try:
             _await([*client, "version"])
@@ -185,16 +211,34 @@ def _first_line(command: list[str]) -> str:
 
 
 FLOOR = "igzip | tar"
-STACKER = Peer("stacker", (), _stacker, can_sync=True)
-PEERS = (
-    STACKER,
-    Peer(FLOOR, (("igzip", "--version"), ("tar", "--version"), ("zstd", "--version")), _tar),
-    Peer("umoci", (("umoci", "--version"),), _umoci),
-    Peer("skopeo", (("skopeo", "--version"),), _skopeo),
-    Peer("containerd", (("containerd", "--version"), ("ctr", "--version")), _containerd),
-    Peer("podman", (("podman", "--version"),), _podman),
-    Peer("buildah", (("buildah", "--version"),), _buildah),
-)
+STACKER = Peer("stacker", (), partial(_stacker, form="tree"), can_sync=True)
+EROFS = Peer("stacker (erofs)", (), partial(_stacker, form="erofs"), can_sync=True)
+
+
+def peers(within: tuple[str, ...] = ()) -> tuple[Peer, ...]:
+    """Return all peers; ``within`` is the prefix of all but stacker and the baseline."""
+
+    def other(
+        name: str,
+        prepared: Callable[[Image, Path], AbstractContextManager[Task]],
+        *programs: str,
+    ) -> Peer:
+        needs = tuple((program, "--version") for program in programs or (name,))
+        return Peer(name, needs, prepared, within=within)
+
+    return (
+        STACKER,
+        EROFS,
+        Peer(FLOOR, (("igzip", "--version"), ("tar", "--version"), ("zstd", "--version")), _tar),
+        other("umoci", _run_within(within, _umoci)),
+        other("skopeo", _run_within(within, _skopeo)),
+        other("containerd", partial(_containerd, within=within), "containerd", "ctr"),
+        other("podman", _run_within(within, _podman)),
+        other("buildah", _run_within(within, _buildah)),
+    )
+
+
+PEERS = peers()
 
 
 def stacker_versions() -> dict[str, str]:

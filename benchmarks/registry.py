@@ -22,9 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.layout import TAG, Image
-from benchmarks.peers import ROOT, STACKER, Peer, Task, environment, stacker_command
+from benchmarks.peers import EROFS, ROOT, STACKER, Peer, Task, environment, stacker_command
 
 LAYOUT, PULL, ONCE = "stacker, layout", "stacker", "stacker --no-resume"
+EROFS_LAYOUT, EROFS_PULL = "stacker (erofs), layout", "stacker (erofs)"
 DOWNLOAD, SKOPEO = "download", "skopeo"
 _REPOSITORY = "bench"
 _LISTENING = re.compile(r"listening on (127\.0\.0\.1:\d+)")
@@ -76,10 +77,12 @@ def _name(host: str) -> str:
 
 
 def peers(host: str) -> tuple[Peer, ...]:
-    """Return the peers: one unpacks from the layout, all others pull from the registry."""
+    """Return the peers: two unpack from the layout, all others pull from the registry."""
     return (
         replace(STACKER, name=LAYOUT),
+        replace(EROFS, name=EROFS_LAYOUT),
         Peer(PULL, (), _at(host, _pull)),
+        Peer(EROFS_PULL, (), _at(host, _pull_erofs)),
         Peer(ONCE, (), _at(host, _pull_once)),
         Peer(DOWNLOAD, (("curl", "--version"),), _at(host, _download)),
         Peer(SKOPEO, (("skopeo", "--version"),), _at(host, _skopeo)),
@@ -112,6 +115,11 @@ def _pull_once(host: str, image: Image, scratch: Path) -> Task:
     """Pull without the file that a resumed pull needs; the difference is the cost of that file."""
     task = _pull(host, image, scratch)
     return replace(task, command=(*task.command, "--no-resume"))
+
+
+def _pull_erofs(host: str, image: Image, scratch: Path) -> Task:
+    task = _pull(host, image, scratch)
+    return replace(task, command=(*task.command, "--form", "erofs"))
 
 
 def _download(host: str, image: Image, scratch: Path) -> Task:

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING
 
 from benchmarks import figures, pages
 from benchmarks.figures import Figures
-from benchmarks.peers import FLOOR, PEERS
+from benchmarks.peers import EROFS, FLOOR, PEERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
-_SHADES = ("#1b6ca8", "#9aa5b1", "#c8553d", "#d9a441", "#6b8f71", "#8e6c8a", "#b0a590")
-_COLOURS = dict(zip([peer.name for peer in PEERS], _SHADES, strict=True))
+_SHADES = ("#1b6ca8", "#9aa5b1", "#c8553d", "#d9a441", "#6b8f71", "#8e6c8a", "#b0a590", "#5fa8d3")
+_NAMES = [*(peer.name for peer in PEERS if peer is not EROFS), EROFS.name]
+_COLOURS = dict(zip(_NAMES, _SHADES, strict=True))
 _SECONDS = "seconds (median; lines: least to most)"
-_MARKERS = dict(zip(_COLOURS, "osD^vPX", strict=True))
+_MARKERS = dict(zip(_COLOURS, "osD^vPX*", strict=True))
 _FUSE_PEER = "fuse-overlayfs"
 _FLOOR_CELL = FLOOR.replace("|", r"\|")
 _GROWTH = {"entries": "entries in one layer", "layers": "layers, a hundred files each"}
@@ -63,18 +64,18 @@ def _origin(documents: Sequence[Figures]) -> str:
 
 def _throughput_table(lines: Sequence[Figures]) -> str:
     head = ["corpus", "form", "medium", "peer", "wall s", "of baseline", "CPU s", "peak RSS MB"]
-    floors = {_case(line): line for line in lines if line["peer"] == FLOOR}
+    floors = {figures.case(line): line for line in lines if line["peer"] == FLOOR}
     rows = [
         [line["corpus"], line["form"], _medium(line), line["peer"], *_costs(line, floors)]
         for line in lines
     ]
-    return _markdown([*head, "MB/s", "entries/s"], rows)
+    return _markdown([*head, "MB/s", "entries/s", "removed s"], rows)
 
 
 def _costs(line: Figures, floors: dict[tuple[object, ...], Figures]) -> list[str]:
     if "failed" in line:
-        return ["cannot", *[""] * 5]
-    floor = floors.get(_case(line), {})
+        return ["cannot", *[""] * 6]
+    floor = floors.get(figures.case(line), {})
     wall = line["wall"]["median"]
     ratio = f"{wall / floor['wall']['median']:.2f}" if "wall" in floor else ""
     return [
@@ -84,6 +85,7 @@ def _costs(line: Figures, floors: dict[tuple[object, ...], Figures]) -> list[str
         f"{line['peak_rss']['median'] / 1e6:.0f}",
         f"{line['mb_per_s']:.0f}",
         f"{line['entries_per_s']:.0f}",
+        f"{line['removed']['median']:.2f}" if "removed" in line else "",
     ]
 
 
@@ -279,10 +281,6 @@ def _error_bars(lines: Iterable[Figures]) -> tuple[list[float], list[float]]:
     return below, [wall["max"] - wall["median"] for wall in walls]
 
 
-def _case(line: Figures) -> tuple[object, ...]:
-    return tuple(line[key] for key in ("corpus", "form", "medium", "sync"))
-
-
 def _medium(line: Figures) -> str:
     shown = {"disk": f"real disk ({line['filesystem']})", "ext4": "ext4 in memory"}.get(
         line["medium"], str(line["medium"])
@@ -329,7 +327,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     arguments = parser.parse_args()
     files = arguments.files or sorted(RESULTS.glob("*.json"))
-    documents = [figures.read(file) for file in files]
+    documents = figures.latest([figures.read(file) for file in files])
     for path in write_report(documents, arguments.out):
         print(path)
     if arguments.out == RESULTS:

@@ -17,10 +17,12 @@ import argparse
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import (
+    chroot,
     corpora,
     figures,
     forms,
@@ -36,7 +38,7 @@ from benchmarks import (
 from benchmarks.compress import FORMS
 from benchmarks.figures import Figures
 from benchmarks.layout import Image
-from benchmarks.peers import PEERS, ROOT, Peer, environment, stacker_versions, synced
+from benchmarks.peers import PEERS, ROOT, Peer, environment, peers, stacker_versions, synced
 from benchmarks.process import FailedError, Usage, measured
 from benchmarks.scratch import Medium, media
 from benchmarks.tarball import LayerTar
@@ -48,23 +50,28 @@ MEDIA = ["tmpfs", "ext4", "disk"]
 SMALL_ENTRIES, SMALL_LAYERS = (1000, 3000), (3, 6)
 
 
-def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
-    """Unpack ``image`` once into a new directory, with its blobs in the page cache.
+def run_once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> tuple[Usage, ...]:
+    """Unpack ``image`` once into a new directory, with its blobs in the page cache, and remove it.
 
+    :returns: the usage of the command, and of the removal if the peer has one.
     :raises FailedError: the peer cannot do it.
     """
     with medium.empty_directory() as scratch, peer.prepared(image, scratch) as task:
         corpora.warm(image)
         medium.prepare(image.plain_bytes + image.blob_bytes)  # some tools keep blobs for a while
         command = synced(peer, task) if sync else task.command
-        return measured(command, environment=environment(scratch), daemons=task.daemons, cwd=ROOT)
+        environ = environment(scratch)
+        unpacked = measured(command, environment=environ, daemons=task.daemons, cwd=ROOT)
+        if not task.removal:
+            return (unpacked,)
+        return unpacked, measured(task.removal, environment=environ, cwd=ROOT)
 
 
 def alternating(
-    peers: Sequence[Peer], once: Callable[[Peer], Usage], repetitions: int
-) -> dict[str, list[Usage] | str]:
+    peers: Sequence[Peer], once: Callable[[Peer], tuple[Usage, ...]], repetitions: int
+) -> dict[str, list[tuple[Usage, ...]] | str]:
     """Return each peer's runs by its name, or its error."""
-    runs: dict[str, list[Usage] | str] = {peer.name: [] for peer in peers}
+    runs: dict[str, list[tuple[Usage, ...]] | str] = {peer.name: [] for peer in peers}
     for turn in range(repetitions):
         first = turn % len(peers)
         for peer in [*peers[first:], *peers[:first]]:
@@ -73,7 +80,8 @@ def alternating(
                 continue
             try:
                 usages.append(once(peer))
-                print(f"    {peer.name:12} {usages[-1].wall:8.2f} s", file=sys.stderr)
+                walls = " ".join(f"{usage.wall:8.2f} s" for usage in usages[-1])
+                print(f"    {peer.name:15} {walls}", file=sys.stderr)
             except FailedError as error:
                 runs[peer.name] = str(error)
                 print(f"    {error}", file=sys.stderr)
@@ -99,11 +107,14 @@ def compared(
         if isinstance(usages, str):
             yield {**line, "failed": usages.replace(str(medium.directory), "…")}
         else:
-            summed = figures.figures(usages)
-            yield {**line, **figures.rates(image, summed), **summed}
+            summed = figures.figures([usage for usage, *_ in usages])
+            line |= {**figures.rates(image, summed), **summed}
+            if removals := [usage for _, *removal in usages for usage in removal]:
+                line["removed"] = figures.figures(removals)["wall"]
+            yield line
 
 
-def _once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> Usage:
+def _once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> tuple[Usage, ...]:
     return run_once(peer, image, medium, sync=sync)
 
 
@@ -148,7 +159,10 @@ def start_up(arguments: argparse.Namespace) -> Iterator[Figures]:
     image = corpora.image("many-layers", "gzip", size=arguments.size, cache=arguments.cache)
     for medium in arguments.media[:1]:
         with medium.empty_directory() as scratch:
-            yield from startup.compared(image, scratch, repetitions=4 * arguments.repetitions)
+            make = functools.partial(_made, recipe=synthetic.growing_layers, count=startup.LAYERS)
+            many = corpora.grown(make, scratch / "many")
+            repetitions = 4 * arguments.repetitions
+            yield from startup.compared(image, many, scratch, repetitions=repetitions)
 
 
 def staged(arguments: argparse.Namespace) -> Iterator[Figures]:
@@ -219,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _arguments(argv)
     document: Figures = {
         "suite": arguments.suite,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "size": arguments.size,
         "machine": machine.described(),
         "versions": stacker_versions(),
@@ -272,11 +287,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="directory on disk to unpack to (default: the cache)",
     )
     add("--out", type=Path, metavar="FILE", help="results (default: benchmarks/results/SUITE.json)")
+    add("--root", type=Path, metavar="DIR", help="root filesystem in which the other tools run")
     arguments = parser.parse_args(argv)
     places = media(arguments.disk or arguments.cache)
     arguments.cache = arguments.cache.absolute()
     arguments.media = [places[name] for name in arguments.media]
     arguments.sync = [choice == "yes" for choice in arguments.sync]
+    if arguments.root:
+        needed = [arguments.cache, *(medium.directory for medium in arguments.media)]
+        within = chroot.enter(arguments.root.absolute(), [each.absolute() for each in needed])
+        known = {peer.name: peer for peer in peers(within)}
     chosen = [known[name] for name in arguments.peers or known]
     arguments.peers = [peer for peer in chosen if arguments.peers or peer.is_installed()]
     return arguments

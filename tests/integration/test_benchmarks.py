@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -27,6 +28,7 @@ from benchmarks import (
     report,
     run,
     synthetic,
+    targets,
     verify,
 )
 from benchmarks.peers import FLOOR, PEERS
@@ -104,6 +106,10 @@ def test_start_up_has_every_verb(documents: list[dict[str, Any]]) -> None:
         "pull, all there",
         "mount",
         "umount",
+        "mount of 60 layers, tree, overlay",
+        "mount of 60 layers, tree, fuse",
+        "mount of 60 layers, erofs, overlay",
+        "mount of 60 layers, erofs, fuse",
     ]
     for line in lines:
         assert_figures(line)
@@ -290,7 +296,48 @@ def test_index_suite_gives_time_and_memory_for_each_entry(cache: Path) -> None:
 def test_forms_suite_measures_trees_and_the_erofs_form(cache: Path) -> None:
     document = results("forms", cache, "--corpora", "debian", "--media", "tmpfs")
     lines = document["results"]
-    assert {line["stored"] for line in lines} == {"tree", "erofs", "igzip | tar"}
-    assert {line["action"] for line in lines} == {"unpack", "find", "find again", "remove"}
-    shown = aims.formed([document])
-    assert shown.count("| debian |") == 4
+    assert {line["stored"] for line in lines} == {"tree", "erofs", "igzip | tar", "alone"}
+    actions = {line["action"] for line in lines if line["stored"] == "erofs"}
+    assert actions == {
+        *("unpack", "first mount", "mount again", "remove"),
+        *("list", "list again", "tar", "random 4 KiB reads"),
+    }
+    assert aims.formed([document]).count("| debian |") == len(actions)
+    for line in lines:
+        line["corpus"] = targets.CORPUS
+    table = targets.reached([document])
+    for action in ("remove", "list", "tar", "random 4 KiB reads"):
+        assert f"| {action} on tmpfs, multiple of the form `tree` |" in table
+    assert "multiple of the slowest of inflate " in table
+
+
+def test_later_run_replaces_all_programs_of_a_case() -> None:
+    def line(corpus: str, peer: str) -> dict[str, Any]:
+        return {"corpus": corpus, "form": "gzip", "medium": "disk", "sync": False, "peer": peer}
+
+    old = {"suite": "throughput", "results": [line("mix", "buildah"), line("node", "buildah")]}
+    new = {"suite": "throughput", "date": "2026-12-02", "results": [line("mix", "umoci")]}
+    kept = figures.of_suite(figures.latest([new, old]), "throughput")
+    assert kept == [line("node", "buildah"), line("mix", "umoci")]
+
+
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_peer_in_a_root_filesystem_sees_later_mounts_of_a_shared_directory(tmp_path: Path) -> None:
+    root, shared = tmp_path / "root", tmp_path / "shared"
+    shared.mkdir()
+    script = f"""if True:
+        import subprocess
+        from pathlib import Path
+        from benchmarks import chroot
+        system = [path for path in map(Path, ("/usr", "/lib", "/lib64")) if path.exists()]
+        Path({str(root)!r}, "proc").mkdir(parents=True)
+        within = chroot.enter(Path({str(root)!r}), [*system, Path({str(shared)!r})])
+        subprocess.run(["mount", "-t", "tmpfs", "none", {str(shared)!r}], check=True)
+        Path({str(shared)!r}, "file").write_text("later")
+        subprocess.run([*within, "/usr/bin/cat", {str(shared / "file")!r}], check=True)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=pages.ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("later", "")
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
