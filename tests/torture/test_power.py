@@ -28,6 +28,7 @@ MAIN = ("pull", "push-layout", "rm", "gc")
 MORE = (
     *("pull-sync", "copy-layout", "copy-archive", "unpack", "repair"),
     *("mount", "mount-upper", "umount", "umount-upper"),
+    *("pull-erofs", "mount-erofs", "umount-erofs", "convert", "convert-tree"),
 )
 CHOSEN = [scenario for scenario in SCENARIOS if scenario.name in MAIN + MORE]
 INSTANTS = {**dict.fromkeys(MAIN, 40), **dict.fromkeys(MORE, 10)}
