@@ -88,12 +88,19 @@ def _pull(
     descriptor = resolve(source, platform)
     manifest = _manifest(source, descriptor)
     for _ in range(_ATTEMPTS):
-        config = _config(store, source, manifest)
+        content = _config(store, source, manifest)
+        config = parse_config(content, f"config {manifest.image_id}")
         if must_match and not has_index_platform(source, descriptor):
             require_platform(config.platform, platform, str(manifest.image_id))
         unpacked += unpacker.unpack_image(source, manifest, config, is_first=not unpacked)
         if _stack(store, config, options) and _list(
-            store, source, descriptor, manifest, config=config, origin=origin, sync=options.sync
+            store,
+            source,
+            descriptor,
+            (manifest.image_id, content),
+            config=config,
+            origin=origin,
+            sync=options.sync,
         ):
             return _result(manifest.image_id, descriptor, config, unpacked)
         # Another process removed a layer or the stack in the meantime.
@@ -127,12 +134,11 @@ def _manifest(source: Source, descriptor: Descriptor) -> Manifest:
     raise IntegrityError(f"{what}: got an index, want a manifest")
 
 
-def _config(store: Store, source: Source, manifest: Manifest) -> ImageConfig:
+def _config(store: Store, source: Source, manifest: Manifest) -> bytes:
     """Return the image's config from the store, or from the source if it is missing or damaged."""
-    image_id = manifest.image_id
     with suppress(NotFoundError, IntegrityError):
-        return store.images.config(image_id)
-    return parse_config(source.document(manifest.config), f"config {image_id}")
+        return store.blobs.read(manifest.image_id)
+    return source.document(manifest.config)
 
 
 def _convert_schema1(
@@ -250,7 +256,7 @@ def _list(
     store: Store,
     source: Source,
     descriptor: Descriptor,
-    manifest: Manifest,
+    document: tuple[ImageID, bytes],
     *,
     config: ImageConfig,
     origin: str,
@@ -258,12 +264,13 @@ def _list(
 ) -> bool:
     """Add the image to the list of images; return False if the store lacks a part of it.
 
+    :param document: the image's ID and the document of its config.
     :param sync: flush the filesystem before the list is written, and again afterwards.
     """
     with store.images.write_lock():
         if not is_complete(store, config):
             return False
-        store.blobs.write(manifest.image_id, source.document(manifest.config))
+        store.blobs.write(*document)
         store.blobs.write(descriptor.digest, source.document(descriptor))
         if sync:  # the list must not refer to anything that a crash can lose
             sync_filesystem(store.root)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, cast
 
 from stacker.errors import LayerError, NotFoundError, StackerError
 from stacker.stream.compression import decompressed, detect_compression, read_chunks
@@ -28,9 +28,9 @@ _MAGIC = 4  # bytes that distinguish gzip, zstd and tar
 def seekable(path: str, what: str, *, spool: Path, ratio: int = ARCHIVE_RATIO) -> Iterator[str]:
     """Yield the path of an uncompressed archive, which exists until the context ends.
 
-    A compressed archive (by its magic) and the content of a pipe go to a temporary file in
-    `spool`.  The limits of layers do not apply to that file, because it also has the members that
-    belong to no layer.
+    A compressed archive (by its magic) and the content of a pipe go to a temporary file without a
+    name in `spool`.  The limits of layers do not apply to that file, because it also has the
+    members that belong to no layer.
 
     :param path: an absolute path.
     :param what: the archive's name for messages.
@@ -41,12 +41,12 @@ def seekable(path: str, what: str, *, spool: Path, ratio: int = ARCHIVE_RATIO) -
     :raises StackerError: the archive cannot be opened.
     """
     with _opened(path, what) as file:
-        plain = path if _is_plain(file) else _spooled(file, what, spool, ratio)
-    try:
-        yield plain
-    finally:
-        if plain != path:
-            os.unlink(plain)
+        spooled = None if _is_plain(file) else _spooled(file, what, spool, ratio)
+    if spooled is None:
+        yield path
+        return
+    with spooled:  # it has no name: a killed command leaves no file
+        yield f"/proc/self/fd/{spooled.fileno()}"  # a forked worker has the descriptor, too
 
 
 def _opened(path: str, what: str) -> BinaryIO:
@@ -64,25 +64,23 @@ def _is_plain(file: BinaryIO) -> bool:
     return detect_compression(os.pread(file.fileno(), _MAGIC, 0)) == "none"
 
 
-def _spooled(archive: BinaryIO, what: str, spool: Path, ratio: int) -> str:
-    from tempfile import mkstemp  # heavy, and only a compressed archive needs it
+def _spooled(archive: BinaryIO, what: str, spool: Path, ratio: int) -> BinaryIO:
+    """Return the decompressed archive as an open file without a name."""
+    from tempfile import TemporaryFile  # heavy, and only a compressed archive needs it
 
-    name = None
     try:
-        fd, name = mkstemp(prefix="archive-", suffix=".tar", dir=spool)
-        with os.fdopen(fd, "wb") as file:
+        with ExitStack() as undo:
+            file = undo.enter_context(TemporaryFile(prefix="stacker-archive-", dir=spool))
             for chunk in _bounded(archive, what, ratio):
                 file.write(chunk)
-    except BaseException as error:
-        if name is not None:
-            os.unlink(name)
-        if isinstance(error, OSError):
-            raise StackerError(
-                f"cannot decompress the archive: {what}: {error.strerror}",
-                hint=f"free space in {spool}, or decompress the archive before",
-            ) from error
-        raise
-    return name
+            file.flush()
+            undo.pop_all()
+    except OSError as error:
+        raise StackerError(
+            f"cannot decompress the archive: {what}: {error.strerror}",
+            hint=f"free space in {spool}, or decompress the archive before",
+        ) from error
+    return cast("BinaryIO", file)
 
 
 def _bounded(archive: BinaryIO, what: str, ratio: int) -> Iterator[bytes]:

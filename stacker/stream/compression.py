@@ -25,6 +25,8 @@ LEVELS: Final[dict[Compression, tuple[int, int, int]]] = {"gzip": (1, 6, 9), "zs
 _HEADER_LIMIT = 1 << 20
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 _MAX_EMPTY_MEMBERS = 1000
+_FIRST = 1024  # bytes of a gzip member that are read at first
+_SMALL = 32 * 1024  # bytes: smaller chunks are joined
 
 MAX_WINDOW = 128 << 20
 """Bytes of the largest zstd window without a caller's permission, as in zstd(1)."""
@@ -84,7 +86,7 @@ def decompressed(
     whole = filter(None, _prepended(head, chunks))  # an empty chunk is not the end
     match detect_compression(head):
         case "gzip":
-            return _gunzip(whole, what)
+            return _joined(_gunzip(whole, what))
         case "zstd":
             return _unzstd(whole, what, max_window)
         case _:
@@ -97,28 +99,60 @@ def _prepended(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
+class _Pieces:
+    """Chunks as pieces of any size, which a reader can give back in part.
+
+    Many gzip members fit into one chunk.  Copying the rest of the chunk for each of them would
+    cost time in proportion to the square of their number.
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._chunk, self._at = b"", 0
+
+    def take(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, and ``b''`` only at the end."""
+        if self._at == len(self._chunk):
+            self._chunk, self._at = next(self._chunks, b""), 0
+        piece = self._chunk[self._at : self._at + size]
+        self._at += len(piece)
+        return piece
+
+    def give_back(self, piece: bytes) -> None:
+        """Return the end of what was taken last."""
+        if len(piece) > self._at:  # it began in an earlier chunk
+            self._chunk, self._at = piece + self._chunk[self._at :], 0
+        else:
+            self._at -= len(piece)
+
+
+def _joined(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Join small chunks, because each one costs the readers of a layer as much as a large one."""
+    small: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        if small and size + len(chunk) > _SMALL:
+            yield b"".join(small)
+            small, size = [], 0
+        if len(chunk) >= _SMALL:
+            yield chunk
+        else:
+            small.append(chunk)
+            size += len(chunk)
+    if small:
+        yield b"".join(small)
+
+
 def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
     from isal import igzip_lib  # only gzip needs it
 
-    pending, empty = b"", 0
+    pieces, empty = _Pieces(chunks), 0
     try:
-        while pending := _next_member(pending, chunks, what):
+        while head := _next_member(pieces, what):
             is_empty = True
-            member = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
-            while not member.eof:
-                if not pending and member.needs_input:
-                    pending = next(chunks, b"")
-                    if not pending:
-                        raise IntegrityError(
-                            f"truncated: {what}: got the end of the data, want the rest of a "
-                            "gzip member"
-                        )
-                plain = member.decompress(pending, CHUNK)
-                pending = b""
-                if plain:
-                    is_empty = False
-                    yield plain
-            pending = member.unused_data
+            for plain in _inflated(head, pieces, what):
+                is_empty = False
+                yield plain
             empty += is_empty
             if empty > _MAX_EMPTY_MEMBERS:  # each of 20 bytes costs as much as a whole chunk
                 raise IntegrityError(
@@ -131,15 +165,39 @@ def _gunzip(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
         ) from error
 
 
-def _next_member(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
+def _inflated(piece: bytes, pieces: _Pieces, what: str) -> Iterator[bytes]:
+    """Decompress one gzip member, and give back the bytes after it.
+
+    :param piece: the first bytes of the member, with its whole header.
+    """
+    from isal import igzip_lib  # only gzip needs it
+
+    member, size = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), _FIRST
+    while not member.eof:
+        if not piece and member.needs_input:
+            size = min(8 * size, CHUNK)
+            piece = pieces.take(size)
+            if not piece:
+                raise IntegrityError(
+                    f"truncated: {what}: got the end of the data, want the rest of a gzip member"
+                )
+        plain = member.decompress(piece, CHUNK)
+        piece = b""
+        if plain:
+            yield plain
+    pieces.give_back(member.unused_data)
+
+
+def _next_member(pieces: _Pieces, what: str) -> bytes:
     """Skip zero padding after a member, and return the start of the next member."""
+    pending = b""
     while True:
         pending = pending.lstrip(b"\0")
         while len(pending) < 2:
-            chunk = next(chunks, b"")
-            if not chunk:
+            piece = pieces.take(_FIRST)
+            if not piece:
                 break
-            pending += chunk
+            pending += piece
         if len(pending) >= 2 and pending[0] == 0:
             continue
         if pending.strip(b"\0") == b"":
@@ -148,19 +206,19 @@ def _next_member(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
             raise IntegrityError(
                 f"corrupt gzip: {what}: got {pending[:2].hex()} after a member, want 1f8b or zeros"
             )
-        return _with_whole_header(pending, chunks, what)
+        return _with_whole_header(pending, pieces, what)
 
 
-def _with_whole_header(pending: bytes, chunks: Iterator[bytes], what: str) -> bytes:
+def _with_whole_header(pending: bytes, pieces: _Pieces, what: str) -> bytes:
     # ISA-L 2.31 rejects a header that is split over two calls if it has a checksum or more than
     # one optional field.
     while not _has_whole_header(pending):
-        chunk = next(chunks, b"")
-        if not chunk or len(pending) > _HEADER_LIMIT:
+        piece = pieces.take(max(len(pending), _FIRST))
+        if not piece or len(pending) > _HEADER_LIMIT:
             raise IntegrityError(
                 f"truncated: {what}: got {len(pending)} bytes of a gzip member, want its header"
             )
-        pending += chunk
+        pending += piece
     return pending
 
 

@@ -115,12 +115,21 @@ def test_saved_storage_is_printed(place: Path, app: Layout) -> None:
     assert "stacker: shared 2.0 MiB of 1 files with equal files\n" in said
 
 
-def test_filesystem_without_reflinks_is_named_in_one_line(tmp_path: Path, app: Layout) -> None:
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_filesystem_without_reflinks_is_named_in_one_line(
+    kind: str, tmp_path: Path, app: Layout
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounts a filesystem: needs root")
-    path = tmp_path / "tmpfs"
+    path, arguments = tmp_path / "filesystem", ["-t", "tmpfs", "tmpfs"]
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(path)], check=True)
+    if kind == "ext4":
+        image = tmp_path / "image"
+        with image.open("wb") as written:
+            written.truncate(100 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+        arguments = ["-o", "loop", str(image)]
+    subprocess.run(["mount", *arguments, str(path)], check=True)
     try:
         stacker = Stacker(path / "store")
         said = stacker("pull", "--sync", "--dedup", app.source).err

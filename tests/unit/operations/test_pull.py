@@ -9,7 +9,9 @@ import pytest
 
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.events import Emit, Event, LayersFound, LayerUnpacked
+from stacker.image import mediatype
 from stacker.image.config import ImageConfig
+from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest
 from stacker.image.platform import Platform
 from stacker.jobs.tasks import UnpackOptions, UnpackTask
@@ -82,6 +84,23 @@ def test_pull_unpacks_and_lists_the_image(store: Store, source: MemorySource) ->
     assert found(events) == [(short(A, B), [])]
     unpacked = [event.diff_id for event in events if isinstance(event, LayerUnpacked)]
     assert sorted(map(str, unpacked)) == sorted(str(DiffID.of(layer)) for layer in (A, B))
+
+
+def test_pull_asks_the_source_for_the_config_once_and_a_second_pull_never(
+    store: Store, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    document = MemorySource.document
+
+    def counted(self: MemorySource, descriptor: Descriptor) -> bytes:
+        asked.append(descriptor.media_type)
+        return document(self, descriptor)
+
+    monkeypatch.setattr(MemorySource, "document", counted)
+    pull_from(store, source)
+    assert asked.count(mediatype.OCI_CONFIG) == 1
+    pull_from(store, source)
+    assert asked.count(mediatype.OCI_CONFIG) == 1
 
 
 def test_second_pull_unpacks_nothing(store: Store, source: MemorySource) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -43,9 +44,19 @@ def test_decompressed_archive_exists_until_the_context_ends(
     path.write_bytes(compress(CONTENT))
     with seekable(str(path), "a", spool=spool) as plain:
         assert Path(plain).read_bytes() == CONTENT
-        assert Path(plain).parent == spool
+        assert Path(plain).stat().st_dev == spool.stat().st_dev
         assert Path(plain).stat().st_mode & 0o077 == 0
-    assert not list(spool.iterdir())
+    assert not Path(plain).exists()
+
+
+def test_decompressed_archive_has_no_name_that_a_killed_command_leaves(
+    tmp_path: Path, spool: Path
+) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(CONTENT))
+    with seekable(str(path), "a", spool=spool) as plain:
+        assert Path(plain).stat().st_nlink == 0
+        assert not list(spool.iterdir())
 
 
 def test_an_error_inside_leaves_nothing_behind(tmp_path: Path, spool: Path) -> None:
@@ -101,18 +112,22 @@ def test_small_archive_may_exceed_the_ratio(tmp_path: Path, spool: Path) -> None
 def test_no_byte_beyond_the_ratio_is_written(
     tmp_path: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, sizes = tmp_path / "a.tar.gz", list[int]()
+    path, kept_open = tmp_path / "a.tar.gz", list[int]()
     path.write_bytes(gzip.compress(bytes(4 * ARCHIVE_GRACE)))
-    remove = os.unlink
+    make = tempfile.TemporaryFile
 
-    def measure(name: str) -> None:
-        sizes.append(os.stat(name).st_size)
-        remove(name)
+    def kept(**options: object) -> object:
+        file = make(**options)  # type: ignore[call-overload]
+        kept_open.append(os.dup(file.fileno()))
+        return file
 
-    monkeypatch.setattr(os, "unlink", measure)
+    monkeypatch.setattr(tempfile, "TemporaryFile", kept)
     with pytest.raises(LayerError), seekable(str(path), "a", spool=spool):
         pytest.fail("it was accepted")
-    assert 0 < sizes[0] <= ARCHIVE_GRACE
+    (descriptor,) = kept_open
+    size = os.fstat(descriptor).st_size
+    os.close(descriptor)
+    assert 0 < size <= ARCHIVE_GRACE
 
 
 def test_pipe_over_the_ratio_is_refused(tmp_path: Path, spool: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isal import igzip_lib
 
 from stacker.errors import IntegrityError, LayerError, StackerError
 from stacker.stream.compression import CHUNK, decompressed, detect_compression, read_chunks
@@ -192,6 +193,34 @@ def test_many_empty_gzip_members_are_rejected() -> None:
     assert plain(gzip.compress(b"") * 900 + gzip.compress(b"data")) == b"data"
     with pytest.raises(IntegrityError, match="more than 1000 empty members"):
         plain(gzip.compress(b"") * 1100)
+
+
+def test_tiny_gzip_members_cost_work_in_proportion_to_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_bytes = 0
+
+    class Counting:
+        """The decompressor of isal, which counts the bytes that it is given."""
+
+        def __init__(self, flag: int) -> None:
+            self._member = real(flag)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._member, name)
+
+        def decompress(self, data: bytes, max_length: int) -> bytes:
+            nonlocal given_bytes
+            given_bytes += len(data)
+            return self._member.decompress(data, max_length)
+
+    real = igzip_lib.IgzipDecompressor
+    monkeypatch.setattr(igzip_lib, "IgzipDecompressor", Counting)
+    count = 10_000
+    chunks = list(decompressed(iter([gzip.compress(b"x", mtime=0) * count]), what="test"))
+    assert b"".join(chunks) == b"x" * count
+    assert 0 < given_bytes <= 1024 * count  # not the rest of the chunk for each member
+    assert len(chunks) == 1  # not one chunk for each member
 
 
 @pytest.mark.parametrize(
