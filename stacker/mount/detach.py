@@ -95,7 +95,7 @@ def _clear(table: Table, record: MountRecord) -> bool:
     with suppress(LockedError), table.locked(record.id):
         # Checked again under the lock: another process may have finished or removed the mount.
         if table.read(record.id) == record and KernelView().state(record) == "stale":
-            if is_dead(record):
+            if is_dead(record, mountinfo.read()):
                 _unmount_dead(record)
             _discard(table, record)
             return True
@@ -105,7 +105,7 @@ def _clear(table: Table, record: MountRecord) -> bool:
 def _undo(record: MountRecord, state: State, *, lazy: bool) -> None:
     if state == "elsewhere":
         raise _elsewhere(record)
-    if is_dead(record):
+    if is_dead(record, mountinfo.read()):
         _unmount_dead(record)
     if state in {"mounted", "incomplete"}:
         _refuse_covered(record)

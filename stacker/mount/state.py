@@ -55,7 +55,7 @@ class KernelView:
         if self.is_visible(record):
             if not record.complete:
                 return "incomplete"
-            return "stale" if is_dead(record) else "mounted"
+            return "stale" if is_dead(record, self.mounts) else "mounted"
         if record.boot_id == self.boot_id and self._is_elsewhere(record):
             return "elsewhere"
         return "stale"

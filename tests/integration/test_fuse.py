@@ -591,13 +591,34 @@ def test_server_that_cannot_fork_its_workers_names_the_cause_and_leaves_no_mount
     is_clean(stacker)
 
 
-def test_mount_on_a_dead_mount_of_another_program_is_refused(
-    stacker: Stacker, target: Path
-) -> None:
+def mount_dead(target: Path) -> None:
+    """Mount a FUSE filesystem of another program, whose server has ended."""
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
     mountapi.mount("other", target, "fuse.other", 0, options)
     os.close(device)
+
+
+def test_dead_mount_below_another_dead_mount_stops_neither_gc_nor_mounts(
+    stacker: Stacker, target: Path
+) -> None:
+    first, *_ = mount(stacker, target, "kernel")
+    mount_dead(target)
+    os.killpg(os.getpgid(first), signal.SIGKILL)
+    eventually(lambda: not servers(target))
+    stacker("gc")
+    assert [item["target"] for item in stacker("mounts", "--json").items] == [str(target)]
+    error = stacker.refused(9, "umount", target)
+    assert error.endswith(f"hint: umount {target} && stacker umount {target}\n")
+    subprocess.run(["umount", target], check=True)
+    stacker("umount", target)
+    is_clean(stacker)
+
+
+def test_mount_on_a_dead_mount_of_another_program_is_refused(
+    stacker: Stacker, target: Path
+) -> None:
+    mount_dead(target)
     error = stacker.refused(9, "mount", "app:1.0", target)
     assert f"cannot use mount target: {target}: Transport endpoint is not connected\n" in error
     assert error.endswith(f"hint: umount {target}\n")

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
 from stacker.linux import lock, process
 from stacker.mount.drivers.protocol import Mounted
+from stacker.mount.plan import source_of
 from stacker.mount.unmount import retry, unmount_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.fuse.options import ServedTree
+    from stacker.linux.mountinfo import MountTable
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
 
@@ -184,9 +186,16 @@ def _wait_for_lock(upper: Path) -> None:
     retry(exited, _SERVER_EXIT_PAUSES)
 
 
-def is_dead(record: MountRecord) -> bool:
-    """Return whether a mount has lost its server."""
-    return record.driver in FUSE_DRIVERS and not _answers(record.target)
+def is_dead(record: MountRecord, mounts: MountTable) -> bool:
+    """Return whether a visible mount has lost its server.
+
+    A mount that another one covers counts as alive: its target belongs to the other filesystem,
+    which may be dead itself, or never answer.
+    """
+    if record.driver not in FUSE_DRIVERS:
+        return False
+    top = mounts.at(record.target)
+    return top is not None and top.source == source_of(record.id) and not _answers(record.target)
 
 
 def _answers(target: Path) -> bool:
