@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _BY_SIGNAL = 128  # a shell reports the end by signal N as 128 + N
+_LONGEST, _KEPT = 1024, 128  # characters of a word of a message, whole and cut
+_PATH_MAX = 4096  # linux/limits.h
 _BUG = "this is a bug in stacker; run the command with --debug for a traceback"
 
 
@@ -168,11 +170,20 @@ def _system_error(error: OSError) -> int:
 
 
 def _fail(code: int, message: str, hint: str | None) -> int:
-    _say(code, f"stacker: error: {message}")
+    _say(code, f"stacker: error: {' '.join(map(_shortened, message.split(' ')))}")
+    if hint and any(len(word) > _PATH_MAX for word in hint.split()):
+        return code  # a command with such a path fails, too
     if hint and "\n" in hint:  # the traceback of an unexpected error in a worker process
         hint = hint if "--debug" in sys.argv else _BUG
         return _say(code, *(f"hint: {line}" for line in hint.splitlines()))
     return _say(code, f"hint: {hint}") if hint else code
+
+
+def _shortened(word: str) -> str:
+    """Return a word of a message; cut a path that is too long for most system calls."""
+    if len(word) <= _LONGEST:
+        return word
+    return f"{word[:_KEPT]}…{':' * word.endswith(':')}"
 
 
 def _say(code: int, *lines: str) -> int:

@@ -157,6 +157,26 @@ def test_mount_in_use_is_not_unmounted(pulled: Stacker, tmp_path: Path) -> None:
     assert os.listdir(target) == []
 
 
+@needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_umount_names_the_mount_point_that_keeps_a_mount(pulled: Stacker, tmp_path: Path) -> None:
+    target, second = tmp_path / "target", tmp_path / "second"
+    second.mkdir()
+    pulled("mount", "--rw", "app:1.0", target)
+    subprocess.run(["mount", "--bind", target, second], check=True)
+    assert f"the same mount is still at {second}: " in pulled("umount", target).err
+    subprocess.run(["umount", second], check=True)
+    pulled("gc")
+    pulled.assert_clean(images=1)
+
+
+def test_error_about_a_path_of_thousands_of_bytes_is_short(pulled: Stacker, tmp_path: Path) -> None:
+    for verb in (["unpack", "app:1.0"], ["mount", "app:1.0"], ["umount"]):
+        failed = pulled.run(*verb, tmp_path / ("x/" * 3000))
+        assert failed.code != 0
+        assert len(failed.err) < 500
+
+
 def test_unmount_without_a_mount_is_not_found(pulled: Stacker, tmp_path: Path) -> None:
     pulled.refused(3, "umount", tmp_path / "target")
 

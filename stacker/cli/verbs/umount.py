@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item
+from stacker.linux import mountinfo
 from stacker.mount.detach import detach
+from stacker.mount.plan import source_of
 from stacker.mount.table import Table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
+    from stacker.mount.record import MountRecord
 
 DESCRIPTION = """\
 Unmount TARGET.  stacker discards the writes of `mount --rw`, and keeps those of `mount --upper`.
@@ -36,8 +39,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Unmount."""
-    entry = detach(Table(session.store(create=False).mounts), Path(args.target), lazy=args.lazy)
+    table = Table(session.store(create=False).mounts)
+    entry = detach(table, Path(args.target), lazy=args.lazy)
     record = entry.record
+    if table.read(record.id) is not None:
+        session.say(_still_mounted(record))
     if entry.state == "stale":
         session.say(f"cleared {record.target}: the mount was already gone")
     else:
@@ -52,3 +58,14 @@ def run(args: Namespace, session: Session) -> None:
                 "state": entry.state,
             },
         )
+
+
+def _still_mounted(record: MountRecord) -> str:
+    """Return the message about a mount that has another mount point."""
+    source = source_of(record.id)
+    points = [str(m.mount_point) for m in mountinfo.read().mounts if m.source == source]
+    where = ", ".join(points) or "in another mount namespace"
+    return (
+        f"unmounted {record.target}, but the same mount is still {'at ' * bool(points)}{where}: "
+        "`stacker gc` removes its files after it is unmounted there"
+    )
