@@ -170,6 +170,28 @@ def test_umount_names_the_mount_point_that_keeps_a_mount(pulled: Stacker, tmp_pa
     pulled.assert_clean(images=1)
 
 
+@needs_root
+def test_mount_without_privileges_has_nosuid_and_nodev(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir(exist_ok=True)
+    pull, mount = (
+        shlex.join(stacker.words(*words))
+        for words in (("pull", "--sync", app.source), ("mount", "app:1.0", target))
+    )
+    shown = shlex.join(["findmnt", "-no", "OPTIONS", str(target)])
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"]
+    done = subprocess.run(
+        [*command, f"{pull} && {mount} && {shown}"],
+        env=stacker.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"nosuid", "nodev"} <= set(done.stdout.splitlines()[-1].split(","))
+
+
 def test_error_about_a_path_of_thousands_of_bytes_is_short(pulled: Stacker, tmp_path: Path) -> None:
     for verb in (["unpack", "app:1.0"], ["mount", "app:1.0"], ["umount"]):
         failed = pulled.run(*verb, tmp_path / ("x/" * 3000))

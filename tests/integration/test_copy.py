@@ -55,6 +55,36 @@ def test_copy_creates_no_store(stacker: Stacker, layout: images.Layout, tmp_path
     assert not stacker.store.exists()
 
 
+@pytest.mark.parametrize("verb", ["copy", "push"])
+def test_blob_of_a_layout_with_a_flipped_byte_is_written_again(
+    verb: str, stacker: Stacker, layout: images.Layout, tmp_path: Path
+) -> None:
+    source = layout.source
+    if verb == "push":
+        source = stacker("pull", "--sync", layout.source).last
+    out = tmp_path / "out"
+    stacker(verb, source, f"oci:{out}:app")
+    blobs = list((out / "blobs/sha256").iterdir())
+    before = [blob.read_bytes() for blob in blobs]
+    for blob, content in zip(blobs, before, strict=True):
+        blob.chmod(0o600)
+        blob.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    stacker(verb, source, f"oci:{out}:app")
+    assert [blob.read_bytes() for blob in blobs] == before
+
+
+@pytest.mark.parametrize("verb", ["copy", "push"])
+def test_layout_whose_first_write_was_interrupted_is_completed(
+    verb: str, stacker: Stacker, layout: images.Layout, tmp_path: Path
+) -> None:
+    source = layout.source
+    if verb == "push":
+        source = stacker("pull", "--sync", layout.source).last
+    (tmp_path / "out/blobs/sha256").mkdir(parents=True)
+    stacker(verb, source, f"oci:{tmp_path}/out:app")
+    assert (tmp_path / "out/oci-layout").exists()
+
+
 def test_copy_of_a_compressed_archive_leaves_no_temporary_file(
     stacker: Stacker, compressed: Path, layout: images.Layout, temporary: Path, tmp_path: Path
 ) -> None:
