@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.layout import TAG, Image
@@ -82,8 +83,9 @@ def peers(host: str) -> tuple[Peer, ...]:
         replace(STACKER, name=LAYOUT),
         replace(EROFS, name=EROFS_LAYOUT),
         Peer(PULL, (), _at(host, _pull)),
-        Peer(EROFS_PULL, (), _at(host, _pull_erofs)),
-        Peer(ONCE, (), _at(host, _pull_once)),
+        Peer(EROFS_PULL, (), _at(host, partial(_pull, options=("--form", "erofs")))),
+        # Without the file that a resumed pull needs; the difference is the cost of that file.
+        Peer(ONCE, (), _at(host, partial(_pull, options=("--no-resume",)))),
         Peer(DOWNLOAD, (("curl", "--version"),), _at(host, _download)),
         Peer(SKOPEO, (("skopeo", "--version"),), _at(host, _skopeo)),
     )
@@ -105,21 +107,9 @@ def _at(
     return prepared
 
 
-def _pull(host: str, _: Image, scratch: Path) -> Task:
-    return Task(
-        stacker_command(scratch / "store", "pull", "--quiet", "--no-sync", _name(host)), scratch
-    )
-
-
-def _pull_once(host: str, image: Image, scratch: Path) -> Task:
-    """Pull without the file that a resumed pull needs; the difference is the cost of that file."""
-    task = _pull(host, image, scratch)
-    return replace(task, command=(*task.command, "--no-resume"))
-
-
-def _pull_erofs(host: str, image: Image, scratch: Path) -> Task:
-    task = _pull(host, image, scratch)
-    return replace(task, command=(*task.command, "--form", "erofs"))
+def _pull(host: str, _: Image, scratch: Path, *, options: tuple[str, ...] = ()) -> Task:
+    pull = ("pull", "--quiet", "--no-sync", *options, _name(host))
+    return Task(stacker_command(scratch / "store", *pull), scratch)
 
 
 def _download(host: str, image: Image, scratch: Path) -> Task:

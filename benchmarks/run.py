@@ -100,7 +100,7 @@ def compared(
     """Return a line of results for each peer on one image."""
     what = {**what, "medium": medium.name, "filesystem": medium.filesystem, "sync": sync}
     print("  ".join(map(str, what.values())), file=sys.stderr)
-    once = functools.partial(_once, image=image, medium=medium, sync=sync)
+    once = functools.partial(run_once, image=image, medium=medium, sync=sync)
     runs = alternating(peers, once, repetitions)
     for peer, usages in runs.items():
         line = {**what, "peer": peer}
@@ -112,10 +112,6 @@ def compared(
             if removals := [usage for _, *removal in usages for usage in removal]:
                 line["removed"] = figures.figures(removals)["wall"]
             yield line
-
-
-def _once(peer: Peer, image: Image, medium: Medium, *, sync: bool) -> tuple[Usage, ...]:
-    return run_once(peer, image, medium, sync=sync)
 
 
 def throughput(arguments: argparse.Namespace) -> Iterator[Figures]:

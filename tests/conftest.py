@@ -23,6 +23,8 @@ if os.environ.get("CI"):
 # test die of SIGINT as they do for a user.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 in_own_namespace()

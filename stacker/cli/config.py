@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.help import parse_size
 from stacker.cli.options import DRIVERS
 from stacker.errors import UsageError
-from stacker.layer.paths import FORMS
+from stacker.operations import forms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Value = bool | int | str | Path
     Check = Callable[[object], Value]
 
-PULL_FORMS = ("auto", *FORMS)
 _LIMITS = "limits"
 _SIZE = 'a number of bytes, such as 512 or "10M"'
 _HINT = "stacker(1) and docs/reference/config.md describe the keys"
@@ -153,14 +152,10 @@ def _one_of(choices: Sequence[str]) -> Check:
 
 
 _SETTINGS: dict[str, tuple[Check, str, str]] = {
-    "store": (
-        _directory,
-        "an absolute path, or one that begins with `~/`",
-        "--store",
-    ),
+    "store": (_directory, "an absolute path, or one that begins with `~/`", "--store"),
     "jobs": (_count, "a whole number", "--jobs of every verb"),
     "driver": (_one_of(DRIVERS), ", ".join(DRIVERS), "--driver of `mount`"),
-    "form": (_one_of(PULL_FORMS), ", ".join(PULL_FORMS), "--form of `pull`"),
+    "form": (_one_of(forms.OPTIONS), ", ".join(forms.OPTIONS), "--form of `pull`"),
     "sync": (_switch, "true or false", "--sync or --no-sync of `pull`"),
     "max_bytes": (_size, _SIZE, "--max-bytes"),
     "max_pax_bytes": (_size, _SIZE, "--max-pax-bytes"),
@@ -171,8 +166,7 @@ _SETTINGS: dict[str, tuple[Check, str, str]] = {
     "max_ratio": (_count, "a whole number", "--max-ratio"),
     "max_archive_ratio": (_count, "a whole number", "--max-archive-ratio"),
 }
-SETTINGS = tuple(_SETTINGS)
-"""The names of all values, in the order of the documentation."""
+"""The check of each value, its description, and the option; in the order of the documentation."""
 KEYS = tuple((key_of(name), want, sets) for name, (_, want, sets) in _SETTINGS.items())
 """Each key, its values, and the option that it replaces the default of."""
-_FIELDS = {key_of(name): name for name in SETTINGS}
+_FIELDS = {key_of(name): name for name in _SETTINGS}

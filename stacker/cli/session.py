@@ -104,10 +104,8 @@ class Session:
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:
     """Return the existing configuration files, the system's first."""
-    base = environ.get("XDG_CONFIG_HOME", "")
-    if not base.startswith("/"):  # XDG Base Directory Specification, as for XDG_DATA_HOME
-        base = os.path.expanduser("~/.config")
-    paths = (_SYSTEM_CONFIG, Path(base) / "stacker/config.toml")
+    base = _absolute(environ, "XDG_CONFIG_HOME") or Path(os.path.expanduser("~/.config"))
+    paths = (_SYSTEM_CONFIG, base / "stacker/config.toml")
     return [path for path in paths if os.path.exists(path)]  # another user's home is unreadable
 
 
@@ -120,10 +118,16 @@ def _root(named: str | None, environ: Mapping[str, str], config: Config | None) 
         return config.store
     if _is_system_root():
         return _SYSTEM_STORE
-    data = environ.get("XDG_DATA_HOME", "")
-    # XDG Base Directory Specification: a relative path is invalid and must be ignored.
-    base = Path(data) if data.startswith("/") else _home() / ".local/share"
-    return base / "stacker"
+    return (_absolute(environ, "XDG_DATA_HOME") or _home() / ".local/share") / "stacker"
+
+
+def _absolute(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return the directory that a variable names; ``None`` if it names none.
+
+    XDG Base Directory Specification: a relative path is invalid and must be ignored.
+    """
+    path = environ.get(name, "")
+    return Path(path) if path.startswith("/") else None
 
 
 def _home() -> Path:

@@ -21,6 +21,10 @@ _GET_UUID: Final = 0x80111500  # FS_IOC_GETFSUUID, include/uapi/linux/fs.h
 # enum fid_type, include/linux/exportfs.h
 INO32_GEN, INO32_GEN_PARENT, BTRFS_WITHOUT_PARENT = 1, 2, 0x4D
 INO64_GEN, INO64_GEN_PARENT = 0x81, 0x82
+_SHORT: Final = {(INO32_GEN, 8), (INO32_GEN_PARENT, 16)}
+"""Types and sizes of handles that begin with a number of 32 bits."""
+_LONG: Final = {INO64_GEN, INO64_GEN_PARENT, BTRFS_WITHOUT_PARENT}
+"""Types of handles that begin with a number of 64 bits."""
 
 
 class FileHandle(NamedTuple):
@@ -32,15 +36,14 @@ class FileHandle(NamedTuple):
     @property
     def inode_number(self) -> int | None:
         """The inode number in a handle of ext4, XFS, btrfs or tmpfs; ``None`` for other types."""
-        size = len(self.data)
-        match self.kind, size:
-            case (1, 12):  # shmem_encode_fh: generation, and the two halves of the number
-                _, low, high = struct.unpack("=III", self.data)
-                return int(low | high << 32)
-            case (1, 8) | (2, 16):
-                return int(struct.unpack_from("=I", self.data)[0])
-            case (0x81 | 0x82 | 0x4D, _) if size >= struct.calcsize("=QI"):
-                return int(struct.unpack_from("=Q", self.data)[0])
+        kind, size = self.kind, len(self.data)
+        if kind == INO32_GEN and size == 12:  # shmem_encode_fh: generation, halves of the number
+            _, low, high = struct.unpack("=III", self.data)
+            return int(low | high << 32)
+        if (kind, size) in _SHORT:
+            return int(struct.unpack_from("=I", self.data)[0])
+        if kind in _LONG and size >= struct.calcsize("=QI"):
+            return int(struct.unpack_from("=Q", self.data)[0])
         return None
 
 

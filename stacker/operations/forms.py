@@ -10,11 +10,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stacker.layer.paths import FORMS
 from stacker.linux import process
 
 if TYPE_CHECKING:
     from stacker.layer.paths import Form
 
+OPTIONS: Final = ("auto", *FORMS)
+"""The values of an option that chooses a form."""
 _FILESYSTEMS: Final = Path("/proc/filesystems")
 _MODULES: Final = Path("/lib/modules")
 
@@ -22,7 +25,7 @@ _MODULES: Final = Path("/lib/modules")
 def chosen_form(option: str | None) -> Form | None:
     """Return the form for new layers; ``None`` lets the layers of the store decide.
 
-    :param option: ``tree``, ``erofs``, ``auto`` or ``None``.
+    :param option: one of `OPTIONS`, or ``None``.
     """
     if option is None:
         return None

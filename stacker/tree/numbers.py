@@ -83,13 +83,12 @@ class Filesystems:
         self._roots: dict[int, bytes] = {}
         for root in reversed(list(layers)):
             self._roots.setdefault(os.stat(root).st_dev, root)
+        self._places = {device: at for at, device in enumerate(self._roots)}
         self._uuids: dict[int, bytes] = {}
 
     def number(self, device: int, inode: int) -> int:
         """Return the inode number in the mount for one on disk."""
-        devices = list(self._roots)
-        at = devices.index(device) if device in self._roots else len(devices)
-        return at << FILESYSTEM_BIT | inode
+        return self._places.get(device, len(self._places)) << FILESYSTEM_BIT | inode
 
     def uuid(self, device: int) -> bytes:
         """Return the UUID of one of the filesystems."""

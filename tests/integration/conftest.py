@@ -1,12 +1,20 @@
-"""Registries that several modules talk to."""
+"""Registries and a mount point that several modules use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.registries import FakeRegistry, debian_registry, fake_registry
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Make an empty directory to mount on."""
+    (tmp_path / "target").mkdir()
+    return tmp_path / "target"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountapi
+from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import Stacker
 from tests.support.mounts import unmount_below
@@ -395,5 +396,5 @@ def test_invalid_words_are_exit_code_2(tmp_path: Path, words: tuple[str, ...]) -
 
 
 def test_store_has_mode_0700(stacker: Stacker) -> None:
-    stacker("images")
+    Store.open(stacker.store)
     assert stat.S_IMODE(stacker.store.stat().st_mode) == 0o700

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stacker.store.store import Store
 from tests.support.command import Stacker
 from tests.support.images import layout
 from tests.support.tars import dir, file, hardlink, tar, whiteout  # noqa: A004
@@ -113,7 +114,7 @@ def longer_than_path_max(stacker: Stacker, source: str) -> None:
 
 def empty(stacker: Stacker, source: str) -> None:
     del source
-    stacker("images")
+    Store.open(stacker.store)
 
 
 STATES: list[Callable[[Stacker, str], None]] = [

@@ -25,6 +25,7 @@ from tests.support.adapters import skip_without
 from tests.support.command import Stacker
 from tests.support.indexes import merged_stack
 from tests.support.mounts import unmount_below
+from tests.support.snapshot import inode_numbers
 from tests.support.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
 pytestmark = [
@@ -53,16 +54,6 @@ def stacker(tmp_path: Path) -> Iterator[Stacker]:
     unmount_below(tmp_path)
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    (tmp_path / "target").mkdir()
-    return tmp_path / "target"
-
-
-def numbers(target: Path) -> dict[str, int]:
-    return {str(path.relative_to(target)): path.lstat().st_ino for path in target.rglob("*")}
-
-
 def test_inode_numbers_are_the_same_in_each_mount(stacker: Stacker, target: Path) -> None:
     seen = []
     for _ in range(2):
@@ -70,7 +61,7 @@ def test_inode_numbers_are_the_same_in_each_mount(stacker: Stacker, target: Path
         assert (target / "etc/kept").read_bytes() == b"changed"
         assert (target / "more").read_bytes() == BIG
         assert not (target / "etc/gone").exists()
-        seen.append(numbers(target))
+        seen.append(inode_numbers(target))
         stacker("umount", target)
         assert os.listdir(target) == []
     assert seen[0] == seen[1]

@@ -13,6 +13,7 @@ from tests.support import images
 from tests.support.adapters import skip_without
 from tests.support.command import Stacker
 from tests.support.mounts import unmount_below
+from tests.support.snapshot import inode_numbers
 from tests.support.tars import dir, file, hardlink, symlink, tar  # noqa: A004 - the word for it
 
 pytestmark = [
@@ -42,12 +43,6 @@ def stacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stacker]
     stacker("pull", "--sync", "--form", request.param, source)
     yield stacker
     unmount_below(tmp_path)
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    (tmp_path / "target").mkdir()
-    return tmp_path / "target"
 
 
 def numbers(target: Path) -> dict[str, int]:
@@ -115,10 +110,7 @@ def test_inode_number_of_a_moved_copy_survives_a_new_mount(
     assert before["new/link"] == before["one"]
     stacker("umount", target)
     stacker(*mount)
-    after = {
-        str(path.relative_to(target)): path.lstat().st_ino for path in sorted(target.rglob("*"))
-    }
-    assert after == {name: number for name, number in before.items() if name != "."}
+    assert inode_numbers(target) == {name: number for name, number in before.items() if name != "."}
 
 
 @pytest.mark.parametrize("stacker", ["tree"], indirect=True)

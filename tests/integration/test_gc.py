@@ -135,7 +135,7 @@ def test_gc_sweeps_the_files_of_killed_processes(stacker: Stacker, app: images.L
 
 
 def test_gc_leaves_the_staging_of_a_running_process(stacker: Stacker) -> None:
-    stacker("images")
+    Store.open(stacker.store)
     held = stacker.store / "staging/spool-1"
     held.mkdir()
     with lock.exclusive(stacker.store / "staging/spool-1.lock"):
@@ -145,7 +145,7 @@ def test_gc_leaves_the_staging_of_a_running_process(stacker: Stacker) -> None:
 
 
 def test_dry_run_lists_no_file_that_a_running_process_has_locked(stacker: Stacker) -> None:
-    stacker("images")
+    Store.open(stacker.store)
     places = ("", "blobs/sha256", "indexes")
     for place in places:
         (stacker.store / place).mkdir(exist_ok=True)

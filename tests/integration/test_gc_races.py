@@ -20,6 +20,7 @@ import pytest
 from stacker.cli import main
 from stacker.linux import mountinfo
 from stacker.linux.removal import remove_tree
+from stacker.store.store import Store
 from tests.support.command import PATIENCE, Stacker, at_home
 from tests.support.images import Layout, layout
 from tests.support.mounts import unmount_below
@@ -156,7 +157,7 @@ def test_image_of_a_pull_during_gc_is_complete(world: World, state: str) -> None
 
 def prepare(world: World, state: str) -> None:
     """Make a store that lacks the image, has it without a list, or has it without a name."""
-    world.stacker("images")
+    Store.open(world.store)
     if state == "unlisted":
         world.stacker("pull", "--sync", world.app.source)
         (world.store / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')

@@ -34,6 +34,11 @@ KINDS = {
 }
 
 
+def inode_numbers(root: Path) -> dict[str, int]:
+    """Return the inode number of every path below ``root``."""
+    return {str(path.relative_to(root)): path.lstat().st_ino for path in root.rglob("*")}
+
+
 def snapshot(root: Path | str) -> dict[bytes, Node]:
     """Return every path below ``root``, and the root itself as ``b""``."""
     top = os.fsencode(root)

@@ -13,7 +13,7 @@ from stacker.cli.options import add_archive_ratio, add_jobs, add_limits, limits_
 from stacker.cli.output import print_event, print_line, size
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.errors import UnsupportedError
-from stacker.layer.paths import FORMS
+from stacker.operations import forms
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
@@ -70,7 +70,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     add(
         "--form",
-        choices=("auto", *FORMS),
+        choices=forms.OPTIONS,
         help="store layers as directories with their files (tree), or as their tars with an index "
         "that the kernel mounts (erofs); auto chooses erofs if this machine can mount it (default: "
         "the form that most of the image's layers have in the store; tree if the store has none of "
@@ -155,7 +155,6 @@ def _access(args: Namespace) -> RegistryAccess | None:
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
     from stacker.cli.progress import report_progress
     from stacker.linux.process import usable_processors
-    from stacker.operations.forms import chosen_form
     from stacker.operations.pull import pull_image
     from stacker.source.open import open_source
 
@@ -174,7 +173,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             store,
             source,
             platform=platform,
-            options=_options(args, chosen_form(args.form)),
+            options=_options(args, forms.chosen_form(args.form)),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
             emit=emit,
