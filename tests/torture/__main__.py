@@ -27,6 +27,8 @@ PAGE: Final = ROOT / "docs" / "explanation" / "reliability.md"
 BEGIN: Final = "<!-- The table is written by scripts/torture --write. -->"
 END: Final = "<!-- End of the table. -->"
 _MEMORY: Final = Path("/dev/shm")
+_ENDED: Final = {0, 1}
+"""The exit codes of a pytest that ran all tests; others are an interrupt or a usage error."""
 _SPACE: Final = 1 << 30  # bytes of the filesystem that holds the worlds of a sweep
 SWEEPS: Final = {
     "kill": ("test_kill.py", "kill the process group before each system call that changes a file"),
@@ -162,6 +164,7 @@ def run(name: str, options: argparse.Namespace, commit: str) -> Row:
     """Run one sweep; return its counts.
 
     :param commit: the commit under test.
+    :raises SystemExit: the sweep did not end, or counted nothing.
     """
     output: Path = options.output
     counts, report = output / f"{name}.jsonl", output / f"{name}.xml"
@@ -176,8 +179,13 @@ def run(name: str, options: argparse.Namespace, commit: str) -> Row:
             str(ROOT / "tests" / "torture" / SWEEPS[name][0]),
         ]
         environ = environment(counts, sample=options.sample, fuzz_seconds=options.fuzz_seconds)
-        subprocess.run(command, cwd=ROOT, env=environ, stdout=log, stderr=log, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environ, stdout=log, stderr=log, check=False)
     lines = counts.read_text().splitlines() if counts.exists() else []
+    if done.returncode not in _ENDED or not (lines or done.returncode):
+        raise SystemExit(
+            f"{name}: the sweep did not end: got exit code {done.returncode} of pytest and "
+            f"{len(lines)} scenarios: see {output / f'{name}.log'}"
+        )
     points, findings = count([json.loads(line) for line in lines], failures(report))
     return Row(name, len(lines), points, findings, round(time.monotonic() - started), *about)
 

@@ -83,6 +83,34 @@ def test_counts_and_log_of_a_sweep_are_written(
     assert log == f"findings: see {output}/kill.log"
 
 
+INTERRUPTED = """
+from tests.torture.sweep import write_counts
+
+def test_a_scenario_without_findings():
+    write_counts("kill", "rm", 4, 0, 0.5)
+
+def test_a_scenario_that_control_c_ends():
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize("tests", [INTERRUPTED, "", "def test_without_counts(): pass"])
+def test_sweep_that_did_not_end_is_not_recorded(
+    tests: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test_sweep.py").write_text(tests)
+    page = tmp_path / "page.md"
+    page.write_text(EMPTY)
+    monkeypatch.setitem(SWEEPS, "kill", (str(tmp_path / "test_sweep.py"), "a sweep"))
+    monkeypatch.setattr("tests.torture.__main__.PAGE", page)
+    options = ["--only", "kill", "--jobs", "0", "--write", "--output", str(tmp_path / "output")]
+    monkeypatch.setattr(sys, "argv", ["torture", *options])
+    with pytest.raises(SystemExit, match="kill: the sweep did not end: got exit code"):
+        main()
+    assert page.read_text() == EMPTY
+    assert not (tmp_path / "output" / "counts.json").exists()
+
+
 def test_failed_test_without_counts_is_a_finding() -> None:
     counts = [{"points": 3, "findings": 2}, {"points": 4, "findings": 0}]
     assert count(counts, failed=1) == (7, 2)
