@@ -62,17 +62,30 @@ def _row(lines: Sequence[Figures], case: tuple[str, str, bool], peers: Sequence[
 def origin(documents: Sequence[Figures]) -> str:
     """Return a table of the machines and of the versions of all programs.
 
-    If there are several machines, each row names the suites that ran on its machine.
+    If there are several machines, each row names the suites that ran on its machine.  If the suite
+    ``throughput`` ran on several machines, the row also says which cases ran on this one.
     """
     groups: dict[str, list[Figures]] = {}
     for document in documents:
         groups.setdefault(_machine(document), []).append(document)
     rows = []
     for machine, group in groups.items():
-        suites = ", ".join(dict.fromkeys(document["suite"] for document in group))
-        of_suites = f" ({suites})" if len(groups) > 1 else ""
+        suites = dict.fromkeys(document["suite"] for document in group)
+        names = ", ".join(f"{suite}{_part(suite, group, documents)}" for suite in suites)
+        of_suites = f" ({names})" if len(groups) > 1 else ""
         rows += [[f"machine{of_suites}", machine], [f"programs{of_suites}", _programs(group)]]
     return aims.table(["measured on", ""], rows)
+
+
+def _part(suite: str, group: Sequence[Figures], documents: Sequence[Figures]) -> str:
+    """Return which cases of a suite ran on a machine, if others ran on another machine."""
+    lines, every = of_suite(group, suite), of_suite(documents, suite)
+    if suite != "throughput" or len(lines) == len(every):
+        return ""
+    if 2 * len(lines) > len(every):
+        return ": all other rows"
+    cases = sorted(set(map(_case, lines)), key=_order)
+    return ": " + ", ".join(f"{corpus} on {_MEDIA[medium]}" for corpus, medium, _ in cases)
 
 
 def unpacking_origin(documents: Sequence[Figures]) -> str:

@@ -31,7 +31,7 @@ NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class StackerError(Exception):
-    """An error without a class of its own, such as a full disk or an I/O error.
+    """Any other error, such as a full disk or an I/O error.
 
     The base class of all errors of this package.
 

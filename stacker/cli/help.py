@@ -97,10 +97,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def usage(parser: argparse.ArgumentParser) -> str:
-    """Return the usage of a command: its name, ``[OPTION]...`` and its arguments."""
+    """Return the usage of a command: its name, its options and its arguments.
+
+    Options that are not required are ``[OPTION]...``.
+    """
     if parser.usage is not None:
         return parser.usage
-    words = [parser.prog, "[OPTION]..."]
+    required = [term(action) for action in parser._get_optional_actions() if action.required]
+    words = [parser.prog, *required, "[OPTION]..."]
     return " ".join([*words, *map(_word, parser._get_positional_actions())])
 
 

@@ -65,7 +65,7 @@ _STORE = (
     "$STACKER_STORE, else from the config file, else /var/lib/stacker for root, "
     "~/.local/share/stacker for other users"
 )
-_IMAGE = "image ID, unique prefix of an image ID, or name"
+_IMAGE = "image ID, unique prefix of an image ID, name, or SOURCE of the pull"
 _COLUMN = 12
 
 

@@ -1,4 +1,4 @@
-"""Replies to STATX and IOCTL: the time of birth and the flags of an inode.
+"""Replies to STATX and IOCTL: the birth time and the flags of an inode.
 
 Values of a tree come in; the bodies of replies go out.  The layouts are those of struct
 fuse_statx_out and fuse_ioctl_out (include/uapi/linux/fuse.h).

@@ -1,4 +1,4 @@
-"""Attributes of inodes that stat(2) lacks: the time of birth (statx(2)) and flags (chattr(1)).
+"""Attributes of inodes that stat(2) lacks: the birth time (statx(2)) and flags (chattr(1)).
 
 A descriptor comes in; a number goes out.  This module must not change a file.
 """

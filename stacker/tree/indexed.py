@@ -201,7 +201,7 @@ class IndexedTree(XattrMappings):
         return inode + 1
 
     def birth(self, inode: Node) -> None:
-        """Return ``None``: an index has no time of birth."""
+        """Return ``None``: an index has no birth time."""
         del inode
 
     def flags(self, inode: Node) -> int:

@@ -230,6 +230,18 @@ def test_origin_names_the_suites_of_each_machine() -> None:
     assert "1.2.3" not in pages.unpacking_origin([first, second])
 
 
+def test_origin_names_the_cases_of_each_machine_if_one_suite_ran_on_two() -> None:
+    first, second = (
+        figures.read(report.RESULTS / f"{name}.json") for name in ("throughput", "throughput-disk")
+    )
+    second = {**second, "machine": {**first["machine"], "kernel": "1.2.3"}}
+    table = pages.unpacking_origin([first, second])
+    assert "Linux 1.2.3" in table.partition("(throughput: debian on real disk")[2]
+    assert (
+        "1.2.3" not in table.partition("| machine (throughput: all other rows) |")[2].split("|")[1]
+    )
+
+
 def test_an_own_filesystem_is_there_for_one_run_and_gone_after_it(cache: Path) -> None:
     missing = [tool for tool in ("mkfs.ext4", "losetup") if not shutil.which(tool)]
     if missing:

@@ -231,7 +231,7 @@ def test_file_of_o_tmpfile_without_a_name_is_discarded(stack: Stack, fuse_root: 
 
 
 def birth_time(path: Path) -> int | None:
-    """Return the time of birth that statx(2) reports."""
+    """Return the birth time that statx(2) reports."""
     held = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         return inode_attributes.birth_time(held)

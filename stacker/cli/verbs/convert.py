@@ -28,7 +28,7 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_image(parser)
-    parser.add_argument("--form", choices=FORMS, required=True, help="the form that layers get")
+    parser.add_argument("--form", choices=FORMS, required=True, help="the new form of the layers")
     add_jobs(parser, "layers to convert")
 
 

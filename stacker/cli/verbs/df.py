@@ -27,12 +27,12 @@ EXAMPLES = """\
   stacker df --json    show sizes in bytes
 """
 _PARTS = (
-    ("layers", "unpacked layers"),
+    ("layers", "layers: trees, or tars with an EROFS index"),
     ("unlisted", "layers without an image, left by failed pulls (included in layers)"),
     ("skeletons", "tar streams of the layers without file contents, and checksums"),
     ("blobs", "manifests, configs and kept layer blobs"),
     ("partial", "interrupted downloads that the next pull resumes"),
-    ("chains", "fixup directories of stacks"),
+    ("chains", "stored stacks, with the directories that repair them"),
     ("staging", "unfinished work of commands"),
     ("mounts", "records of mounts, and writes that unmounting discards"),
     ("other", "the list of images, indexes, lock files and directories"),

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 List the layers of an image with their sizes, base first.  WHITEOUTS is the number of names that the
-layer deletes.  FORM says how the store has the layer: as a directory with its files (tree), or as
-its tar with an index (erofs).  IMAGES is the number of images in the store that use the layer.
+layer deletes.  FORM says how the store has the layer: as a directory with its files (tree), as its
+tar with an index (erofs), or as both (tree+erofs).  IMAGES is the number of images in the store
+that use the layer.
 """
 EXAMPLES = """\
   stacker layers app:1.0

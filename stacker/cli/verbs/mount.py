@@ -63,7 +63,7 @@ def configure(parser: ArgumentParser) -> None:
         "--driver",
         choices=DRIVERS,
         default="auto",
-        help="mount driver (default: from the config file, else auto)",
+        help="mount driver (default: auto)",
     )
     _add_fuse(parser)
     add("--rw", action="store_true", help="mount read-write; discard writes at unmount")

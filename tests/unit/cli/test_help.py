@@ -89,6 +89,11 @@ def test_usage_of_optional_images_has_brackets(verb: str) -> None:
     assert usage(verb_parser(verb, load(verb))) == f"stacker {verb} [OPTION]... [IMAGE]..."
 
 
+def test_usage_names_the_options_that_are_required() -> None:
+    words = usage(verb_parser("convert", load("convert")))
+    assert words == "stacker convert --form {tree,erofs} [OPTION]... IMAGE"
+
+
 def example_lines(verb: str) -> list[str]:
     lines = [line.strip() for line in load(verb).EXAMPLES.splitlines()]
     return [line for line in lines if f"stacker {verb} " in f"{line} " and "$(" not in line]
