@@ -1,13 +1,16 @@
 """Flush a store to disk after the command has answered.
 
 A verb calls `flush_later`.  At its end, the process forks; the child writes the new layers to disk
-while the parent exits.  If the child is killed, its layers stay unmarked, and stacker verifies them
-after the next boot, before their first use.
+while the parent exits.  A shutdown sends SIGTERM to all processes and waits for them before it
+unmounts filesystems, so the child ignores SIGTERM, and an orderly shutdown ends with all layers
+marked.  If the child is killed, its layers stay unmarked, and stacker verifies them after the next
+boot, before their first use.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,7 @@ def flush_now_in_background() -> None:
 
 def _flush() -> None:
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.setsid()
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)

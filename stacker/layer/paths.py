@@ -78,16 +78,6 @@ class LayerPaths:
         """The file with the :class:`stacker.layer.record.LayerRecord`."""
         return self.root / "layer.json"
 
-    @property
-    def boot_id(self) -> Path:
-        """The file with the ID of the boot in which the layer was committed without a flush."""
-        return self.root / "boot-id"
-
-    @property
-    def durable(self) -> Path:
-        """The empty file that exists once the whole layer is known to be on disk."""
-        return self.root / "durable"
-
 
 @dataclass(frozen=True, slots=True)
 class MergedIndex:

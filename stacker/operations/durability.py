@@ -1,26 +1,30 @@
 """Flush layers to disk, and find those that a power cut damaged.
 
 A layer is published without waiting for the disk.  `flush` writes everything to disk later and
-marks it durable.  After a power cut, a layer of another boot without the mark is verified before
-its first use (`sound_layers`), and removed if it is wrong.  Source: ext4(5), *data=ordered*: a
-rename can reach the disk before the contents of the renamed file.
+marks it durable.  After a reboot, or after a new mount of the filesystem, a layer without the mark
+is verified before its first use (`sound_layers`), and removed if it is wrong.  Source: ext4(5),
+*data=ordered*: a rename can reach the disk before the contents of the renamed file.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stacker.errors import NotFoundError
 from stacker.linux.filesystem import is_tmpfs, sync_filesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from stacker.image.digest import DiffID, ImageID
+    from stacker.linux.filesystem import FileIdentity
+    from stacker.store.disk_mark import DiskMark
     from stacker.store.store import Store
 
     Restore = Callable[[Store, ImageID, Sequence[DiffID]], object]
     """Unpacks layers of an image again."""
+
+_ID = TypeVar("_ID")
 
 
 def flush(store: Store) -> int:
@@ -29,16 +33,21 @@ def flush(store: Store) -> int:
     :returns: the number of layers and chains that were marked.
     :raises OSError: a write to the disk failed; nothing is marked then.
     """
-    layers, chains = store.layers.not_durable(), store.chains.not_durable()
+    layers = _unflushed({each: store.layers.mark(each) for each in store.layers.all()})
+    chains = _unflushed({each: store.chains.mark(each) for each in store.chains.all()})
     if not layers and not chains:
         return 0
     if not is_tmpfs(store.root):
         sync_filesystem(store.root)
     for diff_id, layer in layers.items():
-        store.layers.mark_durable(diff_id, layer)
+        store.layers.mark(diff_id).mark_durable(layer)
     for chain_id, chain in chains.items():
         store.chains.mark_durable(chain_id, chain)
     return len(layers) + len(chains)
+
+
+def _unflushed(marks: Mapping[_ID, DiskMark]) -> dict[_ID, FileIdentity]:
+    return {each: mark.identity for each, mark in marks.items() if mark.needs_flush}
 
 
 def sound_layers(store: Store, diff_ids: Iterable[DiffID]) -> set[DiffID]:
@@ -52,7 +61,7 @@ def sound_layers(store: Store, diff_ids: Iterable[DiffID]) -> set[DiffID]:
     sound = set()
     for diff_id in dict.fromkeys(diff_ids):
         if store.layers.has(diff_id) and (
-            store.layers.is_certain(diff_id) or _verify(store, diff_id)
+            store.layers.mark(diff_id).is_certain or _verify(store, diff_id)
         ):
             sound.add(diff_id)
     return sound
@@ -88,10 +97,11 @@ def ensure_sound(
 def _verify(store: Store, diff_id: DiffID) -> bool:
     from stacker.jobs.verify_layer import VerifyTask, verify_layer  # only after a power cut
 
-    verified = store.layers.identity(diff_id)
+    mark = store.layers.mark(diff_id)
+    verified = mark.identity
     with store.layers.reading([diff_id]):
         if verify_layer(VerifyTask(store.root, diff_id), lambda _: None).is_sound:
-            store.layers.mark_durable(diff_id, verified)
+            mark.mark_durable(verified)
             return True
     discard_layers(store, [diff_id])
     return False

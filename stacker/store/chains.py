@@ -12,7 +12,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,12 @@ from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, json
 from stacker.image.digest import ChainID
 from stacker.layer.paths import Form, MergedIndex, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux.filesystem import (
-    FileIdentity,
-    exchange,
-    file_identity,
-    sync_filesystem,
-    write_atomically,
-)
-from stacker.linux.process import boot_id
+from stacker.linux.filesystem import FileIdentity, exchange
+from stacker.store.disk_mark import DiskMark
 from stacker.store.staging import Staging
 
 VERSION = 1
 _RECORD = "chain.json"
-_DURABLE = "durable"
 _REPLACED = ".replaced-"
 
 
@@ -115,15 +108,13 @@ class ChainStore:
             path.mkdir(mode=0o700)
             yield path
 
+    def mark(self, chain_id: ChainID) -> DiskMark:
+        """Return the mark that tells whether a chain is on disk."""
+        return DiskMark(self.path(chain_id))
+
     def is_certain(self, chain_id: ChainID) -> bool:
         """Return whether the store has a chain, and no power cut can have damaged it."""
-        path = self.path(chain_id)
-        if (path / _DURABLE).exists():
-            return True
-        try:
-            return bool(json.loads((path / _RECORD).read_bytes())["bootID"] == boot_id())
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return self.mark(chain_id).is_certain
 
     def has_form(self, chain_id: ChainID, form: Form | None) -> bool:
         """Return whether the store has a certain chain (see `is_certain`) of a form."""
@@ -138,18 +129,8 @@ class ChainStore:
         with ExitStack() as held:
             for chain_id in sorted(set(chain_ids), key=str):
                 held.enter_context(self.staging.locked(_lock_name(chain_id)))
-                path = self.path(chain_id)
-                # A record that is missing or damaged has no boot ID.
-                with suppress(FileNotFoundError, ValueError, TypeError):
-                    record = json.loads((path / _RECORD).read_bytes())
-                    write_atomically(path / _RECORD, json.dumps({**record, "bootID": ""}).encode())
-                (path / _DURABLE).unlink(missing_ok=True)
+                self.mark(chain_id).remove()
             yield
-
-    def not_durable(self) -> dict[ChainID, FileIdentity]:
-        """Return the chains of this boot that were not marked durable, for `mark_durable`."""
-        unmarked = [each for each in self.all() if not (self.path(each) / _DURABLE).exists()]
-        return {each: self._identity(each) for each in unmarked if self.is_certain(each)}
 
     def all(self) -> Iterator[ChainID]:
         """Yield the ID of every chain in the store."""
@@ -157,17 +138,15 @@ class ChainStore:
             if path.is_dir() and _REPLACED not in path.name:
                 yield ChainID(path.parent.name, path.name)
 
-    def _identity(self, chain_id: ChainID) -> FileIdentity:
-        return file_identity(self.path(chain_id) / _RECORD)
-
     def mark_durable(self, chain_id: ChainID, flushed: FileIdentity) -> None:
         """Record that a chain is on disk, unless it was removed, invalidated or built again.
 
-        :param flushed: the value of `not_durable` before the flush.
+        :param flushed: the identity of its `mark` before the flush.
         """
         with self.staging.locked(_lock_name(chain_id)):
-            if self.is_certain(chain_id) and self._identity(chain_id) == flushed:
-                (self.path(chain_id) / _DURABLE).touch(mode=0o600)
+            mark = self.mark(chain_id)
+            if mark.is_certain:
+                mark.mark_durable(flushed)
 
     def replaced(self) -> dict[Path, ChainID]:
         """Return the directories of chains that were built again, with the IDs of the chains."""
@@ -194,15 +173,12 @@ class ChainStore:
             "directories": [text(path) for path in stack.directories],
             "whiteoutFormat": stack.whiteout_format.value,
             "plain": stack.plain,
-            "bootID": boot_id(),
         }
         if merged := stack.merged:
             tars = [text(tar) for tar in merged.tars]
             record["merged"] = {"index": text(merged.path), "tars": tars}
         (directory / _RECORD).write_text(json.dumps(record))
-        if sync:
-            sync_filesystem(directory)
-            (directory / _DURABLE).touch(mode=0o600)
+        DiskMark(directory).write(sync=sync)
         final.parent.mkdir(mode=0o700, exist_ok=True)
         try:
             directory.rename(final)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +20,10 @@ from stacker.errors import LockedError, NotFoundError
 from stacker.image.digest import DiffID, Digest
 from stacker.layer.paths import Form, LayerPaths
 from stacker.linux import lock
-from stacker.linux.filesystem import (
-    FileIdentity,
-    exchange,
-    file_identity,
-    sync_filesystem,
-    write_atomically,
-)
+from stacker.linux.filesystem import exchange, sync_filesystem, write_atomically
 from stacker.linux.lock import ByteLocks
-from stacker.linux.process import boot_id
 from stacker.linux.removal import remove_tree
+from stacker.store.disk_mark import DiskMark
 from stacker.store.staging import Staging
 
 if TYPE_CHECKING:
@@ -41,7 +35,6 @@ _FILES: dict[Form, tuple[str, ...]] = {
     "erofs": ("index", "tar"),
 }
 """The parts of `LayerPaths` that each form has."""
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +101,12 @@ class LayerStore:
     ) -> None:
         """Write the record of an unpacked layer, and rename it to its diff_id.
 
-        The layer has either the ID of this boot or, once it was flushed to disk, the file
-        `LayerPaths.durable`.  After a power cut, a layer with neither may be damaged.
-
         :param sync: flush the filesystem to disk before and after the rename, and mark the layer
             durable.
         """
         paths.record.write_bytes(record.to_json())
         paths.root.chmod(0o700)
-        if sync:
-            sync_filesystem(paths.root)
-            paths.durable.touch(mode=0o600)
-        else:
-            paths.boot_id.write_text(boot_id())
+        DiskMark(paths.root).write(sync=sync)
         final = self.paths(diff_id).root
         final.parent.mkdir(mode=0o700, exist_ok=True)
         try:
@@ -176,45 +162,9 @@ class LayerStore:
         """Return the directories of layers that were exchanged for new ones."""
         return list(self.root.glob(f"*/*{_REPLACED}*"))
 
-    def is_certain(self, diff_id: DiffID) -> bool:
-        """Return whether no power cut can have damaged a layer of the store.
-
-        That is so if the layer was flushed to disk, or committed since the machine started.
-        """
-        paths = self.paths(diff_id)
-        if paths.durable.exists():
-            return True
-        try:
-            return paths.boot_id.read_text() == boot_id()
-        except FileNotFoundError:
-            return False
-
-    def not_durable(self) -> dict[DiffID, FileIdentity]:
-        """Return the layers of this boot without the durable mark, for `mark_durable`."""
-        unmarked = (d for d in self.all() if not self.paths(d).durable.exists())
-        return {each: self.identity(each) for each in unmarked if self.is_certain(each)}
-
-    def identity(self, diff_id: DiffID) -> FileIdentity:
-        """Return a value that changes if another process unpacks the layer again."""
-        return file_identity(self.paths(diff_id).boot_id)
-
-    def mark_durable(self, diff_id: DiffID, flushed: FileIdentity) -> None:
-        """Record that a layer is on disk.
-
-        Do nothing if another process removed the layer, or if `repair` exchanged it for a new one,
-        which may not be on disk yet.
-
-        :param flushed: the `identity` of the layer before the flush.
-        """
-        paths = self.paths(diff_id)
-        with suppress(FileNotFoundError):
-            root = os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if file_identity(paths.boot_id.name, directory=root) == flushed:
-                    os.close(os.open(paths.durable.name, _CREATE, 0o600, dir_fd=root))
-                    os.unlink(paths.boot_id.name, dir_fd=root)
-            finally:
-                os.close(root)
+    def mark(self, diff_id: DiffID) -> DiskMark:
+        """Return the mark that tells whether a layer is on disk."""
+        return DiskMark(self.paths(diff_id).root)
 
     def abandoned_locks(self) -> Iterator[Path]:
         """Yield lock files of single layers, which earlier versions made, unless a process has one.

@@ -16,6 +16,7 @@ from tests.support.images import layout
 from tests.support.snapshot import snapshot
 from tests.support.tars import dir as folder
 from tests.support.tars import file, tar, whiteout
+from tests.torture.disk import Disk
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="exchanges the boot ID by a mount"),
@@ -170,3 +171,24 @@ def test_a_flush_does_not_mark_the_layers_of_an_earlier_boot_durable(
     assert not any((layer / "durable").exists() for layer in paths(stacker, app))
     after("unpack", "app:1.0", tmp_path / "again")
     assert snapshot(tmp_path / "again") == snapshot(tmp_path / "right")
+
+
+def test_a_layer_is_verified_once_its_filesystem_was_mounted_again_in_the_same_boot(
+    app: images.Layout, tmp_path: Path
+) -> None:
+    """A disk that is unplugged loses what was not written, without a reboot."""
+    disk = Disk(tmp_path / "image", tmp_path / "disk", "ext4")
+    disk.format()
+    disk.mount()
+    try:
+        stacker = at_home(disk.path)
+        stacker("pull", "--no-sync", app.source)
+        stacker("unpack", "app:1.0", tmp_path / "right")
+        disk.commit_journal()
+        disk.cut_power()
+        disk.unmount()
+        disk.mount()
+        stacker("unpack", "app:1.0", tmp_path / "again")
+        assert snapshot(tmp_path / "again") == snapshot(tmp_path / "right")
+    finally:
+        disk.remove()

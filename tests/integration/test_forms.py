@@ -83,7 +83,7 @@ def test_pull_in_erofs_form_creates_no_tree(stacker: Stacker, app: images.Layout
     stacker("pull", "--no-sync", "--form", "erofs", app.source)
     for layer, content in zip(layers(stacker, app), (LOWER, UPPER), strict=True):
         assert {path.name for path in layer.iterdir()} == {
-            *("layer.tar", "index.erofs", "layer.json", "boot-id"),
+            *("layer.tar", "index.erofs", "layer.json", "session"),
         }
         stored = (layer / "layer.tar").read_bytes()
         assert stored == content + bytes(-len(content) % 512)

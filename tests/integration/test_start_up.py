@@ -31,8 +31,8 @@ stacker.mount.drivers.overlay stacker.mount.drivers.protocol stacker.mount.plan
 stacker.mount.record stacker.mount.state stacker.mount.table stacker.mount.target
 stacker.mount.unmount stacker.mount.upper_directory stacker.operations
 stacker.operations.durability stacker.operations.mount stacker.operations.stack stacker.store
-stacker.store.blobs stacker.store.chains stacker.store.images stacker.store.layers
-stacker.store.staging stacker.store.store
+stacker.store.blobs stacker.store.chains stacker.store.disk_mark stacker.store.images
+stacker.store.layers stacker.store.staging stacker.store.store
 """
 
 # Modules of the standard library that `mount` imports, on any Python from 3.11 on.  Most of them

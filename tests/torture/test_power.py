@@ -51,16 +51,19 @@ class PowerCut:
     :param during: the part of the command's duration after which to cut; ``None`` lets it end.
     :param after: seconds to wait once the command has ended.
     :param journal: commit the journal just before, as a neighbour's fsync does.
+    :param reboot: the machine loses its power; otherwise, only the disk does.
     """
 
     during: float | None
     after: float
     journal: bool
+    reboot: bool
 
     def __str__(self) -> str:
         end = "the command's end" if self.during is None else f"{self.during:.0%} of the command"
         journal = ", journal committed" if self.journal else ""
-        return f"power cut {self.after:.1f} s after {end}{journal}"
+        what = "power cut" if self.reboot else "disk unplugged"
+        return f"{what} {self.after:.1f} s after {end}{journal}"
 
 
 def power_cuts(name: str) -> list[PowerCut]:
@@ -71,9 +74,14 @@ def power_cuts(name: str) -> list[PowerCut]:
     """
     chance = random.Random(name)
     cuts = [
-        PowerCut(chance.uniform(0.2, 1), 0, journal=n % 4 != 2)
+        PowerCut(chance.uniform(0.2, 1), 0, journal=n % 4 != 2, reboot=n % 8 < 4)
         if n % 2 == 0
-        else PowerCut(None, chance.choice((0, chance.uniform(0, LONGEST))), journal=n % 4 != 3)
+        else PowerCut(
+            None,
+            chance.choice((0, chance.uniform(0, LONGEST))),
+            journal=n % 4 != 3,
+            reboot=n % 8 < 4,
+        )
         for n in range(INSTANTS[name])
     ]
     return cuts if is_whole() else cuts[: SAMPLE[name]]
@@ -163,11 +171,20 @@ def test_a_power_cut_leaves_no_wrong_file_and_blocks_no_command(
                 listed = lose_power(disk, world, scenario, cut, seconds)
                 if scenario.unpacks and world.tree.exists():
                     remove_tree(world.tree)  # a tree outside the store is as durable as cp's
-                with world.server.after_a_boot(tmp_path) as server:
-                    rebooted = World(world.path, server)
+                with world_after(cut, world, tmp_path) as later:
                     if listed is not None:
-                        check_durability(rebooted, scenario, expected, listed)
-                    check_world(rebooted, scenario, expected, cut)
+                        check_durability(later, scenario, expected, listed)
+                    check_world(later, scenario, expected, cut)
+
+
+@contextmanager
+def world_after(cut: PowerCut, world: World, tmp_path: Path) -> Iterator[World]:
+    """Yield the world as a command after the cut sees it: in a new boot, or in the same one."""
+    if not cut.reboot:
+        yield world
+        return
+    with world.server.after_a_boot(tmp_path) as server:
+        yield World(world.path, server)
 
 
 def check_durability(world: World, scenario: Scenario, expected: Trees, listed: set[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stacker.linux import filesystem
+from tests.torture.disk import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,3 +171,25 @@ def test_atomic_write_syncs_before_the_rename(
 
 def content_of(descriptor: int) -> bytes:
     return Path(f"/proc/self/fd/{descriptor}").read_bytes()
+
+
+@needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_mount_number_changes_with_each_mount_of_a_filesystem(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "image", tmp_path / "disk", "ext4")
+    disk.format()
+    numbers = []
+    try:
+        for _ in range(3):
+            disk.mount()
+            numbers.append(filesystem.mount_number(disk.path))
+            assert filesystem.mount_number(disk.path) == numbers[-1]
+            disk.unmount()
+    finally:
+        disk.remove()
+    assert None not in numbers
+    assert len(set(numbers)) == 3
+
+
+def test_tmpfs_has_no_mount_number() -> None:
+    assert filesystem.mount_number(Path("/dev/shm")) is None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
 
+from stacker.cli import background
 from stacker.image.digest import ChainID, DiffID
 from stacker.layer.paths import Stack
 from stacker.layer.record import LayerRecord
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.operations import durability
+from stacker.store.disk_mark import DiskMark
 from stacker.store.store import Store
 
 LAYER, CHAIN = DiffID.of(b"layer"), ChainID.of(b"chain")
@@ -31,6 +35,11 @@ def build(store: Store) -> None:
         store.chains.commit(CHAIN, directory, Stack((), FORM, plain=True))
 
 
+def marks(store: Store) -> list[DiskMark]:
+    layers = map(store.layers.mark, store.layers.all())
+    return [*layers, *map(store.chains.mark, store.chains.all())]
+
+
 @pytest.mark.parametrize("exchange", [unpack, build])
 def test_what_repair_exchanges_during_a_flush_is_not_marked_durable(
     store: Store, monkeypatch: pytest.MonkeyPatch, exchange: Callable[[Store], None]
@@ -39,10 +48,10 @@ def test_what_repair_exchanges_during_a_flush_is_not_marked_durable(
     monkeypatch.setattr(durability, "is_tmpfs", lambda _: False)
     monkeypatch.setattr(durability, "sync_filesystem", lambda _: exchange(store))
     durability.flush(store)
-    assert [*store.layers.not_durable(), *store.chains.not_durable()]
+    assert [mark for mark in marks(store) if mark.needs_flush]
     monkeypatch.setattr(durability, "sync_filesystem", lambda _: None)
     durability.flush(store)
-    assert not [*store.layers.not_durable(), *store.chains.not_durable()]
+    assert all(mark.is_durable for mark in marks(store))
 
 
 def test_layer_that_repair_exchanges_while_it_is_verified_is_not_marked_durable(
@@ -51,8 +60,7 @@ def test_layer_that_repair_exchanges_while_it_is_verified_is_not_marked_durable(
     from stacker.jobs import verify_layer
 
     unpack(store)
-    boot_id = store.layers.paths(LAYER).boot_id
-    boot_id.write_text("another boot")
+    (store.layers.paths(LAYER).root / "session").write_text("another session")
 
     def verify(*_: object) -> verify_layer.LayerVerified:
         unpack(store)
@@ -60,4 +68,34 @@ def test_layer_that_repair_exchanges_while_it_is_verified_is_not_marked_durable(
 
     monkeypatch.setattr(verify_layer, "verify_layer", verify)
     assert durability.sound_layers(store, [LAYER]) == {LAYER}
-    assert list(store.layers.not_durable()) == [LAYER]
+    assert store.layers.mark(LAYER).needs_flush
+
+
+def test_flush_in_the_background_marks_layers_although_it_gets_sigterm(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shutdown sends SIGTERM to every process, and waits for those that ignore it."""
+    unpack(store)
+    (flushing, started), (release, go) = os.pipe(), os.pipe()
+
+    def sync(_: object) -> None:
+        os.write(started, b"1")
+        os.read(release, 1)
+
+    monkeypatch.setattr(durability, "is_tmpfs", lambda _: False)
+    monkeypatch.setattr(durability, "sync_filesystem", sync)
+    children: list[int] = []
+    fork = os.fork
+
+    def forked() -> int:
+        children.append(fork())
+        return children[-1]
+
+    monkeypatch.setattr(os, "fork", forked)
+    monkeypatch.setattr(background, "_stores", [store.root])
+    background.flush_now_in_background()
+    os.read(flushing, 1)
+    os.kill(children[0], signal.SIGTERM)
+    os.write(go, b"1")
+    os.waitpid(children[0], 0)
+    assert store.layers.mark(LAYER).is_durable

@@ -19,7 +19,7 @@ from stacker.image.digest import ChainID, DiffID
 from stacker.layer.paths import Stack
 from stacker.layer.record import LayerRecord
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.store import chains
+from stacker.store import disk_mark
 from stacker.store.store import Store
 
 DIFF = DiffID.of(b"layer")
@@ -179,7 +179,7 @@ def test_chain_is_flushed_before_its_rename(store: Store, monkeypatch: pytest.Mo
         assert not store.chains.has(CHAIN)
         seen.append((directory / "chain.json").read_bytes())
 
-    monkeypatch.setattr(chains, "sync_filesystem", syncing)
+    monkeypatch.setattr(disk_mark, "sync_filesystem", syncing)
     with store.chains.building(CHAIN) as directory:
         assert directory is not None
         store.chains.commit(CHAIN, directory, Stack((), FORM, plain=True), sync=True)
