@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,16 +114,19 @@ class Stacker:
         assert "Traceback" not in result.err, result.err
         return result
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
-        """Start the command in a process group of its own."""
-        return subprocess.Popen(
-            self.words(*words),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self.environment,
-            text=True,
-            process_group=0,
-        )
+    def start(self, *words: str | Path, text: str = "") -> subprocess.Popen[str]:
+        """Start the command in a process group of its own, with text on stdin."""
+        with tempfile.TemporaryFile() as given:
+            os.pwrite(given.fileno(), text.encode(), 0)
+            return subprocess.Popen(
+                self.words(*words),
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self.environment,
+                text=True,
+                process_group=0,
+            )
 
     def __call__(self, *words: str | Path, cwd: Path | None = None) -> Result:
         """Run a command that must succeed."""

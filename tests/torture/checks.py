@@ -14,6 +14,8 @@ from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.torture.world import Scenario, World
 
 Trees = dict[str, dict[bytes, Node]]
@@ -38,6 +40,7 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
         assert listed.code == 0, (fault, verb, listed.err)
     assert world.unpacked("other") == expected["other"], (fault, "other")
     scenario.repeat(world)
+    _check_directory(world.out, fault)
     if scenario.mounts:
         assert exposed(snapshot(world.mounted)) == exposed(expected["app"]), (fault, "the mount")
     for arguments in scenario.then(world):
@@ -50,6 +53,12 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
         written = world.pulled_elsewhere(scenario.writes(world))
         assert written == expected["app"], (fault, "what the command wrote")
     _remove_everything(world, fault)
+
+
+def _check_directory(directory: Path, fault: object) -> None:
+    """Check that the repeated command has removed the temporary files of the killed one."""
+    left = sorted(path.name for path in directory.rglob(".*"))
+    assert not left, (fault, "temporary files left", left)
 
 
 def _check_images(world: World, expected: Trees, fault: object) -> None:

@@ -64,4 +64,4 @@ class Injector:
         counter = self.directory / "counter"
         counter.write_bytes(bytes(8))
         helpers = {"LD_PRELOAD": str(library()), ARMED: str(counter)}
-        return world.stacker.run_with({**helpers, **environ}, *scenario.command(world))
+        return scenario.run(world, {**helpers, **environ})

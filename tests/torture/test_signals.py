@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 
 
 def start(scenario: Scenario, world: World) -> subprocess.Popen[str]:
-    return world.stacker.start(*scenario.command(world))
+    return world.stacker.start(*scenario.command(world), text=scenario.text)
 
 
 def signals(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +17,15 @@ from stacker.linux.removal import remove_tree
 from tests.support import images, tars
 from tests.support.command import Result, at_home
 from tests.support.mounts import unmount_below
-from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_registry
+from tests.support.registries import PASSWORD, USER
 from tests.support.snapshot import snapshot
 from tests.torture.checks import ExposedTree, exposed
 from tests.torture.forkserver import ForkedStacker, shared_server
 from tests.torture.sweep import is_whole, write_counts
-from tests.torture.world import BASE, CHANGES, OTHER, forked
+from tests.torture.world import BASE, CHANGES, OTHER, forked, shared_registry
 
 PROCESSES = 8
-SECONDS = 600 if is_whole() else 20
+SECONDS = 600 if is_whole() else 60
 EXPECTED = {0, 2, 3, 8, 9}
 """Exit codes that another process's commands explain: used, missing, locked, mounted."""
 VERBS = {
@@ -226,21 +225,14 @@ class Worker:
 
 
 @pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with fake_registry() as registry:
-        tags = json.dumps({"name": "app", "tags": ["1.0"]}).encode()
-        listed = "/v2/app/tags/list?"
-        registry.quirk = lambda asked: asked.path.startswith(listed) and asked.answer(200, tags)
-        yield registry
-
-
-@pytest.fixture
-def soak(tmp_path: Path, registry: FakeRegistry) -> Soak:
+def soak(tmp_path: Path) -> Soak:
     sources = {
         name: images.layout(tmp_path / f"source-{name}", layers, name=name).source
         for name, layers in IMAGES.items()
     }
-    soak = Soak(forked(at_home(tmp_path), shared_server()), sources, tmp_path, registry.host)
+    soak = Soak(
+        forked(at_home(tmp_path), shared_server()), sources, tmp_path, shared_registry().host
+    )
     reference = forked(at_home(tmp_path, "reference"), shared_server())
     for name, source in sources.items():
         reference("pull", source)

@@ -7,16 +7,19 @@ Faults and checks are elsewhere.
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
 from tests.support import images, tars
 from tests.support.command import Result, Stacker, at_home
 from tests.support.mounts import unmount_below
+from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_registry
 from tests.support.snapshot import Node, snapshot
 from tests.torture.forkserver import ForkedStacker, Server, shared_server
 
@@ -132,6 +135,18 @@ def _unpacked(stacker: Stacker, name: str, path: Path) -> dict[bytes, Node]:
     return snapshot(tree)
 
 
+@cache
+def shared_registry() -> FakeRegistry:
+    """Return a registry with the tag ``app:1.0``, which this process serves until its end."""
+    serving = fake_registry()
+    registry = serving.__enter__()
+    atexit.register(serving.__exit__, None, None, None)
+    tags = json.dumps({"name": "app", "tags": ["1.0"]}).encode()
+    listed = "/v2/app/tags/list?"
+    registry.quirk = lambda asked: asked.path.startswith(listed) and asked.answer(200, tags)
+    return registry
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One command to disturb.
@@ -140,6 +155,7 @@ class Scenario:
     :param command: the arguments of the command.
     :param first: commands that succeed before it.
     :param damage: changes the store after these commands.
+    :param text: what the command reads from stdin.
     :param then: commands that succeed once the disturbed command was repeated.
     :param codes: exit codes of the repeated command: not only 0 where the first run may be done.
     :param writes: the source that the command writes; it must hold the image `app`.
@@ -156,6 +172,7 @@ class Scenario:
     writes: Callable[[World], str] | None = None
     unpacks: bool = False
     mounts: bool = False
+    text: str = ""
 
     def prepare(self, world: World) -> None:
         """Make a new world ready for the command."""
@@ -164,12 +181,17 @@ class Scenario:
             world.stacker(*arguments)
         self.damage(world)
 
+    def run(self, world: World, environ: dict[str, str] | None = None) -> Result:
+        """Run the command with additional environment variables."""
+        return world.stacker.run_with(environ or {}, *self.command(world), text=self.text)
+
     def repeat(self, world: World) -> Result:
         """Run the command again without a fault.
 
         :raises AssertionError: its exit code is not one of ``codes``.
         """
-        result = world.stacker.run(*self.command(world))
+        result = self.run(world)
+        assert "Traceback" not in result.err, result.err
         assert result.code in self.codes, (self.name, result.code, result.err)
         return result
 
@@ -281,5 +303,14 @@ SCENARIOS: Final = (
     Scenario("umount-erofs", lambda w: ("umount", w.target), _mounted_erofs, codes=(0, 3)),
     Scenario("convert", lambda _: ("convert", "app", "--form", "erofs"), _pulled),
     Scenario("convert-tree", lambda _: ("convert", "app", "--form", "tree"), _pulled_erofs),
+    Scenario("verify", lambda _: ("verify", "--all"), _pulled),
+    Scenario("bench", lambda w: ("bench", "--runs", "1", w.app.source)),
+    Scenario("tags", lambda _: ("tags", f"docker://{shared_registry().host}/app")),
+    Scenario(
+        "login",
+        lambda _: ("login", "--username", USER, "--password-stdin", shared_registry().host),
+        then=lambda _: [("logout", shared_registry().host)],
+        text=f"{PASSWORD}\n",
+    ),
     Scenario("repair", lambda _: ("repair", "app"), _pulled, _damaged, lambda _: [("gc",)]),
 )

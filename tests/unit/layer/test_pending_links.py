@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacker.layer.pending_links import PendingLinks
+from stacker.layer.pending_links import LINK_BYTES, PendingLinks
 from stacker.tar.entry import HardLink
 
 PATHS = st.sampled_from([b"a", b"b", b"ab", b"d/a", b"d/b", b"d/e/a", b"\xff", b"a\0"])
@@ -81,3 +83,28 @@ def test_cyclic_and_missing_targets_are_left() -> None:
     links = PendingLinks([*cyclic, *missing])
     links.make(lambda link: link.target)
     assert [*links] == [*cyclic, *missing]
+
+
+def test_million_links_before_their_targets_take_linear_steps_and_little_memory() -> None:
+    """Each link waits for the next one, which is the worst order."""
+    count, steps = 1_000_000, 0
+    links = PendingLinks(HardLink(b"l%d" % n, b"l%d" % (n + 1)) for n in range(count))
+    names = sum(len(b"l%d" % n) for n in range(count)) * 2
+    assert sum(getsizeof(getattr(links, name)) for name in links.__slots__) < (
+        LINK_BYTES * count + names * 9 // 8
+    )
+    made = bytearray(count + 2)
+    made[count] = 1  # the file
+
+    def make(link: HardLink) -> bytes | None:
+        nonlocal steps
+        steps += 1
+        if not made[int(link.target[1:])]:
+            return link.target
+        made[int(link.path[1:])] = 1
+        return None
+
+    links.make(make)
+    assert not links.count
+    assert all(made[: count + 1])
+    assert steps < 2 * count
