@@ -51,6 +51,15 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; no other process has both numbers.
+
+    :raises OSError: the process does not exist.
+    """
+    status = Path(f"/proc/{pid}/stat").read_bytes()
+    return int(status.rpartition(b")")[2].split()[19])  # field 22, proc_pid_stat(5)
+
+
 def mount_namespace(process: int | str = "self") -> int:
     """Return the inode number of a process's mount namespace, unique among existing ones.
 

@@ -56,7 +56,7 @@ class MountRecord:
     :param chain_id: the chain ID of the stack that the mount uses.
     :param index: the mount of a merged index that this mount is, or that is below its overlay.
     :param complete: whether the target holds all files of a copy.
-    :param server: the PID of the FUSE server's supervisor.
+    :param server: the PID of the FUSE server's supervisor, and its start time.
     """
 
     id: str
@@ -77,7 +77,7 @@ class MountRecord:
     chain_id: str | None = None
     index: IndexMount | None = None
     complete: bool = True
-    server: int | None = None
+    server: tuple[int, int] | None = None
 
     @property
     def is_index(self) -> bool:
@@ -149,6 +149,8 @@ def _from_document(document: dict[str, Any]) -> MountRecord:
     if values["bound"] is not None:
         device, inode = values["bound"]
         values["bound"] = (int(device), int(inode))
+    # An earlier release wrote the PID alone, which another process can have by now.
+    values["server"] = tuple(values["server"]) if isinstance(values["server"], list) else None
     if (index := values["index"]) is not None:
         device, inode = index["inode"]
         values["index"] = IndexMount(

@@ -88,8 +88,12 @@ class FuseDriver:
             pid, remark = start(served_tree(plan))
         except OSError as error:
             raise explain(plan, error) from error
+        try:
+            server = pid, process.start_time(pid)
+        except OSError:  # another program has unmounted it already
+            server = None
         note = f"process {pid} serves it"
-        return Mounted(self.name, note=f"{note}; {remark}" if remark else note, server=pid)
+        return Mounted(self.name, note=f"{note}; {remark}" if remark else note, server=server)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
         """Unmount the record's target, and wait until the server has exited.
@@ -102,7 +106,7 @@ class FuseDriver:
         if lazy:
             return
         if record.server is not None:
-            _wait_for_process(record.server)
+            wait_for_process(*record.server)
         if record.upper is not None:
             _wait_for_lock(record.upper)
 
@@ -148,9 +152,10 @@ def unmount_fuse(target: Path, *, lazy: bool = False) -> None:
         disconnect(target, lazy=lazy)
 
 
-def _wait_for_process(pid: int) -> None:
+def wait_for_process(pid: int, started: int) -> None:
     """Wait until a supervisor has exited, which waits for its workers.
 
+    If the supervisor has ended, another process may have its PID by now, with another start time.
     If the same mount has a second mount point, also in another mount namespace, the server
     continues, and this function gives up.
     """
@@ -159,9 +164,10 @@ def _wait_for_process(pid: int) -> None:
     with suppress(OSError):  # the process is gone
         server = os.pidfd_open(pid)
         try:
-            poll = select.poll()
-            poll.register(server, select.POLLIN)
-            poll.poll(_SERVER_EXIT_TIMEOUT)
+            if process.start_time(pid) == started:
+                poll = select.poll()
+                poll.register(server, select.POLLIN)
+                poll.poll(_SERVER_EXIT_TIMEOUT)
         finally:
             os.close(server)
 

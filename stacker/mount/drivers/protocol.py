@@ -22,13 +22,14 @@ class Mounted:
     :param driver: the name of the driver that made the mount.
     :param note: a remark for the user, if there is one.
     :param reasons: why each driver before this one was not used, one line each.
-    :param server: the PID of the process that serves the mount and exits after its workers.
+    :param server: the PID and the start time of the process that serves the mount; it exits after
+        its workers.
     """
 
     driver: str
     note: str | None = None
     reasons: tuple[str, ...] = ()
-    server: int | None = None
+    server: tuple[int, int] | None = None
 
 
 class Driver(Protocol):

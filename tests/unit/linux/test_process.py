@@ -100,3 +100,21 @@ signal.pause()
 def test_invalid_signal_is_an_error() -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         process.set_parent_death_signal(1000)
+
+
+def test_start_time_differs_between_two_processes_and_stays() -> None:
+    own = process.start_time(os.getpid())
+    assert own == process.start_time(os.getpid())
+    assert own > process.start_time(1)
+    with pytest.raises(FileNotFoundError):
+        process.start_time(1 << 30)
+
+
+def test_start_time_is_read_after_a_name_with_parentheses() -> None:
+    name = Path("/proc/self/comm")
+    before, started = name.read_text(), process.start_time(os.getpid())
+    try:
+        name.write_text("a) b (c")
+        assert process.start_time(os.getpid()) == started
+    finally:
+        name.write_text(before)

@@ -38,6 +38,7 @@ RECORD = MountRecord(
         replace(RECORD, upper=None, bound=(5, 6)),
         replace(RECORD, fuse_adapter="pyfuse3"),
         replace(RECORD, driver="copy", complete=False),
+        replace(RECORD, driver="fuse", server=(7, 8)),
     ],
 )
 def test_record_survives_writing_and_parsing(record: MountRecord) -> None:
@@ -55,6 +56,11 @@ def test_record_without_adapter_and_ids_takes_the_ids_from_its_paths() -> None:
         del document[name]
     expected = replace(RECORD, layers=tuple(map(Path, layers)))
     assert parse(json.dumps(document).encode(), ORIGIN) == expected
+
+
+def test_server_without_a_start_time_is_ignored() -> None:
+    document = RECORD.to_json() | {"server": 7}
+    assert parse(json.dumps(document).encode(), ORIGIN) == RECORD
 
 
 def test_record_of_directories_outside_a_store_has_no_ids() -> None:
