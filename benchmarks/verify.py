@@ -28,6 +28,7 @@ from benchmarks.process import Usage, measured
 
 CORPORA = ("mix", "python-ml", "app")
 UNPACK, HASH, FULL, FAST = "pull", "sha256", "verify --all", "verify --all --fast"
+UNPACK_EROFS, FULL_EROFS = "pull --form erofs", "verify --all (erofs)"
 CHECKSUM = "CRC-32 of each file"
 _BUFFER = 1 << 20
 
@@ -40,7 +41,8 @@ def compared(cache: Path, scratch: Path, *, size: str, repetitions: int) -> Iter
         actions = _actions(image, scratch / name, environment(scratch))
         runs: dict[str, list[Usage]] = {action: [] for action in actions}
         loads: list[float] = []
-        runs[UNPACK].append(actions.pop(UNPACK)())
+        for unpack in (UNPACK, UNPACK_EROFS):
+            runs[unpack].append(actions.pop(unpack)())
         for _ in range(repetitions):
             loads.append(os.getloadavg()[0])
             for action, once in actions.items():
@@ -58,15 +60,18 @@ def compared(cache: Path, scratch: Path, *, size: str, repetitions: int) -> Iter
 
 
 def _actions(image: Image, store: Path, environ: dict[str, str]) -> dict[str, Callable[[], Usage]]:
-    def stacker(*words: str) -> Callable[[], Usage]:
+    def stacker(*words: str, store: Path = store) -> Callable[[], Usage]:
         command = stacker_command(store, *words)
         return lambda: measured(command, environment=environ, cwd=ROOT)
 
+    pull, erofs = ("pull", "--quiet", "--no-sync"), store.with_name(f"{store.name}-erofs")
     return {
-        UNPACK: stacker("pull", "--quiet", "--no-sync", f"oci:{image.layout}:{TAG}"),
+        UNPACK: stacker(*pull, f"oci:{image.layout}:{TAG}"),
+        UNPACK_EROFS: stacker(*pull, "--form", "erofs", f"oci:{image.layout}:{TAG}", store=erofs),
         HASH: lambda: _hashed(image.plain_bytes),
         FULL: stacker("verify", "--all"),
         FAST: stacker("verify", "--all", "--fast"),
+        FULL_EROFS: stacker("verify", "--all", store=erofs),
         CHECKSUM: lambda: _checksummed(store / "layers"),
     }
 

@@ -14,7 +14,7 @@ import gc
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -155,9 +155,7 @@ def _check_tar(task: VerifyTask, paths: LayerPaths, record: LayerRecord, emit: E
 
     :raises IntegrityError: they differ.
     """
-    what = f"layer {task.diff_id}"
-    chunks = verified(whole_tar(paths, record, what=what), digest=task.diff_id, what=what)
-    _read(chunks, task, record, emit)
+    _check_digest(whole_tar(paths, record, what=f"layer {task.diff_id}"), task, record, emit)
 
 
 def _compared(
@@ -204,11 +202,7 @@ def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -
     add = None if checksums is None else checksums.append
     chunks = reassemble(paths, record, what=what, checksum=add)
     try:
-        if record.tar_bytes < _WORTH_A_THREAD:
-            _read(verified(chunks, digest=task.diff_id, what=what), task, record, emit)
-        else:
-            with threaded(chunks) as read:
-                _read(verified(read, digest=task.diff_id, what=what), task, record, emit)
+        _check_digest(chunks, task, record, emit)
     except PermissionError:
         raise
     except (IntegrityError, OSError) as error:
@@ -233,18 +227,21 @@ def explained(error: OSError) -> str:
     return f"{path}: {error.strerror}"
 
 
-def _read(
-    chunks: Iterator[bytes],
-    task: VerifyTask,
-    record: LayerRecord,
-    emit: Emit,
+def _check_digest(
+    chunks: Iterator[bytes], task: VerifyTask, record: LayerRecord, emit: Emit
 ) -> None:
+    """Check a tar against the diff_id; another thread reads a large one ahead.
+
+    :raises IntegrityError: they differ.
+    """
     done = reported = 0
-    for chunk in chunks:
-        done += len(chunk)
-        if done - reported >= _REPORT_EVERY:
-            reported = done
-            emit(PackProgress(task.diff_id, done, record.tar_bytes))
+    ahead = threaded(chunks) if record.tar_bytes >= _WORTH_A_THREAD else nullcontext(chunks)
+    with ahead as read:
+        for chunk in verified(read, digest=task.diff_id, what=f"layer {task.diff_id}"):
+            done += len(chunk)
+            if done - reported >= _REPORT_EVERY:
+                reported = done
+                emit(PackProgress(task.diff_id, done, record.tar_bytes))
 
 
 def _damaged(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Difference]:
