@@ -22,12 +22,13 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def walk(root: Path) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield the path below `root` and the status of each name, ``b""`` for `root` itself.
 
-    Directories of other mounts are omitted, and so are files that another process removes.
-    Each hard link of a file is a name.
-
-    :raises FileNotFoundError: `root` does not exist.
+    Directories of other mounts are omitted, and so are files that another process removes, also
+    `root`.  Each hard link of a file is a name.
     """
-    status = root.lstat()
+    try:
+        status = root.lstat()
+    except FileNotFoundError:
+        return
     yield b"", status
     left = [b""] if stat.S_ISDIR(status.st_mode) else []
     while left:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -116,7 +115,7 @@ def store_usage(store: Store, report: Callable[[str], object] = lambda _: None) 
         for diff_id in usage.config.diff_ids
     }
     sizes, unlisted = Counter[str](), 0
-    for path, size in _allocated(store.root) if store.exists else ():
+    for path, size in _allocated(store.root):
         part, _, rest = path.partition(b"/")
         names = rest.split(b"/", 3)
         kind = _PARTS.get(part, "other")
@@ -180,14 +179,13 @@ class FreedSpace:
     def add(self, root: Path) -> int:
         """Return the bytes that the removal of a tree frees, after the trees before it."""
         freed = 0
-        with suppress(FileNotFoundError):  # another process has removed it
-            for _, status in walk(root):
-                inode = status.st_dev, status.st_ino
-                if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                    self._links[inode] += 1
-                    if self._links[inode] < status.st_nlink:
-                        continue
-                freed += status.st_blocks * _BLOCK
+        for _, status in walk(root):
+            inode = status.st_dev, status.st_ino
+            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                self._links[inode] += 1
+                if self._links[inode] < status.st_nlink:
+                    continue
+            freed += status.st_blocks * _BLOCK
         return freed
 
 

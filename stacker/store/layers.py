@@ -232,10 +232,9 @@ class LayerStore:
 
     def all(self) -> Iterator[DiffID]:
         """Yield the diff_id of every layer in the store."""
-        for algorithm in sorted(self.root.iterdir()) if self.root.exists() else ():
-            for entry in sorted(algorithm.iterdir()):
-                if entry.is_dir() and _REPLACED not in entry.name:
-                    yield DiffID(algorithm.name, entry.name)
+        for path in sorted(self.root.glob("*/*")):
+            if path.is_dir() and _REPLACED not in path.name:
+                yield DiffID(path.parent.name, path.name)
 
 
 class _Locks(ExitStack):

@@ -249,6 +249,10 @@ def _umount(name: str, *options: str) -> Scenario:
     return Scenario(name, lambda w: ("umount", w.target), _mounted(*options), codes=(0, 3))
 
 
+def _query(*words: str) -> Scenario:
+    return Scenario(words[0], lambda _: words, _pulled)
+
+
 SCENARIOS: Final = (
     Scenario("pull", lambda w: ("pull", w.app.source)),
     Scenario("pull-sync", lambda w: ("pull", "--sync", w.app.source)),
@@ -303,6 +307,9 @@ SCENARIOS: Final = (
     Scenario("umount-erofs", lambda w: ("umount", w.target), _mounted_erofs, codes=(0, 3)),
     Scenario("convert", lambda _: ("convert", "app", "--form", "erofs"), _pulled),
     Scenario("convert-tree", lambda _: ("convert", "app", "--form", "tree"), _pulled_erofs),
+    *(_query(verb) for verb in ("images", "df", "mounts")),
+    *(_query(verb, "app") for verb in ("inspect", "layers", "history")),
+    Scenario("index-push", lambda w: ("index", "push", "both", _new_layout(w)), _indexed),
     Scenario("verify", lambda _: ("verify", "--all"), _pulled),
     Scenario("bench", lambda w: ("bench", "--runs", "1", w.app.source)),
     Scenario("tags", lambda _: ("tags", f"docker://{shared_registry().host}/app")),
