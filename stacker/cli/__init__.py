@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None, *, umask: int = 0o022) -> int:
 def _run(words: list[str], umask: int) -> int:
     from stacker.cli.options import parse
     from stacker.cli.session import Session, config_files
+    from stacker.errors import StackerError
 
     verb, args = parse(words)  # first, so that --help works beside a malformed file
     config = None
@@ -64,5 +65,10 @@ def _run(words: list[str], umask: int) -> int:
 
         config = read_config(files)
         verb, args = parse(words, config)
-    verb.run(args, Session.of(args, os.environ, umask, config))
+    session = Session.of(args, os.environ, umask, config)
+    try:
+        verb.run(args, session)
+    except StackerError as error:
+        error.hint = error.hint and session.with_store(error.hint)
+        raise
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import printable
-from stacker.errors import UsageError
+from stacker.errors import UsageError, shell_word
 from stacker.linux import process
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Session:
     :param json: print JSON documents instead of text.
     :param dumb: the terminal cannot draw progress bars.
     :param config: the values of the configuration files; ``None`` if there is no file.
+    :param store_option: the value of ``--store``; ``None`` if the option is not given.
     """
 
     root: Path
@@ -48,6 +49,7 @@ class Session:
     temporary: Path = _TEMPORARY
     umask: int = 0o022
     config: Config | None = None
+    store_option: str | None = None
 
     @classmethod
     def of(
@@ -63,15 +65,33 @@ class Session:
         :param config: the values of the configuration files, if there are any.
         :raises UsageError: they name no directory for the store.
         """
+        named = getattr(args, "store", None)
         return cls(
-            root=_root(getattr(args, "store", None), environ, config),
+            root=_root(named, environ, config),
             verbosity=getattr(args, "verbosity", 0),
             json=getattr(args, "json", False),
             dumb=environ.get("TERM", "dumb") == "dumb",
             temporary=Path(environ.get("TMPDIR") or _TEMPORARY),
             umask=umask,
             config=config,
+            store_option=named,
         )
+
+    def with_store(self, text: str) -> str:
+        """Return a text whose commands repeat ``--store`` if it was given, so they can be pasted.
+
+        :param text: a hint or message; a command starts the text, or follows a backtick or ``&&``.
+        """
+        if self.store_option is None:
+            return text
+        import re  # only hints need it
+
+        from stacker.cli.verbs import SUMMARIES, WITHOUT_STORE
+
+        verbs = "|".join(verb for verb in SUMMARIES if verb not in WITHOUT_STORE)
+        words = f"stacker --store {shell_word(self.store_option)} "
+        pattern = rf"(^|`|&& )stacker (?=(?:{verbs})\b)"
+        return re.sub(pattern, lambda found: found[1] + words, text)
 
     def store(self, *, create: bool = True) -> Store:
         """Open the store.

@@ -110,7 +110,7 @@ def _pull(
 def _removed(image_id: ImageID) -> NotFoundError:
     return NotFoundError(
         f"image removed while it was pulled: {image_id}",
-        hint="pull again after `stacker rm` has ended in the other process",
+        hint="run the command again when the other process is done",
     )
 
 

@@ -136,7 +136,7 @@ def test_without_a_source_one_line_names_the_pull_that_helps(
     lose_contents(paths(stacker, app)[0])
     app.path.rename(tmp_path / "moved")
     said = rebooted(stacker).refused(5, "unpack", "app:1.0", tmp_path / "tree")
-    assert f"stacker pull {app.source}" in said
+    assert f"stacker --store {stacker.store} pull {app.source}" in said
     assert not (tmp_path / "tree").exists()
     listed = rebooted(stacker)("images", "--json").items
     assert [item["names"] for item in listed] == [["app:1.0"]]

@@ -222,7 +222,7 @@ def test_copy_of_schema_1_is_refused_with_a_hint(
     ):
         said = stacker.refused(7, *words)
         assert "schemaVersion: got 1" in said
-        assert "stacker pull" in said
+        assert f"`stacker --store {stacker.store} pull` from a registry converts it" in said
     pulled = stacker("pull", old).last
     stacker("push", pulled, target)
     assert stacker("pull", target).last == pulled

@@ -223,7 +223,8 @@ def test_push_refuses_a_layer_with_changed_attributes_and_names_the_file(
         said = stacker.refused(5, "push", "app:1.0", to)
         layer = app.image.diff_ids[number]
         assert f"layer differs from its skeleton: layer {layer}: {path}: {what}" in said
-        assert f"hint: `stacker repair {app.image.config[7:19]}` replaces damaged layers" in said
+        repair = f"`stacker --store {stacker.store} repair {app.image.config[7:19]}`"
+        assert f"hint: {repair} replaces damaged layers" in said
         stacker("repair", "--all", "--fast")
         assert not (tmp_path / "out.tar").exists()
     stacker("push", "app:1.0", to)
@@ -378,7 +379,7 @@ def test_mount_refuses_an_image_that_verify_finds_damaged(
         return
     assert done.code == 5
     assert done.out.startswith(f"layer {app.image.diff_ids[0]}: {path}")
-    assert "hint: `stacker repair app:1.0` replaces damaged layers" in done.err
+    assert f"`stacker --store {stacker.store} repair app:1.0` replaces damaged layers" in done.err
     assert os.listdir(target) == []
     assert stacker("mounts", "--json").items == []
 

@@ -166,7 +166,8 @@ def test_mount_refuses_an_image_with_a_damaged_chain(
     done = stacker.run("mount", "--verify", verify, "app:1.0", target)
     assert done.code == 5
     assert "/fixup/etc: mode: got 0777, want 0750" in done.out
-    assert "hint: `stacker repair app:1.0` replaces damaged layers and chains" in done.err
+    repair = f"`stacker --store {stacker.store} repair app:1.0`"
+    assert f"hint: {repair} replaces damaged layers and chains" in done.err
     assert os.listdir(target) == []
 
 

@@ -39,6 +39,8 @@ SUMMARIES = {
     "bench": "Measure the speed of a pull, stage by stage",
 }
 """The summary of every verb, in the order of ``--help``."""
+WITHOUT_STORE = frozenset({"copy", "tags", "login", "logout"})
+"""The verbs that do not use the store."""
 
 
 class Verb(Protocol):

@@ -48,12 +48,15 @@ def run(args: Namespace, session: Session) -> None:
     if session.json:
         print_item("image", _document(usage))
         return
-    for label, text in _lines(usage):
+    for label, text in _lines(usage, pull=session.with_store("`stacker pull`")):
         print_text(f"{label + ':':<14}{text}")
 
 
-def _lines(usage: ImageUsage) -> Iterator[tuple[str, str]]:
-    """Yield labels and texts; empty fields are omitted."""
+def _lines(usage: ImageUsage, *, pull: str) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts; empty fields are omitted.
+
+    :param pull: the command that restores missing layers.
+    """
     image, config = usage.image, usage.config
     yield "image id", str(image.id)
     for name in image.names:
@@ -69,7 +72,7 @@ def _lines(usage: ImageUsage) -> Iterator[tuple[str, str]]:
         yield "author", config.author
     yield "layers", f"{len(config.diff_ids)}, {size(usage.total)} ({size(usage.unique)} unique)"
     if usage.missing:
-        yield "missing", f"{usage.missing} of the layers; pull the image again with `stacker pull`"
+        yield "missing", f"{usage.missing} of the layers; pull the image again with {pull}"
     yield "chain id", str(chain_id_of(config))
     yield from _execution_lines(config.execution)
 

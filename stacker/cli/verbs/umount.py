@@ -43,7 +43,7 @@ def run(args: Namespace, session: Session) -> None:
     entry = detach(table, Path(args.target), lazy=args.lazy)
     record = entry.record
     if table.read(record.id) is not None:
-        session.say(_still_mounted(record))
+        session.say(session.with_store(_still_mounted(record)))
     if entry.state == "stale":
         session.say(f"cleared {record.target}: the mount was already gone")
     else:

@@ -66,12 +66,13 @@ def test_damaged_layer_names_the_repair_of_the_chosen_images(
     digest = app.image.diff_ids[0]
     (pulled.store / "layers/sha256" / digest[7:] / "diff/a").write_bytes(b"2")
     done = pulled.run("verify", "app:1.0")
+    repair = f"stacker --store {pulled.store} repair app:1.0"
     assert (done.code, done.err) == (
         5,
         (
             f"stacker: error: damaged: layer {digest}: got changed content, "
             "want the content that was pulled\n"
-            "hint: `stacker repair app:1.0` replaces damaged layers and chains\n"
+            f"hint: `{repair}` replaces damaged layers and chains\n"
         ),
     )
 

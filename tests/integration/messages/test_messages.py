@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,8 @@ TRANSPORTS = (
     "docker-archive:saved.tar.gz:app:1.0, docker://HOST/REPO[:TAG] as in "
     "docker://registry.example/app:1.0"
 )
-IMAGES = "`stacker images` lists the images in the store"
+STACKER = "stacker --store ~/store"
+IMAGES = f"`{STACKER} images` lists the images in the store"
 
 
 # The words, the exit code, the message and the hint; `~` is the directory of the test.
@@ -91,7 +95,7 @@ MISTAKES = [
         "umount ~/target",
         3,
         "nothing to unmount: ~/target: got no mount of stacker, want one",
-        "`stacker mounts` lists the mounts",
+        f"`{STACKER} mounts` lists the mounts",
     ),
     (
         "mount --upper ~/file app:1.0 ~/target",
@@ -131,7 +135,7 @@ MISTAKES = [
         "index inspect none",
         3,
         "no such index: 'none'",
-        "`stacker index list` lists the indexes in the store",
+        f"`{STACKER} index list` lists the indexes in the store",
     ),
     (
         "tags app",
@@ -230,7 +234,7 @@ def test_prefix_of_two_images_lists_both(
     both = ", ".join(sorted(image.image.config[7:19] for image in (app, other)))
     assert said(pulled, 2, "inspect", digit) == (
         f"ambiguous image: '{digit}': got {both}, want one image",
-        "give more digits of the image ID; `stacker images` lists the IDs",
+        f"give more digits of the image ID; `{STACKER} images` lists the IDs",
     )
 
 
@@ -243,17 +247,30 @@ def test_busy_target_and_mounted_image_name_the_umount_command(
     identity = pulled("mounts", "--json").items[0]["id"]
     assert said(pulled, 9, "mount", "app:1.0", target) == (
         f"mount target is busy: ~/target: overlay stacker:{identity} is mounted there",
-        "stacker umount ~/target",
+        f"{STACKER} umount ~/target",
     )
     assert said(pulled, 8, "rm", "app:1.0") == (
         f"image in use: {app.image.config}: it is mounted at ~/target",
-        "stacker umount ~/target",
+        f"{STACKER} umount ~/target",
     )
+
+
+@needs_root
+def test_hint_unmounts_when_it_is_pasted_from_a_command_with_a_store_option(
+    pulled: Stacker, tmp_path: Path, alone_among_mounts: None
+) -> None:
+    target = tmp_path / "target"
+    pulled("mount", "--driver", "overlay", "app:1.0", target)
+    hint = pulled.refused(9, "mount", "app:1.0", target).partition("hint: ")[2]
+    assert shlex.split(hint)[0] == "stacker"
+    command = [sys.executable, "-m", *shlex.split(hint)]
+    subprocess.run(command, check=True, env=pulled.environment)
+    assert pulled("mounts", "--json").items == []
 
 
 def test_existing_index_names_the_command_that_removes_it(pulled: Stacker) -> None:
     pulled("index", "create", "both", "app:1.0")
     assert said(pulled, 2, "index", "create", "both", "app:1.0") == (
         "index exists: 'both': got the name of an index in the store, want a new name",
-        "use another name, or remove the index: `stacker index rm both`",
+        f"use another name, or remove the index: `{STACKER} index rm both`",
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from stacker.cli.session import Session
+from stacker.cli.verbs import SUMMARIES, WITHOUT_STORE, load
 from stacker.errors import UsageError
 
 
@@ -60,6 +63,36 @@ def test_user_without_a_home_needs_the_store_option(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with pytest.raises(UsageError, match="no home directory"):
         Session.of(Namespace(), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("stacker umount /mnt", "stacker --store '/my store' umount /mnt"),
+        ("umount /a && stacker umount /a", "umount /a && stacker --store '/my store' umount /a"),
+        (
+            "`stacker pull x`, then `stacker rm`",
+            "`stacker --store '/my store' pull x`, then `stacker --store '/my store' rm`",
+        ),
+        ("log in with `stacker login`", "log in with `stacker login`"),
+        ("`stacker --help` lists the verbs", "`stacker --help` lists the verbs"),
+        ("update stacker: a newer version wrote it", "update stacker: a newer version wrote it"),
+        (
+            "stacker umount '/mnt/stacker rm'",
+            "stacker --store '/my store' umount '/mnt/stacker rm'",
+        ),
+    ],
+)
+def test_commands_in_a_hint_repeat_the_store_option(text: str, want: str) -> None:
+    assert Session.of(Namespace(store="/my store"), {}).with_store(text) == want
+    assert Session.of(Namespace(), {"STACKER_STORE": "/my store"}).with_store(text) == text
+
+
+@pytest.mark.parametrize("verb", SUMMARIES)
+def test_verbs_without_a_store_are_those_that_do_not_open_one(verb: str) -> None:
+    load(verb)
+    source = inspect.getsource(sys.modules[f"stacker.cli.verbs.{verb}"])
+    assert ("session.store(" in source) == (verb not in WITHOUT_STORE)
 
 
 @pytest.mark.parametrize(("verbosity", "heard"), [(-1, 0), (0, 1), (1, 2)])
