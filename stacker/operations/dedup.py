@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -92,17 +92,16 @@ def share_storage(store: Store, diff_ids: Sequence[DiffID]) -> Shared:
 def _files(tree: Path, *, is_new: bool) -> Iterator[tuple[Key, _File]]:
     """Yield each file of a tree that is large enough, once for all its names."""
     seen: set[int] = set()
-    with suppress(FileNotFoundError):
-        for path, status in walk(tree):
-            allocated = status.st_blocks * _BLOCK
-            if not stat.S_ISREG(status.st_mode) or min(status.st_size, allocated) < _SMALLEST:
-                continue
-            if status.st_nlink > 1 and status.st_ino in seen:
-                continue
-            seen.add(status.st_ino)
-            owner = status.st_uid, status.st_gid
-            key = (status.st_size, status.st_mode, *owner, status.st_mtime_ns)
-            yield key, _File(os.fsencode(tree), path, status.st_size, allocated, is_new)
+    for path, status in walk(tree):
+        allocated = status.st_blocks * _BLOCK
+        if not stat.S_ISREG(status.st_mode) or min(status.st_size, allocated) < _SMALLEST:
+            continue
+        if status.st_nlink > 1 and status.st_ino in seen:
+            continue
+        seen.add(status.st_ino)
+        owner = status.st_uid, status.st_gid
+        key = (status.st_size, status.st_mode, *owner, status.st_mtime_ns)
+        yield key, _File(os.fsencode(tree), path, status.st_size, allocated, is_new)
 
 
 def _share(group: Sequence[_File]) -> Iterator[_File]:
