@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,6 +175,7 @@ def content_of(descriptor: int) -> bytes:
 
 
 @needs_root
+@pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="mkfs.ext4 is not installed")
 @pytest.mark.usefixtures("alone_among_mounts")
 def test_mount_number_changes_with_each_mount_of_a_filesystem(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "image", tmp_path / "disk", "ext4")
