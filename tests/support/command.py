@@ -156,7 +156,12 @@ class Stacker:
         :param images: expected number of images in the list.
         :param layers: expected number of layers.
         """
-        assert os.listdir(self.store / "staging") == []
+        end = time.monotonic() + PATIENCE
+        while os.listdir(
+            self.store / "staging"
+        ):  # the background flush of a pull locks names there
+            assert time.monotonic() < end, os.listdir(self.store / "staging")
+            time.sleep(0.01)
         assert os.listdir(self.store / "mounts") == []
         assert not [name for name in os.listdir(self.store) if name.startswith(".")]
         listed = self.store / "index.json"

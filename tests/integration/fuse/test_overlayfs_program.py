@@ -32,14 +32,8 @@ WORDS = ("--driver", PROGRAM)
 def stacker(tmp_path: Path) -> Iterator[Stacker]:
     stacker = Stacker(tmp_path / "store, with signs")
     stacker("pull", images.layout(tmp_path / "app", LAYERS).source)
-    (tmp_path / "target").mkdir()
     yield stacker
     unmount_below(tmp_path)
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "target"
 
 
 def servers() -> set[int]:
