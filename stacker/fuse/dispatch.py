@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from stacker.fuse import protocol as fuse
 from stacker.fuse.replies import NAME_MAX, errno_of, pack_xattr, visible_xattrs
+from stacker.linux.inode_attributes import GET_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -152,3 +153,15 @@ def list_xattrs(names: Iterable[bytes], request: bytes) -> bytes:
     size, _ = fuse.XATTR.unpack_from(request, HEADER)
     uid = fuse.IN_HEADER.unpack_from(request)[4]
     return pack_xattr(b"".join(name + b"\0" for name in visible_xattrs(names, uid)), size)
+
+
+def inode_flags(request: bytes, flags: Callable[[], int]) -> bytes:
+    """Return the reply to IOCTL, of which only FS_IOC_GETFLAGS is supported.
+
+    :param flags: returns the flags of the inode.
+    :raises OSError: ``ENOTTY``, or the error of `flags`.
+    """
+    _, _, command, _, _, size = fuse.IOCTL_IN.unpack_from(request, HEADER)
+    if command != GET_FLAGS or size < 4:  # the kernel passes an int, whatever the number says
+        raise OSError(errno.ENOTTY, "not supported")
+    return fuse.IOCTL_OUT.pack(0, 0, 0, 0, flags()) + bytes(size - 4)

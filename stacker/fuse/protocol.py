@@ -111,6 +111,13 @@ ENTRY_HEAD: Final = Struct("=QQQQII")
 # struct fuse_attr: ino, size, blocks, atime, mtime, ctime, their nanoseconds, mode, nlink, uid,
 # gid, rdev, blksize, flags
 ATTR: Final = Struct("=QQQqqqIIIIIIIIII")
+# struct fuse_statx_out: attr_valid, attr_valid_nsec, flags, spare; then struct fuse_statx: mask,
+# blksize, attributes, nlink, uid, gid, mode, spare, ino, size, blocks, attributes_mask; atime,
+# btime, ctime and mtime; major and minor numbers of rdev and dev; spare
+STATX_HEAD: Final = Struct("=QII16x")
+STATX_OUT: Final = Struct("=IIQIIIHxxQQQQ")
+STATX_TIME: Final = Struct("=qI4x")
+STATX_DEVICES: Final = Struct("=IIII112x")
 # struct fuse_attr_out: attr_valid, attr_valid_nsec, padding, fuse_attr
 ATTR_HEAD: Final = Struct("=QII")
 # struct fuse_read_in: fh, offset, size, read_flags, lock_owner, flags, padding
@@ -119,6 +126,10 @@ READ_IN: Final = Struct("=QQIIQII")
 XATTR: Final = Struct("=II")
 # struct fuse_notify_store_out: nodeid, offset, size, padding; the data follow
 STORE_OUT: Final = Struct("=QQII")
+# struct fuse_ioctl_in: fh, flags, cmd, arg, in_size, out_size
+IOCTL_IN: Final = Struct("=QIIQII")
+# struct fuse_ioctl_out: result, flags, in_iovs, out_iovs; the flags of the inode follow
+IOCTL_OUT: Final = Struct("=iIIII")
 # struct fuse_lseek_in: fh, offset, whence, padding
 LSEEK_IN: Final = Struct("=QqII")
 LSEEK_OUT: Final = Struct("=q")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.fuse import protocol as fuse
 from stacker.fuse.channel import MIN_SPLICE
-from stacker.fuse.dispatch import HEADER, RequestHandler, list_xattrs, name_at
-from stacker.fuse.more_attributes import ioctl_reply, statx_reply
+from stacker.fuse.dispatch import HEADER, RequestHandler, inode_flags, list_xattrs, name_at
 from stacker.fuse.prefetch import MAX_SIZE
 from stacker.fuse.replies import (
     ABSENT,
@@ -27,6 +26,7 @@ from stacker.fuse.replies import (
     pack_attributes,
     pack_dirent,
     pack_entry,
+    pack_statx,
     pack_xattr,
 )
 from stacker.tree.contents import read_into
@@ -122,10 +122,10 @@ class ReadOnlyAdapter(RequestHandler):
     def _statx(self, node: Node, request: bytes) -> bytes:
         del request
         inode, tree = self._tree.inode(node), self._tree
-        return statx_reply(tree.number(inode), tree.status(inode), tree.birth(inode))
+        return pack_statx(tree.number(inode), tree.status(inode), tree.birth(inode))
 
     def _ioctl(self, node: Node, request: bytes) -> bytes:
-        return ioctl_reply(request, lambda: self._tree.flags(node))
+        return inode_flags(request, lambda: self._tree.flags(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request

@@ -26,8 +26,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stacker.fuse import protocol as fuse
-from stacker.fuse.dispatch import HEADER, RequestHandler, list_xattrs, name_at
-from stacker.fuse.more_attributes import ioctl_reply, statx_reply
+from stacker.fuse.dispatch import HEADER, RequestHandler, inode_flags, list_xattrs, name_at
 from stacker.fuse.replies import (
     ABSENT,
     NO_ENTRY,
@@ -36,6 +35,7 @@ from stacker.fuse.replies import (
     pack_attributes,
     pack_dirent,
     pack_entry,
+    pack_statx,
     pack_xattr,
 )
 from stacker.tree.writable import Caller
@@ -132,10 +132,10 @@ class WritableAdapter(RequestHandler):
 
     def _statx(self, node: Node, request: bytes) -> bytes:
         del request
-        return statx_reply(self._tree.number(node), self._status(node), self._files.birth(node))
+        return pack_statx(self._tree.number(node), self._status(node), self._files.birth(node))
 
     def _ioctl(self, node: Node, request: bytes) -> bytes:
-        return ioctl_reply(request, lambda: self._files.flags(node))
+        return inode_flags(request, lambda: self._files.flags(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request

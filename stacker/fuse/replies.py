@@ -10,12 +10,14 @@ number, which stays equal from mount to mount (`stacker.tree.protocol.Tree.numbe
 from __future__ import annotations
 
 import errno
+import os
 from collections import OrderedDict
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError
 from stacker.fuse import protocol as fuse
+from stacker.linux.inode_attributes import STATX_BASIC, STATX_BIRTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,6 +72,27 @@ def pack_entry(node: Node, number: int, status: Status) -> bytes:
     """Return a ``struct fuse_entry_out``, which the kernel may cache forever."""
     head = fuse.ENTRY_HEAD.pack(node + fuse.ROOT_ID, 0, fuse.FOREVER, fuse.FOREVER, 0, 0)
     return head + pack_attributes(number, status)
+
+
+def pack_statx(number: int, status: Status, birth: int | None) -> bytes:
+    """Return a ``struct fuse_statx_out``, which the kernel may cache forever.
+
+    :param number: the inode number.
+    :param birth: the birth time in nanoseconds; ``None`` if there is none.
+    """
+    mask = STATX_BASIC | (0 if birth is None else STATX_BIRTH)
+    times = (status.atime, birth or 0, status.ctime, status.mtime)
+    return b"".join(
+        (
+            fuse.STATX_HEAD.pack(fuse.FOREVER, 0, 0),
+            fuse.STATX_OUT.pack(
+                *(mask, BLOCK, 0, status.nlink, status.uid, status.gid, status.mode),
+                *(number, status.size, status.blocks, 0),
+            ),
+            *(fuse.STATX_TIME.pack(*divmod(time, _SECOND)) for time in times),
+            fuse.STATX_DEVICES.pack(os.major(status.device), os.minor(status.device), 0, 0),
+        )
+    )
 
 
 def pack_dirent(number: int, offset: int, name: bytes, mode: int) -> bytes:

@@ -11,6 +11,7 @@ layer gets a file of checksums; this module changes nothing else, and must not u
 from __future__ import annotations
 
 import gc
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -20,21 +21,26 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stacker.erofs.format import BLOCK
+from stacker.erofs.inodes import Inodes
+from stacker.erofs.read import Image
+from stacker.erofs.write import Tar, write_image
 from stacker.errors import IntegrityError, LayerError, NotFoundError
 from stacker.events import PackProgress
 from stacker.jobs.seal_layer import seal_differences
-from stacker.jobs.verify_index import compare_index
 from stacker.layer.apply import apply
 from stacker.layer.checksums import new_checksums, read_checksums, write_checksums
 from stacker.layer.metadata import IdMap
 from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
 from stacker.layer.tar_stream import whole_tar
+from stacker.stack.rebase import UnpackedLayer, apply_tar
 from stacker.store.store import Store
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import verified
 from stacker.tar.entry import printable
 from stacker.tar.limits import UNLIMITED
 from stacker.tree.compare import MOST_DIFFERENCES, Difference, differences
+from stacker.tree.compare_index import index_differences
 from stacker.tree.scan import from_skeleton, scan_directory
 
 if TYPE_CHECKING:
@@ -138,7 +144,7 @@ def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> 
         every = *_compared(store, task, paths, record), *seal_differences(paths)
         found = every[:MOST_DIFFERENCES]
     if task.attributes and "erofs" in forms:
-        found += compare_index(paths, record, what=f"layer {task.diff_id}")
+        found += _index_differences(paths, record, what=f"layer {task.diff_id}")
     if not forms:
         raise IntegrityError(f"damaged layer: layer {task.diff_id}: got neither a tree nor a tar")
     if found or not task.contents:
@@ -148,6 +154,40 @@ def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> 
     if "tree" in forms:
         return _contents(store, task, record, emit)
     return LayerVerified(task.diff_id)
+
+
+def _index_differences(
+    paths: LayerPaths, record: LayerRecord, *, what: str
+) -> tuple[Difference, ...]:
+    """Return how the index on disk differs from one that is made of the tar again.
+
+    :param what: the name of the layer in errors.
+    :raises IntegrityError: the index or the tar is damaged.
+    :raises OSError: a file cannot be read.
+    """
+    size, wanted = paths.tar.stat().st_size, record.tar_bytes + -record.tar_bytes % BLOCK
+    if size != wanted:
+        raise IntegrityError(f"damaged layer: {what}: {paths.tar}: got {size} bytes, want {wanted}")
+    want = _index_of_tar(paths, record, what)
+    got, name = paths.index.read_bytes(), f"{paths.index}"
+    if got == want:
+        return ()
+    every = index_differences(Image(got, name), Image(want, name))
+    found = tuple(islice(every, MOST_DIFFERENCES))
+    if not found:
+        raise IntegrityError(f"damaged index: {name}: got other bytes than those of the tar")
+    return found
+
+
+def _index_of_tar(paths: LayerPaths, record: LayerRecord, what: str) -> bytes:
+    inodes, out = Inodes(), io.BytesIO()
+    try:
+        root = apply_tar(UnpackedLayer.at(what, paths, record, "erofs"), inodes, tar=1)
+    except LayerError as error:
+        raise IntegrityError(f"damaged layer: {error}") from error
+    with paths.tar.open("rb") as file:
+        write_image(out, inodes, root, [Tar(record.tar_bytes, file.fileno())])
+    return out.getvalue()
 
 
 def _check_tar(task: VerifyTask, paths: LayerPaths, record: LayerRecord, emit: Emit) -> None:
