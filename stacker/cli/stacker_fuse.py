@@ -115,6 +115,7 @@ def _fuse_options(arguments: Arguments) -> FuseOptions:
         mount_options=frozenset(arguments.options),
         allow_other=arguments.allow_other,
         foreign=True,
+        acls=arguments.acls,
         users=Owners(arguments.users, arguments.squashed_user, user),
         groups=Owners(arguments.groups, arguments.squashed_group, group),
     )

@@ -63,6 +63,7 @@ OPTIONS: Final = (
         "userxattr",
         "write opaque marks as user.overlay.* xattrs (default without access to trusted.*)",
     ),
+    ("noacl", "do not support POSIX ACLs; the mode alone decides about access"),
     ("volatile, fsync=0", "do not flush writes to disk"),
     ("ro, rw", "mount read-only or read-write (default: rw with upperdir, else ro)"),
     ("nosuid, nodev, noexec", "as in mount(8); without root, nosuid and nodev are always set"),
@@ -76,7 +77,7 @@ OPTIONS: Final = (
 )
 IGNORED: Final = """\
 stacker-fuse accepts options that request its fixed behaviour: default_permissions, static_nlink,
-noacl, redirect_dir=off and metacopy=off.  Cache settings such as timeout have no effect.
+redirect_dir=off and metacopy=off.  Cache settings such as timeout have no effect.
 stacker-fuse prints a warning for unknown and unsupported options (xattr_permissions, context,
 plugins), and ignores them.
 """
@@ -101,8 +102,8 @@ _OPPOSITE: Final = {
     "async": "sync",
 }
 _ALWAYS_TRUE: Final = {
-    # The kernel checks permissions, directories have one link, and ACLs are not stored.
-    *("default_permissions", "static_nlink", "noacl", "redirect_dir=off", "metacopy=off"),
+    # The kernel checks permissions, and directories have one link.
+    *("default_permissions", "static_nlink", "redirect_dir=off", "metacopy=off"),
     *("redirect_dir=nofollow", "index=off", "nfs_export=off", "xino=off", "relatime", "fsync=1"),
     *("xattr_permissions=0", "lazytime", "fast_ino", "fast_ino=1"),
     # Only mount(8) uses these (fstab(5)).
@@ -127,6 +128,7 @@ class Arguments:
     allow_other: bool | None = None
     volatile: bool = False
     userxattr: bool = False
+    acls: bool = True
     squashed_user: int | None = None
     squashed_group: int | None = None
     users: tuple[IdRange, ...] = ()
@@ -252,6 +254,7 @@ _FLAGS: Final[dict[str, Callable[[Arguments], None]]] = {
     "volatile": _set("volatile", True),  # noqa: FBT003
     "fsync=0": _set("volatile", True),  # noqa: FBT003
     "userxattr": _set("userxattr", True),  # noqa: FBT003
+    "noacl": _set("acls", False),  # noqa: FBT003
     "allow_other": _set("allow_other", True),  # noqa: FBT003
     "allow_root": _set("allow_other", False),  # noqa: FBT003
     "squash_to_root": _squash_to_root,

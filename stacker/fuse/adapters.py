@@ -80,7 +80,11 @@ def _load_read_only(tree: ServedTree, note: str | None = None) -> Callable[[Lowe
         prefetcher = Prefetcher(merged) if worker_count(tree) > 1 else None
         passthrough = None if note else _automatic_passthrough(tree, merged)
         return KernelService(
-            lambda: ReadOnlyAdapter(merged, passthrough, prefetcher), passthrough, note=note
+            lambda: ReadOnlyAdapter(
+                merged, passthrough, prefetcher, acls=tree.options.has_acls and merged.has_acls
+            ),
+            passthrough,
+            note=note,
         )
 
     return serve
@@ -116,7 +120,9 @@ def _load_passthrough(tree: ServedTree) -> Callable[[LowerTree], Service]:
     def serve(merged: LowerTree) -> Service:
         passthrough = Passthrough(merged, depth)
         return KernelService(
-            lambda: ReadOnlyAdapter(merged, passthrough),
+            lambda: ReadOnlyAdapter(
+                merged, passthrough, acls=tree.options.has_acls and merged.has_acls
+            ),
             passthrough,
             unsupported_note="no passthrough: the kernel does not support it (Linux 6.9)",
         )
@@ -141,7 +147,9 @@ def _load_writable(tree: ServedTree) -> Callable[[LowerTree], Service]:
         _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for open, deleted files
         writable = WritableTree(
-            merged, tree.whiteout_format, upper, work, durable=not tree.volatile
+            *(merged, tree.whiteout_format, upper, work),
+            durable=not tree.volatile,
+            acls=tree.options.has_acls,
         )
         if tree.options.keeps_owners:
             adapter = WritableAdapter(writable)

@@ -2,23 +2,23 @@
 
 A request is the bytes that a read of /dev/fuse returns; a reply is the bytes to write to it.  This
 module has what all adapters share: the handler of an operation, the INIT request, and the buffer
-for reads.  It must not use a tree: `stacker.fuse.read_only` and `stacker.fuse.read_write` do.
+for reads.  It must not decide what a tree contains.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from stacker.fuse import protocol as fuse
-from stacker.fuse.replies import NAME_MAX, errno_of, pack_xattr, visible_xattrs
+from stacker.fuse.replies import NAME_MAX, errno_of, pack_statx, pack_xattr, visible_xattrs
 from stacker.linux.inode_attributes import GET_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from stacker.fuse.channel import FileSender
-    from stacker.tree.protocol import Node
+    from stacker.tree.protocol import Node, Status
 
     Handler = Callable[[Node, bytes], bytes]
     """Returns the body of a reply; the request has its header."""
@@ -28,17 +28,21 @@ _NO_REPLY: Final = {fuse.FORGET, fuse.BATCH_FORGET, fuse.INTERRUPT}
 
 
 class RequestHandler:
-    """Answers requests; a subclass adds handlers of operations."""
+    """Answers requests; a subclass adds handlers of operations.
 
-    wanted: ClassVar[int] = fuse.WANTED
-    """The flags of INIT to ask for."""
+    :param wanted: the flags of INIT to ask for.
+    """
+
     largest_write: ClassVar[int] = fuse.LEAST_WRITE
     largest_read: ClassVar[int] = fuse.LARGEST_READ
     """Bytes of data in the largest reply; also limits the pages of a write request."""
     request_size: ClassVar[int] = fuse.REQUEST
     """Bytes of the largest request."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
+        self._agreed = 0
+        """The flags of INIT that the kernel has accepted."""
         self.sender: FileSender | None = None
         """Sends file contents without a copy; set when the adapter has a channel."""
         self._buffer = bytearray(fuse.OUT_HEADER.size + self.largest_read)
@@ -97,7 +101,7 @@ class RequestHandler:
             return fuse.INIT_OUT.pack(fuse.MAJOR, fuse.MINOR, *[0] * 10)
         read_ahead = max(read_ahead, fuse.READ_AHEAD)
         more_flags, depth = self._more_flags(flags, request)
-        agreed = flags & (self.wanted | (fuse.INIT_EXT if more_flags else 0))
+        agreed = self._agreed = flags & (self._wanted | (fuse.INIT_EXT if more_flags else 0))
         return fuse.INIT_OUT.pack(
             *(fuse.MAJOR, fuse.MINOR, read_ahead, agreed),
             *(64, 48),  # max_background, congestion_threshold
@@ -128,6 +132,43 @@ class RequestHandler:
         """Close all files."""
 
 
+class _Tree(Protocol):
+    """What a tree knows about an inode besides its status."""
+
+    def number(self, node: Node, /) -> int: ...
+
+    def birth(self, node: Node, /) -> int | None: ...
+
+    def flags(self, node: Node, /) -> int: ...
+
+
+class TreeHandler(RequestHandler):
+    """Answers STATX and IOCTL about a tree.
+
+    :param status: returns the attributes of an inode in the mount.
+    """
+
+    def __init__(self, wanted: int, tree: _Tree, status: Callable[[Node], Status]) -> None:
+        super().__init__(wanted)
+        self._inodes, self._status = tree, status
+        self._handlers |= {fuse.STATX: self._statx, fuse.IOCTL: self._ioctl}
+
+    def _statx(self, node: Node, request: bytes) -> bytes:
+        del request
+        inodes = self._inodes
+        return pack_statx(inodes.number(node), self._status(node), inodes.birth(node))
+
+    def _ioctl(self, node: Node, request: bytes) -> bytes:
+        """Return the flags of an inode; only FS_IOC_GETFLAGS is supported.
+
+        :raises OSError: ``ENOTTY``, or the error of the tree.
+        """
+        _, _, command, _, _, size = fuse.IOCTL_IN.unpack_from(request, HEADER)
+        if command != GET_FLAGS or size < 4:  # the kernel passes an int, whatever the number says
+            raise OSError(errno.ENOTTY, "not supported")
+        return fuse.IOCTL_OUT.pack(0, 0, 0, 0, self._inodes.flags(node)) + bytes(size - 4)
+
+
 def _nothing(node: Node, request: bytes) -> bytes:
     del node, request
     return b""
@@ -153,15 +194,3 @@ def list_xattrs(names: Iterable[bytes], request: bytes) -> bytes:
     size, _ = fuse.XATTR.unpack_from(request, HEADER)
     uid = fuse.IN_HEADER.unpack_from(request)[4]
     return pack_xattr(b"".join(name + b"\0" for name in visible_xattrs(names, uid)), size)
-
-
-def inode_flags(request: bytes, flags: Callable[[], int]) -> bytes:
-    """Return the reply to IOCTL, of which only FS_IOC_GETFLAGS is supported.
-
-    :param flags: returns the flags of the inode.
-    :raises OSError: ``ENOTTY``, or the error of `flags`.
-    """
-    _, _, command, _, _, size = fuse.IOCTL_IN.unpack_from(request, HEADER)
-    if command != GET_FLAGS or size < 4:  # the kernel passes an int, whatever the number says
-        raise OSError(errno.ENOTTY, "not supported")
-    return fuse.IOCTL_OUT.pack(0, 0, 0, 0, flags()) + bytes(size - 4)

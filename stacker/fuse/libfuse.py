@@ -56,6 +56,7 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, tree: LowerTree) -> None:
         super().__init__()
+        self.enable_acl = tree.has_acls  # FUSE_POSIX_ACL
         self._tree = tree
         self._files = OpenFiles(tree)
         self._entries: dict[Node, pyfuse3.EntryAttributes] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stacker.fuse.read_write import WritableAdapter
 from stacker.linux import process
-from stacker.tree.writable import Caller
+from stacker.tree.creation import Caller
 
 if TYPE_CHECKING:
     from stacker.fuse.options import FuseOptions
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 class MappedOwnersAdapter(WritableAdapter):
     """Maps the IDs of the mount to those on disk, and back.
+
+    There are no POSIX ACLs, since their entries name owners on disk.
 
     If all files have one owner, chown(2) succeeds without effect, as it does with fuse-overlayfs.
 
@@ -55,8 +57,8 @@ class MappedOwnersAdapter(WritableAdapter):
         with suppress(OSError):
             self._files.change_owner(node, user, group)
 
-    def _caller(self, request: bytes) -> Caller:
+    def _caller(self, request: bytes, umask: int = 0) -> Caller:
         if self._creator is not None:
             return self._creator
-        uid, gid = super()._caller(request)
-        return Caller(self._users.on_disk(uid), self._groups.on_disk(gid))
+        uid, gid, umask = super()._caller(request, umask)
+        return Caller(self._users.on_disk(uid), self._groups.on_disk(gid), umask)

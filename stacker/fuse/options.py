@@ -75,6 +75,7 @@ class FuseOptions:
     :param groups: how groups map.
     :param foreign: other programs wrote the directories, so every format of deletions is read;
         they can also unmount the directories as soon as the mount exists.
+    :param acls: let the kernel enforce POSIX ACLs, if `keeps_owners`.
     """
 
     adapter: FuseAdapter = "kernel"
@@ -86,11 +87,17 @@ class FuseOptions:
     users: Owners = Owners()
     groups: Owners = Owners()
     foreign: bool = False
+    acls: bool = True
 
     @property
     def keeps_owners(self) -> bool:
         """Whether owners and groups in the mount are those on disk."""
         return self.users.is_identity and self.groups.is_identity
+
+    @property
+    def has_acls(self) -> bool:
+        """Whether the kernel enforces POSIX ACLs; their entries name owners on disk."""
+        return self.acls and self.keeps_owners
 
     @property
     def is_squashed(self) -> bool:

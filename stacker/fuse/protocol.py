@@ -34,13 +34,16 @@ WRITING: Final = frozenset(
 
 INIT_ASYNC_READ: Final = 1 << 0
 INIT_BIG_WRITES: Final = 1 << 5
+INIT_DONT_MASK: Final = 1 << 6
 INIT_DO_READDIRPLUS: Final = 1 << 13
 INIT_ASYNC_DIO: Final = 1 << 15
 INIT_NO_OPEN_SUPPORT: Final = 1 << 17
 INIT_PARALLEL_DIROPS: Final = 1 << 18
+INIT_POSIX_ACL: Final = 1 << 20
 INIT_MAX_PAGES: Final = 1 << 22
 INIT_CACHE_SYMLINKS: Final = 1 << 23
 INIT_NO_OPENDIR_SUPPORT: Final = 1 << 24
+INIT_SETXATTR_EXT: Final = 1 << 29
 INIT_EXT: Final = 1 << 30
 INIT2_PASSTHROUGH: Final = 1 << 5
 """FUSE_PASSTHROUGH, bit 37, in the second word of flags, which exists with INIT_EXT."""
@@ -64,6 +67,9 @@ WANTED: Final = (
 WANTED_TO_WRITE: Final = WANTED | INIT_BIG_WRITES | INIT_HANDLE_KILLPRIV_V2
 """With INIT_HANDLE_KILLPRIV_V2 the kernel does not read security.capability before each write: the
 server clears set-ID bits and capabilities on write, truncate and chown."""
+
+WANTED_FOR_ACLS: Final = INIT_POSIX_ACL | INIT_DONT_MASK | INIT_SETXATTR_EXT
+"""With INIT_DONT_MASK the server applies the umask, which it does where no default ACL applies."""
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 FATTR_ATIME, FATTR_MTIME, FATTR_ATIME_NOW, FATTR_MTIME_NOW = 1 << 4, 1 << 5, 1 << 7, 1 << 8
@@ -151,8 +157,10 @@ WRITE_IN: Final = Struct("=QQIIQII")
 WRITE_OUT: Final = Struct("=II")
 # struct fuse_fsync_in: fh, flags, padding
 FSYNC_IN: Final = Struct("=QII")
-# struct fuse_setxattr_in, as it is without FUSE_SETXATTR_EXT: size, flags
+# struct fuse_setxattr_in: size, flags; with FUSE_SETXATTR_EXT also setxattr_flags, padding
 SETXATTR_IN: Final = Struct("=II")
+SETXATTR_EXT_IN: Final = Struct("=IIII")
+SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 # struct fuse_fallocate_in: fh, offset, length, mode, padding
 FALLOCATE_IN: Final = Struct("=QQQII")
 # struct fuse_copy_file_range_in: fh_in, off_in, nodeid_out, fh_out, off_out, len, flags

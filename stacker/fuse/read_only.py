@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.fuse import protocol as fuse
 from stacker.fuse.channel import MIN_SPLICE
-from stacker.fuse.dispatch import HEADER, RequestHandler, inode_flags, list_xattrs, name_at
+from stacker.fuse.dispatch import HEADER, TreeHandler, list_xattrs, name_at
 from stacker.fuse.prefetch import MAX_SIZE
 from stacker.fuse.replies import (
     ABSENT,
@@ -26,7 +26,6 @@ from stacker.fuse.replies import (
     pack_attributes,
     pack_dirent,
     pack_entry,
-    pack_statx,
     pack_xattr,
 )
 from stacker.tree.contents import read_into
@@ -39,12 +38,13 @@ if TYPE_CHECKING:
 _WITHOUT_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
 
 
-class ReadOnlyAdapter(RequestHandler):
+class ReadOnlyAdapter(TreeHandler):
     """Answers requests about one tree.
 
     :param tree: all workers can share it, but each needs an adapter of its own.
     :param passthrough: the backing files of large files; the kernel then sends OPEN requests.
     :param prefetcher: stores small files ahead; all workers share it.
+    :param acls: whether the kernel enforces POSIX ACLs.
     """
 
     def __init__(
@@ -52,8 +52,11 @@ class ReadOnlyAdapter(RequestHandler):
         tree: LowerTree,
         passthrough: Passthrough | None = None,
         prefetcher: Prefetcher | None = None,
+        *,
+        acls: bool = False,
     ) -> None:
-        super().__init__()
+        wanted = fuse.WANTED | (fuse.INIT_POSIX_ACL if acls else 0)
+        super().__init__(wanted, tree, tree.status)
         self._prefetcher = prefetcher
         self._just_read: Node | None = None
         self._tree = tree
@@ -62,8 +65,6 @@ class ReadOnlyAdapter(RequestHandler):
         self._handlers |= {
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: self._getattr,
-            fuse.STATX: self._statx,
-            fuse.IOCTL: self._ioctl,
             fuse.READLINK: self._readlink,
             fuse.READDIR: self._readdir,
             fuse.READDIRPLUS: self._readdirplus,
@@ -118,14 +119,6 @@ class ReadOnlyAdapter(RequestHandler):
         del request
         inode = self._tree.inode(node)
         return VALID + pack_attributes(self._tree.number(inode), self._tree.status(inode))
-
-    def _statx(self, node: Node, request: bytes) -> bytes:
-        del request
-        inode, tree = self._tree.inode(node), self._tree
-        return pack_statx(tree.number(inode), tree.status(inode), tree.birth(inode))
-
-    def _ioctl(self, node: Node, request: bytes) -> bytes:
-        return inode_flags(request, lambda: self._tree.flags(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request

@@ -13,8 +13,9 @@ number of an inode, and all names of an inode have one number.
 * There is no FUSE_WRITEBACK_CACHE: with it, only the kernel would know sizes and times until it
   writes back, and a crash would leave arbitrary data in the upper directory.  Shared writable
   mappings work without it.
-* The kernel checks permissions (default_permissions) and applies the umask (no FUSE_DONT_MASK).
-  POSIX ACLs are neither enforced nor inherited; setting one fails with EOPNOTSUPP.
+* The kernel checks permissions (default_permissions), by mode and POSIX ACL.  With ACLs, the tree
+  applies the umask, since a default ACL replaces it.
+* The adapter answers ENOSYS to CREATE.  The kernel then sends MKNOD, and needs no RELEASE later.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stacker.fuse import protocol as fuse
-from stacker.fuse.dispatch import HEADER, RequestHandler, inode_flags, list_xattrs, name_at
+from stacker.fuse.dispatch import HEADER, TreeHandler, list_xattrs, name_at
 from stacker.fuse.replies import (
     ABSENT,
     NO_ENTRY,
@@ -35,10 +36,9 @@ from stacker.fuse.replies import (
     pack_attributes,
     pack_dirent,
     pack_entry,
-    pack_statx,
     pack_xattr,
 )
-from stacker.tree.writable import Caller
+from stacker.tree.creation import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,27 +50,24 @@ _SECOND: Final = 1_000_000_000
 _HEADER_SPACE: Final = 4096  # as in libfuse; the kernel needs 80 bytes besides the data
 
 
-class WritableAdapter(RequestHandler):
+class WritableAdapter(TreeHandler):
     """Answers requests about one tree.
 
     :param tree: this adapter is its only user.
     """
 
-    wanted: ClassVar[int] = fuse.WANTED_TO_WRITE
     largest_write: ClassVar[int] = fuse.LARGEST_WRITE
     largest_read: ClassVar[int] = fuse.LARGEST_WRITE
     request_size: ClassVar[int] = fuse.LARGEST_WRITE + _HEADER_SPACE
 
     def __init__(self, tree: WritableTree) -> None:
-        super().__init__()
+        wanted = fuse.WANTED_TO_WRITE | (fuse.WANTED_FOR_ACLS if tree.acls else 0)
+        super().__init__(wanted, tree, tree.status)
         self._tree = tree
         self._files = tree.files
-        self._status = tree.files.status
         self._handlers |= {
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: self._getattr,
-            fuse.STATX: self._statx,
-            fuse.IOCTL: self._ioctl,
             fuse.TMPFILE: self._tmpfile,
             fuse.SETATTR: self._setattr,
             fuse.READLINK: self._readlink,
@@ -82,7 +79,6 @@ class WritableAdapter(RequestHandler):
             fuse.LISTXATTR: self._listxattr,
             fuse.SETXATTR: self._setxattr,
             fuse.REMOVEXATTR: self._removexattr,
-            fuse.CREATE: self._create,
             fuse.MKNOD: self._mknod,
             fuse.MKDIR: self._mkdir,
             fuse.SYMLINK: self._symlink,
@@ -129,13 +125,6 @@ class WritableAdapter(RequestHandler):
     def _getattr(self, node: Node, request: bytes) -> bytes:
         del request
         return VALID + pack_attributes(self._tree.number(node), self._status(node))
-
-    def _statx(self, node: Node, request: bytes) -> bytes:
-        del request
-        return pack_statx(self._tree.number(node), self._status(node), self._files.birth(node))
-
-    def _ioctl(self, node: Node, request: bytes) -> bytes:
-        return inode_flags(request, lambda: self._files.flags(node))
 
     def _readlink(self, node: Node, request: bytes) -> bytes:
         del request
@@ -207,29 +196,23 @@ class WritableAdapter(RequestHandler):
 
     # Creating
 
-    def _create(self, node: Node, request: bytes) -> bytes:
-        _, mode, _, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
-        name = name_at(request, HEADER + fuse.CREATE_IN.size)
-        made = self._tree.create(node, name, stat.S_IMODE(mode), self._caller(request))
-        return self._entry(made) + fuse.OPEN_OUT.pack(0, fuse.OPEN_KEEP_CACHE, 0)
-
     def _tmpfile(self, node: Node, request: bytes) -> bytes:
-        flags, mode, _, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
-        exclusive, caller = bool(flags & os.O_EXCL), self._caller(request)
+        flags, mode, umask, _ = fuse.CREATE_IN.unpack_from(request, HEADER)
+        exclusive, caller = bool(flags & os.O_EXCL), self._caller(request, umask)
         made = self._tree.make_unnamed(node, stat.S_IMODE(mode), caller, exclusive=exclusive)
         return self._entry(made) + fuse.OPEN_OUT.pack(0, fuse.OPEN_KEEP_CACHE, 0)
 
     def _mknod(self, node: Node, request: bytes) -> bytes:
-        mode, device, _, _ = fuse.MKNOD_IN.unpack_from(request, HEADER)
+        mode, device, umask, _ = fuse.MKNOD_IN.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.MKNOD_IN.size)
-        number = fuse.device_of(device)
-        return self._entry(self._tree.make_node(node, name, mode, number, self._caller(request)))
+        caller, number = self._caller(request, umask), fuse.device_of(device)
+        return self._entry(self._tree.make_node(node, name, mode, number, caller))
 
     def _mkdir(self, node: Node, request: bytes) -> bytes:
-        mode, _ = fuse.MKDIR_IN.unpack_from(request, HEADER)
+        mode, umask = fuse.MKDIR_IN.unpack_from(request, HEADER)
         name = name_at(request, HEADER + fuse.MKDIR_IN.size)
-        made = self._tree.make_directory(node, name, stat.S_IMODE(mode), self._caller(request))
-        return self._entry(made)
+        caller = self._caller(request, umask)
+        return self._entry(self._tree.make_directory(node, name, stat.S_IMODE(mode), caller))
 
     def _symlink(self, node: Node, request: bytes) -> bytes:
         name = name_at(request, HEADER)
@@ -294,17 +277,24 @@ class WritableAdapter(RequestHandler):
         """Set owner and group; -1 keeps the current one."""
         self._files.change_owner(node, uid, gid)
 
-    def _caller(self, request: bytes) -> Caller:
-        """Return the user and group in the header of a request."""
+    def _caller(self, request: bytes, umask: int = 0) -> Caller:
+        """Return the user and group in the header of a request.
+
+        :param umask: in the request; the kernel has applied it unless INIT_DONT_MASK is agreed.
+        """
         _, _, _, _, uid, gid, _, _, _ = fuse.IN_HEADER.unpack_from(request)
-        return Caller(uid, gid)
+        return Caller(uid, gid, umask if self._agreed & fuse.INIT_DONT_MASK else 0)
 
     def _setxattr(self, node: Node, request: bytes) -> bytes:
         size, flags = fuse.SETXATTR_IN.unpack_from(request, HEADER)
-        at = HEADER + fuse.SETXATTR_IN.size
+        at, more_flags = HEADER + fuse.SETXATTR_IN.size, 0
+        if self._agreed & fuse.INIT_SETXATTR_EXT:
+            _, _, more_flags, _ = fuse.SETXATTR_EXT_IN.unpack_from(request, HEADER)
+            at = HEADER + fuse.SETXATTR_EXT_IN.size
         name = name_at(request, at)
         value = _data_at(request, at + len(name) + 1, size)
-        self._files.set_xattr(node, name, bytes(value), flags)
+        drop_group_id = bool(more_flags & fuse.SETXATTR_ACL_KILL_SGID)
+        self._files.set_xattr(node, name, bytes(value), flags, drop_group_id=drop_group_id)
         return b""
 
     def _removexattr(self, node: Node, request: bytes) -> bytes:

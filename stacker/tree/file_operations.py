@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from stacker.linux import opath
+from stacker.linux import acl, opath
 from stacker.linux.inode_attributes import birth_time, file_flags
 from stacker.tree.contents import HOLE, read_into
 from stacker.tree.protocol import Status
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stacker.tree.inodes import Inodes
     from stacker.tree.protocol import Node
 
-_ACL: Final = b"system.posix_acl_"
+_CAPABILITY: Final = b"security.capability"
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _COPIED_AT_ONCE: Final = 64 << 20
 """Bytes after which a copy returns, so that a server can answer other requests."""
@@ -33,12 +33,14 @@ class Files:
     """Reads and changes inodes.
 
     :param durable: whether `sync` flushes to disk.
+    :param acls: whether POSIX ACLs are supported.
     """
 
-    def __init__(self, inodes: Inodes, copy_up: CopyUp, *, durable: bool) -> None:
+    def __init__(self, inodes: Inodes, copy_up: CopyUp, *, durable: bool, acls: bool) -> None:
         self._inodes = inodes
         self._copy_up = copy_up
         self._durable = durable
+        self._acls = acls
 
     # Attributes
 
@@ -124,34 +126,58 @@ class Files:
     def xattr(self, node: Node, name: bytes) -> bytes:
         """Return the value of an extended attribute; overlayfs's marks are hidden.
 
-        :raises OSError: ``ENODATA``; ``EOPNOTSUPP`` for POSIX ACLs.
+        :raises OSError: ``ENODATA``; ``EOPNOTSUPP`` for POSIX ACLs, if they are off.
         """
-        _refuse_acl(name)
+        self._require_support(name)
         inode = self._inodes.upper_inode(node)
         if inode is not None:
+            if inode.is_bare and name == _CAPABILITY:  # the kernel asks at each chown(2)
+                raise OSError(errno.ENODATA, "no such attribute")
             return os.getxattr(self._path_of(inode), self._inodes.dialect.escape(name))
         return self._inodes.lower.xattr(node, name)
 
     def xattr_names(self, node: Node) -> list[bytes]:
-        """Return the names of all extended attributes except overlayfs's marks and POSIX ACLs."""
+        """Return the names of all extended attributes, without overlayfs's marks."""
         inode, names = self._inodes.upper_inode(node), list[bytes | None]()
         if inode is None:
             names += self._inodes.lower.xattrs(node)
         else:
             listed = map(os.fsencode, os.listxattr(self._path_of(inode)))
             names += map(self._inodes.dialect.unescape, listed)
-        return [name for name in names if name is not None and not name.startswith(_ACL)]
+        return [name for name in names if name is not None and self._supports(name)]
 
-    def set_xattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+    def set_xattr(
+        self, node: Node, name: bytes, value: bytes, flags: int = 0, *, drop_group_id: bool = False
+    ) -> None:
         """Set an extended attribute; a name of overlayfs is escaped, so overlayfs ignores it.
 
         :param flags: ``XATTR_CREATE`` or ``XATTR_REPLACE``.
-        :raises OSError: as in setxattr(2); ``EOPNOTSUPP`` for POSIX ACLs.
+        :param drop_group_id: clear the set-group-ID bit, as for a user who sets an access ACL and
+            is not in the group.
+        :raises OSError: as in setxattr(2); ``EOPNOTSUPP`` for POSIX ACLs, if they are off.
         """
-        _refuse_acl(name)
+        self._require_support(name)
         if flags:  # checked first, so that a failure copies nothing up
             self._check_presence(node, name, flags)
-        os.setxattr(self._path(node), self._inodes.dialect.escape(name), value, flags)
+        path = self._path_to_change(node)
+        os.setxattr(path, self._inodes.dialect.escape(name), value, flags)
+        if drop_group_id:
+            mode = stat.S_IMODE(self.status(node).mode)
+            if mode & stat.S_ISGID:
+                os.chmod(path, mode & ~stat.S_ISGID)
+
+    def _path_to_change(self, node: Node) -> bytes:
+        """Copy an inode up, and forget what is known of its xattrs; return a path to it."""
+        inode = self._copy_up.ensure(node)
+        inode.inherits, inode.is_bare = None, False
+        return self._path_of(inode)
+
+    def _supports(self, name: bytes) -> bool:
+        return self._acls or not name.startswith(acl.PREFIX)
+
+    def _require_support(self, name: bytes) -> None:
+        if not self._supports(name):
+            raise OSError(errno.EOPNOTSUPP, "POSIX ACLs are off")
 
     def _check_presence(self, node: Node, name: bytes, flags: int) -> None:
         present = name in self.xattr_names(node)
@@ -165,10 +191,10 @@ class Files:
 
         :raises OSError: ``ENODATA``; otherwise as in removexattr(2).
         """
-        _refuse_acl(name)
+        self._require_support(name)
         if self._inodes.upper_inode(node) is None and name not in self._inodes.lower.xattrs(node):
             raise OSError(errno.ENODATA, "no such attribute")
-        os.removexattr(self._path(node), self._inodes.dialect.escape(name))
+        os.removexattr(self._path_to_change(node), self._inodes.dialect.escape(name))
 
     # Contents of regular files
 
@@ -270,8 +296,3 @@ class Files:
         dropped = _SET_ID if mode & stat.S_IXGRP else stat.S_ISUID
         if mode & dropped:
             os.fchmod(file, mode & ~dropped)
-
-
-def _refuse_acl(name: bytes) -> None:
-    if name.startswith(_ACL):
-        raise OSError(errno.EOPNOTSUPP, "POSIX ACLs are not supported")

@@ -25,6 +25,7 @@ from stacker.erofs import format as on_disk
 from stacker.erofs.inodes import SECOND
 from stacker.erofs.read import Image
 from stacker.errors import IntegrityError
+from stacker.linux import acl
 from stacker.linux.file_handle import INO64_GEN, FileHandle
 from stacker.tree.contents import HOLE, copy_pieces, read_into
 from stacker.tree.numbers import FILESYSTEM_BIT, Origin, read_origin
@@ -77,6 +78,8 @@ class IndexedTree(XattrMappings):
         self._files = files
         self._dialect = dialect
         self._users, self._groups = users, groups
+        self.has_acls = users is None and groups is None
+        """Whether an inode can have a POSIX ACL; a search would take longer than the mount."""
         self._attributes = image.attributes
         self._root = image.superblock.root
         self.count = image.superblock.inodes
@@ -268,10 +271,11 @@ class IndexedTree(XattrMappings):
         """Return all extended attributes of an inode, under the image's names."""
         found = self._image.xattrs(self._inode(inode))
         names = ((self._dialect.unescape(name), value) for name, value in found.items())
-        return {name: value for name, value in names if name is not None}
+        visible = {name: value for name, value in names if name is not None}
+        return visible if self.has_acls else acl.without(visible)
 
     def with_owners(self, users: Callable[[int], int], groups: Callable[[int], int]) -> IndexedTree:
-        """Return the same tree with other owners.
+        """Return the same tree with other owners, and without ACLs, which name owners.
 
         :param users: maps each user ID in the index.
         :param groups: maps each group ID in the index.

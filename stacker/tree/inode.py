@@ -79,6 +79,8 @@ class Inode:
     __slots__ = (
         "held",
         "impure",
+        "inherits",
+        "is_bare",
         "is_copy",
         "key",
         "kind",
@@ -101,6 +103,10 @@ class Inode:
         self.key: tuple[int, int] | None = None
         self.shown = 0
         """The inode number that programs see; 0 if it is not known yet."""
+        self.inherits: bytes | None = None
+        """The default ACL of a directory, empty if it has none; ``None`` if it is not known yet."""
+        self.is_bare = False
+        """Whether it has no file capabilities, for certain."""
         self.is_copy = False
         """Whether this mount or an earlier one copied it up."""
         self.impure = False

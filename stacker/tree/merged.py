@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.layer.paths import LayerPaths
 from stacker.layer.symlinks import join
+from stacker.linux import acl
 from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.contents import FileOnDisk
@@ -173,6 +174,11 @@ class MergedTree(XattrMappings, NumbersOnDisk):
         """Return all extended attributes of an inode, under the image's names."""
         return self._xattrs.get(inode, {})
 
+    @property
+    def has_acls(self) -> bool:
+        """Whether an inode has a POSIX ACL."""
+        return any(name.startswith(acl.PREFIX) for each in self._xattrs.values() for name in each)
+
     def path(self, node: Node) -> bytes:
         """Return the path of a node from the root, without a leading slash."""
         names = []
@@ -210,14 +216,15 @@ class MergedTree(XattrMappings, NumbersOnDisk):
             os.close(fd)
 
     def with_owners(self, users: Callable[[int], int], groups: Callable[[int], int]) -> MergedTree:
-        """Return the same tree with other owners.
+        """Return the same tree with other owners, and without ACLs, which name owners.
 
         :param users: maps each user ID on disk.
         :param groups: maps each group ID on disk.
         """
         tree = MergedTree()
         uid, gid = array("I", map(users, self._uid)), array("I", map(groups, self._gid))
-        vars(tree).update(vars(self), _uid=uid, _gid=gid)
+        xattrs = {node: acl.without(each) for node, each in self._xattrs.items()}
+        vars(tree).update(vars(self), _uid=uid, _gid=gid, _xattrs=xattrs)
         return tree
 
     def __iter__(self) -> Iterator[Node]:
@@ -374,7 +381,7 @@ class _Merger(MergedTree):
         self._mode.append(kind | (0o777 if kind == stat.S_IFLNK else meta.mode))
         self._size.append(size)
         if xattrs:
-            self._xattrs[node] = xattrs
+            self._xattrs[node] = acl.after_chmod(xattrs, self._mode[node])
 
     def _describe_other(self, node: Node, item: Item) -> tuple[int, int]:
         if isinstance(item, Symlink):

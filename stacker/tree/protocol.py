@@ -174,6 +174,10 @@ class LowerTree(Tree, Protocol):
     def stride(self) -> int:
         """How much the numbers of two files in a row differ, about."""
 
+    @property
+    def has_acls(self) -> bool:
+        """Whether an inode can have a POSIX ACL, which the kernel then asks for."""
+
     def mode(self, inode: Node) -> int:
         """Return an inode's file type and permissions."""
 

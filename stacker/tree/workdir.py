@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.linux import opath, safe_path
+from stacker.linux.filesystem import make_private
 from stacker.linux.removal import remove_tree
 from stacker.tree.numbers import IMPURE, ORIGIN
 
@@ -41,6 +42,7 @@ class WorkDirectory:
         try:
             os.mkdir(inside.name, 0o700, dir_fd=above)
             self.directory = os.open(inside.name, _DIRECTORY, dir_fd=above)
+            make_private(opath.proc_path(self.directory))
         finally:
             os.close(above)
         self._path = inside
@@ -61,13 +63,10 @@ class WorkDirectory:
         self._count += 1
         return b"#%x" % self._count
 
-    def file(self, mode: int = 0o600) -> tuple[bytes, int]:
-        """Make an empty file; return its name and a descriptor open for writing.
-
-        :param mode: the permissions, before the umask.
-        """
+    def file(self) -> tuple[bytes, int]:
+        """Make an empty file; return its name and a descriptor open for writing."""
         name = self.name()
-        return name, os.open(name, _NEW, mode & 0o777, dir_fd=self.directory)
+        return name, os.open(name, _NEW, 0o600, dir_fd=self.directory)
 
     def unnamed(self, mode: int, *, exclusive: bool) -> int:
         """Make a file without a name; return a descriptor open for writing.

@@ -11,7 +11,7 @@ no symbolic link is followed.
 
 Overlayfs features that stacker's mounts turn off are refused and never written: redirect_dir
 and metacopy.  So renaming a directory that a lower layer has fails with ``EXDEV``, and mv(1) copies
-it.  POSIX ACLs are neither stored nor inherited.  The caller has applied the umask to modes.
+it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stacker.linux import opath, safe_path
 from stacker.tree.copy_up import CopyUp
+from stacker.tree.creation import Creation
 from stacker.tree.file_operations import Files
 from stacker.tree.inode import Listing
 from stacker.tree.inodes import Inodes
@@ -32,19 +33,12 @@ from stacker.tree.whiteout_dialects import is_reserved
 from stacker.tree.workdir import WorkDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from stacker.tree.creation import Caller
     from stacker.tree.inode import Inode
     from stacker.tree.protocol import LowerTree, Node
     from stacker.tree.whiteout_dialects import WhiteoutDialect
-
-
-class Caller(NamedTuple):
-    """The owner of a new inode."""
-
-    uid: int
-    gid: int
 
 
 class WritableTree:
@@ -59,11 +53,19 @@ class WritableTree:
     :param upper: the directory that receives the writes.
     :param work: a directory on the same filesystem; ``work`` inside it is emptied and used.
     :param durable: whether synced writes must survive a crash of the machine.
+    :param acls: whether POSIX ACLs can be set and are inherited.
     :raises OSError: a directory lacks xattrs, or has marks of overlayfs features that are off.
     """
 
     def __init__(
-        self, lower: LowerTree, dialect: WhiteoutDialect, upper: Path, work: Path, *, durable: bool
+        self,
+        lower: LowerTree,
+        dialect: WhiteoutDialect,
+        upper: Path,
+        work: Path,
+        *,
+        durable: bool,
+        acls: bool = True,
     ) -> None:
         self._work = WorkDirectory(work, dialect)
         try:
@@ -73,7 +75,9 @@ class WritableTree:
             raise
         self._copy_up = CopyUp(self._inodes, self._work, durable=durable)
         self._renamer = Renamer(self._inodes, self._work)
-        self.files = Files(self._inodes, self._copy_up, durable=durable)
+        self._creation = Creation(self._inodes, self._work, acls=acls)
+        self.files = Files(self._inodes, self._copy_up, durable=durable, acls=acls)
+        self.acls = acls
         self.remember, self.forget = self._inodes.remember, self._inodes.forget
         # Bound, not wrapped, so that a FUSE server makes no extra call for a request.
         self.lookup, self.entries = self._inodes.lookup, self._inodes.entries
@@ -85,6 +89,7 @@ class WritableTree:
             self.files.read,
         )
         self.xattr, self.xattr_names = self.files.xattr, self.files.xattr_names
+        self.birth, self.flags = self.files.birth, self.files.flags
         try:
             next(self.entries(ROOT), None)
         except BaseException:
@@ -106,16 +111,12 @@ class WritableTree:
     def create(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
         """Make an empty regular file, and return its inode.
 
-        :param mode: the exact permissions.
+        :param mode: the permissions before the umask.
         """
         above = self._parent_for(directory, name)
-        made, file = self._work.file(mode)
-        try:
-            self._publish(above, name, made, file, mode=stat.S_IFREG | mode, caller=caller)
-        except BaseException:
-            os.close(file)
-            raise
+        file = self._creation.file(above, name, mode, caller)
         inode = self._add_name(above, name, self._inodes.add(stat.S_IFREG))
+        inode.is_bare = True
         self._inodes.keep_open(inode.number, file)  # the next request usually writes to it
         return inode.number
 
@@ -127,13 +128,8 @@ class WritableTree:
         :raises OSError: ``EOPNOTSUPP`` if the filesystem does not support such files.
         """
         above = self._directory(directory)
-        file = self._work.unnamed(mode, exclusive=exclusive)
-        try:
-            self._describe(file, stat.S_IFREG | mode, caller, os.fstat(self._inodes.pin(above)))
-            inode = self._inodes.add(stat.S_IFREG)
-        except BaseException:
-            os.close(file)
-            raise
+        file = self._creation.unnamed(above, mode, caller, exclusive=exclusive)
+        inode = self._inodes.add(stat.S_IFREG)
         inode.held = file
         return inode.number
 
@@ -142,78 +138,32 @@ class WritableTree:
     ) -> Node:
         """Make a file, FIFO, socket or device, and return its inode.
 
-        :param mode: file type and permissions.
+        :param mode: file type, and permissions before the umask.
         :raises OSError: ``EPERM`` for the device 0:0, which would be a whiteout.
         """
         kind = stat.S_IFMT(mode) or stat.S_IFREG
+        if kind == stat.S_IFREG:
+            return self.create(directory, name, stat.S_IMODE(mode), caller)
         if kind == stat.S_IFCHR and not device:
             raise OSError(errno.EPERM, "device 0:0 is a whiteout")
-        return self._make(
-            *(directory, name, kind | stat.S_IMODE(mode), caller),
-            lambda made, within: os.mknod(made, kind | 0o600, device, dir_fd=within),
-        ).number
+        above = self._parent_for(directory, name)
+        self._creation.node(above, name, kind | stat.S_IMODE(mode), device, caller)
+        return self._add_name(above, name, self._inodes.add(kind)).number
 
     def symlink(self, directory: Node, name: bytes, target: bytes, caller: Caller) -> Node:
         """Make a symbolic link, and return its inode."""
-        return self._make(
-            *(directory, name, stat.S_IFLNK | 0o777, caller),
-            lambda made, within: os.symlink(target, made, dir_fd=within),
-        ).number
+        above = self._parent_for(directory, name)
+        self._creation.symlink(above, name, target, caller)
+        return self._add_name(above, name, self._inodes.add(stat.S_IFLNK)).number
 
     def make_directory(self, directory: Node, name: bytes, mode: int, caller: Caller) -> Node:
         """Make a directory, and return its inode; it hides lower directories of that name."""
-        inode = self._make(directory, name, stat.S_IFDIR | mode, caller, _make_directory)
-        inode.listing = Listing()
-        return inode.number
-
-    def _make(
-        self,
-        directory: Node,
-        name: bytes,
-        mode: int,
-        caller: Caller,
-        make: Callable[[bytes, int], None],
-    ) -> Inode:
         above = self._parent_for(directory, name)
-        made, held = self._work.make(make)
-        try:
-            self._publish(above, name, made, held, mode=mode, caller=caller)
-        finally:
-            os.close(held)
-        return self._add_name(above, name, self._inodes.add(stat.S_IFMT(mode)))
-
-    def _publish(
-        self, above: Inode, name: bytes, made: bytes, held: int, *, mode: int, caller: Caller
-    ) -> None:
-        """Set the attributes of a file in the work directory, and move it to its name."""
-        over = False
-        try:
-            self._describe(held, mode, caller, os.fstat(self._inodes.pin(above)))
-            if stat.S_ISDIR(mode):
-                over = name in self._whiteouts(above)
-                if self._inodes.lower_directory(above, name) is not None:
-                    self._work.mark_opaque(held)
-        except BaseException:
-            self._work.discard(made)
-            raise
-        self._work.move_to(made, name, self._inodes.pin(above), held=held, over=over)
-
-    @staticmethod
-    def _describe(held: int, mode: int, caller: Caller, above: os.stat_result) -> None:
-        """Set owner and mode of a new file as the kernel does (inode_init_owner)."""
-        path, gid = opath.proc_path(held), caller.gid
-        if above.st_mode & stat.S_ISGID:
-            gid = above.st_gid
-            if stat.S_ISDIR(mode):
-                mode |= stat.S_ISGID
-            elif mode & stat.S_IXGRP and caller.uid and caller.gid != gid:
-                mode &= ~stat.S_ISGID
-        status = os.fstat(held)
-        given = (status.st_uid, status.st_gid) != (caller.uid, gid)
-        if given:
-            os.chown(path, caller.uid, gid)
-        if not stat.S_ISLNK(mode) and (given or status.st_mode != mode):
-            os.chmod(path, stat.S_IMODE(mode))
+        self._creation.directory(above, name, mode, caller)
+        inode = self._add_name(above, name, self._inodes.add(stat.S_IFDIR))
+        inode.listing = Listing()
+        inode.inherits = above.inherits
+        return inode.number
 
     def link(self, node: Node, directory: Node, name: bytes) -> None:
         """Add a name to an inode.
@@ -349,7 +299,3 @@ def check_name(name: bytes) -> bytes:
     if not name or name in {b".", b".."} or b"/" in name or b"\0" in name:
         raise OSError(errno.EINVAL, "not a file name")
     return name
-
-
-def _make_directory(name: bytes, directory: int) -> None:
-    os.mkdir(name, 0o700, dir_fd=directory)

@@ -43,9 +43,6 @@ def _is_excused(item: pytest.Item) -> bool:
     subject = _subject(item)
     if subject is None:
         return False
-    mark = item.get_closest_marker("takes_for_granted")
-    if mark is not None and mark.args[0] in subject.deviations:
-        return True
     return item.get_closest_marker("about_mounts") is not None and not subject.is_mount
 
 

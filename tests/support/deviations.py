@@ -39,10 +39,6 @@ class Deviation(Enum):
         "st_nlink of every directory is 1",
         "docs/rules.md, Mounting",
     )
-    NO_ACLS = (
-        "POSIX ACLs cannot be set (EOPNOTSUPP)",
-        "docs/rules.md, Mounting",
-    )
     NO_DEVICE_ZERO = (
         "a character device 0:0 cannot be made (EPERM): it is a whiteout",
         'overlayfs.rst, "whiteouts and opaque directories"; fs/overlayfs/dir.c, ovl_mknod',
@@ -53,11 +49,7 @@ FUSE: Final = frozenset(
     {
         Deviation.RENAME_OF_LOWER_DIRECTORY,
         Deviation.DIRECTORIES_HAVE_ONE_LINK,
-        Deviation.NO_ACLS,
         Deviation.NO_DEVICE_ZERO,
     }
 )
-OVERLAYFS: Final = frozenset(Deviation) - {
-    Deviation.DIRECTORIES_HAVE_ONE_LINK,
-    Deviation.NO_ACLS,
-}
+OVERLAYFS: Final = frozenset(Deviation) - {Deviation.DIRECTORIES_HAVE_ONE_LINK}

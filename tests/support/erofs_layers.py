@@ -10,6 +10,7 @@ from stacker.layer.paths import MergedIndex
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tar.limits import Limits
 from tests.support import tars
+from tests.support.acls import for_user
 from tests.support.indexes import index_of
 from tests.support.unpacking import FORMAT, IDMAP
 
@@ -17,21 +18,7 @@ LONG: str = "n" * 255
 BASE: int = tars.MTIME
 """The time that most inodes of a layer have, so that they are compact."""
 
-_USER_OBJ, _USER, _GROUP_OBJ, _MASK, _OTHER = 1, 2, 4, 16, 32
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """Return the value of an ACL from tags, permissions and IDs (acl(5))."""
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-
-
-ACL: bytes = acl(
-    (_USER_OBJ, 6, 0xFFFFFFFF),
-    (_USER, 4, 1000),
-    (_GROUP_OBJ, 4, 0xFFFFFFFF),
-    (_MASK, 4, 0xFFFFFFFF),
-    (_OTHER, 0, 0xFFFFFFFF),
-)
+ACL: bytes = for_user(1000, 4, mask=4)
 CAPABILITY: bytes = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 

@@ -11,9 +11,10 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.plan import Plan
+from stacker.tree.creation import Caller
 from stacker.tree.merged import merge
 from stacker.tree.protocol import ROOT, Node
-from stacker.tree.writable import Caller, WritableTree
+from stacker.tree.writable import WritableTree
 from tests.support.merged import tree_snapshot
 from tests.support.snapshot import Node as Seen
 

@@ -5,47 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 
 import pytest
 
 from tests.conformance.posix.cases import changing, fails
-from tests.support.deviations import Deviation
+from tests.support.acls import (
+    ACCESS,
+    DEFAULT,
+    GROUP,
+    GROUP_OBJ,
+    MASK,
+    NONE,
+    OTHER,
+    USER_OBJ,
+    acl,
+    for_user,
+)
 from tests.support.subjects import CaseDirectory
 from tests.support.unprivileged import acting_as
-
-ACCESS = "system.posix_acl_access"
-DEFAULT = "system.posix_acl_default"
-USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-NONE = 0xFFFFFFFF
-Entry = tuple[int, int, int]
-
-
-def acl(*entries: Entry) -> bytes:
-    """Encode entries of (tag, permissions, ID)."""
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-
-
-def for_user(uid: int, rights: int, *, mask: int = 7, group: int = 4) -> bytes:
-    return acl(
-        (USER_OBJ, 6, NONE),
-        (USER, rights, uid),
-        (GROUP_OBJ, group, NONE),
-        (MASK, mask, NONE),
-        (OTHER, 0, NONE),
-    )
-
 
 MINIMAL = acl((USER_OBJ, 6, NONE), (GROUP_OBJ, 4, NONE), (OTHER, 0, NONE))
 
 
-acls = pytest.mark.takes_for_granted(Deviation.NO_ACLS)
-
-
 @pytest.fixture(autouse=True)
 def supported(case: CaseDirectory) -> None:
-    if case.deviates(Deviation.NO_ACLS):
-        return
     try:
         os.setxattr(case.path, DEFAULT, for_user(1, 7))
         os.removexattr(case.path, DEFAULT)
@@ -60,7 +43,6 @@ def mode(path: os.PathLike[str]) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
-@acls
 @pytest.mark.parametrize("name", ["file", "full"])
 def test_acl_is_kept_and_its_mask_is_the_group_mode(case: CaseDirectory, name: str) -> None:
     value = for_user(1234, 7, mask=5)
@@ -71,7 +53,6 @@ def test_acl_is_kept_and_its_mask_is_the_group_mode(case: CaseDirectory, name: s
     assert mode(case / name) == 0o650
 
 
-@acls
 @pytest.mark.parametrize(
     ("rights", "mask", "reads", "writes"),
     [(6, 7, True, True), (4, 7, True, False), (6, 4, True, False), (0, 7, False, False)],
@@ -90,7 +71,6 @@ def test_acl_grants_a_user_access(
                         os.open(case / "file", flags)
 
 
-@acls
 def test_acl_grants_a_group_access(case: CaseDirectory) -> None:
     value = acl(
         (USER_OBJ, 6, NONE),
@@ -106,21 +86,18 @@ def test_acl_grants_a_group_access(case: CaseDirectory) -> None:
         os.open(case / "file", os.O_RDONLY)
 
 
-@acls
 def test_new_mode_changes_the_mask(case: CaseDirectory) -> None:
     os.setxattr(case / "file", ACCESS, for_user(1234, 7))
     os.chmod(case / "file", 0o640)
     assert os.getxattr(case / "file", ACCESS) == for_user(1234, 7, mask=4)
 
 
-@acls
 def test_minimal_acl_becomes_the_mode(case: CaseDirectory) -> None:
     os.setxattr(case / "file", ACCESS, MINIMAL)
     assert mode(case / "file") == 0o640
     assert ACCESS not in os.listxattr(case / "file")
 
 
-@acls
 @pytest.mark.parametrize("change", ["write", "rename", "link"])
 def test_acl_survives_other_changes(case: CaseDirectory, change: str) -> None:
     value = for_user(1234, 4, mask=4)
@@ -134,7 +111,6 @@ def test_acl_survives_other_changes(case: CaseDirectory, change: str) -> None:
     assert os.getxattr(path, ACCESS) == value
 
 
-@acls
 def test_default_acl_is_inherited(case: CaseDirectory) -> None:
     value = for_user(1234, 7)
     os.setxattr(case / "full", DEFAULT, value)
@@ -148,7 +124,6 @@ def test_default_acl_is_inherited(case: CaseDirectory) -> None:
         os.close(os.open(case / "full/file", os.O_RDWR))
 
 
-@acls
 def test_removing_an_acl_keeps_the_mode(case: CaseDirectory) -> None:
     os.setxattr(case / "file", ACCESS, for_user(1234, 7, mask=6))
     os.removexattr(case / "file", ACCESS)
@@ -158,7 +133,6 @@ def test_removing_an_acl_keeps_the_mode(case: CaseDirectory) -> None:
         os.open(case / "file", os.O_RDONLY)
 
 
-@acls
 @pytest.mark.parametrize(
     ("name", "key", "value", "numbers"),
     [
@@ -175,7 +149,6 @@ def test_malformed_acl_is_refused(
         os.setxattr(case / name, key, value)
 
 
-@acls
 @pytest.mark.parametrize(
     ("name", "allowed"), [("file", False), ("everybodys", False), ("mine", True)]
 )
@@ -188,11 +161,58 @@ def test_only_the_owner_sets_an_acl(case: CaseDirectory, name: str, allowed: boo
                 os.setxattr(case / name, ACCESS, for_user(1234, 4))
 
 
-@pytest.mark.parametrize("name", [ACCESS, DEFAULT])
-def test_driver_without_acls_returns_eopnotsupp(case: CaseDirectory, name: str) -> None:
-    if case.deviates(Deviation.NO_ACLS):
-        with fails(errno.EOPNOTSUPP):
-            os.setxattr(case.path, name, for_user(1, 7))
-    else:
-        os.setxattr(case.path, name, for_user(1, 7))
-    assert (name in os.listxattr(case.path)) != case.deviates(Deviation.NO_ACLS)
+@pytest.mark.parametrize("make", ["file", "directory", "FIFO", "symlink"])
+@pytest.mark.parametrize("owner", [0, 1234])
+def test_new_file_inherits_a_default_acl_and_no_umask(
+    case: CaseDirectory, make: str, owner: int
+) -> None:
+    default, path = for_user(1234, 7, group=5, mask=7), case / "full/new"
+    os.setxattr(case / "full", DEFAULT, default)
+    os.chmod(case / "full", 0o777)
+    with acting_as(owner, owner):
+        before = os.umask(0o077)
+        try:
+            if make == "file":
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o664))
+            elif make == "directory":
+                os.mkdir(path, 0o775)
+            elif make == "FIFO":
+                os.mkfifo(path, 0o664)
+            else:
+                os.symlink("target", path)
+        finally:
+            os.umask(before)
+    names = set(os.listxattr(path, follow_symlinks=False))
+    if make == "symlink":
+        assert not names
+        return
+    rights = 7 if make == "directory" else 6
+    assert os.getxattr(path, ACCESS) == for_user(1234, 7, group=5, mask=rights)
+    assert mode(path) == 0o600 | rights << 3
+    assert names == ({ACCESS, DEFAULT} if make == "directory" else {ACCESS})
+    assert os.stat(path).st_uid == owner
+
+
+def test_umask_applies_after_the_default_acl_is_removed(case: CaseDirectory) -> None:
+    os.setxattr(case / "full", DEFAULT, for_user(1234, 7))
+    os.close(os.open(case / "full/with", os.O_CREAT | os.O_WRONLY, 0o666))
+    os.removexattr(case / "full", DEFAULT)
+    before = os.umask(0o027)
+    try:
+        os.close(os.open(case / "full/without", os.O_CREAT | os.O_WRONLY, 0o666))
+    finally:
+        os.umask(before)
+    assert mode(case / "full/without") == 0o640
+    assert os.listxattr(case / "full/without") == []
+
+
+@pytest.mark.parametrize(("groups", "kept"), [((), False), ((4321,), True)])
+def test_acl_of_a_user_outside_the_group_clears_the_set_group_id_bit(
+    case: CaseDirectory, groups: tuple[int, ...], kept: bool
+) -> None:
+    os.chown(case / "mine", -1, 4321)
+    os.chmod(case / "mine", 0o2710)
+    owner = os.stat(case / "mine").st_uid
+    with acting_as(owner, 5678, groups):
+        os.setxattr(case / "mine", ACCESS, for_user(1234, 4))
+    assert bool(mode(case / "mine") & stat.S_ISGID) == kept

@@ -15,6 +15,7 @@ import pytest
 
 from stacker.linux import mountapi, mountinfo
 from tests.integration.stacker_fuse.conftest import layers, owner, unmount, writing
+from tests.support.acls import ACCESS, DEFAULT, for_user
 from tests.support.snapshot import Node, snapshot
 from tests.support.stacker_fuse import StackerFuse, joined, lowerdir
 
@@ -164,6 +165,28 @@ def test_squash_to_root_changes_all_owners(fuse: StackerFuse, workspace: Path) -
     fuse(*joined(layers(workspace), "squash_to_root"), workspace / "target")
     owners = {node.owner for node in snapshot(workspace / "target").values()}
     assert owners == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    "option", ["noacl", "squash_to_root", "uidmapping=0:1000:1:1:110000:65536"]
+)
+def test_acls_are_refused_where_their_owners_would_be_wrong(
+    fuse: StackerFuse, workspace: Path, option: str
+) -> None:
+    os.setxattr(workspace / "upper", DEFAULT, for_user(1234, 7))
+    fuse(*joined(writing(workspace), option), workspace / "target")
+    for name in (ACCESS, DEFAULT):
+        with pytest.raises(OSError, match="not supported") as caught:
+            os.setxattr(workspace / "target", name, for_user(1234, 7))
+        assert caught.value.errno == errno.EOPNOTSUPP
+        assert name not in os.listxattr(workspace / "target")
+    before = os.umask(0o027)
+    try:
+        (workspace / "target/new").touch(0o666)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((workspace / "upper/new").stat().st_mode) == 0o640
+    assert not os.listxattr(workspace / "upper/new")
 
 
 @pytest.mark.skipif(not shutil.which("fuse-overlayfs"), reason="no fuse-overlayfs")

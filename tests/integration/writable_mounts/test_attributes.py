@@ -147,9 +147,3 @@ def test_overlay_xattrs_are_ordinary_inside_a_mount(stack: Stack, fuse_root: Pat
     assert os.listxattr(fuse_root / "d") == ["trusted.overlay.opaque"]
     assert os.listxattr(stack.upper / "d") == ["trusted.overlay.overlay.opaque"]
     assert "e" in os.listdir(fuse_root / "d")
-
-
-def test_posix_acls_are_refused(fuse_root: Path) -> None:
-    acl = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff")
-    failed = error_of(lambda: os.setxattr(fuse_root / "a", "system.posix_acl_access", acl))
-    assert failed == errno.EOPNOTSUPP

@@ -68,8 +68,8 @@ def found(adapter: WritableAdapter, name: bytes) -> int:
     return entry(body_of(adapter, fuse.LOOKUP, name + b"\0"))
 
 
-def create(name: bytes, mode: int = 0o640) -> bytes:
-    return fuse.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, stat.S_IFREG | mode, 0, 0) + name + b"\0"
+def create(name: bytes, mode: int = 0o640, umask: int = 0) -> bytes:
+    return fuse.MKNOD_IN.pack(stat.S_IFREG | mode, 0, umask, 0) + name + b"\0"
 
 
 def write(offset: int, data: bytes, flags: int = 0) -> bytes:
@@ -88,6 +88,7 @@ def test_structures_have_the_sizes_of_the_header_file() -> None:
         "WRITE_OUT": 8,
         "FSYNC_IN": 16,
         "SETXATTR_IN": 8,
+        "SETXATTR_EXT_IN": 16,
         "FALLOCATE_IN": 32,
         "COPY_IN": 56,
         "FORGET_ONE": 16,
@@ -101,8 +102,9 @@ def test_init_asks_for_large_writes_and_no_writeback_cache(adapter: WritableAdap
     _, _, _, flags, _, _, largest, _, pages, *_ = fuse.INIT_OUT.unpack(reply)
     assert (largest, pages) == (1 << 20, 256)
     writeback_cache, posix_acl, no_open = 1 << 16, 1 << 20, 1 << 17
-    assert flags & (writeback_cache | posix_acl) == 0
+    assert flags & writeback_cache == 0
     assert flags & no_open
+    assert flags & posix_acl
     assert adapter.request_size >= largest + fuse.IN_HEADER.size + fuse.WRITE_IN.size
 
 
@@ -110,12 +112,40 @@ def test_init_omits_killpriv_v2_for_linux_5_4(adapter: WritableAdapter) -> None:
     offered = (1 << 26) - 1
     reply = body_of(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 1 << 17, offered))
     _, minor, _, flags, *_ = fuse.INIT_OUT.unpack(reply)
-    assert (minor, flags) == (31, fuse.WANTED_TO_WRITE & ~fuse.INIT_HANDLE_KILLPRIV_V2)
+    newer = fuse.INIT_HANDLE_KILLPRIV_V2 | fuse.INIT_SETXATTR_EXT
+    assert (minor, flags) == (31, (fuse.WANTED_TO_WRITE | fuse.WANTED_FOR_ACLS) & ~newer)
+
+
+@pytest.mark.parametrize(("flags", "mode"), [(0, 0o666), (fuse.INIT_DONT_MASK, 0o640)])
+def test_umask_is_applied_once(
+    adapter: WritableAdapter, tree: Writable, flags: int, mode: int
+) -> None:
+    body_of(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 0, flags))
+    body_of(adapter, fuse.MKNOD, create(b"new", 0o666, umask=0o027))
+    assert stat.S_IMODE((tree.upper / "new").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_setxattr_is_read_in_both_layouts(
+    adapter: WritableAdapter, tree: Writable, *, extended: bool
+) -> None:
+    flags = fuse.INIT_SETXATTR_EXT if extended else 0
+    body_of(adapter, fuse.INIT, fuse.INIT_IN.pack(7, 31, 0, flags))
+    head = fuse.SETXATTR_EXT_IN.pack(2, 0, 0, 0) if extended else fuse.SETXATTR_IN.pack(2, 0)
+    body_of(adapter, fuse.SETXATTR, head + b"user.new\0" + b"ab", found(adapter, b"file"))
+    assert os.getxattr(tree.upper / "file", "user.new") == b"ab"
+
+
+def test_create_is_not_implemented_so_that_the_kernel_sends_mknod(
+    adapter: WritableAdapter,
+) -> None:
+    body = fuse.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, stat.S_IFREG | 0o640, 0, 0) + b"new\0"
+    assert errno_of(adapter, fuse.CREATE, body) == errno.ENOSYS
 
 
 def test_file_is_created_written_and_read(adapter: WritableAdapter, tree: Writable) -> None:
-    reply = body_of(adapter, fuse.CREATE, create(b"new"))
-    assert len(reply) == 128 + 16
+    reply = body_of(adapter, fuse.MKNOD, create(b"new"))
+    assert len(reply) == 128
     node = entry(reply)
     assert fuse.WRITE_OUT.unpack(body_of(adapter, fuse.WRITE, write(2, b"data"), node))[0] == 4
     read = fuse.READ_IN.pack(0, 0, 100, 0, 0, 0, 0)
@@ -127,7 +157,7 @@ def test_file_is_created_written_and_read(adapter: WritableAdapter, tree: Writab
 def test_write_with_kill_suidgid_clears_set_id_bits(
     adapter: WritableAdapter, tree: Writable
 ) -> None:
-    node = entry(body_of(adapter, fuse.CREATE, create(b"new", 0o4755)))
+    node = entry(body_of(adapter, fuse.MKNOD, create(b"new", 0o4755)))
     body_of(adapter, fuse.WRITE, write(0, b"x", fuse.WRITE_KILL_SUIDGID), node)
     assert stat.S_IMODE((tree.upper / "new").stat().st_mode) == 0o755
 
@@ -143,7 +173,7 @@ def test_unknown_operations_are_enosys(adapter: WritableAdapter) -> None:
 
 
 def test_name_with_a_slash_is_einval(adapter: WritableAdapter, tree: Writable) -> None:
-    assert errno_of(adapter, fuse.CREATE, create(b"../new")) == errno.EINVAL
+    assert errno_of(adapter, fuse.MKNOD, create(b"../new")) == errno.EINVAL
     assert errno_of(adapter, fuse.UNLINK, b"dir/..\0") == errno.EINVAL
     assert errno_of(adapter, fuse.MKDIR, fuse.MKDIR_IN.pack(0o755, 0) + b"..\0") == errno.EINVAL
     assert sorted(os.listdir(tree.workspace)) == ["lower", "upper", "work"]
@@ -153,7 +183,7 @@ def test_truncated_request_is_einval_and_changes_nothing(
     adapter: WritableAdapter, tree: Writable
 ) -> None:
     node = found(adapter, b"file")
-    assert errno_of(adapter, fuse.CREATE, create(b"new")[:-1]) == errno.EINVAL
+    assert errno_of(adapter, fuse.MKNOD, create(b"new")[:-1]) == errno.EINVAL
     assert errno_of(adapter, fuse.WRITE, write(0, b"data")[:-1], node) == errno.EINVAL
     assert errno_of(adapter, fuse.SETATTR, bytes(80), node) == errno.EINVAL
     assert errno_of(adapter, fuse.RENAME, fuse.NODE_IN.pack(ROOT) + b"file\0") == errno.EINVAL
@@ -163,7 +193,7 @@ def test_truncated_request_is_einval_and_changes_nothing(
 
 
 def test_forget_counts_lookups(adapter: WritableAdapter) -> None:
-    node = entry(body_of(adapter, fuse.CREATE, create(b"new")))
+    node = entry(body_of(adapter, fuse.MKNOD, create(b"new")))
     assert found(adapter, b"new") == node
     body_of(adapter, fuse.UNLINK, b"new\0")
     assert adapter.answer(request(fuse.FORGET, fuse.FORGET_IN.pack(1), node)) is None
@@ -175,7 +205,7 @@ def test_forget_counts_lookups(adapter: WritableAdapter) -> None:
 
 def test_listing_counts_only_the_returned_nodes(adapter: WritableAdapter) -> None:
     """An entry that does not fit into the reply is not a lookup."""
-    nodes = [entry(body_of(adapter, fuse.CREATE, create(b"n%d" % number))) for number in range(9)]
+    nodes = [entry(body_of(adapter, fuse.MKNOD, create(b"n%d" % number))) for number in range(9)]
     body_of(adapter, fuse.READDIRPLUS, fuse.READ_IN.pack(0, 4, 160 * 3, 0, 0, 0, 0))
     for number, node in enumerate(nodes):
         body_of(adapter, fuse.UNLINK, b"n%d\0" % number)
@@ -198,7 +228,7 @@ def test_listing_in_pieces_has_each_name_once(
     adapter: WritableAdapter, size: int, *, plus: bool
 ) -> None:
     for number in range(50):
-        body_of(adapter, fuse.CREATE, create(b"n%d" % number))
+        body_of(adapter, fuse.MKNOD, create(b"n%d" % number))
     head, names, offset = (128 if plus else 0), [], 0
     opcode = fuse.READDIRPLUS if plus else fuse.READDIR
     while part := body_of(adapter, opcode, fuse.READ_IN.pack(0, offset, size, 0, 0, 0, 0)):

@@ -18,9 +18,10 @@ from stacker.fuse.prefetch import Prefetcher
 from stacker.layer.paths import MergedIndex, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.tree.contents import pieces
+from stacker.tree.creation import Caller
 from stacker.tree.indexed import IndexedTree, open_index
 from stacker.tree.protocol import ROOT, Node
-from stacker.tree.writable import Caller, WritableTree
+from stacker.tree.writable import WritableTree
 from tests.support import tars
 from tests.support.indexes import indexed_tree, merged_snapshot, merged_stack
 from tests.support.merged import tree_snapshot

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.tree.creation import Caller
 from stacker.tree.merged import merge
 from stacker.tree.whiteout_dialects import ForeignDialect, hidden_by, is_reserved
-from stacker.tree.writable import Caller, WritableTree
+from stacker.tree.writable import WritableTree
 from tests.support.merged import tree_snapshot
 from tests.support.snapshot import Node as Seen
 from tests.support.stacks import scratch

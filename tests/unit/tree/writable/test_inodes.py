@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from stacker.tree.creation import Caller
 from stacker.tree.protocol import ROOT
-from stacker.tree.writable import Caller
 from tests.support.writable import Writable
 from tests.unit.tree.writable.conftest import is_opaque, is_whiteout, refusal
 
