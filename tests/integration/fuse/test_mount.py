@@ -82,8 +82,8 @@ def test_tree_is_the_same_without_optional_kernel_features(
 ) -> None:
     skip_without("kernel")
     (layer,) = (path.parent for path in (stacker.store / "layers").rglob("diff/big"))
-    for adapter in (ReadOnlyAdapter, WritableAdapter):
-        monkeypatch.setattr(adapter, "wanted", 0)
+    for flags in ("WANTED", "WANTED_TO_WRITE", "WANTED_FOR_ACLS"):
+        monkeypatch.setattr(protocol, flags, 0)
     plan = Plan("0e", target, (layer,), WhiteoutFormat.TRUSTED, read_only=read_only)
     if not read_only:
         plan = replace(plan, upper=tmp_path / "upper", work=tmp_path / "work", volatile=True)
