@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _BY_SIGNAL = 128  # a shell reports the end by signal N as 128 + N
-_LONGEST, _KEPT = 1024, 128  # characters of a word of a message, whole and cut
+_LONGEST = 1024  # characters of a word that a message contains in full
+_KEPT = 128  # characters that remain of a longer word
 _PATH_MAX = 4096  # linux/limits.h
 _BUG = "this is a bug in stacker; run the command with --debug for a traceback"
 

@@ -139,7 +139,7 @@ def group_lines(title: str, group: argparse._ArgumentGroup) -> list[str]:
 
 
 def term(action: argparse.Action) -> str:
-    """Return an argument or option as help writes it, such as ``-u, --username NAME``."""
+    """Return the term of an argument or option in a help text: ``-u, --username NAME``."""
     value = str(action.metavar or action.dest)
     if action.choices is not None and action.metavar is None:
         value = f"{{{','.join(map(str, action.choices))}}}"

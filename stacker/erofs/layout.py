@@ -63,7 +63,10 @@ class Layout:
 
 
 def lay_out(inodes: Inodes, root: int) -> Layout:
-    """Order the tree of ``root``; set ``links`` of its inodes, and ``size`` of its directories."""
+    """Return the order of the inodes below ``root`` in an image, and the listings of directories.
+
+    Sets ``links`` of these inodes, and ``size`` of the directories.
+    """
     inodes.links = array("I", bytes(4 * len(inodes)))
     order, listings, stack = array("I"), dict[int, Listing](), [(root, root)]
     inodes.links[root] = 2

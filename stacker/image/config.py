@@ -68,7 +68,7 @@ class ImageConfig:
 
 
 def parse_config(raw: bytes, what: str) -> ImageConfig:
-    """Return the image config in `raw`; a field with null counts as absent, as Docker writes it.
+    """Return the image config in `raw`; a null field, which Docker writes, counts as absent.
 
     Source: image-spec config.md, "Properties"; Docker's image JSON is the same document.
 

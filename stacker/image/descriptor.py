@@ -61,7 +61,7 @@ class Descriptor:
         return descriptor
 
     def to_json(self) -> dict[str, object]:
-        """Return the descriptor as image-spec writes it, without empty fields."""
+        """Return the descriptor as JSON (image-spec, descriptor.md), without empty fields."""
         members: dict[str, object] = {
             "mediaType": self.media_type,
             "digest": str(self.digest),

@@ -48,7 +48,7 @@ class Manifest:
         return ImageID.recast(self.config.digest)
 
     def to_json(self) -> dict[str, object]:
-        """Return the manifest as image-spec writes it."""
+        """Return the manifest as a JSON object (image-spec, manifest.md)."""
         return _members(
             self,
             config=self.config.to_json(),
@@ -69,7 +69,7 @@ class Index:
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, object]:
-        """Return the index as image-spec writes it."""
+        """Return the index as a JSON object (image-spec, image-index.md)."""
         return _members(self, manifests=[entry.to_json() for entry in self.manifests])
 
     def embedded(self) -> Descriptor:

@@ -16,7 +16,7 @@ from stacker.image.document import as_object, optional, quoted, required
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 _MOST_WORDS = 3
 
-# Names of uname, Debian and users → GOARCH and variant, as images have them.
+# Names of uname, Debian and users → GOARCH and variant in images.
 _ALIASES = {
     "x86_64": ("amd64", ""),
     "x86-64": ("amd64", ""),
@@ -90,7 +90,7 @@ class Platform:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return the platform as image-spec writes it."""
+        """Return the platform as a JSON object (image-spec, image-index.md, ``platform``)."""
         members: dict[str, object] = {"architecture": self.architecture, "os": self.os}
         if self.os_version:
             members["os.version"] = self.os_version

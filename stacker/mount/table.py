@@ -36,7 +36,7 @@ _RECORD = "mount.json"
 
 @dataclass(frozen=True, slots=True)
 class MountDirectory:
-    """The own directory of a mount; its name is the ID of the mount."""
+    """The directory ``mounts/<id>`` of a mount; ``id`` is the ID of the mount."""
 
     id: str
     path: Path

@@ -248,7 +248,7 @@ def _has_lost_owner(work: Path) -> bool:
 
 
 def _owner(work: Path) -> Path | None:
-    """Return the own directory of the mount that created a work directory."""
+    """Return the directory ``mounts/<id>`` of the mount that created a work directory."""
     try:
         with FileDescriptor.open_directory(work) as opened:
             file = os.open(_OWNER, _READ, dir_fd=opened.number)

@@ -209,7 +209,9 @@ def _require_unchanged(
     for layer in verify_layers(store, diff_ids, contents=False, jobs=jobs, emit=emit):
         if not layer.is_sound:
             differences = sorted(layer.differences, key=lambda each: each.what == "mtime")
-            how = layer.damage or differences[0]  # the time of a directory is only a consequence
+            how = (
+                layer.damage or differences[0]
+            )  # a changed file also changes the time of its directory
             raise IntegrityError(
                 f"layer differs from its skeleton: layer {layer.diff_id}: {how}",
                 hint=f"`stacker repair {image_id.short}` replaces damaged layers",

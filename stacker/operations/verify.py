@@ -58,7 +58,7 @@ class Verification:
 
     @property
     def damaged_chains(self) -> tuple[ChainVerified, ...]:
-        """The chains that are not what their layers give."""
+        """The chains that differ from those built from their layers again."""
         return tuple(chain for chain in self.chains if not chain.is_sound)
 
     @property

@@ -31,7 +31,7 @@ def write_links(
 
     :param tree: the layer with the links, and all layers below it.
     :param what: the name of the layer in errors.
-    :returns: the directories made; all of them are implied.
+    :returns: the directories that it created; all of them are implied.
     :raises LayerError: a target does not exist, or is a directory.
     """
     maker = _DiskLinks(links, tree, directory, what)
@@ -42,9 +42,9 @@ def write_links(
 
 
 class _DiskLinks(LinkMaker[bytes]):
-    """Makes links in a directory on top of the layers with their targets.
+    """Creates hard links in a directory above the layers that have the targets.
 
-    ``directories`` collects the directories made, including the root.
+    ``directories`` has the directories that it created, including the root.
     """
 
     def __init__(

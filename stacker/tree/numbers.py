@@ -1,4 +1,4 @@
-"""Inode numbers that are equal in each mount, as the kernel's overlayfs has them.
+"""Inode numbers that are the same in every mount, and equal to those of overlayfs.
 
 Directories of layers come in; the inode numbers of their files on disk go out.  A file that was
 copied up keeps the number of the lower file, which overlayfs's xattr *origin* names by a file

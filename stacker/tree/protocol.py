@@ -59,7 +59,7 @@ class Tree(Protocol):
         """Return the file type of an inode: an ``S_IF*`` constant."""
 
     def number(self, node: Node) -> int:
-        """Return the inode number that programs see, which is equal in each mount."""
+        """Return the inode number that programs see, which is the same in every mount."""
 
     def entries(self, directory: Node, offset: int = 0) -> Iterator[tuple[int, bytes, Node]]:
         """Yield the offset, name and inode of each directory entry after ``offset``.

@@ -47,7 +47,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory whose path is no image's name: podman and buildah once made one of it."""
+    """Return a directory whose path is not a valid image name.
+
+    podman and buildah once used such a path as the name of an image.
+    """
     return tmp_path_factory.mktemp("Corpora__")
 
 
@@ -115,7 +118,7 @@ def test_start_up_has_every_verb(documents: list[dict[str, Any]]) -> None:
         assert_figures(line)
 
 
-def test_what_a_registry_adds_is_measured_and_set_against_its_aims(cache: Path) -> None:
+def test_registry_suite_is_measured_and_compared_with_its_goals(cache: Path) -> None:
     missing = [tool for tool in ("docker-registry", "curl", "skopeo") if not shutil.which(tool)]
     if missing:
         pytest.skip(f"not installed: {missing}")
@@ -244,7 +247,7 @@ def test_origin_names_the_cases_of_each_machine_if_one_suite_ran_on_two() -> Non
     )
 
 
-def test_an_own_filesystem_is_there_for_one_run_and_gone_after_it(cache: Path) -> None:
+def test_ext4_suite_leaves_no_mount(cache: Path) -> None:
     missing = [tool for tool in ("mkfs.ext4", "losetup") if not shutil.which(tool)]
     if missing:
         pytest.skip(f"not installed: {missing}")
@@ -290,7 +293,7 @@ def test_a_corpus_is_built_alike_every_time(tmp_path: Path) -> None:
     assert len({layer.diff_id for layer in first.layers}) == 44
 
 
-def test_what_fails_is_not_measured() -> None:
+def test_failed_command_is_not_measured() -> None:
     false = shutil.which("false")
     assert false
     with pytest.raises(FailedError, match="exit status 1"):

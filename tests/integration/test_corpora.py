@@ -100,7 +100,7 @@ def entries(sample: Sample) -> list[Entry]:
 
 
 @each_sample
-def test_where_other_readers_agree_this_one_does_and_where_not_it_decides(sample: Sample) -> None:
+def test_tar_is_read_as_other_readers_agree_or_as_the_table_decides(sample: Sample) -> None:
     if sample.name in DECISIONS:
         decision, detail = DECISIONS[sample.name]
     elif sample.verdict == "all-reject":
@@ -169,7 +169,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     ],
     ids=lambda sample: sample.name,
 )
-def test_what_is_accepted_unpacks_to_what_other_tools_extract(sample: Sample, place: Path) -> None:
+def test_accepted_tar_unpacks_as_other_tools_extract_it(sample: Sample, place: Path) -> None:
     stream = sample.stream()
     paths = LayerPaths(place)
     paths.diff.mkdir()

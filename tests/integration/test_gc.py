@@ -218,7 +218,7 @@ def test_gc_keeps_a_replaced_layer_that_another_process_reads(
     stacker("verify", "--all")
 
 
-def test_untagged_images_go_only_if_asked_for(stacker: Stacker, tmp_path: Path) -> None:
+def test_untagged_images_are_removed_only_with_the_option(stacker: Stacker, tmp_path: Path) -> None:
     nameless = layout(tmp_path / "nameless", [OTHER], name=None)
     stacker("pull", nameless.source)
     assert kinds(stacker) == []

@@ -87,7 +87,7 @@ def test_a_pull_that_is_interrupted_leaves_nothing_half_done(
     stacker.assert_clean()
 
 
-def test_what_a_killed_pull_left_is_swept_by_the_next(
+def test_next_pull_removes_the_files_of_a_killed_pull(
     stacker: Stacker, large: images.Layout
 ) -> None:
     process = stacker.start("pull", large.source)
@@ -118,7 +118,7 @@ def test_a_pull_takes_over_where_another_was_interrupted(
     stacker.assert_clean(images=1, layers=3)
 
 
-def test_an_unpack_that_is_interrupted_takes_its_files_away(
+def test_interrupted_unpack_removes_its_files(
     stacker: Stacker, large: images.Layout, tmp_path: Path
 ) -> None:
     stacker("pull", large.source)

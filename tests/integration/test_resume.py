@@ -88,7 +88,7 @@ def stalling(
 
 
 def killed(stacker: Stacker, server: FakeRegistry, how: int, *options: str) -> int:
-    """Kill a pull in the middle of the large layer; say how many bytes are left of it."""
+    """Kill a pull in the middle of the large layer; return the size of its partial download."""
     gone = threading.Event()
     server.quirk = stalling(gone)
     process = stacker.start("pull", f"docker://{server.host}/app:1.0", *options)
@@ -112,7 +112,7 @@ def check_image(stacker: Stacker, image_id: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_pull_that_was_killed_goes_on(
+def test_pull_resumes_the_download_of_a_killed_pull(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path, how: int
 ) -> None:
     had = killed(stacker, server, how)
@@ -121,7 +121,7 @@ def test_a_pull_that_was_killed_goes_on(
     check_image(stacker, layout.image.config, tmp_path)
 
 
-def test_a_blob_that_came_in_two_pulls_can_be_kept(
+def test_blob_of_a_resumed_download_can_be_kept(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
 ) -> None:
     killed(stacker, server, signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_a_blob_that_came_in_two_pulls_can_be_kept(
 
 
 @pytest.mark.parametrize("size", [1, AT, len(LARGE), 2 * len(LARGE)])
-def test_a_damaged_beginning_is_thrown_away_and_the_layer_comes_whole(
+def test_damaged_partial_download_is_discarded_and_the_whole_blob_requested(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path, size: int
 ) -> None:
     killed(stacker, server, signal.SIGKILL)
@@ -144,9 +144,7 @@ def test_a_damaged_beginning_is_thrown_away_and_the_layer_comes_whole(
     check_image(stacker, layout.image.config, tmp_path)
 
 
-def test_a_layer_that_is_wrong_whole_as_well_is_an_error(
-    stacker: Stacker, server: FakeRegistry
-) -> None:
+def test_wrong_digest_of_the_whole_blob_is_an_error(stacker: Stacker, server: FakeRegistry) -> None:
     killed(stacker, server, signal.SIGKILL)
     for path, (kind, data) in server.content.items():
         if len(data) > len(LARGE):
@@ -157,7 +155,7 @@ def test_a_layer_that_is_wrong_whole_as_well_is_an_error(
     assert left(stacker) == []
 
 
-def test_a_pull_that_finds_nobody_keeps_what_there_is(
+def test_partial_download_survives_a_pull_that_gets_404(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
 ) -> None:
     had = killed(stacker, server, signal.SIGKILL)
@@ -174,7 +172,7 @@ def test_a_pull_that_finds_nobody_keeps_what_there_is(
     check_image(stacker, layout.image.config, tmp_path)
 
 
-def test_nothing_is_kept_for_who_wants_nothing_kept(
+def test_no_resume_ignores_a_partial_download(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
 ) -> None:
     killed(stacker, server, signal.SIGKILL)
@@ -185,7 +183,7 @@ def test_nothing_is_kept_for_who_wants_nothing_kept(
     check_image(stacker, layout.image.config, tmp_path)
 
 
-def test_a_second_pull_of_the_same_blob_has_no_part_in_it(
+def test_pull_does_not_use_a_partial_download_that_is_locked(
     stacker: Stacker, server: FakeRegistry, tmp_path: Path
 ) -> None:
     import fcntl
@@ -200,7 +198,7 @@ def test_a_second_pull_of_the_same_blob_has_no_part_in_it(
     assert ranges(server) == [""]
 
 
-def test_what_is_old_goes_with_the_next_removal(stacker: Stacker, server: FakeRegistry) -> None:
+def test_rm_removes_old_partial_downloads(stacker: Stacker, server: FakeRegistry) -> None:
     killed(stacker, server, signal.SIGKILL)
     stacker("pull", f"docker://{server.host}/app:1.0", "--no-resume")
     os.utime(left(stacker)[0], (0, 0))
@@ -209,7 +207,7 @@ def test_what_is_old_goes_with_the_next_removal(stacker: Stacker, server: FakeRe
 
 
 @needs_registry
-def test_a_real_registry_sends_the_rest(
+def test_docker_registry_serves_the_rest_of_a_blob(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
 ) -> None:
     killed(stacker, server, signal.SIGKILL)
@@ -219,9 +217,7 @@ def test_a_real_registry_sends_the_rest(
     check_image(stacker, layout.image.config, tmp_path)
 
 
-def test_a_layer_that_comes_in_several_ranges_goes_on_as_well(
-    stacker: Stacker, tmp_path: Path
-) -> None:
+def test_download_by_parallel_ranges_resumes(stacker: Stacker, tmp_path: Path) -> None:
     noise = random.Random(2).randbytes(40_000_000)
     layout = images.layout(tmp_path / "noise", [tar(file("noise", noise))])
     with fake_registry() as server:
@@ -256,7 +252,7 @@ def test_a_layer_that_comes_in_several_ranges_goes_on_as_well(
 
 
 @needs_registry
-def test_a_real_registry_sends_several_ranges(stacker: Stacker, tmp_path: Path) -> None:
+def test_docker_registry_serves_parallel_ranges(stacker: Stacker, tmp_path: Path) -> None:
     noise = random.Random(3).randbytes(30_000_000)
     layout = images.layout(tmp_path / "noise", [tar(file("noise", noise))])
     with debian_registry(tmp_path / "registry") as host:
@@ -266,7 +262,7 @@ def test_a_real_registry_sends_several_ranges(stacker: Stacker, tmp_path: Path) 
     assert (tmp_path / "root" / "noise").read_bytes() == noise
 
 
-def test_who_waits_for_a_pull_that_is_killed_goes_on_with_it(
+def test_waiting_pull_resumes_the_download_of_a_killed_pull(
     stacker: Stacker, server: FakeRegistry, layout: images.Layout, tmp_path: Path
 ) -> None:
     place = f"docker://{server.host}/app:1.0"

@@ -148,7 +148,7 @@ def test_a_truncated_blob_is_an_integrity_error_at_every_place(
 
 @each_size
 @each_form
-def test_a_blob_that_goes_on_is_an_integrity_error(
+def test_blob_longer_than_its_descriptor_is_an_integrity_error(
     bench: Bench, compress: Compress, content: bytes
 ) -> None:
     plain = tar(file("x", content))

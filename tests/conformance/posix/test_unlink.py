@@ -17,7 +17,7 @@ from tests.support.unprivileged import acting_as
 @pytest.mark.parametrize(
     "name", ["file", "link", "dirlink", "dangling", "loop", "fifo", "linked-a", "setid"]
 )
-def test_unlinked_name_stays_away(case: CaseDirectory, name: str) -> None:
+def test_unlinked_name_does_not_exist(case: CaseDirectory, name: str) -> None:
     before = names(case.path)
     os.unlink(case / name)
     with fails(errno.ENOENT):

@@ -1,4 +1,4 @@
-"""Inode numbers of FUSE mounts: equal from mount to mount, and before and after a copy-up."""
+"""Inode numbers of FUSE mounts: the same in every mount, and before and after a copy-up."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def cut_short(request: Handler) -> bool:
 
 
 def without_length(request: Handler) -> bool:
-    """Omit the Content-Length, and close the connection at the end or before it."""
+    """Omit the Content-Length; close the connection after at most 700,000 bytes of the blob."""
     if not (data := large_layer(request)):
         return False
     request.send_response(200)

@@ -59,7 +59,7 @@ def test_repair_leaves_a_running_mount_its_files(
     stacker("verify", "--all")
 
 
-def test_repair_seals_files_or_says_what_the_filesystem_lacks(
+def test_repair_seals_files_or_names_the_missing_feature(
     stacker: Stacker, app: images.Layout
 ) -> None:
     stacker("pull", "--sync", app.source)

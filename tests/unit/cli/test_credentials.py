@@ -39,7 +39,7 @@ def test_files_are_asked_in_this_order(
     assert auth_files(named, environ, 7) == files
 
 
-def test_a_named_file_must_be_there(tmp_path: Path) -> None:
+def test_missing_authfile_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="--authfile"):
         registry_access(
             Namespace(authfile=str(tmp_path / "none"), insecure=False), {}, "oci:layout"

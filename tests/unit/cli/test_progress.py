@@ -20,7 +20,7 @@ def session(*, verbosity: int = 0, json: bool = False) -> Session:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
-def test_an_event_is_printed_as_the_schema_says(
+def test_printed_event_conforms_to_the_schema(
     event: Event, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_event(event)

@@ -35,11 +35,11 @@ def test_a_user_s_file_takes_the_place_of_the_system_s(places: tuple[Path, Path]
     assert names() == ["user/registries.conf", *user_drop_ins]
 
 
-def test_nothing_is_said_where_there_is_no_file(tmp_path: Path) -> None:
+def test_missing_directories_have_no_conf_files(tmp_path: Path) -> None:
     assert conf_files(tmp_path, tmp_path) == []
 
 
-def test_the_file_that_is_named_stands_alone(tmp_path: Path) -> None:
+def test_named_registries_conf_replaces_all_other_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text(f'unqualified-search-registries = ["{name}.example"]')
     environ = {"CONTAINERS_REGISTRIES_CONF": str(tmp_path / "a")}
@@ -49,7 +49,7 @@ def test_the_file_that_is_named_stands_alone(tmp_path: Path) -> None:
         registries_conf(str(tmp_path / "c"), environ)
 
 
-def test_a_user_s_files_are_where_xdg_says(tmp_path: Path) -> None:
+def test_xdg_config_home_contains_the_registries_conf_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "containers").mkdir()
     (tmp_path / "containers" / "registries.conf").write_text('[aliases]\nx = "a.example/x"')
     conf = registries_conf(None, {"XDG_CONFIG_HOME": str(tmp_path)})

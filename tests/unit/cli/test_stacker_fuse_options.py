@@ -123,20 +123,18 @@ def test_a_comma_in_an_selinux_context_does_not_end_it() -> None:
         (["/mnt", "-o", "lowerdir=/a,gidmapping=1:2:x"], "'x'"),
     ],
 )
-def test_what_makes_no_sense_is_said(words: list[str], said: str) -> None:
+def test_invalid_options_are_usage_errors(words: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         parse(words)
 
 
 @pytest.mark.parametrize(("word", "shown"), [("-h", "help"), ("--help", "help"), ("-V", "version")])
-def test_help_and_version_want_nothing_else(word: str, shown: str) -> None:
+def test_help_and_version_need_no_other_argument(word: str, shown: str) -> None:
     assert parse([word]).show == shown
 
 
 @given(st.lists(PATHS, min_size=1, max_size=4), PATHS, PATHS)
-def test_what_a_plan_prints_for_mount_is_read_back(
-    lowers: list[str], upper: str, work: str
-) -> None:
+def test_options_of_a_printed_plan_are_parsed(lowers: list[str], upper: str, work: str) -> None:
     layers = tuple(map(Path, lowers))
     plan = Plan("id", Path("/mnt"), layers, WhiteoutFormat.USER, False, Path(upper), Path(work))
     mounts: Any = plan.to_json("fuse")["mounts"]
@@ -153,7 +151,7 @@ def test_any_words_are_read_or_refused(words: list[str]) -> None:
 
 
 @given(st.text())
-def test_what_has_no_backslash_is_as_it_stands(text: str) -> None:
+def test_text_without_backslashes_is_unescaped_unchanged(text: str) -> None:
     plain = text.replace("\\", "")
     assert unescaped(plain) == plain
 

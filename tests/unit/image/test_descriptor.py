@@ -109,6 +109,6 @@ def test_descriptor_is_hashable_and_can_be_pickled() -> None:
 
 
 @pytest.mark.parametrize("media_type", sorted(mediatype.LAYERS))
-def test_a_layer_is_foreign_exactly_when_its_type_says_so(media_type: str) -> None:
+def test_media_type_decides_whether_a_layer_is_foreign(media_type: str) -> None:
     expected = "nondistributable" in media_type or "foreign" in media_type
     assert Descriptor(media_type, Digest.of(b""), 0).is_foreign is expected

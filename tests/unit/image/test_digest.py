@@ -82,7 +82,7 @@ def test_of_hashes_and_recast_keeps_the_bytes() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_new_hash_is_of_the_addresss_own_algorithm(algorithm: str) -> None:
+def test_new_hash_uses_the_algorithm_of_the_digest(algorithm: str) -> None:
     digest = Digest(algorithm, hashlib.new(algorithm, b"x").hexdigest())
     hasher = digest.new_hash()
     hasher.update(b"x")

@@ -142,12 +142,12 @@ def test_the_best_variant_a_machine_can_run_is_taken(
         ("linux/amd64", []),
     ],
 )
-def test_what_a_machine_cannot_run_is_not_taken(wanted: str, there: list[str]) -> None:
+def test_platform_that_the_machine_cannot_run_is_not_chosen(wanted: str, there: list[str]) -> None:
     with pytest.raises(NotFoundError):
         choose_platform([entry(text) for text in there], Platform.parse(wanted), "index")
 
 
-def test_the_first_of_equals_is_taken() -> None:
+def test_first_of_equal_platforms_is_chosen() -> None:
     first, second = entry("linux/amd64"), entry("linux/amd64/v1")
     assert choose_platform([first, second], Platform("linux", "amd64"), "index") is first
     assert choose_platform([second, first], Platform("linux", "amd64"), "index") is second

@@ -52,7 +52,7 @@ def test_reference_is_parsed(text: str, reference: Reference) -> None:
         f"registry.example/app:1@{DIGEST}",
     ],
 )
-def test_reference_is_written_as_it_was_read(text: str) -> None:
+def test_parsed_reference_has_the_text_it_was_parsed_from(text: str) -> None:
     assert str(Reference.parse(text)) == text
 
 

@@ -241,7 +241,7 @@ def test_damage_that_an_earlier_pull_may_have_caused_is_removed_and_reported(
     assert not partials(store)
 
 
-def test_error_of_a_fresh_transfer_is_raised_as_it_is(store: Store) -> None:
+def test_error_of_a_new_download_is_raised_unchanged(store: Store) -> None:
     error = IntegrityError("wrong")
     with (
         open_fetch(

@@ -41,7 +41,7 @@ def marks(store: Store) -> list[DiskMark]:
 
 
 @pytest.mark.parametrize("exchange", [unpack, build])
-def test_what_repair_exchanges_during_a_flush_is_not_marked_durable(
+def test_object_that_repair_replaces_during_a_flush_is_not_marked_durable(
     store: Store, monkeypatch: pytest.MonkeyPatch, exchange: Callable[[Store], None]
 ) -> None:
     exchange(store)

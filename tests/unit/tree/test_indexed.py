@@ -214,7 +214,7 @@ def test_writes_on_top_copy_up_from_the_tar(tree: IndexedTree, tmp_path: Path) -
     assert tree_snapshot(tree) == before
 
 
-def test_listing_goes_on_after_its_directory_is_copied_up(
+def test_listing_resumes_after_its_directory_is_copied_up(
     tree: IndexedTree, tmp_path: Path
 ) -> None:
     upper, work = tmp_path / "upper", tmp_path / "work"
@@ -241,7 +241,7 @@ def test_truncated_tar_is_an_error_and_no_zeroes(stack: Stack, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 100, b"\0" * 5000])
-def test_what_is_no_index_is_refused(stack: Stack, tmp_path: Path, data: bytes) -> None:
+def test_file_that_is_not_an_index_is_refused(stack: Stack, tmp_path: Path, data: bytes) -> None:
     assert stack.merged is not None
     (tmp_path / "index").write_bytes(data)
     with pytest.raises(IntegrityError, match="damaged index"):

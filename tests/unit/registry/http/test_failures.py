@@ -128,7 +128,7 @@ def answer(status: int, *codes: Any) -> Any:
     return SimpleNamespace(status=status, redirected=False, drain=lambda: body)
 
 
-def test_error_codes_of_a_registry_are_said_in_words() -> None:
+def test_error_codes_of_a_registry_are_explained() -> None:
     error = status_error(
         answer(404, "MANIFEST_UNKNOWN", "MANIFEST_UNKNOWN", "NAME_UNKNOWN"), "app:1"
     )
