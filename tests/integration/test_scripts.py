@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,3 +42,13 @@ def test_signal_tests_pass_while_the_suite_ignores_sigint() -> None:
     command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *pytest_here]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_continuous_integration_names_only_existing_tests() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    words = re.findall(r"tests/[\w/{},.]+", script)
+    command = f"printf '%s\\n' {' '.join(words)}"
+    # bash expands the braces, as it does in the script.
+    paths = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+    assert words
+    assert [path for path in paths.stdout.split() if not (ROOT / path).exists()] == []
