@@ -209,9 +209,8 @@ def _require_unchanged(
     for layer in verify_layers(store, diff_ids, contents=False, jobs=jobs, emit=emit):
         if not layer.is_sound:
             differences = sorted(layer.differences, key=lambda each: each.what == "mtime")
-            how = (
-                layer.damage or differences[0]
-            )  # a changed file also changes the time of its directory
+            # The time of a directory comes last: a changed file in it changes it, too.
+            how = layer.damage or differences[0]
             raise IntegrityError(
                 f"layer differs from its skeleton: layer {layer.diff_id}: {how}",
                 hint=f"`stacker repair {image_id.short}` replaces damaged layers",
