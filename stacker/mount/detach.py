@@ -53,8 +53,9 @@ def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
         record = table.read(entry.record.id)
         if record is None:
             raise _not_found(target)
-        state = KernelView().state(record)
-        _undo(record, state, lazy=lazy)
+        view = KernelView()
+        state = view.state(record)
+        _undo(record, state, view, lazy=lazy)
         if record.driver == "copy" or KernelView().state(record) == "stale":
             _discard(table, record)
         return Entry(record, state)
@@ -94,18 +95,19 @@ def recover(table: Table, target: Path) -> bool:
 def _clear(table: Table, record: MountRecord) -> bool:
     with suppress(LockedError), table.locked(record.id):
         # Checked again under the lock: another process may have finished or removed the mount.
-        if table.read(record.id) == record and KernelView().state(record) == "stale":
-            if is_dead(record, mountinfo.read()):
+        view = KernelView()
+        if table.read(record.id) == record and view.state(record) == "stale":
+            if is_dead(record, view.mounts):
                 _unmount_dead(record)
             _discard(table, record)
             return True
     return False
 
 
-def _undo(record: MountRecord, state: State, *, lazy: bool) -> None:
+def _undo(record: MountRecord, state: State, view: KernelView, *, lazy: bool) -> None:
     if state == "elsewhere":
         raise _elsewhere(record)
-    if is_dead(record, mountinfo.read()):
+    if is_dead(record, view.mounts):
         _unmount_dead(record)
     if state in {"mounted", "incomplete"}:
         _refuse_covered(record)
