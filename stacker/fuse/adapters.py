@@ -79,10 +79,9 @@ def _load_read_only(tree: ServedTree, note: str | None = None) -> Callable[[Lowe
         # A store into the page cache can block until another worker has answered a read.
         prefetcher = Prefetcher(merged) if worker_count(tree) > 1 else None
         passthrough = None if note else _automatic_passthrough(tree, merged)
+        acls = _has_acls(tree, merged)  # once, and not in each worker
         return KernelService(
-            lambda: ReadOnlyAdapter(
-                merged, passthrough, prefetcher, acls=tree.options.has_acls and merged.has_acls
-            ),
+            lambda: ReadOnlyAdapter(merged, passthrough, prefetcher, acls=acls),
             passthrough,
             note=note,
         )
@@ -119,15 +118,19 @@ def _load_passthrough(tree: ServedTree) -> Callable[[LowerTree], Service]:
 
     def serve(merged: LowerTree) -> Service:
         passthrough = Passthrough(merged, depth)
+        acls = _has_acls(tree, merged)
         return KernelService(
-            lambda: ReadOnlyAdapter(
-                merged, passthrough, acls=tree.options.has_acls and merged.has_acls
-            ),
+            lambda: ReadOnlyAdapter(merged, passthrough, acls=acls),
             passthrough,
             unsupported_note="no passthrough: the kernel does not support it (Linux 6.9)",
         )
 
     return serve
+
+
+def _has_acls(tree: ServedTree, merged: LowerTree) -> bool:
+    """Return whether the kernel has to ask a read-only tree for POSIX ACLs."""
+    return tree.options.has_acls and merged.has_acls
 
 
 def _load_writable(tree: ServedTree) -> Callable[[LowerTree], Service]:
@@ -143,7 +146,7 @@ def _load_writable(tree: ServedTree) -> Callable[[LowerTree], Service]:
         raise MountError(f"cannot mount by FUSE: {tree.target}: got no upper directory, want one")
 
     def serve(merged: LowerTree) -> Service:
-        os.umask(0)  # the kernel has already applied the umask of the caller
+        os.umask(0)  # the kernel or the tree applies the umask of the caller
         _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for open, deleted files
         writable = WritableTree(
