@@ -19,7 +19,7 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
-from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.adapters import ADAPTERS, error_of, skip_without
 from tests.support.indexes import merged_stack
 from tests.support.unprivileged import acting_as
 
@@ -98,14 +98,6 @@ def target(
         yield os.fsencode(target)
     finally:
         mountapi.umount2(target, mountapi.MNT_DETACH)
-
-
-def error_of(call: Callable[[], object]) -> int | None:
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None
 
 
 def test_large_directory_is_listed_completely_twice(target: bytes) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from tests.support import images
-from tests.support.command import Result, Stacker, conforming
+from tests.support.command import Stacker, conforming
 from tests.support.registries import (
     PASSWORD,
     USER,
     FakeRegistry,
     debian_registry,
+    log_in,
     needs_registry,
     with_passwords,
 )
@@ -61,21 +62,6 @@ erase) rm {secret};;
 get) [ -e {secret} ] && cat {secret} || {{ echo "credentials not found in native keychain"; exit 1; }};;
 esac
 """  # noqa: E501
-
-
-def log_in(stacker: Stacker, host: str, *options: str | Path, password: str = PASSWORD) -> Result:
-    """Log in, with the password on stdin."""
-    done = subprocess.run(
-        stacker.words("login", "-u", USER, "--password-stdin", *options, host),
-        input=password + "\n",
-        check=False,
-        capture_output=True,
-        text=True,
-        env=stacker.environment,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert password not in done.stdout + done.stderr
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def default(tmp_path: Path) -> Path:

@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.support.command import Result, Stacker
 from tests.support.proxies import LoopbackServer, serving
 
 USER: Final = "opener"
@@ -102,6 +103,21 @@ def push(source: str, host: str, name: str, *options: str) -> None:
         capture_output=True,
         text=True,
     )
+
+
+def log_in(stacker: Stacker, host: str, *options: str | Path, password: str = PASSWORD) -> Result:
+    """Log in, with the password on stdin."""
+    done = subprocess.run(
+        stacker.words("login", "-u", USER, "--password-stdin", *options, host),
+        input=password + "\n",
+        check=False,
+        capture_output=True,
+        text=True,
+        env=stacker.environment,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert password not in done.stdout + done.stderr
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,3 @@ def options(adapter: FuseAdapter) -> tuple[str, ...]:
 def mount(stacker: Stacker, target: Path, adapter: FuseAdapter) -> list[int]:
     assert stacker("mount", *options(adapter), "app:1.0", target).last == "fuse"
     return servers(target)
-
-
-def error_of(call: Callable[[], object]) -> int | None:
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None

@@ -23,7 +23,6 @@ from stacker.operations.mount import mount_image
 from stacker.store.store import Store
 from tests.integration.fuse.conftest import (
     LAYERS,
-    error_of,
     eventually,
     is_clean,
     mount,
@@ -31,7 +30,7 @@ from tests.integration.fuse.conftest import (
     servers,
 )
 from tests.support import images
-from tests.support.adapters import skip_without
+from tests.support.adapters import error_of, skip_without
 from tests.support.command import Stacker
 from tests.support.mounts import unmount_below
 

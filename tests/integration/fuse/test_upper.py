@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fuse.conftest import error_of, eventually, is_clean, mount, options, servers
-from tests.support.adapters import skip_without
+from tests.integration.fuse.conftest import eventually, is_clean, mount, options, servers
+from tests.support.adapters import error_of, skip_without
 from tests.support.command import Stacker
 
 pytestmark = [

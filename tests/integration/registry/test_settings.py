@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import pytest
 
 from tests.support import images, schema1
 from tests.support.certificates import Authority, needs_openssl
-from tests.support.command import Result, Stacker, conforming
+from tests.support.command import Stacker, conforming
 from tests.support.proxies import fake_proxy
-from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_registry
+from tests.support.registries import FakeRegistry, fake_registry, log_in
 from tests.support.tars import file, tar
 
 NAME = "docker://registry.example/team/app:1.0"
@@ -157,18 +156,6 @@ def test_every_verb_uses_certificates_and_proxies(
         assert log_in(stacker, "registry.example").code == 10
         assert log_in(stacker, "registry.example", *trust).code == 0
         assert proxy.asked
-
-
-def log_in(stacker: Stacker, host: str, *options: str | Path) -> Result:
-    done = subprocess.run(
-        stacker.words("login", "-u", USER, "--password-stdin", *options, host),
-        input=PASSWORD + "\n",
-        check=False,
-        capture_output=True,
-        text=True,
-        env=stacker.environment,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def test_foreign_layer_is_omitted_from_a_push_with_a_warning(
