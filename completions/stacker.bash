@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
-_shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair convert gc rm df bench)
+_shtab_stacker_subparsers=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
 
 _shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --form --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -35,6 +35,7 @@ _shtab_stacker_convert_option_strings=(--form --jobs --store -q --quiet -v --ver
 _shtab_stacker_gc_option_strings=(--dry-run --older-than --untagged --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_rm_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_df_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_info_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_bench_option_strings=(--platform --runs --jobs --sync --authfile --registries-conf --cert-dir --tls-verify --insecure --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 
@@ -71,6 +72,7 @@ _shtab_stacker_convert___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_gc___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_rm___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_df___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_info___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_bench_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_stacker_bench___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_bench___store_COMPGEN=_shtab_compgen_dirs
@@ -84,7 +86,7 @@ _shtab_stacker_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)
 _shtab_stacker_convert___form_choices=(tree erofs)
-_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair convert gc rm df bench)
+_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
 _shtab_stacker_pull___dedup_nargs=0
@@ -368,6 +370,15 @@ _shtab_stacker_df___debug_nargs=0
 _shtab_stacker_df___version_nargs=0
 _shtab_stacker_df__h_nargs=0
 _shtab_stacker_df___help_nargs=0
+_shtab_stacker_info__q_nargs=0
+_shtab_stacker_info___quiet_nargs=0
+_shtab_stacker_info__v_nargs=0
+_shtab_stacker_info___verbose_nargs=0
+_shtab_stacker_info___json_nargs=0
+_shtab_stacker_info___debug_nargs=0
+_shtab_stacker_info___version_nargs=0
+_shtab_stacker_info__h_nargs=0
+_shtab_stacker_info___help_nargs=0
 _shtab_stacker_bench___sync_nargs=0
 _shtab_stacker_bench___insecure_nargs=0
 _shtab_stacker_bench__q_nargs=0

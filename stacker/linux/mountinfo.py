@@ -52,6 +52,11 @@ class MountTable:
         found = self.all_at(path)
         return found[-1] if found else None
 
+    def around(self, path: Path) -> MountInfo:
+        """Return the visible mount that an absolute path without symlinks is on."""
+        inside = [mount for mount in self.mounts if path.is_relative_to(mount.mount_point)]
+        return max(reversed(inside), key=lambda mount: len(mount.mount_point.parts))
+
     def below(self, path: Path) -> list[MountInfo]:
         """Return the mounts strictly below an absolute path."""
         return [

@@ -112,6 +112,11 @@ def has_capability(number: int) -> bool:
     return False
 
 
+def has_no_new_privileges() -> bool:
+    """Return whether execve(2) gives this process no privileges (``PR_SET_NO_NEW_PRIVS``)."""
+    return b"\nNoNewPrivs:\t1\n" in Path("/proc/self/status").read_bytes()
+
+
 def uid_map(process: int | str = "self") -> tuple[IdRange, ...]:
     """Return the user ID map of a process's user namespace, in the kernel's order.
 

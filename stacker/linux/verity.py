@@ -54,6 +54,20 @@ def enable(fd: int, path: str, *, ioctl: Ioctl = fcntl.ioctl) -> None:
             raise OSError(error.errno, error.strerror, path) from error
 
 
+def is_supported(fd: int, *, ioctl: Ioctl = fcntl.ioctl) -> bool:
+    """Return whether a file without fs-verity could get it; nothing changes.
+
+    :raises OSError: another error of the ioctl than those that answer the question.
+    """
+    try:
+        ioctl(fd, _IOC_MEASURE_VERITY, bytearray(_DIGEST.pack(0, _SHA256_SIZE, b"")))
+    except OSError as error:
+        if error.errno not in _LACKING | {errno.ENODATA}:
+            raise
+        return error.errno == errno.ENODATA
+    return True
+
+
 def measure(fd: int, path: str, *, ioctl: Ioctl = fcntl.ioctl) -> bytes | None:
     """Return the digest that the kernel enforces for a file, without reading its contents.
 

@@ -1,41 +1,113 @@
 """Choose the form in which a store keeps new layers.
 
-The value of an option comes in; a form goes out.  `auto` takes the EROFS form if this process can
-mount it in the kernel.  This module changes nothing.
+A store's directory comes in; a form goes out, with the reason.  `auto` takes the EROFS form if the
+kernel can mount it here, or if FUSE can serve it.  Probes decide that; nothing of them is left.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stacker.layer.paths import FORMS
-from stacker.linux import process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
     from stacker.layer.paths import Form
+    from stacker.layer.whiteout_format import WhiteoutFormat
+    from stacker.linux.probe import Answer
 
 OPTIONS: Final = ("auto", *FORMS)
 """The values of an option that chooses a form."""
-_FILESYSTEMS: Final = Path("/proc/filesystems")
-_MODULES: Final = Path("/lib/modules")
+WAYS: Final = {
+    "erofs-files": "EROFS mounts from files",
+    "erofs-loop": "EROFS mounts through loop devices",
+    "fuse": "FUSE mounts",
+}
+"""The ways to mount layers in EROFS form, the best first, by the names of their probes."""
 
 
-def chosen_form(option: str | None) -> Form | None:
-    """Return the form for new layers; ``None`` lets the layers of the store decide.
+@dataclass(frozen=True, slots=True)
+class ChosenForm:
+    """A form for new layers, and why `auto` takes it."""
 
-    :param option: one of `OPTIONS`, or ``None``.
+    form: Form
+    reason: str
+
+
+def automatic_form(root: Path) -> ChosenForm:
+    """Return the form that `auto` takes in a store, whether the store exists or not.
+
+    :param root: the directory of the store.
     """
-    if option is None:
-        return None
-    is_erofs = option == "erofs" or (option == "auto" and _can_mount_erofs())
-    return "erofs" if is_erofs else "tree"
+    from stacker.linux.probe import run_probes
+
+    return form_for(run_probes(form_probes(root)))
 
 
-def _can_mount_erofs() -> bool:
-    if not (process.has_capability(process.CAP_SYS_ADMIN) and process.in_initial_user_namespace()):
-        return False
-    if "erofs" in _FILESYSTEMS.read_text(encoding="ascii").split():
-        return True
-    return (_MODULES / os.uname().release / "kernel/fs/erofs").exists()
+def form_for(answers: Mapping[str, Answer]) -> ChosenForm:
+    """Return the form that `auto` takes.
+
+    :param answers: by name, those of `form_probes`; others are ignored.
+    """
+    failed: list[str] = []
+    for name, way in WAYS.items():
+        if answers[name].works:
+            return ChosenForm("erofs", "; ".join([f"{way} work", *failed]))
+        failed.append(f"{way} do not ({answers[name].reason})")
+    return ChosenForm("tree", f"layers in the form erofs could not be mounted: {'; '.join(failed)}")
+
+
+def form_probes(root: Path) -> dict[str, Callable[[], Answer]]:
+    """Return a probe for each of `WAYS`, in the filesystem of a store."""
+    return {
+        "erofs-files": partial(_erofs_from_files, root),
+        "erofs-loop": partial(_erofs_from_loop_devices, root),
+        "fuse": partial(_fuse, root),
+    }
+
+
+def _erofs_from_files(root: Path) -> Answer:
+    from stacker.mount.probes import erofs_from_files
+
+    return erofs_from_files(existing_directory(root))
+
+
+def _erofs_from_loop_devices(root: Path) -> Answer:
+    from stacker.mount.probes import erofs_from_loop_devices
+
+    return erofs_from_loop_devices(existing_directory(root))
+
+
+def _fuse(root: Path) -> Answer:
+    from stacker.mount.probes import fuse
+
+    return fuse(existing_directory(root), whiteout_format_at(root))
+
+
+def existing_directory(root: Path) -> Path:
+    """Return the directory of a store, or the directory above it that exists.
+
+    :raises OSError: this process may not search a directory above it.
+    """
+    from stacker.linux import safe_path
+
+    path = safe_path.resolve(root)
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def whiteout_format_at(root: Path) -> WhiteoutFormat:
+    """Return the whiteout format of a store, or that of a new one.
+
+    :raises StackerError: the directory is not a store that this process can use.
+    """
+    from stacker.layer.whiteout_format import WhiteoutFormat
+    from stacker.store.store import Store
+
+    store = Store.open(root, create=False)
+    return store.whiteout_format if store.exists else WhiteoutFormat.permitted()

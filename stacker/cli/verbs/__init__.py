@@ -36,6 +36,7 @@ SUMMARIES = {
     "gc": "Remove objects that no image, mount or running command uses",
     "rm": "Remove images, and the layers that no other image uses",
     "df": "Show the disk usage of the store",
+    "info": "Show what this machine and the store's filesystem can do",
     "bench": "Measure the speed of a pull, stage by stage",
 }
 """The summary of every verb, in the order of ``--help``."""

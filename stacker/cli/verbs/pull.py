@@ -72,9 +72,9 @@ def configure(parser: ArgumentParser) -> None:
         "--form",
         choices=forms.OPTIONS,
         help="store layers as directories with their files (tree), or as their tars with an index "
-        "that the kernel mounts (erofs); auto chooses erofs if this machine can mount it (default: "
-        "the form that most of the image's layers have in the store; tree if the store has none of "
-        "them)",
+        "that the kernel mounts (erofs); auto chooses erofs if the kernel can mount it on the "
+        "store's filesystem, or FUSE can serve it; `stacker info` says why (default: the form that "
+        "most of the image's layers have in the store; tree if the store has none of them)",
     )
     add(
         "--dedup",
@@ -173,12 +173,22 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             store,
             source,
             platform=platform,
-            options=_options(args, forms.chosen_form(args.form)),
+            options=_options(args, _form(args, session)),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
             emit=emit,
             must_match=must_match,
         )
+
+
+def _form(args: Namespace, session: Session) -> Form | None:
+    """Return the form for new layers; ``None`` lets the layers of the store decide."""
+    if args.form != "auto":
+        form: Form | None = args.form
+        return form
+    chosen = forms.automatic_form(session.root)
+    session.detail(f"form {chosen.form}: {chosen.reason}")
+    return chosen.form
 
 
 def _options(args: Namespace, form: Form | None) -> UnpackOptions:

@@ -19,13 +19,15 @@ from stacker.linux.process import boot_id
 from stacker.mount.unmount import unmount_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from stacker.layer.paths import MergedIndex
     from stacker.linux.mountinfo import MountInfo
     from stacker.mount.record import MountRecord
 
-_NEEDS_BLOCK_DEVICE: Final = {errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP}
+NEEDS_BLOCK_DEVICE: Final = frozenset({errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP})
+"""The errors of a kernel or a filesystem that has no mounts of EROFS from files."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -42,19 +44,19 @@ def mount_index(
     attributes |= mountapi.MS_RDONLY
     with (
         FileDescriptor.open_directory(target) as mount_point,
-        FileDescriptor(_detached(merged, attributes, shared)) as mount,
+        FileDescriptor(_open_mount(merged, attributes, shared)) as mount,
     ):
         mountapi.mount_setattr(mount.number, set_flags=attributes, propagation=mountapi.MS_PRIVATE)
         mountapi.move_mount(mount.number, mount_point.number, path=target)
 
 
-def _detached(merged: MergedIndex, attributes: int, shared: Path | None) -> int:
+def _open_mount(merged: MergedIndex, attributes: int, shared: Path | None) -> int:
     if shared is not None:
         return mountapi.open_tree(shared)
     try:
         return _from_files(merged, attributes)
     except OSError as error:
-        if error.errno not in _NEEDS_BLOCK_DEVICE:
+        if error.errno not in NEEDS_BLOCK_DEVICE:
             raise
         try:
             return _from_loop_devices(merged, attributes)
@@ -66,7 +68,7 @@ def _from_files(merged: MergedIndex, attributes: int) -> int:
     with ExitStack() as opened:
         # Long paths exceed the limit of fsconfig(2), and a descriptor has a short one.
         files = [opened.enter_context(FileDescriptor(os.open(tar, _READ))) for tar in merged.tars]
-        return _mounted(merged.path, [file.path for file in files], attributes, direct=True)
+        return detached(merged.path, [file.path for file in files], attributes, direct=True)
 
 
 def _from_loop_devices(merged: MergedIndex, attributes: int) -> int:
@@ -75,10 +77,16 @@ def _from_loop_devices(merged: MergedIndex, attributes: int) -> int:
         for path in (merged.path, *merged.tars):
             with FileDescriptor(os.open(path, _READ)) as file:
                 devices.append(opened.enter_context(loop_device(file.number)))
-        return _mounted(devices[0], devices[1:], attributes, direct=False)
+        return detached(devices[0], devices[1:], attributes, direct=False)
 
 
-def _mounted(source: Path, tars: list[Path], attributes: int, *, direct: bool) -> int:
+def detached(source: Path, tars: Sequence[Path], attributes: int, *, direct: bool) -> int:
+    """Return a mount of an image that is mounted nowhere; the caller closes it.
+
+    :param source: the image, a file or a block device, as `tars` are.
+    :param direct: read the tars past their page cache, which files need.
+    :raises OSError: from the kernel, with its message.
+    """
     with FileDescriptor(mountapi.fsopen("erofs")) as context:
         mountapi.fsconfig_string(context.number, "source", source)
         for tar in tars:

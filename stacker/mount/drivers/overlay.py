@@ -178,12 +178,20 @@ def _fall_back_to_mount2(plan: Plan, target: FileDescriptor, first: OSError) -> 
 
 
 def _mount_by_context(plan: Plan, target: FileDescriptor) -> None:
+    with FileDescriptor(detached(plan)) as mount:
+        _check_writable(plan, os.fstatvfs(mount.number).f_flag)
+        mountapi.move_mount(mount.number, target.number, path=plan.target)
+
+
+def detached(plan: Plan) -> int:
+    """Return an overlay that is mounted nowhere; the caller closes it.
+
+    :raises OSError: from the kernel, with its message.
+    """
     with FileDescriptor(mountapi.fsopen("overlay")) as context:
         _configure(plan, context.number)
         mountapi.fsconfig_create(context.number)
-        with FileDescriptor(mountapi.fsmount(context.number, attributes=plan.attributes)) as mount:
-            _check_writable(plan, os.fstatvfs(mount.number).f_flag)
-            mountapi.move_mount(mount.number, target.number, path=plan.target)
+        return mountapi.fsmount(context.number, attributes=plan.attributes)
 
 
 def _configure(plan: Plan, context: int) -> None:

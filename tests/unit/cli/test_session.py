@@ -89,10 +89,11 @@ def test_commands_in_a_hint_repeat_the_store_option(text: str, want: str) -> Non
 
 
 @pytest.mark.parametrize("verb", SUMMARIES)
-def test_verbs_without_a_store_are_those_that_do_not_open_one(verb: str) -> None:
+def test_verbs_without_a_store_are_those_that_do_not_use_its_path(verb: str) -> None:
     load(verb)
     source = inspect.getsource(sys.modules[f"stacker.cli.verbs.{verb}"])
-    assert ("session.store(" in source) == (verb not in WITHOUT_STORE)
+    uses_it = any(word in source for word in ("session.store(", "session.root"))
+    assert uses_it == (verb not in WITHOUT_STORE)
 
 
 @pytest.mark.parametrize(("verbosity", "heard"), [(-1, 0), (0, 1), (1, 2)])

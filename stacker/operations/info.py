@@ -1,0 +1,157 @@
+"""Find out what this machine and the filesystem of a store can do.
+
+A store's directory comes in; an `Info` goes out.  The store need not exist, and nothing in it
+changes.  Each question runs in a process of its own with a time limit, so that a mount that hangs
+does not hang the caller.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from stacker.linux import features, mountinfo, process
+from stacker.linux.probe import SECONDS, Answer, run_probes
+from stacker.mount import probes
+from stacker.operations.forms import (
+    ChosenForm,
+    existing_directory,
+    form_for,
+    form_probes,
+    whiteout_format_at,
+)
+from stacker.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+PACKAGES: Final = ("isal", "pyfuse3", "rich", "urllib3", "xattr", "zstandard")
+"""The packages that stacker uses, by their names on PyPI; pyfuse3 is optional."""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What this machine and the filesystem of a store can do.
+
+    :param root: the directory of the store.
+    :param kernel: its release, such as ``6.12.0``.
+    :param machine: the hardware name of uname(2).
+    :param processors: those that this process may use.
+    :param uid: the effective user ID.
+    :param initial_user_namespace: whether this process is in the initial user namespace.
+    :param cap_sys_admin: whether it has CAP_SYS_ADMIN in its user namespace.
+    :param packages: the version of each of `PACKAGES`; ``None`` for a missing one.
+    :param answers: by the name of the feature.
+    :param form: the form of layers that ``auto`` takes.
+    """
+
+    root: Path
+    kernel: str
+    machine: str
+    processors: int
+    uid: int
+    initial_user_namespace: bool
+    cap_sys_admin: bool
+    packages: Mapping[str, str | None]
+    answers: Mapping[str, Answer]
+    form: ChosenForm
+
+
+def machine_info(root: Path, *, seconds: float = SECONDS) -> Info:
+    """Return what this machine and the filesystem of a store can do.
+
+    :param root: the directory of the store, whether it exists or not.
+    :param seconds: the time limit of all questions together.
+    """
+    answers = run_probes(_probes(root), seconds=seconds)
+    system = os.uname()
+    return Info(
+        root,
+        system.release,
+        system.machine,
+        process.usable_processors(),
+        os.geteuid(),
+        process.in_initial_user_namespace(),
+        process.has_capability(process.CAP_SYS_ADMIN),
+        {name: _version(name) for name in PACKAGES},
+        answers,
+        form_for(answers),
+    )
+
+
+def _probes(root: Path) -> dict[str, Callable[[], Answer]]:
+    """Return a probe for each feature, in the order of the table that `info` prints."""
+
+    def inside(probe: Callable[..., Answer], *words: str) -> Callable[[], Answer]:
+        return lambda: probe(existing_directory(root), *words)
+
+    ways = form_probes(root)
+    return {
+        "store": partial(_store, root),
+        "filesystem": inside(_filesystem),
+        "whiteouts": partial(_whiteouts, root),
+        "overlay": partial(_overlay, root),
+        "fuse": ways["fuse"],
+        "copy": lambda: Answer(works=True, reason="a copy of all files, for each mount"),
+        "erofs": probes.erofs_in_kernel,
+        "erofs-files": ways["erofs-files"],
+        "erofs-directio": inside(_direct_io),
+        "erofs-loop": ways["erofs-loop"],
+        "o-tmpfile": inside(features.unnamed_files),
+        "reflink": inside(features.reflinks),
+        "fs-verity": inside(features.fs_verity),
+        **{
+            f"{namespace}-xattrs": inside(features.xattrs, namespace)
+            for namespace in features.XATTR_NAMESPACES
+        },
+    }
+
+
+def _store(root: Path) -> Answer:
+    exists = Store.open(root, create=False).exists
+    return Answer(works=True, reason="exists" if exists else "missing")
+
+
+def _filesystem(directory: Path) -> Answer:
+    mount = mountinfo.read().around(directory)
+    status = os.statvfs(directory)
+    free = f"{status.f_bavail * status.f_frsize / (1 << 30):.1f} GiB available"
+    what = f"{mount.fstype} at {mount.mount_point}"
+    if status.f_flag & os.ST_RDONLY:
+        return Answer(works=False, reason=f"{what}, read-only")
+    if not os.access(directory, os.W_OK, effective_ids=True):
+        return Answer(works=False, reason=f"{what}, not writable for this user: {directory}")
+    return Answer(works=True, reason=f"{what}, {free}")
+
+
+def _whiteouts(root: Path) -> Answer:
+    written = whiteout_format_at(root)
+    who = "which only root can read" if written.is_trusted else "which every user can read"
+    return Answer(works=True, reason=f"{written.prefix.decode()}* xattrs, {who}")
+
+
+def _overlay(root: Path) -> Answer:
+    directories = tuple(path for path in (root / "layers", root / "blobs") if path.is_dir())
+    layers = directories if len(directories) > 1 else ()
+    return probes.overlay(existing_directory(root), layers, whiteout_format_at(root))
+
+
+def _direct_io(directory: Path) -> Answer:
+    """Compare a mount from files with and without the option ``directio``."""
+    without = probes.erofs_from_files(directory, direct=False)
+    if not without.works:
+        return without
+    probes.erofs_from_files(directory)
+    return Answer(works=True, reason="no page of a tar is cached twice")
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
