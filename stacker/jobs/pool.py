@@ -1,9 +1,11 @@
-"""Run a function for many tasks, several at once, each in a forked process.
+"""Run a function for many tasks, several at once, each in its own process.
 
 Tasks and a function come in; results go out, and events while the function runs.
 Workers are processes because some of the code holds the GIL; they are forked because a fork keeps
-the modules that the parent imported.  If the parent ends for any reason, the kernel kills the
-workers: they hold no state worth keeping.  This module must not depend on layers or blobs.
+the modules that the parent imported.  A process with several threads starts new interpreters
+instead: a fork copies locks that other threads hold (fork(2), "Notes").  If the parent ends for
+any reason, the kernel kills the workers: they hold no state worth keeping.  This module must not
+depend on layers or blobs.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import signal
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from typing import Any, Generic, NoReturn, TypeVar
 
 from stacker.errors import StackerError, full_disk_hint
@@ -118,17 +121,28 @@ class _Worker(Generic[Task, Result]):
     def __init__(self, work: Callable[[Task, Emit], Result]) -> None:
         tasks, self._tasks_to = os.pipe()
         self.answers_from, answers = os.pipe()
+        try:
+            if has_threads():
+                self._pid = _started(tasks, answers)
+                with suppress(BrokenPipeError):  # `answers` reports that the worker died
+                    _send(self._tasks_to, work)
+            else:
+                self._pid = self._forked(work, tasks, answers)
+        finally:
+            os.close(tasks)
+            os.close(answers)
+        self._received = b""
+        self._what = ""
+
+    def _forked(self, work: Callable[[Task, Emit], Result], tasks: int, answers: int) -> int:
         parent = os.getpid()
         with _without_signals() as before:
-            self._pid = os.fork()
-            if self._pid == 0:
+            pid = os.fork()
+            if pid == 0:
                 os.close(self._tasks_to)
                 os.close(self.answers_from)
                 _serve(work, tasks, answers, parent, before)
-        os.close(tasks)
-        os.close(answers)
-        self._received = b""
-        self._what = ""
+        return pid
 
     def start(self, task: Task, what: str) -> None:
         self._what = what
@@ -165,6 +179,45 @@ class _Worker(Generic[Task, Result]):
         os.close(self._tasks_to)
         os.close(self.answers_from)
         os.waitpid(self._pid, 0)
+
+
+def has_threads() -> bool:
+    """Return whether this process has more than one thread, including those of C libraries."""
+    return len(os.listdir("/proc/self/task")) > 1
+
+
+def _started(tasks: int, answers: int) -> int:
+    """Start an interpreter that calls `serve_stdin`, and return its process ID."""
+    import subprocess  # commands have one thread, and fork
+    import sys
+
+    code = f"import sys; sys.path[:] = {sys.path!r}; from stacker.jobs import pool; "
+    command = [sys.executable, "-c", f"{code}pool.serve_stdin({os.getpid()})"]
+    worker = subprocess.Popen(command, stdin=tasks, stdout=answers)
+    worker.returncode = 0  # `end` waits for the process
+    return worker.pid
+
+
+def serve_stdin(parent: int) -> NoReturn:
+    """Serve as a worker that reads its function and its tasks from stdin, and answers on stdout.
+
+    :param parent: the process ID of the process that started this one.
+    """
+    with os.fdopen(os.dup(0), "rb", buffering=0) as incoming:
+        work = pickle.loads(_read(incoming, _LENGTH.unpack(_read(incoming, _LENGTH.size))[0]))  # noqa: S301
+    answers = os.dup(1)
+    os.dup2(2, 1)  # output of a library must not mix with the answers
+    _serve(work, 0, answers, parent, set())
+
+
+def _read(incoming: FileIO, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = incoming.read(size - len(data))
+        if not part:
+            os._exit(1)  # the parent has ended
+        data += part
+    return data
 
 
 def _send(descriptor: int, value: object) -> None:

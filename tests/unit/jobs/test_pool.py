@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ def test_each_task_has_one_result(jobs: int) -> None:
     assert sorted(run_tasks(range(20), double, jobs=jobs, emit=ignore)) == [
         2 * n for n in range(20)
     ]
+
+
+def test_a_process_with_threads_starts_workers_without_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fork() -> int:
+        raise AssertionError("a process with threads forked")
+
+    monkeypatch.setattr("os.fork", fork)
+    with ThreadPoolExecutor(2) as threads:
+        pools = [
+            threads.submit(lambda: sorted(run_tasks(range(5), double, jobs=2, emit=ignore)))
+            for _ in range(2)
+        ]
+        assert [pool.result() for pool in pools] == [[0, 2, 4, 6, 8]] * 2
 
 
 def test_no_task_starts_no_worker() -> None:
