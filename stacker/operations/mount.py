@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from stacker.linux import lock
+from stacker.linux import lock, process
 from stacker.mount.attach import attach, checked
 from stacker.mount.drivers.choose import choose
 from stacker.mount.plan import StackedImage, new_id
@@ -19,7 +19,7 @@ from stacker.operations.durability import ensure_sound
 from stacker.operations.stack import chain_id_of, ensure_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from stacker.image.digest import ImageID
     from stacker.mount.drivers.protocol import Mounted
@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 
     Check = Callable[[Store, ImageID], object]
     """Verifies an image, and raises an error if it is damaged."""
+
+
+def mount_flags(wanted: Collection[str]) -> frozenset[str]:
+    """Return the flags that a caller wants, and nosuid and nodev for an unprivileged user.
+
+    :param wanted: names of `stacker.mount.plan.FLAGS`.
+    """
+    flags = set(wanted)
+    if not process.has_capability(process.CAP_SYS_ADMIN) or not process.in_initial_user_namespace():
+        flags |= {"nosuid", "nodev"}
+    return frozenset(flags)
 
 
 def mount_image(

@@ -9,7 +9,7 @@ from stacker.cli.options import DRIVERS, add_image
 from stacker.cli.output import print_item, print_line
 from stacker.cli.restore import Restorer
 from stacker.mount.plan import FLAGS, MountRequest
-from stacker.operations.mount import mount_image, plan_image
+from stacker.operations.mount import mount_flags, mount_image, plan_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -114,7 +114,7 @@ def run(args: Namespace, session: Session) -> None:
         read_only=not (args.rw or args.upper),
         upper=None if args.upper is None else Path(args.upper),
         fuse=_fuse_options(args),
-        flags=_flags(args),
+        flags=mount_flags([name for name in FLAGS if getattr(args, name)]),
     )
     if args.print_plan:
         _print_plan(args, request, session)
@@ -131,16 +131,6 @@ def run(args: Namespace, session: Session) -> None:
         print_item("mount", _document(record, mounted))
     else:
         print_line(mounted.driver)
-
-
-def _flags(args: Namespace) -> frozenset[str]:
-    """Return the requested mount flags, and nosuid and nodev for an unprivileged user."""
-    from stacker.linux import process
-
-    flags = {name for name in FLAGS if getattr(args, name)}
-    if not process.has_capability(process.CAP_SYS_ADMIN) or not process.in_initial_user_namespace():
-        flags |= {"nosuid", "nodev"}
-    return frozenset(flags)
 
 
 def _fuse_options(args: Namespace) -> FuseOptions | None:
