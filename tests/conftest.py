@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from stacker.linux import lock
+from stacker.linux import lock, process
 from tests.support.mounts import in_own_namespace
 from tests.support.unprivileged import startable_python
 
@@ -43,6 +43,17 @@ def alone_among_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         return
     with lock.exclusive(tmp_path_factory.getbasetemp().parent / "mounts.lock"):
         yield
+
+
+@pytest.fixture
+def forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process fork workers and FUSE servers, which then have what a test replaced.
+
+    pytest-xdist has threads, so stacker starts new interpreters otherwise.
+    """
+    ignored = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+    request.applymarker(ignored)
+    monkeypatch.setattr(process, "has_threads", lambda: False)
 
 
 @pytest.fixture(scope="session")

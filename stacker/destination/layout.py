@@ -49,7 +49,7 @@ class LayoutDirectory:
 
     The directory is opened once, because another process may exchange its path with a symlink.
 
-    :param descriptor: the open directory; forked processes inherit it.
+    :param descriptor: the open directory; worker processes inherit it.
     :param name: the image's name in the layout, may be empty.
     :param umask: the permissions that new files and directories do not get.
     """
@@ -141,6 +141,7 @@ def open_layout_directory(
             opened.callback(os.close, above)
             descriptor = os.open(b".", _LIST, dir_fd=above)
             opened.callback(os.close, descriptor)
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - it has no keyword
             layout = LayoutDirectory(descriptor, name, what, umask)
             _check_and_sweep(layout)
         except OSError as error:

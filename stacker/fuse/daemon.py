@@ -17,7 +17,6 @@ import os
 import pickle
 import signal
 import time
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -56,7 +55,10 @@ def start(tree: ServedTree) -> tuple[int, str | None]:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as pipe:
         try:
-            child = _fork(lambda: _daemonize(tree, writer))
+            if process.has_threads():
+                child = _start_python(tree, writer)
+            else:
+                child = _fork(lambda: _daemonize(tree, writer))
         finally:
             os.close(writer)
         os.waitpid(child, 0)
@@ -70,12 +72,37 @@ def start(tree: ServedTree) -> tuple[int, str | None]:
     return int(pid), note
 
 
+def _start_python(tree: ServedTree, writer: int) -> int:
+    """Start an interpreter that calls `serve_stdin`; return its PID.
+
+    A fork would copy locks that other threads hold (fork(2), "Notes").
+    """
+    reader, request = os.pipe()
+    with os.fdopen(request, "wb") as pipe:
+        try:
+            child = process.start_python(
+                "from stacker.fuse import daemon; daemon.serve_stdin()",
+                stdin=reader,
+                stdout=writer,
+            )
+        finally:
+            os.close(reader)
+        with suppress(BrokenPipeError):  # the reply is missing, which says that it died
+            pickle.dump(tree, pipe)
+            pipe.flush()
+    return child
+
+
+def serve_stdin() -> None:
+    """Serve the tree that stdin has as a pickle, in the background; send the outcome to stdout."""
+    with os.fdopen(0, "rb", closefd=False) as request:
+        tree = pickle.load(request)  # noqa: S301 - the process that started this one wrote it
+    _daemonize(tree, 1)
+
+
 def _fork(run: Callable[[], None]) -> int:
     """Fork a child that calls a function and exits; return its PID."""
-    with warnings.catch_warnings():
-        # Python warns where another thread could hold a lock; the child uses no such lock.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+    child = os.fork()
     if child:
         return child
     code = 1

@@ -3,9 +3,10 @@
 Tasks and a function come in; results go out, and events while the function runs.
 Workers are processes because some of the code holds the GIL; they are forked because a fork keeps
 the modules that the parent imported.  A process with several threads starts new interpreters
-instead: a fork copies locks that other threads hold (fork(2), "Notes").  If the parent ends for
-any reason, the kernel kills the workers: they hold no state worth keeping.  This module must not
-depend on layers or blobs.
+instead: a fork copies locks that other threads hold (fork(2), "Notes").  Both kinds of workers
+have the inheritable descriptors of the parent (fcntl(2), FD_CLOEXEC), so a task can contain the
+number of one.  If the parent ends for any reason, the kernel kills the workers: they hold no state
+worth keeping.  This module must not depend on layers or blobs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from stacker.errors import StackerError, full_disk_hint
 from stacker.events import Emit
-from stacker.linux.process import set_parent_death_signal
+from stacker.linux import process
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -122,10 +123,8 @@ class _Worker(Generic[Task, Result]):
         tasks, self._tasks_to = os.pipe()
         self.answers_from, answers = os.pipe()
         try:
-            if has_threads():
-                self._pid = _started(tasks, answers)
-                with suppress(BrokenPipeError):  # `answers` reports that the worker died
-                    _send(self._tasks_to, work)
+            if process.has_threads():
+                self._pid = self._started(work, tasks, answers)
             else:
                 self._pid = self._forked(work, tasks, answers)
         finally:
@@ -142,6 +141,18 @@ class _Worker(Generic[Task, Result]):
                 os.close(self._tasks_to)
                 os.close(self.answers_from)
                 _serve(work, tasks, answers, parent, before)
+        return pid
+
+    def _started(self, work: Callable[[Task, Emit], Result], tasks: int, answers: int) -> int:
+        message = _message(work)
+        with _without_signals():  # until the worker has handlers of its own
+            pid = process.start_python(
+                f"from stacker.jobs import pool; pool.serve_stdin({os.getpid()})",
+                stdin=tasks,
+                stdout=answers,
+            )
+        with suppress(BrokenPipeError):  # `answers` reports that the worker died
+            _write(self._tasks_to, message)
         return pid
 
     def start(self, task: Task, what: str) -> None:
@@ -181,33 +192,18 @@ class _Worker(Generic[Task, Result]):
         os.waitpid(self._pid, 0)
 
 
-def has_threads() -> bool:
-    """Return whether this process has more than one thread, including those of C libraries."""
-    return len(os.listdir("/proc/self/task")) > 1
-
-
-def _started(tasks: int, answers: int) -> int:
-    """Start an interpreter that calls `serve_stdin`, and return its process ID."""
-    import subprocess  # commands have one thread, and fork
-    import sys
-
-    code = f"import sys; sys.path[:] = {sys.path!r}; from stacker.jobs import pool; "
-    command = [sys.executable, "-c", f"{code}pool.serve_stdin({os.getpid()})"]
-    worker = subprocess.Popen(command, stdin=tasks, stdout=answers)
-    worker.returncode = 0  # `end` waits for the process
-    return worker.pid
-
-
 def serve_stdin(parent: int) -> NoReturn:
     """Serve as a worker that reads its function and its tasks from stdin, and answers on stdout.
 
     :param parent: the process ID of the process that started this one.
     """
-    with os.fdopen(os.dup(0), "rb", buffering=0) as incoming:
+    tasks, answers = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)  # programs that a task starts must not read tasks,
+    os.dup2(2, 1)  # or write between the answers
+    with os.fdopen(os.dup(tasks), "rb", buffering=0) as incoming:
         work = pickle.loads(_read(incoming, _LENGTH.unpack(_read(incoming, _LENGTH.size))[0]))  # noqa: S301
-    answers = os.dup(1)
-    os.dup2(2, 1)  # output of a library must not mix with the answers
-    _serve(work, 0, answers, parent, set())
+    _serve(work, tasks, answers, parent, set())
 
 
 def _read(incoming: FileIO, size: int) -> bytes:
@@ -221,8 +217,16 @@ def _read(incoming: FileIO, size: int) -> bytes:
 
 
 def _send(descriptor: int, value: object) -> None:
-    message = pickle.dumps(value)
-    data = memoryview(_LENGTH.pack(len(message)) + message)
+    _write(descriptor, _message(value))
+
+
+def _message(value: object) -> bytes:
+    data = pickle.dumps(value)
+    return _LENGTH.pack(len(data)) + data
+
+
+def _write(descriptor: int, message: bytes) -> None:
+    data = memoryview(message)
     while data:
         data = data[os.write(descriptor, data) :]
 
@@ -249,7 +253,7 @@ def _serve(
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) set it
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        set_parent_death_signal(signal.SIGKILL)
+        process.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == parent:
             _work_through(work, tasks, answers)
         status = 0

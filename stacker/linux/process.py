@@ -1,6 +1,7 @@
-"""Facts about this process and others: namespaces, capabilities, ID maps, the boot ID.
+"""Facts about this process and others: namespaces, capabilities, ID maps, threads, the boot ID.
 
-Functions return numbers and identifiers.  Only `set_parent_death_signal` changes the process.
+Functions return numbers and identifiers.  Only `set_parent_death_signal` changes the process, and
+only `start_python` starts one.
 This module does not use mounts.  Sources: namespaces(7), user_namespaces(7), capabilities(7),
 prctl(2).
 """
@@ -41,6 +42,31 @@ def set_parent_death_signal(signal: int) -> None:
     :raises OSError: the number is not a signal.
     """
     checked(libc().prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
+
+
+def has_threads() -> bool:
+    """Return whether this process has more than one thread, including those of C libraries."""
+    return len(os.listdir("/proc/self/task")) > 1
+
+
+def start_python(code: str, *, stdin: int, stdout: int) -> int:
+    """Start an interpreter that runs `code`, and return its process ID.
+
+    The interpreter finds the modules that this process finds, and has its inheritable descriptors.
+    The caller must wait for it (waitpid(2)).
+
+    :param stdin: the descriptor that the interpreter reads from.
+    :param stdout: the descriptor that it writes to.
+    :raises OSError: the interpreter cannot be started.
+    """
+    import subprocess  # commands have one thread, and fork
+    import sys
+
+    path = [os.path.abspath(each) for each in sys.path]
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; {code}"]
+    started = subprocess.Popen(command, stdin=stdin, stdout=stdout, close_fds=False)
+    started.returncode = 0  # the caller waits, not the garbage collector
+    return started.pid
 
 
 def boot_id() -> str:

@@ -46,7 +46,8 @@ def seekable(path: str, what: str, *, spool: Path, ratio: int = ARCHIVE_RATIO) -
         yield path
         return
     with spooled:  # it has no name: a killed command leaves no file
-        yield f"/proc/self/fd/{spooled.fileno()}"  # a forked worker has the descriptor, too
+        os.set_inheritable(spooled.fileno(), True)  # noqa: FBT003 - it has no keyword
+        yield f"/proc/self/fd/{spooled.fileno()}"  # worker processes inherit the descriptor
 
 
 def _opened(path: str, what: str) -> BinaryIO:

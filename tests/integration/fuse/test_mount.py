@@ -101,6 +101,7 @@ def below_root(directory: Path) -> dict[bytes, object]:
     return {path: node for path, node in snapshot(directory).items() if path}
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("reply", [b"\xff" * 3, bytes(200), struct.pack("=IiQ", 16, -9999, 0)])
 def test_rejected_reply_is_eio_and_the_mount_survives(

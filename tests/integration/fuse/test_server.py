@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
@@ -160,6 +161,7 @@ def test_mount_replaces_a_mount_without_a_server(
     is_clean(stacker)
 
 
+@pytest.mark.usefixtures("forks")
 def test_server_that_is_killed_before_it_answers_leaves_no_mount(
     stacker: Stacker, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +173,22 @@ def test_server_that_is_killed_before_it_answers_leaves_no_mount(
     is_clean(stacker)
 
 
+def test_a_process_with_threads_starts_the_server_without_a_fork(
+    stacker: Stacker, target: Path, adapter: FuseAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork() -> int:
+        raise AssertionError("a process with threads forked")
+
+    monkeypatch.setattr("os.fork", fork)
+    request = MountRequest(target, "fuse", fuse=FuseOptions(adapter))
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(mount_image, Store.open(stacker.store), "app:1.0", request).result()
+    assert (target / "etc/kept").read_bytes() == b"changed"
+    stacker("umount", target)
+    is_clean(stacker)
+
+
+@pytest.mark.usefixtures("forks")
 def test_server_that_cannot_fork_its_workers_names_the_cause_and_leaves_no_mount(
     stacker: Stacker, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

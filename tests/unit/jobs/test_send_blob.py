@@ -76,8 +76,21 @@ def test_sequential_destination_gets_the_blobs_in_order(source: MemorySource) ->
     assert len(events) == 3
 
 
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("jobs", [1, 2, 8])
-def test_blobs_are_sent_in_parallel(source: MemorySource, tmp_path: Path, jobs: int) -> None:
+def test_blobs_are_sent_in_parallel(
+    source: MemorySource,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    jobs: int,
+    threads: bool,
+) -> None:
+    if threads:
+        monkeypatch.setattr("stacker.linux.process.has_threads", lambda: True)
+    else:
+        request.getfixturevalue("forks")
     blobs = [bytes([number]) * (number + 1) for number in range(5)]
     events: list[Event] = []
     with open_destination(f"oci:{tmp_path}/layout", access=RegistryAccess()) as destination:

@@ -211,6 +211,7 @@ def test_sync_flushes_before_and_after_the_list_is_written(
     assert listed == [0, 1]
 
 
+@pytest.mark.usefixtures("forks")
 def test_another_function_may_unpack(store: Store, source: MemorySource, tmp_path: Path) -> None:
     def unpack(task: UnpackTask, emit: Emit) -> LayerUnpacked:
         (tmp_path / task.blob.digest.short).touch()

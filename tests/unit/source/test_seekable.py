@@ -13,6 +13,8 @@ import pytest
 import zstandard
 
 from stacker.errors import IntegrityError, LayerError, NotFoundError, StackerError
+from stacker.events import Emit
+from stacker.jobs.pool import run_tasks
 from stacker.source.seekable import seekable
 from stacker.tar.limits import ARCHIVE_GRACE
 
@@ -57,6 +59,21 @@ def test_decompressed_archive_has_no_name_that_a_killed_command_leaves(
     with seekable(str(path), "a", spool=spool) as plain:
         assert Path(plain).stat().st_nlink == 0
         assert not list(spool.iterdir())
+
+
+def content_of(path: str, emit: Emit) -> bytes:
+    del emit
+    return Path(path).read_bytes()
+
+
+def test_a_worker_without_a_fork_reads_the_decompressed_archive(
+    tmp_path: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stacker.linux.process.has_threads", lambda: True)
+    path = tmp_path / "a"
+    path.write_bytes(gzip.compress(CONTENT))
+    with seekable(str(path), "a", spool=spool) as plain:
+        assert list(run_tasks([plain], content_of, jobs=1, emit=print)) == [CONTENT]
 
 
 def test_an_error_inside_leaves_nothing_behind(tmp_path: Path, spool: Path) -> None:
