@@ -175,7 +175,7 @@ def _index_differences(
     every = index_differences(Image(got, name), Image(want, name))
     found = tuple(islice(every, MOST_DIFFERENCES))
     if not found:
-        raise IntegrityError(f"damaged index: {name}: got other bytes than those of the tar")
+        raise IntegrityError(f"damaged index: {name}: it does not match the tar")
     return found
 
 

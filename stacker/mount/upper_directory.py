@@ -135,7 +135,7 @@ def _refuse_other_owner(plan: Plan, upper: Path) -> None:
     if owner != caller and not (is_private and owner == plan.layers[0].stat().st_uid):
         raise MountError(
             f"upper directory of another user: {upper}: got the owner {owner}, want {caller}",
-            hint="choose a directory of your own: its owner can change files of the mount",
+            hint="choose a directory of your own: the other user can change files of the mount",
         )
 
 
@@ -195,7 +195,7 @@ def _claim_work(upper: Path, work: Path, directory: Path) -> None:
             raise MountError(
                 f"work directory of another user: {work}: got the owner {owned_by}, "
                 f"want {os.geteuid()}",
-                hint="choose an upper directory beside which only you can write",
+                hint="choose an upper directory whose parent directory only you can write to",
             )
         _remove_leftover(upper, work)
     _make_directory(work, 0o700)

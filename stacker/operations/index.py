@@ -79,7 +79,7 @@ class IndexChange:
         architecture = self.architecture or before.architecture
         if not (os and architecture):
             raise UsageError(
-                "incomplete platform: got a member without one, want both --os and --arch"
+                "incomplete platform: got a member without a platform, want --os and --arch"
             )
         # A variant belongs to its architecture, and a version to its operating system.
         variant = self.variant or (before.variant if architecture == before.architecture else "")

@@ -142,9 +142,9 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
 
         name = os.fsencode(error.filename or "")
         raise LayerError(
-            f"cannot stack layers: chain {chain_id}: got a path of {len(name)} bytes with the "
-            f"store's own, want at most {_PATH_MAX - 1}: {printable(name[:_MAX_PRINTED])}…",
-            hint="if the path in the image is shorter than that, use a shorter --store path",
+            f"cannot stack layers: chain {chain_id}: got a path of {len(name)} bytes in the "
+            f"store, want at most {_PATH_MAX - 1}: {printable(name[:_MAX_PRINTED])}…",
+            hint="use a shorter --store path, if the path in the image is short enough",
         ) from error
 
 

@@ -188,7 +188,9 @@ class Authenticator:
         token = document.get("token") or document.get("access_token")
         # A token becomes a header, so it must not contain a line break.
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise NetworkError(f"cannot get a token: {what}: got a response without one, want one")
+            raise NetworkError(
+                f"cannot get a token: {what}: got no token in the response, want one"
+            )
         return token
 
     def _refused(self, status: int) -> AuthenticationError:

@@ -118,7 +118,7 @@ def _decoded(text: str, where: str) -> str:
     except ValueError:
         decoded = ""
     if ":" not in decoded:
-        raise IntegrityError(f"{where}: auth: got something else, want USER:PASSWORD in base64")
+        raise IntegrityError(f"{where}: auth: got another form, want USER:PASSWORD in base64")
     return decoded
 
 

@@ -151,7 +151,7 @@ def _located(name: str) -> Reference:
     try:
         return Reference.parse(name)
     except UsageError as error:
-        raise UsageError(f"{error.message}, with a location of registries.conf") from None
+        raise UsageError(f"{error.message} (in a location of registries.conf)") from None
 
 
 def parse_registries_conf(files: Iterable[tuple[str, bytes]]) -> RegistriesConf:

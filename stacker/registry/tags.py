@@ -54,7 +54,7 @@ def list_tags(client: Client, *, page: int = PAGE) -> Iterator[str]:
         if url in requested or len(requested) > _MOST_PAGES:
             raise NetworkError(
                 f"page loop: {what}: got the same page twice, or more than {_MOST_PAGES} pages, "
-                "want a last one"
+                "want a last page"
             )
 
 

@@ -79,7 +79,7 @@ def _spooled(archive: BinaryIO, what: str, spool: Path, ratio: int) -> BinaryIO:
     except OSError as error:
         raise StackerError(
             f"cannot decompress the archive: {what}: {error.strerror}",
-            hint=f"free space in {spool}, or decompress the archive before",
+            hint=f"free space in {spool}, or decompress the archive yourself",
         ) from error
     return cast("BinaryIO", file)
 
@@ -98,8 +98,8 @@ def _bounded(archive: BinaryIO, what: str, ratio: int) -> Iterator[bytes]:
         if written > max(ARCHIVE_GRACE, ratio * max(size, read)):
             raise LayerError(
                 f"over a limit: {what}: got {written} decompressed bytes from {max(size, read)} "
-                f"bytes, want at most {ratio} times as many",
+                f"bytes, want at most {ratio} decompressed bytes per byte",
                 hint="if you trust the archive, raise the limit with --max-archive-ratio, or "
-                "decompress the archive before",
+                "decompress the archive yourself",
             )
         yield chunk

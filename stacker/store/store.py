@@ -201,7 +201,7 @@ def _ensure(root: Path, *, create: bool) -> None:
     if status.st_uid != os.geteuid():
         raise UsageError(
             f"store of another user: {root}: got the owner {status.st_uid}, want {os.geteuid()}",
-            hint="name a store of your own with --store: its owner can replace layers",
+            hint="name a store of your own with --store: the other user can replace layers",
         )
     if status.st_mode & 0o077:
         root.chmod(0o700)
@@ -219,8 +219,8 @@ def _refuse_replaceable(root: Path) -> None:
         who, fix = f"UID {owner}", ""
     raise UsageError(
         f"other users can replace the store: {root}: got {above}, which {who} can write to, want "
-        "a directory of root or of yours",
-        hint=f"{fix}name a store with --store where only root and you can write",
+        "a directory that only root and you can write to",
+        hint=f"{fix}use --store to name a store in a directory that only root and you can write to",
     )
 
 

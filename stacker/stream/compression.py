@@ -266,7 +266,7 @@ def _unzstd(chunks: Iterator[bytes], what: str, max_window: int) -> Iterator[byt
         if "too much memory" in str(error):
             raise LayerError(
                 f"over a limit: {what}: got a zstd window of more than {max_window} bytes, "
-                "want at most that",
+                f"want at most {max_window}",
                 hint="raise the limit with --max-window if you trust the image",
             ) from error
         raise IntegrityError(

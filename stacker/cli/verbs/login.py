@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Log in to a registry: check the credentials with the registry, and save them for pull, push and the
 other verbs.  podman, skopeo and docker use the same credential files.  stacker updates the first of
-them that has an entry or a credential helper for the registry.  If no file has one, stacker updates
-${XDG_RUNTIME_DIR}/containers/auth.json, or /run/containers/UID/auth.json if XDG_RUNTIME_DIR is not
-set.  If the updated file names a credential helper, the helper stores the password.
+them that has an entry or a credential helper for the registry.  If no file has either, stacker
+updates ${XDG_RUNTIME_DIR}/containers/auth.json, or /run/containers/UID/auth.json if XDG_RUNTIME_DIR
+is not set.  If the updated file names a credential helper, the helper stores the password.
 
 stacker reads the password from the terminal, or from stdin with --password-stdin.  There is no
 option for the password, because other users can read the arguments of a process.

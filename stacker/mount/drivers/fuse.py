@@ -252,8 +252,8 @@ def _refuse_upper(plan: Plan) -> StackerError | None:
     if plan.merged is None or plan.upper is None or not plan.read_only:
         return None
     return UnsupportedError(
-        f"no read-only mount of an upper directory by FUSE: {plan.target}: the layers are in EROFS"
-        " form",
+        f"the FUSE driver cannot mount an upper directory read-only: {plan.target}: the layers are"
+        " in EROFS form",
         hint="mount it read-write, or use --driver overlay",
     )
 

@@ -40,19 +40,19 @@ class FuseOverlayfsDriver:
             )
         if plan.merged is not None:
             return UnsupportedError(
-                f"no layers in EROFS form with {PROGRAM}: {plan.target}: it stacks directories",
+                f"{PROGRAM} cannot mount layers in EROFS form: {plan.target}",
                 hint="use --driver fuse",
             )
         if plan.upper is not None and not plan.volatile:
             # It also creates files named .wh..wh..opq, which overlayfs lists as files.
             return UnsupportedError(
-                f"no --upper with {PROGRAM}: {plan.target}: it writes opaque marks that overlayfs "
-                "does not read",
+                f"{PROGRAM} does not support --upper: {plan.target}: the program writes opaque "
+                "marks that overlayfs does not read",
                 hint="use --rw, or another driver",
             )
         if ":" in str(plan.upper):  # the program lists the resolved upper with the lower ones
             return UnsupportedError(
-                f"no writes with {PROGRAM}: {plan.upper}: got a colon in the path, want none",
+                f"{PROGRAM} cannot write: {plan.upper}: got a colon in the path, want none",
                 hint="use another driver",
             )
         return FuseDriver().refusal(replace(plan, fuse=None))

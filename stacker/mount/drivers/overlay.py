@@ -61,7 +61,7 @@ _HINTS = {
     errno.EACCES: _PRIVILEGE_HINT,
     errno.ENODEV: "the kernel has no overlayfs: try `modprobe overlay`, or use --driver copy",
     errno.ELOOP: "a layer is listed twice, or is inside another one or the upper directory",
-    errno.E2BIG: "Linux 6.8 and later have no such limit; or use --driver copy",
+    errno.E2BIG: "use --driver copy, or Linux 6.8 or later, which has no such limit",
 }
 _UPPER_HINT = (
     "the upper directory must be on a filesystem with extended attributes and d_type, such as"
@@ -238,8 +238,8 @@ def _mount_by_mount2(plan: Plan, target: FileDescriptor) -> None:
         if len(options) > _PAGE_LIMIT:
             raise OSError(
                 errno.E2BIG,
-                f"{len(plan.layers)} layers take {len(options)} bytes of mount options,"
-                f" mount(2) takes {_PAGE_LIMIT}",
+                f"got {len(options)} bytes of mount options for {len(plan.layers)} layers,"
+                f" want at most {_PAGE_LIMIT}, the limit of mount(2)",
             )
         mountapi.mount(plan.source, target.path, "overlay", plan.attributes, options)
     try:

@@ -92,7 +92,7 @@ def test_fuse_overlayfs_refuses_a_persistent_upper(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
     message = stacker.refused(7, "mount", *WORDS, "--upper", tmp_path / "kept", "app:1.0", target)
-    assert f"no --upper with {PROGRAM}" in message
+    assert f"{PROGRAM} does not support --upper" in message
     stacker.assert_clean(images=1)
 
 
