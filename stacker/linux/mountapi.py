@@ -31,7 +31,7 @@ _SET_FLAG, _SET_STRING, _SET_FD, _CREATE = 0, 1, 5, 6
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
-MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 0x01, 0x100000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x01, 0x02, 0x04, 0x08, 0x20
 MS_SYNCHRONOUS, MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_BIND = 0x10, 0x80, 0x400, 0x800, 0x1000
 MS_PRIVATE, MS_RELATIME = 1 << 18, 1 << 21
@@ -152,15 +152,18 @@ def move_mount(mount: int, target: int, *, path: AnyPath | None = None) -> None:
     syscall(_MOVE_MOUNT, mount, b"", target, b"", flags, path=path)
 
 
-def mount_setattr(mount: int, *, set_flags: int, propagation: int = 0) -> None:
+def mount_setattr(
+    mount: int, *, set_flags: int, propagation: int = 0, user_namespace: int = 0
+) -> None:
     """Change the attributes of a mount (Linux 5.12).
 
     :param mount: descriptor from `fsmount` or `open_tree`.
     :param set_flags: ``MOUNT_ATTR_*`` flags to set.
     :param propagation: ``MS_PRIVATE`` or another type; 0 keeps the current one.
+    :param user_namespace: descriptor of the one whose ID maps ``MOUNT_ATTR_IDMAP`` uses.
     :raises OSError: the kernel refuses; ENOSYS before Linux 5.12.
     """
-    words = (set_flags, 0, propagation, 0)  # struct mount_attr: set, clear, propagation, userns_fd
+    words = (set_flags, 0, propagation, user_namespace)  # the fields of struct mount_attr
     attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
     syscall(_MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, attributes, len(attributes))
 

@@ -53,12 +53,27 @@ def form_for(answers: Mapping[str, Answer]) -> ChosenForm:
 
     :param answers: by name, those of `form_probes`; others are ignored.
     """
+    name, reason = first_that_works(WAYS, answers)
+    if name is not None:
+        return ChosenForm("erofs", reason)
+    return ChosenForm("tree", f"layers in the form erofs could not be mounted: {reason}")
+
+
+def first_that_works(
+    ways: Mapping[str, str], answers: Mapping[str, Answer]
+) -> tuple[str | None, str]:
+    """Return the first probe whose answer is yes, and why.
+
+    :param ways: the plural of what a probe tries out, by its name; the best first.
+    :param answers: by name.
+    :returns: ``None`` for the probe if no answer is yes, and the reasons of all.
+    """
     failed: list[str] = []
-    for name, way in WAYS.items():
+    for name, way in ways.items():
         if answers[name].works:
-            return ChosenForm("erofs", "; ".join([f"{way} work", *failed]))
+            return name, "; ".join([f"{way} work", *failed])
         failed.append(f"{way} do not ({answers[name].reason})")
-    return ChosenForm("tree", f"layers in the form erofs could not be mounted: {'; '.join(failed)}")
+    return None, "; ".join(failed)
 
 
 def form_probes(root: Path) -> dict[str, Callable[[], Answer]]:

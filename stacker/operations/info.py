@@ -8,16 +8,21 @@ does not hang the caller.
 from __future__ import annotations
 
 import os
+import shutil
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from stacker.layer.paths import FORMS
 from stacker.linux import features, mountinfo, process
 from stacker.linux.probe import SECONDS, Answer, run_probes
 from stacker.mount import probes
 from stacker.operations.forms import (
+    WAYS,
     ChosenForm,
     existing_directory,
+    first_that_works,
     form_for,
     form_probes,
     whiteout_format_at,
@@ -28,8 +33,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from stacker.layer.paths import Form
+
 PACKAGES: Final = ("isal", "pyfuse3", "rich", "urllib3", "xattr", "zstandard")
 """The packages that stacker uses, by their names on PyPI; pyfuse3 is optional."""
+TOOLS: Final = ("fusermount3", "fuse-overlayfs")
+"""The programs that mount drivers run, where they need them."""
+_COPY: Final = {"copy": "copies"}
+_DRIVERS: Final[Mapping[Form, Mapping[str, str]]] = {
+    "tree": {"overlay": "overlay mounts", "fuse": "FUSE mounts", **_COPY},
+    "erofs": {**WAYS, **_COPY},
+}
+"""What the driver ``auto`` of a mount tries for layers of each form, by the names of the probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenDriver:
+    """The mount driver that ``auto`` takes, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +67,10 @@ class Info:
     :param initial_user_namespace: whether this process is in the initial user namespace.
     :param cap_sys_admin: whether it has CAP_SYS_ADMIN in its user namespace.
     :param packages: the version of each of `PACKAGES`; ``None`` for a missing one.
+    :param tools: the path of each of `TOOLS`; ``None`` for a missing one.
     :param answers: by the name of the feature.
     :param form: the form of layers that ``auto`` takes.
+    :param drivers: the driver that ``auto`` takes, by the form of the layers.
     """
 
     root: Path
@@ -56,8 +81,10 @@ class Info:
     initial_user_namespace: bool
     cap_sys_admin: bool
     packages: Mapping[str, str | None]
+    tools: Mapping[str, str | None]
     answers: Mapping[str, Answer]
     form: ChosenForm
+    drivers: Mapping[Form, ChosenDriver]
 
 
 def machine_info(root: Path, *, seconds: float = SECONDS) -> Info:
@@ -77,9 +104,17 @@ def machine_info(root: Path, *, seconds: float = SECONDS) -> Info:
         process.in_initial_user_namespace(),
         process.has_capability(process.CAP_SYS_ADMIN),
         {name: _version(name) for name in PACKAGES},
+        {name: shutil.which(name) for name in TOOLS},
         answers,
         form_for(answers),
+        {form: _driver(ways, answers) for form, ways in _DRIVERS.items()},
     )
+
+
+def _driver(ways: Mapping[str, str], answers: Mapping[str, Answer]) -> ChosenDriver:
+    name, reason = first_that_works(ways, answers)
+    driver = name if name in {"fuse", "copy"} else "overlay"  # this driver mounts EROFS, too
+    return ChosenDriver(driver, reason)
 
 
 def _probes(root: Path) -> dict[str, Callable[[], Answer]]:
@@ -100,6 +135,8 @@ def _probes(root: Path) -> dict[str, Callable[[], Answer]]:
         "erofs-files": ways["erofs-files"],
         "erofs-directio": inside(_direct_io),
         "erofs-loop": ways["erofs-loop"],
+        "user-namespaces": features.user_namespaces,
+        "idmapped-mounts": inside(features.idmapped_mounts),
         "o-tmpfile": inside(features.unnamed_files),
         "reflink": inside(features.reflinks),
         "fs-verity": inside(features.fs_verity),
@@ -111,8 +148,12 @@ def _probes(root: Path) -> dict[str, Callable[[], Answer]]:
 
 
 def _store(root: Path) -> Answer:
-    exists = Store.open(root, create=False).exists
-    return Answer(works=True, reason="exists" if exists else "missing")
+    store = Store.open(root, create=False)
+    if not store.exists:
+        return Answer(works=True, reason="missing")
+    forms = Counter(form for each in store.layers.all() for form in store.layers.paths(each).forms)
+    found = (f"{forms[form]} layers in the form {form}" for form in FORMS)
+    return Answer(works=True, reason=", ".join(["exists", *found]))
 
 
 def _filesystem(directory: Path) -> Answer:

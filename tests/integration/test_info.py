@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from stacker.linux import mountapi
+from stacker.tar.limits import Limits
 from tests.support import images
 from tests.support.command import Stacker, at_home, conforming
 from tests.support.mounts import unmount_below
@@ -67,6 +69,11 @@ def features(item: dict[str, Any]) -> dict[str, tuple[bool | None, str]]:
     return {each["name"]: (each["works"], each["reason"]) for each in item["features"]}
 
 
+def driver_of(item: dict[str, Any], form: str) -> str:
+    name: str = item["driver_auto"][form]["driver"]
+    return name
+
+
 def pulled_forms(stacker: Stacker, app: images.Layout) -> list[str]:
     stacker("pull", "--no-sync", "--form", "auto", app.source)
     [layer] = json.loads(stacker("layers", "--json", app.image.config).out)["items"]
@@ -81,6 +88,7 @@ def test_auto_takes_erofs_on_ext4_where_the_kernel_mounts_from_files(
     stacker = Stacker(disk / "store")
     item = info(stacker)
     assert item["form_auto"]["form"] == "erofs"
+    assert driver_of(item, "erofs") == "overlay"
     assert features(item)["erofs-files"][0] is HAS_FILE_MOUNTS
     assert features(item)["filesystem"][1].startswith(f"ext4 at {disk}, ")
     assert pulled_forms(stacker, app) == ["erofs"]
@@ -111,6 +119,8 @@ def test_auto_takes_erofs_in_a_user_namespace_that_fuse_can_serve(
     assert features(item)["fuse"][0] is True
     assert item["form_auto"]["form"] == "erofs"
     assert item["form_auto"]["reason"].startswith("FUSE mounts work; ")
+    assert driver_of(item, "erofs") == "fuse"
+    assert driver_of(item, "tree") == "overlay"
     assert pulled_forms(stacker, app) == ["erofs"]
     assert info(stacker)["form_auto"] == item["form_auto"]
 
@@ -123,6 +133,8 @@ def test_auto_takes_trees_where_neither_the_kernel_nor_fuse_can_mount(
     assert features(item)["fuse"] == (False, "FUSE is not available: /dev/fuse does not exist")
     assert item["form_auto"]["form"] == "tree"
     assert "/dev/fuse does not exist" in item["form_auto"]["reason"]
+    assert driver_of(item, "erofs") == "copy"
+    assert driver_of(item, "tree") == "overlay"
     assert pulled_forms(stacker, app) == ["tree"]
 
 
@@ -153,7 +165,9 @@ def test_info_changes_no_file_of_a_store(tmp_path: Path, app: images.Layout) -> 
 
     before = files()
     item = info(stacker)
-    assert features(item)["store"] == (True, "exists")
+    assert features(item)["store"] == (
+        *(True, "exists, 1 layers in the form tree, 0 layers in the form erofs"),
+    )
     assert features(item)["overlay"] == (True, "the kernel stacks directories of the store")
     assert files() == before
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
@@ -164,7 +178,7 @@ def test_info_of_a_read_only_store_says_so(disk: Path, app: images.Layout) -> No
     stacker("pull", "--sync", app.source)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     found = features(info(stacker))
-    assert found["store"] == (True, "exists")
+    assert found["store"][0] is True
     assert found["filesystem"] == (False, f"ext4 at {disk}, read-only")
     assert found["o-tmpfile"] == (False, f"{stacker.store}: Read-only file system")
     assert found["overlay"][0] is True
@@ -184,6 +198,38 @@ def test_info_names_the_user_and_what_the_user_lacks(unprivileged_python: str) -
     assert (item["uid"], item["cap_sys_admin"]) == (65534, False)
     assert features(item)["erofs-files"] == (False, NEEDS_INITIAL)
     assert features(item)["overlay"][1].endswith("this process lacks CAP_SYS_ADMIN")
+    assert features(item)["idmapped-mounts"] == (False, "/: Operation not permitted")
+
+
+def test_info_names_missing_tools(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    helper = tmp_path / "bin" / "fusermount3"
+    shutil.copy("/bin/true", helper)
+    stacker = Stacker(tmp_path / "store", environ={"PATH": str(helper.parent)})
+    assert info(stacker)["tools"] == {"fusermount3": str(helper), "fuse-overlayfs": None}
+
+
+def test_info_shows_the_limits_of_the_configuration_file(tmp_path: Path) -> None:
+    (tmp_path / "stacker").mkdir()
+    (tmp_path / "stacker" / "config.toml").write_text('[limits]\nmax-bytes = "3G"\n')
+    limits = info(Stacker(tmp_path / "store", environ={"XDG_CONFIG_HOME": str(tmp_path)}))["limits"]
+    assert limits["max_bytes"] == 3 << 30
+    assert limits["max_depth"] == Limits().depth
+    assert limits["open_files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_info_says_whether_user_namespaces_and_idmapped_mounts_work(disk: Path) -> None:
+    found = features(info(Stacker(disk / "store")))
+    assert found["user-namespaces"][0] is True
+    assert found["idmapped-mounts"][0] is True  # ext4 has them since Linux 5.12
+
+
+def test_info_says_that_user_namespaces_are_disabled(tmp_path: Path) -> None:
+    disable = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    wrap = (*IN_USER_NAMESPACE, "sh", "-c", disable, "sh")
+    found = features(info(Stacker(tmp_path / "store", wrap=wrap)))
+    refused = (False, "No space left on device")
+    assert found["user-namespaces"] == found["idmapped-mounts"] == refused
 
 
 @contextmanager
@@ -214,7 +260,8 @@ def test_info_prints_lines_and_a_table(tmp_path: Path) -> None:
     lines = Stacker(tmp_path / "store")("info").out.splitlines()
     blank = lines.index("")
     assert {line.split("  ")[0] for line in lines[:blank]} == {
-        *("kernel", "user", "python", "packages", "inflate", "store", "form auto"),
+        *("kernel", "user", "python", "packages", "inflate", "tools", "limits", "store"),
+        *("form auto", "mount tree", "mount erofs"),
     }
     assert lines[blank + 1].split() == ["FEATURE", "WORKS", "REASON"]
     assert {line.split()[1] for line in lines[blank + 2 :]} <= {"yes", "no", "unknown"}

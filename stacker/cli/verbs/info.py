@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import platform
+import resource
+from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
 import stacker
+from stacker.cli.options import add_archive_ratio, add_limits
 from stacker.cli.output import print_item, print_table, print_text
+from stacker.linux import mountapi
 from stacker.operations.info import machine_info
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import Namespace
 
     from stacker.cli.session import Session
     from stacker.linux.probe import Answer
@@ -18,9 +22,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Show what this machine and the filesystem of the store can do, and why not: mount drivers, EROFS,
-reflinks, xattrs.  `form auto` is the form that `stacker pull --form auto` takes.  stacker tries
-each feature out and leaves nothing behind.  The store need not exist.  A feature that gives no
-answer within 5 seconds, such as a mount that hangs, is shown as unknown.
+namespaces, reflinks, xattrs.  `form auto` is the form that `stacker pull --form auto` takes.
+`mount tree` and `mount erofs` are the drivers that `stacker mount` takes for layers of each form.
+The limits are those of overlayfs, of open files, and of `stacker pull` without options.
+
+stacker tries each feature out and leaves nothing behind.  The store need not exist.  A feature that
+gives no answer within 5 seconds, such as a mount that hangs, is shown as unknown.
 """
 EXAMPLES = """\
   stacker info                        show the features as a table
@@ -38,18 +45,18 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the features."""
     del args
-    info = machine_info(session.root)
+    info, limits = machine_info(session.root), _limits(session)
     if session.json:
-        print_item("info", _document(info))
+        print_item("info", _document(info, limits))
         return
-    for name, text in _lines(info).items():
-        print_text(f"{name:<10}  {text}")
+    for name, text in _lines(info, limits).items():
+        print_text(f"{name:<11}  {text}")
     print_text("")
     rows = [(name, _WORKS[each.works], each.reason) for name, each in info.answers.items()]
     print_table(("FEATURE", "WORKS", "REASON"), rows)
 
 
-def _lines(info: Info) -> dict[str, str]:
+def _lines(info: Info, limits: dict[str, int]) -> dict[str, str]:
     namespace = "the initial" if info.initial_user_namespace else "another"
     capable = "with" if info.cap_sys_admin else "without"
     packages = (f"{name} {version or '(missing)'}" for name, version in info.packages.items())
@@ -59,12 +66,34 @@ def _lines(info: Info) -> dict[str, str]:
         "python": f"{platform.python_version()}, stacker {stacker.__version__}",
         "packages": ", ".join(packages),
         "inflate": "isal for gzip, zstandard for zstd",
+        "tools": ", ".join(path or f"{name} (missing)" for name, path in info.tools.items()),
+        "limits": ", ".join(f"{name} {value}" for name, value in limits.items()),
         "store": str(info.root),
         "form auto": f"{info.form.form}: {info.form.reason}",
+        **{
+            f"mount {form}": f"{driver.name}: {driver.reason}"
+            for form, driver in info.drivers.items()
+        },
     }
 
 
-def _document(info: Info) -> dict[str, object]:
+def _limits(session: Session) -> dict[str, int]:
+    """Return the limits of the kernel and those that `pull` has without options, by name."""
+    parser = ArgumentParser(add_help=False)
+    add_limits(parser)
+    add_archive_ratio(parser)
+    limits = vars(parser.parse_args([]))
+    if session.config is not None:
+        configured = session.config.defaults("pull")
+        limits |= {name: value for name, value in configured.items() if name in limits}
+    return {
+        "overlay_layers": mountapi.OVERLAY_MAX_LAYERS,
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        **limits,
+    }
+
+
+def _document(info: Info, limits: dict[str, int]) -> dict[str, object]:
     return {
         "stacker": stacker.__version__,
         "python": platform.python_version(),
@@ -77,6 +106,12 @@ def _document(info: Info) -> dict[str, object]:
         "cap_sys_admin": info.cap_sys_admin,
         "store": str(info.root),
         "form_auto": {"form": info.form.form, "reason": info.form.reason},
+        "driver_auto": {
+            form: {"driver": driver.name, "reason": driver.reason}
+            for form, driver in info.drivers.items()
+        },
+        "tools": dict(info.tools),
+        "limits": limits,
         "features": [_feature(name, each) for name, each in info.answers.items()],
     }
 
