@@ -18,6 +18,7 @@ from stacker.events import Transfer
 from stacker.image import mediatype
 from stacker.linux import safe_path
 from stacker.linux.filesystem import replaced_atomically, sweep_temporaries
+from stacker.tar.write import BLOCK, END, Member, member_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     from stacker.image.digest import Digest
     from stacker.stream.compression import BlobOpener
     from stacker.stream.verify import ByteProgress
-
-_BLOCK = 512
-_END = bytes(2 * _BLOCK)
-_OCTAL_LIMIT = 8 << 30  # eleven octal digits
-_MODE = 0o644
-_NAME = 100
 
 
 class LayoutArchive:
@@ -81,7 +76,7 @@ class LayoutArchive:
         self.put_document(root, content)
         index = updated_index((), root, self._name)
         self._add("index.json", len(index), [index])
-        self._file.write(_END)
+        self._file.write(END)
 
     def _add_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         digest = descriptor.digest
@@ -90,17 +85,10 @@ class LayoutArchive:
 
     def _add(self, name: str, size: int, chunks: Iterable[bytes]) -> None:
         """Write a member; `chunks` raises an error unless it has `size` bytes."""
-        records = b""
-        if len(name) > _NAME:  # a blob of SHA-512
-            records += _pax_record("path", name)
-        if size >= _OCTAL_LIMIT:
-            records += _pax_record("size", str(size))
-        if records:
-            self._file.write(_header("pax", len(records), b"x") + records.ljust(_BLOCK, b"\0"))
-        self._file.write(_header(name, size, b"0"))
+        self._file.write(member_header(Member(name.encode(), b"0", size=size)))
         for chunk in chunks:
             self._file.write(chunk)
-        self._file.write(bytes(-size % _BLOCK))
+        self._file.write(bytes(-size % BLOCK))
 
 
 @contextmanager
@@ -124,21 +112,3 @@ def open_layout_archive(path: str, name: str, what: str, *, umask: int) -> Itera
         except OSError as error:
             raise StackerError(f"cannot write: {what}: {error.strerror}") from error
         yield LayoutArchive(file, name, what)
-
-
-def _header(name: str, size: int, kind: bytes) -> bytes:
-    digits = f"{size if size < _OCTAL_LIMIT else 0:011o}\0".encode()
-    head = name.encode()[:_NAME].ljust(_NAME, b"\0") + f"{_MODE:07o}\0".encode() + 2 * b"0000000\0"
-    head += digits + b"00000000000\0"
-    tail = (kind + bytes(100) + b"ustar\x0000").ljust(_BLOCK - 156, b"\0")
-    checksum = sum(head) + 8 * 0x20 + sum(tail)
-    return head + f"{checksum:06o}\0 ".encode() + tail
-
-
-def _pax_record(name: str, value: str) -> bytes:
-    """Return a PAX record; its length field counts its own digits."""
-    body = f" {name}={value}\n"
-    length = len(body)
-    while len(f"{length}{body}") != length:
-        length = len(f"{length}{body}")
-    return f"{length}{body}".encode()

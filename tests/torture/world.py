@@ -280,6 +280,7 @@ SCENARIOS: Final = (
     _umount("umount-fuse", "--driver", "fuse"),
     _umount("umount-copy", "--driver", "copy"),
     Scenario("unpack", lambda w: ("unpack", "app", w.tree), _pulled, codes=(0, 2), unpacks=True),
+    Scenario("export", lambda w: ("export", "app", "-o", w.path / "app.tar"), _pulled),
     Scenario("push-layout", lambda w: ("push", "app", _new_layout(w)), _pulled, writes=_new_layout),
     Scenario(
         "push-archive",

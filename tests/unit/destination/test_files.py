@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stacker.destination.archive import LayoutArchive, _header, _pax_record
+from stacker.destination.archive import LayoutArchive
 from stacker.destination.open import open_destination
 from stacker.destination.protocol import Destination
 from stacker.errors import IntegrityError, UsageError
@@ -21,6 +21,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.registry.settings import RegistryAccess
 from stacker.tar.index import read_index
+from stacker.tar.write import Member, member_header
 
 BLOB = Descriptor("application/octet-stream", Digest.of(b"blob"), 4)
 ROOT = Descriptor(mediatype.OCI_INDEX, Digest.of(b"root"), 4)
@@ -85,11 +86,9 @@ def test_long_member_name_is_read_back() -> None:
 
 def test_member_of_8_gib_is_read_by_tar(tmp_path: Path) -> None:
     size = (8 << 30) + 5
-    record = _pax_record("size", str(size))
     path = tmp_path / "large.tar"
     with path.open("wb") as file:
-        file.write(_header("pax", len(record), b"x") + record.ljust(512, b"\0"))
-        file.write(_header("blob", size, b"0"))
+        file.write(member_header(Member(b"blob", b"0", size=size)))
         file.truncate(file.tell() + size + -size % 512 + 1024)
     listed = subprocess.run(
         ["tar", "-tvf", path], check=True, capture_output=True, text=True

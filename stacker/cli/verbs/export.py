@@ -1,0 +1,137 @@
+"""``stacker export``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.cli.help import parse_count
+from stacker.cli.options import add_image, add_jobs
+from stacker.cli.output import print_event, writing
+from stacker.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from contextlib import AbstractContextManager
+    from typing import BinaryIO
+
+    from stacker.cli.session import Session
+
+DESCRIPTION = """\
+Export the merged root filesystem of an image as one file, without unpacking it.  FILE is a tar or
+a squashfs image.  Without -o, the tar goes to stdout.  The same image gives the same tar, whatever
+the form of its layers: members are sorted by name, whiteouts are applied, and runs of zeros in
+files of 1 MiB and more are holes.
+
+stacker first compares the attributes of all layers with their tars, and writes nothing if one
+differs.  With `--verify full` it compares the contents of files, too.
+
+With --layer, stacker writes the original tar of one layer, byte for byte; its SHA-256 is the
+diff_id.  stacker verifies the diff_id while it writes.
+
+squashfs needs the program tar2sqfs (package squashfs-tools-ng) or sqfstar (squashfs-tools).  Both
+store xattrs in the namespaces user, trusted and security only, so POSIX ACLs are not in the image.
+Both round times down to seconds.  stacker prefers tar2sqfs: sqfstar does not store the xattrs of
+the root directory, and its version 4.5 gives that directory the current time.
+"""
+EXAMPLES = """\
+  stacker export app:1.0 -o app.tar
+  stacker export app:1.0 | tar -xpf - -C ./rootfs
+  stacker export --layer 1 app:1.0 -o base.tar
+  stacker export --format squashfs app:1.0 -o app.squashfs
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add_image(parser)
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write to FILE, and replace it if it exists (default: stdout)",
+    )
+    add(
+        "--format",
+        choices=("tar", "squashfs"),
+        default="tar",
+        help="format of FILE; squashfs requires -o (default: %(default)s)",
+    )
+    add("--layer", metavar="N", type=parse_count, help="export only layer N; 1 is the base layer")
+    add(
+        "--verify",
+        choices=("fast", "full"),
+        default="fast",
+        help="`fast` compares the attributes of files before the export, `full` their contents, too"
+        " (default: %(default)s)",
+    )
+    add_jobs(parser, "layers to verify")
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Export the image; print a document with ``--json``."""
+    from stacker.cli.progress import report_progress
+    from stacker.cli.restore import Restorer
+    from stacker.linux.process import usable_processors
+    from stacker.operations.export import ExportOptions, export_image
+
+    _require_valid(args, session)
+    options = ExportOptions(
+        format=args.format,
+        layer=args.layer,
+        contents=args.verify == "full",
+        jobs=args.jobs or usable_processors(),
+    )
+    store = session.store()
+    store.images.find(args.image)  # fail before FILE is created
+    with report_progress(session) as emit, _opened(args, session) as out:
+        done = export_image(store, args.image, out, options, emit=emit, restore=Restorer(session))
+    if session.json:
+        item = {
+            "image_id": str(done.image_id),
+            "path": str(Path(args.output).absolute()),
+            "format": args.format,
+            "digest": str(done.digest),
+            "size": done.size,
+            "entries": done.entries,
+        }
+        print_event("export", item=item)
+
+
+def _require_valid(args: Namespace, session: Session) -> None:
+    """Refuse options that contradict each other.
+
+    :raises UsageError: they do.
+    """
+    if args.layer is not None and args.format != "tar":
+        raise UsageError(
+            f"--layer writes a tar: got --format {args.format}, want tar", hint="omit --format"
+        )
+    if args.output is not None:
+        return
+    if args.format != "tar" or session.json:
+        option = "--json" if session.json else f"--format {args.format}"
+        raise UsageError(f"{option} requires -o FILE", hint="name the file with -o")
+    if sys.stdout.isatty():
+        raise UsageError(
+            "refusing to write a tar to a terminal", hint="name a file with -o, or redirect stdout"
+        )
+
+
+def _opened(args: Namespace, session: Session) -> AbstractContextManager[BinaryIO]:
+    from stacker.operations.export import export_file
+
+    if args.output is None:
+        return nullcontext(_Stdout())  # type: ignore[arg-type]
+    return export_file(Path(args.output), umask=session.umask)
+
+
+class _Stdout:
+    """Stdout as a file; its errors are those of stdout, not of a file in the store."""
+
+    def write(self, data: bytes) -> int:
+        with writing():
+            return sys.stdout.buffer.write(data)
