@@ -64,12 +64,15 @@ def write_index(path: Path, inodes: Inodes, root: int, tars: Sequence[tuple[Path
         write_image(image, inodes, root, named)
 
 
-def write_image(out: BinaryIO, inodes: Inodes, root: int, tars: Sequence[Tar]) -> None:
+def write_image(
+    out: BinaryIO, inodes: Inodes, root: int, tars: Sequence[Tar], *, contents: int = 0
+) -> None:
     """Write the image of the tree of ``root`` to the empty file ``out``.
 
     The UUID is a hash of the inodes, so that equal trees have equal images.
 
-    :param tars: the tars that the inodes refer to by number, from 1.
+    :param tars: the tars that the inodes refer to by number, from 1; 0 is the image itself.
+    :param contents: the bytes of file contents that the caller appends, in whole blocks.
     :raises LayerError: EROFS cannot hold the tree.
     """
     slots = b"".join(map(_slot, tars))
@@ -82,6 +85,7 @@ def write_image(out: BinaryIO, inodes: Inodes, root: int, tars: Sequence[Tar]) -
     data_block = xattr_block + len(xattrs.shared) // BLOCK
     encoder.finish(data_block)
     end, uuid = data_block + encoder.blocks, hashlib.sha256(area).digest()[:16]
+    end = _whole_end(end, contents)
     superblock = _superblock(
         layout, encoder, uuid, tars=len(tars), xattr_block=xattr_block, end=end
     )
@@ -98,6 +102,16 @@ def _slot(tar: Tar) -> bytes:
             hint="use the form `tree` for this image",
         )
     return on_disk.DEVICE_SLOT.pack(b"", blocks, 0)
+
+
+def _whole_end(end: int, contents: int) -> int:
+    """Return the number of blocks with the contents that the caller appends."""
+    end += contents // BLOCK
+    if end > on_disk.MAX_BLOCKS:
+        raise LayerError(
+            f"image too large: got {end} blocks of {BLOCK} bytes, want at most {on_disk.MAX_BLOCKS}"
+        )
+    return end
 
 
 def _outside(inodes: Inodes, encoder: Encoder, tars: Sequence[Tar]) -> Iterator[bytes]:

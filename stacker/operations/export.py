@@ -1,4 +1,4 @@
-"""Export an image of the store as one file: a tar, or a squashfs image of the same tar.
+"""Export an image of the store as one file: a tar, an EROFS image or a squashfs image.
 
 A store, an image's name and an open file come in; the bytes of the file and an `Exported` go out.
 The image and its layers stay locked meanwhile, and are compared with their digests first.  This
@@ -28,6 +28,7 @@ from stacker.operations.squashfs import squashfs_writer
 from stacker.operations.verify import verify_images
 from stacker.stream.verify import verified
 from stacker.tree.archive import TreeArchive
+from stacker.tree.erofs_image import ErofsImage
 from stacker.tree.indexed import open_index
 from stacker.tree.merged import merge
 from stacker.tree.protocol import ROOT
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
     from stacker.tree.protocol import LowerTree
 
-ExportFormat: TypeAlias = Literal["tar", "squashfs"]
+ExportFormat: TypeAlias = Literal["tar", "erofs", "squashfs"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 
@@ -90,7 +91,7 @@ def export_image(
     """Write an image, or one layer of it, to an open file.
 
     :param name: an image ID, a unique prefix of one, or a name.
-    :param out: an empty file; for squashfs a regular one with a descriptor.
+    :param out: an empty file; for EROFS and squashfs a regular one with a descriptor.
     :param emit: receives `PackProgress` while the layers are compared.
     :param restore: unpacks missing layers, and layers that a power cut damaged.
     :raises UsageError: the image has no such layer.
@@ -103,14 +104,25 @@ def export_image(
     check = partial(_require_sound, options=options, emit=emit)
     with stacked_image(store, name, restore, check) as image, ExitStack() as opened:
         tree = _open_tree(store, image, opened)
-        archive = TreeArchive(tree, f"image {image.id}")
-        if options.format == "squashfs":
-            with squashfs_writer(out, tree.status(ROOT)) as pipe:
-                pipe.writelines(archive.chunks())
-            digest, size = _digest_of(Path(f"/proc/self/fd/{out.fileno()}"))
-        else:
-            digest, size = _write(archive.chunks(), out)
-        return Exported(ImageID.parse(image.id), digest, size, archive.entries)
+        digest, size, entries = _export_tree(tree, f"image {image.id}", out, options.format)
+        return Exported(ImageID.parse(image.id), digest, size, entries)
+
+
+def _export_tree(
+    tree: LowerTree, what: str, out: BinaryIO, kind: ExportFormat
+) -> tuple[Digest, int, int]:
+    """Write a tree; return the digest and the size of the file, and the number of entries."""
+    if kind == "erofs":
+        image = ErofsImage(tree, what)
+        image.write(out)
+        out.flush()
+        return *_digest_of(out), image.entries
+    archive = TreeArchive(tree, what)
+    if kind == "tar":
+        return *_write(archive.chunks(), out), archive.entries
+    with squashfs_writer(out, tree.status(ROOT)) as pipe:
+        pipe.writelines(archive.chunks())
+    return *_digest_of(out), archive.entries
 
 
 def _open_tree(store: Store, image: StackedImage, opened: ExitStack) -> LowerTree:
@@ -179,8 +191,8 @@ def _write(chunks: Iterable[bytes], out: BinaryIO) -> tuple[Digest, int]:
     return Digest("sha256", running.hexdigest()), size
 
 
-def _digest_of(path: Path) -> tuple[Digest, int]:
-    with path.open("rb") as file:
+def _digest_of(out: BinaryIO) -> tuple[Digest, int]:
+    with Path(f"/proc/self/fd/{out.fileno()}").open("rb") as file:
         hexadecimal = hashlib.file_digest(file, "sha256").hexdigest()
         return Digest("sha256", hexadecimal), os.fstat(file.fileno()).st_size
 

@@ -8,29 +8,23 @@ files.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import IntegrityError, UnsupportedError
+from stacker.errors import UnsupportedError
 from stacker.layer.symlinks import join
-from stacker.tar.entry import Segment, printable
+from stacker.tar.entry import printable
 from stacker.tar.write import BLOCK, END, Member, member_header, sparse_map
-from stacker.tree.contents import read_into
+from stacker.tree.contents import changed_file, data_segments, segment_data
 from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from stacker.tree.protocol import Contents, LowerTree, Node, Status
 
-_CHUNK: Final = 1 << 20
-_UNIT: Final = 1 << 16
-"""Zeros become a hole if they fill an aligned range of this size in bytes."""
-_WORTH_HOLES: Final = 1 << 20
-"""Smaller files are written whole: to find holes, a file is read twice."""
 _KINDS: Final = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
@@ -40,7 +34,6 @@ _KINDS: Final = {
     stat.S_IFIFO: b"6",
 }
 _HARD_LINK: Final = b"1"
-_SHRUNK: Final = frozenset({errno.EIO, errno.ENOENT, errno.ENODATA})
 
 
 class TreeArchive:
@@ -104,51 +97,18 @@ class TreeArchive:
             yield member_header(member)
 
     def _file(self, path: bytes, inode: Node, member: Member) -> Iterator[bytes]:
-        try:
-            with closing(self._tree.file(inode)) as file:
-                yield from _with_contents(file, member)
-        except OSError as error:
-            if error.errno not in _SHRUNK:
-                raise
-            raise IntegrityError(
-                f"file differs from its layer: {self._what}: /{printable(path)}: {error.strerror}",
-                hint="`stacker repair` replaces damaged layers",
-            ) from error
+        with changed_file(self._what, path), closing(self._tree.file(inode)) as file:
+            yield from _with_contents(file, member)
 
 
 def _with_contents(file: Contents, member: Member) -> Iterator[bytes]:
-    segments = _segments(file) if file.size >= _WORTH_HOLES else [Segment(0, file.size)]
+    segments = data_segments(file)
     length = sum(segment.length for segment in segments)
     head = b""
     if length < file.size:
         head = sparse_map(segments)
         member = member._replace(sparse=file.size)
     yield member_header(member._replace(size=len(head) + length)) + head
-    for offset, size in segments:
-        for at in range(offset, offset + size, _CHUNK):
-            yield _read(file, at, min(_CHUNK, offset + size - at))
+    yield from segment_data(file, segments)
     if length % BLOCK:
         yield bytes(-length % BLOCK)
-
-
-def _segments(file: Contents) -> Sequence[Segment]:
-    """Return the ranges of a file that are not holes; the last one ends where the file does."""
-    found: list[Segment] = []
-    for at in range(0, file.size, _UNIT):
-        length = min(_UNIT, file.size - at)
-        data = _read(file, at, length)
-        if data.count(0) == length:
-            continue
-        if found and found[-1].offset + found[-1].length == at:
-            found[-1] = Segment(found[-1].offset, found[-1].length + length)
-        else:
-            found.append(Segment(at, length))
-    if not found or found[-1].offset + found[-1].length < file.size:
-        found.append(Segment(file.size, 0))  # GNU tar's readers take the size from it
-    return found
-
-
-def _read(file: Contents, offset: int, length: int) -> bytes:
-    buffer = bytearray(length)
-    read_into(file, memoryview(buffer), offset)
-    return bytes(buffer)

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from stacker.errors import IntegrityError
 from stacker.linux.filesystem import copy_piece, copy_range, reflink
+from stacker.tar.entry import Segment, printable
 from stacker.tree.protocol import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stacker.tree.protocol import Contents
 
 HOLE: Final = -1
 """The descriptor of a piece without data."""
+
+_CHUNK: Final = 1 << 20
+_UNIT: Final = 1 << 16
+"""Zeros become a hole of an export if they fill an aligned range of this size in bytes."""
+_WORTH_HOLES: Final = 1 << 20
+"""Smaller files have no holes in an export: to find holes, a file is read twice."""
+_SHRUNK: Final = frozenset({errno.EIO, errno.ENOENT, errno.ENODATA, errno.ELOOP, errno.ENOTDIR})
 
 
 class FileOnDisk:
@@ -100,3 +110,57 @@ def copy_pieces(file: Contents, target: int, size: int) -> None:
         if descriptor != HOLE:
             copy_piece(descriptor, start, target, at, length)
         at += length
+
+
+def data_segments(file: Contents) -> Sequence[Segment]:
+    """Return the ranges of a file that are not holes; the last one ends where the file does.
+
+    Only zeros make a hole, not the filesystem, so that equal files have equal segments.  All
+    segments start at a multiple of 64 KiB.
+    """
+    if file.size < _WORTH_HOLES:
+        return [Segment(0, file.size)]
+    found: list[Segment] = []
+    for at in range(0, file.size, _UNIT):
+        data = _range(file, at, min(_UNIT, file.size - at))
+        if data.count(0) == len(data):
+            continue
+        if found and found[-1].offset + found[-1].length == at:
+            found[-1] = Segment(found[-1].offset, found[-1].length + len(data))
+        else:
+            found.append(Segment(at, len(data)))
+    if not found or found[-1].offset + found[-1].length < file.size:
+        found.append(Segment(file.size, 0))  # GNU tar takes the size of the file from it
+    return found
+
+
+def segment_data(file: Contents, segments: Sequence[Segment]) -> Iterator[bytes]:
+    """Yield the data of the segments of a file, in chunks of at most 1 MiB."""
+    for offset, length in segments:
+        for at in range(offset, offset + length, _CHUNK):
+            yield _range(file, at, min(_CHUNK, offset + length - at))
+
+
+def _range(file: Contents, offset: int, length: int) -> bytes:
+    buffer = bytearray(length)
+    read_into(file, memoryview(buffer), offset)
+    return bytes(buffer)
+
+
+@contextmanager
+def changed_file(what: str, path: bytes) -> Iterator[None]:
+    """Report a file that is missing or too short as damage of its layer.
+
+    :param what: the name of the image in errors.
+    :param path: from the root of the image, without a leading slash.
+    :raises IntegrityError: the block raised such an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _SHRUNK:
+            raise
+        raise IntegrityError(
+            f"file differs from its layer: {what}: /{printable(path)}: {error.strerror}",
+            hint="`stacker repair` replaces damaged layers",
+        ) from error

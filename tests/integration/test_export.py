@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import images
 from tests.support.command import Stacker, at_home, conforming, wait_until
+from tests.support.fsck import assert_sound, needs_fsck
 from tests.support.snapshot import snapshot
 from tests.support.tars import char, fifo, file, hardlink, opaque, symlink, tar, whiteout
 from tests.support.tars import dir as folder
@@ -214,6 +215,7 @@ def test_json_describes_the_file(stacker: Stacker, app: images.Layout, tmp_path:
         (("--layer", "3", "-o", "x"), "no such layer: got --layer 3, want 1 to 2"),
         (("--layer", "1", "--format", "squashfs", "-o", "x"), "--layer writes a tar"),
         (("--format", "squashfs"), "--format squashfs requires -o FILE"),
+        (("--format", "erofs"), "--format erofs requires -o FILE"),
         (("--json",), "--json requires -o FILE"),
         (("-o", "/dev/null"), "not a regular file: /dev/null"),
         (("-o", "/"), "not a regular file: /"),
@@ -301,6 +303,29 @@ def test_squashfs_equals_the_unpacked_image(
         if program == "sqfstar":  # version 4.5 ignores -root-time
             got[b""] = replace(got[b""], mtime=wanted[b""].mtime)
         assert got == wanted
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+@needs_root
+@needs_fsck
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_erofs_image_equals_the_unpacked_image_and_is_the_same_in_both_forms(
+    app: images.Layout, tmp_path: Path
+) -> None:
+    stores = {form: at_home(tmp_path, form) for form in ("tree", "erofs")}
+    paths = {form: tmp_path / f"{form}.erofs" for form in stores}
+    for form, store in stores.items():
+        store("export", "--format", "erofs", pulled(store, app, form), "-o", paths[form])
+        assert_sound(paths[form])
+    path, stacker, image = paths["tree"], stores["tree"], app.image.config
+    assert path.read_bytes() == paths["erofs"].read_bytes()
+    assert path.stat().st_size < len(HOLE), "holes are not data"
+    stacker("unpack", image, tmp_path / "wanted")
+    (target := tmp_path / "mounted").mkdir()
+    subprocess.run(["mount", "-t", "erofs", "-o", "loop,ro", path, target], check=True)
+    try:
+        assert snapshot(target) == snapshot(tmp_path / "wanted")
     finally:
         subprocess.run(["umount", target], check=True)
 

@@ -20,7 +20,7 @@ SUMMARIES = {
     "umount": "Unmount a target, and discard its --rw writes",
     "mounts": "List mounts, and clean up after a crash",
     "unpack": "Unpack the root filesystem of an image into a directory",
-    "export": "Export the root filesystem of an image as a tar or a squashfs image",
+    "export": "Export the root filesystem of an image as a tar or a disk image",
     "images": "List the images in the store",
     "inspect": "Show the names, platform and configuration of an image",
     "layers": "List the layers of an image",

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Export the merged root filesystem of an image as one file, without unpacking it.  FILE is a tar or
-a squashfs image.  Without -o, the tar goes to stdout.  The same image gives the same tar, whatever
-the form of its layers: members are sorted by name, whiteouts are applied, and runs of zeros in
-files of 1 MiB and more are holes.
+Export the merged root filesystem of an image as one file, without unpacking it.  FILE is a
+tar, an EROFS image or a squashfs image.  Without -o, the tar goes to stdout.  The same image gives
+the same tar and EROFS image, whatever the form of its layers: names are sorted, whiteouts are
+applied, and runs of zeros in files of 1 MiB and more are holes.
 
 stacker first compares the attributes of all layers with their tars, and writes nothing if one
 differs.  With `--verify full` it compares the contents of files, too.
 
 With --layer, stacker writes the original tar of one layer, byte for byte; its SHA-256 is the
 diff_id.  stacker verifies the diff_id while it writes.
+
+An EROFS image contains the files uncompressed.  Another machine mounts it with `mount -t erofs -o
+loop`.  Its blocks have 512 bytes, which needs Linux 6.4.
 
 squashfs needs the program tar2sqfs (package squashfs-tools-ng) or sqfstar (squashfs-tools).  Both
 store xattrs in the namespaces user, trusted and security only, so POSIX ACLs are not in the image.
@@ -40,6 +43,7 @@ EXAMPLES = """\
   stacker export app:1.0 -o app.tar
   stacker export app:1.0 | tar -xpf - -C ./rootfs
   stacker export --layer 1 app:1.0 -o base.tar
+  stacker export --format erofs app:1.0 -o app.erofs
   stacker export --format squashfs app:1.0 -o app.squashfs
 """
 
@@ -56,9 +60,9 @@ def configure(parser: ArgumentParser) -> None:
     )
     add(
         "--format",
-        choices=("tar", "squashfs"),
+        choices=("tar", "erofs", "squashfs"),
         default="tar",
-        help="format of FILE; squashfs requires -o (default: %(default)s)",
+        help="format of FILE; erofs and squashfs require -o (default: %(default)s)",
     )
     add("--layer", metavar="N", type=parse_count, help="export only layer N; 1 is the base layer")
     add(
