@@ -105,7 +105,7 @@ def exit_code_of(command: Callable[[], int], *, debug: bool = False) -> int:
         except BaseException as error:  # noqa: BLE001 - every exception ends here
             if debug:
                 _print_traceback()
-            return _explained(error)
+            return _explained(_unwrapped(error))
     return code
 
 
@@ -132,6 +132,17 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Return the signal's exception if Python 3.11 has raised its own because of it.
+
+    It does so around `__set_name__`, thus during an import (github.com/python/cpython issue 77757).
+    """
+    cause = error.__cause__
+    if isinstance(error, RuntimeError) and isinstance(cause, SignalledError | KeyboardInterrupt):
+        return cause
+    return error
 
 
 def _explained(error: BaseException) -> int:

@@ -124,6 +124,22 @@ def test_signal_runs_cleanup_code(
     assert capsys.readouterr().err == f"stacker: ended by {number.name}\n"
 
 
+def test_signal_while_a_class_is_created_is_no_internal_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Attribute:
+        def __set_name__(self, owner: type, name: str) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 1)
+
+    def command() -> int:
+        type("Owner", (), {"attribute": Attribute()})
+        return 0
+
+    assert exit_code_of(command) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stacker: ended by SIGTERM\n"
+
+
 def test_traceback_needs_debug(capsys: pytest.CaptureFixture[str]) -> None:
     exit_code_of(raising(ValueError("x")))
     assert "Traceback" not in capsys.readouterr().err
