@@ -21,9 +21,9 @@ from stacker.mount.drivers.fuse_overlayfs import PROGRAM, FuseOverlayfsDriver
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Driver
 from stacker.mount.plan import MountRequest, Plan, StackedImage
-from stacker.mount.record import MountRecord
 from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.indexes import merged_stack
+from tests.support.mounts import mount_record
 from tests.support.sequential import Item, Sequential
 from tests.support.snapshot import snapshot
 from tests.support.stacks import D, F, L, O, S, W, archive, layer_paths, scratch, unpacked_stack
@@ -128,20 +128,15 @@ class Mount:
         for directory in self.plan.directories:
             directory.mkdir(exist_ok=True)
         status = self.target.stat()
-        self.record = MountRecord(
+        self.record = mount_record(
+            self.target,
             id="conformance",
-            target=self.target,
-            image="",
             driver=driver.name,
             read_only=self.plan.read_only,
             upper=self.plan.upper,
             layers=self.plan.layers,
-            bound=None,
-            boot_id="",
-            mount_namespace=0,
             target_inode=status.st_ino,
             target_mode=(status.st_mode & 0o7777, status.st_uid, status.st_gid),
-            created="",
         )
 
     def __enter__(self) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from stacker.layer.record import LayerRecord
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.mount.record import MountRecord
 from tests.support.command import REPOSITORY
+from tests.support.mounts import mount_record
 
 PAGE = (REPOSITORY / "docs/reference/on-disk.md").read_text(encoding="utf-8")
 
@@ -26,19 +26,4 @@ def test_table_lists_the_fields_of_a_layer() -> None:
 
 
 def test_table_lists_the_fields_of_a_mount() -> None:
-    record = MountRecord(
-        id="0123456789abcdef",
-        target=Path("/mnt"),
-        image=f"sha256:{'0' * 64}",
-        driver="overlay",
-        read_only=True,
-        upper=None,
-        layers=(),
-        bound=None,
-        boot_id="",
-        mount_namespace=0,
-        target_inode=0,
-        target_mode=(0o755, 0, 0),
-        created="2024-01-01T00:00:00Z",
-    )
-    assert documented("mount.json") == set(json.loads(record.to_bytes()))
+    assert documented("mount.json") == set(json.loads(mount_record(Path("/mnt")).to_bytes()))

@@ -1,4 +1,4 @@
-"""Keep mounts of tests in a mount namespace of their own, and unmount them after a failure."""
+"""Keep mounts of tests in a mount namespace of their own, unmount them, and make their records."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ctypes
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from stacker.linux import mountapi, mountinfo
+from stacker.mount.record import MountRecord
 
 _CLONE_NEWNS = 0x20000  # include/uapi/linux/sched.h
 _MS_REC = 0x4000  # include/uapi/linux/mount.h
@@ -31,3 +33,22 @@ def unmount_below(path: Path) -> None:
     """Detach every mount below a directory, innermost first, even while a process uses it."""
     while inside := mountinfo.read().below(path):
         mountapi.umount2(inside[-1].mount_point, mountapi.MNT_DETACH)
+
+
+def mount_record(target: Path, **fields: Any) -> MountRecord:
+    """Return the record of a read-only overlay mount; ``fields`` replace its values."""
+    values: dict[str, Any] = {
+        "id": "0123456789abcdef",
+        "image": f"sha256:{'0' * 64}",
+        "driver": "overlay",
+        "read_only": True,
+        "upper": None,
+        "layers": (),
+        "bound": None,
+        "boot_id": "",
+        "mount_namespace": 0,
+        "target_inode": 0,
+        "target_mode": (0o755, 0, 0),
+        "created": "2024-01-01T00:00:00Z",
+    }
+    return MountRecord(target=target, **{**values, **fields})

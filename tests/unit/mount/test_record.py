@@ -10,22 +10,18 @@ import pytest
 
 from stacker.errors import IntegrityError, UnsupportedError
 from stacker.mount.record import MountRecord, parse
+from tests.support.mounts import mount_record
 
 ORIGIN = Path("/store/mounts/0a/mount.json")
-RECORD = MountRecord(
-    id="0a",
-    target=Path("/target/\udcff"),
-    image="sha256:0123",
-    driver="overlay",
+RECORD = mount_record(
+    Path("/target/\udcff"),
     read_only=False,
     upper=Path("/changes"),
     layers=(Path("/a"), Path("/b")),
-    bound=None,
     boot_id="boot",
     mount_namespace=1,
     target_inode=2,
     target_mode=(0o755, 3, 4),
-    created="2024-01-01T00:00:00Z",
     diff_ids=("sha256:1a", "sha256:2b"),
     chain_id="sha256:3c",
 )

@@ -11,27 +11,22 @@ import pytest
 
 from stacker.errors import LockedError, UnsupportedError
 from stacker.linux import lock, process
-from stacker.mount.record import MountRecord
+from tests.support.mounts import mount_record
 
 if TYPE_CHECKING:
+    from stacker.mount.record import MountRecord
     from tests.support.bench import Bench
 
 
 def record(bench: Bench, identifier: str) -> MountRecord:
-    return MountRecord(
+    return mount_record(
+        bench.target,
         id=identifier,
-        target=bench.target,
-        image="image",
-        driver="overlay",
-        read_only=True,
-        upper=None,
         layers=(bench.path,),
-        bound=None,
         boot_id=process.boot_id(),
         mount_namespace=process.mount_namespace(),
         target_inode=bench.target.stat().st_ino,
         target_mode=(0o755, os.getuid(), os.getgid()),
-        created="2024-01-01T00:00:00Z",
     )
 
 
