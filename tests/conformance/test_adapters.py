@@ -19,8 +19,9 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
-from tests.support.adapters import ADAPTERS, error_of, skip_without
+from tests.support.adapters import ADAPTERS, skip_without
 from tests.support.indexes import merged_stack
+from tests.support.syscalls import error_of
 from tests.support.unprivileged import acting_as
 
 pytestmark = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import pytest
 
@@ -19,12 +18,3 @@ def skip_without(adapter: FuseAdapter) -> None:
         pytest.skip("no /dev/fuse")
     if not is_installed(adapter):
         pytest.skip(f"{adapter} is not installed: the extra `fuse`")
-
-
-def error_of(call: Callable[[], object]) -> int | None:
-    """Return the errno of a call; ``None`` if it succeeds."""
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None

@@ -75,3 +75,30 @@ class Bench:
         mounts = mountinfo.read().mounts
         found += [str(m.mount_point) for m in mounts if m.mount_point.is_relative_to(self.path)]
         return found
+
+
+USER_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+def request(
+    place: Path, *, driver: str = "auto", read_only: bool = True, upper: Path | None = None
+) -> MountRequest:
+    return MountRequest(place / "target", driver, read_only, upper)
+
+
+def image(place: Path, *more: Path) -> StackedImage:
+    return image_of(place / "layers/upper", place / "layers/lower", *more)
+
+
+def table(place: Path) -> Table:
+    return Table(place / "mounts")
+
+
+def nothing_is_left(place: Path) -> bool:
+    directories = place / "mounts"
+    return (
+        mountinfo.read().below(place) == []
+        and (not directories.exists() or os.listdir(directories) == [])
+        and os.listdir(place / "target") == []
+        and sorted(os.listdir(place)) in (["layers", "target"], ["layers", "mounts", "target"])
+    )

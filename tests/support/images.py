@@ -14,9 +14,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import zstandard
+
+from stacker.image.digest import ImageID
 
 Compression = Literal["none", "gzip", "zstd"]
 Change = Callable[[dict[str, Any]], object]
@@ -179,3 +181,17 @@ def _write_index(path: Path, entries: list[dict[str, Any]]) -> None:
 
 def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document).encode()
+
+
+class Pull(Protocol):
+    """Creates an image of layers, pulls it and returns its image ID."""
+
+    def __call__(
+        self,
+        name: str,
+        *layers: bytes,
+        author: str = "",
+        architecture: str = "amd64",
+        origin: str = "",
+        keep_blobs: bool = False,
+    ) -> ImageID: ...

@@ -88,3 +88,23 @@ def lowerdir(*layers: Path) -> str:
 def joined(*options: str) -> Sequence[str]:
     """Return options as arguments."""
     return "-o", ",".join(options)
+
+
+def unmount(fuse: StackerFuse, target: Path) -> None:
+    """Unmount, and wait until the server has exited."""
+    mountapi.umount2(target)
+    while fuse.servers():
+        time.sleep(0.01)
+
+
+def layers(workspace: Path) -> str:
+    return lowerdir(workspace / "up", workspace / "low")
+
+
+def writing(workspace: Path) -> str:
+    return f"{layers(workspace)},upperdir={workspace}/upper,workdir={workspace}/work"
+
+
+def owner(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_uid, status.st_gid

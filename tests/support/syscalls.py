@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,3 +106,12 @@ def _parsed(data: bytes) -> Iterator[Dirent]:
         name = data[at + 19 : at + length].split(b"\0", 1)[0]
         yield Dirent(inode, offset, kind, name)
         at += length
+
+
+def error_of(call: Callable[..., object], *arguments: object) -> int | None:
+    """Return the errno of a call; ``None`` if it succeeds."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,3 +125,19 @@ class Writable:
             yield target
         finally:
             mountapi.umount2(target)
+
+
+LONG_AGO = 1_000_000_000
+
+
+def on_disk(tree: Writable, path: str = "") -> list[str]:
+    return sorted(os.listdir(tree.upper / path))
+
+
+def is_whiteout(path: Path) -> bool:
+    status = path.lstat()
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def is_opaque(path: Path) -> bool:
+    return "trusted.overlay.opaque" in os.listxattr(path)

@@ -25,11 +25,12 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import inode_attributes, mountapi, mountinfo
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
-from tests.integration.fuse.conftest import LAYERS, eventually, is_clean, mount, servers
 from tests.support import images
-from tests.support.adapters import error_of, skip_without
+from tests.support.adapters import skip_without
 from tests.support.command import Stacker
+from tests.support.fuse_mounts import LAYERS, eventually, is_clean, mount, servers
 from tests.support.snapshot import snapshot
+from tests.support.syscalls import error_of
 from tests.support.tars import file, tar
 
 pytestmark = [

@@ -22,7 +22,10 @@ from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import MountRequest, Plan
 from stacker.operations.mount import mount_image
 from stacker.store.store import Store
-from tests.integration.fuse.conftest import (
+from tests.support import images
+from tests.support.adapters import skip_without
+from tests.support.command import Stacker
+from tests.support.fuse_mounts import (
     LAYERS,
     eventually,
     is_clean,
@@ -30,10 +33,8 @@ from tests.integration.fuse.conftest import (
     options,
     servers,
 )
-from tests.support import images
-from tests.support.adapters import error_of, skip_without
-from tests.support.command import Stacker
 from tests.support.mounts import unmount_below
+from tests.support.syscalls import error_of
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),

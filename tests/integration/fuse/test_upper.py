@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fuse.conftest import eventually, is_clean, mount, options, servers
-from tests.support.adapters import error_of, skip_without
+from tests.support.adapters import skip_without
 from tests.support.command import Stacker
+from tests.support.fuse_mounts import eventually, is_clean, mount, options, servers
+from tests.support.syscalls import error_of
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),

@@ -12,8 +12,6 @@ from tests.support.command import Stacker, at_home
 from tests.support.mounts import unmount_below
 from tests.support.tars import dir, file, tar  # noqa: A004 - tests write `dir` in tars
 
-LOWER, UPPER = tar(file("a", b"1")), tar(dir("d"), file("d/b", b"2"))
-
 
 @pytest.fixture(autouse=True)
 def unmounted(tmp_path: Path) -> Iterator[None]:
@@ -24,7 +22,7 @@ def unmounted(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def app(tmp_path: Path) -> images.Layout:
-    return images.layout(tmp_path / "app", [LOWER, UPPER])
+    return images.layout(tmp_path / "app", [tar(file("a", b"1")), tar(dir("d"), file("d/b", b"2"))])
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.messages.conftest import LOWER, UPPER
 from tests.support import images
 from tests.support.command import Stacker, said
+from tests.support.tars import file, tar
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 TRANSPORTS = (
@@ -226,7 +226,8 @@ def test_prefix_of_two_images_lists_both(
 ) -> None:
     digit, number = app.image.config[7], 0
     while True:
-        other = images.layout(tmp_path / f"{number}", [UPPER, *[LOWER] * number], name=f"{number}")
+        layers = [tar(file("a", b"1"))] * (number + 1)
+        other = images.layout(tmp_path / f"{number}", layers, name=f"{number}")
         if other.image.config[7] == digit:
             break
         number += 1

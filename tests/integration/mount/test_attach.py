@@ -17,8 +17,7 @@ from stacker.mount.attach import attach
 from stacker.mount.detach import clear_stale, detach
 from stacker.mount.drivers.overlay import Api, bind_read_only
 from stacker.mount.record import MountRecord
-from tests.integration.mount.conftest import USER_NAMESPACE, image, nothing_is_left, request, table
-from tests.support.bench import image_of
+from tests.support.bench import USER_NAMESPACE, image, image_of, nothing_is_left, request, table
 from tests.support.command import started
 
 pytestmark = [

@@ -18,7 +18,7 @@ from stacker.mount.drivers import choose
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import Plan
-from tests.integration.mount.conftest import image, nothing_is_left, request, table
+from tests.support.bench import image, nothing_is_left, request, table
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount or change to another user"),

@@ -16,8 +16,8 @@ from stacker.fuse.options import FuseAdapter
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.plan import Plan
-from tests.integration.mount.conftest import USER_NAMESPACE
 from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.bench import USER_NAMESPACE
 from tests.support.unprivileged import UNPRIVILEGED
 
 pytestmark = [

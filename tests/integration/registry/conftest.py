@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,20 +10,10 @@ import pytest
 from tests.support import images
 from tests.support.command import Stacker, at_home
 from tests.support.registries import (
-    PASSWORD,
-    USER,
     FakeRegistry,
     fake_registry,
 )
-from tests.support.tars import file, tar
-
-LARGE = random.Random(0).randbytes(1_500_000)
-
-
-LAYERS = [tar(file("a", b"1"), file("large", LARGE)), tar(file("b", b"2"))]
-
-
-CREDENTIALS = f"{USER}:{PASSWORD}"
+from tests.support.registry_images import LAYERS
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +25,6 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
 def stacker(tmp_path: Path) -> Stacker:
     """Return the command with an empty home directory."""
     return at_home(tmp_path)
-
-
-def check_image(stacker: Stacker, image_id: str, tmp_path: Path) -> None:
-    stacker("unpack", image_id, tmp_path / "root")
-    assert (tmp_path / "root" / "large").read_bytes() == LARGE
-    assert (tmp_path / "root" / "b").read_bytes() == b"2"
 
 
 @pytest.fixture

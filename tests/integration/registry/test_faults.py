@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.registry.conftest import CREDENTIALS, check_image
 from tests.support import images
 from tests.support.command import Stacker
 from tests.support.registries import (
@@ -17,6 +16,7 @@ from tests.support.registries import (
     Handler,
     fake_registry,
 )
+from tests.support.registry_images import CREDENTIALS, check_image
 
 
 def large_layer(request: Handler) -> bytes:

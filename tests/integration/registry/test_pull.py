@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.integration.registry.conftest import CREDENTIALS, LAYERS, check_image
 from tests.support import images
 from tests.support.command import Stacker
 from tests.support.registries import (
@@ -27,6 +26,7 @@ from tests.support.registries import (
     push,
     with_passwords,
 )
+from tests.support.registry_images import CREDENTIALS, LAYERS, check_image
 from tests.support.tars import file, tar
 
 

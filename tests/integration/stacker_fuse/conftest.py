@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stacker.linux import mountapi
-from tests.support.stacker_fuse import StackerFuse, lowerdir
+from tests.support.stacker_fuse import StackerFuse
 from tests.support.stacks import scratch
 
 
@@ -48,23 +46,3 @@ def fuse(workspace: Path) -> Iterator[StackerFuse]:
     program = StackerFuse(workspace)
     yield program
     program.end()
-
-
-def unmount(fuse: StackerFuse, target: Path) -> None:
-    """Unmount, and wait until the server has exited."""
-    mountapi.umount2(target)
-    while fuse.servers():
-        time.sleep(0.01)
-
-
-def layers(workspace: Path) -> str:
-    return lowerdir(workspace / "up", workspace / "low")
-
-
-def writing(workspace: Path) -> str:
-    return f"{layers(workspace)},upperdir={workspace}/upper,workdir={workspace}/work"
-
-
-def owner(path: Path) -> tuple[int, int]:
-    status = path.lstat()
-    return status.st_uid, status.st_gid

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountapi, mountinfo
-from tests.integration.stacker_fuse.conftest import layers, unmount
-from tests.support.stacker_fuse import StackerFuse, joined
+from tests.support.stacker_fuse import StackerFuse, joined, layers, unmount
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),

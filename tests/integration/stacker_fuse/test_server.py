@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountapi, mountinfo
-from tests.integration.stacker_fuse.conftest import layers, owner, writing
-from tests.support.stacker_fuse import StackerFuse, joined, lowerdir
+from tests.support.stacker_fuse import StackerFuse, joined, layers, lowerdir, owner, writing
 from tests.support.unprivileged import UNPRIVILEGED
 
 pytestmark = [

@@ -14,10 +14,17 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import mountapi, mountinfo
-from tests.integration.stacker_fuse.conftest import layers, owner, unmount, writing
 from tests.support.acls import ACCESS, DEFAULT, for_user
 from tests.support.snapshot import Node, snapshot
-from tests.support.stacker_fuse import StackerFuse, joined, lowerdir
+from tests.support.stacker_fuse import (
+    StackerFuse,
+    joined,
+    layers,
+    lowerdir,
+    owner,
+    unmount,
+    writing,
+)
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),

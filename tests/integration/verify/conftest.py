@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.support import images
 from tests.support.command import Stacker, at_home
+from tests.support.damage import LOWER, UNUSUAL, UPPER
 from tests.support.images import layout
-from tests.support.tars import dir as folder
-from tests.support.tars import file, hardlink, opaque, symlink, tar, whiteout
-
-LOWER = tar(
-    folder("etc/"),
-    file("etc/hosts", b"127.0.0.1 localhost\n" * 8, mode=0o644, xattrs={"user.note": b"yes"}),
-    file("etc/passwd", b"root:x:0:0::/:/bin/sh\n"),
-    hardlink("etc/link", "etc/passwd"),
-    symlink("lib", "usr/lib"),
-    folder("usr/"),
-    folder("usr/lib/"),
-)
-
-
-UPPER = tar(
-    whiteout("etc/hosts"),
-    folder("usr/"),
-    opaque("usr"),
-    folder("usr/lib/"),
-    file("usr/lib/x", b"x" * 999),
-)
-
-
-UNUSUAL = tar(
-    file("a", b"first"), file("a", b"second"), folder("d/"), symlink("s", "d"), file("s/x", b"in d")
-)
-
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners and devices")
 
 
 @pytest.fixture
@@ -49,8 +20,3 @@ def stacker(tmp_path: Path) -> Stacker:
 @pytest.fixture
 def app(tmp_path: Path) -> images.Layout:
     return layout(tmp_path / "app", [LOWER, UPPER, UNUSUAL])
-
-
-def tree(stacker: Stacker, app: images.Layout, number: int) -> Path:
-    digest = app.image.diff_ids[number].partition(":")[2]
-    return stacker.store / "layers" / "sha256" / digest / "diff"

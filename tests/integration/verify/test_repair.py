@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.verify.conftest import needs_root, tree
 from tests.support import images
 from tests.support.command import Stacker
+from tests.support.damage import tree
 from tests.support.images import layout
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import snapshot
 from tests.support.tars import dir as folder
 from tests.support.tars import file, symlink, tar, whiteout
+from tests.support.unpacking import needs_root
 
 
 def test_repair_takes_kept_blobs_when_the_source_is_gone(

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.integration.verify.conftest import needs_root, tree
 from tests.support import images
 from tests.support.command import Stacker
+from tests.support.damage import tree
+from tests.support.unpacking import needs_root
 
 
 def test_an_image_as_it_was_unpacked_is_sound(stacker: Stacker, app: images.Layout) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import inode_attributes
-from tests.integration.writable_mounts.conftest import LONG_AGO, Stack, as_user, error_of
+from tests.support.syscalls import error_of
+from tests.support.writable_mounts import LONG_AGO, Stack, as_user
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),

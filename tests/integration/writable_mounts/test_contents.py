@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import opath
-from tests.integration.writable_mounts.conftest import Stack, error_of
+from tests.support.syscalls import error_of
+from tests.support.writable_mounts import Stack
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import opath
-from tests.integration.writable_mounts.conftest import Stack, as_user, error_of
+from tests.support.syscalls import error_of
+from tests.support.writable_mounts import Stack, as_user
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),

@@ -17,9 +17,10 @@ from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountapi, mountinfo
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.drivers.protocol import Driver
-from tests.integration.writable_mounts.conftest import DRIVERS, Stack, error_of
 from tests.support.snapshot import snapshot
 from tests.support.stacks import scratch
+from tests.support.syscalls import error_of
+from tests.support.writable_mounts import DRIVERS, Stack
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -16,20 +15,7 @@ from stacker.operations.pull import pull_image
 from stacker.source.open import open_source
 from stacker.store.store import Store
 from tests.support import images
-
-
-class Pull(Protocol):
-    """Creates an image of layers, pulls it and returns its image ID."""
-
-    def __call__(
-        self,
-        name: str,
-        *layers: bytes,
-        author: str = "",
-        architecture: str = "amd64",
-        origin: str = "",
-        keep_blobs: bool = False,
-    ) -> ImageID: ...
+from tests.support.images import Pull
 
 
 @pytest.fixture

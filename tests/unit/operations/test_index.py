@@ -25,9 +25,9 @@ from stacker.operations.index import (
 from stacker.source.protocol import Source
 from stacker.store.indexes import StoredIndex
 from stacker.store.store import Store
+from tests.support.images import Pull
 from tests.support.tars import file, tar
 from tests.support.transfer import MemoryDestination, MemorySource
-from tests.unit.operations.conftest import Pull
 
 LAYER = tar(file("a", b"1"))
 REMOTE = "docker://registry.example/app:1.0"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.store.store import Store
-    from tests.unit.operations.conftest import Pull
+    from tests.support.images import Pull
 
 A, B = tar(dir("d/"), file("d/a", b"1")), tar(file("d/b", b"2"))
 

@@ -23,9 +23,9 @@ from stacker.operations.pull import Pulled, UnpackLayer, pull_image
 from stacker.operations.remove import remove_image
 from stacker.operations.stack import is_complete
 from stacker.store.store import Store
+from tests.support.images import Pull
 from tests.support.tars import file, tar
 from tests.support.transfer import MemorySource
-from tests.unit.operations.conftest import Pull
 
 A, B, C = (tar(file(name, name.encode() * 100)) for name in "abc")
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")

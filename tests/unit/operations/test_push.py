@@ -14,9 +14,9 @@ from stacker.image.digest import DiffID, Digest
 from stacker.jobs.pack_layer import PackOptions
 from stacker.operations.push import Pushed, choose_manifest, push_image
 from stacker.store.store import Store
+from tests.support.images import Pull
 from tests.support.tars import file, tar
 from tests.support.transfer import MemoryDestination
-from tests.unit.operations.conftest import Pull
 
 A, B = tar(file("a", b"1" * 100)), tar(file("b", b"2" * 100))
 

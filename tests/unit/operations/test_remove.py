@@ -13,8 +13,8 @@ from stacker.operations.remove import parts_of, remove_image, remove_images
 from stacker.operations.stack import chain_id_of, ensure_stack
 from stacker.operations.usage import images_usage, store_usage
 from stacker.store.store import Store
+from tests.support.images import Pull
 from tests.support.tars import dir, file, tar  # noqa: A004 - tests write `dir` in tars
-from tests.unit.operations.conftest import Pull
 
 A, B = tar(dir("d/"), file("d/a", b"1" * 10)), tar(file("d/b", b"2" * 100))
 """B implies the directory that A has, so their stack has a fixup."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stacker.image.config import ImageConfig
     from stacker.image.digest import DiffID, ImageID
     from stacker.store.store import Store
-    from tests.unit.operations.conftest import Pull
+    from tests.support.images import Pull
 
 A, B = tar(file("a", b"1")), tar(file("b", b"2"))
 

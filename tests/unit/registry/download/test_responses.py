@@ -11,8 +11,7 @@ import pytest
 
 from stacker.errors import IntegrityError, NetworkError, NotFoundError
 from stacker.registry.settings import Timeouts
-from tests.support.registries import FakeRegistry, Handler, fake_registry
-from tests.unit.registry.download.conftest import (
+from tests.support.downloads import (
     CONTENT,
     DESCRIPTOR,
     PATH,
@@ -21,6 +20,7 @@ from tests.unit.registry.download.conftest import (
     ranges,
     times,
 )
+from tests.support.registries import FakeRegistry, Handler, fake_registry
 
 WRONG_RANGES = {
     "another start": lambda r: r.part(5, 400_000, CONTENT[5:], 400_000),

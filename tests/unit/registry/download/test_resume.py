@@ -13,8 +13,7 @@ from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.mediatype import OCI_LAYER
 from stacker.registry.settings import Timeouts
-from tests.support.registries import FakeRegistry, Handler
-from tests.unit.registry.download.conftest import (
+from tests.support.downloads import (
     CONTENT,
     DESCRIPTOR,
     always,
@@ -23,6 +22,7 @@ from tests.unit.registry.download.conftest import (
     source_of,
     times,
 )
+from tests.support.registries import FakeRegistry, Handler
 
 
 def test_whole_blob_is_downloaded(server: FakeRegistry, timeouts: Timeouts) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from stacker.errors import NetworkError
 from stacker.registry.settings import Timeouts
+from tests.support.downloads import CONTENT, always, fetch, ranges, times
 from tests.support.registries import FakeRegistry, Handler
-from tests.unit.registry.download.conftest import CONTENT, always, fetch, ranges, times
 
 
 def test_silent_server_times_out_and_is_retried(server: FakeRegistry, timeouts: Timeouts) -> None:

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stacker.errors import (
-    StackerError,
-)
 from stacker.image import mediatype
-from stacker.image.descriptor import Descriptor
-from stacker.image.digest import Digest
-from stacker.registry.settings import RegistryAccess, Timeouts
-from stacker.source.open import open_source
-from stacker.source.protocol import Source
-from tests.support.registries import PASSWORD, FakeRegistry, fake_registry
-
-TIMEOUTS = Timeouts(connect=5, read=5, sleep=lambda _: None)
+from tests.support.registries import FakeRegistry, fake_registry
+from tests.support.registry_images import announce
 
 
 @pytest.fixture
@@ -33,38 +21,3 @@ def server(make_image: Any) -> Iterator[FakeRegistry]:
             server.content[f"/v2/app/blobs/sha256:{name}"] = ("application/octet-stream", data)
         announce(server, "1.0", mediatype.OCI_MANIFEST, image.manifest)
         yield server
-
-
-def announce(server: FakeRegistry, tag: str, kind: str, data: bytes) -> None:
-    for name in (tag, str(Digest.of(data))):
-        server.content[f"/v2/app/manifests/{name}"] = (kind, data)
-
-
-def opened(
-    server: FakeRegistry, rest: str = "app:1.0", *files: Path, insecure: bool = False
-) -> AbstractContextManager[Source]:
-    access = RegistryAccess(insecure=insecure, auth_files=tuple(map(str, files)), timeouts=TIMEOUTS)
-    return open_source(f"docker://{server.host}/{rest}", spool=Path("/none"), access=access)
-
-
-def refused(
-    error: type[StackerError], server: FakeRegistry, *words: Any, insecure: bool = False
-) -> StackerError:
-    """Return the error of opening an image: one line with the registry and the repository."""
-    with pytest.raises(error) as caught, opened(server, *words, insecure=insecure):
-        pytest.fail("it was opened")
-    assert type(caught.value) is error
-    assert f"{server.host}/app" in caught.value.message
-    assert caught.value.message.isprintable()
-    assert PASSWORD not in caught.value.message + str(caught.value.hint)
-    return caught.value
-
-
-def read_everything(source: Source) -> None:
-    manifest = json.loads(source.document(source.root()))
-    config = Descriptor.from_json(manifest["config"], "config")
-    assert source.document(config) == source.document(config)
-    for layer in manifest["layers"]:
-        descriptor = Descriptor.from_json(layer, "layer")
-        with source.open_blob(descriptor) as blob:
-            descriptor.verify(blob.read(), "layer")

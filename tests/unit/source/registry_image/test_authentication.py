@@ -18,7 +18,7 @@ from stacker.errors import (
     NetworkError,
 )
 from tests.support.registries import PASSWORD, USER, FakeRegistry, Handler, fake_registry
-from tests.unit.source.registry_image.conftest import opened, read_everything, refused
+from tests.support.registry_images import opened, read_everything, refused
 
 BASIC = "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 

@@ -18,7 +18,7 @@ from stacker.image.digest import Digest
 from stacker.source.protocol import SizedSource
 from tests.support import schema1
 from tests.support.registries import FakeRegistry, Handler
-from tests.unit.source.registry_image.conftest import announce, opened, read_everything, refused
+from tests.support.registry_images import announce, opened, read_everything, refused
 
 
 def test_an_image_is_read_by_tag(server: FakeRegistry) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.writable import Writable
-
-LONG_AGO = 1_000_000_000
+from tests.support.writable import LONG_AGO, Writable
 
 
 @pytest.fixture
@@ -37,22 +34,3 @@ def tree(workspace: Path) -> Iterator[Writable]:
     tree = Writable(workspace)
     yield tree
     tree.close()
-
-
-def on_disk(tree: Writable, path: str = "") -> list[str]:
-    return sorted(os.listdir(tree.upper / path))
-
-
-def is_whiteout(path: Path) -> bool:
-    status = path.lstat()
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def is_opaque(path: Path) -> bool:
-    return "trusted.overlay.opaque" in os.listxattr(path)
-
-
-def refusal(do: Callable[..., object], *words: object) -> int:
-    with pytest.raises(OSError) as caught:
-        do(*words)
-    return caught.value.errno or 0

@@ -17,8 +17,8 @@ from stacker.linux.removal import remove_contents
 from stacker.tree.protocol import ROOT
 from tests.support.snapshot import snapshot
 from tests.support.stacks import scratch
-from tests.support.writable import ROOT_USER, Writable
-from tests.unit.tree.writable.conftest import LONG_AGO, is_opaque, is_whiteout, on_disk, refusal
+from tests.support.syscalls import error_of
+from tests.support.writable import LONG_AGO, ROOT_USER, Writable, is_opaque, is_whiteout, on_disk
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="writes trusted.*: needs root")
 
@@ -91,23 +91,23 @@ def test_directories_deeper_than_the_recursion_limit_are_copied_up(tree: Writabl
     for _ in range(1500):
         node = tree.tree.make_directory(node, b"d" * 3 if node == ROOT else b"d", 0o755, ROOT_USER)
     tree.tree.create(node, b"file", 0o600, ROOT_USER)
-    assert refusal(tree.tree.rename, ROOT, b"ddd", node, b"x") == errno.EINVAL
+    assert error_of(tree.tree.rename, ROOT, b"ddd", node, b"x") == errno.EINVAL
     remove_contents(tree.upper)  # pytest cannot
 
 
 def test_removing_a_missing_xattr_copies_nothing_up(tree: Writable) -> None:
     files, node = tree.tree.files, tree.at("d")
-    assert refusal(files.remove_xattr, node, b"user.none") == errno.ENODATA
-    assert refusal(files.set_xattr, node, b"user.none", b"", os.XATTR_REPLACE) == errno.ENODATA
-    assert refusal(files.set_xattr, node, b"user.kind", b"", os.XATTR_CREATE) == errno.EEXIST
-    assert refusal(files.remove_xattr, node, b"system.posix_acl_access") == errno.ENODATA
+    assert error_of(files.remove_xattr, node, b"user.none") == errno.ENODATA
+    assert error_of(files.set_xattr, node, b"user.none", b"", os.XATTR_REPLACE) == errno.ENODATA
+    assert error_of(files.set_xattr, node, b"user.kind", b"", os.XATTR_CREATE) == errno.EEXIST
+    assert error_of(files.remove_xattr, node, b"system.posix_acl_access") == errno.ENODATA
     assert on_disk(tree) == []
 
 
 def test_failed_copy_up_changes_nothing(tree: Writable, workspace: Path) -> None:
     before = tree.snapshot()
     (workspace / "lower/d/e/deep").unlink()  # a broken layer
-    assert refusal(tree.write, "d/e/deep", b"x") == errno.ENOENT
+    assert error_of(tree.write, "d/e/deep", b"x") == errno.ENOENT
     assert os.listdir(tree.work / "work") == []
     assert {path: node.mode for path, node in before.items()} == {
         path: stat.S_IMODE(tree.tree.files.status(tree.at(path)).mode) for path in before
@@ -142,7 +142,7 @@ def test_full_disk_changes_nothing(workspace: Path, small: Path) -> None:
     (workspace / "lower/big").write_bytes(os.urandom(2 << 20))
     tree = Writable(small, [str(workspace / "lower")])
     before = tree.snapshot()
-    assert refusal(tree.write, "big", b"x") == errno.ENOSPC
+    assert error_of(tree.write, "big", b"x") == errno.ENOSPC
     assert tree.snapshot() == before
     assert on_disk(tree) == []
     assert os.listdir(tree.work / "work") == []

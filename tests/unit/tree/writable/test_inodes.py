@@ -11,8 +11,8 @@ import pytest
 
 from stacker.tree.creation import Caller
 from stacker.tree.protocol import ROOT
-from tests.support.writable import Writable
-from tests.unit.tree.writable.conftest import is_opaque, is_whiteout, refusal
+from tests.support.syscalls import error_of
+from tests.support.writable import Writable, is_opaque, is_whiteout
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="writes trusted.*: needs root")
 
@@ -35,14 +35,14 @@ def test_inode_without_names_lives_until_the_kernel_forgets_it(tree: Writable) -
         assert stat.S_IMODE(tree.tree.files.status(node).mode) == 0o604
         tree.tree.forget(node, 1)
     assert tree.read("d/second") == b"!ower"
-    assert refusal(tree.tree.files.status, node) == errno.ESTALE
+    assert error_of(tree.tree.files.status, node) == errno.ESTALE
 
 
 def test_unknown_inode_number_is_stale(tree: Writable) -> None:
     for node in (-1, 10**6):
-        assert refusal(tree.tree.files.status, node) == errno.ESTALE
-        assert refusal(tree.tree.lookup, node, b"x") == errno.ESTALE
-        assert refusal(tree.tree.unlink, node, b"x") == errno.ESTALE
+        assert error_of(tree.tree.files.status, node) == errno.ESTALE
+        assert error_of(tree.tree.lookup, node, b"x") == errno.ESTALE
+        assert error_of(tree.tree.unlink, node, b"x") == errno.ESTALE
         tree.tree.forget(node, 1)
 
 
@@ -73,7 +73,7 @@ def test_overlay_marks_are_neither_visible_nor_settable(tree: Writable) -> None:
     files, directory = tree.tree.files, tree.mkdir("pipe2")
     os.setxattr(tree.upper / "pipe2", "trusted.overlay.origin", b"o")
     assert files.xattr_names(directory) == []
-    assert refusal(files.xattr, directory, b"trusted.overlay.origin") == errno.ENODATA
+    assert error_of(files.xattr, directory, b"trusted.overlay.origin") == errno.ENODATA
     files.set_xattr(directory, b"trusted.overlay.opaque", b"y")
     assert files.xattr_names(directory) == [b"trusted.overlay.opaque"]
     assert not is_opaque(tree.upper / "pipe2")

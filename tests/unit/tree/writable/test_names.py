@@ -10,8 +10,8 @@ import pytest
 
 from stacker.linux import opath
 from stacker.tree.protocol import ROOT
-from tests.support.writable import ROOT_USER, Writable
-from tests.unit.tree.writable.conftest import is_opaque, is_whiteout, on_disk, refusal
+from tests.support.syscalls import error_of
+from tests.support.writable import ROOT_USER, Writable, is_opaque, is_whiteout, on_disk
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="writes trusted.*: needs root")
 
@@ -77,19 +77,19 @@ def test_moved_lower_file_leaves_a_whiteout(tree: Writable) -> None:
 
 
 def test_renaming_a_lower_directory_fails_with_exdev(tree: Writable) -> None:
-    assert refusal(tree.rename, "d", "D") == errno.EXDEV
+    assert error_of(tree.rename, "d", "D") == errno.EXDEV
     tree.mkdir("new")
     exchange = opath.RENAME_EXCHANGE
-    assert refusal(tree.rename, "new", "d", exchange) == errno.EXDEV
-    assert refusal(tree.rename, "d", "new", exchange) == errno.EXDEV
+    assert error_of(tree.rename, "new", "d", exchange) == errno.EXDEV
+    assert error_of(tree.rename, "d", "new", exchange) == errno.EXDEV
 
 
 def test_directory_cannot_be_moved_into_itself(tree: Writable) -> None:
     tree.mkdir("new")
     tree.mkdir("new/inner")
-    assert refusal(tree.rename, "new", "new/inner/x") == errno.EINVAL
+    assert error_of(tree.rename, "new", "new/inner/x") == errno.EINVAL
     exchange = opath.RENAME_EXCHANGE
-    assert refusal(tree.rename, "new/inner", "new", exchange) == errno.EINVAL
+    assert error_of(tree.rename, "new/inner", "new", exchange) == errno.EINVAL
     assert tree.names("new") == ["inner"]
 
 
@@ -119,31 +119,31 @@ def test_upper_directories_can_be_exchanged(tree: Writable) -> None:
 
 def test_existing_and_missing_names_fail(tree: Writable) -> None:
     files = tree.tree
-    assert refusal(tree.create, "file") == errno.EEXIST
-    assert refusal(tree.mkdir, "d") == errno.EEXIST
-    assert refusal(tree.link, "file", "d/second") == errno.EEXIST
-    assert refusal(tree.link, "d", "new") == errno.EPERM
-    assert refusal(tree.unlink, "new") == errno.ENOENT
-    assert refusal(tree.unlink, "d") == errno.EISDIR
-    assert refusal(tree.rmdir, "d") == errno.ENOTEMPTY
-    assert refusal(tree.rmdir, "file") == errno.ENOTDIR
-    assert refusal(tree.rename, "file", "d/e/deep", opath.RENAME_NOREPLACE) == errno.EEXIST
-    assert refusal(tree.rename, "file", "new", opath.RENAME_EXCHANGE) == errno.ENOENT
-    assert refusal(tree.rename, "file", "new", opath.RENAME_WHITEOUT) == errno.EINVAL
-    assert refusal(files.create, tree.at("file"), b"x", 0o600, ROOT_USER) == errno.ENOTDIR
+    assert error_of(tree.create, "file") == errno.EEXIST
+    assert error_of(tree.mkdir, "d") == errno.EEXIST
+    assert error_of(tree.link, "file", "d/second") == errno.EEXIST
+    assert error_of(tree.link, "d", "new") == errno.EPERM
+    assert error_of(tree.unlink, "new") == errno.ENOENT
+    assert error_of(tree.unlink, "d") == errno.EISDIR
+    assert error_of(tree.rmdir, "d") == errno.ENOTEMPTY
+    assert error_of(tree.rmdir, "file") == errno.ENOTDIR
+    assert error_of(tree.rename, "file", "d/e/deep", opath.RENAME_NOREPLACE) == errno.EEXIST
+    assert error_of(tree.rename, "file", "new", opath.RENAME_EXCHANGE) == errno.ENOENT
+    assert error_of(tree.rename, "file", "new", opath.RENAME_WHITEOUT) == errno.EINVAL
+    assert error_of(files.create, tree.at("file"), b"x", 0o600, ROOT_USER) == errno.ENOTDIR
     assert on_disk(tree) == []
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"../x", b"a\0b"])
 def test_malformed_name_reaches_no_system_call(tree: Writable, name: bytes) -> None:
     files = tree.tree
-    assert refusal(files.create, ROOT, name, 0o600, ROOT_USER) == errno.EINVAL
-    assert refusal(files.symlink, ROOT, name, b"x", ROOT_USER) == errno.EINVAL
-    assert refusal(files.unlink, ROOT, name) == errno.EINVAL
-    assert refusal(files.remove_directory, ROOT, name) == errno.EINVAL
-    assert refusal(files.rename, ROOT, b"file", ROOT, name) == errno.EINVAL
-    assert refusal(files.rename, ROOT, name, ROOT, b"new") == errno.EINVAL
-    assert refusal(files.link, tree.at("file"), ROOT, name) == errno.EINVAL
+    assert error_of(files.create, ROOT, name, 0o600, ROOT_USER) == errno.EINVAL
+    assert error_of(files.symlink, ROOT, name, b"x", ROOT_USER) == errno.EINVAL
+    assert error_of(files.unlink, ROOT, name) == errno.EINVAL
+    assert error_of(files.remove_directory, ROOT, name) == errno.EINVAL
+    assert error_of(files.rename, ROOT, b"file", ROOT, name) == errno.EINVAL
+    assert error_of(files.rename, ROOT, name, ROOT, b"new") == errno.EINVAL
+    assert error_of(files.link, tree.at("file"), ROOT, name) == errno.EINVAL
 
 
 def test_symlink_in_the_upper_is_not_followed(tree: Writable, workspace: Path) -> None:
@@ -173,4 +173,4 @@ def test_removed_directory_takes_no_new_names(tree: Writable) -> None:
     tree.rmdir("d/e")
     tree.rmdir("new")
     for node in (lower, upper):
-        assert refusal(tree.tree.create, node, b"x", 0o600, ROOT_USER) == errno.ENOENT
+        assert error_of(tree.tree.create, node, b"x", 0o600, ROOT_USER) == errno.ENOENT
