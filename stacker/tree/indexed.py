@@ -26,7 +26,7 @@ from stacker.erofs.inodes import SECOND
 from stacker.erofs.read import Image
 from stacker.errors import IntegrityError
 from stacker.linux import acl
-from stacker.linux.file_handle import INO64_GEN, FileHandle
+from stacker.linux.inode_attributes import INO64_GEN, FileHandle
 from stacker.tree.contents import HOLE, copy_pieces, read_into
 from stacker.tree.numbers import FILESYSTEM_BIT, Origin, read_origin
 from stacker.tree.protocol import ROOT, Piece, Status, XattrMappings

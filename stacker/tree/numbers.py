@@ -21,8 +21,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stacker.linux import opath
-from stacker.linux.file_handle import UUID_SIZE, FileHandle, filesystem_uuid, handle_of
-from stacker.linux.inode_attributes import birth_time, file_flags
+from stacker.linux.inode_attributes import (
+    UUID_SIZE,
+    FileHandle,
+    birth_time,
+    file_flags,
+    filesystem_uuid,
+    handle_of,
+)
 from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:

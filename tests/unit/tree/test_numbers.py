@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.linux.file_handle import NO_UUID, FileHandle, handle_of
+from stacker.linux.inode_attributes import NO_UUID, FileHandle, handle_of
 from stacker.tree.merged import merge
 from stacker.tree.numbers import Origin, read_origin
 from stacker.tree.protocol import ROOT
