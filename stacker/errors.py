@@ -24,6 +24,7 @@ The first line of each docstring is the exit code's meaning in the documentation
 from __future__ import annotations
 
 import errno
+import os
 from typing import Final
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -60,6 +61,15 @@ def full_disk_hint(error: OSError) -> str | None:
     if error.errno not in NO_SPACE:
         return None
     return "free some space, or name a store on another filesystem with --store"
+
+
+def path_of(error: OSError) -> str:
+    """Return the path of an error of the kernel; empty if the call had none, or a descriptor.
+
+    Python stores the number of the descriptor as the file name.
+    """
+    name = error.filename
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
 
 
 def json_fault(error: Exception) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from stacker.cli.output import discard_stdout, flush, printable
-from stacker.errors import NO_SPACE, NetworkError, StackerError, full_disk_hint
+from stacker.errors import NO_SPACE, NetworkError, StackerError, full_disk_hint, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,11 +173,11 @@ def _unexpected(error: Exception) -> int:
 
 def _system_error(error: OSError) -> int:
     text = error.strerror or str(error)
-    if error.filename is None:
-        text = f"a system call failed: {text}"
-    else:
+    if path := path_of(error):
         failed = "cannot write" if error.errno in NO_SPACE else "cannot access"
-        text = f"{failed}: {os.fsdecode(error.filename)}: {text}"
+        text = f"{failed}: {path}: {text}"
+    else:
+        text = f"a system call failed: {text}"
     return _fail(1, text, full_disk_hint(error))
 
 

@@ -24,7 +24,7 @@ from stacker.cli.stacker_fuse_options import (
     Arguments,
     parse,
 )
-from stacker.errors import MountError, StackerError
+from stacker.errors import MountError, StackerError, path_of
 from stacker.fuse.options import FuseOptions, Owners, overflow_ids
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import process, safe_path
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.hint:
             _say(f"hint: {error.hint}")
     except OSError as error:
-        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        where = f"{path}: " if (path := path_of(error)) else ""
         _say(f"error: {where}{error.strerror or error}")
     return 1
 

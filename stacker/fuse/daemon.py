@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import MountError, StackerError
+from stacker.errors import MountError, StackerError, path_of
 from stacker.fuse import connect
 from stacker.fuse.adapters import load_adapter, worker_count
 from stacker.linux import mountapi, mountinfo, opath, process
@@ -290,7 +290,7 @@ def _merge(tree: ServedTree) -> LowerTree:
     try:
         return merge(opened, tree.whiteout_format)
     except OSError as error:
-        name = os.fsdecode(error.filename or b"")
+        name = path_of(error)
         for layer, source in zip(map(tree_of, layers), map(tree_of, opened), strict=True):
             inside = name.removeprefix(f"{source}/")
             if layer != source and inside != name:

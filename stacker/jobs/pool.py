@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from typing import Any, Generic, NoReturn, TypeVar
 
-from stacker.errors import StackerError, full_disk_hint
+from stacker.errors import StackerError, full_disk_hint, path_of
 from stacker.events import Emit
 from stacker.linux import process
 
@@ -283,7 +283,7 @@ def _unexpected(error: BaseException) -> StackerError:
     if isinstance(error, MemoryError):
         return StackerError("out of memory: a worker got no memory", hint="use fewer --jobs")
     if isinstance(error, OSError):  # of the pipe, or one that the work did not translate
-        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        where = f"{path}: " if (path := path_of(error)) else ""
         return StackerError(
             f"a worker failed: {where}{error.strerror or error}", hint=full_disk_hint(error)
         )

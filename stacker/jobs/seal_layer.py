@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import StackerError
+from stacker.errors import StackerError, path_of
 from stacker.linux import verity
 from stacker.linux.opath import open_below
 from stacker.store.store import Store
@@ -54,7 +54,7 @@ def seal_layer(task: SealTask, _: Emit) -> int:
             (directory / "seals").write_bytes(b"".join(line + b"\0" for line in lines))
             (directory / "seals").rename(paths.seals)
     except OSError as error:
-        name = printable(os.fsencode(error.filename or b""))
+        name = printable(os.fsencode(path_of(error) or paths.root))
         raise StackerError(f"cannot seal: {name}: {error.strerror}") from error
     return len(lines) + whole
 

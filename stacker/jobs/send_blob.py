@@ -7,11 +7,10 @@ This module must not read manifests or decide which blobs an image needs.
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import StackerError
+from stacker.errors import StackerError, path_of
 from stacker.events import BlobProgress, BlobStored, Throttle, Transfer
 from stacker.jobs.pool import run_tasks
 
@@ -81,7 +80,7 @@ def send_blob(task: SendTask, emit: Emit) -> BlobStored:
             blob, _opener(task.source, blob), mount_from=task.mount_from, report=report
         )
     except OSError as error:
-        where = "" if error.filename is None else f" {os.fsdecode(error.filename)}:"
+        where = f" {path}:" if (path := path_of(error)) else ""
         raise StackerError(f"cannot send: blob {blob.digest}:{where} {error.strerror}") from error
     return BlobStored(blob.digest, transfer or Transfer.SENT)
 

@@ -25,7 +25,7 @@ from stacker.erofs.format import BLOCK
 from stacker.erofs.inodes import Inodes
 from stacker.erofs.read import Image
 from stacker.erofs.write import Tar, write_image
-from stacker.errors import IntegrityError, LayerError, NotFoundError
+from stacker.errors import IntegrityError, LayerError, NotFoundError, path_of
 from stacker.events import PackProgress
 from stacker.jobs.seal_layer import seal_differences
 from stacker.layer.apply import apply
@@ -262,8 +262,7 @@ def _keep_checksums(store: Store, paths: LayerPaths, checksums: array[int]) -> N
 
 def explained(error: OSError) -> str:
     """Return the path and the text of the kernel's error."""
-    name = error.filename
-    path = printable(os.fsencode(name)) if isinstance(name, str | bytes) else "a file"
+    path = printable(os.fsencode(path_of(error) or "a file"))
     return f"{path}: {error.strerror}"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from stat import S_IRWXU
 from typing import TYPE_CHECKING
 
+from stacker.errors import path_of
 from stacker.linux import mountinfo, safe_path
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _remove_contents(directory: int, path: Path) -> None:
         _refuse_mounts(directory)
         emptier.run()
     except OSError as error:
-        where = "/".join((str(path), *emptier.names_to_current(), str(error.filename or "")))
+        where = "/".join((str(path), *emptier.names_to_current(), path_of(error)))
         raise OSError(error.errno, error.strerror, where) from None
     finally:
         emptier.close()

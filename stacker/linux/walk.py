@@ -44,7 +44,7 @@ def walk(root: Path) -> Iterator[tuple[bytes, os.stat_result]]:
 
 def _scan(root: Path, below: bytes) -> list[tuple[bytes, os.stat_result]]:
     found: list[tuple[bytes, os.stat_result]] = []
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    try:
         descriptor = open_directory(root, below)
         try:
             with os.scandir(descriptor) as entries:
@@ -54,6 +54,10 @@ def _scan(root: Path, below: bytes) -> list[tuple[bytes, os.stat_result]]:
                         found.append((os.fsencode(entry.name), status))
         finally:
             os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except OSError as error:  # its path is relative, or a descriptor
+        raise OSError(error.errno, error.strerror, str(root / os.fsdecode(below))) from error
     return found
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, full_disk_hint, shell_word
+from stacker.errors import MountError, StackerError, full_disk_hint, path_of, shell_word
 from stacker.linux import mountinfo, process
 from stacker.mount.drivers.choose import driver_named, execute
 from stacker.mount.drivers.fuse import FUSE_DRIVERS
@@ -66,7 +66,7 @@ def attach(
         except StackerError:
             raise
         except OSError as error:
-            text = f"cannot mount: {error.filename or request.target}: {error.strerror}"
+            text = f"cannot mount: {path_of(error) or request.target}: {error.strerror}"
             kind = StackerError if error.errno in _DISK_ERRORS else MountError
             raise kind(text, hint=full_disk_hint(error)) from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, MountError, NotFoundError, shell_word
+from stacker.errors import LockedError, MountError, NotFoundError, path_of, shell_word
 from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named
 from stacker.mount.drivers.fuse import is_dead
@@ -164,5 +164,5 @@ def _discard(table: Table, record: MountRecord) -> None:
             release_index(record)
         table.remove(record.id)
     except OSError as error:
-        text = f"cannot clear a mount: {error.filename or record.target}: {error.strerror}"
+        text = f"cannot clear a mount: {path_of(error) or record.target}: {error.strerror}"
         raise MountError(text) from error

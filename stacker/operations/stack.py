@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import IntegrityError, LayerError
+from stacker.errors import IntegrityError, LayerError, path_of
 from stacker.image.config import chain_ids
 from stacker.image.digest import ChainID
 
@@ -140,7 +140,7 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
             raise
         from stacker.tar.entry import printable  # mounts do not need it
 
-        name = os.fsencode(error.filename or "")
+        name = os.fsencode(path_of(error))
         raise LayerError(
             f"cannot stack layers: chain {chain_id}: got a path of {len(name)} bytes in the "
             f"store, want at most {_PATH_MAX - 1}: {printable(name[:_MAX_PRINTED])}…",

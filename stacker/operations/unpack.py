@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import LockedError, StackerError, UsageError, full_disk_hint
+from stacker.errors import LockedError, StackerError, UsageError, full_disk_hint, path_of
 from stacker.linux import lock, safe_path, xattr
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
@@ -95,9 +95,7 @@ def emptied_on_failure(path: Path) -> Iterator[int]:
                     os.rmdir(path.name, dir_fd=above.number)
                 raise
     except OSError as error:
-        # Calls with dir_fd report a descriptor number or a bare name.
-        name = error.filename if isinstance(error.filename, (str, bytes)) else str(path)
-        text = f"cannot unpack into: {os.fsdecode(name)}: {error.strerror}"
+        text = f"cannot unpack into: {path_of(error) or path}: {error.strerror}"
         raise StackerError(text, hint=full_disk_hint(error)) from error
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, StackerError, UnsupportedError, shell_word
+from stacker.errors import MountError, StackerError, UnsupportedError, path_of, shell_word
 from stacker.linux import mountinfo, safe_path
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
@@ -85,7 +85,7 @@ class CopyDriver:
                 _require_same_inode(record, target)
                 _empty(target, record.target_mode)
         except OSError as error:
-            text = f"cannot unmount a copy: {error.filename or record.target}: {error.strerror}"
+            text = f"cannot unmount a copy: {path_of(error) or record.target}: {error.strerror}"
             raise MountError(text) from error
 
 
@@ -114,9 +114,7 @@ def _fill(plan: Plan, target: FileDescriptor) -> None:
         _write_tree(plan, target.number)
         safe_path.require_same(plan.target, target.number)
     except OSError as error:
-        # Calls with dir_fd report a descriptor number or a bare name.
-        name = error.filename if isinstance(error.filename, (str, bytes)) else str(plan.target)
-        text = f"cannot copy the tree: {os.fsdecode(name)}: {error.strerror}"
+        text = f"cannot copy the tree: {path_of(error) or plan.target}: {error.strerror}"
         raise (StackerError if error.errno in _DISK_ERRORS else MountError)(text) from error
 
 

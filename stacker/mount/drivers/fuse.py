@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
+from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError, path_of
 from stacker.linux import lock, process
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import source_of
@@ -272,7 +272,7 @@ def _refuse_without_helper() -> MountError | None:
 
 def explain(plan: Plan, error: OSError) -> MountError:
     """Return the error for a failed mount; a `RefusedError` if another driver may succeed."""
-    about = error.filename
-    where = "" if about in {None, str(plan.target)} else f" {os.fsdecode(about)}:"
+    about = path_of(error)
+    where = "" if about in {"", str(plan.target)} else f" {about}:"
     message = f"cannot mount by FUSE: {plan.target}:{where} {error.strerror}"
     return (RefusedError if error.errno in _REFUSALS else MountError)(message)

@@ -15,7 +15,7 @@ import os
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError
+from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError, path_of
 from stacker.linux import mountapi, process
 from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.drivers.protocol import Mounted
@@ -274,8 +274,8 @@ def _check_writable(plan: Plan, flags: int) -> None:
 
 def _explain(plan: Plan, error: OSError) -> MountError:
     number = error.errno or 0
-    about = error.filename
-    where = "" if about in {None, str(plan.target)} else f" {os.fsdecode(about)}:"
+    about = path_of(error)
+    where = "" if about in {"", str(plan.target)} else f" {about}:"
     message = f"cannot mount an overlay: {plan.target}:{where} {error.strerror}"
     hint = _HINTS.get(number)
     if number == errno.EINVAL and plan.upper is not None:

@@ -74,6 +74,7 @@ def test_no_stacker_error_is_an_oserror(kind: type[StackerError]) -> None:
             "cannot access: /a: No such file",
         ),
         (OSError(errno.EIO, "I/O error"), 1, "a system call failed: I/O error"),
+        (OSError(errno.EIO, "I/O error", 3), 1, "a system call failed: I/O error"),
         (OSError("odd"), 1, "a system call failed: odd"),
         (MemoryError(), 1, "out of memory"),
         (KeyError("x\ny"), 1, "internal error: KeyError: 'x\\ny'"),
