@@ -152,7 +152,7 @@ class Encoder:
             else:
                 area += _EXTENDED_FILE.pack(
                     on_disk.CHUNKS | on_disk.IS_EXTENDED, 0, mode, 0, size, union, index, uid, gid,
-                    seconds & 0xFFFF_FFFF_FFFF_FFFF, nanoseconds, links, 0, tar, block,
+                    seconds, nanoseconds, links, 0, tar, block,
                 )  # fmt: skip
 
     def _rows(self) -> Iterator[tuple[int, ...]]:
@@ -234,8 +234,7 @@ def _head(row: _Row, data: int, union: int, xattr_size: int, *, extended: bool) 
         return on_disk.COMPACT.pack(
             *(data, count, row.mode, row.links, row.size, 0, union, row.place, *owner, 0)
         )
-    seconds = row.seconds & 0xFFFF_FFFF_FFFF_FFFF
     return on_disk.EXTENDED.pack(
         *(data | on_disk.IS_EXTENDED, count, row.mode, 0, row.size, union, row.place, *owner),
-        *(seconds, row.nanoseconds, row.links),
+        *(row.seconds, row.nanoseconds, row.links),
     )

@@ -26,7 +26,7 @@ INCOMPAT_CHUNKED_FILE: Final = 0x4
 INCOMPAT_DEVICE_TABLE: Final = 0x8
 KNOWN_INCOMPAT: Final = INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE
 
-SUPERBLOCK: Final = Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")
+SUPERBLOCK: Final = Struct("<IIIBBHQqIIII16s16sIHHHBBIQB23x")
 """magic, checksum, compat, block bits, slots, root nid, inodes, epoch, nanoseconds, blocks,
 metadata block, xattr block, UUID, volume, incompat, algorithms, devices, device slot, directory
 bits, prefixes, prefix start, packed nid, filter."""
@@ -36,7 +36,7 @@ DEVICE_SLOT: Final = Struct("<64sII56x")
 
 COMPACT: Final = Struct("<HHHHIIIIHHI")
 """format, xattr count, mode, links, size, reserved, union, number, uid, gid, reserved."""
-EXTENDED: Final = Struct("<HHHHQIIIIQII16x")
+EXTENDED: Final = Struct("<HHHHQIIIIqII16x")
 """format, xattr count, mode, reserved, size, union, number, uid, gid, seconds, nanoseconds,
 links."""
 

@@ -112,7 +112,6 @@ class Image:
             if head & on_disk.IS_EXTENDED:
                 fields = on_disk.EXTENDED.unpack_from(self.data, at)
                 _, _, _, _, size, union, _, uid, gid, seconds, nanoseconds, links = fields
-                seconds -= seconds >> 63 << 64
                 end = at + on_disk.EXTENDED.size
         except (struct.error, OverflowError):
             self._damaged(f"got inode {nid} outside of the image")
@@ -134,8 +133,6 @@ class Image:
                 _, _, mode, _, size, union, _, uid, gid, seconds, nanoseconds, links = (
                     on_disk.EXTENDED.unpack_from(data, at)
                 )
-                if seconds >> 63:
-                    seconds -= 1 << 64
                 return mode, links, uid, gid, size, seconds, nanoseconds, union
             _, _, mode, links, size, _, union, _, uid, gid, _ = on_disk.COMPACT.unpack_from(
                 data, at

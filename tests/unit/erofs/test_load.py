@@ -18,6 +18,9 @@ from tests.support.erofs_layers import LAYERS, on_disk
 from tests.support.erofs_trees import Tree
 from tests.support.indexes import index_snapshot
 
+_EPOCH = SUPERBLOCK_OFFSET + 24
+"""The offset of the time of all inodes without one of their own."""
+
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "sparse"])
 def test_loaded_tree_gives_the_same_image(name: str, tmp_path: Path) -> None:
@@ -81,6 +84,16 @@ def test_damaged_image_is_refused_or_loaded_but_never_fails_otherwise(
         except (IntegrityError, CopiedDataError):
             refused += 1
     assert refused
+
+
+def test_common_time_before_1970_is_read_as_the_kernel_reads_it() -> None:
+    tree = Tree()
+    tree.file(b"a")
+    image = bytearray(tree.written(1024))
+    image[_EPOCH : _EPOCH + 8] = (-2).to_bytes(8, "little", signed=True)
+    inodes = Inodes()
+    root = load_tree(Image(bytes(image), "test"), inodes, tar=1)
+    assert inodes.seconds[inodes.directories[root][b"a"]] == -2
 
 
 def test_directory_with_two_names_is_refused() -> None:
