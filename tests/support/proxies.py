@@ -30,7 +30,8 @@ class LoopbackServer(ThreadingHTTPServer):
 @contextmanager
 def serving(server: LoopbackServer) -> Iterator[None]:
     """Answer requests in a thread; close the server and its threads afterwards."""
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    # Python waits for other threads before the exit handlers run, which may close the server.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield

@@ -75,12 +75,14 @@ def _remove(path: Path) -> None:
 
 @cache
 def expected_trees() -> Trees:
-    """Return the trees of both images, unpacked from a store without faults."""
+    """Return the trees of all images, unpacked from a store without faults."""
     with tempfile.TemporaryDirectory(prefix="stacker-torture-") as directory:
         world = World(Path(directory))
         world.prepare()
-        world.stacker("pull", world.app.source)
-        return {name: world.unpacked(name) for name in ("app", "other")}
+        sources = {name: getattr(world, name) for name in ("app", "old", "other")}
+        for layout in sources.values():
+            world.stacker("pull", layout.source)
+        return {name: world.unpacked(each.image.config) for name, each in sources.items()}
 
 
 def run_sweep(

@@ -121,7 +121,7 @@ class World:
         stacker = replace(self.stacker, store=place / "store")
         place.mkdir()
         stacker("pull", source)
-        return _unpacked(stacker, "app", place)
+        return _unpacked(stacker, self.app.image.config, place)
 
 
 def forked(stacker: Stacker, server: Server) -> ForkedStacker:
@@ -154,7 +154,7 @@ class Scenario:
     :param name: the name of the test.
     :param command: the arguments of the command.
     :param first: commands that succeed before it.
-    :param damage: changes the store after these commands.
+    :param arrange: changes the world after these commands.
     :param text: what the command reads from stdin.
     :param then: commands that succeed once the disturbed command was repeated.
     :param codes: exit codes of the repeated command: not only 0 where the first run may be done.
@@ -166,7 +166,7 @@ class Scenario:
     name: str
     command: Callable[[World], Arguments]
     first: Callable[[World], list[Arguments]] = lambda _: []
-    damage: Callable[[World], object] = lambda _: None
+    arrange: Callable[[World], object] = lambda _: None
     then: Callable[[World], list[Arguments]] = lambda _: []
     codes: tuple[int, ...] = (0,)
     writes: Callable[[World], str] | None = None
@@ -179,7 +179,7 @@ class Scenario:
         world.prepare()
         for arguments in self.first(world):
             world.stacker(*arguments)
-        self.damage(world)
+        self.arrange(world)
 
     def run(self, world: World, environ: dict[str, str] | None = None) -> Result:
         """Run the command with additional environment variables."""
@@ -238,6 +238,30 @@ def _new_archive(world: World) -> str:
     return f"oci-archive:{world.out}/new.tar:app"
 
 
+def _log_in(world: World) -> None:
+    """Save credentials, so that the command can remove them."""
+    done = world.stacker.run_with({}, *_login(), text=f"{PASSWORD}\n")
+    assert done.code == 0, done.err
+
+
+def _login() -> Arguments:
+    return "login", "--username", USER, "--password-stdin", shared_registry().host
+
+
+def _clear_registry(_: World) -> None:
+    """Remove what earlier worlds pushed, so that the command uploads every blob."""
+    shared_registry().content.clear()
+
+
+def _fill_registry(world: World) -> None:
+    """Add the image `app` with the tag ``app:1.0``."""
+    shared_registry().put("app", "1.0", world.app.path)
+
+
+def _in_registry(_: World) -> str:
+    return f"docker://{shared_registry().host}/app:1.0"
+
+
 def _mount(
     name: str, *options: str, first: Callable[[World], list[Arguments]] = _pulled
 ) -> Scenario:
@@ -251,6 +275,10 @@ def _umount(name: str, *options: str) -> Scenario:
 
 def _query(*words: str) -> Scenario:
     return Scenario(words[0], lambda _: words, _pulled)
+
+
+def _index(*words: str) -> Scenario:
+    return Scenario(f"index-{words[0]}", lambda _: ("index", *words), _indexed)
 
 
 SCENARIOS: Final = (
@@ -300,6 +328,9 @@ SCENARIOS: Final = (
     Scenario(
         "index-create", lambda _: ("index", "create", "both", "app", "other"), _pulled, codes=(0, 2)
     ),
+    _index("annotate", "both", "--annotation", "tested=yes"),
+    _index("inspect", "both"),
+    _index("list"),
     Scenario("index-rm", lambda _: ("index", "rm", "both"), _indexed, codes=(0, 3)),
     Scenario("gc", lambda _: ("gc", "--untagged"), _untagged),
     Scenario("pull-erofs", lambda w: ("pull", "--form", "erofs", w.app.source)),
@@ -310,15 +341,30 @@ SCENARIOS: Final = (
     Scenario("convert-tree", lambda _: ("convert", "app", "--form", "tree"), _pulled_erofs),
     *(_query(verb) for verb in ("images", "df", "mounts")),
     *(_query(verb, "app") for verb in ("inspect", "layers", "history")),
+    Scenario("pull-registry", lambda w: ("pull", _in_registry(w)), arrange=_fill_registry),
+    Scenario(
+        "push-registry",
+        lambda w: ("push", "app", _in_registry(w)),
+        _pulled,
+        _clear_registry,
+        writes=_in_registry,
+    ),
+    Scenario(
+        "copy-registry",
+        lambda w: ("copy", w.app.source, _in_registry(w)),
+        arrange=_clear_registry,
+        writes=_in_registry,
+    ),
     Scenario("index-push", lambda w: ("index", "push", "both", _new_layout(w)), _indexed),
     Scenario("verify", lambda _: ("verify", "--all"), _pulled),
     Scenario("bench", lambda w: ("bench", "--runs", "1", w.app.source)),
     Scenario("tags", lambda _: ("tags", f"docker://{shared_registry().host}/app")),
     Scenario(
         "login",
-        lambda _: ("login", "--username", USER, "--password-stdin", shared_registry().host),
+        lambda _: _login(),
         then=lambda _: [("logout", shared_registry().host)],
         text=f"{PASSWORD}\n",
     ),
+    Scenario("logout", lambda _: ("logout", shared_registry().host), arrange=_log_in, codes=(0, 3)),
     Scenario("repair", lambda _: ("repair", "app"), _pulled, _damaged, lambda _: [("gc",)]),
 )
