@@ -1,4 +1,4 @@
-"""Every event that a pull, a push, a copy or a benchmark reports while it runs.
+"""Every event that a pull, a push, a copy, an export or a benchmark reports while it runs.
 
 A worker or an operation creates an event and passes it to `Emit`; the command line prints it.
 `Event` is a closed union: a ``match`` over it ends with `typing.assert_never`.
@@ -100,6 +100,16 @@ class LayerPacked(NamedTuple):
     path: Path
 
 
+class ExportProgress(NamedTuple):
+    """The file of an export has ``done`` of ``total`` bytes.
+
+    :param total: ``None`` if only its end tells.
+    """
+
+    done: int
+    total: int | None
+
+
 class BlobsFound(NamedTuple):
     """A push or a copy knows which blobs the destination must have."""
 
@@ -147,6 +157,7 @@ Event: TypeAlias = (
     | LayersToPack
     | PackProgress
     | LayerPacked
+    | ExportProgress
     | BlobsFound
     | BlobProgress
     | BlobStored

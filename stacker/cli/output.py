@@ -12,7 +12,7 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from stacker.errors import StackerError
+from stacker.errors import StackerError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,6 +156,30 @@ def writing() -> Iterator[None]:
     except OSError as error:
         discard_stdout()
         raise StackerError(f"cannot write to stdout: {error.strerror}") from error
+
+
+class Stdout:
+    """Stdout as a file for the bytes of an archive."""
+
+    def write(self, data: bytes) -> int:
+        """Write all bytes; see `writing` for the errors."""
+        with writing():
+            return sys.stdout.buffer.write(data)
+
+    def flush(self) -> None:
+        """Flush stdout; see `writing` for the errors."""
+        with writing():
+            sys.stdout.buffer.flush()
+
+
+def require_no_terminal(what: str, *, hint: str) -> None:
+    """Refuse to write bytes to a terminal.
+
+    :param what: what would be written.
+    :raises UsageError: stdout is a terminal.
+    """
+    if sys.stdout.isatty():
+        raise UsageError(f"refusing to write {what} to a terminal", hint=hint)
 
 
 def discard_stdout() -> None:

@@ -1,4 +1,4 @@
-"""Report a pull, a push or a copy while it runs: as bars, as lines, as JSON, or not at all.
+"""Report a pull, push, copy or export while it runs: as bars, as lines, as JSON, or not at all.
 
 Events come in from an operation; text goes out on stderr, and JSON on stdout.
 Bars load rich, so they have a module of their own.  An event is printed in the thread that emits
@@ -15,6 +15,7 @@ from stacker.events import (
     BlobProgress,
     BlobsFound,
     BlobStored,
+    ExportProgress,
     LayerPacked,
     LayerProgress,
     LayersFound,
@@ -80,7 +81,7 @@ def _lines(event: Event) -> Iterator[str]:
             yield f"{'sent' if sent else 'present'} {descriptor.digest}"
         case LayerProgress() | LayersToPack() | PackProgress() | BlobsFound() | BlobProgress():
             pass
-        case LayerTimed():
+        case LayerTimed() | ExportProgress():
             pass
         case _:
             assert_never(event)
@@ -106,6 +107,8 @@ def _document(event: Event) -> tuple[str, dict[str, Any]] | None:  # noqa: C901,
         case LayerPacked(diff_id, digest, size):
             name = {"diff_id": str(diff_id), "digest": str(digest)}
             return "layer-packed", {**name, "size": size}
+        case ExportProgress(done, total):
+            return "export-progress", {"done": done, "total": total}
         case BlobsFound():
             blobs = [{"digest": str(blob.digest), "size": blob.size} for blob in event.blobs]
             return "blobs-found", {"blobs": blobs}

@@ -16,6 +16,7 @@ from stacker.events import (
     BlobProgress,
     BlobsFound,
     BlobStored,
+    ExportProgress,
     LayerPacked,
     LayerProgress,
     LayersFound,
@@ -43,6 +44,7 @@ class Bars:
 
     A pull has a bar for all layers and a bar for each layer that a worker unpacks.
     A push or a copy has a bar for the layers to pack and a bar for the blobs to send.
+    An export has a bar for its file.
     """
 
     def __init__(self) -> None:
@@ -60,6 +62,7 @@ class Bars:
         self._unpacking = _Total(self._progress)
         self._packing = _Total(self._progress)
         self._sending = _Total(self._progress)
+        self._exporting = self._progress.add_task("exporting", visible=False, entries="")
         self._layers: dict[Digest, TaskID] = {}
         self._drawn = 0.0
 
@@ -77,7 +80,7 @@ class Bars:
             self._drawn = now
             self._progress.refresh()
 
-    def _update(self, event: Event) -> None:
+    def _update(self, event: Event) -> None:  # noqa: C901 - a case each
         match event:
             case LayersFound():
                 self._begin_layers(event)
@@ -90,6 +93,8 @@ class Bars:
                 self._packing.begin(f"packing {len(layers)} layers", layers)
             case PackProgress(diff_id, done):
                 self._packing.advance(diff_id, done)
+            case ExportProgress(done, total):
+                self._progress.update(self._exporting, completed=done, total=total, visible=True)
             case BlobsFound(blobs):
                 sizes = [(blob.digest, blob.size) for blob in blobs]
                 self._sending.begin(f"sending {len(sizes)} blobs", sizes)

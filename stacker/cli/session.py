@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import printable
 from stacker.errors import UsageError, shell_word
-from stacker.linux import process
+from stacker.store.location import absolute, default_root
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 _SYSTEM_CONFIG = Path("/etc/stacker/config.toml")
-_SYSTEM_STORE = Path("/var/lib/stacker")
 _TEMPORARY = Path("/var/tmp")  # noqa: S108 - mkstemp(3) creates the files
 
 
@@ -124,7 +123,7 @@ class Session:
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:
     """Return the existing configuration files, the system's first."""
-    base = _absolute(environ, "XDG_CONFIG_HOME") or Path(os.path.expanduser("~/.config"))
+    base = absolute(environ, "XDG_CONFIG_HOME") or Path(os.path.expanduser("~/.config"))
     paths = (_SYSTEM_CONFIG, base / "stacker/config.toml")
     return [path for path in paths if os.path.exists(path)]  # another user's home is unreadable
 
@@ -136,34 +135,4 @@ def _root(named: str | None, environ: Mapping[str, str], config: Config | None) 
         return Path(directory)
     if config is not None and config.store is not None:
         return config.store
-    if _is_system_root():
-        return _SYSTEM_STORE
-    return (_absolute(environ, "XDG_DATA_HOME") or _home() / ".local/share") / "stacker"
-
-
-def _absolute(environ: Mapping[str, str], name: str) -> Path | None:
-    """Return the directory that a variable names; ``None`` if it names none.
-
-    XDG Base Directory Specification: a relative path is invalid and must be ignored.
-    """
-    path = environ.get(name, "")
-    return Path(path) if path.startswith("/") else None
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise UsageError(
-            "no store: this user has no home directory", hint="name a directory with --store"
-        ) from None
-
-
-def _is_system_root() -> bool:
-    """Return whether this process is root and /var/lib belongs to it.
-
-    The root of ``unshare --map-root-user`` is not, and keeps the store of its unprivileged user.
-    """
-    if os.geteuid() != 0:
-        return False
-    return process.in_initial_user_namespace() or os.access(_SYSTEM_STORE.parent, os.W_OK)
+    return default_root(environ)

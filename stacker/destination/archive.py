@@ -7,17 +7,13 @@ Sources: image-spec image-layout.md; POSIX ustar, and PAX for a blob of 8 GiB or
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.destination.layout import MARKER, updated_index, verified_chunks
-from stacker.errors import StackerError, UsageError
+from stacker.destination.output_file import output_file
 from stacker.events import Transfer
 from stacker.image import mediatype
-from stacker.linux import safe_path
-from stacker.linux.filesystem import replaced_atomically, sweep_temporaries
 from stacker.tar.write import BLOCK, END, Member, member_header
 
 if TYPE_CHECKING:
@@ -97,18 +93,7 @@ def open_layout_archive(path: str, name: str, what: str, *, umask: int) -> Itera
 
     :param umask: the permissions that the file does not get.
     :raises UsageError: the file exists.
-    :raises StackerError: the file cannot be created.
+    :raises StackerError: the file cannot be created or written.
     """
-    if os.path.lexists(path):
-        raise UsageError(f"file exists: {what}", hint="remove it, or name another file")
-    with ExitStack() as opened:
-        try:
-            above = safe_path.open_directory(Path(path).parent, follow=True)
-            opened.callback(os.close, above)
-            final = Path(f"/proc/self/fd/{above}", os.path.basename(path))
-            sweep_temporaries(final.parent, final.name)
-            writing = replaced_atomically(final, durable=True, mode=0o666 & ~umask)
-            file = opened.enter_context(writing)
-        except OSError as error:
-            raise StackerError(f"cannot write: {what}: {error.strerror}") from error
+    with output_file(path, what, umask=umask) as file:
         yield LayoutArchive(file, name, what)

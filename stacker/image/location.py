@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 REGISTRY_TRANSPORT = "docker://"
 """The prefix of a reference to an image in a registry."""
 
+STDOUT = ("-", "/dev/stdout")
+"""The paths of a file to write that mean stdout."""
+
 _EXAMPLES = {
     "docker": "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0",
     "oci": "oci:DIR[:TAG] as in oci:./layout:1.0",

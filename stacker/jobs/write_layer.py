@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from stacker.erofs.format import BLOCK
 from stacker.erofs.inodes import Inodes
 from stacker.erofs.write import write_index
-from stacker.layer.apply import apply
+from stacker.layer.apply import apply, zero_umask
 from stacker.layer.apply_index import apply_to_index
 from stacker.layer.skeleton import SkeletonWriter
 from stacker.linux.filesystem import create_private
@@ -86,7 +86,7 @@ def _write_tree(
         skeleton = SkeletonWriter(file)
         entries = _Entries(chunks, what=what, limits=options.limits, keep=skeleton.keep)
         entries.start(observer, started)
-        with observer.measure(APPLY):
+        with zero_umask(), observer.measure(APPLY):
             record = apply(
                 entries,
                 paths.diff,

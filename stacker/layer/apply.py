@@ -21,6 +21,7 @@ from stacker.layer.root import IMPLIED, LowerTree
 from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.filesystem import make_private
+from stacker.linux.process import usable_new_files
 from stacker.tar.entry import ExistingFile, File, Special, Symlink, printable
 from stacker.tar.limits import Limits
 
@@ -29,7 +30,10 @@ _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLO
 
 @contextmanager
 def zero_umask() -> Iterator[None]:
-    """Set the umask of the whole process to 0, so that files are created with their final modes."""
+    """Set the umask of the whole process to 0, so that files are created with their final modes.
+
+    Only a worker process may do so: other threads of the caller would create files for all users.
+    """
     before = os.umask(0)
     try:
         yield
@@ -61,8 +65,9 @@ def apply(
     tree = DirectoryRoot(
         root, replaced=replaced, whiteout_format=whiteout_format, lower=lower, limits=limits
     )
-    with zero_umask(), tree:
-        return _DirectoryApplier(entries, tree, whiteout_format, idmap, limits).run()
+    with usable_new_files() as refused, tree:
+        metadata = MetadataWriter(whiteout_format, idmap, refused)
+        return _DirectoryApplier(entries, tree, metadata, limits, squash=idmap.squash).run()
 
 
 class _DirectoryApplier(Applier):
@@ -74,14 +79,15 @@ class _DirectoryApplier(Applier):
         self,
         entries: EntryStream,
         tree: DirectoryRoot,
-        whiteout_format: WhiteoutFormat,
-        idmap: IdMap,
+        metadata: MetadataWriter,
         limits: Limits,
+        *,
+        squash: bool,
     ) -> None:
         super().__init__(
-            entries, tree, whiteout_format=whiteout_format, squash=idmap.squash, limits=limits
+            entries, tree, whiteout_format=metadata.format, squash=squash, limits=limits
         )
-        self._metadata = MetadataWriter(whiteout_format, idmap)
+        self._metadata = metadata
         self._finish = self._metadata.finish  # looked up once, since every file calls these two
         self._write_payload = entries.write_payload
 

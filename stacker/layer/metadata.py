@@ -51,12 +51,15 @@ class MetadataWriter:
 
     ``warnings`` collects one line for each kind of loss; ``escaped`` is true after an xattr name of
     overlayfs was escaped.
+
+    :param refused: the permissions that new files do not get; 0 saves a chmod(2) for many of them.
     """
 
-    def __init__(self, whiteout_format: WhiteoutFormat, idmap: IdMap) -> None:
+    def __init__(self, whiteout_format: WhiteoutFormat, idmap: IdMap, refused: int = 0) -> None:
         self.warnings: dict[str, str] = {}
         self.escaped = False
-        self._format = whiteout_format
+        self.format = whiteout_format
+        self._refused = refused
         self._keeps_owners = not idmap.squash
         self._uid, self._gid = os.geteuid(), os.getegid()
 
@@ -69,7 +72,8 @@ class MetadataWriter:
             if not created_mode & 0o200:
                 os.fchmod(fd, 0o600)  # setting user.* requires write permission, except for root
             self._set_xattrs(fd, xattrs)
-        if mode & _SET_ID or mode != created_mode or xattrs is not None:
+        refused = mode & (_SET_ID | self._refused)
+        if refused or mode != created_mode or xattrs is not None:
             os.fchmod(fd, mode)
         os.utime(fd, ns=(atime, mtime))
 
@@ -81,7 +85,7 @@ class MetadataWriter:
         if xattrs is not None:
             path = b"/proc/self/fd/%d/%s" % (parent, name)
             self._set_xattrs(path, without_user_xattrs(xattrs))
-        if mode & _SET_ID and not is_symlink:
+        if mode & (_SET_ID | self._refused) and not is_symlink:
             os.chmod(name, mode, dir_fd=parent)
         os.utime(name, ns=(atime, mtime), dir_fd=parent, follow_symlinks=False)
 
@@ -91,7 +95,7 @@ class MetadataWriter:
 
     def _set_xattrs(self, target: int | bytes, xattrs: Xattrs) -> None:
         for name, value in xattrs.items():
-            written = self._format.escape(name)
+            written = self.format.escape(name)
             if written is not name:
                 self.escaped = True
             try:

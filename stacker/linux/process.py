@@ -1,7 +1,7 @@
 """Facts about this process and others: namespaces, capabilities, ID maps, threads, the boot ID.
 
-Functions return numbers and identifiers.  Only `set_parent_death_signal` changes the process, and
-only `start_python` starts one.
+Functions return numbers and identifiers.  Only `set_parent_death_signal` and `usable_new_files`
+change the process, and only `start_python` starts one.
 This module does not use mounts.  Sources: namespaces(7), user_namespaces(7), capabilities(7),
 prctl(2).
 """
@@ -9,6 +9,8 @@ prctl(2).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,35 @@ def set_parent_death_signal(signal: int) -> None:
     :raises OSError: the number is not a signal.
     """
     checked(libc().prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
+
+
+def umask() -> int:
+    """Return the umask, which all threads of this process share (umask(2))."""
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0)  # before Linux 4.7; other threads create files with all permissions
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def usable_new_files() -> Iterator[int]:
+    """Let the owner of new files use them during the block; yield the permissions they lack.
+
+    A umask with the owner's bits is rare.  Only these bits change, so the files that other threads
+    create meanwhile stay closed to other users.
+    """
+    before = umask()
+    if not before & 0o700:
+        yield before
+        return
+    os.umask(before & 0o077)
+    try:
+        yield before & 0o077
+    finally:
+        os.umask(before)
 
 
 def has_threads() -> bool:

@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from stacker.mount.state import State
 
 
-def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
+def detach(
+    table: Table, target: Path, *, lazy: bool = False, identifier: str | None = None
+) -> Entry:
     """Unmount a target, or clear its entry if it is stale; discard the writes of ``--rw``.
 
     If the mount has a second mount point, its directories stay until `clear_stale` finds the mount
     gone.  With `lazy`, processes that still use the mount lose these directories.
 
     :param lazy: detach the mount even while processes use it.
+    :param identifier: the ID of the mount; ``None`` for any mount at `target`.
     :returns: the mount, with its state before this call.
     :raises NotFoundError: the table has no mount at `target`.
     :raises MountError: the mount is in use, covered by another mount or in another mount
@@ -41,7 +44,7 @@ def detach(table: Table, target: Path, *, lazy: bool = False) -> Entry:
         path = safe_path.resolve(target)
     except OSError as error:
         raise MountError(f"cannot unmount: {target}: {error.strerror}") from error
-    entry = table.find(path)
+    entry = table.find(path) if identifier is None else table.entry(identifier)
     if entry is None:
         raise _not_found(target)
     if entry.state == "busy":

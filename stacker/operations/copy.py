@@ -1,7 +1,7 @@
 """Copy an image, or an index with its images, from a source to a destination.
 
 A source, a destination and the descriptor of a manifest or index come in; a `Copied` goes out.
-This module must not unpack a layer or use the store.
+`copy_between` opens both first.  This module must not unpack a layer or use the store.
 Source: distribution-spec 1.1, "Pushing Manifests": a registry may reject a manifest whose blobs it
 does not have.  So blobs go first, then manifests, then indexes, and the tag goes last.
 """
@@ -11,15 +11,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stacker.destination.protocol import Destination
 from stacker.errors import IntegrityError
 from stacker.events import BlobsFound, Emit, Transfer
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
+from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
 from stacker.image.manifest import references
 from stacker.jobs.send_blob import SendTask, send_blobs
 from stacker.source.protocol import Source
+from stacker.tar.limits import ARCHIVE_RATIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stacker.image.platform import Platform
+    from stacker.registry.settings import RegistryAccess
 
 _MAX_DOCUMENTS = 1_000
 _MAX_DEPTH = 8  # of nested indexes
@@ -84,6 +93,50 @@ def copy_image(
     put_root(last.descriptor, last.content)
     foreign = tuple(blob for blob in unique.values() if not is_distributable(blob))
     return Copied(last.descriptor, len(documents) + 1, dict(transfers), foreign)
+
+
+def copy_between(
+    source: str,
+    destination: str,
+    *,
+    platform: Platform | None,
+    must_match: bool,
+    access: RegistryAccess,
+    spool: Path,
+    umask: int,
+    jobs: int,
+    emit: Emit,
+    archive_ratio: int = ARCHIVE_RATIO,
+) -> Copied:
+    """Copy an image, or an index with its images, between two locations.
+
+    :param source: a location as for `stacker pull`.
+    :param destination: a location as for `stacker push`.
+    :param platform: which image of an index to copy; ``None`` for the whole index.
+    :param must_match: refuse an image for another platform, even if it is the only one.
+    :param spool: the directory for the temporary file of a compressed archive.
+    :param umask: the permissions that new files do not get.
+    :param archive_ratio: maximum decompressed bytes per byte of a compressed archive.
+    """
+    from stacker.destination.open import open_destination
+    from stacker.source.open import open_source
+    from stacker.source.resolve import resolve
+
+    with open_source(source, spool=spool, access=access, archive_ratio=archive_ratio) as opened:
+        # The source's own name, because the user may have written a short name.
+        is_registry = is_in_registry(source)
+        name = f"{REGISTRY_TRANSPORT}{opened.names[0]}" if is_registry else ""
+        repository = repository_of(name)
+        root = resolve(opened, platform, must_match=must_match) if platform else opened.root()
+        with open_destination(destination, access=access, umask=umask) as target:
+            return copy_image(
+                opened,
+                target,
+                root=root,
+                jobs=jobs,
+                emit=emit,
+                repositories=lambda _: (repository,) if repository else (),
+            )
 
 
 def is_distributable(blob: Descriptor) -> bool:

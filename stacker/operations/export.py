@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from stacker.errors import IntegrityError, StackerError, UsageError, full_disk_hint
+from stacker.errors import IntegrityError, UsageError
+from stacker.events import ExportProgress, Throttle
 from stacker.image.digest import Digest, ImageID
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.tar_stream import layer_tar
-from stacker.linux import safe_path
-from stacker.linux.filesystem import replaced_atomically, sweep_temporaries
 from stacker.operations.durability import ensure_sound
 from stacker.operations.mount import stacked_image
 from stacker.operations.squashfs import squashfs_writer
 from stacker.operations.verify import verify_images
-from stacker.stream.verify import verified
+from stacker.stream.verify import metered, verified
 from stacker.tree.archive import TreeArchive
 from stacker.tree.erofs_image import ErofsImage
 from stacker.tree.indexed import open_index
@@ -34,7 +32,7 @@ from stacker.tree.merged import merge
 from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import BinaryIO
 
     from stacker.events import Emit
@@ -92,7 +90,7 @@ def export_image(
 
     :param name: an image ID, a unique prefix of one, or a name.
     :param out: an empty file; for EROFS and squashfs a regular one with a descriptor.
-    :param emit: receives `PackProgress` while the layers are compared.
+    :param emit: receives `PackProgress` while the layers are compared, then `ExportProgress`.
     :param restore: unpacks missing layers, and layers that a power cut damaged.
     :raises UsageError: the image has no such layer.
     :raises NotFoundError: the store lacks the image or one of its layers.
@@ -100,28 +98,33 @@ def export_image(
     :raises UnsupportedError: the format cannot hold a file, or its program is missing.
     """
     if options.layer is not None:
-        return _export_layer(store, name, options.layer, out, restore)
+        image_id = store.images.find(name)
+        ensure_sound(store, image_id, restore)
+        return _export_layer(store, image_id, options.layer, out, _Progress(emit))
     check = partial(_require_sound, options=options, emit=emit)
     with stacked_image(store, name, restore, check) as image, ExitStack() as opened:
         tree = _open_tree(store, image, opened)
-        digest, size, entries = _export_tree(tree, f"image {image.id}", out, options.format)
+        what, progress = f"image {image.id}", _Progress(emit)
+        digest, size, entries = _export_tree(tree, what, out, options.format, progress)
+        progress.finish()
         return Exported(ImageID.parse(image.id), digest, size, entries)
 
 
 def _export_tree(
-    tree: LowerTree, what: str, out: BinaryIO, kind: ExportFormat
+    tree: LowerTree, what: str, out: BinaryIO, kind: ExportFormat, progress: _Progress
 ) -> tuple[Digest, int, int]:
     """Write a tree; return the digest and the size of the file, and the number of entries."""
     if kind == "erofs":
         image = ErofsImage(tree, what)
-        image.write(out)
+        image.write(out, progress.add)
         out.flush()
         return *_digest_of(out), image.entries
     archive = TreeArchive(tree, what)
+    chunks = metered(archive.chunks(), progress.add)
     if kind == "tar":
-        return *_write(archive.chunks(), out), archive.entries
+        return *_write(chunks, out), archive.entries
     with squashfs_writer(out, tree.status(ROOT)) as pipe:
-        pipe.writelines(archive.chunks())
+        pipe.writelines(chunks)
     return *_digest_of(out), archive.entries
 
 
@@ -141,11 +144,9 @@ def _open_tree(store: Store, image: StackedImage, opened: ExitStack) -> LowerTre
 
 
 def _export_layer(
-    store: Store, name: str, number: int, out: BinaryIO, restore: Restore | None
+    store: Store, image_id: ImageID, number: int, out: BinaryIO, progress: _Progress
 ) -> Exported:
     """Write the tar of one layer, and compare its SHA-256 with the diff_id meanwhile."""
-    image_id = store.images.find(name)
-    ensure_sound(store, image_id, restore)
     with store.images.reading(image_id) as config:
         if not 1 <= number <= len(config.diff_ids):
             raise UsageError(
@@ -155,8 +156,13 @@ def _export_layer(
         diff_id = config.diff_ids[number - 1]
         with store.layers.reading([diff_id]):
             what = f"layer {diff_id}"
-            chunks = layer_tar(store.layers.paths(diff_id), store.layers.record(diff_id), what=what)
+            record = store.layers.record(diff_id)
+            progress.total = record.tar_bytes
+            chunks = metered(
+                layer_tar(store.layers.paths(diff_id), record, what=what), progress.add
+            )
             digest, size = _write(verified(chunks, digest=diff_id, what=what), out)
+            progress.finish()
     return Exported(image_id, digest, size, None)
 
 
@@ -191,33 +197,30 @@ def _write(chunks: Iterable[bytes], out: BinaryIO) -> tuple[Digest, int]:
     return Digest("sha256", running.hexdigest()), size
 
 
+class _Progress:
+    """Counts the bytes of an export, and reports them.
+
+    ``total`` is the size of the whole file; ``None`` if only its end tells.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self.total: int | None = None
+        self._emit = emit
+        self._throttle = Throttle()
+        self._done = 0
+
+    def add(self, count: int) -> None:
+        """Count more bytes."""
+        self._done += count
+        if self._throttle.is_due(self._done):
+            self._emit(ExportProgress(self._done, self.total))
+
+    def finish(self) -> None:
+        """Report all bytes, and that no more follow."""
+        self._emit(ExportProgress(self._done, self._done))
+
+
 def _digest_of(out: BinaryIO) -> tuple[Digest, int]:
     with Path(f"/proc/self/fd/{out.fileno()}").open("rb") as file:
         hexadecimal = hashlib.file_digest(file, "sha256").hexdigest()
         return Digest("sha256", hexadecimal), os.fstat(file.fileno()).st_size
-
-
-@contextmanager
-def export_file(path: Path, *, umask: int) -> Iterator[BinaryIO]:
-    """Yield a temporary file, which replaces ``path`` when the block succeeds.
-
-    :param umask: the permissions that the file does not get.
-    :raises UsageError: ``path`` is something other than a regular file.
-    :raises StackerError: the file cannot be created or written.
-    """
-    try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(
-                f"not a regular file: {path}", hint="name a file, or omit -o and redirect stdout"
-            )
-        above = safe_path.open_directory(path.absolute().parent, follow=True)
-        try:
-            final = Path(f"/proc/self/fd/{above}", path.name)
-            sweep_temporaries(final.parent, final.name)
-            with replaced_atomically(final, durable=True, mode=0o666 & ~umask) as file:
-                yield file
-        finally:
-            os.close(above)
-    except OSError as error:
-        text = f"cannot write: {path}: {error.strerror or error}"
-        raise StackerError(text, hint=full_disk_hint(error)) from error

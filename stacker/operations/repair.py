@@ -7,24 +7,26 @@ that uses the old one keeps it until it is unmounted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NotFoundError, StackerError, shell_word
 from stacker.image.config import pair_layers
+from stacker.image.digest import ChainID, DiffID
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.seal_layer import SealTask, seal_layer
 from stacker.jobs.tasks import UnpackTask
 from stacker.jobs.unpack_layer import DeclaredDiffID, unpack_layer
 from stacker.operations.push import StoredImageSource
 from stacker.operations.stack import chain_id_of, ensure_stack
+from stacker.operations.verify import verify_images
 
 if TYPE_CHECKING:
     from stacker.events import Emit
     from stacker.image.descriptor import Descriptor
-    from stacker.image.digest import ChainID, DiffID, ImageID
+    from stacker.image.digest import ImageID
     from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.paths import Form
     from stacker.source.protocol import Source
@@ -49,6 +51,41 @@ class Repair:
     options: UnpackOptions
     jobs: int
     emit: Emit
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """The result of a repair.
+
+    :param layers: the replaced layers, each with the source that had it.
+    :param chains: the chains that were built again because they were damaged.
+    """
+
+    layers: Mapping[DiffID, str] = field(default_factory=dict, hash=False)
+    chains: tuple[ChainID, ...] = ()
+
+
+def repair_images(
+    store: Store, image_ids: Iterable[ImageID], repair: Repair, *, contents: bool
+) -> Repaired:
+    """Verify images, and replace their damaged layers and chains.
+
+    :param contents: read the contents of all files, too; otherwise compare attributes only.
+    :raises IntegrityError: no source has the layers.
+    """
+    layers, chains = dict[DiffID, str](), list[ChainID]()
+    for image_id in dict.fromkeys(image_ids):
+        found = verify_images(
+            store, [image_id], contents=contents, jobs=repair.jobs, emit=lambda _: None
+        )
+        damaged = [layer.diff_id for layer in found.damaged]
+        if damaged:
+            origin = replace_layers(store, image_id, damaged, repair)
+            layers |= dict.fromkeys(damaged, origin)
+        if damaged or found.damaged_chains:
+            chain_id = rebuild_chain(store, image_id)
+            chains += [chain_id] if found.damaged_chains else []
+    return Repaired(layers, tuple(chains))
 
 
 def replace_layers(

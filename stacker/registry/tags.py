@@ -1,6 +1,7 @@
 """List the tags of a repository, page by page.
 
-A client comes in; tags go out in the registry's order.  This module does not resolve tags.
+A location or a client comes in; tags go out in the registry's order.  This module does not resolve
+tags.
 Sources: OCI distribution-spec 1.1, "Listing Tags"; RFC 8288 for the Link header.
 """
 
@@ -10,9 +11,11 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from stacker.errors import NetworkError
-from stacker.image.document import DOCUMENT_LIMIT, parse_object, strings
-from stacker.registry.client import status_error
+from stacker.errors import NetworkError, UsageError
+from stacker.image.document import DOCUMENT_LIMIT, parse_object, quoted, strings
+from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry
+from stacker.image.reference import Reference
+from stacker.registry.client import connected_client, status_error
 from stacker.registry.http.origin import origin_of
 from stacker.registry.http.response import TransferInterruptedError
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from stacker.registry.client import Client
     from stacker.registry.http.response import Response
+    from stacker.registry.settings import RegistryAccess
 
 PAGE = 1000
 """Tags per request; a registry may return fewer."""
@@ -56,6 +60,23 @@ def list_tags(client: Client, *, page: int = PAGE) -> Iterator[str]:
                 f"page loop: {what}: got the same page twice, or more than {_MOST_PAGES} pages, "
                 "want a last page"
             )
+
+
+def tags_of(location: str, access: RegistryAccess) -> tuple[Reference, list[str]]:
+    """Return the repository at a location, and all its tags; errors as for `list_tags`.
+
+    :param location: ``docker://HOST[:PORT]/REPO``.
+    :raises UsageError: it is not the location of a repository.
+    """
+    if not is_in_registry(location):
+        raise UsageError(
+            f"malformed repository: got {quoted(location)}, want docker://HOST[:PORT]/REPO",
+            hint="for example docker://registry.example/team/app",
+        )
+    text = access.registries.expand_short_name(location.removeprefix(REGISTRY_TRANSPORT))
+    reference = Reference.parse(text)
+    with connected_client(access.registries.primary(reference), access) as client:
+        return reference, list(list_tags(client))
 
 
 def _tags(response: Response, what: str) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stacker.layer.apply import zero_umask
 from stacker.layer.metadata import Rename, copy_attributes, without_marks
 from stacker.layer.whiteout_format import WhiteoutFormat, is_whiteout
 from stacker.linux import opath
 from stacker.linux.filesystem import copy_range, make_private, reflink
+from stacker.linux.process import usable_new_files
 from stacker.stack.lookup import LayerLookup
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _fill(
     whiteout_format: WhiteoutFormat,
     options: _CopyOptions,
 ) -> None:
-    with zero_umask(), _opened(target) as fd:
+    with usable_new_files(), _opened(target) as fd:
         make_private(fd)  # so that its owner cannot exchange files in it
         _Flattener(LayerLookup(layers, whiteout_format), options).fill(fd)
 

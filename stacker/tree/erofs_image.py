@@ -17,12 +17,13 @@ from stacker.erofs.inodes import Inodes
 from stacker.erofs.write import write_image
 from stacker.errors import UnsupportedError
 from stacker.layer.symlinks import join
+from stacker.stream.verify import metered
 from stacker.tar.entry import Meta, Segment, printable
 from stacker.tree.contents import changed_file, data_segments, segment_data
 from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stacker.erofs.inodes import XattrSet
     from stacker.tree.protocol import Contents, LowerTree, Node, Status
@@ -45,8 +46,10 @@ class ErofsImage:
         """The path, the node and the number of each file that is not empty."""
         self._length = 0
 
-    def write(self, out: BinaryIO) -> None:
+    def write(self, out: BinaryIO, report: Callable[[int], None]) -> None:
         """Write the image to an empty file that can seek.
+
+        :param report: called with the bytes of each chunk of contents.
 
         :raises IntegrityError: a file on disk is missing or shorter than its layer declares.
         :raises UnsupportedError: EROFS cannot hold an xattr.
@@ -61,7 +64,7 @@ class ErofsImage:
         out.seek(0)
         write_image(out, self._inodes, root, (), contents=self._length)
         for path, node, number in self._contents:
-            self._write_contents(out, path, node, number)
+            self._write_contents(out, path, node, number, report)
 
     def _collect(self) -> int:
         """Add all inodes, and return the number of the root."""
@@ -111,12 +114,19 @@ class ErofsImage:
         self._contents.append((path, node, number))
         self._length += aligned(length, BLOCK)
 
-    def _write_contents(self, out: BinaryIO, path: bytes, node: Node, number: int) -> None:
+    def _write_contents(
+        self,
+        out: BinaryIO,
+        path: bytes,
+        node: Node,
+        number: int,
+        report: Callable[[int], None],
+    ) -> None:
         segments = self._inodes.sparse.get(number)
         if segments is None:
             segments = (Segment(0, self._inodes.size[number]),)
         with closing(self._opened(path, node)) as file:
-            chunks = segment_data(file, segments)
+            chunks = metered(segment_data(file, segments), report)
             while chunk := self._next(path, chunks):
                 out.write(chunk)
         out.write(bytes(-sum(segment.length for segment in segments) % BLOCK))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stacker.errors import IntegrityError
-from stacker.layer.apply import zero_umask
 from stacker.layer.metadata import set_attributes
 from stacker.linux.filesystem import make_private
+from stacker.linux.process import usable_new_files
 from stacker.tar.entry import Meta
 from stacker.tree.indexed import open_index
 from stacker.tree.protocol import ROOT
@@ -42,7 +42,7 @@ def extract(merged: MergedIndex, target: Path | int, whiteout_format: WhiteoutFo
     :raises IntegrityError: the index is damaged.
     :raises OSError: the kernel's error, e.g. a full disk.
     """
-    with zero_umask(), ExitStack() as opened:
+    with usable_new_files(), ExitStack() as opened:
         at = (b".", target) if isinstance(target, int) else (target, None)
         root = os.open(at[0], _SEARCH, dir_fd=at[1])
         opened.callback(os.close, root)

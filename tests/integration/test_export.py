@@ -17,7 +17,7 @@ import pytest
 from tests.support import images
 from tests.support.command import Stacker, at_home, conforming, wait_until
 from tests.support.fsck import assert_sound, needs_fsck
-from tests.support.snapshot import snapshot
+from tests.support.snapshot import extracted, snapshot
 from tests.support.tars import char, fifo, file, hardlink, opaque, symlink, tar, whiteout
 from tests.support.tars import dir as folder
 
@@ -44,7 +44,6 @@ UPPER = tar(
     file("var/new", b"n"),
     file("sparse", b"head" + HOLE + b"tail"),
 )
-TAR = ("tar", "--numeric-owner", "--same-owner", "--xattrs", "--xattrs-include=*", "-xpf")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes devices and owners: needs root")
 each_form = pytest.mark.parametrize("form", ["tree", "erofs"])
 
@@ -75,9 +74,7 @@ def test_extracted_export_equals_the_unpacked_image(
     image = pulled(stacker, app, form)
     stacker("unpack", image, tmp_path / "wanted")
     stacker("export", image, "-o", tmp_path / "app.tar")
-    (tmp_path / "got").mkdir()
-    subprocess.run([*TAR, tmp_path / "app.tar", "-C", tmp_path / "got"], check=True)
-    assert snapshot(tmp_path / "got") == snapshot(tmp_path / "wanted")
+    assert extracted(tmp_path / "app.tar") == snapshot(tmp_path / "wanted")
     assert (tmp_path / "app.tar").stat().st_size < len(HOLE), "holes are not data"
 
 
@@ -112,13 +109,17 @@ def test_exported_layer_is_the_original_tar(
     assert f"sha256:{hashlib.sha256(found).hexdigest()}" == app.image.diff_ids[number - 1]
 
 
+@pytest.mark.parametrize("words", [(), ("-o", "-"), ("-o", "/dev/stdout")])
 def test_export_without_a_file_writes_to_stdout(
-    stacker: Stacker, app: images.Layout, tmp_path: Path
+    stacker: Stacker, app: images.Layout, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     image = pulled(stacker, app)
     stacker("export", image, "-o", tmp_path / "app.tar")
     done = subprocess.run(
-        stacker.words("export", image), check=True, capture_output=True, env=stacker.environment
+        stacker.words("export", image, *words),
+        check=True,
+        capture_output=True,
+        env=stacker.environment,
     )
     assert done.stdout == (tmp_path / "app.tar").read_bytes()
 
@@ -214,6 +215,21 @@ def test_json_describes_the_file(stacker: Stacker, app: images.Layout, tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("words", "total"), [((), None), (("--format", "erofs"), None), (("--layer", "2"), len(UPPER))]
+)
+def test_export_reports_the_bytes_that_it_has_written(
+    stacker: Stacker, app: images.Layout, tmp_path: Path, words: tuple[str, ...], total: int | None
+) -> None:
+    image, path = pulled(stacker, app), tmp_path / "file"
+    done = stacker("export", "--json", *words, image, "-o", path)
+    lines = [conforming(json.loads(line)) for line in done.out.splitlines()]
+    *running, last = [line for line in lines if line["kind"] == "export-progress"]
+    assert {line["total"] for line in running} <= {total}
+    assert last["done"] == last["total"] > 0
+    assert last["done"] <= path.stat().st_size
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--layer", "3", "-o", "x"), "no such layer: got --layer 3, want 1 to 2"),
@@ -222,7 +238,7 @@ def test_json_describes_the_file(stacker: Stacker, app: images.Layout, tmp_path:
         (("--format", "erofs"), "--format erofs requires -o FILE"),
         (("--json",), "--json requires -o FILE"),
         (("-o", "/dev/null"), "not a regular file: /dev/null"),
-        (("-o", "/"), "not a regular file: /"),
+        (("-o", "/"), "is a directory: /: want the path of a file"),
     ],
 )
 def test_wrong_options_are_refused(

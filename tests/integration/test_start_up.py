@@ -32,7 +32,7 @@ stacker.mount.record stacker.mount.state stacker.mount.table stacker.mount.targe
 stacker.mount.unmount stacker.mount.upper_directory stacker.operations
 stacker.operations.durability stacker.operations.mount stacker.operations.stack stacker.store
 stacker.store.blobs stacker.store.chains stacker.store.disk_mark stacker.store.images
-stacker.store.layers stacker.store.staging stacker.store.store
+stacker.store.layers stacker.store.location stacker.store.staging stacker.store.store
 """
 
 # Modules of the standard library that `mount` imports, on any Python from 3.11 on.  Most of them
@@ -117,7 +117,8 @@ def test_unmount_imports_no_part_of_the_store(stacker: Stacker, tmp_path: Path) 
     stacker("mount", "app:1.0", tmp_path / "target")
     modules = loaded(stacker, "umount", tmp_path / "target")
     assert {name for name in modules if name.startswith("stacker.store.")} == {
-        "stacker.store.store"
+        "stacker.store.location",
+        "stacker.store.store",
     }
 
 

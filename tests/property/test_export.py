@@ -62,7 +62,7 @@ def trees(
 
 def erofs_image(tree: LowerTree, path: Path) -> bytes:
     with path.open("wb") as file:
-        ErofsImage(tree, "test").write(file)
+        ErofsImage(tree, "test").write(file, lambda _: None)
     return path.read_bytes()
 
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+_EXTRACT = (
+    *("tar", "--numeric-owner", "--same-owner", "--xattrs", "--xattrs-include=*"),
+    *("--warning=no-timestamp", "-xpf"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,13 @@ KINDS = {
 def inode_numbers(root: Path) -> dict[str, int]:
     """Return the inode number of every path below ``root``."""
     return {str(path.relative_to(root)): path.lstat().st_ino for path in root.rglob("*")}
+
+
+def extracted(tar: Path) -> dict[bytes, Node]:
+    """Return the snapshot of a tree that GNU tar extracts, with owners, xattrs and devices."""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run([*_EXTRACT, tar, "-C", directory], check=True)
+        return snapshot(directory)
 
 
 def snapshot(root: Path | str) -> dict[bytes, Node]:

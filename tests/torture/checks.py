@@ -49,6 +49,8 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
     _check_images(world, expected, fault)
     if scenario.unpacks:
         assert snapshot(world.tree) == expected["app"], (fault, "the tree that the command wrote")
+    if scenario.exports is not None:
+        assert scenario.exports(world) == expected["app"], (fault, "the file that it wrote")
     if scenario.writes is not None:
         written = world.pulled_elsewhere(scenario.writes(world))
         assert written == expected["app"], (fault, "what the command wrote")

@@ -18,9 +18,10 @@ from typing import Final
 
 from tests.support import images, tars
 from tests.support.command import Result, Stacker, at_home
+from tests.support.indexes import index_snapshot
 from tests.support.mounts import unmount_below
 from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_registry
-from tests.support.snapshot import Node, snapshot
+from tests.support.snapshot import Node, extracted, snapshot
 from tests.torture.forkserver import ForkedStacker, Server, shared_server
 
 BASE: Final = tars.tar(
@@ -159,6 +160,7 @@ class Scenario:
     :param then: commands that succeed once the disturbed command was repeated.
     :param codes: exit codes of the repeated command: not only 0 where the first run may be done.
     :param writes: the source that the command writes; it must hold the image `app`.
+    :param exports: returns the tree in the file that the command writes; it must be that of `app`.
     :param unpacks: the command writes the tree of `app` to `World.tree`.
     :param mounts: the command mounts `app` at `World.target`.
     """
@@ -170,6 +172,7 @@ class Scenario:
     then: Callable[[World], list[Arguments]] = lambda _: []
     codes: tuple[int, ...] = (0,)
     writes: Callable[[World], str] | None = None
+    exports: Callable[[World], dict[bytes, Node]] | None = None
     unpacks: bool = False
     mounts: bool = False
     text: str = ""
@@ -315,7 +318,18 @@ SCENARIOS: Final = (
     _umount("umount-fuse", "--driver", "fuse"),
     _umount("umount-copy", "--driver", "copy"),
     Scenario("unpack", lambda w: ("unpack", "app", w.tree), _pulled, codes=(0, 2), unpacks=True),
-    Scenario("export", lambda w: ("export", "app", "-o", w.path / "app.tar"), _pulled),
+    Scenario(
+        "export",
+        lambda w: ("export", "app", "-o", w.out / "app.tar"),
+        _pulled,
+        exports=lambda w: extracted(w.out / "app.tar"),
+    ),
+    Scenario(
+        "export-erofs",
+        lambda w: ("export", "--format", "erofs", "app", "-o", w.out / "app.erofs"),
+        _pulled,
+        exports=lambda w: index_snapshot((w.out / "app.erofs").read_bytes()),
+    ),
     Scenario("push-layout", lambda w: ("push", "app", _new_layout(w)), _pulled, writes=_new_layout),
     Scenario(
         "push-archive",

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.image.descriptor import Descriptor
     from stacker.operations.copy import Copied
-    from stacker.source.protocol import Source
 
 DESCRIPTION = """\
 Copy an image between registries, layouts and archives.  stacker neither unpacks the image nor uses
@@ -73,43 +71,21 @@ def run(args: Namespace, session: Session) -> None:
 
 def _copy(args: Namespace, session: Session) -> Copied:
     from stacker.cli.progress import report_progress
-    from stacker.destination.open import open_destination
-    from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
-    from stacker.linux.process import usable_processors
-    from stacker.operations.copy import copy_image
-    from stacker.source.open import open_source
-
-    access = registry_access(args, os.environ, args.source, args.destination)
-    with open_source(
-        args.source,
-        spool=session.temporary,
-        access=access,
-        archive_ratio=args.max_archive_ratio,
-    ) as source:
-        # The source's own name, because the user may have written a short name.
-        name = f"{REGISTRY_TRANSPORT}{source.names[0]}" if is_in_registry(args.source) else ""
-        repository = repository_of(name)
-        root = _choose_root(args, source)
-        with (
-            open_destination(args.destination, access=access, umask=session.umask) as destination,
-            report_progress(session) as emit,
-        ):
-            return copy_image(
-                source,
-                destination,
-                root=root,
-                jobs=args.jobs or usable_processors(),
-                emit=emit,
-                repositories=lambda _: (repository,) if repository else (),
-            )
-
-
-def _choose_root(args: Namespace, source: Source) -> Descriptor:
     from stacker.image.platform import Platform
-    from stacker.source.resolve import resolve
+    from stacker.linux.process import usable_processors
+    from stacker.operations.copy import copy_between
 
-    if args.all:
-        return source.root()
-    if args.platform:
-        return resolve(source, Platform.parse(args.platform), must_match=True)
-    return resolve(source, Platform.host(os.uname().machine))
+    wanted = Platform.parse(args.platform) if args.platform else None
+    with report_progress(session) as emit:
+        return copy_between(
+            args.source,
+            args.destination,
+            platform=None if args.all else wanted or Platform.host(os.uname().machine),
+            must_match=wanted is not None,
+            access=registry_access(args, os.environ, args.source, args.destination),
+            spool=session.temporary,
+            umask=session.umask,
+            jobs=args.jobs or usable_processors(),
+            emit=emit,
+            archive_ratio=args.max_archive_ratio,
+        )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.help import parse_count
 from stacker.cli.options import add_image, add_jobs
-from stacker.cli.output import print_event, writing
+from stacker.cli.output import Stdout, print_event, require_no_terminal
 from stacker.errors import UsageError
+from stacker.image.location import STDOUT
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -56,7 +56,8 @@ def configure(parser: ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="write to FILE, and replace it if it exists (default: stdout)",
+        default="-",
+        help="write to FILE, and replace it if it exists; - is stdout (default: %(default)s)",
     )
     add(
         "--format",
@@ -114,28 +115,17 @@ def _require_valid(args: Namespace, session: Session) -> None:
         raise UsageError(
             f"--layer writes a tar: got --format {args.format}, want tar", hint="omit --format"
         )
-    if args.output is not None:
+    if args.output not in STDOUT:
         return
     if args.format != "tar" or session.json:
         option = "--json" if session.json else f"--format {args.format}"
         raise UsageError(f"{option} requires -o FILE", hint="name the file with -o")
-    if sys.stdout.isatty():
-        raise UsageError(
-            "refusing to write a tar to a terminal", hint="name a file with -o, or redirect stdout"
-        )
+    require_no_terminal("a tar", hint="name a file with -o, or redirect stdout")
 
 
 def _opened(args: Namespace, session: Session) -> AbstractContextManager[BinaryIO]:
-    from stacker.operations.export import export_file
+    from stacker.destination.output_file import output_file
 
-    if args.output is None:
-        return nullcontext(_Stdout())  # type: ignore[arg-type]
-    return export_file(Path(args.output), umask=session.umask)
-
-
-class _Stdout:
-    """Stdout as a file; its errors are those of stdout, not of a file in the store."""
-
-    def write(self, data: bytes) -> int:
-        with writing():
-            return sys.stdout.buffer.write(data)
+    if args.output in STDOUT:
+        return nullcontext(Stdout())  # type: ignore[arg-type]
+    return output_file(args.output, args.output, umask=session.umask, replace=True)

@@ -53,8 +53,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Read, check and save the credentials."""
-    from stacker.cli.registry_options import auth_files
     from stacker.registry.credentials import Credentials
+    from stacker.registry.environment import auth_files
     from stacker.registry.login import check_credentials, save_credentials
 
     host = host_named(args.host)

@@ -37,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Remove the credentials."""
-    from stacker.cli.registry_options import auth_files
+    from stacker.registry.environment import auth_files
     from stacker.registry.login import remove_credentials
 
     host = host_named(args.host)

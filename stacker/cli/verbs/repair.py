@@ -54,35 +54,20 @@ def run(args: Namespace, session: Session) -> None:
     """Replace damaged layers and chains, print their IDs, and seal the layers with --seal."""
     from stacker.cli.restore import Restorer
     from stacker.linux.process import usable_processors
-    from stacker.operations.repair import rebuild_chain, replace_layers, seal_layers
-    from stacker.operations.verify import verify_images
+    from stacker.operations.repair import repair_images, seal_layers
 
     if args.seal and args.fast:
         raise UsageError("contradictory options: got --seal and --fast, want one of them")
     store, jobs = session.store(), args.jobs or usable_processors()
     image_ids = chosen_images(args, store)
-    replaced, rebuilt = dict[str, str](), list[str]()
     with Restorer(session, args).repair(store, jobs=jobs) as repair:
-        for image_id in dict.fromkeys(image_ids):
-            found = verify_images(
-                store,
-                [image_id],
-                contents=not args.fast,
-                jobs=jobs,
-                emit=lambda _: None,
-            )
-            damaged = [layer.diff_id for layer in found.damaged]
-            if damaged:
-                origin = replace_layers(store, image_id, damaged, repair)
-                replaced |= {str(diff_id): origin for diff_id in damaged}
-            if damaged or found.damaged_chains:
-                chain_id = rebuild_chain(store, image_id)
-                rebuilt += [str(chain_id)] if found.damaged_chains else []
+        repaired = repair_images(store, image_ids, repair, contents=not args.fast)
     sealed = seal_layers(store, image_ids, jobs=jobs) if args.seal else 0
+    chains = [str(chain_id) for chain_id in repaired.chains]
     if session.json:
         items: list[dict[str, object]]
-        items = [{"diff_id": d, "source": o} for d, o in replaced.items()]
-        print_items("repair", items, chains=rebuilt, sealed=sealed)
+        items = [{"diff_id": str(d), "source": origin} for d, origin in repaired.layers.items()]
+        print_items("repair", items, chains=chains, sealed=sealed)
     else:
-        for digest in (*replaced, *rebuilt):
+        for digest in (*map(str, repaired.layers), *chains):
             print_line(digest)

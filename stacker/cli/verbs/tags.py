@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items, print_text
 from stacker.cli.registry_options import add_registries, registry_access
-from stacker.errors import UsageError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
-    from stacker.image.reference import Reference
-    from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
 List all tags of a repository in a registry, in the registry's order, which is usually alphabetical.
@@ -33,29 +30,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """List the tags."""
-    from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry
-    from stacker.image.reference import Reference
+    from stacker.registry.tags import tags_of
 
-    if not is_in_registry(args.repository):
-        raise UsageError(
-            f"malformed repository: got {args.repository!r}, want docker://HOST[:PORT]/REPO",
-            hint="for example docker://registry.example/team/app",
-        )
-    access = registry_access(args, os.environ)
-    reference = Reference.parse(
-        access.registries.expand_short_name(args.repository.removeprefix(REGISTRY_TRANSPORT))
-    )
-    tags = _tags(reference, access)
+    reference, tags = tags_of(args.repository, registry_access(args, os.environ))
     if session.json:
         print_items("tags", [{"name": tag} for tag in tags], repository=reference.name)
         return
     for tag in tags:
         print_text(tag)
-
-
-def _tags(reference: Reference, access: RegistryAccess) -> list[str]:
-    from stacker.registry.client import connected_client
-    from stacker.registry.tags import list_tags
-
-    with connected_client(access.registries.primary(reference), access) as client:
-        return list(list_tags(client))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stacker.cli.registry_options import auth_files, registry_access
+from stacker.cli.registry_options import registry_access
 from stacker.errors import NotFoundError
+from stacker.registry.environment import auth_files
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_layer_of_schema_1_has_no_diff_id(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("reporter", "out", "err"),
     [
-        (session(json=True), 10, 0),
+        (session(json=True), 11, 0),
         (session(json=True, verbosity=-1), 0, 0),
         (session(), 0, 0),
         (session(verbosity=1), 0, 5),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stacker.cli.options import parse
-from stacker.cli.registry_options import conf_files, proxies, registries_conf
 from stacker.errors import NotFoundError, UsageError
+from stacker.registry.environment import conf_files, proxies, registries_conf
 
 
 @pytest.fixture

@@ -45,22 +45,19 @@ def test_store_of_root_is_in_var_lib() -> None:
     ("environ", "root"),
     [
         ({"XDG_DATA_HOME": "/c"}, "/c/stacker"),
-        ({"XDG_DATA_HOME": "relative"}, "/home/me/.local/share/stacker"),
-        ({}, "/home/me/.local/share/stacker"),
+        ({"XDG_DATA_HOME": "relative", "HOME": "/home/me"}, "/home/me/.local/share/stacker"),
+        ({"HOME": "/home/me"}, "/home/me/.local/share/stacker"),
     ],
 )
 def test_store_of_a_user_follows_xdg(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], root: str
 ) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert Session.of(Namespace(), environ).root == Path(root)
 
 
 def test_user_without_a_home_needs_the_store_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(os, "getuid", lambda: 54321)  # not in /etc/passwd
-    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)  # not in /etc/passwd
     with pytest.raises(UsageError, match="no home directory"):
         Session.of(Namespace(), {})
 

@@ -65,6 +65,22 @@ def test_umask_is_ignored_and_restored(workspace: Workspace) -> None:
     assert [layer.mode(path) for path in ("f", "d", "p")] == [0o666, 0o777, 0o622]
 
 
+def test_umask_of_the_other_threads_does_not_change(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def umask(mask: int) -> int:
+        raise AssertionError(f"umask({mask:o}) while other threads create files")
+
+    before = os.umask(0o077)
+    try:
+        monkeypatch.setattr("os.umask", umask)
+        layer = workspace.unpack(file("f", mode=0o666), dir("d", mode=0o777), fifo("p", mode=0o622))
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert [layer.mode(path) for path in ("f", "d", "p")] == [0o666, 0o777, 0o622]
+
+
 def test_umask_is_restored_after_a_failure(workspace: Workspace) -> None:
     before = os.umask(0o027)
     try:

@@ -1,0 +1,85 @@
+"""A mount of an image, which unmounts itself at the end of a ``with`` block.
+
+The record of a mount comes in; a `Mount` goes out.  This module makes no mount.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from stacker.image.digest import ImageID
+    from stacker.mount.record import MountRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mount of an image; it stays until `unmount`, or until the end of a ``with`` block.
+
+    :param id: names the mount in the store.
+    :param target: the mount point, absolute.
+    :param image_id: the mounted image.
+    :param driver: ``overlay``, ``fuse``, ``copy`` or ``fuse-overlayfs``.
+    :param writable: whether the mount accepts writes.
+    :param upper: the directory that keeps the writes; ``None`` if they are discarded at unmount.
+    :param reasons: why each driver before this one was not used.
+    :param note: a remark of the driver.
+    """
+
+    id: str
+    target: Path
+    image_id: ImageID
+    driver: str
+    writable: bool = False
+    upper: Path | None = None
+    reasons: tuple[str, ...] = ()
+    note: str | None = None
+    _table: Path = field(default=Path(), repr=False)
+
+    def unmount(self, *, lazy: bool = False) -> None:
+        """Unmount, and discard the writes unless the mount has an upper directory.
+
+        :param lazy: detach the mount even while processes use it.
+        :raises NotFoundError: it is unmounted already.
+        :raises MountError: the mount is in use, or the kernel refuses.
+        """
+        from stacker.mount.detach import detach
+        from stacker.mount.table import Table
+
+        detach(Table(self._table), self.target, lazy=lazy, identifier=self.id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(NotFoundError):  # the block, or another process, has unmounted it
+            self.unmount()
+
+
+def describe_mount(
+    record: MountRecord, table: Path, reasons: tuple[str, ...] = (), note: str | None = None
+) -> Mount:
+    """Return the values of a recorded mount.
+
+    :param table: the directory of the mount table.
+    """
+    from stacker.image.digest import ImageID
+
+    return Mount(
+        id=record.id,
+        target=record.target,
+        image_id=ImageID.parse(record.image),
+        driver=record.driver,
+        writable=not record.read_only,
+        upper=record.upper,
+        reasons=reasons,
+        note=note,
+        _table=table,
+    )

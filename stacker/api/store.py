@@ -1,0 +1,390 @@
+"""The class `Store`: the images of one directory, and what the command does with them.
+
+Names, paths and options come in; values of `stacker.api` go out.  Each method calls one function
+of `stacker.operations`.  A store holds no lock and no descriptor between two calls, so threads can
+share it, and it can be pickled.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.api.images import Image, describe_image
+from stacker.api.mounts import Mount, describe_mount
+from stacker.api.options import (
+    host_platform,
+    ignore,
+    jobs_or_all,
+    platform_of,
+    text_of,
+    unpack_options,
+)
+from stacker.api.registries import RegistryOptions
+from stacker.errors import NotFoundError
+from stacker.image.digest import ImageID
+from stacker.store.store import Store as StoreDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from stacker.events import Emit
+    from stacker.image.digest import DiffID
+    from stacker.image.platform import Platform
+    from stacker.layer.paths import Form
+    from stacker.operations.durability import Restore
+    from stacker.operations.gc import Garbage
+    from stacker.operations.push import Pushed
+    from stacker.operations.repair import Repair, Repaired
+    from stacker.operations.usage import StoreUsage
+    from stacker.operations.verify import Verification
+    from stacker.source.protocol import Source
+    from stacker.stream.compression import Compression
+    from stacker.tar.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The images, layers and mounts in one directory; `open` returns one.
+
+    Other threads, other processes and the command can use the same store at the same time.  Where
+    a parameter is named `image`, it is an `Image`, its ID, a unique prefix of the ID, or a name.
+
+    `on_event` is a function that gets every `Event` while a method runs, in the thread of the
+    caller.  If it raises an exception, the method stops, removes its unfinished work, and raises
+    the same exception.
+
+    :param registries: how to reach registries.
+    """
+
+    registries: RegistryOptions
+    _directory: StoreDirectory = field(repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        root: Path | str | None = None,
+        *,
+        registries: RegistryOptions | None = None,
+        create: bool = True,
+    ) -> Store:
+        """Open a store.
+
+        :param root: its directory; ``None`` for ``/var/lib/stacker`` of root, and for
+            ``~/.local/share/stacker`` of other users.
+        :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
+        :param create: create a missing store; otherwise it reads as an empty one.
+        :raises UsageError: the directory is not a store, or another user can replace it.
+        :raises StackerError: the directory cannot be created or read.
+        """
+        from stacker.store.location import default_root
+
+        path = default_root({}) if root is None else Path(root)
+        return cls(registries or RegistryOptions(), StoreDirectory.open(path, create=create))
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Store:
+        """Open the store that the command uses without options and configuration files.
+
+        The variables are ``STACKER_STORE``, ``XDG_DATA_HOME``, ``HOME``, and those of
+        `RegistryOptions.from_environment`.
+
+        :param environ: the variables; ``None`` for those of this process.
+        """
+        from stacker.store.location import default_root
+
+        variables = os.environ if environ is None else environ
+        root = variables.get("STACKER_STORE") or default_root(variables)
+        return cls.open(root, registries=RegistryOptions.from_environment(variables))
+
+    @property
+    def root(self) -> Path:
+        """The directory of the store, absolute."""
+        return self._directory.root
+
+    def images(self) -> list[Image]:
+        """Return every image, in the order of the first pulls.
+
+        Images with a damaged config are not among them; `verify` reports them.
+        """
+        images = self._directory.images
+        with images.read_lock():
+            readable = [stored for stored, _ in images.with_configs()]
+        return [describe_image(self._directory, stored) for stored in readable]
+
+    def image(self, image: Image | ImageID | str) -> Image:
+        """Return one image.
+
+        :raises NotFoundError: the store lacks it.
+        """
+        images = self._directory.images
+        image_id = images.find(text_of(image))
+        with images.read_lock():
+            for stored in images.all():
+                if stored.id == image_id:
+                    return describe_image(self._directory, stored)
+        raise NotFoundError(
+            f"no such image: {image_id}", hint="`stacker images` lists the images in the store"
+        )
+
+    def pull(
+        self,
+        source: str,
+        *,
+        platform: Platform | str | None = None,
+        form: Form | None = None,
+        keep_blobs: bool = False,
+        sync: bool = True,
+        limits: Limits | None = None,
+        jobs: int | None = None,
+        on_event: Emit = ignore,
+    ) -> Image:
+        """Pull an image, unless the store has it.
+
+        :param source: ``docker://HOST/REPO[:TAG]``, ``oci:DIR[:TAG]``, ``oci-archive:FILE`` or
+            ``docker-archive:FILE``.
+        :param platform: ``OS/ARCH[/VARIANT]``; ``None`` for the best match for this machine.
+        :param form: how to store new layers, ``tree`` or ``erofs``; ``None`` for that of most
+            layers of the image that the store has.
+        :param keep_blobs: keep the blobs of layers, too, for `push` and `repair`.
+        :param sync: return after all layers are on disk.  Without it, a later `flush` writes them.
+        :param limits: the limits of each layer; ``None`` for the default ones.
+        :param jobs: layers to unpack at the same time; ``None`` for one for each processor.
+        :raises NotFoundError: the source has no such image.
+        :raises IntegrityError: a document or a layer differs from its digest.
+        :raises LayerError: a layer is malformed, or exceeds a limit.
+        :raises NetworkError: the registry cannot be reached.
+        """
+        from stacker.operations.pull import pull_image
+
+        options = unpack_options(limits, sync=sync, keep_blobs=keep_blobs, form=form)
+        wanted = platform_of(platform)
+        with self._source(source) as opened:
+            pulled = pull_image(
+                self._directory,
+                opened,
+                platform=wanted or host_platform(),
+                options=options,
+                jobs=jobs_or_all(jobs),
+                origin=source,
+                emit=on_event,
+                must_match=wanted is not None,
+            )
+        return self.image(pulled.image_id)
+
+    def mount(
+        self,
+        image: Image | ImageID | str,
+        target: Path | str,
+        *,
+        writable: bool = False,
+        upper: Path | str | None = None,
+        driver: str = "auto",
+        flags: Collection[str] = (),
+        on_event: Emit = ignore,
+    ) -> Mount:
+        """Mount the root filesystem of an image; the end of a ``with`` block unmounts it.
+
+        The mount does not need this process.  Without privileges it also has the flags ``nosuid``
+        and ``nodev``.
+
+        :param target: an existing directory outside of the store.
+        :param writable: accept writes, and discard them at unmount.
+        :param upper: a directory that keeps the writes; it makes the mount writable.
+        :param driver: ``overlay``, ``fuse``, ``copy``, ``fuse-overlayfs``, or ``auto`` for the
+            first of the first three that succeeds.
+        :param flags: any of ``nosuid``, ``nodev`` and ``noexec``.
+        :raises NotFoundError: the store lacks the image or one of its layers.
+        :raises MountError: the target cannot be used, or every driver fails.
+        :raises LockedError: the target or the upper directory is in use.
+        """
+        from stacker.mount.plan import MountRequest
+        from stacker.operations.mount import mount_flags, mount_image
+
+        record, mounted = mount_image(
+            self._directory,
+            text_of(image),
+            MountRequest(
+                target=Path(target),
+                driver=driver,
+                read_only=not (writable or upper),
+                upper=None if upper is None else Path(upper),
+                flags=mount_flags(flags),
+            ),
+            restore=self._restore(on_event),
+        )
+        return describe_mount(record, self._directory.mounts, mounted.reasons, mounted.note)
+
+    def mounts(self) -> list[Mount]:
+        """Return the mounts of this store that processes can use, the oldest first."""
+        from stacker.mount.table import Table
+
+        table = self._directory.mounts
+        entries = Table(table).entries()
+        return [describe_mount(e.record, table) for e in entries if e.state == "mounted"]
+
+    def unpack(
+        self, image: Image | ImageID | str, directory: Path | str, *, on_event: Emit = ignore
+    ) -> None:
+        """Write the root filesystem of an image to a directory.
+
+        :param directory: missing or empty, and outside of the store.
+        :raises UsageError: the directory has files, or overlaps the store.
+        """
+        from stacker.operations.unpack import unpack_image
+
+        restore = self._restore(on_event)
+        unpack_image(self._directory, text_of(image), Path(directory), restore=restore)
+
+    def push(
+        self,
+        image: Image | ImageID | str,
+        destination: str,
+        *,
+        compression: Compression = "gzip",
+        level: int | None = None,
+        jobs: int | None = None,
+        on_event: Emit = ignore,
+    ) -> Pushed:
+        """Push an image; it keeps its ID.
+
+        :param destination: ``docker://HOST/REPO[:TAG]``, ``oci:DIR[:NAME]`` or
+            ``oci-archive:FILE[:NAME]``.
+        :param compression: of layers whose original blob is missing.
+        :param level: 1 to 9 for ``gzip``, 1 to 22 for ``zstd``.
+        :param jobs: blobs to send at the same time; ``None`` for one for each processor.
+        :raises IntegrityError: a file of a layer on disk has changed.
+        :raises NetworkError: the registry cannot be reached.
+        """
+        from stacker.destination.open import open_destination
+        from stacker.jobs.pack_layer import PackOptions
+        from stacker.linux.process import umask
+        from stacker.operations.push import push_image
+        from stacker.stream.compression import compression_level
+
+        packing = PackOptions(compression, compression_level(compression, level))
+        self._directory.images.find(text_of(image))  # fail before the destination is opened
+        access = self.registries.access()
+        with open_destination(destination, access=access, umask=umask()) as opened:
+            return push_image(
+                self._directory,
+                text_of(image),
+                opened,
+                packing=packing,
+                jobs=jobs_or_all(jobs),
+                emit=on_event,
+                restore=self._restore(on_event),
+            )
+
+    def verify(
+        self,
+        *images: Image | ImageID | str,
+        contents: bool = True,
+        jobs: int | None = None,
+        on_event: Emit = ignore,
+    ) -> Verification:
+        """Compare images and their layers with their digests, and return every difference.
+
+        :param images: the images; without any, all images and all layers of the store.
+        :param contents: read the contents of all files, too; otherwise compare attributes only.
+        """
+        from stacker.operations.verify import verify_images
+
+        return verify_images(
+            self._directory,
+            self._chosen(images),
+            contents=contents,
+            jobs=jobs_or_all(jobs),
+            emit=on_event,
+            unlisted=not images,
+        )
+
+    def repair(
+        self,
+        *images: Image | ImageID | str,
+        contents: bool = True,
+        jobs: int | None = None,
+        on_event: Emit = ignore,
+    ) -> Repaired:
+        """Replace damaged layers and chains of images; mounts that use them keep the old ones.
+
+        :param images: the images; without any, all images of the store.
+        :param contents: read the contents of all files, too; otherwise compare attributes only.
+        :raises IntegrityError: no source has the layers.
+        """
+        from stacker.operations.repair import repair_images
+
+        repair = self._repair(on_event, jobs)
+        return repair_images(self._directory, self._chosen(images), repair, contents=contents)
+
+    def remove(self, *images: Image | ImageID | str) -> None:
+        """Remove images with all their names, or none of them if one cannot be removed.
+
+        :raises NotFoundError: the store lacks an image.
+        :raises LockedError: an image is mounted or in use.
+        """
+        from stacker.operations.remove import remove_images
+
+        remove_images(self._directory, self._chosen(images) if images else [])
+
+    def collect_garbage(
+        self, *, older_than: float = 0, untagged: bool = False, dry_run: bool = False
+    ) -> list[Garbage]:
+        """Remove what no image, mount or running process needs, and return it.
+
+        :param older_than: seconds; younger objects are kept.
+        :param untagged: remove images without a name, too.
+        :param dry_run: remove nothing, and return what would be removed.
+        """
+        from stacker.operations.gc import collect_garbage
+
+        return collect_garbage(
+            self._directory, older_than=older_than, untagged=untagged, dry_run=dry_run
+        )
+
+    def usage(self) -> StoreUsage:
+        """Return the bytes on disk that each part of the store takes."""
+        from stacker.operations.usage import store_usage
+
+        return store_usage(self._directory)
+
+    def flush(self) -> None:
+        """Write to disk what `pull` wrote without `sync`.
+
+        If a power cut comes first, stacker verifies the layers before their next use.
+        """
+        from stacker.operations.durability import flush
+
+        flush(self._directory)
+
+    def _chosen(self, images: Sequence[Image | ImageID | str]) -> list[ImageID]:
+        kept = self._directory.images
+        return [kept.find(text_of(each)) for each in images] or [each.id for each in kept.all()]
+
+    @contextmanager
+    def _source(self, text: str) -> Iterator[Source]:
+        from stacker.image.location import is_in_registry
+        from stacker.source.open import open_source
+
+        access = self.registries.access() if is_in_registry(text) else None
+        with (
+            self._directory.staging.directory("spool") as spool,
+            open_source(text, spool=spool, access=access) as source,
+        ):
+            yield source
+
+    def _repair(self, on_event: Emit, jobs: int | None = None) -> Repair:
+        from stacker.operations.repair import Repair
+
+        return Repair(self._source, unpack_options(), jobs_or_all(jobs), on_event)
+
+    def _restore(self, on_event: Emit) -> Restore:
+        def restore(store: StoreDirectory, image_id: ImageID, diff_ids: Sequence[DiffID]) -> None:
+            from stacker.operations.repair import replace_layers
+
+            replace_layers(store, image_id, diff_ids, self._repair(on_event))
+
+        return restore

@@ -1,0 +1,62 @@
+"""The directory of the store that a user has if nothing names another one.
+
+Environment variables come in as a mapping; a path goes out.  This module must not read the
+environment itself.
+Source: XDG Base Directory Specification.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacker.errors import UsageError
+from stacker.linux import process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SYSTEM_STORE = Path("/var/lib/stacker")
+
+
+def default_root(environ: Mapping[str, str]) -> Path:
+    """Return the directory of the store of this user.
+
+    :param environ: ``XDG_DATA_HOME`` and ``HOME``; without them, the password database counts.
+    :raises UsageError: the user has no home directory.
+    """
+    if is_system_root():
+        return _SYSTEM_STORE
+    return (absolute(environ, "XDG_DATA_HOME") or _home(environ) / ".local/share") / "stacker"
+
+
+def absolute(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return the directory that a variable names; ``None`` if it names none.
+
+    XDG Base Directory Specification: a relative path is invalid and must be ignored.
+    """
+    path = environ.get(name, "")
+    return Path(path) if path.startswith("/") else None
+
+
+def is_system_root() -> bool:
+    """Return whether this process is root and /var/lib belongs to it.
+
+    The root of ``unshare --map-root-user`` is not, and keeps the store of its unprivileged user.
+    """
+    if os.geteuid() != 0:
+        return False
+    return process.in_initial_user_namespace() or os.access(_SYSTEM_STORE.parent, os.W_OK)
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    if named := environ.get("HOME"):
+        return Path(named)
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        raise UsageError(
+            "no store: this user has no home directory", hint="name a directory with --store"
+        ) from None
