@@ -32,15 +32,13 @@ Runs = dict[tuple[str, str], list[Usage]]
 class Mount:
     """A mount to make.
 
-    ``layers`` are directories, topmost first; ``upper`` takes writes, if given; ``others`` are the
-    server processes of earlier mounts.
+    ``layers`` are directories, topmost first; ``upper`` takes writes, if given.
     """
 
     store: Path
     image: str
     layers: tuple[Path, ...]
     target: Path
-    others: frozenset[int]
     upper: Path | None = None
 
 
@@ -200,7 +198,7 @@ def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -
     )
     done = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
     layers = json.loads(done.stdout)["item"]["plan"]["layers"]
-    return Mount(store, image_id, tuple(map(Path, layers)), target, frozenset(_processes()))
+    return Mount(store, image_id, tuple(map(Path, layers)), target)
 
 
 def _prepare_sources(scratch: Path, large: Mount) -> None:
@@ -217,16 +215,25 @@ def _prepare_sources(scratch: Path, large: Mount) -> None:
 
 
 def _servers(mount: Mount) -> list[int]:
-    return [process for process in _processes() if process not in mount.others]
+    """Return the processes that hold a FUSE channel open, and have the target as an argument.
 
-
-def _processes() -> list[int]:
-    """Return the processes that hold a FUSE channel open."""
+    Other FUSE servers of the machine start and end during a measurement.
+    """
+    argument = b"\0" + os.fsencode(mount.target) + b"\0"
     return [
         int(process.name)
         for process in Path("/proc").iterdir()
-        if process.name.isdigit() and any(_links(process / "fd", "/dev/fuse"))
+        if process.name.isdigit()
+        and any(_links(process / "fd", "/dev/fuse"))
+        and argument in _arguments(process)
     ]
+
+
+def _arguments(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # the process ended
+        return b""
 
 
 def _links(directory: Path, target: str) -> Iterator[Path]:

@@ -72,7 +72,7 @@ def measured(
     if process.returncode:
         lines = said.decode(errors="replace").strip().splitlines() or ["said nothing"]
         raise FailedError(f"{command[0]}: exit status {process.returncode}: {lines[-1][:300]}")
-    cpu = used.ru_utime + used.ru_stime + _cpu_of(daemons) - before
+    cpu = used.ru_utime + used.ru_stime + _used(before, _cpu_of(daemons))
     return Usage(wall, cpu, peak)  # ru_maxrss would start at this process's own size
 
 
@@ -117,16 +117,26 @@ def _resident(pid: int) -> int:
     return int(fields[1]) * _PAGE if fields else 0
 
 
-def _cpu_of(pids: Sequence[int]) -> float:
-    """Return the user and system seconds of ``pids`` and their children, living or reaped."""
-    total = 0
-    for root in pids:
-        for pid in _tree(root):
-            # The name in brackets may hold spaces; utime, stime, cutime and cstime are fields 14
-            # to 17 (proc_pid_stat(5)).
-            fields = _text(_PROC / str(pid) / "stat").rpartition(")")[2].split()
-            total += sum(map(int, fields[11:15]))
-    return total / _TICKS
+def _cpu_of(pids: Sequence[int]) -> dict[int, float]:
+    """Return the user and system seconds of each process, and of its children, living or reaped.
+
+    A process that is a child of another one counts once, with its parent.
+    """
+    trees = {root: set(_tree(root)) for root in pids}
+    inner = {pid for root, tree in trees.items() for pid in tree if pid != root}
+    return {root: sum(map(_cpu, tree)) for root, tree in trees.items() if root not in inner}
+
+
+def _cpu(pid: int) -> float:
+    # The name in brackets may hold spaces; utime, stime, cutime and cstime are fields 14 to 17
+    # (proc_pid_stat(5)).
+    fields = _text(_PROC / str(pid) / "stat").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _TICKS
+
+
+def _used(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """Return the seconds between two results of `_cpu_of`; those of a process that ended are 0."""
+    return sum(max(0, after.get(pid, 0) - seconds) for pid, seconds in before.items())
 
 
 def _text(path: Path) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ from benchmarks import (
     compress,
     corpora,
     figures,
+    fuse,
     pages,
+    process,
     registry,
     report,
     run,
@@ -358,3 +361,28 @@ def test_peer_in_a_root_filesystem_sees_later_mounts_of_a_shared_directory(tmp_p
     )
     assert (done.stdout, done.stderr) == ("later", "")
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def fuse_device_holder(target: str) -> subprocess.Popen[bytes]:
+    """Start a process that has an argument and holds /dev/fuse open until its stdin ends."""
+    hold = "import sys; device = open('/dev/fuse'); print(flush=True); sys.stdin.read()"
+    command = (sys.executable, "-c", hold, target)
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    return holder
+
+
+def test_servers_of_a_mount_are_those_with_its_target_as_an_argument(tmp_path: Path) -> None:
+    mount = fuse.Mount(tmp_path, "image", (), tmp_path / "target")
+    with fuse_device_holder(f"{mount.target}") as own, fuse_device_holder(f"{mount.target}-2"):
+        assert fuse._servers(mount) == [own.pid]
+
+
+def test_processor_time_of_a_daemon_counts_once_and_never_below_zero() -> None:
+    assert process._used({1: 5.0, 2: 1.0}, {1: 5.5}) == 0.5
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE) as sh:
+        assert sh.stdout is not None
+        child = int(sh.stdout.readline())
+        assert process._cpu_of([sh.pid, child]).keys() == {sh.pid}
+        os.kill(child, signal.SIGKILL)
