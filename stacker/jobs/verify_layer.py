@@ -29,10 +29,16 @@ from stacker.errors import IntegrityError, LayerError, NotFoundError, path_of
 from stacker.events import PackProgress
 from stacker.jobs.seal_layer import seal_differences
 from stacker.layer.apply import apply
-from stacker.layer.checksums import new_checksums, read_checksums, write_checksums
+from stacker.layer.checksums import (
+    FileContents,
+    new_checksums,
+    read_checksums,
+    write_checksums,
+    wrong_contents,
+)
 from stacker.layer.metadata import IdMap
 from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
-from stacker.layer.tar_stream import whole_tar
+from stacker.layer.tar_stream import contents_in_tar, whole_tar
 from stacker.stack.rebase import UnpackedLayer, apply_tar
 from stacker.store.store import Store
 from stacker.stream.pipe import threaded
@@ -150,10 +156,10 @@ def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> 
     if found or not task.contents:
         return LayerVerified(task.diff_id, found[:MOST_DIFFERENCES])
     if "erofs" in forms:
-        _check_tar(task, paths, record, emit)
-    if "tree" in forms:
-        return _contents(store, task, record, emit)
-    return LayerVerified(task.diff_id)
+        result = _check_tar(store, task, record, emit)
+        if not result.is_sound or "tree" not in forms:
+            return result
+    return _contents(store, task, record, emit)
 
 
 def _index_differences(
@@ -190,12 +196,42 @@ def _index_of_tar(paths: LayerPaths, record: LayerRecord, what: str) -> bytes:
     return out.getvalue()
 
 
-def _check_tar(task: VerifyTask, paths: LayerPaths, record: LayerRecord, emit: Emit) -> None:
-    """Check the tar of a layer against the diff_id.
+def _check_tar(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
+    """Check the tar of a layer against the diff_id; name the files that explain a difference."""
+    paths, what = store.layers.paths(task.diff_id), f"layer {task.diff_id}"
+    try:
+        _check_digest(whole_tar(paths, record, what=what), task, record, emit)
+    except PermissionError:
+        raise
+    except (IntegrityError, OSError) as error:
+        return _explained(task, _damaged_in_tar(paths, record, what), error)
+    if read_checksums(paths.checksums) is None:
+        checksums = new_checksums()
+        for each in contents_in_tar(paths, record, what=what):
+            if not isinstance(each.got, str):
+                checksums.extend(each.got)
+        _keep_checksums(store, paths, checksums)
+    return LayerVerified(task.diff_id)
 
-    :raises IntegrityError: they differ.
-    """
-    _check_digest(whole_tar(paths, record, what=f"layer {task.diff_id}"), task, record, emit)
+
+def _damaged_in_tar(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Difference]:
+    """Yield the files whose contents in the tar are wrong, as far as checksums tell."""
+    checksums, found = read_checksums(paths.checksums), list[FileContents]()
+    with suppress(LayerError, OSError):  # of a header, which the index describes
+        found += contents_in_tar(paths, record, what=what)
+    if checksums is not None and len(checksums) != sum(each.ranges for each in found):
+        checksums = None
+    for path, got, want in wrong_contents(found, checksums):
+        yield Difference(path, "contents", got, want)
+
+
+def _explained(
+    task: VerifyTask, damaged: Iterator[Difference], error: IntegrityError | OSError
+) -> LayerVerified:
+    """Return the damage of a layer: the files with wrong contents, else the error."""
+    named = tuple(islice(damaged, MOST_DIFFERENCES))
+    message = error.message if isinstance(error, IntegrityError) else explained(error)
+    return LayerVerified(task.diff_id, named, None if named else message)
 
 
 def _compared(
@@ -246,9 +282,7 @@ def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -
     except PermissionError:
         raise
     except (IntegrityError, OSError) as error:
-        named = tuple(islice(_damaged(paths, record, what), MOST_DIFFERENCES))
-        message = error.message if isinstance(error, IntegrityError) else explained(error)
-        return LayerVerified(task.diff_id, named, None if named else message)
+        return _explained(task, _damaged(paths, record, what), error)
     if checksums is not None:
         _keep_checksums(store, paths, checksums)
     return LayerVerified(task.diff_id)

@@ -2,7 +2,8 @@
 
 A diff_id proves that a whole layer is unchanged, but does not tell which file is damaged.  So
 `stacker verify` keeps a CRC-32 of each file of a layer that it found sound.  An ``array`` of
-numbers comes in and goes out.  This module must not read the files of the layer.
+numbers comes in and goes out.  This module must not read the files of the layer: both forms of a
+layer have the same checksums.
 
 The file starts with ``CRC32`` and a version, 8 bytes together.  The numbers follow, 4 bytes each,
 little-endian, one for each range of data in the order of the tar.  The last 4 bytes are the CRC-32
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from isal.isal_zlib import crc32
 
@@ -24,6 +27,19 @@ if TYPE_CHECKING:
 
 _HEAD: Final = b"CRC32\0\0\1"
 _WIDTH: Final = 4
+
+
+class FileContents(NamedTuple):
+    """The contents of one file, as it is on disk.
+
+    :param path: its path in the layer.
+    :param ranges: the number of its ranges of data.
+    :param got: the CRC-32 of each range, or why they cannot be read.
+    """
+
+    path: bytes
+    ranges: int
+    got: Sequence[int] | str
 
 
 def new_checksums() -> array[int]:
@@ -57,6 +73,27 @@ def read_checksums(path: Path) -> array[int] | None:
     if crc32(whole).to_bytes(_WIDTH, "little") != own:
         return None
     return _swapped(array("I", whole[len(_HEAD) :]))
+
+
+def wrong_contents(
+    found: Iterable[FileContents], checksums: array[int] | None
+) -> Iterator[tuple[bytes, str, str]]:
+    """Yield each file with the wrong contents: its path, what it has and what it should have.
+
+    :param found: all files of the layer, in the order of the tar.
+    :param checksums: those of the layer, as many as `found` has ranges; ``None`` to yield only
+        files that cannot be read.
+    """
+    wanted = iter(checksums or ())
+    for path, count, got in found:
+        want = [*islice(wanted, count)]
+        if isinstance(got, str):
+            yield path, got, "readable"
+            continue
+        for has, wants in zip(got, want, strict=checksums is not None):
+            if has != wants:
+                yield path, f"CRC-32 {has:08x}", f"{wants:08x}"
+                break
 
 
 def ranges(entry: File) -> tuple[tuple[int, int], ...]:

@@ -12,14 +12,13 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from isal.isal_zlib import crc32
 
 from stacker.errors import IntegrityError, LayerError, StackerError
-from stacker.layer.checksums import new_checksums, ranges, read_checksums
+from stacker.layer.checksums import FileContents, ranges, read_checksums, wrong_contents
 from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord, Replacement
 from stacker.linux.opath import open_below
@@ -148,27 +147,26 @@ def damaged_files(
     """
     with open_skeleton(paths.skeleton, what=what) as reader:
         count = sum(len(ranges(entry)) for entry in reader if isinstance(entry, File))
-    checksums, locations = read_checksums(paths.checksums), FileLocations(record)
+    checksums = read_checksums(paths.checksums)
     if checksums is not None and len(checksums) != count:
         checksums = None
-    wanted = iter(checksums or ())
+    yield from wrong_contents(_contents(paths, record, what), checksums)
+
+
+def _contents(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[FileContents]:
+    locations = FileLocations(record)
     with open_skeleton(paths.skeleton, what=what) as reader, _Files(paths, what) as files:
         for entry in reader:
             if not isinstance(entry, File):
                 continue
             number, inside = location = locations.find(reader.count - 1, entry.path)
-            path = inside if number is None else entry.path
-            want, got = [*islice(wanted, len(ranges(entry)))], new_checksums()
+            path, checksums, fault = inside if number is None else entry.path, list[int](), None
             try:
-                for _ in files.payload(entry, location, got.append):
+                for _ in files.payload(entry, location, checksums.append):
                     pass
             except (IntegrityError, OSError) as error:
-                yield path, getattr(error, "strerror", None) or "unreadable", "readable"
-                continue
-            for found, wants in zip(got, want, strict=checksums is not None):
-                if found != wants:
-                    yield path, f"CRC-32 {found:08x}", f"{wants:08x}"
-                    break
+                fault = getattr(error, "strerror", None) or "unreadable"
+            yield FileContents(path, len(ranges(entry)), fault or checksums)
 
 
 def _elided(

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 _REPLACED = ".replaced-"
 _FILES: dict[Form, tuple[str, ...]] = {
-    "tree": ("diff", "skeleton", "replaced", "checksums", "seals"),
+    "tree": ("diff", "skeleton", "replaced", "seals"),
     "erofs": ("index", "tar"),
 }
-"""The parts of `LayerPaths` that each form has."""
+"""The parts of `LayerPaths` that each form has; both share the checksums."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from tests.support.indexes import merged_stack
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
 from tests.support.tars import dir as folder
-from tests.support.tars import file, hardlink, opaque, symlink, tar, whiteout
+from tests.support.tars import file, hardlink, opaque, sparse_01, symlink, tar, whiteout
 
 LOWER = tar(
     folder("etc/", mode=0o750, uid=3, gid=4),
@@ -178,6 +178,73 @@ def test_a_changed_tar_is_found_and_repaired(
     stacker("verify", app.image.config)
     stacker("unpack", app.image.config, tmp_path / "plain")
     assert snapshot(tmp_path / "plain") == wanted
+
+
+def damage(path: Path, content: bytes) -> None:
+    """Change the first byte of a content in a tar."""
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(content)] ^= 1
+    path.write_bytes(whole)
+
+
+def differences(stacker: Stacker, *words: str) -> list[tuple[str, str]]:
+    """Return the path and the kind of each difference that `verify` finds in the first layer."""
+    found = stacker.run("verify", "--json", *words)
+    assert found.code == 5
+    [layer, *_] = found.item["layers"]
+    return [(each["path"], each["what"]) for each in layer["differences"]]
+
+
+def test_changed_contents_in_a_tar_are_named_exactly_once_a_layer_was_verified(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--sync", "--form", "erofs", app.source)
+    path = layers(stacker, app)[0] / "layer.tar"
+    sound = path.read_bytes()
+    damage(path, b"root:x")
+    assert differences(stacker, app.image.config) == []
+    path.write_bytes(sound)
+    stacker("verify", app.image.config)
+    damage(path, b"127.0.0.1")
+    damage(path, b"root:x")
+    assert differences(stacker, app.image.config) == [
+        ("etc/hosts", "contents"),
+        ("etc/passwd", "contents"),
+    ]
+    stacker("repair", app.image.config)
+    stacker("verify", app.image.config)
+
+
+def test_changed_contents_of_a_sparse_and_of_a_replaced_file_are_named(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    parts = (
+        sparse_01("sparse", 100_000, [(0, b"y" * 600), (5000, b"first"), (70_001, b"last")]),
+        file("twice", b"earlier"),
+        file("twice", b"later"),
+    )
+    app = layout(tmp_path / "sparse", [tar(*parts)])
+    stacker("pull", "--sync", "--form", "erofs", app.source)
+    stacker("verify", app.image.config)
+    path = layers(stacker, app)[0] / "layer.tar"
+    sound = path.read_bytes()
+    for content, name in ((b"last", "sparse"), (b"earlier", "twice"), (b"later", "twice")):
+        damage(path, content)
+        assert (name, "contents") in differences(stacker, app.image.config)
+        path.write_bytes(sound)
+
+
+def test_checksums_of_a_layer_outlast_a_change_of_its_form(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--sync", app.source)
+    stacker("verify", app.image.config)
+    stacker("convert", app.image.config, "--form", "erofs")
+    damage(layers(stacker, app)[0] / "layer.tar", b"root:x")
+    assert differences(stacker, app.image.config) == [("etc/passwd", "contents")]
+    stacker("repair", app.image.config)
+    stacker("convert", app.image.config, "--form", "tree")
+    stacker("verify", app.image.config)
 
 
 def test_a_changed_index_is_found_and_its_file_named(stacker: Stacker, app: images.Layout) -> None:

@@ -14,7 +14,9 @@ from stacker.layer.checksums import (
     read_checksums,
     write_checksums,
 )
+from stacker.layer.paths import LayerPaths
 from stacker.layer.skeleton import damaged_files, reassemble
+from stacker.layer.tar_stream import contents_in_tar
 from tests.support import tars
 from tests.support.tars import dir as folder
 from tests.support.tars import file, symlink
@@ -55,6 +57,21 @@ def test_checksums_are_the_crc_32_of_each_range_in_the_order_of_the_tar(layer: U
     ranges = (b"12345", b"", b"old", b"new", b"moved", b"y" * 600, b"x" * 100, BIG)
     content = b"CRC32\0\0\1" + b"".join(map(little_endian_crc, ranges))
     assert layer.paths.checksums.read_bytes() == content + little_endian_crc(content)
+
+
+def test_the_tar_of_a_layer_has_the_same_checksums_as_its_tree(
+    layer: Unpacked, workspace: Workspace
+) -> None:
+    paths = LayerPaths(workspace.path / "tar")
+    paths.root.mkdir()
+    paths.tar.write_bytes(b"".join(reassemble(layer.paths, layer.record, what="test")))
+    found = list(contents_in_tar(paths, layer.record, what="test"))
+    assert [checksum for each in found for checksum in each.got] == [
+        *(read_checksums(layer.paths.checksums) or ()),
+    ]
+    assert [each.path for each in found] == [
+        *(b"d/a", b"empty", b"gone", b"gone", b"d/b", b"s", b"big"),
+    ]
 
 
 def test_unchanged_files_are_not_named(layer: Unpacked) -> None:
