@@ -286,7 +286,7 @@ def _merge(tree: ServedTree) -> LowerTree:
     layers = tree.layers
     if tree.read_only and tree.upper is not None:
         layers = (tree.upper, *layers)
-    opened = [_opened(layer, tree) for layer in layers]
+    opened = [_opened(layer) for layer in layers]
     try:
         return merge(opened, tree.whiteout_format)
     except OSError as error:
@@ -298,15 +298,14 @@ def _merge(tree: ServedTree) -> LowerTree:
         raise
 
 
-def _opened(layer: LayerPaths | Path, tree: ServedTree) -> LayerPaths | Path:
+def _opened(layer: LayerPaths | Path) -> LayerPaths | Path:
     """Return a path to a directory that is valid for the life of this process.
 
-    The mount may cover the directory.  Another program may pass a mount of its own and unmount it
-    as soon as this mount exists (the idmapped mounts of containers/storage).
+    The mount may cover the directory, and a chain that is built again takes the place of the old
+    one.  Another program may pass a mount of its own and unmount it as soon as this mount exists
+    (the idmapped mounts of containers/storage).
     """
     if not isinstance(layer, Path):
-        return layer
-    if not (tree.options.foreign or layer.is_relative_to(tree.target)):
         return layer
     opened = os.open(layer, os.O_PATH | os.O_DIRECTORY)
     return Path(os.fsdecode(opath.proc_path(opened)))

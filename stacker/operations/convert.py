@@ -19,7 +19,8 @@ from stacker.operations.remove import MountedParts
 from stacker.operations.stack import chain_id_of, ensure_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from stacker.events import Emit
     from stacker.image.digest import DiffID, ImageID
@@ -69,7 +70,7 @@ def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:
 
     :returns: the number of layers that lost a form.
     """
-    double = [each for each in dict.fromkeys(diff_ids) if len(store.layers.paths(each).forms) > 1]
+    double = layers_of_two_forms(store, diff_ids)
     if not double:
         return 0
     with (
@@ -77,14 +78,40 @@ def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:
         store.images.write_lock(),
         store.layers.removing_unread(double) as free,
     ):
-        mounted, used, dropped = MountedParts.read(store), _used_forms(store), 0
-        for diff_id in sorted(free, key=str):
-            unused = [form for form in FORMS if form not in used[diff_id]]
-            if str(diff_id) not in mounted.layers and len(unused) == 1:
-                record = store.layers.record(diff_id).without_form(unused[0])
-                store.layers.drop(diff_id, unused[0], record, discard)
-                dropped += 1
-    return dropped
+        unused = unused_forms(store, free, MountedParts.read(store))
+        for diff_id, form in unused.items():
+            drop_form(store, diff_id, form, discard)
+        return len(unused)
+
+
+def layers_of_two_forms(store: Store, diff_ids: Iterable[DiffID]) -> list[DiffID]:
+    """Return those layers that have both forms."""
+    return [each for each in dict.fromkeys(diff_ids) if len(store.layers.paths(each).forms) > 1]
+
+
+def unused_forms(
+    store: Store, double: Iterable[DiffID], mounted: MountedParts
+) -> dict[DiffID, Form]:
+    """Return for each layer the form that no stack uses; a mount keeps both forms of its layers.
+
+    The caller has locked the list of images, and the layers against readers.
+
+    :param double: layers that have both forms.
+    """
+    used, found = _used_forms(store), {}
+    for diff_id in sorted(double, key=str):
+        unused = [form for form in FORMS if form not in used[diff_id]]
+        if len(unused) == 1 and str(diff_id) not in mounted.layers:
+            found[diff_id] = unused[0]
+    return found
+
+
+def drop_form(
+    store: Store, diff_id: DiffID, form: Form, discard: Callable[[Iterable[Path]], None]
+) -> None:
+    """Remove a form that `unused_forms` yields."""
+    record = store.layers.record(diff_id).without_form(form)
+    store.layers.drop(diff_id, form, record, discard)
 
 
 def _used_forms(store: Store) -> dict[DiffID, set[Form]]:

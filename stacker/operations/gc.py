@@ -19,14 +19,16 @@ from stacker.linux.filesystem import abandoned_temporaries, is_temporary
 from stacker.linux.removal import remove_path
 from stacker.mount.detach import clear_stale
 from stacker.mount.table import Table
+from stacker.operations.convert import drop_form, layers_of_two_forms, unused_forms
 from stacker.operations.remove import MountedParts, parts_of, paths_of, removable_images
 from stacker.operations.usage import FreedSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable, Iterator
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from stacker.image.digest import ImageID
+    from stacker.layer.paths import Form
     from stacker.operations.remove import ImageParts
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
@@ -38,9 +40,9 @@ if TYPE_CHECKING:
 class Garbage:
     """An object of the store that no image, mount or running command needs.
 
-    :param kind: ``layer``, ``chain``, ``blob``, ``partial``, ``staging``, ``mount``, ``image``
-        or ``temporary``.
-    :param name: its digest, its file name, or the target of the mount.
+    :param kind: ``layer``, ``form``, ``chain``, ``blob``, ``partial``, ``staging``, ``mount``,
+        ``image`` or ``temporary``.
+    :param name: its digest, its file name, the target of the mount, or the diff_id and the form.
     :param size: bytes on disk that its removal frees.  Those of an image are its parts that no
         other image has.
     """
@@ -141,13 +143,21 @@ class _Collector:
         return [Garbage("image", digest, 0) for digest in digests]
 
     def unlisted(self, discard: Discard) -> list[Garbage]:
-        """Remove layers, chains and blobs that no image has.  The caller holds both locks."""
+        """Remove layers, chains and blobs that no image has, and forms that no stack uses.
+
+        The caller holds both locks.
+        """
         store, limit = self.store, time.time() - self.older_than
         needed = parts_of(store, store.images.all())
         unlisted = set(store.layers.all()) - needed.layers
         old = [each for each in sorted(unlisted, key=str) if _is_old(_root(store, each), limit)]
         replaced = _replaced_layers(store)
-        with store.layers.removing_unread([*old, *replaced.values()]) as free:
+        double = [
+            each
+            for each in layers_of_two_forms(store, needed.layers)
+            if _is_old(_root(store, each), limit)
+        ]
+        with store.layers.removing_unread([*old, *replaced.values(), *double]) as free:
             mounted = MountedParts.read(store)  # after the locks: a mount in progress holds one
             free -= {DiffID.parse(name) for name in mounted.layers}
             layers = [(str(each), _root(store, each)) for each in old if each in free]
@@ -158,9 +168,17 @@ class _Collector:
             unused += [("chain", path.name, path) for path in chains]
             unused += [("blob", path.name, path) for path in blobs]
             found = [Garbage(kind, name, self._freed.add(path)) for kind, name, path in unused]
+            found += self._forms(unused_forms(store, free.intersection(double), mounted), discard)
             if not self.dry_run:
                 discard(path for _, _, path in unused if path.exists())
         return found
+
+    def _forms(self, unused: Mapping[DiffID, Form], discard: Discard) -> Iterator[Garbage]:
+        for diff_id, form in unused.items():
+            size = sum(map(self._freed.add, self.store.layers.files(diff_id, form)))
+            if not self.dry_run:
+                drop_form(self.store, diff_id, form, discard)
+            yield Garbage("form", f"{diff_id} {form}", size)
 
 
 def _replaced_layers(store: Store) -> dict[Path, DiffID]:

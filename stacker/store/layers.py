@@ -149,9 +149,13 @@ class LayerStore:
         :param record: the record without the form.
         :param discard: removes paths.
         """
+        discard(self.files(diff_id, form))
+        write_atomically(self.paths(diff_id).record, record.to_json(), durable=True)
+
+    def files(self, diff_id: DiffID, form: Form) -> list[Path]:
+        """Return the files and directories that one form of a layer has."""
         paths = self.paths(diff_id)
-        discard(path for name in _FILES[form] if (path := getattr(paths, name)).exists())
-        write_atomically(paths.record, record.to_json(), durable=True)
+        return [path for name in _FILES[form] if (path := getattr(paths, name)).exists()]
 
     def _replace(self, fresh: Path, final: Path) -> None:
         """Exchange a layer, and keep the old one until no mount uses it; `gc` removes it."""

@@ -17,6 +17,7 @@ Remove objects that no image, mount or running command uses.  stacker prints the
 the name of each removed object:
 
   layer      an unpacked layer that no image uses, or that `repair` replaced
+  form       the tree or the EROFS form of a layer that has both, if no stack and no mount uses it
   chain      a stored stack of layers that no image uses, or that a newer one replaced
   blob       a manifest, a config or a layer's blob that no image uses
   partial    an interrupted download

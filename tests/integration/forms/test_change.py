@@ -1,0 +1,124 @@
+"""Layers get another form, and lose one that no image and no mount uses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from stacker.operations.convert import add_form
+from stacker.store.store import Store
+from tests.support import images
+from tests.support.command import Stacker, conforming
+from tests.support.forms import LOWER, forms_of
+from tests.support.images import layout
+from tests.support.snapshot import Node, snapshot
+from tests.support.tars import file, tar
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts filesystems: needs root"),
+    pytest.mark.usefixtures("alone_among_mounts"),
+]
+
+
+@pytest.mark.parametrize("first", ["tree", "erofs"])
+def test_convert_changes_the_form_without_the_source(
+    stacker: Stacker,
+    app: images.Layout,
+    wanted: dict[bytes, Node],
+    tmp_path: Path,
+    first: str,
+) -> None:
+    second = "erofs" if first == "tree" else "tree"
+    stacker("pull", "--sync", "--form", first, app.source)
+    shutil.rmtree(app.path)
+    stacker("convert", app.image.config, "--form", second)
+    assert forms_of(stacker, app) == [[second], [second]]
+    stacker("verify", app.image.config)
+    stacker("unpack", app.image.config, tmp_path / "plain")
+    assert snapshot(tmp_path / "plain") == wanted
+
+
+def test_a_tree_whose_removal_was_killed_can_still_be_verified(
+    stacker: Stacker, tmp_path: Path
+) -> None:
+    unusual = tar(file("a", b"first"), file("a", b"second"))
+    app = layout(tmp_path / "unusual", [unusual])
+    stacker("pull", "--sync", app.source)
+    store = Store.open(stacker.store)
+    [diff_id] = store.images.config(store.images.find(app.image.config)).diff_ids
+    assert add_form(store, [diff_id], "erofs") == 1
+
+    def killed(paths: Iterable[Path]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.layers.drop(
+            diff_id, "tree", store.layers.record(diff_id).without_form("tree"), killed
+        )
+    stacker("verify", app.image.config)
+
+
+def test_a_shared_layer_keeps_the_form_that_another_image_uses(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    base = layout(tmp_path / "base", [LOWER])
+    stacker("pull", "--no-sync", base.source)
+    stacker("pull", "--no-sync", "--form", "erofs", app.source)
+    assert forms_of(stacker, app) == [["tree", "erofs"], ["erofs"]]
+    stacker("rm", base.image.config)
+    stacker("convert", app.image.config, "--form", "erofs")
+    stacker("verify", "--all")
+
+
+@pytest.mark.parametrize("driver", ["overlay", "fuse"])
+@pytest.mark.parametrize("change", [("tree", "erofs"), ("erofs", "tree")])
+def test_gc_removes_the_other_form_of_a_layer_once_no_mount_uses_it(
+    stacker: Stacker,
+    app: images.Layout,
+    wanted: dict[bytes, Node],
+    change: tuple[str, str],
+    driver: str,
+) -> None:
+    first, second = change
+    target = stacker.store.parent / "target"
+    target.mkdir()
+    stacker("pull", "--sync", "--form", first, app.source)
+    stacker("mount", "--driver", driver, app.image.config, target)
+    stacker("convert", app.image.config, "--form", second)
+    assert forms_of(stacker, app) == [["tree", "erofs"]] * 2
+    assert "form" not in gc_kinds(stacker)
+    assert snapshot(target) == wanted
+    stacker("umount", target)
+    planned = gc_kinds(stacker, "--dry-run")
+    assert forms_of(stacker, app) == [["tree", "erofs"]] * 2
+    assert gc_kinds(stacker) == planned
+    assert planned.count("form") == 2
+    assert forms_of(stacker, app) == [[second]] * 2
+    stacker("verify", "--all")
+    stacker("mount", "--driver", driver, app.image.config, target)
+    assert snapshot(target) == wanted
+
+
+def test_gc_keeps_both_forms_of_a_layer_that_two_images_use_in_two_forms(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    base = layout(tmp_path / "base", [LOWER])
+    stacker("pull", "--sync", "--form", "tree", base.source)
+    stacker("pull", "--sync", "--form", "erofs", app.source)
+    assert gc_kinds(stacker) == []
+    assert forms_of(stacker, app) == [["tree", "erofs"], ["erofs"]]
+    stacker("rm", base.image.config)
+    assert gc_kinds(stacker, "--older-than", "1h") == []
+    assert gc_kinds(stacker) == ["form"]
+    assert forms_of(stacker, app) == [["erofs"], ["erofs"]]
+    stacker("verify", "--all")
+
+
+def gc_kinds(stacker: Stacker, *words: str) -> list[str]:
+    """Return the kinds of the objects that `gc` removes."""
+    items = conforming(stacker("gc", "--json", *words).document)["items"]
+    return [each["kind"] for each in items]
