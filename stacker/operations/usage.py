@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, NotFoundError
+from stacker.layer.paths import FORMS
 from stacker.linux.walk import walk
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from stacker.image.config import ImageConfig
     from stacker.image.digest import DiffID
+    from stacker.layer.paths import Form
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
 
@@ -40,6 +42,7 @@ class ImageUsage:
     :param shared: bytes in layers that other images also have.
     :param unique: bytes in layers that only this image has.
     :param missing: the number of layers that are damaged or not in the store.
+    :param forms: the forms that its layers have.
     """
 
     image: StoredImage
@@ -47,6 +50,7 @@ class ImageUsage:
     shared: int
     unique: int
     missing: int
+    forms: tuple[Form, ...]
 
     @property
     def total(self) -> int:
@@ -100,7 +104,8 @@ def images_usage(
         images = store.images.with_configs(report)
     users = Counter(diff_id for _, config in images for diff_id in set(config.diff_ids))
     sizes = {diff_id: layer_bytes(store, diff_id) for diff_id in users}
-    return tuple(_image_usage(image, config, users, sizes) for image, config in images)
+    forms = {diff_id: store.layers.paths(diff_id).forms for diff_id in users}
+    return tuple(_image_usage(image, config, users, sizes, forms) for image, config in images)
 
 
 def store_usage(store: Store, report: Callable[[str], object] = lambda _: None) -> StoreUsage:
@@ -156,14 +161,17 @@ def _image_usage(
     config: ImageConfig,
     users: Counter[DiffID],
     sizes: dict[DiffID, int | None],
+    forms: dict[DiffID, tuple[Form, ...]],
 ) -> ImageUsage:
     layers = {diff_id: sizes[diff_id] for diff_id in config.diff_ids}
+    found = {form for diff_id in config.diff_ids for form in forms[diff_id]}
     return ImageUsage(
         image,
         config,
         shared=sum(size or 0 for diff_id, size in layers.items() if users[diff_id] > 1),
         unique=sum(size or 0 for diff_id, size in layers.items() if users[diff_id] == 1),
         missing=sum(size is None for size in layers.values()),
+        forms=tuple(form for form in FORMS if form in found),
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Show the disk usage of the store.  SHARED is the size of the layers that other images use as well.
 UNIQUE is the size of the layers that only this image uses; `stacker rm` frees it.  The size of a
-layer is the sum of its file sizes.
+layer is the sum of its file sizes.  FORM is how the store has the layers (see `stacker images`).
 
 The lines below the table are about the whole store, in bytes that the filesystem allocates; `total`
 equals the sum that `du -s` prints.  A layer that several images share counts once.  Blocks that
@@ -53,7 +53,7 @@ def run(args: Namespace, session: Session) -> None:
     if session.json:
         print_item("df", _document(usage))
         return
-    headers = ("NAME", "IMAGE ID", "SHARED", "UNIQUE", "TOTAL")
+    headers = ("NAME", "IMAGE ID", "FORM", "SHARED", "UNIQUE", "TOTAL")
     print_table(headers, [_row(image) for image in usage.images], right="SHARED UNIQUE TOTAL")
     print_text("")
     for name, meaning in _PARTS:
@@ -64,6 +64,7 @@ def _row(usage: ImageUsage) -> tuple[str, ...]:
     return (
         ", ".join(shortened(name, 60) for name in usage.image.names),
         usage.image.id.short,
+        "+".join(usage.forms),
         size(usage.shared),
         size(usage.unique),
         size(usage.total),
@@ -76,6 +77,7 @@ def _document(usage: StoreUsage) -> dict[str, object]:
             {
                 "image_id": str(image.image.id),
                 "names": list(image.image.names),
+                "forms": list(image.forms),
                 "bytes": {"shared": image.shared, "own": image.unique, "total": image.total},
             }
             for image in usage.images

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 List the images in the store, in the order of their first pull.  SIZE is the size of all layers of
-an image.  UNIQUE is the size of the layers that no other image uses.  With --quiet, print only the
-full image IDs.
+an image.  UNIQUE is the size of the layers that no other image uses.  FORM is how the store has the
+layers: as directories (tree), as tars with an index (erofs), or in both forms (tree+erofs).  With
+--quiet, print only the full image IDs.
 """
 EXAMPLES = """\
   stacker images
@@ -41,7 +42,7 @@ def run(args: Namespace, session: Session) -> None:
         for usage in usages:
             print_line(str(usage.image.id))
     else:
-        headers = ("NAME", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE", "UNIQUE", "CREATED")
+        headers = ("NAME", "IMAGE ID", "PLATFORM", "LAYERS", "FORM", "SIZE", "UNIQUE", "CREATED")
         print_table(headers, [_row(usage) for usage in usages], right="LAYERS SIZE UNIQUE")
 
 
@@ -52,6 +53,7 @@ def _row(usage: ImageUsage) -> tuple[str, ...]:
         usage.image.id.short,
         shortened(str(config.platform), 30),
         str(len(config.diff_ids)),
+        "+".join(usage.forms),
         size(usage.total),
         size(usage.unique),
         (config.created or "")[:10],
@@ -69,5 +71,6 @@ def _document(usage: ImageUsage) -> dict[str, object]:
         "created": config.created,
         "layers": len(config.diff_ids),
         "missing_layers": usage.missing,
+        "forms": list(usage.forms),
         "bytes": {"shared": usage.shared, "own": usage.unique, "total": usage.total},
     }

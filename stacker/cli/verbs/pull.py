@@ -159,6 +159,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
     from stacker.source.open import open_source
 
     store = session.store()
+    form = _form(args, session)  # its child processes start before the threads of progress bars
     with (
         store.staging.directory("spool") as spool,
         open_source(
@@ -173,7 +174,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             store,
             source,
             platform=platform,
-            options=_options(args, _form(args, session)),
+            options=_options(args, form),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
             emit=emit,

@@ -42,6 +42,27 @@ def test_convert_changes_the_form_without_the_source(
     assert snapshot(tmp_path / "plain") == wanted
 
 
+def test_images_and_df_show_the_forms_of_each_image(
+    stacker: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    base = layout(tmp_path / "base", [LOWER])
+    stacker("pull", "--no-sync", base.source)
+    stacker("pull", "--no-sync", "--form", "erofs", app.source)
+    listed = conforming(stacker("images", "--json").document)["items"]
+    used = conforming(stacker("df", "--json").document)["item"]["images"]
+    for found in (listed, used):
+        assert {each["image_id"]: each["forms"] for each in found} == {
+            base.image.config: ["tree", "erofs"],  # both images have its layer
+            app.image.config: ["tree", "erofs"],
+        }
+    stacker("rm", base.image.config)
+    stacker("gc")
+    for verb in ("images", "df"):
+        head, row = (line.split("  ") for line in stacker(verb).out.splitlines()[:2])
+        names, cells = ([each.strip() for each in line if each] for line in (head, row))
+        assert cells[names.index("FORM")] == "erofs"
+
+
 def test_a_tree_whose_removal_was_killed_can_still_be_verified(
     stacker: Stacker, tmp_path: Path
 ) -> None:
