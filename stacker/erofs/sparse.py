@@ -2,7 +2,8 @@
 
 The segments of a file come in; one block number for each chunk goes out.  A chunk that the tar
 stores at a block boundary refers to the tar.  Other files are copied: the image then has their
-data, without the holes.  This module must not read files, except in :func:`own_data`.
+data, without most of the holes.  A file with few data and a large hole has large chunks, so that
+its map stays small.  This module must not read files, except in :func:`own_data`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from stacker.errors import LayerError
 if TYPE_CHECKING:
     from stacker.tar.entry import Segment
 
-_COPIED_BITS: Final = 3
-"""Chunks of copied files have 4 KiB."""
-_MAX_CHUNKS: Final = 1 << 22
+_COPIED_BITS: Final = range(3, 16)
+"""Chunks of copied files have 4 KiB to 16 MiB."""
+_FEW_CHUNKS: Final = 1 << 16
+"""A map with no more chunks is small, whatever the chunk size."""
+_MAX_CHUNKS: Final = 1 << 24
+_MAX_COPIED: Final = 1 << 30
+"""The most bytes that one file adds to an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,9 @@ def sparse_map(segments: Sequence[Segment], *, size: int, start: int, block: int
     :param block: the first free block of the data area.
     :raises LayerError: the file has too many chunks.
     """
-    bits = _common_bits(segments, size)
-    if bits is None:
-        return _copied(segments, size, block)
+    bits, is_copied = _chunking(segments, size)
+    if is_copied:
+        return _copied(segments, size, bits, block)
     blocks = _empty(size, bits)
     chunk, at = BLOCK << bits, start // BLOCK
     if start + sum(length for _, length in segments) > BLOCK * MAX_BLOCKS:
@@ -65,8 +70,37 @@ def sparse_map(segments: Sequence[Segment], *, size: int, start: int, block: int
 
 def map_bytes(segments: Sequence[Segment], size: int) -> int:
     """Return the bytes that the chunks of a file take in an image."""
-    bits = _common_bits(segments, size)
-    return CHUNK_INDEX.size * -(-size >> (BLOCK_BITS + (_COPIED_BITS if bits is None else bits)))
+    return CHUNK_INDEX.size * _count(size, _chunking(segments, size)[0])
+
+
+def _chunking(segments: Sequence[Segment], size: int) -> tuple[int, bool]:
+    """Return the exponent of the chunk size, and whether to copy the chunks.
+
+    The image then needs the fewest bytes, if the map is not small anyway.
+    """
+    common = _common_bits(segments, size)
+    bits, is_copied = (_COPIED_BITS[0], True) if common is None else (common, False)
+    if _count(size, bits) <= _FEW_CHUNKS:
+        return bits, is_copied
+    costs = {(each, True): _copied_bytes(segments, each) for each in _COPIED_BITS}
+    if common is not None:
+        costs[common, False] = 0
+    return min(costs, key=lambda each: costs[each] + CHUNK_INDEX.size * _count(size, each[0]))
+
+
+def _count(size: int, bits: int) -> int:
+    return -(-size >> (BLOCK_BITS + bits))
+
+
+def _copied_bytes(segments: Sequence[Segment], bits: int) -> int:
+    """Return the bytes of all chunks with data."""
+    after = count = 0
+    for offset, length in segments:
+        if length:
+            first = max(after, offset >> (BLOCK_BITS + bits))
+            after = max(after, _count(offset + length, bits))
+            count += after - first
+    return count << (BLOCK_BITS + bits)
 
 
 def _common_bits(segments: Sequence[Segment], size: int) -> int | None:
@@ -79,17 +113,23 @@ def _common_bits(segments: Sequence[Segment], size: int) -> int | None:
     return min(lowest - BLOCK_BITS, MAX_CHUNK_BITS) if lowest >= BLOCK_BITS else None
 
 
-def _copied(segments: Sequence[Segment], size: int, block: int) -> SparseMap:
-    blocks = _empty(size, _COPIED_BITS)
+def _copied(segments: Sequence[Segment], size: int, bits: int, block: int) -> SparseMap:
+    if (copied := _copied_bytes(segments, bits)) > _MAX_COPIED:
+        raise LayerError(
+            f"sparse file too large: got {copied} bytes of data in unaligned chunks, "
+            f"want at most {_MAX_COPIED}",
+            hint="use the form `tree` for this image",
+        )
+    blocks = _empty(size, bits)
     count = 0
-    for index in _touched(segments):
-        blocks[index] = block + (count << _COPIED_BITS)
+    for index in _touched(segments, bits):
+        blocks[index] = block + (count << bits)
         count += 1
-    return SparseMap(_COPIED_BITS, blocks, count << _COPIED_BITS)
+    return SparseMap(bits, blocks, count << bits)
 
 
 def _empty(size: int, bits: int) -> array[int]:
-    count = -(-size >> (BLOCK_BITS + bits))
+    count = _count(size, bits)
     if count > _MAX_CHUNKS:
         raise LayerError(
             f"sparse file too large: got {count} chunks of {BLOCK << bits} bytes, "
@@ -99,28 +139,29 @@ def _empty(size: int, bits: int) -> array[int]:
     return array("I", [HOLE]) * count
 
 
-def _touched(segments: Sequence[Segment]) -> Iterator[int]:
+def _touched(segments: Sequence[Segment], bits: int) -> Iterator[int]:
     """Yield each chunk with data, in order."""
     after = 0
     for offset, length in segments:
         if length:
-            first = max(after, offset >> (BLOCK_BITS + _COPIED_BITS))
-            after = max(after, -(-(offset + length) >> (BLOCK_BITS + _COPIED_BITS)))
+            first = max(after, offset >> (BLOCK_BITS + bits))
+            after = max(after, _count(offset + length, bits))
             yield from range(first, after)
 
 
-def own_data(segments: Sequence[Segment], *, start: int, tar: int) -> Iterator[bytes]:
+def own_data(segments: Sequence[Segment], *, bits: int, start: int, tar: int) -> Iterator[bytes]:
     """Yield the data of the chunks that :func:`sparse_map` copies, with zeros around the segments.
 
+    :param bits: the exponent of the chunk size in blocks.
     :param start: where the payload starts in the tar, in bytes.
     :param tar: a descriptor of the tar.
     """
-    chunk, left = BLOCK << _COPIED_BITS, list[tuple[int, int, int]]()
+    chunk, left = BLOCK << bits, list[tuple[int, int, int]]()
     for offset, length in segments:
         left.append((offset, length, start))
         start += length
     left.reverse()
-    for index in _touched(segments):
+    for index in _touched(segments, bits):
         data, low = bytearray(chunk), index * chunk
         while left and left[-1][0] < low + chunk:
             offset, length, at = left.pop()

@@ -117,9 +117,10 @@ def _whole_end(end: int, contents: int) -> int:
 def _outside(inodes: Inodes, encoder: Encoder, tars: Sequence[Tar]) -> Iterator[bytes]:
     """Yield the data area."""
     for number in encoder.outside:
-        if number in encoder.sparse:
+        if (found := encoder.sparse.get(number)) is not None:
             segments, start = inodes.sparse[number], inodes.start[number]
-            yield from own_data(segments, start=start, tar=tars[inodes.tar[number] - 1].fd)
+            tar = tars[inodes.tar[number] - 1].fd
+            yield from own_data(segments, bits=found.bits, start=start, tar=tar)
         else:
             content = encoder.content(number)
             yield content + bytes(-len(content) % BLOCK)

@@ -19,6 +19,7 @@ from tests.support.forms import LOWER, UPPER, forms_of, layer_directories
 from tests.support.images import layout
 from tests.support.indexes import merged_stack
 from tests.support.snapshot import Node, snapshot
+from tests.support.tars import sparse_01, tar
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts filesystems: needs root"),
@@ -129,6 +130,29 @@ def test_rm_and_gc_leave_nothing_of_the_erofs_form(stacker: Stacker, app: images
     stacker("gc")
     assert not any(path.exists() for path in layer_directories(stacker, app))
     assert list((stacker.store / "chains").glob("*/*")) == []
+
+
+@pytest.mark.parametrize("driver", ["overlay", "fuse"])
+def test_large_sparse_file_is_read_from_a_small_index(
+    stacker: Stacker, tmp_path: Path, driver: str
+) -> None:
+    size, last = 900 << 30, 899 << 30
+    lastlog = sparse_01("var/log/lastlog", size, [(292, b"first"), (last + 292, b"last")])
+    app = layout(tmp_path / "sparse", [tar(lastlog)])
+    stacker("pull", "--no-sync", "--form", "erofs", app.source)
+    [layer] = layer_directories(stacker, app)
+    assert (layer / "index.erofs").stat().st_size < 16 << 20
+    target = tmp_path / "target"
+    target.mkdir()
+    stacker("mount", "--driver", driver, app.image.config, target)
+    with (target / "var/log/lastlog").open("rb") as file:
+        assert os.fstat(file.fileno()).st_size == size
+        assert os.pread(file.fileno(), 300, 0) == bytes(292) + b"first" + bytes(3)
+        assert os.pread(file.fileno(), 297, last) == bytes(292) + b"last" + bytes(1)
+        assert os.pread(file.fileno(), 9, 5 << 30) == bytes(9)
+        assert os.pread(file.fileno(), 9, size - 2) == bytes(2)
+    stacker("umount", target)
+    stacker("verify", app.image.config)
 
 
 def test_print_plan_lists_the_mounts_of_the_erofs_form(

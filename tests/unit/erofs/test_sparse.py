@@ -42,9 +42,32 @@ def test_unaligned_segments_are_copied_in_chunks_of_4_kib() -> None:
     assert list(found.blocks) == [40, HOLE, 48, HOLE, HOLE]
 
 
+@pytest.mark.parametrize("at", [1, 512, 4096])
+def test_few_data_in_a_large_file_need_a_small_image(at: int) -> None:
+    segments = [Segment(at, 292), Segment((1 << 40) - 4096, 292)]
+    found = sparse_map(segments, size=1 << 40, start=512, block=7)
+    chunk = BLOCK << found.bits
+    copied = [(index, block) for index, block in enumerate(found.blocks) if block != HOLE]
+    assert copied == [(0, 7), (len(found.blocks) - 1, 7 + (1 << found.bits))]
+    assert len(found.blocks) == (1 << 40) // chunk
+    assert map_bytes(segments, 1 << 40) + found.own_blocks * BLOCK <= 8 << 20
+
+
+def test_much_aligned_data_in_a_large_file_stay_in_the_tar() -> None:
+    segments = [Segment(1 << 32, 1 << 34), Segment((1 << 35) + 4096, 4096)]
+    found = sparse_map(segments, size=(1 << 35) + 8192, start=512, block=7)
+    assert (found.bits, found.own_blocks) == (3, 0)
+    assert found.blocks[(1 << 32) // 4096] == 1
+
+
 def test_too_many_chunks_are_refused() -> None:
     with pytest.raises(LayerError, match="sparse file too large"):
-        sparse_map([Segment(1, 1)], size=1 << 40, start=512, block=0)
+        sparse_map([Segment(1, 1)], size=1 << 60, start=512, block=0)
+
+
+def test_too_much_unaligned_data_are_refused() -> None:
+    with pytest.raises(LayerError, match="in unaligned chunks"):
+        sparse_map([Segment(1, (1 << 30) + 1)], size=1 << 32, start=512, block=0)
 
 
 def test_sparse_file_behind_the_last_block_of_a_tar_is_refused() -> None:
@@ -85,7 +108,8 @@ def test_chunks_have_the_data_of_the_segments(drawn: tuple[list[Segment], int]) 
     if found.own_blocks:
         path = Path(f"/proc/self/fd/{_memory(tar)}")
         with path.open("rb") as file:
-            own += b"".join(own_data(segments, start=512, tar=file.fileno()))
+            data = own_data(segments, bits=found.bits, start=512, tar=file.fileno())
+            own += b"".join(data)
         assert len(own) == (3 + found.own_blocks) * BLOCK
     chunk, source = BLOCK << found.bits, own if found.own_blocks else tar
     pieces = [
@@ -93,6 +117,20 @@ def test_chunks_have_the_data_of_the_segments(drawn: tuple[list[Segment], int]) 
         for block in found.blocks
     ]
     assert b"".join(pieces)[:size] == wanted
+
+
+@pytest.mark.parametrize("bits", [3, 4, 9])
+def test_copied_chunks_of_any_size_have_the_data_of_the_segments(bits: int) -> None:
+    segments = [Segment(5, 9000), Segment(9100, 2), Segment(20_000, 70_000), Segment(400_000, 1)]
+    payload = bytes(1 + n % 255 for n in range(sum(length for _, length in segments)))
+    with Path(f"/proc/self/fd/{_memory(payload)}").open("rb") as file:
+        own = b"".join(own_data(segments, bits=bits, start=0, tar=file.fileno()))
+    wanted, at, chunk = bytearray(1 << 20), 0, BLOCK << bits
+    for offset, length in segments:
+        wanted[offset : offset + length] = payload[at : at + length]
+        at += length
+    parts = [wanted[start : start + chunk] for start in range(0, len(wanted), chunk)]
+    assert own == b"".join(part for part in parts if any(part))
 
 
 def _memory(data: bytes) -> int:
