@@ -144,7 +144,7 @@ class Store:
     ) -> Image:
         """Pull an image, unless the store has it.
 
-        :param source: ``docker://HOST/REPO[:TAG]``, ``oci:DIR[:TAG]``, ``oci-archive:FILE`` or
+        :param source: ``[docker://][HOST/]REPO[:TAG]``, ``oci:DIR[:TAG]``, ``oci-archive:FILE`` or
             ``docker-archive:FILE``.
         :param platform: ``OS/ARCH[/VARIANT]``; ``None`` for the best match for this machine.
         :param form: how to store new layers, ``tree`` or ``erofs``; ``None`` for that of most
@@ -159,7 +159,9 @@ class Store:
         :raises NetworkError: the registry cannot be reached.
         """
         from stacker.operations.pull import pull_image
+        from stacker.source.identify import complete_source
 
+        source = complete_source(source)
         options = unpack_options(limits, sync=sync, keep_blobs=keep_blobs, form=form)
         wanted = platform_of(platform)
         with self._source(source) as opened:
@@ -251,7 +253,7 @@ class Store:
     ) -> Pushed:
         """Push an image; it keeps its ID.
 
-        :param destination: ``docker://HOST/REPO[:TAG]``, ``oci:DIR[:NAME]`` or
+        :param destination: ``[docker://][HOST/]REPO[:TAG]``, ``oci:DIR[:NAME]`` or
             ``oci-archive:FILE[:NAME]``.
         :param compression: of layers whose original blob is missing.
         :param level: 1 to 9 for ``gzip``, 1 to 22 for ``zstd``.
@@ -263,8 +265,10 @@ class Store:
         from stacker.jobs.pack_layer import PackOptions
         from stacker.linux.process import umask
         from stacker.operations.push import push_image
+        from stacker.source.identify import complete_destination
         from stacker.stream.compression import compression_level
 
+        destination = complete_destination(destination)
         packing = PackOptions(compression, compression_level(compression, level))
         self._directory.images.find(text_of(image))  # fail before the destination is opened
         access = self.registries.access()

@@ -60,12 +60,13 @@ def copy_image(
 def list_tags(repository: str, *, registries: RegistryOptions | None = None) -> list[str]:
     """Return all tags of a repository, in the order of the registry.
 
-    :param repository: ``docker://HOST[:PORT]/REPO``.
+    :param repository: ``[docker://][HOST[:PORT]/]REPO``.
     :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
     :raises UsageError: it is no repository.
     :raises NotFoundError: the registry has no such repository.
     :raises NetworkError: the registry cannot be reached.
     """
     from stacker.registry.tags import tags_of
+    from stacker.source.identify import complete_source
 
-    return tags_of(repository, (registries or RegistryOptions()).access())[1]
+    return tags_of(complete_source(repository), (registries or RegistryOptions()).access())[1]

@@ -68,14 +68,23 @@ def print_line(text: str) -> None:
         sys.stdout.buffer.write(os.fsencode(text) + b"\n")
 
 
-def print_text(text: str) -> None:
-    """Print a line that may contain texts of an image; non-printable characters are escaped."""
-    _print(printable(text).encode(_encoding(), "backslashreplace").decode(_encoding()))
+def print_text(text: str, *, tabs: bool = False) -> None:
+    """Print a line that may contain texts of an image; non-printable characters are escaped.
+
+    :param tabs: do not escape tabs.
+    """
+    text = "\t".join(map(printable, text.split("\t"))) if tabs else printable(text)
+    _print(text.encode(_encoding(), "backslashreplace").decode(_encoding()))
 
 
 def print_items(kind: str, items: Sequence[dict[str, object]], **more: object) -> None:
     """Print a JSON document with a list of items."""
     _print_document({"schema": SCHEMA, "kind": kind, "items": list(items), **more})
+
+
+def moved_document(moved: Sequence[tuple[str, object]]) -> list[dict[str, object]]:
+    """Return the JSON of names that moved, each with the image that had it before."""
+    return [{"name": name, "from": str(image_id)} for name, image_id in moved]
 
 
 def print_item(kind: str, item: dict[str, object]) -> None:

@@ -18,9 +18,10 @@ from stacker.store.location import absolute, default_root
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from stacker.cli.config import Config
+    from stacker.image.digest import ImageID
     from stacker.store.store import Store
 
 _SYSTEM_CONFIG = Path("/etc/stacker/config.toml")
@@ -114,6 +115,11 @@ class Session:
         """Print a message to stderr, unless ``--quiet`` is given."""
         if self.verbosity >= 0:
             print(printable(f"stacker: {text}"), file=sys.stderr)
+
+    def say_moved(self, moved: Sequence[tuple[str, ImageID]], image_id: ImageID) -> None:
+        """Say which names moved to an image, each with the image that had it before."""
+        for name, previous in moved:
+            self.say(f"{name} moved from image {previous.short} to {image_id.short}")
 
     def detail(self, text: str) -> None:
         """Print a message to stderr if ``--verbose`` is given."""

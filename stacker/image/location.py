@@ -21,6 +21,11 @@ REGISTRY_TRANSPORT = "docker://"
 
 STDOUT = ("-", "/dev/stdout")
 """The paths of a file to write that mean stdout."""
+TRANSPORTS = (
+    *("oci", "oci-archive", "docker-archive", "docker"),
+    *("docker-daemon", "containers-storage", "dir"),  # of other programs
+)
+"""The words that are a transport before a colon, and not the name of an image."""
 
 _EXAMPLES = {
     "docker": "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0",

@@ -34,6 +34,7 @@ _ALIASES = {
     "ppc64el": ("ppc64le", ""),
     "loongarch64": ("loong64", ""),
 }
+_SYSTEMS = {"linux", "windows", "darwin", "freebsd"}  # alone, they lack an architecture
 # Lowest variant, and the default; a machine runs its own variant and all lower ones.
 _VARIANTS = {"amd64": (1, 1), "arm": (5, 7), "arm64": (8, 8)}
 
@@ -49,20 +50,23 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the platform that a user writes as ``OS/ARCH[/VARIANT][:OSVERSION]``.
+        """Return the platform that a user writes as ``[OS/]ARCH[/VARIANT][:OSVERSION]``.
 
-        The architecture may be an alias, such as ``x86_64``.
+        The architecture may be an alias, such as ``x86_64``.  A single word is an architecture of
+        Linux.
 
         :raises UsageError: another number of words, or other characters than letters, digits,
             ``_``, ``.`` and ``-``.
         """
         name, colon, version = text.lower().partition(":")
         words = name.split("/")
+        if len(words) == 1 and name not in _SYSTEMS:
+            words.insert(0, "linux")
         if not 1 < len(words) <= _MOST_WORDS or not all(
             _is_word(word) for word in (*words, *([version] if colon else []))
         ):
             raise UsageError(
-                f"malformed platform: got {quoted(text)}, want OS/ARCH[/VARIANT][:OSVERSION]",
+                f"malformed platform: got {quoted(text)}, want [OS/]ARCH[/VARIANT][:OSVERSION]",
                 hint="for example linux/amd64, linux/arm/v7 or windows/amd64:10.0.17763",
             )
         architecture, implied = _ALIASES.get(words[1], (words[1], ""))

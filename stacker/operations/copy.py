@@ -119,9 +119,11 @@ def copy_between(
     :param archive_ratio: maximum decompressed bytes per byte of a compressed archive.
     """
     from stacker.destination.open import open_destination
+    from stacker.source.identify import complete_destination, complete_source
     from stacker.source.open import open_source
     from stacker.source.resolve import resolve
 
+    source, destination = complete_source(source), complete_destination(destination)
     with open_source(source, spool=spool, access=access, archive_ratio=archive_ratio) as opened:
         # The source's own name, because the user may have written a short name.
         is_registry = is_in_registry(source)

@@ -24,16 +24,14 @@ from stacker.operations.remove import MountedParts, parts_of, paths_of, removabl
 from stacker.operations.usage import FreedSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Container, Iterator, Mapping
     from pathlib import Path
 
     from stacker.image.digest import ImageID
     from stacker.layer.paths import Form
-    from stacker.operations.remove import ImageParts
+    from stacker.operations.remove import Discard, ImageParts
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
-
-    Discard = Callable[[Iterable[Path]], None]
 
 
 @dataclass(frozen=True, slots=True)

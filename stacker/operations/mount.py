@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from stacker.linux import lock, process
+from stacker.linux import lock, process, safe_path
 from stacker.mount.attach import attach, checked
 from stacker.mount.drivers.choose import choose
 from stacker.mount.plan import StackedImage, new_id
@@ -63,6 +63,21 @@ def mount_image(
     """
     with stacked_image(store, name, restore, check) as image:
         return attach(Table(store.mounts), request, image, forbidden=store.root)
+
+
+def find_mount(store: Store, name: str, request: MountRequest) -> MountRecord | None:
+    """Return the mount that a request asks for, if it exists already.
+
+    :param name: an image ID, a unique prefix of one, or a name.
+    :raises NotFoundError: the store lacks the image.
+    """
+    image_id = store.images.find(name)
+    entry = Table(store.mounts).find(safe_path.resolve(request.target))
+    if entry is None or entry.state != "mounted" or entry.record.image != str(image_id):
+        return None
+    upper = request.upper and safe_path.resolve(request.upper)
+    wanted = (request.read_only, upper)
+    return entry.record if (entry.record.read_only, entry.record.upper) == wanted else None
 
 
 def plan_image(

@@ -23,6 +23,7 @@ from stacker.jobs.tasks import LayerIdentity, UnpackOptions, UnpackTask
 from stacker.linux import lock
 from stacker.linux.filesystem import sync_filesystem
 from stacker.operations.durability import sound_layers
+from stacker.operations.names import distinct_names
 from stacker.operations.schema1 import UndeclaredDiffID, convert, layers_of, manifest_of
 from stacker.operations.stack import ensure_stack, is_complete
 from stacker.source.protocol import Source
@@ -41,6 +42,7 @@ class Pulled:
     :param unpacked: the number of layers that this pull unpacked.
     :param present: the number of layers that the store had, or that another process unpacked.
     :param layers: the layers that this pull unpacked.
+    :param moved: names that another image had before, each with that image.
     """
 
     image_id: ImageID
@@ -49,6 +51,7 @@ class Pulled:
     present: int = 0
     warnings: tuple[str, ...] = ()
     layers: tuple[DiffID, ...] = ()
+    moved: tuple[tuple[str, ImageID], ...] = ()
 
 
 def pull_image(
@@ -60,6 +63,7 @@ def pull_image(
     jobs: int,
     origin: str,
     emit: Emit,
+    names: tuple[str, ...] | None = None,
     must_match: bool = False,
     unpack: UnpackLayer | None = None,
 ) -> Pulled:
@@ -69,6 +73,7 @@ def pull_image(
     :param must_match: refuse an image for another platform, even if it is the only one.
     :param jobs: the number of layers to unpack at the same time.
     :param origin: the source as the user wrote it, stored with the image's names.
+    :param names: the image's names in the store; ``None`` for those that it has in the source.
     :param emit: receives `LayersFound`, `LayerUnpacked` and the events of `unpack`.
     :param unpack: what workers run for a layer; ``None`` for `unpack_layer`.
     :raises NotFoundError: the source has no such image, or another process removed it.
@@ -77,11 +82,26 @@ def pull_image(
     """
     unpacker = _Unpacker(store, options, jobs, emit, unpack)
     with lock.shared(store.pull_lock):  # gc keeps the layers until the image is listed
-        return _pull(unpacker, source, platform, origin, must_match=must_match)
+        return _pull(unpacker, source, platform, _Names(origin, names), must_match=must_match)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The source as the user wrote it, and the names of the image unless they are the source's."""
+
+    origin: str
+    chosen: tuple[str, ...] | None
+
+    def of(self, store: Store, source: Source, image_id: ImageID) -> tuple[str, ...]:
+        """Return the names for an image.  The caller holds the write lock of the list."""
+        if self.chosen is not None or not source.names:
+            return self.chosen or ()
+        others = (image for image in store.images.all() if image.id != image_id)
+        return distinct_names(source.names, self.origin, others)
 
 
 def _pull(
-    unpacker: _Unpacker, source: Source, platform: Platform, origin: str, *, must_match: bool
+    unpacker: _Unpacker, source: Source, platform: Platform, names: _Names, *, must_match: bool
 ) -> Pulled:
     store, options = unpacker.store, unpacker.options
     source, unpacked = _convert_schema1(source, unpacker, platform if must_match else None)
@@ -93,16 +113,19 @@ def _pull(
         if must_match and not has_index_platform(source, descriptor):
             require_platform(config.platform, platform, str(manifest.image_id))
         unpacked += unpacker.unpack_image(source, manifest, config, is_first=not unpacked)
-        if _stack(store, config, options) and _list(
+        if not _stack(store, config, options):
+            continue
+        moved = _list(
             store,
             source,
             descriptor,
             (manifest.image_id, content),
             config=config,
-            origin=origin,
+            names=names,
             sync=options.sync,
-        ):
-            return _result(manifest.image_id, descriptor, config, unpacked)
+        )
+        if moved is not None:
+            return _result(manifest.image_id, descriptor, config, unpacked, moved)
         # Another process removed a layer or the stack in the meantime.
     raise _removed(manifest.image_id)
 
@@ -115,14 +138,26 @@ def _removed(image_id: ImageID) -> NotFoundError:
 
 
 def _result(
-    image_id: ImageID, manifest: Descriptor, config: ImageConfig, unpacked: Sequence[LayerUnpacked]
+    image_id: ImageID,
+    manifest: Descriptor,
+    config: ImageConfig,
+    unpacked: Sequence[LayerUnpacked],
+    moved: dict[str, ImageID],
 ) -> Pulled:
     records = [layer.record for layer in unpacked if layer.record is not None]
     present = len(set(config.diff_ids)) - len(records)
     warnings = dict.fromkeys(warning for record in records for warning in record.warnings)
     mine = {layer.diff_id for layer in unpacked if layer.record is not None}
     layers = tuple(diff_id for diff_id in dict.fromkeys(config.diff_ids) if diff_id in mine)
-    return Pulled(image_id, manifest, len(records), present, tuple(warnings), layers)
+    return Pulled(
+        image_id,
+        manifest,
+        unpacked=len(records),
+        present=present,
+        warnings=tuple(warnings),
+        layers=layers,
+        moved=tuple(moved.items()),
+    )
 
 
 def _manifest(source: Source, descriptor: Descriptor) -> Manifest:
@@ -259,22 +294,24 @@ def _list(
     document: tuple[ImageID, bytes],
     *,
     config: ImageConfig,
-    origin: str,
+    names: _Names,
     sync: bool,
-) -> bool:
-    """Add the image to the list of images; return False if the store lacks a part of it.
+) -> dict[str, ImageID] | None:
+    """Add the image to the list of images.
 
     :param document: the image's ID and the document of its config.
     :param sync: flush the filesystem before the list is written, and again afterwards.
+    :returns: the names that moved from other images; ``None`` if the store lacks a part of it.
     """
     with store.images.write_lock():
         if not is_complete(store, config):
-            return False
+            return None
         store.blobs.write(*document)
         store.blobs.write(descriptor.digest, source.document(descriptor))
         if sync:  # the list must not refer to anything that a crash can lose
             sync_filesystem(store.root)
-        store.images.add(descriptor, source.names, origin)
+        chosen = names.of(store, source, document[0])
+        moved = store.images.add(descriptor, chosen, names.origin)
         if sync:
             sync_filesystem(store.root)
-        return True
+        return moved

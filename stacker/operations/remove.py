@@ -1,8 +1,8 @@
-"""Remove images from the store, with the parts that no other image uses.
+"""Remove names and images from the store, with the parts that no other image uses.
 
-A store and image IDs come in; the removed `ImageParts` go out, or a `LockedError` if an image is
-in use.  Locks are taken before the mount table is read: a mount in progress holds a lock, and a
-finished mount is in the table.
+A store and images come in; what was removed goes out, or a `LockedError` if an image is in use.
+Locks are taken before the mount table is read: a mount in progress holds a lock, and a finished
+mount is in the table.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, LockedError, NotFoundError, shell_word
+from stacker.errors import IntegrityError, LockedError, NotFoundError, UsageError, shell_word
 from stacker.mount.table import Table
 from stacker.operations.stack import chain_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from stacker.image.digest import ChainID, DiffID, Digest, ImageID
     from stacker.store.images import StoredImage
     from stacker.store.store import Store
+
+    Discard = Callable[[Iterable[Path]], None]
+    """Moves paths to the trash of the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +53,78 @@ class ImageParts:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What `remove_named` removed.
+
+    :param untagged: names that were removed from an image that stays.
+    :param images: for each removed image, its parts that no image after it uses.
+    """
+
+    untagged: dict[str, ImageID]
+    images: dict[ImageID, ImageParts]
+
+
+def remove_named(store: Store, texts: Iterable[str], *, force: bool = False) -> Removal:
+    """Remove names, and each image whose last name is removed; or nothing if one cannot be removed.
+
+    :param texts: names, image IDs, unique prefixes of IDs, or sources.  Only a name keeps an image
+        that has other names.
+    :param force: remove an image with several names although `texts` has its ID.
+    :raises NotFoundError: the store lacks an image.
+    :raises UsageError: an ID of an image with several names.
+    :raises LockedError: an image is mounted, or another process mounts or unpacks it.
+    """
+    texts = list(texts)
+    for text in texts:
+        store.images.find(text)  # before a lock changes the store
+    store.partials.sweep()
+    with store.staging.trash() as discard, store.images.write_lock():
+        found = [store.images.find_name(text) for text in texts]
+        untagged, image_ids = _divided(store, found, force=force)
+        with removable_images(store, image_ids) as unused:
+            if untagged:
+                store.images.untag(untagged)
+            _remove(store, unused, discard)
+    return Removal(untagged, unused)
+
+
+def _divided(
+    store: Store, found: Sequence[tuple[ImageID, str | None]], *, force: bool
+) -> tuple[dict[str, ImageID], list[ImageID]]:
+    """Return the names to remove from images that stay, and the images to remove."""
+    names = {image.id: set(image.names) for image in store.images.all()}
+    given: dict[ImageID, set[str | None]] = {}
+    for image_id, name in found:
+        given.setdefault(image_id, set()).add(name)
+    untagged: dict[str, ImageID] = {}
+    removed = []
+    for image_id, chosen in given.items():
+        others = names.get(image_id, set()) - chosen
+        if None in chosen and len(names.get(image_id, ())) > 1 and others and not force:
+            raise _several_names(image_id, names[image_id])
+        if None in chosen or not others:
+            removed.append(image_id)
+        else:
+            untagged |= {name: image_id for name in chosen if name is not None}
+    return untagged, removed
+
+
+def _several_names(image_id: ImageID, names: Iterable[str]) -> UsageError:
+    return UsageError(
+        f"image with several names: {image_id.short}: got {', '.join(sorted(names))}, want one",
+        hint="remove it by its names, or with --force",
+    )
+
+
 def remove_image(store: Store, image_id: ImageID) -> ImageParts:
     """Remove an image with all its names; see `remove_images`."""
-    return remove_images(store, [image_id])[image_id]
+    return remove_images(store, [image_id]).images[image_id]
 
 
-def remove_images(store: Store, image_ids: Iterable[ImageID]) -> dict[ImageID, ImageParts]:
+def remove_images(store: Store, image_ids: Iterable[ImageID]) -> Removal:
     """Remove images with all their names, or none of them if one cannot be removed.
 
-    :returns: for each image, the parts that were removed because no image after it uses them.
     :raises NotFoundError: the store lacks an image.
     :raises LockedError: an image is mounted, or another process mounts or unpacks it.
     """
@@ -69,10 +135,14 @@ def remove_images(store: Store, image_ids: Iterable[ImageID]) -> dict[ImageID, I
         store.images.write_lock(),
         removable_images(store, image_ids) as unused,
     ):
-        for image_id in image_ids:
-            store.images.remove(image_id)
-        discard(path for parts in unused.values() for path in paths_of(store, parts))
-        return unused
+        _remove(store, unused, discard)
+        return Removal({}, unused)
+
+
+def _remove(store: Store, unused: dict[ImageID, ImageParts], discard: Discard) -> None:
+    for image_id in unused:
+        store.images.remove(image_id)
+    discard(path for parts in unused.values() for path in paths_of(store, parts))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from stacker.errors import (
     StackerError,
 )
 from stacker.image.document import objects, parse_object, quoted
+from stacker.image.reference import DEFAULT_REGISTRY
 from stacker.registry.authentication import LOGIN_HINT, Authenticator, parse_challenges
 from stacker.registry.credentials import find_credentials
 from stacker.registry.http.origin import origin_of, schemes_for
@@ -39,6 +40,9 @@ _ERRORS: dict[int, tuple[str, type[StackerError]]] = {
     404: ("not found", NotFoundError),
     416: ("truncated", IntegrityError),
 }
+_SERVERS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
+"""Hosts of names → hosts that serve them, where the two differ."""
+_NAMES = {server: name for name, server in _SERVERS.items()}
 # OCI distribution-spec, "Error Codes", and those that only Docker's registry has.
 _CODES = {
     "BLOB_UNKNOWN": "no such blob",
@@ -82,7 +86,8 @@ class Client:
         self.base = base
         self.repository = repository
         self.access = access
-        self.what = f"{base.partition('://')[2]}/{repository}"
+        host = base.partition("://")[2]
+        self.what = f"{_NAMES.get(host, host)}/{repository}"
         self._credentials = credentials
         self._actions = actions
         self._authorization = ""
@@ -239,6 +244,7 @@ def connected_client(
 
 def base_url(host: str, access: RegistryAccess, what: str) -> str:
     """Return the URL of the registry at ``HOST[:PORT]``, with the scheme that it speaks."""
+    host = _SERVERS.get(host, host)
     *others, last = schemes_for(host, insecure=access.insecure)
     if others:
         session = HttpSession(access, what)

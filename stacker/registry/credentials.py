@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import AuthenticationError, IntegrityError, StackerError
 from stacker.image.document import parse_object
+from stacker.image.reference import DEFAULT_REGISTRY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from subprocess import CompletedProcess
 
 _HELPER = re.compile("[A-Za-z0-9_.-]+")
 _HELPER_SECONDS = 60  # the keyring behind a helper may have to ask the user
 _IS_TOKEN = "<token>"  # noqa: S105 - the user name that marks the secret as an identity token
 _NOT_FOUND = b"credentials not found"
+DOCKER_KEY = "https://index.docker.io/v1/"
+"""The key of `DEFAULT_REGISTRY` in Docker's file, and its name for a helper of all registries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +73,48 @@ def _read(path: str) -> bytes | None:
 
 def _in_file(file: dict[str, object], path: str, host: str, repository: str) -> Credentials | None:
     helpers = _object(file.get("credHelpers"), f"{path}: credHelpers")
-    if host in helpers:
-        return _helper_credentials(_text(helpers[host], f"{path}: credHelpers"), host)
+    for name in names_of(host):
+        if name in helpers:
+            return _helper_credentials(_text(helpers[name], f"{path}: credHelpers"), name)
     entries = _object(file.get("auths"), f"{path}: auths")
     for key in _keys(entries, host, repository):
         where = f"{path}: auths: {host}"
         if (found := _entry(_object(entries[key], where), where)) is not None:
             return found
     store = _text(file.get("credsStore"), f"{path}: credsStore")
-    return _helper_credentials(store, host) if store else None
+    asked = (_helper_credentials(store, name) for name in names_in_store(host) if store)
+    return next(filter(None, asked), None)
+
+
+def names_of(host: str) -> tuple[str, ...]:
+    """Return the names that credential files and helpers have for a registry."""
+    if host != DEFAULT_REGISTRY:
+        return (host,)
+    return host, DOCKER_KEY, "index.docker.io", "registry-1.docker.io"
+
+
+def names_in_store(host: str) -> tuple[str, ...]:
+    """Return the names of a registry in the helper for all registries: Docker's, then podman's."""
+    return (DOCKER_KEY, host) if host == DEFAULT_REGISTRY else (host,)
+
+
+def keys_of(entries: Collection[str], host: str) -> list[str]:
+    """Return the keys of `entries` that are a name or a URL of a host, names first."""
+    names = names_of(host)
+    exact = [name for name in names if name in entries]
+    # Older versions of Docker wrote URLs.
+    return [*exact, *(key for key in entries if key not in names and host_of(key) in names)]
 
 
 def _keys(entries: dict[str, object], host: str, repository: str) -> Iterator[str]:
     """Yield the keys that cover a repository, longest first."""
     parts = repository.split("/")
-    for count in range(len(parts), -1, -1):
-        key = "/".join([host, *parts[:count]])
-        if key in entries:
-            yield key
-    # Older versions of Docker wrote URLs.
-    yield from (key for key in entries if "://" in key and host_of(key) == host)
+    for count in range(len(parts), 0, -1):
+        for name in names_of(host):
+            key = "/".join([name, *parts[:count]])
+            if key in entries:
+                yield key
+    yield from keys_of(entries, host)
 
 
 def host_of(url: str) -> str:

@@ -19,12 +19,18 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import AuthenticationError, IntegrityError, StackerError, UsageError
 from stacker.image.document import parse_object
-from stacker.image.reference import Reference
+from stacker.image.reference import DEFAULT_REGISTRY, Reference
 from stacker.linux import lock
 from stacker.linux.filesystem import sweep_temporaries, write_atomically
 from stacker.registry.authentication import Authenticator, parse_challenges
 from stacker.registry.client import base_url, status_error
-from stacker.registry.credentials import host_of, run_helper
+from stacker.registry.credentials import (
+    DOCKER_KEY,
+    keys_of,
+    names_in_store,
+    names_of,
+    run_helper,
+)
 from stacker.registry.http.origin import origin_of
 from stacker.registry.http.session import HttpSession
 
@@ -102,16 +108,17 @@ def save_credentials(paths: Sequence[str], host: str, user: str, password: str) 
         raise UsageError("malformed user name: got a ':' in it, want none (RFC 7617)")
     path = next((path for path in paths if _covers(_read(path), host)), paths[0])
     with _updating(path) as file:
-        helper = _helper(file, path, host)
+        helper, (server, *_) = _helper(file, path, host)
         entries = _part(file, "auths", path)
+        key = _key(entries, path, host)
         if not helper:
             auth = b64encode(f"{user}:{password}".encode()).decode()
-            entries[host] = {"auth": auth}
+            entries[key] = {"auth": auth}
             return path
-        secret = {"ServerURL": host, "Username": user, "Secret": password}
+        secret = {"ServerURL": server, "Username": user, "Secret": password}
         _update_helper(helper, "store", json.dumps(secret).encode(), host)
-        if host in entries or host not in _part(file, "credHelpers", path):
-            entries[host] = {}  # as Docker marks an entry whose secret a helper has
+        if key in entries or server not in _part(file, "credHelpers", path):
+            entries[key] = {}  # as Docker marks an entry whose secret a helper has
     return f"docker-credential-{helper}"
 
 
@@ -126,18 +133,19 @@ def remove_credentials(paths: Sequence[str], host: str) -> list[str]:
     found = []
     for path in paths:
         file = _read(path)
-        keys = [key for key in _part(file, "auths", path) if host in (key, host_of(key))]
-        helper = _helper(file, path, host)
-        if helper and run_helper(helper, "get", host.encode(), host) is not None:
-            _update_helper(helper, "erase", host.encode(), host)
-            found.append(f"docker-credential-{helper}")
+        keys = keys_of(_part(file, "auths", path), host)
+        helper, servers = _helper(file, path, host)
+        for server in servers if helper else ():
+            if run_helper(helper, "get", server.encode(), host) is not None:
+                _update_helper(helper, "erase", server.encode(), host)
+                found.append(f"docker-credential-{helper}")
         if keys:
             with _updating(path) as changed:
                 for key in keys:
                     _part(changed, "auths", path).pop(key, None)
             if not helper:
                 found.append(path)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _update_helper(helper: str, action: str, stdin: bytes, host: str) -> None:
@@ -149,15 +157,27 @@ def _update_helper(helper: str, action: str, stdin: bytes, host: str) -> None:
 
 def _covers(file: dict[str, object], host: str) -> bool:
     parts = (file.get("auths"), file.get("credHelpers"))
-    known = any(host in part for part in parts if isinstance(part, dict))
+    known = any(name in part for part in parts if isinstance(part, dict) for name in names_of(host))
     return known or bool(file.get("credsStore"))
 
 
-def _helper(file: dict[str, object], path: str, host: str) -> str:
-    name = _part(file, "credHelpers", path).get(host) or file.get("credsStore") or ""
+def _key(entries: dict[str, object], path: str, host: str) -> str:
+    """Return the key under which a file has a registry, or gets it."""
+    if found := [name for name in names_of(host) if name in entries]:
+        return found[0]
+    # Docker finds its own registry only under this key; podman reads both.
+    is_docker_s = os.path.basename(path) == "config.json"
+    return DOCKER_KEY if is_docker_s and host == DEFAULT_REGISTRY else host
+
+
+def _helper(file: dict[str, object], path: str, host: str) -> tuple[str, tuple[str, ...]]:
+    """Return the helper for a registry, empty without one, and the registry's names in it."""
+    helpers = _part(file, "credHelpers", path)
+    servers = tuple(name for name in names_of(host) if helpers.get(name))[:1]
+    name = helpers[servers[0]] if servers else file.get("credsStore") or ""
     if not isinstance(name, str):
         raise IntegrityError(f"{path}: credential helper: got another type, want a string")
-    return name
+    return name, servers or names_in_store(host)
 
 
 def _part(file: dict[str, object], name: str, path: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import IntegrityError, UnsupportedError, UsageError
 from stacker.image.document import objects, optional, quoted, string_map, strings
 from stacker.image.location import REGISTRY_TRANSPORT
-from stacker.image.reference import Reference
+from stacker.image.reference import Reference, has_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,8 +95,7 @@ class RegistriesConf:
         :raises UsageError: there are several registries to search.
         """
         name, _, _ = text.partition("@")
-        host, slash, _ = name.partition("/")
-        if slash and (any(mark in host for mark in ".:") or host == "localhost"):
+        if has_host(name):
             return text
         path, _, _ = name.partition(":")
         if path in self.aliases:
@@ -148,10 +147,14 @@ class RegistriesConf:
 
 
 def _located(name: str) -> Reference:
+    """Return a name that begins with a location; no registry is completed."""
+    where = "(in a location of registries.conf)"
+    if not has_host(name):
+        raise UsageError(f"malformed reference: {quoted(name)}: got no host, want one {where}")
     try:
         return Reference.parse(name)
     except UsageError as error:
-        raise UsageError(f"{error.message} (in a location of registries.conf)") from None
+        raise UsageError(f"{error.message} {where}") from None
 
 
 def parse_registries_conf(files: Iterable[tuple[str, bytes]]) -> RegistriesConf:

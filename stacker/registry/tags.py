@@ -65,12 +65,12 @@ def list_tags(client: Client, *, page: int = PAGE) -> Iterator[str]:
 def tags_of(location: str, access: RegistryAccess) -> tuple[Reference, list[str]]:
     """Return the repository at a location, and all its tags; errors as for `list_tags`.
 
-    :param location: ``docker://HOST[:PORT]/REPO``.
+    :param location: ``docker://[HOST[:PORT]/]REPO``.
     :raises UsageError: it is not the location of a repository.
     """
     if not is_in_registry(location):
         raise UsageError(
-            f"malformed repository: got {quoted(location)}, want docker://HOST[:PORT]/REPO",
+            f"malformed repository: got {quoted(location)}, want [docker://HOST[:PORT]/]REPO",
             hint="for example docker://registry.example/team/app",
         )
     text = access.registries.expand_short_name(location.removeprefix(REGISTRY_TRANSPORT))

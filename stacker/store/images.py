@@ -9,7 +9,7 @@ This module does not use layers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +69,8 @@ class ImageStore:
     def find(self, text: str) -> ImageID:
         """Return the ID of an image.
 
-        :param text: a full ID, a unique prefix of an ID, a name or a source.
+        :param text: a full ID, a unique prefix of an ID, a name or a source.  A name may omit the
+            tag ``latest``, and the default registry.
         :raises NotFoundError: no image matches.
         :raises UsageError: several images match the prefix.
         """
@@ -77,10 +78,19 @@ class ImageStore:
         if self._is_config(digits):
             return ImageID("sha256", digits)
         with self.read_lock():
-            images = self.all()
-        for image in images:
-            if text in image.names or text in image.sources or text == str(image.id):
-                return image.id
+            return self.find_name(text)[0]
+
+    def find_name(self, text: str) -> tuple[ImageID, str | None]:
+        """Return the ID of an image, and the image's name if `text` is one; see `find`.
+
+        The caller holds a lock of the list.
+        """
+        digits = text.removeprefix("sha256:")
+        if self._is_config(digits):
+            return ImageID("sha256", digits), None
+        images = self.all()
+        if (named := _named(images, text)) is not None:
+            return named
         found = [image.id for image in images if digits and image.id.hex.startswith(digits)]
         if len(found) > 1:
             raise UsageError(
@@ -90,7 +100,7 @@ class ImageStore:
             )
         if not found:
             raise NotFoundError(f"no such image: {text!r}", hint=_hint(images, digits))
-        return found[0]
+        return found[0], None
 
     def _is_config(self, digits: str) -> bool:
         """Return whether digits are the full digest of a config, which avoids reading the list."""
@@ -173,20 +183,56 @@ class ImageStore:
         if not self.blobs.path(image_id).exists():
             raise NotFoundError(f"no such image: {image_id}", hint=_LIST_IMAGES)
 
-    def add(self, manifest: Descriptor, names: tuple[str, ...], source: str) -> None:
+    def add(self, manifest: Descriptor, names: tuple[str, ...], source: str) -> dict[str, ImageID]:
         """Add an image to the list, and move its names from other images.
 
         The caller holds :meth:`write_lock`.
 
         :param manifest: descriptor of the image's manifest.
+        :returns: the names that moved, each with the image that had it before.
         """
-        kept = [_without(entry, names) for entry in self._entries()]
+        entries = self._entries()
+        moved = self._holders(entries, names)
+        kept = [_without(entry, names) for entry in entries]
         fresh = [
             replace(manifest, annotations={NAME: name, SOURCE: source}, platform=None, data=None)
             for name in names
         ] or [replace(manifest, annotations={SOURCE: source}, platform=None, data=None)]
         entries = [entry for entry in kept if not _is_covered(entry, manifest, fresh)]
         self._write([*entries, *fresh])
+        image_id = self._image_id(manifest)
+        return {name: holder for name, holder in moved.items() if holder != image_id}
+
+    def _holders(self, entries: Iterable[Descriptor], names: Collection[str]) -> dict[str, ImageID]:
+        """Return which image has each of the names; names of no image are absent."""
+        found = {}
+        for entry in entries:
+            name = entry.annotations.get(NAME)
+            if name in names and (image_id := self._image_id(entry)) is not None:
+                found[str(name)] = image_id
+        return found
+
+    def tag(self, image_id: ImageID, names: tuple[str, ...]) -> dict[str, ImageID]:
+        """Give an image more names; see `add`.  The caller holds :meth:`write_lock`.
+
+        :raises NotFoundError: the list does not have the image.
+        """
+        for entry in reversed(self._entries()):  # its last pull
+            if self._image_id(entry) == image_id:
+                return self.add(entry, names, entry.annotations.get(SOURCE, ""))
+        raise NotFoundError(f"no such image: {image_id}", hint=_LIST_IMAGES)
+
+    def untag(self, names: Collection[str]) -> None:
+        """Remove names; an image without names stays listed.
+
+        The caller holds :meth:`write_lock`.
+        """
+        entries: list[Descriptor] = []
+        for entry in self._entries():
+            kept = _without(entry, names)
+            if kept not in entries:
+                entries.append(kept)
+        self._write(entries)
 
     def remove(self, image_id: ImageID) -> None:
         """Remove an image from the list.  The caller holds :meth:`write_lock`."""
@@ -291,6 +337,24 @@ class ImageStore:
         write_atomically(path, json.dumps(content, indent=1).encode(), durable=True)
 
 
+def _named(images: list[StoredImage], text: str) -> tuple[ImageID, str | None] | None:
+    """Return the image with a name, a source or an ID, and its name unless `text` is another."""
+    for image in images:
+        if text in image.names:
+            return image.id, text
+    from stacker.image.location import REGISTRY_TRANSPORT
+    from stacker.image.reference import spellings  # not needed for an exact name
+
+    for name in spellings(text.removeprefix(REGISTRY_TRANSPORT)):
+        for image in images:
+            if name in image.names:
+                return image.id, name
+    for image in images:
+        if {text, REGISTRY_TRANSPORT + text} & {*image.sources, str(image.id)}:
+            return image.id, None
+    return None
+
+
 def _hint(images: list[StoredImage], digits: str) -> str:
     for image in images:
         if digits in {entry.digest.hex for entry in image.manifests}:
@@ -304,7 +368,7 @@ def _stored(image_id: ImageID, entries: list[Descriptor]) -> StoredImage:
     return StoredImage(image_id, tuple(entries), tuple(names), tuple(sources))
 
 
-def _without(entry: Descriptor, names: tuple[str, ...]) -> Descriptor:
+def _without(entry: Descriptor, names: Collection[str]) -> Descriptor:
     if entry.annotations.get(NAME) not in names:
         return entry
     kept = {key: value for key, value in entry.annotations.items() if key != NAME}

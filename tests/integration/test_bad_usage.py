@@ -53,10 +53,10 @@ def pulled(stacker: Stacker, app: images.Layout, tmp_path: Path) -> Stacker:
 @pytest.mark.parametrize(
     ("source", "code"),
     [
-        ("app", 2),
+        ("App", 2),
         ("oci:", 2),
-        ("nothing:app", 2),
-        ("docker://app", 2),
+        ("nothing:App:x", 2),
+        ("docker://App", 2),
         ("oci:/nowhere", 3),
         ("oci-archive:/nowhere", 3),
         ("docker-archive:/nowhere", 3),
@@ -74,9 +74,13 @@ def test_missing_tag_is_not_found(stacker: Stacker, app: images.Layout) -> None:
 
 @pytest.mark.parametrize("verb", ["mount", "unpack", "inspect", "layers", "history", "rm"])
 def test_unknown_image_is_not_found(pulled: Stacker, tmp_path: Path, verb: str) -> None:
-    more = {"mount": [tmp_path / "target"], "unpack": [tmp_path / "tree"]}.get(verb, [])
+    never = ["--pull", "never"]
+    more: dict[str, list[str | Path]] = {
+        "mount": [tmp_path / "target", *never],
+        "unpack": [tmp_path / "tree", *never],
+    }
     for text in ("nothing", "f" * 64, "sha256:" + "f" * 64, ""):
-        assert "no such image" in pulled.refused(3, verb, text, *more)
+        assert "no such image" in pulled.refused(3, verb, text, *more.get(verb, []))
     pulled.assert_clean(images=1)
     assert not (tmp_path / "tree").exists()
 

@@ -58,7 +58,7 @@ def test_bash_completes_verbs_and_options() -> None:
         )
         return done.stdout.split()
 
-    assert completed("u") == ["umount", "unpack"]
+    assert completed("u") == ["umount", "unpack", "untag"]
     assert completed("mount --dr") == ["--driver"]
     assert completed("mount --driver c") == ["copy"]
 

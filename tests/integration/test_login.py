@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
@@ -14,12 +15,16 @@ from typing import Any
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, conforming
+from tests.support.certificates import Authority, needs_openssl
+from tests.support.command import Result, Stacker, conforming
+from tests.support.proxies import fake_proxy
 from tests.support.registries import (
     PASSWORD,
     USER,
     FakeRegistry,
+    Handler,
     debian_registry,
+    fake_registry,
     log_in,
     needs_registry,
     with_passwords,
@@ -225,3 +230,143 @@ def _until(person: int, words: bytes) -> bytes:
     while words not in seen:
         seen += os.read(person, 1000)
     return seen
+
+
+DOCKER_KEY = "https://index.docker.io/v1/"
+BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+
+@pytest.fixture
+def hub(stacker: Stacker, tmp_path: Path) -> Iterator[FakeRegistry]:
+    """Let a registry on loopback, which requires the password, answer for docker.io."""
+
+    def refuse(request: Handler) -> bool:
+        challenge = {"WWW-Authenticate": 'Basic realm="hub"'}
+        is_known = request.headers.get("Authorization") == BASIC
+        return not is_known and request.answer(401, headers=challenge)
+
+    authority = Authority(tmp_path / "authority")
+    context = authority.context("DNS:registry-1.docker.io")
+    layout = images.layout(tmp_path / "alpine", [tar(file("a", b"1"))])
+    with fake_registry(tls=context) as server, fake_proxy() as proxy:
+        server.quirk = refuse
+        server.put("library/alpine", "latest", layout.path)
+        proxy.routes = {"registry-1.docker.io:443": server.host}
+        stacker.environ["HTTPS_PROXY"] = proxy.host
+        stacker.environ["SSL_CERT_FILE"] = str(authority.certificate)
+        stacker.environ["CONTAINERS_REGISTRIES_CONF"] = os.devnull
+        yield server
+
+
+def docker_config(tmp_path: Path) -> Path:
+    config = tmp_path / "home" / ".docker" / "config.json"
+    config.parent.mkdir(exist_ok=True)
+    return config
+
+
+def log_in_to_the_default_registry(stacker: Stacker, *options: str) -> Result:
+    process = stacker.start(
+        "login", "--username", USER, "--password-stdin", *options, text=f"{PASSWORD}\n"
+    )
+    out, err = process.communicate()
+    return Result(process.returncode, out, err)
+
+
+@needs_openssl
+def test_login_without_a_registry_is_to_docker_io(
+    stacker: Stacker, hub: FakeRegistry, tmp_path: Path
+) -> None:
+    text = stacker.refused(4, "pull", "alpine")
+    assert "docker.io/library/alpine" in text
+    assert "registry-1" not in text
+    done = log_in_to_the_default_registry(stacker, "--json")
+    assert conforming(done.document)["item"] == {
+        "host": "docker.io",
+        "place": str(default(tmp_path)),
+    }
+    assert auths(default(tmp_path)).keys() == {"docker.io"}
+    stacker("pull", "alpine")
+    assert stacker("images", "--format", "{names[0]}").last == "docker.io/library/alpine:latest"
+    assert conforming(stacker("logout", "--json").document)["item"]["host"] == "docker.io"
+    assert auths(default(tmp_path)) == {}
+    stacker.refused(4, "pull", "alpine")
+    assert "docker.io" in stacker.refused(3, "logout")
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    "key",
+    [DOCKER_KEY, "docker.io", "index.docker.io", "docker.io/library", "https://index.docker.io"],
+)
+def test_login_of_docker_is_used_for_docker_io(
+    stacker: Stacker, hub: FakeRegistry, tmp_path: Path, key: str
+) -> None:
+    entry = {"auth": BASIC.removeprefix("Basic ")}
+    others = {"https://index.docker.io/v1/access-token": {"auth": "YTpi"}}
+    if not key.endswith("index.docker.io"):
+        docker_config(tmp_path).write_text(json.dumps({"auths": {**others, key: entry}}))
+    else:
+        docker_config(tmp_path).write_text(json.dumps({"auths": {key: entry}}))
+    stacker("pull", "alpine")
+
+
+@needs_openssl
+@pytest.mark.parametrize("kind", ["credsStore", "credHelpers"])
+@pytest.mark.parametrize("server", [DOCKER_KEY, "docker.io"])
+def test_helper_is_asked_for_docker_io_by_its_names(
+    stacker: Stacker, hub: FakeRegistry, tmp_path: Path, kind: str, server: str
+) -> None:
+    helper = tmp_path / "bin" / "docker-credential-strict"
+    secret = json.dumps({"ServerURL": server, "Username": USER, "Secret": PASSWORD})
+    helper.write_text(
+        "#!/bin/sh\nread -r server\n"
+        f'if [ "$1 $server" = "get {server}" ]; then echo \'{secret}\'\n'
+        "else echo credentials not found in native keychain; exit 1; fi\n"
+    )
+    helper.chmod(0o755)
+    named: object = {server: "strict"} if kind == "credHelpers" else "strict"
+    docker_config(tmp_path).write_text(json.dumps({kind: named}))
+    stacker("pull", "alpine")
+
+
+@needs_openssl
+def test_login_updates_the_file_of_docker_under_its_key(
+    stacker: Stacker, hub: FakeRegistry, tmp_path: Path
+) -> None:
+    config = docker_config(tmp_path)
+    config.write_text(json.dumps({"auths": {DOCKER_KEY: {"auth": "YTpi"}}}))
+    assert log_in_to_the_default_registry(stacker).code == 0
+    assert auths(config) == {DOCKER_KEY: {"auth": BASIC.removeprefix("Basic ")}}
+    config.write_text("{}")
+    assert log_in_to_the_default_registry(stacker, "--authfile", str(config)).code == 0
+    assert auths(config).keys() == {DOCKER_KEY}
+    stacker("logout")
+    assert auths(config) == {}
+
+
+@needs_openssl
+def test_helper_of_docker_stores_the_password_for_docker_io(
+    stacker: Stacker, hub: FakeRegistry, tmp_path: Path
+) -> None:
+    config = docker_config(tmp_path)
+    config.write_text(json.dumps({"credsStore": "tests"}))
+    assert log_in_to_the_default_registry(stacker).code == 0
+    secret = json.loads((tmp_path / "secret").read_bytes())
+    assert secret == {"ServerURL": DOCKER_KEY, "Username": USER, "Secret": PASSWORD}
+    assert auths(config) == {DOCKER_KEY: {}}
+    stacker("pull", "alpine")
+    stacker("logout")
+    assert not (tmp_path / "secret").exists()
+
+
+@needs_registry
+@pytest.mark.parametrize("name", ["auth.json", "config.json"])
+def test_skopeo_reads_the_login_to_docker_io(
+    stacker: Stacker, hub: FakeRegistry, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("{}")
+    assert log_in_to_the_default_registry(stacker, "--authfile", str(path)).code == 0
+    words = ["skopeo", "login", "--get-login", "--authfile", str(path), "docker.io"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.strip() == USER

@@ -59,9 +59,9 @@ def expose(stacker: Stacker, way: str, target: Path) -> Path:
     """Unpack or mount the image, and read every file of it; return its root."""
     if way == "unpack":
         target = target.with_name("tree")
-        stacker.run("unpack", "app:1.0", target)
+        stacker.run("unpack", "--pull", "never", "app:1.0", target)
     else:
-        stacker.run("mount", "--driver", way, "app:1.0", target)
+        stacker.run("mount", "--pull", "never", "--driver", way, "app:1.0", target)
     if target.exists():
         snapshot(target)
     return target

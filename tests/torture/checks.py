@@ -79,7 +79,7 @@ def _remove_everything(world: World, fault: object) -> None:
         assert done.code == 0, (fault, mount, done.err)
     unmount_below(world.path)
     for image in stacker("images", "--json").items:
-        done = stacker.run("rm", image["image_id"])
+        done = stacker.run("rm", "--force", image["image_id"])
         assert done.code == 0, (fault, done.err)
     stacker("gc")  # a killed `rm` leaves layers that no image lists
     layers = [path.name for path in stacker.layers()]

@@ -31,7 +31,7 @@ EXPECTED = {0, 2, 3, 8, 9}
 VERBS = {
     *("pull", "mount", "umount", "unpack", "rm", "images", "df", "mounts", "inspect", "layers"),
     *("history", "push", "copy", "index", "login", "logout", "tags", "bench", "verify", "repair"),
-    "gc",
+    *("gc", "tag", "untag"),
 }
 ALWAYS = {"images", "df", "mounts", "bench", "login", "tags", "gc"}
 """Verbs that succeed whatever other processes do."""
@@ -42,6 +42,8 @@ IMAGES = {
     "more": [BASE, OTHER, MORE],
     "single": [MORE],
 }
+EXTRA = ("extra0", "extra1")
+"""More names, which move from image to image."""
 
 pytestmark = [
     pytest.mark.usefixtures("alone_among_mounts"),
@@ -93,6 +95,7 @@ class Worker:
             (4, self._mount),
             (3, self._unpack),
             (3, self._remove),
+            (2, self._tag),
             (2, self._read),
             (2, self._write),
             (1, self._index),
@@ -133,7 +136,7 @@ class Worker:
             ["--driver", "fuse"],
             ["--driver", "copy"],
         )
-        options = self._chance.choice(choices)
+        options = [*self._chance.choice(choices), "--pull", "never"]
         if self._soak.run("mount", *options, name, target).code == 0:
             self._compare(name, target, "mount", *options)
             if self._chance.random() < 0.3:
@@ -146,8 +149,10 @@ class Worker:
                 remove_tree(self._path / "upper")
 
     def _unpack(self) -> None:
+        """Unpack an image of the store, or pull it first."""
         name, tree = self._image(), self._path / "tree"
-        if self._soak.run("unpack", name, tree).code == 0:
+        words = self._chance.choice((["--pull", "never", name], [self._soak.sources[name]]))
+        if self._soak.run("unpack", *words, tree).code == 0:
             self._compare(name, tree, "unpack")
         if tree.exists():
             remove_tree(tree)
@@ -159,7 +164,15 @@ class Worker:
             self._soak.find(f"{command} {name}: wrong: {wrong[:5]}")
 
     def _remove(self) -> None:
-        self._soak.run("rm", self._image())
+        self._soak.run("rm", *self._chance.choice(([self._image()], ["--force", *EXTRA])))
+
+    def _tag(self) -> None:
+        """Move a name that all workers share to an image, or remove the name."""
+        name = self._chance.choice(EXTRA)
+        if self._chance.random() < 0.6:
+            self._soak.run("tag", self._image(), name)
+        else:
+            self._soak.run("untag", name)
 
     def _read(self) -> None:
         name = self._image()
@@ -249,7 +262,7 @@ def remove_everything(soak: Soak) -> None:
     for name in ("index0", "index1"):
         stacker.run("index", "rm", name)
     for image in stacker("images", "--json").items:
-        stacker("rm", image["image_id"])
+        stacker("rm", "--force", image["image_id"])
     stacker("gc")
     stacker.assert_clean(images=0, layers=0)
 

@@ -132,7 +132,7 @@ def forked(stacker: Stacker, server: Server) -> ForkedStacker:
 
 def _unpacked(stacker: Stacker, name: str, path: Path) -> dict[bytes, Node]:
     tree = path / f"tree-{os.urandom(4).hex()}"
-    stacker("unpack", name, tree)
+    stacker("unpack", "--pull", "never", name, tree)
     return snapshot(tree)
 
 
@@ -225,6 +225,10 @@ def _indexed(world: World) -> list[Arguments]:
 
 def _untagged(world: World) -> list[Arguments]:
     return [("pull", "--sync", world.old.source), *_pulled(world)]
+
+
+def _named_twice(world: World) -> list[Arguments]:
+    return [*_pulled(world), ("tag", "app", "two")]
 
 
 def _damaged(world: World) -> None:
@@ -346,6 +350,20 @@ SCENARIOS: Final = (
         writes=_new_archive,
     ),
     Scenario("rm", lambda _: ("rm", "app"), _pulled, codes=(0, 3)),
+    Scenario("rm-name", lambda _: ("rm", "two"), _named_twice, codes=(0, 3)),
+    Scenario(
+        "tag",
+        lambda _: ("tag", "app", "two", "three"),
+        _pulled,
+        then=lambda w: [("unpack", "--pull", "never", "two", w.path / "tree-of-two")],
+    ),
+    Scenario("untag", lambda _: ("untag", "app", "two"), _named_twice, codes=(0, 3)),
+    Scenario(
+        "mount-source",
+        lambda w: ("mount", w.app.source, w.target),
+        codes=(0, 9),
+        mounts=True,
+    ),
     Scenario(
         "index-create", lambda _: ("index", "create", "both", "app", "other"), _pulled, codes=(0, 2)
     ),

@@ -56,7 +56,7 @@ def configure(parser: ArgumentParser) -> None:
     add("source", metavar="SOURCE", help="the image to measure")
     add(
         "--platform",
-        metavar="OS/ARCH[/VARIANT][:OSVERSION]",
+        metavar="[OS/]ARCH[/VARIANT][:OSVERSION]",
         help="measure the image for this platform",
     )
     add(
@@ -134,15 +134,15 @@ def _measure(args: Namespace, session: Session) -> Report:
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.linux.process import usable_processors
     from stacker.operations.bench import measure_pull
+    from stacker.source.identify import complete_source
     from stacker.source.open import open_source
 
+    text = complete_source(args.source)
     wanted = Platform.parse(args.platform) if args.platform else None
     store = session.store()
     with (
         store.staging.directory("spool") as spool,
-        open_source(
-            args.source, spool=spool, access=registry_access(args, os.environ, args.source)
-        ) as source,
+        open_source(text, spool=spool, access=registry_access(args, os.environ, text)) as source,
     ):
         return measure_pull(
             source,

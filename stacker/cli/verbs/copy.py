@@ -49,7 +49,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     which.add_argument(
         "--platform",
-        metavar="OS/ARCH[/VARIANT][:OSVERSION]",
+        metavar="[OS/]ARCH[/VARIANT][:OSVERSION]",
         help="copy the image for this platform only (default: the best match for this machine)",
     )
     add_jobs(parser, "blobs to transfer")
@@ -74,15 +74,17 @@ def _copy(args: Namespace, session: Session) -> Copied:
     from stacker.image.platform import Platform
     from stacker.linux.process import usable_processors
     from stacker.operations.copy import copy_between
+    from stacker.source.identify import complete_destination, complete_source
 
+    source, destination = complete_source(args.source), complete_destination(args.destination)
     wanted = Platform.parse(args.platform) if args.platform else None
     with report_progress(session) as emit:
         return copy_between(
-            args.source,
-            args.destination,
+            source,
+            destination,
             platform=None if args.all else wanted or Platform.host(os.uname().machine),
             must_match=wanted is not None,
-            access=registry_access(args, os.environ, args.source, args.destination),
+            access=registry_access(args, os.environ, source, destination),
             spool=session.temporary,
             umask=session.umask,
             jobs=args.jobs or usable_processors(),

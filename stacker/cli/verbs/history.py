@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from stacker.cli.listing import add_template, print_list
 from stacker.cli.options import add_image
-from stacker.cli.output import print_items, print_table, shortened, size
+from stacker.cli.output import shortened, size
 from stacker.image.config import History
 from stacker.operations.usage import layer_bytes
 
@@ -39,6 +40,7 @@ class Step(NamedTuple):
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_image(parser)
+    add_template(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
@@ -49,11 +51,11 @@ def run(args: Namespace, session: Session) -> None:
         Step(history, diff_id, None if diff_id is None else layer_bytes(store, diff_id))
         for history, diff_id in paired(config)
     ][::-1]
-    if session.json:
-        print_items("history", [_document(step) for step in steps])
-    else:
-        headers = ("CREATED", "DIFF ID", "SIZE", "CREATED BY")
-        print_table(headers, [_row(step) for step in steps], right="SIZE")
+    headers = ("CREATED", "DIFF ID", "SIZE", "CREATED BY")
+    documents = [_document(step) for step in steps]
+    print_list(
+        args, session, "history", documents, lambda: (headers, [_row(s) for s in steps], "SIZE")
+    )
 
 
 def paired(config: ImageConfig) -> Iterator[tuple[History, DiffID | None]]:

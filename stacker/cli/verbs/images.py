@@ -2,54 +2,102 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from stacker.cli.output import print_items, print_line, print_table, shortened, size
+from stacker.cli.listing import add_template, print_list
+from stacker.cli.output import print_line, shortened, size
+from stacker.errors import UsageError
 from stacker.operations.usage import images_usage
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
 
+    from stacker.cli.listing import Listing
     from stacker.cli.session import Session
     from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
-List the images in the store, in the order of their first pull.  SIZE is the size of all layers of
-an image.  UNIQUE is the size of the layers that no other image uses.  FORM is how the store has the
-layers: as directories (tree), as tars with an index (erofs), or in both forms (tree+erofs).  With
---quiet, print only the full image IDs.
+List the images in the store, in the order of their first pull.  An image without a name has the
+name <none>.  SIZE is the size of all layers of an image.  UNIQUE is the size of the layers that no
+other image uses.  FORM is how the store has the layers: as directories (tree), as tars with an
+index (erofs), or in both forms (tree+erofs).  With --quiet, print only the full image IDs.
 """
 EXAMPLES = """\
   stacker images
-  stacker images --json                   show full digests and sizes in bytes
-  stacker rm $(stacker images --quiet)    remove all images
+  stacker images --json                            show full digests and sizes in bytes
+  stacker images --filter name='app:*' --filter platform=linux/arm64
+  stacker images --format '{image_id} {names}'
 """
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add no arguments."""
-    del parser
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "--filter",
+        metavar="KEY=VALUE",
+        dest="filters",
+        action="append",
+        default=[],
+        help="list only the images that match; KEY is name (VALUE may have *, ? and [...]), "
+        "platform, label (VALUE is LABEL or LABEL=TEXT) or dangling (true: only images without a "
+        "name); repeatable, an image must match all filters",
+    )
+    add_template(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
     """Print the images in the store."""
-    del args
+    filters = [_filter(text) for text in args.filters]
     store = session.store(create=False)
-    usages = images_usage(store, session.warn)
-    if session.json:
-        print_items("images", [_document(usage) for usage in usages])
-    elif session.verbosity < 0:
+    usages = [
+        usage
+        for usage in images_usage(store, session.warn)
+        if all(matches(usage) for matches in filters)
+    ]
+    if session.verbosity < 0 and not session.json and args.template is None:
         for usage in usages:
             print_line(str(usage.image.id))
-    else:
-        headers = ("NAME", "IMAGE ID", "PLATFORM", "LAYERS", "FORM", "SIZE", "UNIQUE", "CREATED")
-        print_table(headers, [_row(usage) for usage in usages], right="LAYERS SIZE UNIQUE")
+        return
+    print_list(args, session, "images", [*map(_document, usages)], lambda: _table(usages))
+
+
+def _filter(text: str) -> Callable[[ImageUsage], bool]:
+    """Return the test that a filter requests.
+
+    :raises UsageError: the filter is malformed.
+    """
+    key, _, value = text.partition("=")
+    match key:
+        case "name" if value:
+            return lambda usage: any(fnmatchcase(name, value) for name in usage.image.names)
+        case "platform" if value:
+            return lambda usage: str(usage.config.platform) == value
+        case "label" if value:
+            label, equals, content = value.partition("=")
+            return lambda usage: (
+                label in (labels := usage.config.execution.labels)
+                and (not equals or labels[label] == content)
+            )
+        case "dangling" if value in {"true", "false"}:
+            return lambda usage: bool(usage.image.names) == (value == "false")
+        case _:
+            raise UsageError(
+                f"malformed filter: got {text!r}, want name=PATTERN, platform=PLATFORM, "
+                "label=LABEL[=TEXT] or dangling=true|false"
+            )
+
+
+def _table(usages: list[ImageUsage]) -> Listing:
+    headers = ("NAME", "IMAGE ID", "PLATFORM", "LAYERS", "FORM", "SIZE", "UNIQUE", "CREATED")
+    return headers, [*map(_row, usages)], "LAYERS SIZE UNIQUE"
 
 
 def _row(usage: ImageUsage) -> tuple[str, ...]:
     config = usage.config
     return (
-        ", ".join(shortened(name, 60) for name in usage.image.names),
+        ", ".join(shortened(name, 60) for name in usage.image.names) or "<none>",
         usage.image.id.short,
         shortened(str(config.platform), 30),
         str(len(config.diff_ids)),

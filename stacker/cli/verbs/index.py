@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from stacker.cli.help import Parser
+from stacker.cli.listing import add_template, print_list
 from stacker.cli.options import add_globals, add_jobs
 from stacker.cli.output import (
     print_event,
@@ -122,6 +123,7 @@ def configure(parser: ArgumentParser) -> None:
     remove = add("rm", "Remove indexes; their images stay")
     remove.add_argument("names", metavar="NAME", nargs="+", help="an index to remove")
     add("list", "List the indexes in the store")
+    add_template(verbs.choices["list"])
     for action in verbs.choices.values():
         add_globals(action)
 
@@ -227,7 +229,9 @@ def _push(args: Namespace, session: Session) -> None:
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.index import push_index
+    from stacker.source.identify import complete_destination
 
+    args.destination = complete_destination(args.destination)
     packing = packing_of(args)
     store = session.store()
     store.indexes.find(args.name)  # fail before DEST is opened
@@ -266,16 +270,15 @@ def _remove(args: Namespace, session: Session) -> None:
 
 
 def _list(args: Namespace, session: Session) -> None:
-    del args
     stored = list(session.store(create=False).indexes.all())
-    if session.json:
-        print_items("indexes", [_document(index) for index in stored])
-        return
     rows = [
         (each.name, each.digest.short, ", ".join(map(_platform, each.index.manifests)))
         for each in stored
     ]
-    print_table(("NAME", "DIGEST", "PLATFORMS"), rows)
+    documents = [_document(index) for index in stored]
+    print_list(
+        args, session, "indexes", documents, lambda: (("NAME", "DIGEST", "PLATFORMS"), rows, "")
+    )
 
 
 def _opener(args: Namespace, session: Session) -> OpenSource:

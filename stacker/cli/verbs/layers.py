@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stacker.cli.listing import add_template, print_list
 from stacker.cli.options import add_image
-from stacker.cli.output import print_items, print_table, size
+from stacker.cli.output import size
 from stacker.image.config import chain_ids
 from stacker.operations.usage import count_layer_users
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Mapping, Sequence
 
+    from stacker.cli.listing import Listing
     from stacker.cli.session import Session
     from stacker.image.digest import ChainID, DiffID
     from stacker.layer.record import LayerRecord
@@ -32,6 +35,7 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_image(parser)
+    add_template(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
@@ -41,13 +45,16 @@ def run(args: Namespace, session: Session) -> None:
     users = count_layer_users(store)
     chains = chain_ids(config.diff_ids)
     layers = [(diff_id, store.layers.record(diff_id)) for diff_id in config.diff_ids]
-    if session.json:
-        items = [
-            _document(store, diff_id, record, chain, users[diff_id])
-            for (diff_id, record), chain in zip(layers, chains, strict=True)
-        ]
-        print_items("layers", items)
-        return
+    documents = [
+        _document(store, diff_id, record, chain, users[diff_id])
+        for (diff_id, record), chain in zip(layers, chains, strict=True)
+    ]
+    print_list(args, session, "layers", documents, lambda: _table(store, layers, users))
+
+
+def _table(
+    store: Store, layers: Sequence[tuple[DiffID, LayerRecord]], users: Mapping[DiffID, int]
+) -> Listing:
     rows = [
         (
             *(str(number), diff_id.short, "+".join(store.layers.paths(diff_id).forms)),
@@ -56,7 +63,7 @@ def run(args: Namespace, session: Session) -> None:
         for number, (diff_id, record) in enumerate(layers, 1)
     ]
     headers = ("#", "DIFF ID", "FORM", "ENTRIES", "FILES", "SIZE", "WHITEOUTS", "IMAGES")
-    print_table(headers, rows, right="# ENTRIES FILES SIZE WHITEOUTS IMAGES")
+    return headers, rows, "# ENTRIES FILES SIZE WHITEOUTS IMAGES"
 
 
 def _counts(record: LayerRecord) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ Log in to a registry: check the credentials with the registry, and save them for
 other verbs.  podman, skopeo and docker use the same credential files.  stacker updates the first of
 them that has an entry or a credential helper for the registry.  If no file has either, stacker
 updates ${XDG_RUNTIME_DIR}/containers/auth.json, or /run/containers/UID/auth.json if XDG_RUNTIME_DIR
-is not set.  If the updated file names a credential helper, the helper stores the password.
+is not set.  If the updated file names a credential helper, the helper stores the password.  For
+docker.io, Docker's file and helpers have the key https://index.docker.io/v1/.
 
 stacker reads the password from the terminal, or from stdin with --password-stdin.  There is no
 option for the password, because other users can read the arguments of a process.
@@ -31,12 +32,13 @@ EXAMPLES = """\
   pass show registry | stacker login --username me --password-stdin registry.example:5000
   stacker login --authfile ./auth.json registry.example
 """
+DEFAULT_HOST = "(default: docker.io)"
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("host", metavar="HOST[:PORT]", help="the registry")
+    add("host", metavar="HOST[:PORT]", nargs="?", help=f"the registry {DEFAULT_HOST}")
     add(
         "-u",
         "--username",
@@ -69,16 +71,19 @@ def run(args: Namespace, session: Session) -> None:
         session.say(f"logged in to {host}; credentials saved in {saved_in}")
 
 
-def host_named(text: str) -> str:
-    """Return the registry that a user names.
+def host_named(text: str | None) -> str:
+    """Return the registry that a user names; the default registry for ``None``.
 
     :raises UsageError: the name is malformed.
     """
-    from stacker.image.reference import Reference
+    from stacker.image.reference import DEFAULT_REGISTRY, Reference
 
+    if text is None:
+        return DEFAULT_REGISTRY
     with suppress(UsageError):
-        if "/" not in text:
-            return Reference.parse(f"{text}/any").host
+        reference = Reference.parse(f"{text}/any/image")
+        if reference.repository == "any/image":  # otherwise the text is no host
+            return reference.host
     raise UsageError(
         f"malformed registry: got {text!r}, want HOST[:PORT]",
         hint="for example registry.example or localhost:5000",

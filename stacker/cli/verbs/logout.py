@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item
-from stacker.cli.verbs.login import host_named
+from stacker.cli.verbs.login import DEFAULT_HOST, host_named
 from stacker.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("host", metavar="HOST[:PORT]", help="the registry")
+    parser.add_argument(
+        "host", metavar="HOST[:PORT]", nargs="?", help=f"the registry {DEFAULT_HOST}"
+    )
     parser.add_argument(
         "--authfile",
         metavar="FILE",

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import DRIVERS, add_image
 from stacker.cli.output import print_item, print_line
+from stacker.cli.pulling import add_pull, pulled
 from stacker.cli.restore import Restorer
+from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import FLAGS, MountRequest
-from stacker.operations.mount import mount_flags, mount_image, plan_image
+from stacker.operations.mount import find_mount, mount_flags, mount_image, plan_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from stacker.cli.session import Session
     from stacker.fuse.options import FuseOptions
-    from stacker.mount.drivers.protocol import Mounted
     from stacker.mount.record import MountRecord
     from stacker.operations.mount import Check
 
@@ -48,6 +49,7 @@ differences, mounts nothing, and exits with 5.
 EXAMPLES = """\
   stacker mount app:1.0 /mnt
   stacker mount --rw 3f5a /mnt               name the image by an ID prefix
+  stacker mount alpine /mnt                  pull the image if the store lacks it
   stacker mount --upper ./changes app /mnt   keep writes in ./changes
   stacker mount --verify full app /mnt       mount only if every file is unchanged
   stacker mount --print-plan app /mnt        print the plan for another runtime
@@ -58,6 +60,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add_image(parser)
+    add_pull(parser)
     add("target", metavar="TARGET", help="directory to mount on")
     add(
         "--driver",
@@ -84,6 +87,11 @@ def configure(parser: ArgumentParser) -> None:
         choices=("fast", "full"),
         help="verify the image first, and do not mount a damaged one; `fast` compares attributes"
         " only, `full` reads all file contents, too (default: do not verify)",
+    )
+    add(
+        "--idempotent",
+        action="store_true",
+        help="succeed if TARGET is a mount of the image already, with the same --rw or --upper",
     )
     add("--print-plan", action="store_true", help="print the mount plan as JSON, and mount nothing")
 
@@ -116,17 +124,26 @@ def run(args: Namespace, session: Session) -> None:
         fuse=_fuse_options(args),
         flags=mount_flags([name for name in FLAGS if getattr(args, name)]),
     )
+    store = session.store()
+    args.image = pulled(args.image, args.pull, store, session)
     if args.print_plan:
         _print_plan(args, request, session)
         return
+    if args.idempotent and (mount := find_mount(store, args.image, request)) is not None:
+        _report(mount, Mounted(mount.driver), session)
+        return
     record, mounted = mount_image(
-        session.store(),
+        store,
         args.image,
         request,
         restore=Restorer(session),
         check=_check(args, session),
     )
     _explain(mounted, session)
+    _report(record, mounted, session)
+
+
+def _report(record: MountRecord, mounted: Mounted, session: Session) -> None:
     if session.json:
         print_item("mount", _document(record, mounted))
     else:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.output import print_items, print_table
+from stacker.cli.listing import add_template, print_list
 from stacker.mount.detach import clear_stale
 from stacker.mount.table import Table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable
 
+    from stacker.cli.listing import Listing
     from stacker.cli.session import Session
     from stacker.mount.record import MountRecord
+    from stacker.mount.table import Entry
 
 DESCRIPTION = """\
 List the mounts of the store.  STATE is one of
@@ -32,25 +35,28 @@ EXAMPLES = """\
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add no arguments."""
-    del parser
+    """Add the verb's arguments."""
+    add_template(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
     """Clear stale mounts, then list the others."""
-    del args
     table = Table(session.store(create=False).mounts)
     cleared = clear_stale(table)
     for record in cleared:
         session.say(f"cleared {record.target}: the mount of image {record.image} is gone")
     entries = [entry for entry in table.entries() if entry.state != "stale"]
-    if session.json:
-        print_items(
-            "mounts",
-            [_document(entry.record, entry.state) for entry in entries],
-            cleared=[_document(record, "stale") for record in cleared],
-        )
-        return
+    print_list(
+        args,
+        session,
+        "mounts",
+        [_document(entry.record, entry.state) for entry in entries],
+        lambda: _table(entries),
+        cleared=[_document(record, "stale") for record in cleared],
+    )
+
+
+def _table(entries: Iterable[Entry]) -> Listing:
     rows = [
         (
             str(entry.record.target),
@@ -62,7 +68,7 @@ def run(args: Namespace, session: Session) -> None:
         )
         for entry in entries
     ]
-    print_table(("TARGET", "IMAGE ID", "DRIVER", "MODE", "STATE", "CREATED"), rows)
+    return ("TARGET", "IMAGE ID", "DRIVER", "MODE", "STATE", "CREATED"), rows, ""
 
 
 def _document(record: MountRecord, state: str) -> dict[str, object]:

@@ -10,7 +10,7 @@ from stacker.cli.background import flush_later
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count
 from stacker.cli.options import add_archive_ratio, add_jobs, add_limits, limits_of
-from stacker.cli.output import print_event, print_line, size
+from stacker.cli.output import moved_document, print_event, print_line, size
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.errors import UnsupportedError
 from stacker.operations import forms
@@ -36,18 +36,20 @@ SOURCE is one of
   oci:DIR[:TAG]              an OCI image layout
   oci-archive:FILE[:TAG]     an OCI image layout in a tar archive
   docker-archive:FILE[:NAME] an archive from `docker save`
-  docker://HOST[:PORT]/REPO[:TAG][@DIGEST]   a registry
-Archives may be compressed with gzip or zstd.
+  [docker://][HOST[:PORT]/]REPO[:TAG][@DIGEST]   a registry
+Archives may be compressed with gzip or zstd.  Without HOST, the registry is docker.io, unless
+containers-registries.conf(5) has another one; `app` is `docker.io/library/app:latest`.
 
 stacker unpacks a layer from a registry while it downloads the blob.  If a download is interrupted,
 the next pull resumes it.  Credentials come from the files and credential helpers of podman, skopeo
 and docker.  containers-registries.conf(5) configures mirrors, locations, blocked registries and
-short names such as docker://app:1.0; containers-certs.d(5) configures certificates.
+short names such as `app`; containers-certs.d(5) configures certificates.
 """
 EXAMPLES = """\
-  stacker pull oci:./layout:1.0
+  stacker pull alpine
+  stacker pull registry.example/team/app:1.0
+  stacker pull oci:./layout:1.0 --name app:1.0
   stacker pull docker-archive:saved.tar.gz:app:1.0
-  stacker pull docker://registry.example/team/app:1.0
   stacker pull --platform linux/arm64 oci-archive:app.tar
   stacker mount "$(stacker pull oci:./layout)" /mnt
 """
@@ -55,14 +57,9 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add = parser.add_argument
-    add("source", metavar="SOURCE", help="the image to pull")
-    add(
-        "--platform",
-        metavar="OS/ARCH[/VARIANT][:OSVERSION]",
-        help="pull the image for this platform only (default: the best match for this machine)",
-    )
+    _add_image(parser)
     add_jobs(parser, "layers to unpack")
+    add = parser.add_argument
     add(
         "--keep-blobs",
         action="store_true",
@@ -95,6 +92,22 @@ def configure(parser: ArgumentParser) -> None:
     add_limits(parser)
 
 
+def _add_image(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="the image to pull")
+    add(
+        "--name",
+        metavar="NAME",
+        action="append",
+        help="name the image NAME in the store, instead of its names in the source; repeatable",
+    )
+    add(
+        "--platform",
+        metavar="[OS/]ARCH[/VARIANT][:OSVERSION]",
+        help="pull the image for this platform only (default: the best match for this machine)",
+    )
+
+
 def _add_transfer(group: _ArgumentGroup) -> None:
     """Add the options for downloads from a registry."""
     add = group.add_argument
@@ -123,8 +136,22 @@ def _add_transfer(group: _ArgumentGroup) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Pull the image and print its ID."""
-    from stacker.image.platform import Platform
+    pulled, shared = pull_source(args, session)
+    if session.json:
+        print_event("pull", item=_document(pulled, shared))
+    else:
+        print_line(str(pulled.image_id))
 
+
+def pull_source(args: Namespace, session: Session) -> tuple[Pulled, Shared | None]:
+    """Pull the image that the arguments of this verb name, and start the flush.
+
+    :returns: the image, and with ``--dedup`` the storage that it shares.
+    """
+    from stacker.image.platform import Platform
+    from stacker.source.identify import complete_source
+
+    args.source = complete_source(args.source)
     wanted = Platform.parse(args.platform) if args.platform else None
     host = Platform.host(os.uname().machine)
     with time_limit(args.timeout, f"pull {args.source}"):
@@ -132,12 +159,10 @@ def run(args: Namespace, session: Session) -> None:
         shared = _share(session, pulled) if args.dedup else None
     for warning in pulled.warnings:
         session.say(f"warning: {warning}")
+    session.say_moved(pulled.moved, pulled.image_id)
     if args.sync is None:
         flush_later(session.root)
-    if session.json:
-        print_event("pull", item=_document(pulled, shared))
-    else:
-        print_line(str(pulled.image_id))
+    return pulled, shared
 
 
 def _access(args: Namespace) -> RegistryAccess | None:
@@ -154,6 +179,7 @@ def _access(args: Namespace) -> RegistryAccess | None:
 
 def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
     from stacker.cli.progress import report_progress
+    from stacker.image.reference import complete_name
     from stacker.linux.process import usable_processors
     from stacker.operations.pull import pull_image
     from stacker.source.open import open_source
@@ -177,6 +203,7 @@ def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: 
             options=_options(args, form),
             jobs=args.jobs or usable_processors(),
             origin=args.source,
+            names=tuple(map(complete_name, args.name)) if args.name else None,
             emit=emit,
             must_match=must_match,
         )
@@ -231,5 +258,6 @@ def _document(pulled: Pulled, shared: Shared | None) -> dict[str, object]:
         "unpacked": pulled.unpacked,
         "present": pulled.present,
         "warnings": list(pulled.warnings),
+        "moved": moved_document(pulled.moved),
         "shared": None if shared is None else {"files": shared.files, "bytes": shared.bytes},
     }

@@ -28,7 +28,7 @@ files, verifies the diff_id and compresses the tar.  If stacker compresses no la
 and its digest stay the same.  The last line on stdout is the digest of the manifest.
 
 DEST is one of
-  docker://HOST[:PORT]/REPO[:TAG]   a registry
+  [docker://]HOST[:PORT]/REPO[:TAG] a registry
   oci:DIR[:NAME]                    an OCI image layout, created if missing
   oci-archive:FILE[:NAME]           a new tar archive of an OCI image layout
 stacker does not upload blobs that the repository has.  If stacker pulled a blob from another
@@ -40,7 +40,7 @@ stacker does not push foreign layers that have URLs in the manifest.  They stay 
 stacker prints a warning for each.
 """
 EXAMPLES = """\
-  stacker push app:1.0 docker://registry.example/team/app:1.0
+  stacker push app:1.0 registry.example/team/app:1.0
   stacker push --compression zstd --level 19 app:1.0 oci:./layout:1.0
   stacker push 6c3c624b58db oci-archive:app.tar
 """
@@ -123,7 +123,9 @@ def _push(args: Namespace, session: Session) -> Pushed:
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.push import push_image
+    from stacker.source.identify import complete_destination
 
+    args.destination = complete_destination(args.destination)
     packing = packing_of(args)
     access = registry_access(args, os.environ, args.destination)
     store = session.store()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from stacker.cli.output import print_items, print_text
+from stacker.cli.listing import add_template, print_list
+from stacker.cli.output import print_text
 from stacker.cli.registry_options import add_registries, registry_access
 
 if TYPE_CHECKING:
@@ -24,17 +25,21 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("repository", metavar="docker://HOST/REPO", help="repository in a registry")
+    parser.add_argument("repository", metavar="REPO", help="repository in a registry")
+    add_template(parser)
     add_registries(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
     """List the tags."""
     from stacker.registry.tags import tags_of
+    from stacker.source.identify import complete_source
 
-    reference, tags = tags_of(args.repository, registry_access(args, os.environ))
-    if session.json:
-        print_items("tags", [{"name": tag} for tag in tags], repository=reference.name)
+    repository = complete_source(args.repository)
+    reference, tags = tags_of(repository, registry_access(args, os.environ))
+    if args.template is None and not session.json:
+        for tag in tags:
+            print_text(tag)
         return
-    for tag in tags:
-        print_text(tag)
+    documents: list[dict[str, object]] = [{"name": tag} for tag in tags]
+    print_list(args, session, "tags", documents, lambda: ((), (), ""), repository=reference.name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
+from stacker.cli.pulling import add_pull, pulled
 from stacker.cli.restore import Restorer
 from stacker.operations.unpack import unpack_image
 
@@ -23,6 +24,7 @@ store.  The last line on stdout is DIR.
 """
 EXAMPLES = """\
   stacker unpack app:1.0 ./rootfs
+  stacker unpack oci:./layout ./rootfs
   chroot ./rootfs /bin/sh            run a program in it, as root
 """
 
@@ -30,14 +32,15 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_image(parser)
+    add_pull(parser)
     parser.add_argument("directory", metavar="DIR", help="empty or missing directory")
 
 
 def run(args: Namespace, session: Session) -> None:
     """Unpack an image, and print DIR."""
-    image_id = unpack_image(
-        session.store(), args.image, Path(args.directory), restore=Restorer(session)
-    )
+    store = session.store()
+    image = pulled(args.image, args.pull, store, session)
+    image_id = unpack_image(store, image, Path(args.directory), restore=Restorer(session))
     if session.json:
         path = os.path.realpath(args.directory)
         print_item("unpack", {"image_id": image_id, "directory": path})

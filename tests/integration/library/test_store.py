@@ -212,7 +212,7 @@ def test_an_option_that_names_no_directory_is_an_error(store: Store, tmp_path: P
     with pytest.raises(NotFoundError, match=r"registries\.conf"):
         RegistryOptions(registries_conf=(tmp_path / "none",)).access()
     with pytest.raises(UsageError):
-        store.pull("nope:there")
+        store.pull("nope:./there")
 
 
 def test_every_name_of_the_library_is_loaded_on_its_first_use() -> None:

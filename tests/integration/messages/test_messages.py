@@ -62,10 +62,22 @@ MISTAKES = [
     (
         "pull --platform linux oci:~/app",
         2,
-        "malformed platform: got 'linux', want OS/ARCH[/VARIANT][:OSVERSION]",
+        "malformed platform: got 'linux', want [OS/]ARCH[/VARIANT][:OSVERSION]",
         "for example linux/amd64, linux/arm/v7 or windows/amd64:10.0.17763",
     ),
-    ("pull app", 2, "unknown transport: 'app'", TRANSPORTS),
+    ("pull ocy:./app", 2, "unknown transport: 'ocy:./app'", TRANSPORTS),
+    (
+        "pull ~/app",
+        2,
+        "no transport: '~/app': got a path, want TRANSPORT:PATH",
+        "write oci:~/app",
+    ),
+    (
+        "pull docker://App",
+        2,
+        "malformed reference: 'App': repository: got 'App', want lowercase words and slashes",
+        "names of images are lowercase: 'app'",
+    ),
     ("pull oci:", 2, "no path: 'oci:'", TRANSPORTS),
     ("pull oci:~/none", 3, "no such directory: oci:~/none", ""),
     ("pull oci:~/app:app:2.0", 3, "no such image: oci:~/app: got 'app:1.0', want 'app:2.0'", ""),
@@ -138,9 +150,9 @@ MISTAKES = [
         f"`{STACKER} index list` lists the indexes in the store",
     ),
     (
-        "tags app",
+        "tags oci:app",
         2,
-        "malformed repository: got 'app', want docker://HOST[:PORT]/REPO",
+        "malformed repository: got 'oci:app', want [docker://HOST[:PORT]/]REPO",
         "for example docker://registry.example/team/app",
     ),
     (

@@ -56,7 +56,6 @@ def test_word_after_two_dashes_is_an_argument() -> None:
         (["pull", "a", "b"], "too many arguments: b"),
         (["pull", "a", "--jobs", "0"], "want a whole number"),
         (["pull", "a", "--max-bytes", "x"], "want a number of bytes"),
-        (["rm"], "IMAGE"),
         (["--store"], "missing value: --store"),
         (["--store", "images"], "missing verb"),
         ([""], "unknown verb: "),

@@ -56,7 +56,8 @@ def test_location_without_a_path_is_refused(text: str) -> None:
     ("text", "repository"),
     [
         ("docker://registry.example/team/app:1.0", "registry.example/team/app"),
-        ("docker://app:1.0", ""),
+        ("docker://app:1.0", "docker.io/library/app"),
+        ("docker://App", ""),
         ("oci:layout:1.0", ""),
         ("", ""),
     ],

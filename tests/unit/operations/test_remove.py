@@ -66,7 +66,7 @@ def test_image_in_use_keeps_the_images_before_it(store: Store, pull: Pull) -> No
 def test_layer_of_two_removed_images_is_removed_with_the_last(store: Store, pull: Pull) -> None:
     first, second = pull("first", A), pull("second", A, B)
     removed = remove_images(store, [first, second, first])
-    assert [len(parts.layers) for parts in removed.values()] == [0, 2]
+    assert [len(parts.layers) for parts in removed.images.values()] == [0, 2]
     assert not list(store.layers.all())
     assert store.images.all() == []
 
@@ -141,7 +141,7 @@ def test_more_images_than_open_files_are_removed(store: Store, pull: Pull) -> No
     used = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 50, hard))
     try:
-        assert len(remove_images(store, every)) == 70
+        assert len(remove_images(store, every).images) == 70
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert store.images.all() == []

@@ -252,5 +252,5 @@ def test_short_name_is_expanded_before_the_request(server: FakeRegistry) -> None
     )
     with open_source("docker://app:1.0", spool=Path("/none"), access=access) as source:
         assert source.names == (f"{server.host}/real:1.0",)
-    with pytest.raises(UsageError), open_source("docker://other", spool=Path("/"), access=access):
+    with pytest.raises(UsageError), open_source("docker://Other", spool=Path("/"), access=access):
         pytest.fail("it was opened")

@@ -120,8 +120,8 @@ def test_a_source_needs_a_path(here: Path, text: str) -> None:
         open_source(text, spool=here)
 
 
-@pytest.mark.parametrize("text", ["docker://", "docker://app", "docker://registry.example"])
-def test_a_registry_needs_a_host_and_a_repository(here: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["docker://", "docker://App", "docker://registry.example/"])
+def test_an_image_in_a_registry_needs_a_repository(here: Path, text: str) -> None:
     with pytest.raises(UsageError, match="malformed reference: "), open_source(text, spool=here):
         pytest.fail("it was opened")
 

@@ -1,0 +1,38 @@
+"""``stacker tag``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stacker.cli.options import add_image
+from stacker.cli.output import moved_document, print_item
+from stacker.operations.names import tag_image
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from stacker.cli.session import Session
+
+DESCRIPTION = """\
+Give an image more names.  NAME is [HOST[:PORT]/]REPO[:TAG]; the default TAG is `latest`.  If
+another image has the name, the name moves, and stacker says so.
+"""
+EXAMPLES = """\
+  stacker tag 3f5a app:1.0
+  stacker tag app:1.0 app registry.example/team/app:1.0
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_image(parser)
+    parser.add_argument("names", metavar="NAME", nargs="+", help="new name of the image")
+
+
+def run(args: Namespace, session: Session) -> None:
+    """Name an image."""
+    store = session.store(create=False)
+    image_id, moved = tag_image(store, args.image, args.names)
+    session.say_moved(moved, image_id)
+    if session.json:
+        print_item("tag", {"image_id": str(image_id), "moved": moved_document(moved)})
