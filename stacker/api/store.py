@@ -29,7 +29,7 @@ from stacker.image.digest import ImageID
 from stacker.store.store import Store as StoreDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from stacker.events import Emit
     from stacker.image.digest import DiffID
@@ -70,35 +70,41 @@ class Store:
         *,
         registries: RegistryOptions | None = None,
         create: bool = True,
+        additional_stores: Iterable[Path | str] = (),
     ) -> Store:
-        """Open a store.
+        """Open a store.  A store that this process cannot write to is read-only.
 
         :param root: its directory; ``None`` for ``/var/lib/stacker`` of root, and for
             ``~/.local/share/stacker`` of other users.
         :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
         :param create: create a missing store; otherwise it reads as an empty one.
-        :raises UsageError: the directory is not a store, or another user can replace it.
+        :param additional_stores: directories of other stores, whose layers are used in place.
+        :raises UsageError: a directory is not a store, or another user can replace it.
         :raises StackerError: the directory cannot be created or read.
         """
         from stacker.store.location import default_root
 
         path = default_root({}) if root is None else Path(root)
-        return cls(registries or RegistryOptions(), StoreDirectory.open(path, create=create))
+        others = map(Path, additional_stores)
+        directory = StoreDirectory.open(path, create=create, additional=others)
+        return cls(registries or RegistryOptions(), directory)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Store:
         """Open the store that the command uses without options and configuration files.
 
-        The variables are ``STACKER_STORE``, ``XDG_DATA_HOME``, ``HOME``, and those of
+        The variables are ``STACKER_STORE``, ``XDG_DATA_HOME``, ``XDG_RUNTIME_DIR``, ``HOME``, and
+        those of
         `RegistryOptions.from_environment`.
 
         :param environ: the variables; ``None`` for those of this process.
         """
-        from stacker.store.location import default_root
+        from stacker.store.location import default_root, run_directory
 
         variables = os.environ if environ is None else environ
-        root = variables.get("STACKER_STORE") or default_root(variables)
-        return cls.open(root, registries=RegistryOptions.from_environment(variables))
+        root = Path(variables.get("STACKER_STORE") or default_root(variables))
+        directory = StoreDirectory.open(root, run=run_directory(variables))
+        return cls(RegistryOptions.from_environment(variables), directory)
 
     @property
     def root(self) -> Path:

@@ -21,7 +21,7 @@ from stacker.operations import forms
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    Value = bool | int | str | Path
+    Value = bool | int | str | Path | tuple[Path, ...]
     Check = Callable[[object], Value]
 
 _LIMITS = "limits"
@@ -39,13 +39,14 @@ class Config:
 
     :param files: the files that were read, in the order in which they were read.
     :param sources: the file that each value comes from, by field.
-    :param store: absolute.
+    :param store: absolute, as those of `additional_stores` are.
     :param max_bytes: this limit and the others are those of `stacker.cli.options.add_limits`.
     """
 
     files: tuple[Path, ...] = ()
     sources: Mapping[str, Path] = field(default_factory=dict)
     store: Path | None = None
+    additional_stores: tuple[Path, ...] | None = None
     jobs: int | None = None
     driver: str | None = None
     form: str | None = None
@@ -61,7 +62,7 @@ class Config:
 
     def defaults(self, verb: str) -> dict[str, object]:
         """Return the defaults that the options of a verb get, by the names of the options."""
-        names = [name for name in self.sources if name != "store"]
+        names = [name for name in self.sources if name not in {"store", "additional_stores"}]
         return {name: getattr(self, name) for name in names if verb in _VERBS.get(name, {verb})}
 
 
@@ -124,6 +125,12 @@ def _directory(value: object) -> Path:
     raise ArgumentTypeError(f"got {value!r}, want an absolute path, or one that begins with ~/")
 
 
+def _directories(value: object) -> tuple[Path, ...]:
+    if isinstance(value, list):
+        return tuple(map(_directory, value))
+    raise ArgumentTypeError(f"got {value!r}, want a list of directories")
+
+
 def _count(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
@@ -153,6 +160,11 @@ def _one_of(choices: Sequence[str]) -> Check:
 
 _SETTINGS: dict[str, tuple[Check, str, str]] = {
     "store": (_directory, "an absolute path, or one that begins with `~/`", "--store"),
+    "additional_stores": (
+        _directories,
+        "a list of paths like that of `store`",
+        "--additional-store",
+    ),
     "jobs": (_count, "a whole number", "--jobs of every verb"),
     "driver": (_one_of(DRIVERS), ", ".join(DRIVERS), "--driver of `mount`"),
     "form": (_one_of(forms.OPTIONS), ", ".join(forms.OPTIONS), "--form of `pull`"),

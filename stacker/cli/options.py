@@ -43,7 +43,10 @@ ENVIRONMENT = (
     ("DOCKER_CONFIG", "directory of Docker's config.json (default: ~/.docker)"),
     (
         "XDG_RUNTIME_DIR",
-        "parent of containers/auth.json; without it, the file is /run/containers/UID/auth.json",
+        (
+            "parent of containers/auth.json (without it: /run/containers/UID/auth.json), and of the"
+            " locks and mounts of read-only stores (without it: /run/user/UID)"
+        ),
     ),
     (
         "XDG_CONFIG_HOME",
@@ -109,7 +112,7 @@ def _verb_at(words: list[str]) -> int:
     for number, word in enumerate(words):
         if not (is_value or word.startswith("-")):
             return number
-        is_value = not is_value and word == "--store"
+        is_value = not is_value and word in {"--store", "--additional-store"}
     return len(words)
 
 
@@ -246,6 +249,13 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group(GLOBAL_OPTIONS).add_argument
     omitted = argparse.SUPPRESS
     add("--store", metavar="DIR", default=omitted, help=f"store directory (default: {_STORE})")
+    add(
+        "--additional-store",
+        metavar="DIR",
+        action="append",
+        default=omitted,
+        help="another store, whose layers are used in place and never pulled; repeatable",
+    )
     for flags, level, text in (
         (("-q", "--quiet"), -1, "print only results and errors"),
         (("-v", "--verbose"), 1, "print more messages to stderr"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import printable
 from stacker.errors import UsageError, shell_word
-from stacker.store.location import absolute, default_root
+from stacker.store.location import absolute, default_root, run_directory
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -39,7 +39,9 @@ class Session:
     :param json: print JSON documents instead of text.
     :param dumb: the terminal cannot draw progress bars.
     :param config: the values of the configuration files; ``None`` if there is no file.
-    :param store_option: the value of ``--store``; ``None`` if the option is not given.
+    :param store_options: the words of ``--store`` and ``--additional-store``, for a shell.
+    :param additional: the stores of ``--additional-store``.
+    :param run: the directory for locks and mounts of a read-only store; ``None`` for the default.
     """
 
     root: Path
@@ -49,7 +51,9 @@ class Session:
     temporary: Path = _TEMPORARY
     umask: int = 0o022
     config: Config | None = None
-    store_option: str | None = None
+    store_options: str = ""
+    additional: tuple[Path, ...] = ()
+    run: Path | None = None
 
     @classmethod
     def of(
@@ -74,22 +78,24 @@ class Session:
             temporary=Path(environ.get("TMPDIR") or _TEMPORARY),
             umask=umask,
             config=config,
-            store_option=named,
+            store_options=_store_options(args),
+            additional=_additional(args, config),
+            run=run_directory(environ),
         )
 
     def with_store(self, text: str) -> str:
-        """Return a text whose commands repeat ``--store`` if it was given, so they can be pasted.
+        """Return a text whose commands repeat the options of the store, so they can be pasted.
 
         :param text: a hint or message; a command starts the text, or follows a backtick or ``&&``.
         """
-        if self.store_option is None:
+        if not self.store_options:
             return text
         import re  # only hints need it
 
         from stacker.cli.verbs import SUMMARIES, WITHOUT_STORE
 
         verbs = "|".join(verb for verb in SUMMARIES if verb not in WITHOUT_STORE)
-        words = f"stacker --store {shell_word(self.store_option)} "
+        words = f"stacker {self.store_options}"
         pattern = rf"(^|`|&& )stacker (?=(?:{verbs})\b)"
         return re.sub(pattern, lambda found: found[1] + words, text)
 
@@ -100,7 +106,7 @@ class Session:
         """
         from stacker.store.store import Store
 
-        return Store.open(self.root, create=create)
+        return Store.open(self.root, create=create, run=self.run, additional=self.additional)
 
     @property
     def draws(self) -> bool:
@@ -142,3 +148,17 @@ def _root(named: str | None, environ: Mapping[str, str], config: Config | None) 
     if config is not None and config.store is not None:
         return config.store
     return default_root(environ)
+
+
+def _additional(args: Namespace, config: Config | None) -> tuple[Path, ...]:
+    named = getattr(args, "additional_store", None)
+    if named is None:
+        return () if config is None else config.additional_stores or ()
+    return tuple(map(Path, named))
+
+
+def _store_options(args: Namespace) -> str:
+    named = getattr(args, "store", None)
+    words = [] if named is None else [f"--store {shell_word(named)} "]
+    others = getattr(args, "additional_store", None) or ()
+    return "".join([*words, *(f"--additional-store {shell_word(each)} " for each in others)])

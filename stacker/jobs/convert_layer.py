@@ -9,8 +9,7 @@ read.  This module must not use images or stacks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError, full_disk_hint
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 class ConvertTask:
     """A layer of the store at ``store`` that gets a form."""
 
-    store: Path
+    store: Store
     diff_id: DiffID
     form: Form
 
@@ -54,11 +53,12 @@ def convert_layer(task: ConvertTask, emit: Emit) -> bool:
     :raises IntegrityError: the layer on disk differs from its diff_id.
     :raises StackerError: the disk is full, or the form cannot hold the layer.
     """
-    store = Store.open(task.store)
+    store = task.store
     try:
         with store.layers.unpacking(task.diff_id, replace=True) as staged:
             if staged is None or task.form in store.layers.paths(task.diff_id).forms:
                 return False
+            store.require_writable()
             _convert(store, task, staged, emit)
             return True
     except OSError as error:
@@ -76,4 +76,8 @@ def _convert(store: Store, task: ConvertTask, staged: LayerPaths, emit: Emit) ->
         checked = verified(read, digest=diff_id, what=task.what)
         made = write_layer(checked, staged, task.form, options, what=task.what)
     sync_filesystem(staged.root)
-    store.layers.adopt(diff_id, staged, made.as_other_form_of(record), task.form)
+    if store.layers.is_own(diff_id):
+        store.layers.adopt(diff_id, staged, made.as_other_form_of(record), task.form)
+    else:  # the layer of an additional store stays as it is
+        made = replace(made, blobs=record.blobs, tar_bytes=record.tar_bytes)
+        store.layers.commit(diff_id, staged, made, sync=True)

@@ -47,7 +47,7 @@ class PackOptions:
 class PackTask:
     """One layer of the store at ``store`` to pack into a file in ``directory``."""
 
-    store: Path
+    store: Store
     directory: Path
     diff_id: DiffID
     options: PackOptions
@@ -77,7 +77,7 @@ def pack_layer(task: PackTask, emit: Emit) -> LayerPacked:
 
 
 def _compressed(task: PackTask, stages: ExitStack, what: str, emit: Emit) -> Iterator[bytes]:
-    store, options = Store.open(task.store), task.options
+    store, options = task.store, task.options
     record = store.layers.record(task.diff_id)
     chunks = layer_tar(store.layers.paths(task.diff_id), record, what=what)
     chunks = metered(chunks, pack_reporter(task.diff_id, record, emit))

@@ -21,7 +21,6 @@ from stacker.tree.compare import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from stacker.events import Emit
     from stacker.image.digest import DiffID
@@ -34,7 +33,7 @@ _DIGEST: Final = 64  # hexadecimal digits
 class SealTask:
     """A layer of the store at ``store`` to seal."""
 
-    store: Path
+    store: Store
     diff_id: DiffID
 
 
@@ -45,7 +44,7 @@ def seal_layer(task: SealTask, _: Emit) -> int:
     :raises UnsupportedError: the filesystem or the kernel has no fs-verity.
     :raises StackerError: the kernel refuses for another reason.
     """
-    store = Store.open(task.store)
+    store = task.store
     paths = store.layers.paths(task.diff_id)
     try:
         whole = _seal_whole_files(paths)

@@ -14,7 +14,6 @@ from stacker.tar.limits import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import DiffID, Digest
@@ -85,10 +84,10 @@ class LayerIdentity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnpackTask:
-    """One layer to unpack from ``source`` into the store at ``store``."""
+    """One layer to unpack from a source into a store."""
 
     source: Source
-    store: Path
+    store: Store
     blob: Descriptor
     identity: LayerIdentity
     options: UnpackOptions

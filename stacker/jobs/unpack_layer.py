@@ -97,7 +97,7 @@ def unpack_layer(
     :raises StackerError: the kernel refuses a system call, e.g. because the disk is full.
     """
     try:
-        store = Store.open(task.store)
+        store = task.store
         try:
             return _attempt(task, store, emit, observer)
         except DamagedPartialError:  # it has been removed

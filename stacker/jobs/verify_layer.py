@@ -70,7 +70,7 @@ class VerifyTask:
     :param contents: read all file contents, and compute the diff_id.
     """
 
-    store: Path
+    store: Store
     diff_id: DiffID
     attributes: bool = True
     contents: bool = True
@@ -113,7 +113,7 @@ def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
     :raises NotFoundError: the layer is not in the store.
     :raises PermissionError: the caller may not read a file of the layer.
     """
-    store = Store.open(task.store)
+    store = task.store
     paths = store.layers.paths(task.diff_id)
     if not paths.root.exists():
         raise NotFoundError(

@@ -198,3 +198,14 @@ def _id_map(path: Path) -> tuple[IdRange, ...]:
 def usable_processors() -> int:
     """Return the number of processors in this process's CPU affinity mask."""
     return len(os.sched_getaffinity(0))
+
+
+def is_trusted_owner(owner: int) -> bool:
+    """Return whether the owner of a file is root or the caller.
+
+    In a user namespace the owner of the host's files has no ID; the kernel shows the overflow ID
+    for it and for every other user outside (user_namespaces(7)).
+    """
+    if owner in {0, os.geteuid()}:
+        return True
+    return owner == overflow_id() and not in_initial_user_namespace()

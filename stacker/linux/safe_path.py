@@ -106,7 +106,7 @@ def replaceable_ancestor(path: Path) -> tuple[Path, int] | None:
         except FileNotFoundError:
             return None
         writable = status.st_mode & _STICKY_WRITABLE == stat.S_IWOTH
-        if writable or not _is_trusted(status.st_uid):
+        if writable or not process.is_trusted_owner(status.st_uid):
             return above, status.st_uid
     return None
 
@@ -179,7 +179,7 @@ class _Walk:
 
     def _replace(self, name: bytes, owner: int, target: bytes) -> bool:
         self._links += 1
-        if not _is_trusted(owner):
+        if not process.is_trusted_owner(owner):
             text = f"{os.fsdecode(name)!r} is a symlink of another user (UID {owner})"
             self.error = OSError(errno.ELOOP, text)
             return False
@@ -203,14 +203,3 @@ def _walking(path: Path, *, follow: bool, start: int | None = None) -> Iterator[
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
     finally:
         walk.close()
-
-
-def _is_trusted(owner: int) -> bool:
-    """Return whether an owner is root or the caller.
-
-    In a user namespace the owner of the host's files has no ID; the kernel shows the overflow ID
-    for it and for every other user outside (user_namespaces(7)).
-    """
-    if owner in {0, os.geteuid()}:
-        return True
-    return owner == process.overflow_id() and not process.in_initial_user_namespace()

@@ -40,6 +40,7 @@ def convert_image(
     :raises IntegrityError: a layer on disk differs from its diff_id.
     :raises UnsupportedError: the form cannot hold the image.
     """
+    store.require_writable()
     with store.images.reading(image_id) as config, store.layers.reading(config.diff_ids):
         added = add_form(store, config.diff_ids, form, jobs=jobs, emit=emit)
         ensure_stack(store, config, form=form)
@@ -61,7 +62,7 @@ def add_form(
     lacking = [
         each for each in dict.fromkeys(diff_ids) if form not in store.layers.paths(each).forms
     ]
-    tasks = [ConvertTask(store.root, each, form) for each in lacking]
+    tasks = [ConvertTask(store, each, form) for each in lacking]
     return sum(run_tasks(tasks, convert_layer, jobs=jobs, emit=emit, what=lambda task: task.what))
 
 
@@ -85,8 +86,9 @@ def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:
 
 
 def layers_of_two_forms(store: Store, diff_ids: Iterable[DiffID]) -> list[DiffID]:
-    """Return those layers that have both forms."""
-    return [each for each in dict.fromkeys(diff_ids) if len(store.layers.paths(each).forms) > 1]
+    """Return those layers of the store itself that have both forms."""
+    own = (each for each in dict.fromkeys(diff_ids) if store.layers.is_own(each))
+    return [each for each in own if len(store.layers.own_paths(each).forms) > 1]
 
 
 def unused_forms(

@@ -33,6 +33,8 @@ def flush(store: Store) -> int:
     :returns: the number of layers and chains that were marked.
     :raises OSError: a write to the disk failed; nothing is marked then.
     """
+    if store.is_read_only:
+        return 0
     layers = _unflushed({each: store.layers.mark(each) for each in store.layers.all()})
     chains = _unflushed({each: store.chains.mark(each) for each in store.chains.all()})
     if not layers and not chains:
@@ -100,7 +102,7 @@ def _verify(store: Store, diff_id: DiffID) -> bool:
     mark = store.layers.mark(diff_id)
     verified = mark.identity
     with store.layers.reading([diff_id]):
-        if verify_layer(VerifyTask(store.root, diff_id), lambda _: None).is_sound:
+        if verify_layer(VerifyTask(store, diff_id), lambda _: None).is_sound:
             mark.mark_durable(verified)
             return True
     discard_layers(store, [diff_id])

@@ -59,10 +59,12 @@ def collect_garbage(
     :param dry_run: remove nothing, and return what would be removed.
     :param untagged: remove images without a name, too.
     """
-    if not store.exists:
+    if not store.exists or not store.changing.exists():
         return []
     collector = _Collector(store, older_than, dry_run)
     found = [*collector.stale_mounts(), *collector.leftovers()]
+    if store.is_read_only:
+        return found
     with store.staging.trash() as discard, store.images.write_lock():
         idle = lock.try_exclusive(store.pull_lock)
         if idle is None:  # a pull, a mount or an unpack is running
@@ -94,11 +96,11 @@ class _Collector:
 
     def leftovers(self) -> Iterator[Garbage]:
         """Remove the files of processes that were killed."""
-        for kind, paths in (
-            ("staging", self.store.staging.abandoned()),
-            ("partial", self.store.partials.abandoned(older_than=self.older_than)),
-            ("temporary", self._temporaries()),
-        ):
+        found = [("staging", self.store.staging.abandoned())]
+        if not self.store.is_read_only:
+            partials = self.store.partials.abandoned(older_than=self.older_than)
+            found += [("partial", partials), ("temporary", self._temporaries())]
+        for kind, paths in found:
             for path in paths:
                 yield Garbage(kind, path.name, self._freed.add(path))
                 if not self.dry_run:
@@ -208,7 +210,7 @@ def _outside(folder: Path, used: Container[Path], limit: float) -> list[Path]:
 
 
 def _root(store: Store, diff_id: DiffID) -> Path:
-    return store.layers.paths(diff_id).root
+    return store.layers.own_paths(diff_id).root
 
 
 def _is_old(path: Path, limit: float) -> bool:

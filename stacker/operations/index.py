@@ -99,6 +99,7 @@ def create_index(
     :raises UsageError: an index has that name.
     :raises NotFoundError: the store or the registry lacks a member.
     """
+    store.require_writable()
     indexes = store.indexes
     _refuse_existing(indexes, name)
     entries: dict[str, Descriptor] = {}
@@ -119,6 +120,7 @@ def annotate_index(store: Store, name: str, member: str | None, change: IndexCha
     :raises NotFoundError: there is no such index or member.
     :raises UsageError: `member` matches several members, or the index would get a platform.
     """
+    store.require_writable()
     indexes = store.indexes
     with indexes.write_lock():
         stored = indexes.find(name)

@@ -80,6 +80,7 @@ def pull_image(
     :raises IntegrityError: a document or a layer differs from its digest.
     :raises LayerError: a layer is malformed, or exceeds a limit.
     """
+    store.require_writable()
     unpacker = _Unpacker(store, options, jobs, emit, unpack)
     with lock.shared(store.pull_lock):  # gc keeps the layers until the image is listed
         return _pull(unpacker, source, platform, _Names(origin, names), must_match=must_match)
@@ -252,7 +253,7 @@ class _Unpacker:
 
         _import_compressions()
         tasks = [
-            UnpackTask(source, self.store.root, blob, identity, self.options)
+            UnpackTask(source, self.store, blob, identity, self.options)
             for blob, identity in sorted(missing, key=lambda layer: -layer[0].size)
         ]
         work = self.unpack_layer or unpack_layer

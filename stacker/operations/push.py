@@ -127,7 +127,7 @@ def push_image(
         ensure_sound(store, image_id, restore, diff_ids)
         held.enter_context(store.layers.reading(diff_ids))
         _require_unchanged(store, image_id, diff_ids, jobs, emit)
-        tasks = [PackTask(store.root, directory, each, packing) for each in diff_ids]
+        tasks = [PackTask(store, directory, each, packing) for each in diff_ids]
         packed = _pack(store, tasks, jobs, emit)
         root = _embedded(store, descriptor)
         if packed:

@@ -43,7 +43,7 @@ class ImageParts:
 
     def among(self, store: Store, roots: Collection[Path]) -> ImageParts:
         """Return the parts with only those layers whose directories are given."""
-        layers = (each for each in self.layers if store.layers.paths(each).root in roots)
+        layers = (each for each in self.layers if store.layers.own_paths(each).root in roots)
         return ImageParts(frozenset(layers), self.chains, self.blobs)
 
     def union(self, other: ImageParts) -> ImageParts:
@@ -128,6 +128,7 @@ def remove_images(store: Store, image_ids: Iterable[ImageID]) -> Removal:
     :raises NotFoundError: the store lacks an image.
     :raises LockedError: an image is mounted, or another process mounts or unpacks it.
     """
+    store.require_writable()
     store.partials.sweep()
     image_ids = list(dict.fromkeys(image_ids))
     with (
@@ -209,7 +210,7 @@ def parts_of(store: Store, images: Iterable[StoredImage]) -> ImageParts:
 
 def paths_of(store: Store, parts: ImageParts) -> list[Path]:
     """Return the paths of those parts that the store has."""
-    paths = [store.layers.paths(diff_id).root for diff_id in parts.layers]
+    paths = [store.layers.own_paths(diff_id).root for diff_id in parts.layers]
     paths += [*map(store.chains.path, parts.chains), *map(store.blobs.path, parts.blobs)]
     return [path for path in paths if path.exists()]
 

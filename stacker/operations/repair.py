@@ -100,6 +100,7 @@ def replace_layers(
     :raises NotFoundError: another process has removed the image.
     :raises IntegrityError: no source has them; the message gives the reason of each.
     """
+    store.require_writable()
     with store.images.read_lock():
         images = store.images.all()
         found = [image for image in images if image.id == image_id]
@@ -191,7 +192,7 @@ def _unpack(
     tasks = [
         UnpackTask(
             source,
-            store.root,
+            store,
             blob,
             DeclaredDiffID(diff_id, replace=True),
             replace(repair.options, form=_form(store, diff_id)),
@@ -219,5 +220,5 @@ def seal_layers(store: Store, image_ids: Sequence[ImageID], *, jobs: int) -> int
     configs = [store.images.config(image_id) for image_id in image_ids]
     diff_ids = [*dict.fromkeys(diff_id for config in configs for diff_id in config.diff_ids)]
     with store.layers.reading(diff_ids):
-        tasks = [SealTask(store.root, diff_id) for diff_id in diff_ids]
+        tasks = [SealTask(store, diff_id) for diff_id in diff_ids]
         return sum(run_tasks(tasks, seal_layer, jobs=jobs, emit=lambda _: None))

@@ -125,8 +125,15 @@ def build_form(
 
 
 def _common_form(store: Store, config: ImageConfig) -> Form:
-    """Return the form that most layers of an image have, or the form of trees."""
-    counts = Counter(form for each in config.diff_ids for form in store.layers.paths(each).forms)
+    """Return the form that most layers of an image have, or the form of trees.
+
+    A form that every layer has comes first, because a read-only store gets no other one.
+    """
+    forms = [store.layers.paths(each).forms for each in config.diff_ids]
+    counts = Counter(form for each in forms for form in each)
+    most = max(counts.values(), default=0) == len(forms)
+    if most and counts["tree"] != counts["erofs"]:
+        return "tree" if counts["tree"] == len(forms) else "erofs"
     return "erofs" if counts["erofs"] > counts["tree"] else "tree"
 
 

@@ -90,6 +90,7 @@ def verify_images(
     :param unlisted: verify the layers that no image lists, too.
     :raises LockedError: other processes remove and pull the same images again and again.
     """
+    store.make_run_directory()
     chosen = tuple(dict.fromkeys(image_ids))
     for _ in range(_ATTEMPTS):
         found = _verify_once(
@@ -154,7 +155,7 @@ def _verify_chains(
     every = dict.fromkeys(diff_id for diff_ids in chains.values() for diff_id in diff_ids)
     with store.layers.reading_present(every) as present:
         tasks = [
-            ChainTask(store.root, chain_id, diff_ids, contents)
+            ChainTask(store, chain_id, diff_ids, contents)
             for chain_id, diff_ids in chains.items()
             if present.issuperset(diff_ids)  # not removed meanwhile
         ]
@@ -212,10 +213,10 @@ def _tasks(store: Store, diff_id: DiffID, *, contents: bool) -> Iterator[tuple[f
     except (StackerError, OSError):
         entries = size = 0
     each = entries * _SECONDS_PER_ENTRY
-    yield each, VerifyTask(store.root, diff_id, contents=False)
+    yield each, VerifyTask(store, diff_id, contents=False)
     if contents:
         seconds = each + size * _SECONDS_PER_BYTE
-        yield seconds, VerifyTask(store.root, diff_id, attributes=False)
+        yield seconds, VerifyTask(store, diff_id, attributes=False)
 
 
 def _documents(store: Store, image_id: ImageID) -> ImageVerified:

@@ -47,7 +47,7 @@ class ChainTask:
     :param contents: read the files that the chain does not share with a layer, too.
     """
 
-    store: Path
+    store: Store
     chain_id: ChainID
     diff_ids: tuple[DiffID, ...]
     contents: bool
@@ -77,7 +77,7 @@ def verify_chain(task: ChainTask, emit: Emit) -> ChainVerified:
     :raises OSError: the stack cannot be built, for example because the disk is full.
     """
     del emit  # building a stack reports no progress
-    store = Store.open(task.store)
+    store = task.store
     with store.chains.building(task.chain_id, again=True) as directory:
         if directory is None or not store.chains.is_certain(task.chain_id):
             return ChainVerified(task.chain_id)

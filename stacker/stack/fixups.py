@@ -7,6 +7,7 @@ layers only imply.  This module must not read skeletons or use the store.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from stacker.layer.metadata import copy_layer_attributes
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux.mountapi import FileDescriptor
+from stacker.linux.walk import walk
+from stacker.stack.flatten import copy_leaf
 from stacker.stack.links import LinkMaker, make_links
 from stacker.stack.lookup import LayerLookup
 from stacker.tar.entry import HardLink
@@ -53,6 +57,7 @@ class _DiskLinks(LinkMaker[bytes]):
         super().__init__(links, what)
         self.directories = {b""}
         self._tree, self._root = tree, os.fsencode(directory)
+        self._copies: dict[tuple[int, int], bytes] = {}
 
     def _find(self, path: bytes) -> tuple[bytes, bool] | None:
         found = self._tree.entry(path)
@@ -67,8 +72,32 @@ class _DiskLinks(LinkMaker[bytes]):
     def _link(self, file: bytes, path: bytes) -> bytes:
         self._make_directories(path.rpartition(b"/")[0])
         made = self._root + b"/" + path
-        os.link(file, made, follow_symlinks=False)
+        try:
+            os.link(file, made, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy(file, made)
         return made
+
+    def _copy(self, file: bytes, made: bytes) -> None:
+        """Copy a file of a layer on another filesystem; all its names get the one copy."""
+        status = os.lstat(file)
+        inode = status.st_dev, status.st_ino
+        if inode in self._copies:
+            os.link(self._copies[inode], made, follow_symlinks=False)
+            return
+        above, _, name = made.rpartition(b"/")
+        with FileDescriptor.open_directory(Path(os.fsdecode(above))) as parent:
+            copy_leaf(file, status, parent.number, name, rename=lambda xattr: xattr)
+        self._copies[inode] = made
+        layer = next(each for each in self._tree.sources(b"") if file.startswith(each + b"/"))
+        for path in _names_of(layer, file, status):
+            found = self._tree.entry(path)
+            is_link = path in self._made or path in self.left
+            if found is not None and found.path == layer + b"/" + path and not is_link:
+                self._make_directories(path.rpartition(b"/")[0])
+                os.link(made, self._root + b"/" + path, follow_symlinks=False)
 
     def _make_directories(self, path: bytes) -> None:
         inner = b""
@@ -78,6 +107,15 @@ class _DiskLinks(LinkMaker[bytes]):
                 os.mkdir(self._root + b"/" + inner)
                 os.chmod(self._root + b"/" + inner, IMPLIED_MODE)
                 self.directories.add(inner)
+
+
+def _names_of(layer: bytes, file: bytes, status: os.stat_result) -> list[bytes]:
+    """Return the paths in a layer that are hard links to a file of it."""
+    if status.st_nlink == 1:
+        return [file[len(layer) + 1 :]]
+    return [
+        path for path, other in walk(Path(os.fsdecode(layer))) if os.path.samestat(status, other)
+    ]
 
 
 def write_attributes(

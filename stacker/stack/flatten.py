@@ -8,6 +8,7 @@ this module opens everything in it relative to a descriptor, and must not follow
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -153,39 +154,15 @@ class _Flattener:
         self._inside = self._inside + b"/" + name
 
     def _make_leaf(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> None:
-        if self._options.link:
-            os.link(path, name, dst_dir_fd=parent, follow_symlinks=False)
+        if self._options.link and _linked(path, name, parent):
             return
         inode = status.st_dev, status.st_ino
         if status.st_nlink > 1 and (first := self._inodes.get(inode)) is not None:
             os.link(first, name, src_dir_fd=self._root, dst_dir_fd=parent, follow_symlinks=False)
             return
-        if stat.S_ISREG(status.st_mode):
-            self._copy(parent, name, path, status)
-        else:
-            self._make_node(parent, name, path, status)
+        copy_leaf(path, status, parent, name, rename=self._options.rename)
         if status.st_nlink > 1:
             self._inodes[inode] = (self._inside + b"/" + name)[1:]
-
-    def _copy(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> None:
-        target = os.open(name, _CREATE, 0o600, dir_fd=parent)
-        try:
-            source = opath.open_for_reading(path, 0)
-            try:
-                if status.st_size and not reflink(source, target):
-                    copy_range(source, target, status.st_size)
-            finally:
-                os.close(source)
-            self._carry(path, status, target)
-        finally:
-            os.close(target)
-
-    def _make_node(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> None:
-        if stat.S_ISLNK(status.st_mode):
-            os.symlink(os.readlink(path), name, dir_fd=parent)
-        else:
-            os.mknod(name, status.st_mode, status.st_rdev, dir_fd=parent)
-        self._carry(path, status, b"/proc/self/fd/%d/%s" % (parent, name))
 
     def _carry(self, path: bytes, status: os.stat_result, target: int | bytes) -> None:
         copy_attributes(path, status, target, rename=self._options.rename)
@@ -208,3 +185,47 @@ class _Flattener:
             if self._options.whiteouts or not is_whiteout(entry.status)
         ]
         return sorted(visible, key=lambda entry: entry.name, reverse=True)
+
+
+def copy_leaf(
+    path: bytes, status: os.stat_result, parent: int, name: bytes, *, rename: Rename
+) -> None:
+    """Copy a file, a symlink, a device or a fifo with its attributes.
+
+    :param status: the ``lstat`` of ``path``.
+    :param parent: descriptor of the directory that the copy is made in.
+    :param rename: maps xattr names.
+    """
+    if stat.S_ISREG(status.st_mode):
+        target = os.open(name, _CREATE, 0o600, dir_fd=parent)
+        try:
+            _copy_contents(path, status.st_size, target)
+            copy_attributes(path, status, target, rename=rename)
+        finally:
+            os.close(target)
+        return
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(path), name, dir_fd=parent)
+    else:
+        os.mknod(name, status.st_mode, status.st_rdev, dir_fd=parent)
+    copy_attributes(path, status, b"/proc/self/fd/%d/%s" % (parent, name), rename=rename)
+
+
+def _copy_contents(path: bytes, size: int, target: int) -> None:
+    source = opath.open_for_reading(path, 0)
+    try:
+        if size and not reflink(source, target):
+            copy_range(source, target, size)
+    finally:
+        os.close(source)
+
+
+def _linked(path: bytes, name: bytes, parent: int) -> bool:
+    """Make a hard link; return False if the file is on another filesystem."""
+    try:
+        os.link(path, name, dst_dir_fd=parent, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True

@@ -32,19 +32,30 @@ _REPLACED = ".replaced-"
 
 @dataclass(frozen=True, slots=True)
 class ChainStore:
-    """The directory ``chains/`` of the store at ``root``."""
+    """The directory ``chains/`` of the store at ``root``.
+
+    :param changing: the directory that new chains are below; `root`, unless it is read-only.
+    :param additional: roots of the additional stores, which can have layers of a chain.
+    """
 
     root: Path
     staging: Staging
+    changing: Path
+    additional: tuple[Path, ...] = ()
 
     @property
     def directory(self) -> Path:
-        """The directory of all chains."""
-        return self.root / "chains"
+        """The directory of all chains that can change."""
+        return self.changing / "chains"
 
     def path(self, chain_id: ChainID) -> Path:
         """Return the path of a chain, whether or not it exists."""
-        return self.root / "chains" / chain_id.algorithm / chain_id.hex
+        path = self._new_path(chain_id)
+        if self.changing != self.root and not path.exists():
+            kept = self.root / "chains" / chain_id.algorithm / chain_id.hex
+            if _is_portable(kept):
+                return kept
+        return path
 
     def has(self, chain_id: ChainID) -> bool:
         """Return whether a chain is in the store."""
@@ -81,14 +92,24 @@ class ChainStore:
     def _stack(self, data: dict[str, Any]) -> Stack:
         merged = data.get("merged")
         return Stack(
-            tuple(self.root / directory for directory in data["directories"]),
+            tuple(map(self._found, data["directories"])),
             WhiteoutFormat(data["whiteoutFormat"]),
             data["plain"],
             merged
-            and MergedIndex(
-                self.root / merged["index"], tuple(self.root / tar for tar in merged["tars"])
-            ),
+            and MergedIndex(self._found(merged["index"]), tuple(map(self._found, merged["tars"]))),
         )
+
+    def _found(self, name: str) -> Path:
+        """Return the path of a part of a chain, in the first store that has it."""
+        roots = self._roots
+        if len(roots) == 1:
+            return self.root / name
+        paths = [root / name for root in roots]
+        return next((path for path in paths if path.exists()), paths[0])
+
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys((self.changing, self.root, *self.additional)))
 
     @contextmanager
     def building(
@@ -132,6 +153,9 @@ class ChainStore:
                 self.mark(chain_id).remove()
             yield
 
+    def _new_path(self, chain_id: ChainID) -> Path:
+        return self.directory / chain_id.algorithm / chain_id.hex
+
     def all(self) -> Iterator[ChainID]:
         """Yield the ID of every chain in the store."""
         for path in self.directory.glob("*/*"):
@@ -161,12 +185,13 @@ class ChainStore:
         :param directory: the result of :meth:`building`, with the fixup directories of the stack.
         :param sync: flush the filesystem to disk before the rename.
         """
-        final = self.path(chain_id)
+        final = self._new_path(chain_id)
 
         def text(path: Path) -> str:
             if path.is_relative_to(directory):
                 path = final / path.relative_to(directory)
-            return str(path.relative_to(self.root))
+            root = next(root for root in self._roots if path.is_relative_to(root))
+            return str(path.relative_to(root))
 
         record: dict[str, object] = {
             "version": VERSION,
@@ -192,3 +217,17 @@ class ChainStore:
 
 def _lock_name(chain_id: ChainID) -> str:
     return f"chain-{chain_id.algorithm}-{chain_id.hex}"
+
+
+def _is_portable(chain: Path) -> bool:
+    """Return whether a read-only store can use a chain as it is.
+
+    Fixup directories have hard links to files of layers.  Outside of the filesystem, `verify` would
+    build them differently; so the chain is built again there.
+    """
+    try:
+        directories = json.loads((chain / _RECORD).read_bytes())["directories"]
+        fixups = any(name.startswith("chains/") for name in directories)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return DiskMark(chain).is_certain and not fixups

@@ -24,9 +24,14 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class DiskMark:
-    """The mark of a directory of the store."""
+    """The mark of a directory of the store.
+
+    :param elsewhere: a file that replaces ``session`` once the directory was verified, if stacker
+        cannot change the directory.
+    """
 
     directory: Path
+    elsewhere: Path | None = None
 
     def write(self, *, sync: bool) -> None:
         """Mark a complete directory, before a rename gives it its name in the store.
@@ -58,8 +63,12 @@ class DiskMark:
         """
         if self.is_durable:
             return True
+        sessions = (self.directory / _SESSION, self.elsewhere)
+        return any(path is not None and self._is_current(path) for path in sessions)
+
+    def _is_current(self, session: Path) -> bool:
         try:
-            return (self.directory / _SESSION).read_text() == current_session(self.directory)
+            return session.read_text() == current_session(self.directory)
         except (OSError, UnicodeDecodeError):
             return False
 
@@ -81,6 +90,10 @@ class DiskMark:
 
         :param flushed: the `identity` before the flush.
         """
+        if self.elsewhere is not None:
+            self.elsewhere.parent.mkdir(mode=0o700, exist_ok=True)
+            self.elsewhere.write_text(current_session(self.directory))
+            return
         with suppress(FileNotFoundError):
             root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

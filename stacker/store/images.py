@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,10 +58,14 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageStore:
-    """The images of the store at ``root``."""
+    """The images of the store at ``root``.
+
+    :param read_only: nothing changes the store, so that no lock is needed.
+    """
 
     root: Path
     blobs: BlobStore
+    read_only: bool = False
 
     def all(self) -> list[StoredImage]:
         """Return every image, in the order of the first pulls."""
@@ -144,9 +154,10 @@ class ImageStore:
     def read_lock(self) -> AbstractContextManager[object]:
         """Take the shared lock that keeps listed documents from being removed.
 
-        A missing store has no documents, and a lock would create a file in its place.
+        A missing store has no documents, and a lock would create a file in its place.  Nothing
+        removes a document of a read-only store.
         """
-        if not self.blobs.root.is_dir():
+        if not self.blobs.root.is_dir() or self.read_only:
             return nullcontext()
         return lock.shared(self.root / _LOCK)
 
@@ -157,8 +168,10 @@ class ImageStore:
         :raises NotFoundError: the image is not in the store.
         :raises IntegrityError: the config is damaged or malformed.
         """
-        with lock.ByteLocks(self.root / _READERS) as locks:
-            locks.share(_offset(image_id))
+        with ExitStack() as held:
+            if not self.read_only:  # nothing removes an image of a read-only store
+                locks = held.enter_context(lock.ByteLocks(self.root / _READERS))
+                locks.share(_offset(image_id))
             self._require(image_id)
             yield self.config(image_id)
 

@@ -2,8 +2,8 @@
 
 `LayerStore` locks a layer for its puller, its readers or its removal, and returns its paths.  A
 layer gets its name by a rename after both digests matched, so an existing layer is complete.  One
-process unpacks a layer while others wait; readers share a lock that prevents its removal.  This
-module does not unpack.
+process unpacks a layer while others wait; readers share a lock that prevents its removal.  A layer
+that only an additional store has is used there, and never changed.  This module does not unpack.
 """
 
 from __future__ import annotations
@@ -39,14 +39,36 @@ _FILES: dict[Form, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class LayerStore:
-    """The directory ``layers/`` of a store."""
+    """The directory ``layers/`` of a store.
+
+    :param changing: `root`, or where a read-only store records which layers it has verified.
+    :param additional: the same directories of the additional stores.
+    """
 
     root: Path
     staging: Staging
+    changing: Path
+    additional: tuple[Path, ...] = ()
+
+    def own_paths(self, diff_id: DiffID) -> LayerPaths:
+        """Return the paths that a layer has in this store, whether or not it is there."""
+        return LayerPaths(self.root / diff_id.algorithm / diff_id.hex)
 
     def paths(self, diff_id: DiffID) -> LayerPaths:
-        """Return the paths of a layer, whether or not it is in the store."""
-        return LayerPaths(self.root / diff_id.algorithm / diff_id.hex)
+        """Return the paths of a layer in this store, or else in an additional store."""
+        own = self.own_paths(diff_id)
+        if not self.additional or own.root.exists():
+            return own
+        others = (LayerPaths(each / diff_id.algorithm / diff_id.hex) for each in self.additional)
+        return next((paths for paths in others if paths.root.exists()), own)
+
+    @property
+    def _is_read_only(self) -> bool:
+        return self.root != self.changing
+
+    def is_own(self, diff_id: DiffID) -> bool:
+        """Return whether this store has a layer that it can change."""
+        return not self._is_read_only and self.own_paths(diff_id).root.exists()
 
     def has(self, diff_id: DiffID) -> bool:
         """Return whether a layer is in the store."""
@@ -79,7 +101,7 @@ class LayerStore:
         Yields ``None`` if another process has unpacked the layer meanwhile.
         """
         with self.staging.locked(f"{diff_id.algorithm}-{diff_id.hex}") as path:
-            if self.has(diff_id) and not replace:
+            if self.own_paths(diff_id).root.exists() and not replace:
                 yield None
                 return
             path.mkdir(mode=0o700)
@@ -107,7 +129,7 @@ class LayerStore:
         paths.record.write_bytes(record.to_json())
         paths.root.chmod(0o700)
         DiskMark(paths.root).write(sync=sync)
-        final = self.paths(diff_id).root
+        final = self.own_paths(diff_id).root
         final.parent.mkdir(mode=0o700, exist_ok=True)
         try:
             paths.root.rename(final)
@@ -124,7 +146,7 @@ class LayerStore:
         :param staged: the layer in that form, flushed to disk.
         :param record: the record of both forms.
         """
-        paths = self.paths(diff_id)
+        paths = self.own_paths(diff_id)
         names = _FILES[form]
         for name in reversed(names):  # the first one makes the form visible
             if name == names[0]:
@@ -150,11 +172,11 @@ class LayerStore:
         :param discard: removes paths.
         """
         discard(self.files(diff_id, form))
-        write_atomically(self.paths(diff_id).record, record.to_json(), durable=True)
+        write_atomically(self.own_paths(diff_id).record, record.to_json(), durable=True)
 
     def files(self, diff_id: DiffID, form: Form) -> list[Path]:
-        """Return the files and directories that one form of a layer has."""
-        paths = self.paths(diff_id)
+        """Return the files and directories that one form of a layer has in this store."""
+        paths = self.own_paths(diff_id)
         return [path for name in _FILES[form] if (path := getattr(paths, name)).exists()]
 
     def _replace(self, fresh: Path, final: Path) -> None:
@@ -168,7 +190,10 @@ class LayerStore:
 
     def mark(self, diff_id: DiffID) -> DiskMark:
         """Return the mark that tells whether a layer is on disk."""
-        return DiskMark(self.paths(diff_id).root)
+        paths = self.paths(diff_id)
+        if not self._is_read_only and paths.root.is_relative_to(self.root):
+            return DiskMark(paths.root)
+        return DiskMark(paths.root, self.changing / diff_id.algorithm / f"{diff_id.hex}.session")
 
     def abandoned_locks(self) -> Iterator[Path]:
         """Yield lock files of single layers, which earlier versions made, unless a process has one.
@@ -198,14 +223,17 @@ class LayerStore:
 
     @contextmanager
     def reading_present(self, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
-        """Lock those layers that are in the store against removal, and yield them."""
+        """Lock those layers that are in the store against removal, and yield them.
+
+        Nothing removes a layer of a read-only store, or locks one of an additional store.
+        """
         present = set()
         with _Locks(self.root) as locks:
             for diff_id in dict.fromkeys(diff_ids):
-                if self.has(diff_id):
+                if self.is_own(diff_id):
                     locks.of(diff_id).share(_offset(diff_id))
-                    if self.has(diff_id):  # not removed meanwhile
-                        present.add(diff_id)
+                if self.has(diff_id):  # not removed meanwhile
+                    present.add(diff_id)
             yield present
 
     @contextmanager
@@ -214,15 +242,15 @@ class LayerStore:
 
         :raises LockedError: another process reads one of them.
         """
-        present = [diff_id for diff_id in dict.fromkeys(diff_ids) if self.has(diff_id)]
+        present = [diff_id for diff_id in dict.fromkeys(diff_ids) if self.is_own(diff_id)]
         with self.removing_unread(present) as free:
             for diff_id in present:
-                if diff_id not in free and self.has(diff_id):  # not removed meanwhile
+                if diff_id not in free and self.is_own(diff_id):  # not removed meanwhile
                     raise LockedError(
                         f"layer in use: {diff_id}: another process reads it",
                         hint="run the command again when the other process is done",
                     )
-            yield [self.paths(diff_id).root for diff_id in present if self.has(diff_id)]
+            yield [self.own_paths(each).root for each in present if self.is_own(each)]
 
     @contextmanager
     def removing_unread(self, diff_ids: Iterable[DiffID]) -> Iterator[set[DiffID]]:
@@ -235,7 +263,7 @@ class LayerStore:
             }
 
     def all(self) -> Iterator[DiffID]:
-        """Yield the diff_id of every layer in the store."""
+        """Yield the diff_id of every layer in this store, without the additional ones."""
         for path in sorted(self.root.glob("*/*")):
             if path.is_dir() and _REPLACED not in path.name:
                 yield DiffID(path.parent.name, path.name)

@@ -32,6 +32,16 @@ def default_root(environ: Mapping[str, str]) -> Path:
     return (absolute(environ, "XDG_DATA_HOME") or _home(environ) / ".local/share") / "stacker"
 
 
+def run_directory(environ: Mapping[str, str]) -> Path | None:
+    """Return the directory below which a read-only store of this user has its locks and mounts.
+
+    :param environ: ``XDG_RUNTIME_DIR``.
+    :returns: ``None`` for the default of `Store.open`.
+    """
+    parent = None if is_system_root() else absolute(environ, "XDG_RUNTIME_DIR")
+    return None if parent is None else parent / "stacker"
+
+
 def absolute(environ: Mapping[str, str], name: str) -> Path | None:
     """Return the directory that a variable names; ``None`` if it names none.
 

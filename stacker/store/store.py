@@ -11,23 +11,27 @@
     $STORE/staging/<name>/              unfinished work, which rename(2) moves into the store
 
 `Store.open` takes a directory and returns a `Store` with one property for each part.  The directory
-has mode 0700, so that other users cannot run set-user-ID files of an image.  This module does not
-read the parts.
+has mode 0700, so that other users cannot run set-user-ID files of an image.  A store that cannot be
+written to has the parts that change (locks, mounts, staging, new chains) in a directory of its own
+below a run directory.  This module does not read the parts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.errors import StackerError, UnsupportedError, UsageError
-from stacker.linux import lock, safe_path
+from stacker.errors import StackerError, UnsupportedError, UsageError, shell_word
+from stacker.linux import lock, process, safe_path
 from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.store.blobs import BlobStore
     from stacker.store.chains import ChainStore
@@ -46,9 +50,53 @@ class Store:
     """The store in the directory ``root``; :meth:`open` returns one.
 
     Each property imports its module on use, because an unmount needs none and a mount needs few.
+
+    :param run: the directory of the parts that change, if the store is read-only.
+    :param additional: roots of other stores, whose layers are used in place.
     """
 
     root: Path
+    run: Path | None = None
+    additional: tuple[Path, ...] = ()
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether commands change nothing below `root`."""
+        return self.run is not None
+
+    @property
+    def changing(self) -> Path:
+        """The directory with locks, mounts, staging and new chains."""
+        return self.run or self.root
+
+    def make_run_directory(self) -> None:
+        """Create what changes of a read-only store, if it is missing.
+
+        :raises StackerError: the directory cannot be created.
+        """
+        if self.run is None:
+            return
+        try:
+            os.close(safe_path.make_directories(self.run, mode=0o700))
+            for part in _CHANGING_PARTS:
+                (self.run / part).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StackerError(
+                f"cannot use the read-only store: {self.root}: {error.filename}: {error.strerror}",
+                hint="name a directory for its locks and mounts with XDG_RUNTIME_DIR",
+            ) from error
+
+    def require_writable(self) -> None:
+        """Require that the store can be changed.
+
+        :raises UsageError: it is read-only.
+        """
+        if self.is_read_only:
+            raise UsageError(
+                f"store is read-only: {self.root}",
+                hint="name a writable store with --store; "
+                f"`--additional-store {shell_word(self.root)}` uses the layers of this one",
+            )
 
     @property
     def exists(self) -> bool:
@@ -67,7 +115,7 @@ class Store:
         """Images by ID and by name."""
         from stacker.store.images import ImageStore
 
-        return ImageStore(self.root, self.blobs)
+        return ImageStore(self.root, self.blobs, read_only=self.is_read_only)
 
     @property
     def indexes(self) -> IndexStore:
@@ -81,21 +129,26 @@ class Store:
         """Unpacked layers by diff_id."""
         from stacker.store.layers import LayerStore
 
-        return LayerStore(self.root / "layers", self.staging)
+        return LayerStore(
+            self.root / "layers",
+            self.staging,
+            self.changing / "layers",
+            tuple(other / "layers" for other in self.additional),
+        )
 
     @property
     def chains(self) -> ChainStore:
         """Stacks by chain ID."""
         from stacker.store.chains import ChainStore
 
-        return ChainStore(self.root, self.staging)
+        return ChainStore(self.root, self.staging, self.changing, self.additional)
 
     @property
     def staging(self) -> Staging:
         """Directories for unfinished work."""
         from stacker.store.staging import Staging
 
-        return Staging(self.root / "staging")
+        return Staging(self.changing / "staging")
 
     @property
     def partials(self) -> PartialStore:
@@ -107,7 +160,7 @@ class Store:
     @property
     def mounts(self) -> Path:
         """The directory of the mount table."""
-        return self.root / "mounts"
+        return self.changing / "mounts"
 
     @property
     def pull_lock(self) -> Path:
@@ -116,7 +169,7 @@ class Store:
         No image lists the layers of a running pull.  A mount or an unpack that was given the
         digest of a config uses a stack that perhaps no image lists.
         """
-        return self.root / "pull.lock"
+        return self.changing / "pull.lock"
 
     @property
     def whiteout_format(self) -> WhiteoutFormat:
@@ -136,24 +189,41 @@ class Store:
             raise _damaged(metadata, error) from error
 
     @classmethod
-    def open(cls, root: Path, *, create: bool = True) -> Store:
+    def open(
+        cls,
+        root: Path,
+        *,
+        create: bool = True,
+        run: Path | None = None,
+        additional: Iterable[Path] = (),
+    ) -> Store:
         """Open a store; create it if the directory is missing or empty.
 
         :param create: if false, create nothing; a missing store then reads as an empty one.
-        :raises UsageError: the directory is not a store, or another user can replace it.
+        :param run: the directory below which a read-only store has its locks and mounts;
+            ``None`` for /run/stacker, or /run/user/UID/stacker without root.
+        :param additional: other stores, whose layers are used in place.
+        :raises UsageError: a directory is not a store, or another user can replace it.
         :raises UnsupportedError: a newer version of stacker created the store.
         :raises StackerError: the directory cannot be created or read.
         """
         try:
             root = safe_path.resolve(root)
             _refuse_replaceable(root)
-            _ensure(root, create=create)
+            if not _is_read_only(root):
+                _ensure(root, create=create)
+                return cls(root, None, tuple(map(_additional, additional)))
+            _require_store(root)
+            own = _run_directory(run or _default_run(), root)
+            store = cls(root, own, tuple(map(_additional, additional)))
         except OSError as error:
             raise StackerError(
-                f"cannot open the store: {root}: {error.strerror}",
+                f"cannot open the store: {error.filename or root}: {error.strerror}",
                 hint="name a writable directory with --store or STACKER_STORE",
             ) from error
-        return cls(root)
+        if create:
+            store.make_run_directory()
+        return store
 
 
 def _damaged(metadata: Path, error: Exception) -> StackerError:
@@ -170,6 +240,56 @@ def _damaged(metadata: Path, error: Exception) -> StackerError:
         f"damaged store: {metadata}: {fault}",
         hint="restore the file, or name another store with --store",
     )
+
+
+def _is_read_only(root: Path) -> bool:
+    """Return whether a directory is a store that this process cannot change."""
+    return (root / _METADATA).exists() and not os.access(root, os.W_OK)
+
+
+def _additional(root: Path) -> Path:
+    root = safe_path.resolve(root, strict=True)
+    _refuse_replaceable(root)
+    _require_store(root)
+    return root
+
+
+def _require_store(root: Path) -> None:
+    """Require that a directory is a store of root or of the caller, and change nothing.
+
+    :raises UsageError: it is not a store, or another user owns it.
+    :raises UnsupportedError: a newer version of stacker created it.
+    """
+    metadata = root / _METADATA
+    try:
+        _require_version(root, json.loads(metadata.read_bytes()).get("version"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"not a store: {root}: {_METADATA} is missing", hint="name the directory of a store"
+        ) from None
+    except (ValueError, AttributeError) as error:
+        raise _damaged(metadata, error) from error
+    owner = root.stat().st_uid
+    if not process.is_trusted_owner(owner):
+        raise UsageError(
+            f"store of another user: {root}: got the owner {owner}, want root or yourself",
+            hint="its owner can replace layers",
+        )
+
+
+def _default_run() -> Path:
+    user = os.geteuid()
+    return Path("/run/stacker" if user == 0 else f"/run/user/{user}/stacker")
+
+
+def _run_directory(run: Path, root: Path) -> Path:
+    """Return the directory of a read-only store below the run directory.
+
+    Two stores with one path, such as two discs on one mount point, have different directories.
+    """
+    status = root.stat()
+    name = f"{root} {status.st_dev} {status.st_ino} {status.st_ctime_ns}"
+    return run / hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _ensure(root: Path, *, create: bool) -> None:
@@ -192,11 +312,7 @@ def _ensure(root: Path, *, create: bool) -> None:
         with lock.exclusive(root, create=False):  # a power cut left the file empty
             _write_metadata(root)
         return
-    if version != VERSION:
-        raise UnsupportedError(
-            f"unknown store: {root}: got version {version}, want version {VERSION}",
-            hint="update stacker: a newer version created the store",
-        )
+    _require_version(root, version)
     status = root.stat()
     if status.st_uid != os.geteuid():
         raise UsageError(
@@ -205,6 +321,14 @@ def _ensure(root: Path, *, create: bool) -> None:
         )
     if status.st_mode & 0o077:
         root.chmod(0o700)
+
+
+def _require_version(root: Path, version: object) -> None:
+    if version != VERSION:
+        raise UnsupportedError(
+            f"unknown store: {root}: got version {version}, want version {VERSION}",
+            hint="update stacker: a newer version created the store",
+        )
 
 
 def _refuse_replaceable(root: Path) -> None:
@@ -252,6 +376,7 @@ def _write_metadata(root: Path) -> None:
 
 
 _PARTS = ("blobs", "layers", "chains", "mounts", "staging")
+_CHANGING_PARTS = ("layers", "chains", "mounts", "staging")
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

@@ -55,7 +55,7 @@ class Bench:
         descriptor = Descriptor("application/x", Digest.of(blob), len(blob))
         options = UnpackOptions(WhiteoutFormat.USER, SQUASH, Limits(**limits))
         return UnpackTask(
-            OneBlob(blob), self.store.root, descriptor, DeclaredDiffID(DiffID.of(plain)), options
+            OneBlob(blob), self.store, descriptor, DeclaredDiffID(DiffID.of(plain)), options
         )
 
     def refuses(self, task: UnpackTask, error: type[Exception], match: str) -> None:

@@ -40,7 +40,7 @@ def unpack(store: Store, layer: bytes) -> list[Event]:
     events: list[Event] = []
     task = UnpackTask(
         OneBlob(layer),
-        store.root,
+        store,
         Descriptor(mediatype.OCI_LAYER, Digest.of(layer), len(layer)),
         DeclaredDiffID(DiffID.of(layer)),
         UnpackOptions(WhiteoutFormat.USER, SQUASH),

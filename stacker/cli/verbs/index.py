@@ -259,7 +259,9 @@ def _push(args: Namespace, session: Session) -> None:
 
 
 def _remove(args: Namespace, session: Session) -> None:
-    indexes = session.store().indexes
+    store = session.store()
+    store.require_writable()
+    indexes = store.indexes
     with indexes.write_lock():
         for name in args.names:
             indexes.find(name)

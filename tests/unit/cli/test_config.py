@@ -14,6 +14,7 @@ from stacker.errors import UsageError
 
 WHOLE = """
 store = "/srv/store"
+additional-stores = ["/srv/shared"]
 jobs = 3
 driver = "copy"
 form = "erofs"
@@ -43,6 +44,7 @@ def whole(tmp_path: Path) -> Config:
 def test_every_key_is_read(whole: Config) -> None:
     assert len(whole.sources) == len(KEYS)
     assert (whole.store, whole.jobs, whole.sync) == (Path("/srv/store"), 3, True)
+    assert whole.additional_stores == (Path("/srv/shared"),)
     assert (whole.max_bytes, whole.max_pax_bytes) == (10 << 30, 4096)
 
 
@@ -53,7 +55,7 @@ def test_every_key_changes_the_default_of_an_option(whole: Config) -> None:
         for name in whole.defaults(verb)
         if name in {action.dest for action in verb_parser(verb, load(verb))._actions}
     }
-    assert changed == set(whole.sources) - {"store"}
+    assert changed == set(whole.sources) - {"store", "additional_stores"}
 
 
 def test_config_replaces_defaults_and_options_override_it(whole: Config) -> None:
@@ -83,7 +85,7 @@ def test_later_file_overrides_single_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("job = 1", "job: got an unknown key, want one of driver, form, jobs"),
+        ("job = 1", "job: got an unknown key, want one of additional-stores, driver, form, jobs"),
         ("[limits]\nmax-size = 1", "limits.max-size: got an unknown key, want one of"),
         ("[more]\na = 1", "more: got an unknown key"),
         ("limits = 3", "limits: got 3, want a table"),

@@ -40,7 +40,7 @@ def pack(
     store: Store, directory: Path, layer: bytes, options: PackOptions | None = None
 ) -> tuple[LayerPacked, list[Event]]:
     events: list[Event] = []
-    task = PackTask(store.root, directory, DiffID.of(layer), options or PackOptions())
+    task = PackTask(store, directory, DiffID.of(layer), options or PackOptions())
     return pack_layer(task, events.append), events
 
 

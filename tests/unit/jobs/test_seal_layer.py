@@ -57,11 +57,11 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> dict[int, bytes]:
 
 
 def seal(store: Store, diff_id: DiffID = DIFF_ID) -> int:
-    return seal_layer(SealTask(store.root, diff_id), lambda _: None)
+    return seal_layer(SealTask(store, diff_id), lambda _: None)
 
 
 def verify(store: Store, diff_id: DiffID = DIFF_ID) -> LayerVerified:
-    return verify_layer(VerifyTask(store.root, diff_id, contents=False), lambda _: None)
+    return verify_layer(VerifyTask(store, diff_id, contents=False), lambda _: None)
 
 
 def paths(store: Store) -> LayerPaths:

@@ -101,7 +101,7 @@ def test_observer_sees_every_stage_once(
             assert partial is not None
             partial.path.write_bytes(file.read(1 << 20))
     identity = DeclaredDiffID(diff_id) if is_known else UndeclaredDiffID(blob.digest)
-    task = UnpackTask(slow, store.root, blob, identity, options)
+    task = UnpackTask(slow, store, blob, identity, options)
     events: list[Event] = []
     seen = Seen()
     unpacked = unpack_layer(task, events.append, seen)
