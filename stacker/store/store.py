@@ -139,7 +139,7 @@ class Store:
     def open(cls, root: Path, *, create: bool = True) -> Store:
         """Open a store; create it if the directory is missing or empty.
 
-        :param create: if false, create nothing; a missing store then reads as an empty one.
+        :param create: create a missing store; if false, treat it as an empty one.
         :raises UsageError: the directory is not a store, or another user can replace it.
         :raises UnsupportedError: a newer version of stacker created the store.
         :raises StackerError: the directory cannot be created or read.
