@@ -114,7 +114,7 @@ def test_upper_directory_keeps_writes(stacker: Stacker, app: images.Layout, tmp_
             log.write("x")
         stacker("umount", target)
     assert (upper / "log").read_text() == "xx"
-    assert sorted(os.listdir(tmp_path)) == ["app", "changes", "store", "target"]
+    assert sorted(os.listdir(tmp_path)) == ["app", "changes", "home", "store", "target"]
 
 
 @needs_root
