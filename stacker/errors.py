@@ -34,7 +34,8 @@ NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 class StackerError(Exception):
     """Any other error, such as a full disk or an I/O error.
 
-    The base class of all errors of this package.
+    This is the base class of all errors of this package.  An instance of the class itself is an
+    error that none of its subclasses describes.
 
     :param message: one line, *what failed: which object: got X, want Y*.
     :param hint: one line that names the command or option to use next, or ``None``.

@@ -44,7 +44,7 @@ class Image:
     :param platform: the platform that it is built for.
     :param config: how to start a process from it: `entrypoint`, `cmd`, `env`, `user`, `labels`, …
     :param layers: its layers, base first.
-    :param history: its build steps, the first one first.
+    :param history: its build steps, oldest first.
     :param created: when it was built, RFC 3339; ``None`` if its config does not say so.
     :param author: who built it, may be empty.
     """

@@ -47,7 +47,7 @@ class Mount:
         """Unmount, and discard the writes unless the mount has an upper directory.
 
         :param lazy: detach the mount even while processes use it.
-        :raises NotFoundError: it is unmounted already.
+        :raises NotFoundError: the mount is already unmounted.
         :raises MountError: the mount is in use, or the kernel refuses.
         """
         from stacker.mount.detach import detach

@@ -77,7 +77,7 @@ class Store:
         :param root: its directory; ``None`` for ``/var/lib/stacker`` of root, and for
             ``~/.local/share/stacker`` of other users.
         :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
-        :param create: create a missing store; otherwise it reads as an empty one.
+        :param create: create a missing store; if false, treat it as an empty one.
         :param additional_stores: directories of other stores, whose layers are used in place.
         :raises UsageError: a directory is not a store, or another user can replace it.
         :raises StackerError: the directory cannot be created or read.
@@ -153,8 +153,8 @@ class Store:
         :param source: ``[docker://][HOST/]REPO[:TAG]``, ``oci:DIR[:TAG]``, ``oci-archive:FILE`` or
             ``docker-archive:FILE``.
         :param platform: ``OS/ARCH[/VARIANT]``; ``None`` for the best match for this machine.
-        :param form: how to store new layers, ``tree`` or ``erofs``; ``None`` for that of most
-            layers of the image that the store has.
+        :param form: how to store new layers, ``tree`` or ``erofs``; ``None`` for the
+            form that most of the image's layers have in the store.
         :param keep_blobs: keep the blobs of layers, too, for `push` and `repair`.
         :param sync: return after all layers are on disk.  Without it, a later `flush` writes them.
         :param limits: the limits of each layer; ``None`` for the default ones.
@@ -202,8 +202,8 @@ class Store:
         :param target: an existing directory outside of the store.
         :param writable: accept writes, and discard them at unmount.
         :param upper: a directory that keeps the writes; it makes the mount writable.
-        :param driver: ``overlay``, ``fuse``, ``copy``, ``fuse-overlayfs``, or ``auto`` for the
-            first of the first three that succeeds.
+        :param driver: ``overlay``, ``fuse``, ``copy`` or ``fuse-overlayfs``; ``auto`` tries
+            ``overlay``, ``fuse`` and ``copy`` in this order.
         :param flags: any of ``nosuid``, ``nodev`` and ``noexec``.
         :raises NotFoundError: the store lacks the image or one of its layers.
         :raises MountError: the target cannot be used, or every driver fails.

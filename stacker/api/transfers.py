@@ -62,7 +62,7 @@ def list_tags(repository: str, *, registries: RegistryOptions | None = None) -> 
 
     :param repository: ``[docker://][HOST[:PORT]/]REPO``.
     :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
-    :raises UsageError: it is no repository.
+    :raises UsageError: the name is not that of a repository in a registry.
     :raises NotFoundError: the registry has no such repository.
     :raises NetworkError: the registry cannot be reached.
     """

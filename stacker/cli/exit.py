@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _BY_SIGNAL = 128  # a shell reports the end by signal N as 128 + N
 _LONGEST = 1024  # characters of a word that a message contains in full
 _KEPT = 128  # characters that remain of a longer word
-_PATH_MAX = 4096  # linux/limits.h
 _BUG = "this is a bug in stacker; run the command with --debug for a traceback"
 
 
@@ -183,7 +182,9 @@ def _system_error(error: OSError) -> int:
 
 def _fail(code: int, message: str, hint: str | None) -> int:
     _say(code, f"stacker: error: {' '.join(map(_shortened, message.split(' ')))}")
-    if hint and any(len(word) > _PATH_MAX for word in hint.split()):
+    from stacker.linux.syscall import PATH_MAX  # a command without an error does not need it
+
+    if hint and any(len(word) > PATH_MAX for word in hint.split()):
         return code  # a command with such a path fails, too
     if hint and "\n" in hint:  # the traceback of an unexpected error in a worker process
         hint = hint if "--debug" in sys.argv else _BUG

@@ -28,24 +28,21 @@ _COLUMN = 28
 _TITLES = {"positional arguments": "Arguments", "options": "Options"}
 _UNITS = "KMGT"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_TIME = re.compile(r"(\d{1,9})([smhd]?)", re.ASCII)
-_SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_TIME = r"(\d{1,9})([smhd]?)"  # compiled at its use, which most commands do not reach
+_SIZE = r"(\d+)([KMGT]?)(?:i?B)?"
 
 # The messages of argparse, and their replacements of the form *what failed: which object*.
-_MESSAGES = tuple(
-    (re.compile(pattern, re.DOTALL), message)
-    for pattern, message in (
-        (r"the following arguments are required: (.+)", r"missing argument: \1"),
-        (r"unrecognized arguments: (-.*)", r"unknown option: \1"),
-        (r"unrecognized arguments: (.*)", r"too many arguments: \1"),
-        (r"argument (.+?): expected .*", r"missing value: \1"),
-        (
-            r"argument (.+?): ignored explicit argument (.+)",
-            r"unexpected value: \1: got \2, want no value",
-        ),
-        (r"argument (.+?): not allowed with argument (.+)", r"options exclude each other: \1, \2"),
-        (r"argument (.+?): (got .+)", r"invalid value: \1: \2"),
-    )
+_MESSAGES = (
+    (r"the following arguments are required: (.+)", r"missing argument: \1"),
+    (r"unrecognized arguments: (-.*)", r"unknown option: \1"),
+    (r"unrecognized arguments: (.*)", r"too many arguments: \1"),
+    (r"argument (.+?): expected .*", r"missing value: \1"),
+    (
+        r"argument (.+?): ignored explicit argument (.+)",
+        r"unexpected value: \1: got \2, want no value",
+    ),
+    (r"argument (.+?): not allowed with argument (.+)", r"options exclude each other: \1, \2"),
+    (r"argument (.+?): (got .+)", r"invalid value: \1: \2"),
 )
 
 
@@ -74,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         :raises UsageError: always.
         """
         for pattern, words in _MESSAGES:
-            if found := pattern.fullmatch(message):
+            if found := re.fullmatch(pattern, message, re.DOTALL):
                 message = found.expand(words)
                 break
         raise UsageError(message, hint=f"`{self.prog} --help` lists its arguments and options")
@@ -179,7 +176,7 @@ def parse_size(text: str) -> int:
 
     :raises ArgumentTypeError: the text is not a size.
     """
-    found = _SIZE.fullmatch(text)
+    found = re.fullmatch(_SIZE, text, re.IGNORECASE | re.ASCII)
     if found is None:
         raise argparse.ArgumentTypeError(
             f"got {text!r}, want a number of bytes such as 512, 64K, 10M, 2G or 1T"
@@ -193,7 +190,7 @@ def parse_time(text: str) -> int:
 
     :raises ArgumentTypeError: the text is not a number and a unit.
     """
-    found = _TIME.fullmatch(text)
+    found = re.fullmatch(_TIME, text, re.ASCII)
     if found is None:
         raise argparse.ArgumentTypeError(f"got {text!r}, want a number and s, m, h or d")
     return int(found[1]) * _SECONDS[found[2] or "s"]

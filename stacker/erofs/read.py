@@ -17,10 +17,10 @@ from typing import Final, NamedTuple, NoReturn
 from stacker.erofs import format as on_disk
 from stacker.erofs.format import BLOCK, aligned
 from stacker.errors import IntegrityError
+from stacker.linux.syscall import PATH_MAX
 
 _DATA_LAYOUT: Final = 0b1110
 _MAX_NANOSECONDS: Final = 999_999_999
-_MAX_TARGET: Final = 4096
 _ENTRY_BITS: Final = 6
 """Bits of the place of an entry in a block, which holds fewer than 64."""
 
@@ -180,8 +180,8 @@ class Image:
 
     def target(self, inode: Inode) -> bytes:
         """Return the target of a symbolic link."""
-        if inode.size >= _MAX_TARGET:
-            self._damaged(f"got a target of {inode.size} bytes, want fewer than {_MAX_TARGET}")
+        if inode.size >= PATH_MAX:
+            self._damaged(f"got a target of {inode.size} bytes, want fewer than {PATH_MAX}")
         return bytes(self._flat(inode))
 
     def only_chunk(self, inode: Inode) -> int | None:

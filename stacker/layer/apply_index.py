@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final, Protocol
+from typing import Protocol
 
 from stacker.erofs.inodes import Inodes, xattr_set
 from stacker.erofs.sparse import map_bytes
@@ -22,10 +22,9 @@ from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED, LowerTree
 from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux.syscall import PATH_MAX
 from stacker.tar.entry import ExistingFile, File, Meta, Special, Symlink
 from stacker.tar.limits import Limits
-
-_MAX_TARGET: Final = 4095  # PATH_MAX without the final NUL
 
 
 class PositionedStream(EntryStream, Protocol):
@@ -119,7 +118,7 @@ class _IndexApplier(Applier):
         return meta._replace(uid=self._owner[0], gid=self._owner[1])
 
     def _make_symlink(self, parent: int, name: bytes, entry: Symlink) -> None:
-        if len(entry.target) > _MAX_TARGET:
+        if len(entry.target) >= PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         meta = entry.meta._replace(mode=0o777)
         number = self._add(stat.S_IFLNK, meta, size=len(entry.target))

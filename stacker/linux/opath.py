@@ -14,7 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, TypeVar
 
-from stacker.linux.syscall import checked, libc
+from stacker.linux.syscall import PATH_MAX, checked, libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PATH_MAX = 4096
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # include/uapi/linux/fs.h
 
@@ -88,7 +87,7 @@ def open_below(root: bytes, path: bytes, *, no_symlinks: bool = False) -> int:
     :param no_symlinks: walk every path, so that no component may be a symlink.
     :raises OSError: the kernel's error.
     """
-    if not no_symlinks and len(root) + 1 + len(path) < _PATH_MAX:
+    if not no_symlinks and len(root) + 1 + len(path) < PATH_MAX:
         return open_for_reading(root + b"/" + path if path else root, os.O_NONBLOCK)
     directory = os.open(root + b"/", _SEARCH)
     try:

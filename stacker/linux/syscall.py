@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import ctypes
 
     AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+PATH_MAX: Final = 4096
+"""The longest path that a system call accepts, with its final NUL: linux/limits.h."""
 
 
 def syscall(number: int, *arguments: int | bytes | None, path: AnyPath | None = None) -> int:

@@ -11,11 +11,12 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from stacker.linux.syscall import PATH_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_PATH_MAX: Final = 4096
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -69,7 +70,7 @@ def open_directory(root: Path, below: bytes) -> int:
     """
     descriptor = os.open(root, _DIRECTORY)
     while below:
-        cut = len(below) if len(below) < _PATH_MAX else below.rindex(b"/", 0, _PATH_MAX)
+        cut = len(below) if len(below) < PATH_MAX else below.rindex(b"/", 0, PATH_MAX)
         part, below = below[:cut], below[cut + 1 :]
         try:
             deeper = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)

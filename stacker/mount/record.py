@@ -16,8 +16,8 @@ from typing import Any
 from stacker.errors import IntegrityError, UnsupportedError, json_fault
 
 RECORD_VERSION = 1
-_LAYER = re.compile(r"/layers/([a-z0-9]+)/([0-9a-f]+)/diff$")
-_CHAIN = re.compile(r"/chains/([a-z0-9]+)/([0-9a-f]+)/[^/]+$")
+_LAYER = r"/layers/([a-z0-9]+)/([0-9a-f]+)/diff$"  # compiled for records of early versions only
+_CHAIN = r"/chains/([a-z0-9]+)/([0-9a-f]+)/[^/]+$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,6 @@ def _from_document(document: dict[str, Any]) -> MountRecord:
 
 def _ids_of(layers: Iterable[str]) -> dict[str, object]:
     """Return the IDs in the paths of a store, for a record that has only these paths."""
-    diff_ids = [f"{m[1]}:{m[2]}" for layer in layers if (m := _LAYER.search(layer))]
-    chain_ids = [f"{m[1]}:{m[2]}" for layer in layers if (m := _CHAIN.search(layer))]
+    diff_ids = [f"{m[1]}:{m[2]}" for layer in layers if (m := re.search(_LAYER, layer))]
+    chain_ids = [f"{m[1]}:{m[2]}" for layer in layers if (m := re.search(_CHAIN, layer))]
     return {"diff_ids": diff_ids, "chain_id": chain_ids[0] if chain_ids else None}

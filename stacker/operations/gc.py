@@ -41,8 +41,8 @@ class Garbage:
     :param kind: ``layer``, ``form``, ``chain``, ``blob``, ``partial``, ``staging``, ``mount``,
         ``image`` or ``temporary``.
     :param name: its digest, its file name, the target of the mount, or the diff_id and the form.
-    :param size: bytes on disk that its removal frees.  Those of an image are its parts that no
-        other image has.
+    :param size: bytes on disk that its removal frees; for an image, the bytes of its documents,
+        its chain and the layers that no other image has.
     """
 
     kind: str

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import IntegrityError, LayerError, path_of
 from stacker.image.config import chain_ids
 from stacker.image.digest import ChainID
+from stacker.linux.syscall import PATH_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
     from stacker.tar.limits import Limits
 
-_PATH_MAX: Final = 4096
 _MAX_PRINTED: Final = 200
 NO_LAYERS = ChainID("sha256", "0" * 64)
 """The chain ID for images without layers."""
@@ -150,7 +150,7 @@ def _explain_long_paths(chain_id: ChainID) -> Iterator[None]:
         name = os.fsencode(path_of(error))
         raise LayerError(
             f"cannot stack layers: chain {chain_id}: got a path of {len(name)} bytes in the "
-            f"store, want at most {_PATH_MAX - 1}: {printable(name[:_MAX_PRINTED])}…",
+            f"store, want at most {PATH_MAX - 1}: {printable(name[:_MAX_PRINTED])}…",
             hint="use a shorter --store path, if the path in the image is short enough",
         ) from error
 

@@ -58,7 +58,7 @@ class Verification:
 
     @property
     def damaged_chains(self) -> tuple[ChainVerified, ...]:
-        """The chains that differ from those built from their layers again."""
+        """The stored chains that differ from what stacker builds from their layers."""
         return tuple(chain for chain in self.chains if not chain.is_sound)
 
     @property

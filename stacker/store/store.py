@@ -199,7 +199,7 @@ class Store:
     ) -> Store:
         """Open a store; create it if the directory is missing or empty.
 
-        :param create: if false, create nothing; a missing store then reads as an empty one.
+        :param create: create a missing store; if false, treat it as an empty one.
         :param run: the directory below which a read-only store has its locks and mounts;
             ``None`` for /run/stacker, or /run/user/UID/stacker without root.
         :param additional: other stores, whose layers are used in place.

@@ -31,7 +31,7 @@ class Limits:
     :param pax_bytes: bytes of one extended header, long name or sparse map.
     :param names: bytes of names, directory attributes and link targets that unpacking has to
         remember until the end of the layer.
-    :param ratio: uncompressed bytes per compressed byte, beyond :data:`RATIO_GRACE`.
+    :param ratio: uncompressed bytes per compressed byte; 64 MiB are always allowed.
     :param window: bytes of memory for the window of a zstd blob, at most 2 GiB.
     """
 

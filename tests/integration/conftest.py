@@ -1,4 +1,4 @@
-"""Registries and a mount point that several modules use."""
+"""The command, registries and a mount point that several modules use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import Stacker, at_home
+from tests.support.mounts import unmount_below
 from tests.support.registries import FakeRegistry, debian_registry, fake_registry
+
+
+@pytest.fixture(autouse=True)
+def unmounted(tmp_path: Path) -> Iterator[None]:
+    """Unmount everything after each test."""
+    yield
+    unmount_below(tmp_path)
+
+
+@pytest.fixture
+def stacker(tmp_path: Path) -> Stacker:
+    """Return the command with an empty store, in a home directory without credentials."""
+    return at_home(tmp_path)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,10 @@ import pytest
 
 from tests.support import images
 from tests.support.command import Stacker
-from tests.support.mounts import unmount_below
 from tests.support.tars import char, entry, file, hardlink, pax, pax_header, symlink, tar, whiteout
 
 LAYER = tar(file("small", b"1"), file("large", os.urandom(200_000)))
 UPPER = tar(whiteout("small"), file("top", b"2"))
-
-
-@pytest.fixture(autouse=True)
-def unmounted(tmp_path: Path) -> Iterator[None]:
-    """Unmount everything after each test."""
-    yield
-    unmount_below(tmp_path)
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return Stacker(tmp_path / "store")
 
 
 @pytest.fixture

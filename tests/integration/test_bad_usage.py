@@ -6,7 +6,6 @@ import os
 import shlex
 import stat
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,25 +15,12 @@ from stacker.linux import mountapi
 from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import Stacker
-from tests.support.mounts import unmount_below
 from tests.support.tars import file, tar, whiteout
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 LAYER = tar(file("small", b"1"), file("large", os.urandom(200_000)))
 SMALL = 2 << 20
 UPPER = tar(whiteout("small"), file("top", b"2"))
-
-
-@pytest.fixture(autouse=True)
-def unmounted(tmp_path: Path) -> Iterator[None]:
-    """Unmount everything after each test."""
-    yield
-    unmount_below(tmp_path)
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return Stacker(tmp_path / "store")
 
 
 @pytest.fixture
@@ -239,7 +225,7 @@ def test_unpack_rejects_an_unsuitable_directory(
     (tmp_path / "full" / "mine").touch()
     (tmp_path / "file").touch()
     pulled.refused(code, "unpack", "app:1.0", tmp_path / directory)
-    assert sorted(os.listdir(tmp_path)) == ["app", "file", "full", "store", "target"]
+    assert sorted(os.listdir(tmp_path)) == ["app", "file", "full", "home", "store", "target"]
     assert os.listdir(tmp_path / "full") == ["mine"]
     pulled.assert_clean(images=1, layers=2)
 

@@ -20,7 +20,6 @@ import pytest
 from stacker.linux.removal import remove_tree
 from tests.support import images
 from tests.support.command import REPOSITORY, Stacker, conforming
-from tests.support.mounts import unmount_below
 from tests.support.sample import BASE, MIDDLE, TOP
 from tests.support.snapshot import Node, snapshot
 from tests.support.tars import MTIME, dir, file, symlink, tar  # noqa: A004 - the word for it
@@ -28,12 +27,6 @@ from tests.support.unprivileged import UNPRIVILEGED
 
 CORPORA = Path(os.environ.get("STACKER_CORPORA", REPOSITORY / "../shared/corpora")).resolve()
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Iterator[Stacker]:
-    yield Stacker(tmp_path / "store")
-    unmount_below(tmp_path)
 
 
 @pytest.fixture
@@ -121,7 +114,7 @@ def test_upper_directory_keeps_writes(stacker: Stacker, app: images.Layout, tmp_
             log.write("x")
         stacker("umount", target)
     assert (upper / "log").read_text() == "xx"
-    assert sorted(os.listdir(tmp_path)) == ["app", "changes", "store", "target"]
+    assert sorted(os.listdir(tmp_path)) == ["app", "changes", "home", "store", "target"]
 
 
 @needs_root

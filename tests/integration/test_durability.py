@@ -29,11 +29,6 @@ IN_BOOT = 'mount --bind "$0" ' + BOOT_ID + ' && exec "$@"'
 
 
 @pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return at_home(tmp_path)
-
-
-@pytest.fixture
 def app(tmp_path: Path) -> images.Layout:
     return layout(tmp_path / "app", [LOWER, UPPER])
 

@@ -49,11 +49,6 @@ each_form = pytest.mark.parametrize("form", ["tree", "erofs"])
 
 
 @pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return at_home(tmp_path)
-
-
-@pytest.fixture
 def app(tmp_path: Path) -> images.Layout:
     return images.layout(tmp_path / "app", [LOWER, UPPER])
 

@@ -18,7 +18,7 @@ from stacker.operations.gc import collect_garbage
 from stacker.operations.remove import MountedParts
 from stacker.store.store import Store
 from tests.support import images
-from tests.support.command import Stacker, at_home
+from tests.support.command import Stacker
 from tests.support.images import layout
 from tests.support.tars import file, hardlink, tar, whiteout
 
@@ -28,11 +28,6 @@ LOWER, UPPER, OTHER = (
     tar(file("other", b"other")),
 )
 DATA, LINK = tar(file("d/data", b"x" * 100_000)), tar(hardlink("d/link", "d/data"))
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return at_home(tmp_path)
 
 
 @pytest.fixture

@@ -10,17 +10,11 @@ from typing import Any
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, at_home, conforming
+from tests.support.command import Stacker, conforming
 from tests.support.registries import Handler, fake_registry, needs_registry, push
 from tests.support.tars import file, tar
 
 INDEX = "application/vnd.oci.image.index.v1+json"
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    """Return the command, in a home directory without credentials."""
-    return at_home(tmp_path)
 
 
 def image_for(tmp_path: Path, architecture: str) -> images.Layout:

@@ -6,21 +6,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import images
 from tests.support.command import PATIENCE, Stacker, wait_until
-from tests.support.mounts import unmount_below
 from tests.support.tars import file, tar
-
-
-@pytest.fixture(autouse=True)
-def unmounted(tmp_path: Path) -> Iterator[None]:
-    yield
-    unmount_below(tmp_path)
 
 
 @pytest.fixture

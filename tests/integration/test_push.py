@@ -38,12 +38,6 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
 
 
 @pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    """Return the command, in a home directory without credentials."""
-    return at_home(tmp_path)
-
-
-@pytest.fixture
 def other(tmp_path: Path) -> Stacker:
     """Return the command with another store."""
     return at_home(tmp_path, "other")

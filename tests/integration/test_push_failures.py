@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, at_home
+from tests.support.command import Stacker
 from tests.support.pushes import LAYERS
 from tests.support.registries import FakeRegistry, Handler, fake_registry, needs_registry
 
@@ -22,12 +22,6 @@ from tests.support.registries import FakeRegistry, Handler, fake_registry, needs
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
     return images.layout(tmp_path_factory.mktemp("layout") / "app", LAYERS)
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    """Return the command, in a home directory without credentials."""
-    return at_home(tmp_path)
 
 
 @needs_registry

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,7 @@ import pytest
 
 from tests.support import images
 from tests.support.command import Stacker, conforming
-from tests.support.mounts import unmount_below
 from tests.support.sample import BASE, MIDDLE, TOP
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Iterator[Stacker]:
-    yield Stacker(tmp_path / "store")
-    unmount_below(tmp_path)
 
 
 @pytest.fixture

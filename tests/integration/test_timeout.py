@@ -10,7 +10,7 @@ import pytest
 
 from stacker.store.store import Store
 from tests.support import images
-from tests.support.command import Stacker, at_home
+from tests.support.command import Stacker
 from tests.support.registries import FakeRegistry, Handler, fake_registry
 from tests.support.tars import file, tar
 
@@ -53,11 +53,6 @@ def server(layout: images.Layout) -> Iterator[FakeRegistry]:
     with fake_registry() as server:
         server.put("app", "1.0", layout.path)
         yield server
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return at_home(tmp_path)
 
 
 @pytest.fixture

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
+from email import message_from_bytes
 from pathlib import Path, PurePosixPath
 
 import pytest
+
+from hatch_build import index_page
 
 ROOT = Path(__file__).parents[2]
 MODULES = {str(path.relative_to(ROOT)) for path in (ROOT / "stacker").rglob("*.py")}
@@ -32,6 +36,7 @@ def test_the_sdist_has_what_a_build_needs(built: Path) -> None:
         paths = map(PurePosixPath, archive.getnames())
         names = {str(PurePosixPath(*path.parts[1:])) for path in paths}
     documents = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "PKG-INFO"}
+    documents |= {"hatch_build.py"}
     ignored = {".gitignore"}  # hatchling adds it to every sdist
     assert names - ignored == documents | MODULES | MANUALS | COMPLETIONS | {"stacker/py.typed"}
 
@@ -48,6 +53,33 @@ def test_the_wheel_has_the_package_its_manuals_and_completions(built: Path) -> N
         "share/bash-completion/completions/stacker",
         "share/zsh/site-functions/_stacker",
     }
+
+
+def test_page_of_a_package_index_has_no_link_to_a_file_of_the_repository(built: Path) -> None:
+    [path] = built.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        [name] = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    page = metadata.get_payload()
+    assert isinstance(page, str)
+    assert page.startswith("# stacker\n")
+    assert "`docs/rules.md`" in page
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", page) == []
+
+
+def test_page_of_a_package_index_links_to_the_public_address() -> None:
+    readme = (
+        "[rules](docs/rules.md#links) ![a plot](a.svg) [spec](https://spec.example) [top](#top)"
+    )
+    assert index_page(readme, "https://code.example/stacker") == (
+        "[rules](https://code.example/stacker/blob/main/docs/rules.md#links)"
+        " ![a plot](https://code.example/stacker/raw/main/a.svg)"
+        " [spec](https://spec.example) [top](#top)"
+    )
+    assert index_page(readme, "") == (
+        "rules (`docs/rules.md`) a plot [spec](https://spec.example) [top](#top)"
+    )
 
 
 def test_lowest_constraints_are_the_declared_minimums() -> None:

@@ -18,6 +18,7 @@ from stacker.image.document import to_bytes
 from stacker.image.manifest import Manifest
 from stacker.linux import mountapi, mountinfo
 from stacker.linux.removal import remove_tree
+from stacker.store.store import Store
 from tests.support.bench import Bench
 from tests.support.unpacking import Workspace
 from tests.support.unprivileged import IMPORT_PATH
@@ -40,6 +41,12 @@ class Image:
     @property
     def blobs(self) -> dict[str, bytes]:
         return {Digest.of(c).hex: c for c in (*self.layers, self.config, self.manifest)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return an empty store."""
+    return Store.open(tmp_path / "store")
 
 
 @pytest.fixture

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, at_home
+from tests.support.command import at_home
 from tests.support.forms import LOWER, UPPER
 from tests.support.images import layout
-from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Iterator[Stacker]:
-    yield at_home(tmp_path)
-    unmount_below(tmp_path)
 
 
 @pytest.fixture

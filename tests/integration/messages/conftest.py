@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import images
 from tests.support.command import Stacker, at_home
-from tests.support.mounts import unmount_below
 from tests.support.tars import dir, file, tar  # noqa: A004 - tests write `dir` in tars
-
-
-@pytest.fixture(autouse=True)
-def unmounted(tmp_path: Path) -> Iterator[None]:
-    """Unmount everything after each test."""
-    yield
-    unmount_below(tmp_path)
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, at_home
 from tests.support.registries import (
     FakeRegistry,
     fake_registry,
@@ -19,12 +17,6 @@ from tests.support.registry_images import LAYERS
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> images.Layout:
     return images.layout(tmp_path_factory.mktemp("layout") / "app", LAYERS)
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    """Return the command with an empty home directory."""
-    return at_home(tmp_path)
 
 
 @pytest.fixture

@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, at_home
 from tests.support.damage import LOWER, UNUSUAL, UPPER
 from tests.support.images import layout
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return at_home(tmp_path)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import images
-from tests.support.command import Stacker, at_home
+from tests.support.command import Stacker
 from tests.support.images import layout
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import snapshot
@@ -34,11 +34,6 @@ LINKS = tar(hardlink("etc/link", "etc/a"))
 TOP = tar(file("etc/c", b"c file"))
 LAYERS = [BASE, MIDDLE, LINKS, BASE, TOP]
 """Their stack has every kind of directory but a merged one: rebased, links, copy and fixup."""
-
-
-@pytest.fixture
-def stacker(tmp_path: Path) -> Stacker:
-    return at_home(tmp_path)
 
 
 @pytest.fixture

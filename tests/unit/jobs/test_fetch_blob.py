@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,9 +76,12 @@ def descriptor(content: bytes) -> Descriptor:
     return Descriptor("application/x", Digest.of(content), len(content))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store")
+def opened(
+    store: Store, source: PlainSource, *, keep: bool = False, resume: bool = True
+) -> AbstractContextManager[BlobFetch]:
+    """Return the fetch of the source's content."""
+    blob = descriptor(source.content)
+    return open_fetch(source, blob, store, copy=store.root / "copy", keep=keep, resume=resume)
 
 
 def in_place(running: Hash) -> Hash:
@@ -147,9 +150,7 @@ def test_no_partial_blob_is_written_if_resuming_is_useless(
 
 def test_partial_blob_of_an_earlier_pull_is_resumed(store: Store, earlier: bytes) -> None:
     source = ResumingSource(LARGE)
-    with open_fetch(
-        source, descriptor(LARGE), store, copy=store.root / "copy", keep=True, resume=True
-    ) as fetch:
+    with opened(store, source, keep=True) as fetch:
         assert read(fetch) == LARGE
         fetch.keep_blob(store)
     assert source.resumed == [len(earlier)]
@@ -163,9 +164,7 @@ def test_partial_blob_that_is_too_large_is_truncated(store: Store) -> None:
         assert partial is not None
         partial.path.write_bytes(LARGE + b"x")
     source = ResumingSource(LARGE)
-    with open_fetch(
-        source, descriptor(LARGE), store, copy=store.root / "copy", keep=False, resume=True
-    ) as fetch:
+    with opened(store, source) as fetch:
         assert read(fetch) == LARGE
     assert not source.resumed
 
@@ -174,9 +173,7 @@ def test_partial_blob_that_another_process_writes_is_not_used(store: Store) -> N
     source = ResumingSource(LARGE)
     with (
         store.partials.locked(Digest.of(LARGE)),
-        open_fetch(
-            source, descriptor(LARGE), store, copy=store.root / "copy", keep=True, resume=True
-        ) as fetch,
+        opened(store, source, keep=True) as fetch,
     ):
         assert fetch.partial is None
         assert read(fetch) == LARGE
@@ -204,14 +201,7 @@ def test_interruption_keeps_the_partial_blob(
     store: Store, earlier: bytes, error: type[Exception]
 ) -> None:
     with (
-        open_fetch(
-            ResumingSource(LARGE),
-            descriptor(LARGE),
-            store,
-            copy=store.root / "copy",
-            keep=False,
-            resume=True,
-        ) as fetch,
+        opened(store, ResumingSource(LARGE)) as fetch,
         pytest.raises(error),
         discarding_damage(fetch),
     ):
@@ -226,14 +216,7 @@ def test_damage_that_an_earlier_pull_may_have_caused_is_removed_and_reported(
 ) -> None:
     assert earlier
     with (
-        open_fetch(
-            ResumingSource(LARGE),
-            descriptor(LARGE),
-            store,
-            copy=store.root / "copy",
-            keep=False,
-            resume=True,
-        ) as fetch,
+        opened(store, ResumingSource(LARGE)) as fetch,
         pytest.raises(DamagedPartialError),
         discarding_damage(fetch),
     ):
@@ -244,14 +227,7 @@ def test_damage_that_an_earlier_pull_may_have_caused_is_removed_and_reported(
 def test_error_of_a_new_download_is_raised_unchanged(store: Store) -> None:
     error = IntegrityError("wrong")
     with (
-        open_fetch(
-            ResumingSource(LARGE),
-            descriptor(LARGE),
-            store,
-            copy=store.root / "copy",
-            keep=False,
-            resume=True,
-        ) as fetch,
+        opened(store, ResumingSource(LARGE)) as fetch,
         pytest.raises(IntegrityError) as caught,
         discarding_damage(fetch),
     ):
@@ -264,14 +240,7 @@ def test_error_after_a_complete_blob_does_not_blame_the_partial_one(
 ) -> None:
     assert earlier
     with (
-        open_fetch(
-            ResumingSource(LARGE),
-            descriptor(LARGE),
-            store,
-            copy=store.root / "copy",
-            keep=False,
-            resume=True,
-        ) as fetch,
+        opened(store, ResumingSource(LARGE)) as fetch,
     ):
         read(fetch)  # the digest is right: the layer itself is malformed
         with pytest.raises(LayerError), discarding_damage(fetch):

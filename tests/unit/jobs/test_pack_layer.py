@@ -25,11 +25,6 @@ LAYERS = pytest.mark.parametrize("layer", [SMALL, LARGE], ids=["small", "large"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store")
-
-
-@pytest.fixture
 def directory(tmp_path: Path) -> Path:
     path = tmp_path / "packed"
     path.mkdir()

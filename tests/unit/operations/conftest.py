@@ -19,11 +19,6 @@ from tests.support.images import Pull
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store")
-
-
-@pytest.fixture
 def pull(store: Store, tmp_path: Path) -> Pull:
     def pull(
         name: str,

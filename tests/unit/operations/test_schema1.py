@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -99,11 +98,6 @@ def legacy(source: OldRegistry) -> Schema1Manifest:
 
 def digest(one: Step) -> Digest:
     return Digest.parse(one.digest)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store")
 
 
 def pulled(store: Store, source: OldRegistry) -> Pulled:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -23,11 +22,6 @@ from stacker.store.store import Store
 DIFF = DiffID.of(b"layer")
 CHAIN = ChainID.of(b"chain")
 FORM = WhiteoutFormat.TRUSTED
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store")
 
 
 def image(store: Store, number: int, *names: str, source: str = "oci:x") -> ImageID:

@@ -27,11 +27,6 @@ CHAIN = ChainID.of(b"chain")
 FORM = WhiteoutFormat.TRUSTED
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store")
-
-
 def unpacked(store: Store, diff_id: DiffID = DIFF) -> Path:
     with store.layers.unpacking(diff_id) as paths:
         assert paths is not None

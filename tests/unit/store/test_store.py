@@ -24,11 +24,6 @@ CHAIN = ChainID.of(b"chain")
 FORM = WhiteoutFormat.TRUSTED
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store")
-
-
 def test_store_has_mode_0700(store: Store) -> None:
     assert store.root.stat().st_mode & 0o777 == 0o700
 
