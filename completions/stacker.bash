@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
-_shtab_stacker_subparsers=(pull mount umount mounts unpack export images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
+_shtab_stacker_subparsers=(pull mount umount mounts unpack export images inspect layers history push copy index tags login logout verify repair convert gc rm df info help completion bench)
 
 _shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --form --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -37,28 +37,37 @@ _shtab_stacker_gc_option_strings=(--dry-run --older-than --untagged --store -q -
 _shtab_stacker_rm_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_df_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_info_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_help_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_completion_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_bench_option_strings=(--platform --runs --jobs --sync --authfile --registries-conf --cert-dir --tls-verify --insecure --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 
-_shtab_stacker_pull_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_stacker_pull_pos_0_COMPGEN=_stacker_sources
 _shtab_stacker_pull___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_pull___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_mount_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_mount_pos_1_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_mount___upper_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_mount___store_COMPGEN=_shtab_compgen_dirs
-_shtab_stacker_umount_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_umount_pos_0_COMPGEN=_stacker_mounts
 _shtab_stacker_umount___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_mounts___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_unpack_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_unpack_pos_1_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_unpack___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_export_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_export___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_images___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_inspect_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_inspect___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_layers_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_layers___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_history_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_history___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_push_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_push___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_push___store_COMPGEN=_shtab_compgen_dirs
-_shtab_stacker_copy_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_stacker_copy_pos_0_COMPGEN=_stacker_sources
 _shtab_stacker_copy___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_copy___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_index___store_COMPGEN=_shtab_compgen_dirs
@@ -67,15 +76,21 @@ _shtab_stacker_tags___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_login___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_login___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_logout___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_verify_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_verify___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_repair_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_repair___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_repair___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_convert_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_convert___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_gc___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_rm_pos_0_COMPGEN=_stacker_images
 _shtab_stacker_rm___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_df___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_info___store_COMPGEN=_shtab_compgen_dirs
-_shtab_stacker_bench_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_stacker_help___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_completion___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_bench_pos_0_COMPGEN=_stacker_sources
 _shtab_stacker_bench___cert_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_bench___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker___store_COMPGEN=_shtab_compgen_dirs
@@ -90,7 +105,8 @@ _shtab_stacker_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)
 _shtab_stacker_convert___form_choices=(tree erofs)
-_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack export images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
+_shtab_stacker_completion_pos_0_choices=(bash zsh fish)
+_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack export images inspect layers history push copy index tags login logout verify repair convert gc rm df info help completion bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
 _shtab_stacker_pull___dedup_nargs=0
@@ -392,6 +408,24 @@ _shtab_stacker_info___debug_nargs=0
 _shtab_stacker_info___version_nargs=0
 _shtab_stacker_info__h_nargs=0
 _shtab_stacker_info___help_nargs=0
+_shtab_stacker_help__q_nargs=0
+_shtab_stacker_help___quiet_nargs=0
+_shtab_stacker_help__v_nargs=0
+_shtab_stacker_help___verbose_nargs=0
+_shtab_stacker_help___json_nargs=0
+_shtab_stacker_help___debug_nargs=0
+_shtab_stacker_help___version_nargs=0
+_shtab_stacker_help__h_nargs=0
+_shtab_stacker_help___help_nargs=0
+_shtab_stacker_completion__q_nargs=0
+_shtab_stacker_completion___quiet_nargs=0
+_shtab_stacker_completion__v_nargs=0
+_shtab_stacker_completion___verbose_nargs=0
+_shtab_stacker_completion___json_nargs=0
+_shtab_stacker_completion___debug_nargs=0
+_shtab_stacker_completion___version_nargs=0
+_shtab_stacker_completion__h_nargs=0
+_shtab_stacker_completion___help_nargs=0
 _shtab_stacker_bench___sync_nargs=0
 _shtab_stacker_bench___insecure_nargs=0
 _shtab_stacker_bench__q_nargs=0
@@ -414,6 +448,21 @@ _shtab_stacker___version_nargs=0
 _shtab_stacker__h_nargs=0
 _shtab_stacker___help_nargs=0
 
+
+# Custom Preamble
+COMP_WORDBREAKS=${COMP_WORDBREAKS//:/}
+_stacker_names() { stacker completion bash --list "$1" "${COMP_WORDS[@]}" 2>/dev/null; }
+_stacker_images() { compgen -W "$(_stacker_names images)" -- "$1"; }
+_stacker_mounts() { compgen -W "$(_stacker_names mounts)" -- "$1"; }
+_stacker_sources() {
+  local name=${1%:*}
+  case $1 in
+    docker://*/*:*) compgen -W "$(stacker tags "$name" 2>/dev/null | sed "s|^|$name:|")" -- "$1" ;;
+    *) compgen -f -- "$1" ;;
+  esac
+}
+
+# End Custom Preamble
 
 # $1=COMP_WORDS[1]
 _shtab_compgen_files() {
