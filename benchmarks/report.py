@@ -3,8 +3,9 @@
     python -m benchmarks.report [--out DIR] [FILE...]
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
-and ``peers.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` where results exist.  With the
-default input, it also writes the tables in README and docs.  Equal results give equal files.
+and ``peers.svg``, ``ratios.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` where results
+exist.  With the default input, it also writes the tables in README and docs.  Equal results give
+equal files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import figures, pages
+from benchmarks import charts, figures, pages
 from benchmarks.figures import Figures
 from benchmarks.peers import EROFS, FLOOR, PEERS
 
@@ -176,16 +177,6 @@ def _actions(lines: Sequence[Figures]) -> list[str]:
     return list(dict.fromkeys(line["action"] for line in lines))
 
 
-def fuse_plot(lines: Sequence[Figures]) -> Figure:
-    """Draw the wall time of each action, a bar for each way to mount, on a logarithmic axis."""
-    contenders = list(dict.fromkeys(line["contender"] for line in lines))
-    figure, (panel,) = _panels([9.0])
-    _bars(panel, lines, "action", "contender", dict(zip(contenders, _SHADES, strict=False)))
-    panel.set(yscale="log", ylabel=_SECONDS)
-    panel.legend(frameon=False, fontsize="small")
-    return figure
-
-
 def peers_plot(lines: Sequence[Figures]) -> Figure:
     """Draw the wall time of each peer: a group of bars for each corpus, a panel for each medium.
 
@@ -312,11 +303,14 @@ def write_report(documents: Sequence[Figures], out: Path) -> list[Path]:
     if lines := figures.of_suite(documents, "throughput"):
         _save(peers_plot(lines), out / "peers.svg")
         written.append(out / "peers.svg")
+        if chart := charts.unpacking_chart(lines, _COLOURS):
+            _save(chart, out / "ratios.svg")
+            written.append(out / "ratios.svg")
     for kind in _GROWTH if (lines := figures.of_suite(documents, "growth")) else ():
         _save(growth_plot(lines, kind), out / f"{kind}.svg")
         written.append(out / f"{kind}.svg")
     if lines := figures.of_suite(documents, "fuse"):
-        _save(fuse_plot(lines), out / "fuse.svg")
+        _save(charts.fuse_chart(lines, _COLOURS["stacker"]), out / "fuse.svg")
         written.append(out / "fuse.svg")
     return written
 

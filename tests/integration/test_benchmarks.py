@@ -21,6 +21,7 @@ import pytest
 
 from benchmarks import (
     aims,
+    charts,
     compress,
     corpora,
     figures,
@@ -201,6 +202,20 @@ def test_table_and_plots_are_made(documents: list[dict[str, Any]], tmp_path: Pat
     again = {path: path.read_bytes() for path in written}
     report.write_report(documents, tmp_path)
     assert {path: path.read_bytes() for path in written} == again
+
+
+def test_chart_of_ratios_has_the_corpora_measured_on_both_media(
+    documents: list[dict[str, Any]],
+) -> None:
+    lines = figures.of_suite(documents, "throughput")
+    first = lines[0]["corpus"]
+    on_disk = [{**line, "medium": "disk"} for line in lines if line["corpus"] == first]
+    colours = dict.fromkeys((line["peer"] for line in lines), "#000000")
+    chart = charts.unpacking_chart([*lines, *on_disk], colours)
+    assert chart is not None
+    titles = [panel.get_title() for panel in chart.axes]
+    assert titles == [f"{first}, memory (tmpfs)", f"{first}, real disk"]
+    assert charts.unpacking_chart(lines, colours) is None
 
 
 def test_summary_has_a_row_for_every_gzip_corpus(documents: list[dict[str, Any]]) -> None:

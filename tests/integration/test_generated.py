@@ -38,7 +38,12 @@ def test_man_page_has_no_groff_warnings(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shell", "script"), [("bash", "completions/stacker.bash"), ("zsh", "completions/_stacker")]
+    ("shell", "script"),
+    [
+        ("bash", "completions/stacker.bash"),
+        ("zsh", "completions/_stacker"),
+        ("fish", "completions/stacker.fish"),
+    ],
 )
 def test_completion_script_has_valid_syntax(shell: str, script: str) -> None:
     if not shutil.which(shell):

@@ -18,7 +18,7 @@ from hatch_build import index_page
 ROOT = Path(__file__).parents[2]
 MODULES = {str(path.relative_to(ROOT)) for path in (ROOT / "stacker").rglob("*.py")}
 MANUALS = {f"man/{path.name}" for path in (ROOT / "man").iterdir()}
-COMPLETIONS = {"completions/stacker.bash", "completions/_stacker"}
+COMPLETIONS = {f"completions/{name}" for name in ("stacker.bash", "_stacker", "stacker.fish")}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def test_the_wheel_has_the_package_its_manuals_and_completions(built: Path) -> N
         *(f"share/man/man1/{name.removeprefix('man/')}" for name in MANUALS),
         "share/bash-completion/completions/stacker",
         "share/zsh/site-functions/_stacker",
+        "share/fish/vendor_completions.d/stacker.fish",
     }
 
 

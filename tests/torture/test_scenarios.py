@@ -9,7 +9,10 @@ from pathlib import Path
 from stacker.cli.options import whole_parser
 from tests.torture.world import SCENARIOS, World
 
-WITHOUT_SCENARIO: dict[tuple[str, ...], str] = {}
+WITHOUT_SCENARIO: dict[tuple[str, ...], str] = {
+    ("help",): "it prints a text, or starts man",
+    ("completion",): "it prints a file of the package",
+}
 """The verbs without a scenario, each with the reason."""
 
 

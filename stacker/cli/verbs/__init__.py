@@ -40,10 +40,12 @@ SUMMARIES = {
     "rm": "Remove names and images, and the layers that no other image uses",
     "df": "Show the disk usage of the store",
     "info": "Show what this machine and the store's filesystem can do",
+    "help": "Show the man page of a verb",
+    "completion": "Print a completion script for a shell",
     "bench": "Measure the speed of a pull, stage by stage",
 }
 """The summary of every verb, in the order of ``--help``."""
-WITHOUT_STORE = frozenset({"copy", "tags", "login", "logout"})
+WITHOUT_STORE = frozenset({"copy", "tags", "login", "logout", "help"})
 """The verbs that do not use the store."""
 
 
