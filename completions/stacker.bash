@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
-_shtab_stacker_subparsers=(pull mount umount mounts unpack export images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
+_shtab_stacker_subparsers=(pull mount umount mounts unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
 
 _shtab_stacker_pull_option_strings=(--platform --jobs --keep-blobs --form --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --print-plan --store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -14,6 +14,7 @@ _shtab_stacker_umount_option_strings=(--lazy --store -q --quiet -v --verbose --j
 _shtab_stacker_mounts_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_unpack_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_export_option_strings=(-o --output --format --layer --verify --jobs --store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_commit_option_strings=(-c --change -a --author -m --message --store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_images_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_inspect_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_layers_option_strings=(--store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -52,6 +53,7 @@ _shtab_stacker_mounts___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_unpack_pos_1_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_unpack___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_export___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_commit___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_images___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_inspect___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_layers___store_COMPGEN=_shtab_compgen_dirs
@@ -90,7 +92,7 @@ _shtab_stacker_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)
 _shtab_stacker_convert___form_choices=(tree erofs)
-_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack export images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
+_shtab_stacker_pos_0_choices=(pull mount umount mounts unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc rm df info bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
 _shtab_stacker_pull___dedup_nargs=0
@@ -160,6 +162,15 @@ _shtab_stacker_export___debug_nargs=0
 _shtab_stacker_export___version_nargs=0
 _shtab_stacker_export__h_nargs=0
 _shtab_stacker_export___help_nargs=0
+_shtab_stacker_commit__q_nargs=0
+_shtab_stacker_commit___quiet_nargs=0
+_shtab_stacker_commit__v_nargs=0
+_shtab_stacker_commit___verbose_nargs=0
+_shtab_stacker_commit___json_nargs=0
+_shtab_stacker_commit___debug_nargs=0
+_shtab_stacker_commit___version_nargs=0
+_shtab_stacker_commit__h_nargs=0
+_shtab_stacker_commit___help_nargs=0
 _shtab_stacker_images__q_nargs=0
 _shtab_stacker_images___quiet_nargs=0
 _shtab_stacker_images__v_nargs=0
