@@ -300,13 +300,6 @@ def _index(*words: str) -> Scenario:
     return Scenario(f"index-{words[0]}", lambda _: ("index", *words), _indexed)
 
 
-def _export(kind: str) -> Scenario:
-    options = ("--format", kind, "-o")
-    return Scenario(
-        f"export-{kind}", lambda w: ("export", *options, w.out / f"app.{kind}", "app"), _pulled
-    )
-
-
 SCENARIOS: Final = (
     Scenario("pull", lambda w: ("pull", w.app.source)),
     Scenario("pull-sync", lambda w: ("pull", "--sync", w.app.source)),
@@ -379,7 +372,6 @@ SCENARIOS: Final = (
     Scenario("umount-erofs", lambda w: ("umount", w.target), _mounted_erofs, codes=(0, 3)),
     Scenario("convert", lambda _: ("convert", "app", "--form", "erofs"), _pulled),
     Scenario("convert-tree", lambda _: ("convert", "app", "--form", "tree"), _pulled_erofs),
-    *(_export(kind) for kind in ("tar", "erofs")),
     *(_query(verb) for verb in ("images", "df", "mounts", "info")),
     *(_query(verb, "app") for verb in ("inspect", "layers", "history")),
     Scenario("pull-registry", lambda w: ("pull", _in_registry(w)), arrange=_fill_registry),
