@@ -8,7 +8,6 @@ share it, and it can be pickled.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,24 +23,23 @@ from stacker.api.options import (
     unpack_options,
 )
 from stacker.api.registries import RegistryOptions
+from stacker.api.sources import open_for, repair_with, restore_by
 from stacker.errors import NotFoundError
 from stacker.image.digest import ImageID
 from stacker.store.store import Store as StoreDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from stacker.events import Emit
-    from stacker.image.digest import DiffID
     from stacker.image.platform import Platform
     from stacker.layer.paths import Form
     from stacker.operations.durability import Restore
     from stacker.operations.gc import Garbage
     from stacker.operations.push import Pushed
-    from stacker.operations.repair import Repair, Repaired
+    from stacker.operations.repair import Repaired
     from stacker.operations.usage import StoreUsage
     from stacker.operations.verify import Verification
-    from stacker.source.protocol import Source
     from stacker.stream.compression import Compression
     from stacker.tar.limits import Limits
 
@@ -170,7 +168,7 @@ class Store:
         source = complete_source(source)
         options = unpack_options(limits, sync=sync, keep_blobs=keep_blobs, form=form)
         wanted = platform_of(platform)
-        with self._source(source) as opened:
+        with open_for(self._directory, self.registries, source) as opened:
             pulled = pull_image(
                 self._directory,
                 opened,
@@ -289,6 +287,38 @@ class Store:
                 restore=self._restore(on_event),
             )
 
+    def commit(
+        self,
+        path: Path | str,
+        name: str,
+        *,
+        changes: Sequence[str] = (),
+        author: str = "",
+        message: str = "",
+        epoch: int | None = None,
+        on_event: Emit = ignore,
+    ) -> Image:
+        """Create an image from the writes of a mount; the mount stays.
+
+        :param path: the target of a writable mount, or an upper directory.
+        :param name: the name of the new image.
+        :param changes: instructions of a Containerfile, such as ``ENV LANG=C``.
+        :param author: who made the image.
+        :param message: a comment for its history.
+        :param epoch: seconds since the epoch: when the image was made, and the latest time of its
+            files (SOURCE_DATE_EPOCH); ``None`` for now.
+        :raises UsageError: the mount is read-only, or there is no mount and no upper directory.
+        :raises UnsupportedError: a layer cannot hold a file, or another driver made the mount.
+        """
+        from stacker.operations.commit import CommitOptions, commit_image, parse_changes
+
+        options = CommitOptions(parse_changes(changes), author, message, epoch)
+        restore = self._restore(on_event)
+        done = commit_image(
+            self._directory, Path(path), name, options, emit=on_event, restore=restore
+        )
+        return self.image(done.image_id)
+
     def verify(
         self,
         *images: Image | ImageID | str,
@@ -327,7 +357,7 @@ class Store:
         """
         from stacker.operations.repair import repair_images
 
-        repair = self._repair(on_event, jobs)
+        repair = repair_with(self._directory, self.registries, on_event, jobs)
         return repair_images(self._directory, self._chosen(images), repair, contents=contents)
 
     def remove(self, *images: Image | ImageID | str) -> None:
@@ -374,27 +404,5 @@ class Store:
         kept = self._directory.images
         return [kept.find(text_of(each)) for each in images] or [each.id for each in kept.all()]
 
-    @contextmanager
-    def _source(self, text: str) -> Iterator[Source]:
-        from stacker.image.location import is_in_registry
-        from stacker.source.open import open_source
-
-        access = self.registries.access() if is_in_registry(text) else None
-        with (
-            self._directory.staging.directory("spool") as spool,
-            open_source(text, spool=spool, access=access) as source,
-        ):
-            yield source
-
-    def _repair(self, on_event: Emit, jobs: int | None = None) -> Repair:
-        from stacker.operations.repair import Repair
-
-        return Repair(self._source, unpack_options(), jobs_or_all(jobs), on_event)
-
     def _restore(self, on_event: Emit) -> Restore:
-        def restore(store: StoreDirectory, image_id: ImageID, diff_ids: Sequence[DiffID]) -> None:
-            from stacker.operations.repair import replace_layers
-
-            replace_layers(store, image_id, diff_ids, self._repair(on_event))
-
-        return restore
+        return restore_by(repair_with(self._directory, self.registries, on_event))

@@ -20,7 +20,12 @@ from stacker.mount.drivers.fuse import FUSE_DRIVERS
 from stacker.mount.record import IndexMount, MountRecord
 from stacker.mount.state import KernelView
 from stacker.mount.target import locked_target, resolve_target
-from stacker.mount.upper_directory import prepared, resolve_upper
+from stacker.mount.upper_directory import (
+    UpperOrigin,
+    claim_origin,
+    prepared,
+    resolve_upper,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +95,7 @@ def _attach(
         shared = _shared_point(table, image.stack.merged)
         plan = request.plan(image, own.id, own.path, shared=shared)
         with prepared(plan, own.path):
+            _claim_upper(plan, image)
             attempts = _Attempts(table, plan, _record(plan, image))
             try:
                 mounted = execute(request.driver, plan, attempts.record_driver)
@@ -98,6 +104,12 @@ def _attach(
                 attempts.undo()
                 raise
             return attempts.record, mounted
+
+
+def _claim_upper(plan: Plan, image: StackedImage) -> None:
+    if plan.upper is not None and not plan.volatile and image.chain_id is not None:
+        origin = UpperOrigin(image.chain_id, image.id, image.stack.whiteout_format)
+        claim_origin(plan.upper, origin)
 
 
 class _Attempts:

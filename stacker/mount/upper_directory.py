@@ -5,18 +5,21 @@ tree has the attributes of the upper directory, so a new one gets those of the t
 module must not use a driver.
 
 At most one mount uses a persistent upper directory: the work directory beside it names the mount's
-own directory.  Overlayfs itself would only log a warning.
+own directory.  Overlayfs itself would only log a warning.  An xattr of the upper directory names
+the chain and the image of its mounts; overlayfs and our FUSE server do not show it.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError, shell_word
+from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock, mountinfo, safe_path
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_tree
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from stacker.mount.plan import Plan
 
 _OWNER = "owner"
+_ORIGIN = b"stacker"
 _OTHERS_WRITE = 0o022
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -67,6 +71,55 @@ def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -
         refuse_overlap("upper directory", path, "the store", Path(os.path.realpath(forbidden)))
     _refuse_mount_point(path)
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class UpperOrigin:
+    """The image that the writes in an upper directory belong to.
+
+    :param chain_id: the chain ID of its layers, as text.
+    :param image_id: the image ID, as text.
+    :param whiteout_format: how deletions are written in the upper directory.
+    """
+
+    chain_id: str
+    image_id: str
+    whiteout_format: WhiteoutFormat
+
+    @property
+    def xattr(self) -> bytes:
+        """The name of the xattr that names the image."""
+        return self.whiteout_format.prefix + _ORIGIN
+
+
+def read_origin(upper: Path) -> UpperOrigin | None:
+    """Return the image that an upper directory belongs to; ``None`` if it names none."""
+    for whiteout_format in WhiteoutFormat:
+        with FileDescriptor.open_directory(upper) as opened, suppress(OSError):
+            value = os.getxattr(opened.path / ".", whiteout_format.prefix + _ORIGIN)
+            chain_id, image_id = value.decode("ascii", "replace").split(" ")
+            return UpperOrigin(chain_id, image_id, whiteout_format)
+    return None
+
+
+def claim_origin(upper: Path, origin: UpperOrigin) -> None:
+    """Make an upper directory belong to an image, unless it has writes to another chain.
+
+    :raises MountError: it has writes to another chain.
+    """
+    before = read_origin(upper)
+    with FileDescriptor.open_directory(upper) as opened:
+        if before is not None and before.chain_id != origin.chain_id and os.listdir(opened.path):
+            raise MountError(
+                f"upper directory of another image: {upper}: got writes to {before.image_id}, "
+                f"want writes to {origin.image_id}",
+                hint="mount that image, or choose another directory",
+            )
+        if before == origin:
+            return
+        with suppress(OSError):  # a filesystem without xattrs; `commit` then needs the target
+            value = f"{origin.chain_id} {origin.image_id}".encode("ascii")
+            os.setxattr(opened.path / ".", origin.xattr, value)
 
 
 @contextmanager

@@ -252,7 +252,7 @@ def _repacked_manifest(
     layers = [
         _packed_layer(packed[diff_id], packing.compression)
         if diff_id in packed
-        else _with_oci_type(blob)
+        else oci_layer(blob)
         for blob, diff_id in pair_layers(manifest, config)
     ]
     size = len(store.blobs.read(manifest.image_id))
@@ -264,7 +264,8 @@ def _packed_layer(layer: LayerPacked, compression: Compression) -> Descriptor:
     return Descriptor(f"{mediatype.OCI_LAYER}+{compression}", layer.digest, layer.size)
 
 
-def _with_oci_type(blob: Descriptor) -> Descriptor:
+def oci_layer(blob: Descriptor) -> Descriptor:
+    """Return the descriptor of a layer with the media type that OCI has for Docker's."""
     for docker, oci in (
         (mediatype.DOCKER_LAYER, mediatype.OCI_LAYER),
         (mediatype.DOCKER_FOREIGN_LAYER, mediatype.OCI_FOREIGN_LAYER),

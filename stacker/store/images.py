@@ -202,15 +202,15 @@ class ImageStore:
         The caller holds :meth:`write_lock`.
 
         :param manifest: descriptor of the image's manifest.
+        :param source: what the image was pulled from; empty for an image that `commit` created.
         :returns: the names that moved, each with the image that had it before.
         """
         entries = self._entries()
         moved = self._holders(entries, names)
         kept = [_without(entry, names) for entry in entries]
-        fresh = [
-            replace(manifest, annotations={NAME: name, SOURCE: source}, platform=None, data=None)
-            for name in names
-        ] or [replace(manifest, annotations={SOURCE: source}, platform=None, data=None)]
+        origin = {SOURCE: source} if source else {}
+        bare = replace(manifest, annotations=origin, platform=None, data=None)
+        fresh = [replace(bare, annotations={NAME: name, **origin}) for name in names] or [bare]
         entries = [entry for entry in kept if not _is_covered(entry, manifest, fresh)]
         self._write([*entries, *fresh])
         image_id = self._image_id(manifest)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from stacker.tree.protocol import Contents, LowerTree, Node, Status
 
-_KINDS: Final = {
+KINDS: Final = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
     stat.S_IFCHR: b"3",
@@ -33,7 +33,8 @@ _KINDS: Final = {
     stat.S_IFDIR: b"5",
     stat.S_IFIFO: b"6",
 }
-_HARD_LINK: Final = b"1"
+"""The typeflag of each kind of file."""
+HARD_LINK: Final = b"1"
 
 
 class TreeArchive:
@@ -71,18 +72,18 @@ class TreeArchive:
         kind, directory = stat.S_IFMT(status.mode), stat.S_ISDIR(status.mode)
         first = self._first.get(inode)
         if first is not None:
-            yield member_header(Member(path, _HARD_LINK, mtime=status.mtime, target=first))
+            yield member_header(Member(path, HARD_LINK, mtime=status.mtime, target=first))
             return
         if status.nlink > 1 and not directory:
             self._first[inode] = path
-        if kind not in _KINDS:
+        if kind not in KINDS:
             raise UnsupportedError(
                 f"cannot write to a tar: /{printable(path)}: got a file of type {kind:06o}, "
                 "want a file, directory, link, device or FIFO"
             )
         member = Member(
             name=(path or b".") + b"/" if directory else path,
-            kind=_KINDS[kind],
+            kind=KINDS[kind],
             mode=stat.S_IMODE(status.mode),
             uid=status.uid,
             gid=status.gid,
@@ -98,10 +99,11 @@ class TreeArchive:
 
     def _file(self, path: bytes, inode: Node, member: Member) -> Iterator[bytes]:
         with changed_file(self._what, path), closing(self._tree.file(inode)) as file:
-            yield from _with_contents(file, member)
+            yield from with_contents(file, member)
 
 
-def _with_contents(file: Contents, member: Member) -> Iterator[bytes]:
+def with_contents(file: Contents, member: Member) -> Iterator[bytes]:
+    """Yield a member with the contents of its file, as a sparse file if that has holes."""
     segments = data_segments(file)
     length = sum(segment.length for segment in segments)
     head = b""

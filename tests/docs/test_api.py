@@ -47,7 +47,10 @@ def test_examples_of_the_library_run_in_their_order(
     assert output.getvalue().splitlines()[0] == f"overlay {image_id} ('/bin/sh',)"
     assert "NotFoundError 3 no such image: 'nothing'" in output.getvalue()
     assert str([image_id]) in output.getvalue()
-    assert len(Store.open(tmp_path / "store").images()) == 1
+    assert [image.config.env for image in Store.open(tmp_path / "store").images()] == [
+        ("PATH=/bin",),
+        ("PATH=/bin", "LANG=C"),
+    ]
     assert (tmp_path / "app.tar").exists()
     assert (tmp_path / "layout/index.json").exists()
 

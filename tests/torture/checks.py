@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from tests.torture.world import Scenario, World
 
+WRITTEN = b"written\n"
+"""The content of the file that the scenario `commit` has in its upper directory."""
 Trees = dict[str, dict[bytes, Node]]
 """The expected tree of each image, by the image's name."""
 ExposedTree = dict[bytes, tuple[str, int, bytes]]
@@ -46,7 +48,7 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
     for arguments in scenario.then(world):
         done = world.stacker.run(*arguments)
         assert done.code == 0, (fault, arguments, done.err)
-    _check_images(world, expected, fault)
+    _check_images(world, scenario, expected, fault)
     if scenario.unpacks:
         assert snapshot(world.tree) == expected["app"], (fault, "the tree that the command wrote")
     if scenario.exports is not None:
@@ -63,12 +65,16 @@ def _check_directory(directory: Path, fault: object) -> None:
     assert not left, (fault, "temporary files left", left)
 
 
-def _check_images(world: World, expected: Trees, fault: object) -> None:
+def _check_images(world: World, scenario: Scenario, expected: Trees, fault: object) -> None:
     """Check that every image of the list has its exact tree, whatever its name."""
     names = {getattr(world, name).image.config: name for name in expected}
     for image in world.stacker("images", "--json").items:
-        name = names[image["image_id"]]
-        assert world.unpacked(image["image_id"]) == expected[name], (fault, name)
+        name, tree = names.get(image["image_id"]), world.unpacked(image["image_id"])
+        if name is None and scenario.commits:
+            assert tree.pop(b"written").content == WRITTEN, (fault, "the written file")
+            name = "app"
+        assert name is not None, (fault, image)
+        assert tree == expected[name], (fault, name)
 
 
 def _remove_everything(world: World, fault: object) -> None:

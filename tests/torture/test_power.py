@@ -24,7 +24,7 @@ from tests.torture.world import SCENARIOS, Scenario, World
 
 Names = set[str] | None
 
-MAIN = ("pull", "push-layout", "rm", "gc")
+MAIN = ("pull", "push-layout", "commit", "rm", "gc")
 MORE = (
     *("pull-sync", "copy-layout", "copy-archive", "unpack", "repair"),
     *("mount", "mount-upper", "umount", "umount-upper"),

@@ -22,6 +22,7 @@ from tests.support.indexes import index_snapshot
 from tests.support.mounts import unmount_below
 from tests.support.registries import PASSWORD, USER, FakeRegistry, fake_registry
 from tests.support.snapshot import Node, extracted, snapshot
+from tests.torture.checks import WRITTEN
 from tests.torture.forkserver import ForkedStacker, Server, shared_server
 
 BASE: Final = tars.tar(
@@ -163,6 +164,7 @@ class Scenario:
     :param exports: returns the tree in the file that the command writes; it must be that of `app`.
     :param unpacks: the command writes the tree of `app` to `World.tree`.
     :param mounts: the command mounts `app` at `World.target`.
+    :param commits: the command commits `app` with the file of `_write_upper`.
     """
 
     name: str
@@ -176,6 +178,7 @@ class Scenario:
     unpacks: bool = False
     mounts: bool = False
     text: str = ""
+    commits: bool = False
 
     def prepare(self, world: World) -> None:
         """Make a new world ready for the command."""
@@ -217,6 +220,19 @@ def _mounted(*options: str | Path) -> Callable[[World], list[Arguments]]:
 
 def _mounted_upper(world: World) -> list[Arguments]:
     return [*_pulled(world), ("mount", "--upper", world.upper, "app", world.target)]
+
+
+def _written(world: World) -> list[Arguments]:
+    return [*_mounted_upper(world), ("umount", world.target)]
+
+
+def _write_upper(world: World) -> None:
+    """Write a file to the upper directory, as a mount does, and flush it to disk."""
+    with (world.upper / "written").open("xb") as file:
+        file.write(WRITTEN)
+        os.fsync(file.fileno())
+    os.utime(world.upper, (0, 0))  # the time of the root of the image
+    os.sync()
 
 
 def _indexed(world: World) -> list[Arguments]:
@@ -341,6 +357,9 @@ SCENARIOS: Final = (
         lambda w: ("copy", w.app.source, _new_archive(w)),
         codes=(0, 2),
         writes=_new_archive,
+    ),
+    Scenario(
+        "commit", lambda w: ("commit", w.upper, "changed"), _written, _write_upper, commits=True
     ),
     Scenario("rm", lambda _: ("rm", "app"), _pulled, codes=(0, 3)),
     Scenario("rm-name", lambda _: ("rm", "two"), _named_twice, codes=(0, 3)),

@@ -21,6 +21,7 @@ SUMMARIES = {
     "mounts": "List mounts, and clean up after a crash",
     "unpack": "Unpack the root filesystem of an image into a directory",
     "export": "Export the root filesystem of an image as a tar or a disk image",
+    "commit": "Create an image from the writes of a mount",
     "images": "List the images in the store",
     "inspect": "Show the names, platform and configuration of an image",
     "layers": "List the layers of an image",
