@@ -137,7 +137,16 @@ def config_files(environ: Mapping[str, str]) -> list[Path]:
     """Return the existing configuration files, the system's first."""
     base = absolute(environ, "XDG_CONFIG_HOME") or Path(os.path.expanduser("~/.config"))
     paths = (_SYSTEM_CONFIG, base / "stacker/config.toml")
-    return [path for path in paths if os.path.exists(path)]  # another user's home is unreadable
+    return [path for path in paths if _is_readable(path)]
+
+
+def _is_readable(path: Path) -> bool:
+    """Return whether a file exists that this user can reach; HOME may be that of another user."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
 
 
 def _root(named: str | None, environ: Mapping[str, str], config: Config | None) -> Path:

@@ -74,6 +74,21 @@ def is_tmpfs(target: int | Path) -> bool:
     return filesystem_type(target) == TMPFS_MAGIC
 
 
+def is_present(path: Path | str, *, follow: bool = True) -> bool:
+    """Return whether a path exists.
+
+    os.path.exists returns False for an I/O error, too.
+
+    :param follow: follow a symlink.
+    :raises OSError: the kernel cannot tell.
+    """
+    try:
+        os.stat(path, follow_symlinks=follow)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def write_atomically(
     path: Path, content: bytes, *, durable: bool = False, mode: int = PRIVATE
 ) -> None:

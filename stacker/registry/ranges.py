@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError
 from stacker.registry.http.response import TransferInterruptedError
+from stacker.stream.pipe import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,8 +77,7 @@ class ParallelRanges:
         self._is_closed = False
         self._current: list[bytes] = []
         for _ in range(min(count, self._total)):
-            # Daemon threads: one that waits for a silent server must not delay the exit.
-            threading.Thread(target=self._work, daemon=True).start()
+            start_thread(self._work)
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes; b"" at the end, or where a part failed."""

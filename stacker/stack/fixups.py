@@ -23,6 +23,9 @@ from stacker.stack.links import LinkMaker, make_links
 from stacker.stack.lookup import LayerLookup
 from stacker.tar.entry import HardLink
 
+_NO_SYMLINK = {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}
+"""The errors of readlink(2) for a path that is no symlink, or does not exist."""
+
 
 def write_links(
     links: Sequence[HardLink],
@@ -67,7 +70,12 @@ class _DiskLinks(LinkMaker[bytes]):
         return self._tree.symlink(path)
 
     def _target_of(self, file: bytes) -> bytes | None:
-        return os.readlink(file) if os.path.islink(file) else None
+        try:
+            return os.readlink(file)
+        except OSError as error:
+            if error.errno not in _NO_SYMLINK:
+                raise
+        return None
 
     def _link(self, file: bytes, path: bytes) -> bytes:
         self._make_directories(path.rpartition(b"/")[0])

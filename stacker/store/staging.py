@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from stacker.linux import lock
+from stacker.linux.filesystem import is_present
 from stacker.linux.removal import remove_path
 
 _LOCK = ".lock"
@@ -75,7 +76,7 @@ class Staging:
             if held is None:
                 continue
             with held:
-                if os.path.lexists(path):
+                if is_present(path, follow=False):
                     yield path
                 beside.unlink(missing_ok=True)
 

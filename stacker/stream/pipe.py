@@ -6,9 +6,10 @@ thread parses.  A producer waits while the queue is full.  This module does not 
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -28,13 +29,25 @@ def threaded(chunks: Iterator[bytes], *, depth: int = DEPTH) -> Iterator[Iterato
     :param depth: length of the queue, in chunks.
     """
     queue: BoundedQueue[bytes] = BoundedQueue(depth)
-    producer = threading.Thread(target=queue.fill, args=(chunks,), daemon=True)
-    producer.start()
+    producer = start_thread(queue.fill, chunks)
     try:
         yield queue.items()
     finally:
         queue.stop()
         producer.join()
+
+
+def start_thread(run: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Start a daemon thread, which does not delay the end of the process.
+
+    :raises OSError: the kernel starts no further thread.
+    """
+    thread = threading.Thread(target=run, args=arguments, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # without the errno of pthread_create(3)
+        raise OSError(errno.EAGAIN, "cannot start a thread") from error
+    return thread
 
 
 class BoundedQueue(Generic[Item]):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from stacker.errors import IntegrityError, LayerError
-from stacker.stream.pipe import DEPTH, BoundedQueue
+from stacker.stream.pipe import DEPTH, BoundedQueue, start_thread
 
 
 class Hash(Protocol):
@@ -120,8 +120,7 @@ def hash_thread(*, depth: int = DEPTH) -> Iterator[Callable[[Hash], Hash]]:
     :param depth: chunks that may wait for the thread before an update blocks.
     """
     queue: BoundedQueue[Callable[[], object]] = BoundedQueue(depth)
-    thread = threading.Thread(target=_run_all, args=(queue,), daemon=True)
-    thread.start()
+    thread = start_thread(_run_all, queue)
     try:
         yield lambda running: _ThreadedHash(running, queue)
     finally:

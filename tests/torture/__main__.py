@@ -33,6 +33,7 @@ _SPACE: Final = 1 << 30  # bytes of the filesystem that holds the worlds of a sw
 SWEEPS: Final = {
     "kill": ("test_kill.py", "kill the process group before each system call that changes a file"),
     "errno": ("test_errno.py", "let each of these calls fail with two of six errors"),
+    "reads": ("test_reads.py", "let each call that reads, or uses a socket, fail with an error"),
     "signals": ("test_signals.py", "send INT, TERM, HUP or KILL at random instants"),
     "full": ("test_full.py", "run on a tmpfs that runs out of bytes or inodes"),
     "power": ("test_power.py", "cut the power of ext4 and xfs during and after a command"),

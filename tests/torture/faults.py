@@ -40,17 +40,26 @@ class Fault:
 
 @dataclass(frozen=True)
 class Injector:
-    """Faults in the commands of worlds, with a directory for the counter and the log."""
+    """Faults in the commands of worlds.
+
+    :param directory: for the counter and the log.
+    :param reads: disturb the calls that only read, and the calls on sockets, not the others.
+    """
 
     directory: Path
+    reads: bool = False
 
-    def trace(self, scenario: Scenario, world: World) -> list[str]:
-        """Run a scenario's command without a fault; return the names of its calls in order."""
+    def trace(self, scenario: Scenario, world: World) -> tuple[list[str], Result]:
+        """Run a scenario's command without a fault.
+
+        :returns: the names of its calls in order, and its result.  With `reads`, the kind of the
+            descriptor and the path follow each name.
+        """
         log = self.directory / "log"
         log.write_bytes(b"")
         result = self._run(scenario, world, {"INJECT_LOG": str(log)})
         assert result.code == 0, result.err
-        return log.read_text().split()
+        return os.fsdecode(log.read_bytes()).split("\n")[:-1], result
 
     def disturb(self, scenario: Scenario, world: World, fault: Fault) -> Result:
         """Run a scenario's command with a fault.
@@ -64,4 +73,5 @@ class Injector:
         counter = self.directory / "counter"
         counter.write_bytes(bytes(8))
         helpers = {"LD_PRELOAD": str(library()), ARMED: str(counter)}
-        return scenario.run(world, {**helpers, **environ})
+        chosen = {"INJECT_READS": "1"} if self.reads else {}
+        return scenario.run(world, {**helpers, **chosen, **environ})

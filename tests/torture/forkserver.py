@@ -36,6 +36,8 @@ LIMIT: Final = 120  # seconds that one command may take on a busy machine
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 ARMED: Final = "INJECT_COUNTER"
 """The environment variable that a command with a fault has."""
+_IMPORTED_LATER: Final = ("encodings.ascii", "encodings.idna", "xattr", "zstandard")
+"""Modules that functions of stacker, or of the standard library, import."""
 _LONGEST: Final = 1 << 16  # bytes of a request
 _SOURCE: Final = Path(__file__).with_name("inject.c")
 _NUMBER: Final = struct.Struct("=i")
@@ -265,6 +267,8 @@ def preload() -> None:
     for module in pkgutil.walk_packages(stacker.__path__, "stacker."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    for name in _IMPORTED_LATER:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector leaves these objects alone, so children share their pages
 

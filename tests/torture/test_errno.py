@@ -20,7 +20,7 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EDQUOT, errno.EINTR, errn
 def failures(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:
     injector = Injector(tmp_path)
     with prepared_world(tmp_path / "dry", scenario) as world:
-        calls = injector.trace(scenario, world)
+        calls, _ = injector.trace(scenario, world)
     # Two errors for each call, in turn, so that each error meets each kind of call.
     faults = [
         Fault(number, call, ERRORS[(number + turn) % len(ERRORS)])

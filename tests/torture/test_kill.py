@@ -18,7 +18,7 @@ POINTS = 2
 def kills(scenario: Scenario, tmp_path: Path) -> Iterator[Disturbance]:
     injector = Injector(tmp_path)
     with prepared_world(tmp_path / "dry", scenario) as world:
-        calls = injector.trace(scenario, world)
+        calls, _ = injector.trace(scenario, world)
     faults = [Fault(number, call) for number, call in enumerate(calls, 1)]
     for fault in sample(faults, POINTS, scenario.name):
         yield str(fault), partial(injector.disturb, scenario, fault=fault)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stacker.cli.session import Session
+from stacker.cli.session import Session, config_files
 from stacker.cli.verbs import SUMMARIES, WITHOUT_STORE, load
 from stacker.errors import UsageError
 
@@ -116,3 +116,13 @@ def test_bars_need_a_terminal() -> None:
 def test_temporary_directory_follows_tmpdir(environ: dict[str, str], temporary: str) -> None:
     session = Session.of(Namespace(store="/a"), environ)
     assert session.temporary == Path(temporary)
+
+
+def test_configuration_file_that_the_kernel_cannot_reach_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "stacker").symlink_to("stacker")
+    with pytest.raises(OSError, match="symbolic links"):
+        config_files({"XDG_CONFIG_HOME": str(tmp_path)})
+
+
+def test_missing_configuration_files_are_not_read(tmp_path: Path) -> None:
+    assert tmp_path / "stacker/config.toml" not in config_files({"XDG_CONFIG_HOME": str(tmp_path)})

@@ -34,6 +34,15 @@ def content(descriptor: int) -> bytes:
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
+def test_path_exists_is_missing_or_cannot_be_reached(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert filesystem.is_present(loop, follow=False)
+    assert not filesystem.is_present(tmp_path / "missing")
+    with pytest.raises(OSError, match="symbolic links"):
+        filesystem.is_present(loop)
+
+
 def test_copy_has_the_content_of_the_source(two_files: tuple[int, int]) -> None:
     source, destination = two_files
     data = os.urandom(3 * MIB + 17)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,6 +192,23 @@ def test_links_in_reverse_order_are_made(workspace: Path) -> None:
 
 def test_link_target_may_pass_through_a_link_to_a_lower_symlink(workspace: Path) -> None:
     shows(workspace, (D("d"), F("d/f"), S("s", "d")), (L("x", "l/f"), L("l", "s")))
+
+
+@pytest.mark.parametrize("call", ["lstat", "readlink"])
+def test_symlink_that_the_disk_cannot_read_is_an_error(
+    call: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {name: getattr(os, name) for name in ("lstat", "readlink")}
+
+    def fail(name: str, path: bytes, **options: int) -> Any:
+        if os.fsencode(path).endswith(b"/l"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return whole[name](path, **options)
+
+    for name in {call, "readlink"}:
+        monkeypatch.setattr(os, name, partial(fail, name))
+    with pytest.raises(OSError, match="Input/output error"):
+        unpack(workspace, (D("d"), F("d/f"), S("s", "d")), (L("x", "l/f"), L("l", "s")))
 
 
 def test_cyclic_links_are_refused(workspace: Path) -> None:

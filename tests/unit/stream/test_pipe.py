@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -131,3 +132,12 @@ def test_error_passes_through_nested_stages() -> None:
         assert [next(second) for _ in range(50)] == [b"1"] * 50
         with pytest.raises(IntegrityError, match="wrong digest"):
             next(second)
+
+
+def test_thread_that_the_kernel_refuses_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(OSError, match="cannot start a thread"), threaded(iter([b"a"])):
+        pass
