@@ -182,8 +182,12 @@ class Plan:
 
         redirect_dir and metacopy are off, because a layer's author could use both to expose files
         from elsewhere (Documentation/filesystems/overlayfs.rst, "Sharing and copying layers").
+        xino gives files of an index and of the upper directory one space of inode numbers, so that
+        stat(2) and readdir(3) agree (the same document, "Inode properties").
         """
         found: list[tuple[str, str | None]] = [("redirect_dir", "nofollow"), ("metacopy", "off")]
+        if self.merged is not None:
+            found.append(("xino", "on"))
         if not self.whiteout_format.is_trusted:
             found.append(("userxattr", None))
         if self.volatile and not self.read_only:

@@ -15,6 +15,7 @@ from stacker.fuse.options import FuseAdapter, FuseOptions
 from stacker.layer.paths import Form, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import mountinfo
+from stacker.linux.mountapi import umount2
 from stacker.mount.drivers.copy import CopyDriver
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.drivers.fuse_overlayfs import PROGRAM, FuseOverlayfsDriver
@@ -43,6 +44,7 @@ class Way:
 WAYS = {
     "overlay": Way(OverlayDriver()),
     "overlay by mount(2)": Way(OverlayDriver(api="mount2")),
+    "overlay of an index": Way(OverlayDriver(), form="erofs"),
     **{f"fuse by {adapter}": Way(FuseDriver(), adapter) for adapter in ADAPTERS},
     **{
         f"fuse of an index by {adapter}": Way(FuseDriver(), adapter, "erofs")
@@ -145,6 +147,9 @@ class Mount:
 
     def __exit__(self, *error: object) -> None:
         self.driver.unmount(self.record)
+        index = self.plan.index_directory  # the mount table unmounts it
+        if index is not None and mountinfo.at(index) is not None:
+            umount2(index)
 
 
 def expected() -> dict[bytes, object]:

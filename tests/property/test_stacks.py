@@ -115,6 +115,8 @@ def check(layers: Sequence[Sequence[Item]], whiteout_format: WhiteoutFormat) -> 
         index = merged_stack([archive(layer) for layer in layers], workspace, whiteout_format)
         assert merged_snapshot(index) == wanted
         assert index.merged is not None
+        with mounted(index, workspace) as target:
+            assert snapshot(target) == wanted
         plain = workspace / "plain"
         plain.mkdir()
         extract(index.merged, plain, whiteout_format)

@@ -39,6 +39,10 @@ class Deviation(Enum):
         "st_nlink of every directory is 1",
         "docs/rules.md, Mounting",
     )
+    NO_ACL_ON_LOWER_FILES = (
+        "an ACL cannot be set (EOPNOTSUPP) until another change copies the file up",
+        "fs/overlayfs/inode.c, ovl_set_acl: asks the lower inode, and EROFS sets no ACLs",
+    )
     NO_DEVICE_ZERO = (
         "a character device 0:0 cannot be made (EPERM): it is a whiteout",
         'overlayfs.rst, "whiteouts and opaque directories"; fs/overlayfs/dir.c, ovl_mknod',
@@ -52,4 +56,5 @@ FUSE: Final = frozenset(
         Deviation.NO_DEVICE_ZERO,
     }
 )
-OVERLAYFS: Final = frozenset(Deviation) - {Deviation.DIRECTORIES_HAVE_ONE_LINK}
+OVERLAYFS_ON_EROFS: Final = frozenset(Deviation) - {Deviation.DIRECTORIES_HAVE_ONE_LINK}
+OVERLAYFS: Final = OVERLAYFS_ON_EROFS - {Deviation.NO_ACL_ON_LOWER_FILES}

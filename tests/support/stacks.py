@@ -176,3 +176,5 @@ def mounted(
         yield target
     finally:
         umount2(target, 0)
+        if plan.index_directory is not None:
+            umount2(plan.index_directory, 0)

@@ -18,7 +18,7 @@ from stacker.layer.paths import Form
 from stacker.linux import lock
 from tests.support import images, tars
 from tests.support.command import Stacker
-from tests.support.deviations import DOES_NOT_WRITE, FUSE, OVERLAYFS, Deviation
+from tests.support.deviations import DOES_NOT_WRITE, FUSE, OVERLAYFS, OVERLAYFS_ON_EROFS, Deviation
 from tests.support.templates import (
     CROWD,
     NAMES,
@@ -90,6 +90,12 @@ PLAIN: Final = Subject("plain", None, kinds=(UPPER,))
 SUBJECTS: Final = (
     PLAIN,
     Subject("overlay", ("--driver", "overlay"), deviations=OVERLAYFS),
+    Subject(
+        "overlay of an index",
+        ("--driver", "overlay"),
+        deviations=OVERLAYFS_ON_EROFS,
+        form="erofs",
+    ),
     Subject("fuse", ("--driver", "fuse"), deviations=FUSE, device="/dev/fuse"),
     Subject(
         "fuse of an index",

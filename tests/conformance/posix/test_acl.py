@@ -21,6 +21,7 @@ from tests.support.acls import (
     acl,
     for_user,
 )
+from tests.support.deviations import Deviation
 from tests.support.subjects import CaseDirectory
 from tests.support.unprivileged import acting_as
 
@@ -29,6 +30,13 @@ MINIMAL = acl((USER_OBJ, 6, NONE), (GROUP_OBJ, 4, NONE), (OTHER, 0, NONE))
 
 @pytest.fixture(autouse=True)
 def supported(case: CaseDirectory) -> None:
+    if case.deviates(Deviation.NO_ACL_ON_LOWER_FILES, "file"):
+        with fails(errno.EOPNOTSUPP):
+            os.setxattr(case / "file", ACCESS, for_user(1, 7))
+        for directory, _, files in os.walk(case.path):
+            for path in (directory, *(os.path.join(directory, name) for name in files)):
+                if not os.path.islink(path):
+                    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))  # copies it up
     try:
         os.setxattr(case.path, DEFAULT, for_user(1, 7))
         os.removexattr(case.path, DEFAULT)
