@@ -114,7 +114,8 @@ class WritableAdapter(TreeHandler):
 
     def _entry(self, node: Node) -> bytes:
         """Return an entry, and count it as a lookup until the kernel forgets the inode."""
-        entry = pack_entry(node, self._tree.number(node), self._status(node))
+        status = self._status(node)  # first, since it also gets the number
+        entry = pack_entry(node, self._tree.number(node), status)
         self._tree.remember(node)
         return entry
 

@@ -50,7 +50,7 @@ class Inodes:
         root = Inode(ROOT, stat.S_IFDIR, None if self._marks.is_opaque_by_name(upper) else ROOT)
         root.held = upper
         self._upper = {ROOT: root}
-        self._next = lower.limit
+        self._next = self._limit = lower.limit
         self._keys: dict[tuple[int, int], Inode] = {}
         self._asked: dict[Node, int] = {}
         self._pins: OrderedDict[Node, int] = OrderedDict()
@@ -79,7 +79,7 @@ class Inodes:
         :raises OSError: ``ESTALE`` if no inode has this number.
         """
         inode = self._upper.get(node)
-        if inode is None and not 0 <= node < self.lower.limit:
+        if inode is None and not 0 <= node < self._limit:
             raise OSError(errno.ESTALE, "no such inode")
         return inode
 
@@ -91,12 +91,18 @@ class Inodes:
     def number(self, node: Node) -> int:
         """Return the inode number that programs see; a copied-up inode keeps that of the lower."""
         inode = self.upper_inode(node)
-        if inode is None or node < self.lower.limit:
+        if inode is None or node < self._limit:
             return self.lower.number(node)
         if not inode.shown:
-            status = os.fstat(self.pin(inode))
-            inode.shown = self.lower.number_on(status.st_dev, status.st_ino)
+            self.stat(inode)
         return inode.shown
+
+    def stat(self, inode: Inode) -> os.stat_result:
+        """Return the attributes of an inode on disk."""
+        status = os.fstat(self.pin(inode))
+        if not inode.shown:
+            inode.shown = self.lower.number_on(status.st_dev, status.st_ino)
+        return status
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
         """Return the inode of a name in a directory."""
@@ -159,7 +165,7 @@ class Inodes:
         if number is None:
             number, self._next = self._next, self._next + 1
         inode = self._upper[number] = Inode(number, kind, lower)
-        inode.is_copy = number < self.lower.limit
+        inode.is_copy = number < self._limit
         contents = self._lower_files.pop(number, None)
         if contents is not None:  # opened before the copy
             contents.close()
@@ -247,21 +253,27 @@ class Inodes:
         return fd
 
     def _pinned(self, inode: Inode) -> int:
-        for known in (self._pins, self._files):
-            fd = known.get(inode.number)
-            if fd is not None:
-                known.move_to_end(inode.number)
-                return fd
-        return inode.held
+        number = inode.number
+        known = self._files if number in self._files else self._pins
+        if number not in known:
+            return inode.held
+        known.move_to_end(number)
+        return known[number]
+
+    def open_file(self, node: Node) -> int | None:
+        """Return the file of an inode, if it is open for reading and writing."""
+        fd = self._files.get(node)
+        if fd is not None:
+            self._files.move_to_end(node)
+        return fd
 
     def file(self, node: Node) -> int:
         """Return a regular file of the upper directory, open for reading and writing.
 
         :raises OSError: ``EISDIR`` or ``EINVAL`` for any other file type.
         """
-        fd = self._files.get(node)
+        fd = self.open_file(node)
         if fd is not None:
-            self._files.move_to_end(node)
             return fd
         inode = self._regular(node)
         if inode is None:
