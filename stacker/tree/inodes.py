@@ -53,8 +53,9 @@ class Inodes:
         self._next = self._limit = lower.limit
         self._keys: dict[tuple[int, int], Inode] = {}
         self._asked: dict[Node, int] = {}
-        self._pins: OrderedDict[Node, int] = OrderedDict()
-        self._files: OrderedDict[Node, int] = OrderedDict()
+        self._pins = opath.DescriptorCache(_HELD)
+        self._files = opath.DescriptorCache(_OPEN)
+        self.open_file = self._files.get  # the file of an inode, if it is open for writing
         self._lower_files: OrderedDict[Node, Contents] = OrderedDict()
         self._unlinked: dict[Node, int] = {}
         self._all_known = True  # whether every name of each lower inode is visible
@@ -64,12 +65,12 @@ class Inodes:
         for inode in self._upper.values():
             if inode.held >= 0:
                 os.close(inode.held)
-        for fd in (*self._pins.values(), *self._files.values()):
-            os.close(fd)
+        self._pins.close()
+        self._files.close()
         for contents in self._lower_files.values():
             contents.close()
-        for known in (self._upper, self._pins, self._files, self._lower_files):
-            known.clear()
+        self._upper.clear()
+        self._lower_files.clear()
 
     # Queries
 
@@ -226,10 +227,10 @@ class Inodes:
         del self._upper[inode.number]
         if inode.key is not None:
             self._keys.pop(inode.key, None)
-        found = (self._pins.pop(inode.number, -1), self._files.pop(inode.number, -1), inode.held)
-        for fd in found:
-            if fd >= 0:
-                os.close(fd)
+        self._pins.drop(inode.number)
+        self._files.drop(inode.number)
+        if inode.held >= 0:
+            os.close(inode.held)
 
     # Descriptors
 
@@ -249,23 +250,14 @@ class Inodes:
             fd = self._pinned(inode)
         for number, name in reversed(trail):
             fd = opath.pin(name, fd)
-            self._keep(self._pins, number, fd, _HELD)
+            self._pins.keep(number, fd)
         return fd
 
     def _pinned(self, inode: Inode) -> int:
-        number = inode.number
-        known = self._files if number in self._files else self._pins
-        if number not in known:
-            return inode.held
-        known.move_to_end(number)
-        return known[number]
-
-    def open_file(self, node: Node) -> int | None:
-        """Return the file of an inode, if it is open for reading and writing."""
-        fd = self._files.get(node)
-        if fd is not None:
-            self._files.move_to_end(node)
-        return fd
+        fd = self._files.get(inode.number)
+        if fd is None:
+            fd = self._pins.get(inode.number)
+        return inode.held if fd is None else fd
 
     def file(self, node: Node) -> int:
         """Return a regular file of the upper directory, open for reading and writing.
@@ -307,14 +299,7 @@ class Inodes:
 
     def keep_open(self, node: Node, fd: int) -> int:
         """Take over the descriptor of a file, for `file` to return."""
-        return self._keep(self._files, node, fd, _OPEN)
-
-    @staticmethod
-    def _keep(known: OrderedDict[Node, int], node: Node, fd: int, limit: int) -> int:
-        known[node] = fd
-        if len(known) > limit:
-            os.close(known.popitem(last=False)[1])
-        return fd
+        return self._files.keep(node, fd)
 
     # Directories of the upper
 
