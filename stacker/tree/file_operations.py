@@ -52,7 +52,7 @@ class Files:
         """
         inode = self._inodes.upper_inode(node)
         if inode is None:
-            return self._lower_status(node)
+            return self._inodes.lower_status(node)
         seen = self._inodes.stat(inode)
         mode, _, _, nlink, uid, gid, size, _, _, _ = seen
         if nlink and inode.kind == stat.S_IFDIR:
@@ -62,10 +62,6 @@ class Files:
         return tuple.__new__(
             Status, (mode, nlink, uid, gid, size, seen.st_blocks, seen.st_rdev, *times)
         )
-
-    def _lower_status(self, node: Node) -> Status:
-        nlink, changed = self._inodes.lower_links(node), self._inodes.lower_changed(node)
-        return self._inodes.lower.status(node)._replace(nlink=nlink, ctime=changed)
 
     def birth(self, node: Node) -> int | None:
         """Return when a file was made, in nanoseconds; ``None`` if that is not known."""

@@ -27,7 +27,7 @@ from stacker.tree.whiteout_dialects import UpperMarks, hidden_by, is_reserved
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stacker.tree.protocol import Contents, LowerTree, Node
+    from stacker.tree.protocol import Contents, LowerTree, Node, Status
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _HELD: Final = 256
@@ -140,16 +140,17 @@ class Inodes:
         """Return the names of a lower inode that are still visible, with their directories."""
         return [place for place in self.lower.names(node) if self._is_shown(*place, node)]
 
-    def lower_links(self, node: Node) -> int:
-        """Return the number of names of a lower inode that are still visible."""
-        count = self.lower.status(node).nlink
-        if node not in self._unlinked and (count == 1 or self._all_known):
-            return count
-        return len(self.lower_names(node))
+    def lower_status(self, node: Node) -> Status:
+        """Return the attributes of a lower inode: its links are the names that are still visible.
 
-    def lower_changed(self, node: Node) -> int:
-        """Return the ctime of a lower inode: when it lost a name, or else its mtime."""
-        return self._unlinked.get(node) or self.lower.status(node).mtime
+        The ctime is that of the lower tree, or the time when the inode lost a name.
+        """
+        status, changed = self.lower.status(node), self._unlinked.get(node)
+        if changed is None and (status.nlink == 1 or self._all_known):
+            return status
+        return status._replace(
+            nlink=len(self.lower_names(node)), ctime=status.ctime if changed is None else changed
+        )
 
     def _is_shown(self, directory: Node, name: bytes, node: Node) -> bool:
         trail = [(directory, name, node)]
