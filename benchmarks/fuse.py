@@ -1,9 +1,9 @@
-"""Measure reads of a mounted tree: stacker's FUSE server, fuse-overlayfs, the kernel's overlay.
+"""Measure mounted trees: stacker's FUSE server, fuse-overlayfs, the kernel's overlay.
 
 In: the corpora ``app`` (90 thousand files in two layers), ``debian`` (9 thousand in one) and
 ``large`` (one file), in a store of stacker's.  Out: for each contender and action its
 :class:`Usage`.  *Cold* is the first action after the mount, before the kernel caches an entry.
-The files of the layers are in the page cache.
+The files of the layers are in the page cache.  Writes go to an upper directory on each medium.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from benchmarks.figures import Figures
 from benchmarks.layout import TAG, Image
 from benchmarks.peers import ROOT, environment, stacker_command
 from benchmarks.process import Usage, measured
+from benchmarks.scratch import Medium
 
-_SMALL_FILES = 10_000
+_SMALL_FILES = {"small": 500, "full": 10_000}
 Runs = dict[tuple[str, str], list[Usage]]
 
 
@@ -103,43 +104,70 @@ LOOKING = (
 )
 READING = (("tar, cold", "tar -cf - -C {} . | cat"), ("tar, again", "tar -cf - -C {} . | cat"))
 LARGE = (("read large, cold", "cat {}/large"), ("read large, again", "cat {}/large"))
+PARALLEL = (
+    ("read in parallel, cold", "cd {} && find . -type f -print0 | xargs -0 -n 200 -P 4 cat"),
+)
+_GIT = "git -c safe.directory='*' -C {0}/small"
 WRITING = (
     ("write small files", "tar -xf {source}/small.tar -C {}"),
+    ("git add", f"git init -q {{0}}/small && {_GIT} add -A"),
+    ("git status", f"{_GIT} status --short"),
     ("write large file", "dd if={source}/large of={}/written bs=1M status=none"),
 )
+KINDS = ("reading", "writing")
+"""The kinds of actions."""
+ON = {"ext4": "ext4 in memory", "disk": "real disk"}
+"""What follows the name of an action whose upper directory is on another medium than tmpfs."""
 
 
 def compared(
-    cache: Path, scratch: Path, *, size: str, repetitions: int, chosen: Sequence[str] = ()
+    cache: Path,
+    media: Sequence[Medium],
+    *,
+    size: str,
+    repetitions: int,
+    chosen: Sequence[str] = (),
+    kinds: Sequence[str] = KINDS,
 ) -> Iterator[Figures]:
-    """Return a line of results for each contender and action."""
+    """Return a line of results for each contender and action.
+
+    :param media: where the store is, and other places for upper directories.
+    """
     contenders = [c for c in CONTENDERS if c.is_here() and (not chosen or c.name in chosen)]
     names = ("app", "debian", "large")
     images = {name: corpora.image(name, "zstd", size=size, cache=cache) for name in names}
     entries = {FEWER: images["debian"].entries}
-    environ, store = environment(scratch), scratch / "store"
-    trees = {name: _pulled(image, store, environ, scratch) for name, image in images.items()}
-    _prepare_sources(scratch, trees["large"])
     runs: Runs = {}
-    for turn in range(repetitions):
-        first = turn % len(contenders)
-        for contender in [*contenders[first:], *contenders[:first]]:
-            for name, usage in _round(contender, trees, scratch=scratch, environ=environ):
-                runs.setdefault((contender.name, name), []).append(usage)
+    with media[0].empty_directory() as scratch:
+        environ, store = environment(scratch), scratch / "store"
+        trees = {name: _pulled(image, store, environ, scratch) for name, image in images.items()}
+        _prepare_sources(scratch, trees["large"], _SMALL_FILES[size])
+        for turn in range(repetitions):
+            first = turn % len(contenders)
+            for contender in [*contenders[first:], *contenders[:first]]:
+                done = list[tuple[str, Usage]]()
+                if "reading" in kinds:
+                    done += _reading_round(contender, trees, scratch, environ)
+                if "writing" in kinds and contender.can_write:
+                    for medium in media:
+                        done += _writing_round(contender, trees["app"], medium, scratch, environ)
+                for name, usage in done:
+                    runs.setdefault((contender.name, name), []).append(usage)
     for (contender_name, action), usages in runs.items():
         count = entries.get(action, images["app"].entries)
         line = {"contender": contender_name, "action": action, "entries": count}
         yield {**line, **figures.figures(usages)}
 
 
-def _round(
-    contender: Contender, trees: dict[str, Mount], *, scratch: Path, environ: dict[str, str]
+def _reading_round(
+    contender: Contender, trees: dict[str, Mount], scratch: Path, environ: dict[str, str]
 ) -> Iterator[tuple[str, Usage]]:
     """Return the usage of one round; memory is that of the servers at its end."""
     app = trees["app"]
     plan = [
         (MOUNT, app, LOOKING),
         ("", app, READING),
+        ("", app, PARALLEL),
         (FEWER, trees["debian"], ()),
         ("", trees["large"], LARGE),
     ]
@@ -148,17 +176,30 @@ def _round(
             if label:
                 yield label, usage
             yield from _done(actions, mount, scratch, environ)
-    if contender.can_write:
-        with _upper_directory(scratch) as upper:
-            mount = replace(app, upper=upper)
-            with _mounted(contender, mount, environ):
-                yield from _done(WRITING, mount, scratch, environ)
+
+
+def _writing_round(
+    contender: Contender, mount: Mount, medium: Medium, scratch: Path, environ: dict[str, str]
+) -> Iterator[tuple[str, Usage]]:
+    """Return the usage of the writes to a new upper directory on a medium."""
+    where = f", {ON[medium.name]}" if medium.name in ON else ""
+    with medium.empty_directory() as upper:
+        for name in ("upper", "work"):
+            (upper / name).mkdir()
+        if medium.is_disk:
+            os.sync()
+        writable = replace(mount, upper=upper)
+        with _mounted(contender, writable, environ):
+            for name, usage in _done(WRITING, writable, scratch, environ):
+                yield name + where, usage
 
 
 def _done(
     actions: Sequence[tuple[str, str]], mount: Mount, scratch: Path, environ: dict[str, str]
 ) -> Iterator[tuple[str, Usage]]:
     for name, script in actions:
+        if script.startswith("git") and shutil.which("git") is None:
+            continue
         command = script.format(mount.target, source=scratch)
         servers = _servers(mount)
         usage = measured(("sh", "-c", command), environment=environ, daemons=servers, cwd=ROOT)
@@ -176,17 +217,6 @@ def _mounted(contender: Contender, mount: Mount, environ: dict[str, str]) -> Ite
         )
 
 
-@contextmanager
-def _upper_directory(scratch: Path) -> Iterator[Path]:
-    directory = scratch / "upper"
-    for name in ("upper", "work"):
-        (directory / name).mkdir(parents=True)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
-
-
 def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -> Mount:
     command = stacker_command(store, "--quiet", "pull", "--no-sync", f"oci:{image.layout}:{TAG}")
     done = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
@@ -201,11 +231,11 @@ def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -
     return Mount(store, image_id, tuple(map(Path, layers)), target)
 
 
-def _prepare_sources(scratch: Path, large: Mount) -> None:
+def _prepare_sources(scratch: Path, large: Mount, count: int) -> None:
     """Create the source files of the write actions, in memory."""
     shutil.copy(large.layers[0] / "large", scratch / "large")
     small = scratch / "small"
-    for number in range(_SMALL_FILES):
+    for number in range(count):
         path = small / f"{number // 100:03}" / f"{number % 100:02}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"small file\n" * (1 + number % 700))

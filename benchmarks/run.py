@@ -180,10 +180,14 @@ def fetched(arguments: argparse.Namespace) -> Iterator[Figures]:
 
 def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
     """List, read and write trees that are mounted in different ways."""
-    with arguments.media[0].empty_directory() as scratch:
-        yield from fuse.compared(
-            arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
-        )
+    yield from fuse.compared(
+        arguments.cache,
+        arguments.media,
+        size=arguments.size,
+        repetitions=arguments.repetitions,
+        chosen=arguments.contenders,
+        kinds=arguments.actions,
+    )
 
 
 def verified(arguments: argparse.Namespace) -> Iterator[Figures]:
@@ -273,6 +277,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=list(known),
         help="peers to measure (default: those installed)",
+    )
+    add(
+        "--contenders",
+        nargs="+",
+        choices=[each.name for each in fuse.CONTENDERS],
+        default=[],
+        help="ways to mount in the benchmark fuse (default: those installed)",
+    )
+    add(
+        "--actions",
+        nargs="+",
+        choices=fuse.KINDS,
+        default=fuse.KINDS,
+        help="kinds of actions in the benchmark fuse",
     )
     add("--repetitions", type=int, default=5, metavar="N")
     add("--cache", type=Path, default=corpora.CACHE, metavar="DIR", help="cache of the corpora")

@@ -76,12 +76,12 @@ class RequestHandler:
     def _dispatch(
         self, opcode: int, unique: int, node: Node, request: bytes
     ) -> bytes | memoryview | None:
+        handler = self._handlers.get(opcode)
+        if handler is not None:
+            return fuse.reply(unique, handler(node, request))
         if opcode == fuse.READ:
             return self._read(unique, node, request)
-        handler = self._handlers.get(opcode)
-        if handler is None:
-            return fuse.failure(unique, self._unsupported(opcode))
-        return fuse.reply(unique, handler(node, request))
+        return fuse.failure(unique, self._unsupported(opcode))
 
     def _unsupported(self, opcode: int) -> int:
         """Return the errno for an operation without a handler."""

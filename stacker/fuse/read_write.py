@@ -24,6 +24,7 @@ import errno
 import os
 import stat
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stacker.fuse import protocol as fuse
@@ -41,7 +42,7 @@ from stacker.fuse.replies import (
 from stacker.tree.creation import Caller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from stacker.tree.protocol import Node
     from stacker.tree.writable import WritableTree
@@ -114,7 +115,8 @@ class WritableAdapter(TreeHandler):
 
     def _entry(self, node: Node) -> bytes:
         """Return an entry, and count it as a lookup until the kernel forgets the inode."""
-        entry = pack_entry(node, self._tree.number(node), self._status(node))
+        status = self._status(node)  # first, since it also gets the number
+        entry = pack_entry(node, self._tree.number(node), status)
         self._tree.remember(node)
         return entry
 
@@ -131,33 +133,34 @@ class WritableAdapter(TreeHandler):
         return self._files.readlink(node)
 
     def _readdir(self, node: Node, request: bytes) -> bytes:
-        return self._list(node, request, b"", lambda _: b"")
+        return self._list(node, request, full=False)
 
     def _readdirplus(self, node: Node, request: bytes) -> bytes:
-        return self._list(node, request, NO_ENTRY, self._entry_if_any)
+        return self._list(node, request, full=True)
 
-    def _entry_if_any(self, node: Node) -> bytes:
-        try:
-            return self._entry(node)
-        except OSError:  # the name is still listed
-            return NO_ENTRY
-
-    def _list(
-        self, node: Node, request: bytes, dot: bytes, entry: Callable[[Node], bytes]
-    ) -> bytes:
+    def _list(self, node: Node, request: bytes, *, full: bool) -> bytes:
         """Return as much of a listing as the reply can hold.
 
-        :param dot: what precedes ``.`` and ``..``.
-        :param entry: returns what precedes the name of any other inode.
+        :param full: whether an entry with attributes precedes each name; it counts as a lookup.
         """
         _, offset, size, *_ = fuse.READ_IN.unpack_from(request, HEADER)
-        left, parts = min(size, fuse.LARGEST_READ), list[bytes]()
+        left, parts, tree = min(size, fuse.LARGEST_READ), list[bytes](), self._tree
         for at, name, inode in self._names(node, offset):
-            listed = pack_dirent(self._tree.number(inode), at, name, self._tree.kind(inode))
-            left -= len(dot) + len(listed)
+            number, status = tree.number(inode), None
+            if full and at > 2:
+                with suppress(OSError):  # the name is still listed
+                    status = self._status(inode)
+            kind = tree.kind(inode) if status is None else status.mode
+            listed = pack_dirent(number, at, name, kind)
+            left -= len(listed) + full * len(NO_ENTRY)
             if left < 0:
                 break
-            parts += (entry(inode) if at > 2 else dot, listed)
+            if status is not None:
+                parts.append(pack_entry(inode, number, status))
+                tree.remember(inode)
+            elif full:
+                parts.append(NO_ENTRY)
+            parts.append(listed)
         return b"".join(parts)
 
     def _names(self, node: Node, offset: int) -> Iterator[tuple[int, bytes, Node]]:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
 from stacker.linux.syscall import PATH_MAX, checked, libc
@@ -155,3 +156,42 @@ def allocate(file: int, mode: int, offset: int, length: int) -> None:
     import ctypes
 
     checked(libc().fallocate(file, mode, ctypes.c_long(offset), ctypes.c_long(length)))
+
+
+class DescriptorCache:
+    """Open descriptors by a number; the least recently used one is closed first.
+
+    :param limit: the number of descriptors that stay open.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._open
+
+    def get(self, number: int) -> int | None:
+        """Return a descriptor, valid until the next call of `keep`; ``None`` if it is closed."""
+        fd = self._open.get(number)
+        if fd is not None:
+            self._open.move_to_end(number)
+        return fd
+
+    def keep(self, number: int, fd: int) -> int:
+        """Take over a descriptor, and return it."""
+        self._open[number] = fd
+        if len(self._open) > self._limit:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def drop(self, number: int) -> None:
+        """Close a descriptor, if it is open."""
+        fd = self._open.pop(number, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        while self._open:
+            os.close(self._open.popitem()[1])

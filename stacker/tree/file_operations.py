@@ -52,17 +52,16 @@ class Files:
         """
         inode = self._inodes.upper_inode(node)
         if inode is None:
-            return self._lower_status(node)
-        seen = os.fstat(self._inodes.pin(inode))
-        nlink = 1 if inode.kind == stat.S_IFDIR and seen.st_nlink else seen.st_nlink
-        return Status(
-            *(seen.st_mode, nlink, seen.st_uid, seen.st_gid, seen.st_size, seen.st_blocks),
-            *(seen.st_rdev, seen.st_atime_ns, seen.st_mtime_ns, seen.st_ctime_ns),
+            return self._inodes.lower_status(node)
+        seen = self._inodes.stat(inode)
+        mode, _, _, nlink, uid, gid, size, _, _, _ = seen
+        if nlink and inode.kind == stat.S_IFDIR:
+            nlink = 1
+        times = seen.st_atime_ns, seen.st_mtime_ns, seen.st_ctime_ns
+        # Status() would add a Python call to most requests of a FUSE server.
+        return tuple.__new__(
+            Status, (mode, nlink, uid, gid, size, seen.st_blocks, seen.st_rdev, *times)
         )
-
-    def _lower_status(self, node: Node) -> Status:
-        nlink, changed = self._inodes.lower_links(node), self._inodes.lower_changed(node)
-        return self._inodes.lower.status(node)._replace(nlink=nlink, ctime=changed)
 
     def birth(self, node: Node) -> int | None:
         """Return when a file was made, in nanoseconds; ``None`` if that is not known."""
@@ -87,24 +86,28 @@ class Files:
 
     def change_mode(self, node: Node, mode: int) -> None:
         """Set the permissions; the file type in `mode` is ignored."""
-        os.chmod(self._path(node), stat.S_IMODE(mode))
+        os.chmod(self._target(node), stat.S_IMODE(mode))
 
     def change_owner(self, node: Node, uid: int = -1, gid: int = -1) -> None:
         """Set owner and group; -1 keeps the old one.
 
         :raises OSError: ``EPERM`` if this process may not change the owner.
         """
-        os.chown(self._path(node), uid, gid)
+        os.chown(self._target(node), uid, gid)
 
     def change_times(self, node: Node, atime: int | None, mtime: int | None) -> None:
         """Set the times, nanoseconds since the epoch; ``None`` keeps the old one."""
-        path, now = self._path(node), self.status(node)
-        times = (now.atime if atime is None else atime, now.mtime if mtime is None else mtime)
-        os.utime(path, ns=times)
+        target = self._target(node)
+        if atime is None or mtime is None:
+            now = self.status(node)
+            atime = now.atime if atime is None else atime
+            mtime = now.mtime if mtime is None else mtime
+        os.utime(target, ns=(atime, mtime))
 
-    def _path(self, node: Node) -> bytes:
-        """Copy an inode up, and return a path to it."""
-        return self._path_of(self._copy_up.ensure(node))
+    def _target(self, node: Node) -> int | bytes:
+        """Copy an inode up, and return its open file or a path to it, as functions of os accept."""
+        inode, file = self._copy_up.ensure(node), self._inodes.open_file(node)
+        return self._path_of(inode) if file is None else file
 
     def _path_of(self, inode: Inode) -> bytes:
         return opath.proc_path(self._inodes.pin(inode))
@@ -223,7 +226,9 @@ class Files:
 
         :param drop_ids: clear the set-user-ID and set-group-ID bits, as for an unprivileged writer.
         """
-        file = self._writable(node)
+        file = self._inodes.open_file(node)
+        if file is None:
+            file = self._writable(node)
         if drop_ids:
             self._drop_ids(file)
         return os.pwrite(file, data, offset)

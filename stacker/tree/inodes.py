@@ -27,7 +27,7 @@ from stacker.tree.whiteout_dialects import UpperMarks, hidden_by, is_reserved
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stacker.tree.protocol import Contents, LowerTree, Node
+    from stacker.tree.protocol import Contents, LowerTree, Node, Status
     from stacker.tree.whiteout_dialects import WhiteoutDialect
 
 _HELD: Final = 256
@@ -50,11 +50,12 @@ class Inodes:
         root = Inode(ROOT, stat.S_IFDIR, None if self._marks.is_opaque_by_name(upper) else ROOT)
         root.held = upper
         self._upper = {ROOT: root}
-        self._next = lower.limit
+        self._next = self._limit = lower.limit
         self._keys: dict[tuple[int, int], Inode] = {}
         self._asked: dict[Node, int] = {}
-        self._pins: OrderedDict[Node, int] = OrderedDict()
-        self._files: OrderedDict[Node, int] = OrderedDict()
+        self._pins = opath.DescriptorCache(_HELD)
+        self._files = opath.DescriptorCache(_OPEN)
+        self.open_file = self._files.get  # the file of an inode, if it is open for writing
         self._lower_files: OrderedDict[Node, Contents] = OrderedDict()
         self._unlinked: dict[Node, int] = {}
         self._all_known = True  # whether every name of each lower inode is visible
@@ -64,12 +65,12 @@ class Inodes:
         for inode in self._upper.values():
             if inode.held >= 0:
                 os.close(inode.held)
-        for fd in (*self._pins.values(), *self._files.values()):
-            os.close(fd)
+        self._pins.close()
+        self._files.close()
         for contents in self._lower_files.values():
             contents.close()
-        for known in (self._upper, self._pins, self._files, self._lower_files):
-            known.clear()
+        self._upper.clear()
+        self._lower_files.clear()
 
     # Queries
 
@@ -79,7 +80,7 @@ class Inodes:
         :raises OSError: ``ESTALE`` if no inode has this number.
         """
         inode = self._upper.get(node)
-        if inode is None and not 0 <= node < self.lower.limit:
+        if inode is None and not 0 <= node < self._limit:
             raise OSError(errno.ESTALE, "no such inode")
         return inode
 
@@ -91,12 +92,18 @@ class Inodes:
     def number(self, node: Node) -> int:
         """Return the inode number that programs see; a copied-up inode keeps that of the lower."""
         inode = self.upper_inode(node)
-        if inode is None or node < self.lower.limit:
+        if inode is None or node < self._limit:
             return self.lower.number(node)
         if not inode.shown:
-            status = os.fstat(self.pin(inode))
-            inode.shown = self.lower.number_on(status.st_dev, status.st_ino)
+            self.stat(inode)
         return inode.shown
+
+    def stat(self, inode: Inode) -> os.stat_result:
+        """Return the attributes of an inode on disk."""
+        status = os.fstat(self.pin(inode))
+        if not inode.shown:
+            inode.shown = self.lower.number_on(status.st_dev, status.st_ino)
+        return status
 
     def lookup(self, directory: Node, name: bytes) -> Node | None:
         """Return the inode of a name in a directory."""
@@ -133,16 +140,17 @@ class Inodes:
         """Return the names of a lower inode that are still visible, with their directories."""
         return [place for place in self.lower.names(node) if self._is_shown(*place, node)]
 
-    def lower_links(self, node: Node) -> int:
-        """Return the number of names of a lower inode that are still visible."""
-        count = self.lower.status(node).nlink
-        if node not in self._unlinked and (count == 1 or self._all_known):
-            return count
-        return len(self.lower_names(node))
+    def lower_status(self, node: Node) -> Status:
+        """Return the attributes of a lower inode: its links are the names that are still visible.
 
-    def lower_changed(self, node: Node) -> int:
-        """Return the ctime of a lower inode: when it lost a name, or else its mtime."""
-        return self._unlinked.get(node) or self.lower.status(node).mtime
+        The ctime is that of the lower tree, or the time when the inode lost a name.
+        """
+        status, changed = self.lower.status(node), self._unlinked.get(node)
+        if changed is None and (status.nlink == 1 or self._all_known):
+            return status
+        return status._replace(
+            nlink=len(self.lower_names(node)), ctime=status.ctime if changed is None else changed
+        )
 
     def _is_shown(self, directory: Node, name: bytes, node: Node) -> bool:
         trail = [(directory, name, node)]
@@ -159,7 +167,7 @@ class Inodes:
         if number is None:
             number, self._next = self._next, self._next + 1
         inode = self._upper[number] = Inode(number, kind, lower)
-        inode.is_copy = number < self.lower.limit
+        inode.is_copy = number < self._limit
         contents = self._lower_files.pop(number, None)
         if contents is not None:  # opened before the copy
             contents.close()
@@ -220,10 +228,10 @@ class Inodes:
         del self._upper[inode.number]
         if inode.key is not None:
             self._keys.pop(inode.key, None)
-        found = (self._pins.pop(inode.number, -1), self._files.pop(inode.number, -1), inode.held)
-        for fd in found:
-            if fd >= 0:
-                os.close(fd)
+        self._pins.drop(inode.number)
+        self._files.drop(inode.number)
+        if inode.held >= 0:
+            os.close(inode.held)
 
     # Descriptors
 
@@ -243,25 +251,22 @@ class Inodes:
             fd = self._pinned(inode)
         for number, name in reversed(trail):
             fd = opath.pin(name, fd)
-            self._keep(self._pins, number, fd, _HELD)
+            self._pins.keep(number, fd)
         return fd
 
     def _pinned(self, inode: Inode) -> int:
-        for known in (self._pins, self._files):
-            fd = known.get(inode.number)
-            if fd is not None:
-                known.move_to_end(inode.number)
-                return fd
-        return inode.held
+        fd = self._files.get(inode.number)
+        if fd is None:
+            fd = self._pins.get(inode.number)
+        return inode.held if fd is None else fd
 
     def file(self, node: Node) -> int:
         """Return a regular file of the upper directory, open for reading and writing.
 
         :raises OSError: ``EISDIR`` or ``EINVAL`` for any other file type.
         """
-        fd = self._files.get(node)
+        fd = self.open_file(node)
         if fd is not None:
-            self._files.move_to_end(node)
             return fd
         inode = self._regular(node)
         if inode is None:
@@ -295,14 +300,7 @@ class Inodes:
 
     def keep_open(self, node: Node, fd: int) -> int:
         """Take over the descriptor of a file, for `file` to return."""
-        return self._keep(self._files, node, fd, _OPEN)
-
-    @staticmethod
-    def _keep(known: OrderedDict[Node, int], node: Node, fd: int, limit: int) -> int:
-        known[node] = fd
-        if len(known) > limit:
-            os.close(known.popitem(last=False)[1])
-        return fd
+        return self._files.keep(node, fd)
 
     # Directories of the upper
 

@@ -265,6 +265,19 @@ def test_origin_names_the_cases_of_each_machine_if_one_suite_ran_on_two() -> Non
     )
 
 
+def test_suite_fuse_writes_to_each_medium(cache: Path) -> None:
+    missing = [tool for tool in ("mkfs.ext4", "losetup", "git") if not shutil.which(tool)]
+    if missing:
+        pytest.skip(f"not installed: {missing}")
+    given = ["--media", "tmpfs", "ext4", "--actions", "writing", "--contenders", "stacker fuse"]
+    lines = results("fuse", cache, *given)["results"]
+    actions = ["write small files", "git add", "git status", "write large file"]
+    on_ext4 = [f"{action}, ext4 in memory" for action in actions]
+    assert [line["action"] for line in lines] == [*actions, *on_ext4]
+    for line in lines:
+        assert_figures(line)
+
+
 def test_ext4_suite_leaves_no_mount(cache: Path) -> None:
     missing = [tool for tool in ("mkfs.ext4", "losetup") if not shutil.which(tool)]
     if missing:
