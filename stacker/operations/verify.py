@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, LockedError, NotFoundError, StackerError
 from stacker.jobs.pool import run_tasks
+from stacker.jobs.verify_index import keep_index_checksum
 from stacker.jobs.verify_layer import LayerVerified, VerifyTask, verify_layer
 from stacker.operations.stack import chain_id_of
 from stacker.operations.verify_chain import ChainTask, ChainVerified, verify_chain
@@ -195,10 +196,20 @@ def verify_layers(
             emit=emit,
             what=lambda task: f"layer {task.diff_id}",
         ):
-            if contents and part.diff_id not in parts:
+            if not contents:
+                yield part
+            elif part.diff_id not in parts:
                 parts[part.diff_id] = part
             else:
-                yield parts[part.diff_id].joined(part) if contents else part
+                yield _joined(store, parts[part.diff_id], part)
+
+
+def _joined(store: Store, one: LayerVerified, other: LayerVerified) -> LayerVerified:
+    """Join the results of a layer's tasks, and keep the checksum of an index that both prove."""
+    whole = one.joined(other)
+    if whole.is_sound and whole.index is not None:
+        keep_index_checksum(store, store.layers.paths(whole.diff_id).index_checksum, whole.index)
+    return whole
 
 
 def _tasks(store: Store, diff_id: DiffID, *, contents: bool) -> Iterator[tuple[float, VerifyTask]]:
@@ -212,7 +223,7 @@ def _tasks(store: Store, diff_id: DiffID, *, contents: bool) -> Iterator[tuple[f
     except (StackerError, OSError):
         entries = size = 0
     each = entries * _SECONDS_PER_ENTRY
-    yield each, VerifyTask(store.root, diff_id, contents=False)
+    yield each, VerifyTask(store.root, diff_id, contents=False, trusted=contents)
     if contents:
         seconds = each + size * _SECONDS_PER_BYTE
         yield seconds, VerifyTask(store.root, diff_id, attributes=False)
