@@ -33,7 +33,7 @@ from stacker.layer.checksums import (
     wrong_contents,
 )
 from stacker.layer.metadata import IdMap
-from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
+from stacker.layer.skeleton import Observer, damaged_files, open_skeleton, reassemble
 from stacker.layer.tar_stream import contents_in_tar, whole_tar
 from stacker.store.store import Store
 from stacker.stream.pipe import threaded
@@ -41,7 +41,8 @@ from stacker.stream.verify import verified
 from stacker.tar.entry import printable
 from stacker.tar.limits import UNLIMITED
 from stacker.tree.compare import MOST_DIFFERENCES, Difference, differences
-from stacker.tree.scan import from_skeleton, scan_directory
+from stacker.tree.scan import scan_directory
+from stacker.tree.skeleton_contents import LayerComparison, from_skeleton
 
 if TYPE_CHECKING:
     from array import array
@@ -144,6 +145,8 @@ def _without_garbage_collection() -> Iterator[None]:
 
 def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> LayerVerified:
     record, forms = store.layers.record(task.diff_id), paths.forms
+    if task.attributes and task.contents and forms == ("tree",) and is_usual(record):
+        return _whole(store, task, record, emit)
     found, index = tuple[Difference, ...](), None
     if task.attributes and "tree" in forms:
         every = *_compared(store, task, paths, record), *seal_differences(paths)
@@ -238,11 +241,37 @@ def _applied_again(
     return scan_directory(tree, record.whiteout_format, {})
 
 
-def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
+def is_usual(record: LayerRecord) -> bool:
+    """Return whether the skeleton of a layer gives its tree, probably without unpacking it."""
+    return not (record.moved or record.replacements or record.warnings)
+
+
+def _whole(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
+    """Compare attributes and contents, and open each file only once."""
+    paths = store.layers.paths(task.diff_id)
+    comparison = LayerComparison(paths, record)
+    contents = _contents(store, task, record, emit, comparison)
+    found = comparison.differences() if contents.is_sound else None
+    every = (
+        _compared(store, task, paths, record)
+        if found is None
+        else tuple(islice(found, MOST_DIFFERENCES))
+    )
+    attributes = LayerVerified(task.diff_id, (*every, *seal_differences(paths))[:MOST_DIFFERENCES])
+    return attributes.joined(contents)
+
+
+def _contents(
+    store: Store,
+    task: VerifyTask,
+    record: LayerRecord,
+    emit: Emit,
+    observer: Observer | None = None,
+) -> LayerVerified:
     paths, what = store.layers.paths(task.diff_id), f"layer {task.diff_id}"
     checksums = new_checksums() if read_checksums(paths.checksums) is None else None
     add = None if checksums is None else checksums.append
-    chunks = reassemble(paths, record, what=what, checksum=add)
+    chunks = reassemble(paths, record, what=what, checksum=add, observer=observer)
     try:
         _check_digest(chunks, task, record, emit)
     except PermissionError:
