@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -252,13 +252,10 @@ def _whole(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> L
     comparison = LayerComparison(paths, record)
     contents = _contents(store, task, record, emit, comparison)
     found = comparison.differences() if contents.is_sound else None
-    every = (
-        _compared(store, task, paths, record)
-        if found is None
-        else tuple(islice(found, MOST_DIFFERENCES))
-    )
-    attributes = LayerVerified(task.diff_id, (*every, *seal_differences(paths))[:MOST_DIFFERENCES])
-    return attributes.joined(contents)
+    if found is None:
+        return verify_layer(replace(task, contents=False), emit).joined(contents)
+    every = *islice(found, MOST_DIFFERENCES), *seal_differences(paths)
+    return LayerVerified(task.diff_id, every[:MOST_DIFFERENCES]).joined(contents)
 
 
 def _contents(

@@ -135,3 +135,11 @@ def test_one_pass_compares_a_layer_whose_entries_repeat_by_unpacking_it(tmp_path
     (store.layers.paths(diff_id).diff / "d").chmod(0o755)
     [found] = verify_layer(task, lambda _: None).differences
     assert (found.path, found.what) == (b"d", "mode")
+
+
+def test_one_pass_names_changed_files_of_a_layer_whose_skeleton_is_damaged(store: Store) -> None:
+    paths = store.layers.paths(DIFF_ID)
+    paths.skeleton.write_bytes(paths.skeleton.read_bytes()[:200])
+    apart = verified(store, contents=False).joined(verified(store, attributes=False))
+    assert not apart.is_sound
+    assert verified(store) == apart
