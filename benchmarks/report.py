@@ -156,10 +156,21 @@ def _fuse_table(lines: Sequence[Figures]) -> str:
 
 
 def _verify_table(lines: Sequence[Figures]) -> str:
-    head = ["corpus", "action", "wall s", "CPU s", "peak RSS MB", "MB/s", "µs/entry", "load"]
+    head = [
+        "corpus",
+        "medium",
+        "action",
+        "wall s",
+        "CPU s",
+        "peak RSS MB",
+        "MB/s",
+        "µs/entry",
+        "load",
+    ]
     rows = [
         [
             line["corpus"],
+            line.get("medium", "tmpfs"),
             line["action"],
             _spread(line["wall"]),
             f"{line['cpu']['median']:.2f}",

@@ -192,10 +192,9 @@ def mounted(arguments: argparse.Namespace) -> Iterator[Figures]:
 
 def verified(arguments: argparse.Namespace) -> Iterator[Figures]:
     """Verify images in the store."""
-    with arguments.media[0].empty_directory() as scratch:
-        yield from verify.compared(
-            arguments.cache, scratch, size=arguments.size, repetitions=arguments.repetitions
-        )
+    yield from verify.compared(
+        arguments.cache, arguments.media, size=arguments.size, repetitions=arguments.repetitions
+    )
 
 
 def indexed(arguments: argparse.Namespace) -> Iterator[Figures]:

@@ -11,23 +11,19 @@ layer gets a file of checksums; this module changes nothing else, and must not u
 from __future__ import annotations
 
 import gc
-import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stacker.erofs.format import BLOCK
-from stacker.erofs.inodes import Inodes
-from stacker.erofs.read import Image
-from stacker.erofs.write import Tar, write_image
 from stacker.errors import IntegrityError, LayerError, NotFoundError, path_of
 from stacker.events import PackProgress
 from stacker.jobs.seal_layer import seal_differences
+from stacker.jobs.verify_index import verify_index
 from stacker.layer.apply import apply
 from stacker.layer.checksums import (
     FileContents,
@@ -37,17 +33,16 @@ from stacker.layer.checksums import (
     wrong_contents,
 )
 from stacker.layer.metadata import IdMap
-from stacker.layer.skeleton import damaged_files, open_skeleton, reassemble
+from stacker.layer.skeleton import Observer, damaged_files, open_skeleton, reassemble
 from stacker.layer.tar_stream import contents_in_tar, whole_tar
-from stacker.stack.rebase import UnpackedLayer, apply_tar
 from stacker.store.store import Store
 from stacker.stream.pipe import threaded
 from stacker.stream.verify import verified
 from stacker.tar.entry import printable
 from stacker.tar.limits import UNLIMITED
 from stacker.tree.compare import MOST_DIFFERENCES, Difference, differences
-from stacker.tree.compare_index import index_differences
-from stacker.tree.scan import from_skeleton, scan_directory
+from stacker.tree.scan import scan_directory
+from stacker.tree.skeleton_contents import LayerComparison, from_skeleton
 
 if TYPE_CHECKING:
     from array import array
@@ -60,6 +55,7 @@ if TYPE_CHECKING:
 
 _REPORT_EVERY: Final = 1 << 20  # bytes
 _WORTH_A_THREAD: Final = 1 << 20  # bytes of tar
+_AHEAD: Final = 8  # chunks, which together stay in the cache of a processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +64,14 @@ class VerifyTask:
 
     :param attributes: compare the attributes of all files.
     :param contents: read all file contents, and compute the diff_id.
+    :param trusted: accept an index that was compared before, since another task reads the contents.
     """
 
     store: Store
     diff_id: DiffID
     attributes: bool = True
     contents: bool = True
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +80,13 @@ class LayerVerified:
 
     :param differences: at most 1,000.
     :param damage: the damage of the layer as a whole; ``None`` without such damage.
+    :param index: the checksum of its index, which equals the tar; ``None`` if it was not compared.
     """
 
     diff_id: DiffID
     differences: tuple[Difference, ...] = ()
     damage: str | None = None
+    index: str | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -103,7 +103,7 @@ class LayerVerified:
         named = (each for each in found if each.what != "contents" or each.path not in replaced)
         ordered = sorted(named, key=lambda each: (each.path, each.what))[:MOST_DIFFERENCES]
         damage = None if ordered else self.damage or other.damage
-        return LayerVerified(self.diff_id, tuple(ordered), damage)
+        return LayerVerified(self.diff_id, tuple(ordered), damage, self.index or other.index)
 
 
 def verify_layer(task: VerifyTask, emit: Emit) -> LayerVerified:
@@ -145,55 +145,24 @@ def _without_garbage_collection() -> Iterator[None]:
 
 def _verified(store: Store, task: VerifyTask, paths: LayerPaths, emit: Emit) -> LayerVerified:
     record, forms = store.layers.record(task.diff_id), paths.forms
-    found: tuple[Difference, ...] = ()
+    if task.attributes and task.contents and forms == ("tree",) and is_usual(record):
+        return _whole(store, task, record, emit)
+    found, index = tuple[Difference, ...](), None
     if task.attributes and "tree" in forms:
         every = *_compared(store, task, paths, record), *seal_differences(paths)
         found = every[:MOST_DIFFERENCES]
     if task.attributes and "erofs" in forms:
-        found += _index_differences(paths, record, what=f"layer {task.diff_id}")
+        more, index = verify_index(task.diff_id, paths, record, trusted=task.trusted)
+        found += more
     if not forms:
         raise IntegrityError(f"damaged layer: layer {task.diff_id}: got neither a tree nor a tar")
     if found or not task.contents:
-        return LayerVerified(task.diff_id, found[:MOST_DIFFERENCES])
+        return LayerVerified(task.diff_id, found[:MOST_DIFFERENCES], index=index)
     if "erofs" in forms:
         result = _check_tar(store, task, record, emit)
         if not result.is_sound or "tree" not in forms:
             return result
     return _contents(store, task, record, emit)
-
-
-def _index_differences(
-    paths: LayerPaths, record: LayerRecord, *, what: str
-) -> tuple[Difference, ...]:
-    """Return how the index on disk differs from one that is made of the tar again.
-
-    :param what: the name of the layer in errors.
-    :raises IntegrityError: the index or the tar is damaged.
-    :raises OSError: a file cannot be read.
-    """
-    size, wanted = paths.tar.stat().st_size, record.tar_bytes + -record.tar_bytes % BLOCK
-    if size != wanted:
-        raise IntegrityError(f"damaged layer: {what}: {paths.tar}: got {size} bytes, want {wanted}")
-    want = _index_of_tar(paths, record, what)
-    got, name = paths.index.read_bytes(), f"{paths.index}"
-    if got == want:
-        return ()
-    every = index_differences(Image(got, name), Image(want, name))
-    found = tuple(islice(every, MOST_DIFFERENCES))
-    if not found:
-        raise IntegrityError(f"damaged index: {name}: it does not match the tar")
-    return found
-
-
-def _index_of_tar(paths: LayerPaths, record: LayerRecord, what: str) -> bytes:
-    inodes, out = Inodes(), io.BytesIO()
-    try:
-        root = apply_tar(UnpackedLayer.at(what, paths, record, "erofs"), inodes, tar=1)
-    except LayerError as error:
-        raise IntegrityError(f"damaged layer: {error}") from error
-    with paths.tar.open("rb") as file:
-        write_image(out, inodes, root, [Tar(record.tar_bytes, file.fileno())])
-    return out.getvalue()
 
 
 def _check_tar(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
@@ -272,11 +241,34 @@ def _applied_again(
     return scan_directory(tree, record.whiteout_format, {})
 
 
-def _contents(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
+def is_usual(record: LayerRecord) -> bool:
+    """Return whether the skeleton of a layer gives its tree, probably without unpacking it."""
+    return not (record.moved or record.replacements or record.warnings)
+
+
+def _whole(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) -> LayerVerified:
+    """Compare attributes and contents, and open each file only once."""
+    paths = store.layers.paths(task.diff_id)
+    comparison = LayerComparison(paths, record)
+    contents = _contents(store, task, record, emit, comparison)
+    found = comparison.differences() if contents.is_sound else None
+    if found is None:
+        return verify_layer(replace(task, contents=False), emit).joined(contents)
+    every = *islice(found, MOST_DIFFERENCES), *seal_differences(paths)
+    return LayerVerified(task.diff_id, every[:MOST_DIFFERENCES]).joined(contents)
+
+
+def _contents(
+    store: Store,
+    task: VerifyTask,
+    record: LayerRecord,
+    emit: Emit,
+    observer: Observer | None = None,
+) -> LayerVerified:
     paths, what = store.layers.paths(task.diff_id), f"layer {task.diff_id}"
     checksums = new_checksums() if read_checksums(paths.checksums) is None else None
     add = None if checksums is None else checksums.append
-    chunks = reassemble(paths, record, what=what, checksum=add)
+    chunks = reassemble(paths, record, what=what, checksum=add, observer=observer)
     try:
         _check_digest(chunks, task, record, emit)
     except PermissionError:
@@ -308,7 +300,11 @@ def _check_digest(
     :raises IntegrityError: they differ.
     """
     done = reported = 0
-    ahead = threaded(chunks) if record.tar_bytes >= _WORTH_A_THREAD else nullcontext(chunks)
+    ahead = (
+        threaded(chunks, depth=_AHEAD)
+        if record.tar_bytes >= _WORTH_A_THREAD
+        else nullcontext(chunks)
+    )
     with ahead as read:
         for chunk in verified(read, digest=task.diff_id, what=f"layer {task.diff_id}"):
             done += len(chunk)

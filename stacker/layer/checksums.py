@@ -1,9 +1,12 @@
-"""The checksums of a layer's files, which name the damaged file if the diff_id is wrong.
+"""The checksums of a layer's files and of an index.
 
 A diff_id proves that a whole layer is unchanged, but does not tell which file is damaged.  So
 `stacker verify` keeps a CRC-32 of each file of a layer that it found sound.  An ``array`` of
 numbers comes in and goes out.  This module must not read the files of the layer: both forms of a
 layer have the same checksums.
+
+An index is a function of tars and records.  Once `stacker verify` has built it again and compared
+it, its SHA-256 together with theirs proves the same without another build.
 
 The file starts with ``CRC32`` and a version, 8 bytes together.  The numbers follow, 4 bytes each,
 little-endian, one for each range of data in the order of the tar.  The last 4 bytes are the CRC-32
@@ -12,6 +15,7 @@ of all bytes before them, since nothing flushes the file to disk.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
 
 _HEAD: Final = b"CRC32\0\0\1"
 _WIDTH: Final = 4
+RULES: Final = b"1"
+"""A change by which the same tar gives another index also changes this.
+
+An index that an older version compared is then compared again.
+"""
 
 
 class FileContents(NamedTuple):
@@ -99,6 +108,35 @@ def wrong_contents(
 def ranges(entry: File) -> tuple[tuple[int, int], ...]:
     """Return the ranges of a file that the tar has: pairs of offset and length in bytes."""
     return ((0, entry.size),) if entry.segments is None else entry.segments
+
+
+def index_checksum(index: bytes, *sources: bytes) -> str:
+    """Return the SHA-256 of an index, of all that it is built from, and of `RULES`.
+
+    :param sources: the digests of the tars, and the records of the layers.
+    """
+    running = hashlib.sha256()
+    for part in (RULES, *sources, index):
+        running.update(len(part).to_bytes(8, "little"))
+        running.update(part)
+    return running.hexdigest()
+
+
+def write_index_checksum(path: Path, checksum: str, *, temporary: Path) -> None:
+    """Write the checksum of an index that was compared; parameters as for `write_checksums`.
+
+    :raises OSError: the file cannot be written.
+    """
+    temporary.write_text(f"{checksum}\n")
+    temporary.rename(path)
+
+
+def has_index_checksum(path: Path, checksum: str) -> bool:
+    """Return whether a file has this checksum; a damaged or a missing file has none."""
+    try:
+        return path.read_bytes() == f"{checksum}\n".encode()
+    except OSError:
+        return False
 
 
 def _swapped(numbers: array[int]) -> array[int]:

@@ -64,6 +64,11 @@ class LayerPaths:
         return self.root / "checksums"
 
     @property
+    def index_checksum(self) -> Path:
+        """The checksum of `index`, after `stacker verify` has found that it equals the tar."""
+        return self.root / "index.sha256"
+
+    @property
     def seals(self) -> Path:
         """The fs-verity digest of each file, after `stacker repair --seal`."""
         return self.root / "seals"

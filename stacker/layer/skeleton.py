@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, Protocol, Self
 
 from isal.isal_zlib import crc32
 
@@ -23,15 +23,16 @@ from stacker.layer.paths import LayerPaths
 from stacker.layer.record import LayerRecord, Replacement
 from stacker.linux.opath import open_below
 from stacker.stream.compression import CHUNK, decompressed, read_chunks
-from stacker.tar.entry import File, printable
+from stacker.tar.entry import Entry, File, printable
 from stacker.tar.limits import UNLIMITED
 from stacker.tar.reader import TarReader
 
 _LEVEL: Final = 1
 _PARTS: Final = 1024
 _FEW: Final = 256  # parts, mostly headers and small files, that are joined before they are yielded
-_PIECE: Final = CHUNK // 2
+_PIECE: Final = CHUNK // 4
 _SMALL: Final = CHUNK // 4
+"""A piece should still be in the cache of a processor when another thread hashes it."""
 # O_NOATIME saves a write to each inode; the kernel grants it to the file's owner and to root.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOATIME
 _TREE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -81,37 +82,53 @@ def open_skeleton(path: Path, *, what: str) -> Iterator[SkeletonReader]:
         yield _elided(file, what)
 
 
+class Observer(Protocol):
+    """Sees the entries and the files of a layer while the layer is reassembled."""
+
+    def entries(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """Return the same entries."""
+
+    def compare(self, entry: File, descriptor: int) -> None:
+        """See a file that was opened to be read."""
+
+
 def reassemble(
     paths: LayerPaths,
     record: LayerRecord,
     *,
     what: str,
     checksum: Callable[[int], object] | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[bytes]:
     """Yield the layer's tar stream, from its skeleton and its tree.
 
     :param what: the name of the layer in errors.
     :param checksum: called with the CRC-32 of each range of data, in the order of the tar.
+    :param observer: sees each entry, and each file before it is read.
     :raises IntegrityError: a file is missing or has another length, or the skeleton is damaged.
     :raises OSError: the disk cannot read a file.
     """
     try:
-        yield from _reassembled(paths, record, what, checksum)
+        yield from _reassembled(paths, record, what, checksum, observer)
     except LayerError as error:
         raise IntegrityError(f"damaged skeleton: {error}") from error
 
 
 def _reassembled(
-    paths: LayerPaths, record: LayerRecord, what: str, checksum: Callable[[int], object] | None
+    paths: LayerPaths,
+    record: LayerRecord,
+    what: str,
+    checksum: Callable[[int], object] | None,
+    observer: Observer | None,
 ) -> Iterator[bytes]:
     parts: list[bytes] = []
     ready, locations = 0, FileLocations(record)
-    with paths.skeleton.open("rb") as file, _Files(paths, what) as files:
-        reader = _elided(file, what, parts.append)
-        for entry in reader:
-            if isinstance(entry, File):
+    with paths.skeleton.open("rb") as file, _Files(paths, what, observer) as files:
+        reader, small = _elided(file, what, parts.append), files.small
+        for entry in iter(reader) if observer is None else observer.entries(iter(reader)):
+            if type(entry) is File:
                 location = locations.find(reader.count - 1, entry.path)
-                whole = files.small(entry, location)
+                whole = small(entry, location) if entry.size <= _SMALL else None
                 if whole is None:
                     yield b"".join(parts)
                     parts.clear()
@@ -122,10 +139,13 @@ def _reassembled(
                     ready += entry.size
                     if checksum is not None:
                         checksum(crc32(whole))
-            if ready >= _PIECE or len(parts) >= _FEW:
-                yield b"".join(parts)
-                parts.clear()
-                ready = 0
+                if ready < _PIECE and len(parts) < _FEW:
+                    continue
+            elif len(parts) < _FEW:
+                continue
+            yield b"".join(parts)
+            parts.clear()
+            ready = 0
     if reader.count != record.entries:  # zstd does not report a truncated frame
         raise IntegrityError(
             f"damaged skeleton: {what}: got {reader.count} entries, want {record.entries}"
@@ -181,6 +201,7 @@ class FileLocations:
 
     def __init__(self, record: LayerRecord) -> None:
         self._moved = record.moved
+        self._is_usual = not (record.moved or record.replacements)
         self._gone: dict[bytes, list[Replacement]] = {}
         for replacement in record.replacements:
             self._gone.setdefault(replacement.path, []).append(replacement)
@@ -191,6 +212,8 @@ class FileLocations:
         :returns: the number of the replaced file or directory, or ``None`` for the tree, and the
             path inside it.
         """
+        if self._is_usual:
+            return None, path
         path = self._moved.get(number, path)
         first, above = None, path if self._gone else b""
         while above:
@@ -210,9 +233,10 @@ class FileLocations:
 class _Files:
     """Reads the files of a layer; a descriptor of the tree shortens each path lookup."""
 
-    def __init__(self, paths: LayerPaths, what: str) -> None:
+    def __init__(self, paths: LayerPaths, what: str, observer: Observer | None = None) -> None:
         self._paths = paths
         self._what = what
+        self._compare = None if observer is None else observer.compare
         self._tree = -1
 
     def __enter__(self) -> Self:
@@ -226,18 +250,20 @@ class _Files:
         os.close(self._tree)
 
     def small(self, entry: File, location: tuple[int | None, bytes]) -> bytes | None:
-        """Return the contents of a small plain file with three system calls.
+        """Return the contents of a small plain file with few system calls.
 
         :returns: ``None`` for any other file, and after an error, which `payload` then raises.
         """
         number, inside = location
-        if entry.size > _SMALL or entry.segments is not None or number is not None:
+        if entry.segments is not None or number is not None:
             return None
         try:
             fd = os.open(inside, _OPEN, dir_fd=self._tree)
         except OSError:
             return None
         try:
+            if self._compare is not None:
+                self._compare(entry, fd)
             data = os.pread(fd, entry.size + 1, 0)
         except OSError:
             return None
@@ -259,6 +285,8 @@ class _Files:
         """
         fd = self._opened(entry, location)
         try:
+            if self._compare is not None:
+                self._compare(entry, fd)
             for offset, length in ranges(entry):
                 running = 0
                 for data in self._range(fd, offset, length, entry):
@@ -291,7 +319,7 @@ class _Files:
     def _range(self, fd: int, offset: int, length: int, entry: File) -> Iterator[bytes]:
         while length:
             try:
-                data = os.pread(fd, min(length, CHUNK), offset)
+                data = os.pread(fd, min(length, _PIECE), offset)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, entry.path) from error
             if not data:

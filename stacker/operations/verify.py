@@ -6,13 +6,15 @@ layers, and keep checksums of the sound ones.  This module replaces nothing; `re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, LockedError, NotFoundError, StackerError
 from stacker.jobs.pool import run_tasks
-from stacker.jobs.verify_layer import LayerVerified, VerifyTask, verify_layer
+from stacker.jobs.verify_index import keep_index_checksum
+from stacker.jobs.verify_layer import LayerVerified, VerifyTask, is_usual, verify_layer
 from stacker.operations.stack import chain_id_of
 from stacker.operations.verify_chain import ChainTask, ChainVerified, verify_chain
 
@@ -188,6 +190,7 @@ def verify_layers(
                 yield LayerVerified(diff_id, damage=_MISSING)
         tasks.sort(key=lambda each: -each[0])
         parts: dict[DiffID, LayerVerified] = {}
+        left = Counter(task.diff_id for _, task in tasks)
         largest_first = [each for _, each in tasks]
         for part in run_tasks(
             largest_first,
@@ -196,27 +199,40 @@ def verify_layers(
             emit=emit,
             what=lambda task: f"layer {task.diff_id}",
         ):
-            if contents and part.diff_id not in parts:
-                parts[part.diff_id] = part
-            else:
-                yield parts[part.diff_id].joined(part) if contents else part
+            diff_id = part.diff_id
+            left[diff_id] -= 1
+            parts[diff_id] = _joined(store, parts[diff_id], part) if diff_id in parts else part
+            if not left[diff_id]:
+                yield parts[diff_id]
+
+
+def _joined(store: Store, one: LayerVerified, other: LayerVerified) -> LayerVerified:
+    """Join the results of a layer's tasks, and keep the checksum of an index that both prove."""
+    whole = one.joined(other)
+    if whole.is_sound and whole.index is not None:
+        keep_index_checksum(store, store.layers.paths(whole.diff_id).index_checksum, whole.index)
+    return whole
 
 
 def _tasks(store: Store, diff_id: DiffID, *, contents: bool) -> Iterator[tuple[float, VerifyTask]]:
     """Yield the tasks that verify a layer, with an estimate of their seconds.
 
-    A diff_id is one SHA-256, so attributes are the only part that can have a task of its own.
+    A diff_id is one SHA-256, so attributes are the only part that can have a task of its own.  A
+    usual tree has one task, since a second one would look up each path again.
     """
     try:
         record = store.layers.record(diff_id)
-        entries, size = record.entries, record.tar_bytes
+        entries, size = record.entries * _SECONDS_PER_ENTRY, record.tar_bytes * _SECONDS_PER_BYTE
+        is_one = is_usual(record) and store.layers.paths(diff_id).forms == ("tree",)
     except (StackerError, OSError):
         entries = size = 0
-    each = entries * _SECONDS_PER_ENTRY
-    yield each, VerifyTask(store, diff_id, contents=False)
+        is_one = False
+    if contents and is_one:
+        yield entries + size, VerifyTask(store, diff_id)
+        return
+    yield entries, VerifyTask(store, diff_id, contents=False, trusted=contents)
     if contents:
-        seconds = each + size * _SECONDS_PER_BYTE
-        yield seconds, VerifyTask(store, diff_id, attributes=False)
+        yield entries + size, VerifyTask(store, diff_id, attributes=False)
 
 
 def _documents(store: Store, image_id: ImageID) -> ImageVerified:

@@ -1,8 +1,8 @@
 """Verify the chain of an image: build its stack again, and compare the directories of the two.
 
 A task comes in, a plain value that travels to a worker process; the differences go out.  The layers
-must be sound: the stack is a function of them, so that the chain needs no checksums of its own.
-This module must not change the chain.
+must be sound: the stack is a function of them.  The checksum of an equal index is kept in the
+chain; this module must not change anything else of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.erofs.read import Image
 from stacker.errors import IntegrityError, LayerError
+from stacker.jobs.verify_index import keep_index_checksum
 from stacker.jobs.verify_layer import explained
+from stacker.layer.checksums import has_index_checksum, index_checksum
 from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux.opath import open_for_reading
@@ -44,7 +46,8 @@ class ChainTask:
     """A chain of the store at ``store`` to verify.
 
     :param diff_ids: its layers, base first; the caller has verified and locked them.
-    :param contents: read the files that the chain does not share with a layer, too.
+    :param contents: read the files that the chain does not share with a layer, too; the contents
+        of the layers were verified, too, so that an index that was compared before is accepted.
     """
 
     store: Store
@@ -82,24 +85,57 @@ def verify_chain(task: ChainTask, emit: Emit) -> ChainVerified:
         if directory is None or not store.chains.is_certain(task.chain_id):
             return ChainVerified(task.chain_id)
         try:
-            got = store.chains.read(task.chain_id)
-            want = build_form(
-                unpacked_layers(store, task.diff_ids, got.form),
-                directory,
-                got.form,
-                store.whiteout_format,
-                limits=UNLIMITED,
-            )
+            return ChainVerified(task.chain_id, _verified(store, task, directory))
         except (IntegrityError, LayerError) as error:
             return ChainVerified(task.chain_id, damage=error.message)
-        chain = store.chains.path(task.chain_id)
-        found = stack_differences(chain, got, directory, want, contents=task.contents)
-        try:
-            return ChainVerified(task.chain_id, tuple(islice(found, MOST_DIFFERENCES)))
-        except IntegrityError as error:  # of the merged index on disk
-            return ChainVerified(task.chain_id, damage=error.message)
-        except OSError as error:
-            return ChainVerified(task.chain_id, damage=explained(error))
+
+
+def _verified(store: Store, task: ChainTask, directory: Path) -> tuple[Difference, ...]:
+    """Return the differences of a chain, and keep the checksum of a merged index without any.
+
+    :raises IntegrityError: the chain or a layer is damaged.
+    :raises LayerError: the layers do not stack.
+    :raises OSError: the stack cannot be built.
+    """
+    got, kept = store.chains.read(task.chain_id), store.chains.index_checksum(task.chain_id)
+    checksum = _checksum(store, task, got) if task.contents else None
+    if checksum is not None and has_index_checksum(kept, checksum):
+        return ()
+    layers = unpacked_layers(store, task.diff_ids, got.form)
+    want = build_form(layers, directory, got.form, store.whiteout_format, limits=UNLIMITED)
+    chain = store.chains.path(task.chain_id)
+    try:
+        every = stack_differences(chain, got, directory, want, contents=task.contents)
+        found = tuple(islice(every, MOST_DIFFERENCES))
+    except OSError as error:
+        raise IntegrityError(explained(error)) from error
+    if checksum is not None and not found:
+        keep_index_checksum(store, kept, checksum)
+    return found
+
+
+def _checksum(store: Store, task: ChainTask, stack: Stack) -> str | None:
+    """Return the checksum of a merged index, its root and its record, and of the layers.
+
+    :returns: ``None`` for a stack of trees, and if a file is missing.
+    """
+    merged = stack.merged
+    if merged is None or stack.directories:
+        return None
+    try:
+        for tar in merged.tars:
+            tar.stat()
+        index = merged.path.read_bytes()
+        record = (store.chains.path(task.chain_id) / os.fsdecode(_RECORD)).read_bytes()
+        root = scan_directory(merged.root, WhiteoutFormat.TRUSTED, {})
+    except OSError:
+        return None
+    mode, uid, gid, mtime, _, xattrs = root.top
+    attributes = mode, uid, gid, mtime, sorted((xattrs or {}).items())
+    names = sorted(root.directories[b""]), sorted(root.opaque)
+    layers = (f"{each} {store.layers.record(each).to_json()!r}" for each in task.diff_ids)
+    rest = map(str.encode, (f"{attributes} {names}", *layers))
+    return index_checksum(index, record, *rest)
 
 
 def stack_differences(

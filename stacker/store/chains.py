@@ -111,6 +111,10 @@ class ChainStore:
     def _roots(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys((self.changing, self.root, *self.additional)))
 
+    def index_checksum(self, chain_id: ChainID) -> Path:
+        """Return the path of the checksum of a chain's index, which `verify` writes."""
+        return self.path(chain_id) / "index.sha256"
+
     @contextmanager
     def building(
         self, chain_id: ChainID, *, form: Form | None = None, again: bool = False

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _REPLACED = ".replaced-"
 _FILES: dict[Form, tuple[str, ...]] = {
     "tree": ("diff", "skeleton", "replaced", "seals"),
-    "erofs": ("index", "tar"),
+    "erofs": ("index", "tar", "index_checksum"),
 }
 """The parts of `LayerPaths` that each form has; both share the checksums."""
 

@@ -24,7 +24,8 @@ MOST_DIFFERENCES: Final = 1000
 
 _OLDEST: Final = -(1 << 31) * 10**9  # ext4 and XFS clamp times outside of 1901 to 2446
 _NEWEST: Final = (1 << 34) * 10**9
-_ADDED_BY_KERNEL: Final = b"security.selinux"
+ADDED_BY_KERNEL: Final = b"security.selinux"
+"""The xattr that every file has on a system with SELinux."""
 _KINDS: Final = {
     Directory: "directory",
     File: "file",
@@ -71,11 +72,14 @@ def _names(path: bytes, got: Contents, want: Contents) -> Iterator[Difference]:
     here, there = got.directories[path], want.directories[path]
     if here.keys() != there.keys():
         for name in sorted(here.keys() ^ there.keys()):
-            found, wanted = here.get(name), there.get(name)
-            yield Difference(join(path, name), "type", _kind(found), _kind(wanted))
-    for name in here.keys() & there.keys():
-        if want.owner is not None or not _is_same(here[name], there[name]):
-            yield from _item(join(path, name), here[name], there[name], want)
+            kinds = _kind(here.get(name)), _kind(there.get(name))
+            yield Difference(join(path, name), "type", *kinds)
+    for name, item in here.items():
+        wanted = there.get(name)
+        if wanted is item or wanted is None:  # the caller has compared it before, or it is extra
+            continue
+        if want.owner is not None or not _is_same(item, wanted):
+            yield from _item(join(path, name), item, wanted, want)
 
 
 def _is_same(got: Item, want: Item) -> bool:
@@ -148,7 +152,7 @@ def _xattrs(
         found, wanted = got.get(name), want.get(name)
         if name.startswith(b"user.") and not has_user:
             wanted = None  # only files and directories have user.* (xattr(7))
-        if found != wanted and not (wanted is None and name == _ADDED_BY_KERNEL):
+        if found != wanted and not (wanted is None and name == ADDED_BY_KERNEL):
             yield Difference(path, f"xattr {printable(name)}", _value(found), _value(wanted))
 
 
@@ -169,6 +173,8 @@ def _links(got: Contents, want: Contents) -> Iterator[Difference]:
 def _groups(contents: Contents) -> dict[bytes, tuple[bytes, ...]]:
     """Return, for each path of a file with several names, all of its names."""
     names: dict[int, list[bytes]] = {}
+    if not contents.shared:
+        return {}
     for path, items in contents.directories.items():
         for name, item in items.items():
             if id(item) in contents.shared:

@@ -27,7 +27,8 @@ from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout,
 from stacker.tree.contents import FileOnDisk
 from stacker.tree.numbers import LayerNumbers, NumbersOnDisk
 from stacker.tree.protocol import ROOT, Status, XattrMappings
-from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, scan_directory, scan_layer
+from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, scan_directory
+from stacker.tree.skeleton_contents import scan_layer
 from stacker.tree.whiteout_dialects import ForeignDialect
 
 if TYPE_CHECKING:

@@ -1,9 +1,7 @@
-"""Read the entries of one directory of a stack.
+"""Read the entries of one directory of a stack from disk.
 
-A layer or a directory comes in; its :class:`Contents` go out, equal whether they come from the
-skeleton or from the tree.  The skeleton saves a walk of the tree.  It is not enough if entries of
-the layer replaced or moved each other, or if the filesystem could not store all metadata.  This
-module must not merge layers.
+A directory comes in; its :class:`Contents` go out.  `stacker.tree.skeleton_contents` reads equal
+ones from the skeleton of a layer.  This module must not merge layers.
 """
 
 from __future__ import annotations
@@ -13,33 +11,23 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from stacker.errors import IntegrityError, LayerError
-from stacker.layer.paths import LayerPaths
-from stacker.layer.pending_links import PendingLinks
-from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED
-from stacker.layer.skeleton import open_skeleton
 from stacker.layer.symlinks import join
 from stacker.layer.whiteout_format import is_whiteout
 from stacker.tar.entry import (
     OPAQUE_NAME,
-    AufsFile,
     Directory,
-    Entry,
     File,
-    HardLink,
     Meta,
-    OpaqueWhiteout,
     Special,
     Symlink,
     Whiteout,
     Xattrs,
-    is_redundant,
 )
 from stacker.tree.whiteout_dialects import ForeignDialect, hidden_by, is_reserved, refuse_unread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from stacker.tree.whiteout_dialects import WhiteoutDialect
@@ -93,162 +81,19 @@ class Contents:
         return inside
 
 
-def scan_layer(source: LayerPaths | Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
-    """Read a directory of a stack, from its skeleton if that is enough.
+def scan_directory(
+    source: Path,
+    dialect: WhiteoutDialect,
+    inodes: Inodes,
+    known: Callable[[bytes], Mapping[bytes, Item]] | None = None,
+) -> Contents:
+    """Read a directory of a stack from disk.
 
     :param dialect: how deletions are written on disk.
     :param inodes: collects the items read from disk.
-    :raises IntegrityError: the skeleton or the record is damaged.
+    :param known: returns, for the path of a directory, the items by name that were read before.
     :raises OSError: the kernel's error.
     """
-    if not isinstance(source, LayerPaths):
-        return scan_directory(source, dialect, inodes)
-    record = LayerRecord.from_json(source.record.read_bytes(), str(source.record))
-    if not (record.moved or record.replacements or record.warnings):
-        found = _FromSkeleton(source, record).read()
-        if found is not None:
-            return found
-    return scan_directory(source.diff, dialect, inodes)
-
-
-def from_skeleton(source: LayerPaths, record: LayerRecord) -> Contents | None:
-    """Read the entries of a layer from its skeleton alone.
-
-    :returns: ``None`` if entries replace each other or lie below symbolic links, so that only
-        unpacking them gives the tree.
-    :raises IntegrityError: the skeleton is damaged.
-    :raises OSError: it cannot be read.
-    """
-    if record.moved or record.replacements:
-        return None
-    return _FromSkeleton(source, record).read()
-
-
-class _UnusualError(Exception):
-    """Entries of the layer replace or move each other."""
-
-
-class _FromSkeleton:
-    def __init__(self, source: LayerPaths, record: LayerRecord) -> None:
-        self._source = source
-        self._record = record
-        self._found = Contents(os.fsencode(source.diff), opaque=record.opaque)
-        self._hidden: set[bytes] = set()
-        self._emptied: set[bytes] = set()
-        self._waiting: list[HardLink] = []
-        if record.squashed:
-            status = os.lstat(self._found.root)
-            self._found.owner = status.st_uid, status.st_gid
-
-    def read(self) -> Contents | None:
-        """Return the contents, or ``None`` if the tree has to be read."""
-        what = str(self._source.skeleton)
-        try:
-            with open_skeleton(self._source.skeleton, what=what) as reader:
-                self._add_entries(reader)
-                count = reader.count
-        except LayerError as error:
-            raise IntegrityError(f"damaged skeleton: {error}") from error
-        except _UnusualError:
-            return None
-        if count != self._record.entries:  # zstd does not report a truncated frame
-            raise IntegrityError(
-                f"damaged skeleton: {what}: got {count} entries, want {self._record.entries}"
-            )
-        return self._finish()
-
-    def _add_entries(self, entries: Iterable[Entry]) -> None:
-        directories = self._found.directories
-        for entry in entries:
-            kind = type(entry)
-            if kind is File or kind is Symlink or kind is Special:
-                above, _, name = entry.path.rpartition(b"/")
-                inside = directories.get(above)
-                if inside is None:
-                    inside = self._items_in(above)
-                if name in inside or not name:
-                    raise _UnusualError
-                inside[name] = entry  # type: ignore[assignment] # a union, told apart by type()
-            else:
-                self._add_other(entry)
-
-    def _add_other(self, entry: Entry) -> None:
-        match entry:
-            case Directory():
-                self._directory(entry)
-            case HardLink():
-                self._items_in(entry.path.rpartition(b"/")[0])
-                if not self._add_link(entry):
-                    self._waiting.append(entry)
-            case Whiteout():
-                self._hidden.add(entry.path)
-            case OpaqueWhiteout():
-                self._emptied.add(entry.path)
-            case AufsFile():
-                pass
-            case _:
-                raise _UnusualError
-
-    def _items_in(self, path: bytes) -> dict[bytes, Item]:
-        made = self._found.make(path)
-        if made is None:
-            raise _UnusualError
-        return made
-
-    def _directory(self, entry: Directory) -> None:
-        if not entry.path:
-            self._found.top = entry.meta
-            return
-        above, _, name = entry.path.rpartition(b"/")
-        inside = self._items_in(above)
-        if name in inside and not isinstance(inside[name], Directory):
-            raise _UnusualError
-        inside[name] = entry
-        self._found.directories.setdefault(entry.path, {})
-
-    def _add_link(self, link: HardLink) -> bool:
-        """Add a link if its target exists; a link to itself changes nothing."""
-        target = self._found.find(link.target)
-        above, _, name = link.path.rpartition(b"/")
-        inside = self._found.directories[above]
-        if link.path == link.target:
-            return True
-        if name in inside:
-            raise _UnusualError
-        if target is None or isinstance(target, Directory):
-            return False
-        inside[name] = target
-        self._found.shared.add(id(target))
-        return True
-
-    def _finish(self) -> Contents | None:
-        try:
-            self._add_late_links()
-        except _UnusualError:
-            return None
-        for path in self._record.opaque:  # before whiteouts: it needs none beside it
-            self._found.make(path)
-        for path in sorted(self._hidden):
-            if not is_redundant(path, self._hidden, self._emptied):
-                self._hide(path)
-        return self._found
-
-    def _add_late_links(self) -> None:
-        """Add the links whose targets came later."""
-        left = PendingLinks(self._waiting)
-        left.make(lambda link: None if self._add_link(link) else link.target)
-        if {link.path for link in left} != {link.path for link in self._record.deferred_links}:
-            raise _UnusualError
-
-    def _hide(self, path: bytes) -> None:
-        above, _, name = path.rpartition(b"/")
-        inside = self._found.make(above)
-        if inside is not None and name not in inside:  # else the layer's entry hides it
-            inside[name] = Whiteout(path)
-
-
-def scan_directory(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Contents:
-    """Read a directory of a stack from disk; parameters and errors as for `scan_layer`."""
     root = os.fsencode(source)
     found = Contents(root, opaque=set())
     found.top = _meta(root + b"/", os.lstat(root + b"/"), dialect)
@@ -259,7 +104,7 @@ def scan_directory(source: Path, dialect: WhiteoutDialect, inodes: Inodes) -> Co
         inside = found.directories.setdefault(path, {})
         if path and _mark(location, dialect) == b"y":
             found.opaque |= {path}
-        entries = _listed(location)
+        entries = _listed(location) if known is None else _unknown(location, inside, known(path))
         if isinstance(dialect, ForeignDialect):
             entries = iter(_without_deletions(found, path, location, entries, dialect))
         for name, status in entries:
@@ -314,6 +159,18 @@ def _listed(location: bytes) -> Iterator[_Listed]:
     with os.scandir(location) as entries:
         for entry in entries:
             yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def _unknown(
+    location: bytes, inside: dict[bytes, Item], known: Mapping[bytes, Item]
+) -> Iterator[_Listed]:
+    """Add the known items of a directory to ``inside``, and yield its other names."""
+    for name in os.listdir(location):
+        item = known.get(name)
+        if item is None:
+            yield name, os.lstat(location + b"/" + name)
+        else:
+            inside[name] = item
 
 
 def _item(

@@ -141,20 +141,25 @@ def test_registry_suite_is_measured_and_compared_with_its_goals(cache: Path) -> 
 
 
 def test_verification_is_measured_and_set_against_its_aims(cache: Path) -> None:
-    document = results("verify", cache, "--media", "tmpfs")
+    document = results("verify", cache, "--media", "tmpfs", "disk")
     lines = document["results"]
     unpacks, trees = (verify.UNPACK, verify.UNPACK_EROFS), (verify.FULL, verify.FAST)
-    actions = (*unpacks, verify.HASH, *trees, verify.FULL_EROFS, verify.CHECKSUM)
-    assert [(line["corpus"], line["action"]) for line in lines] == [
-        (corpus, action) for corpus in verify.CORPORA for action in actions
+    bounds, erofs = (verify.HASH, verify.STREAMS, verify.READ), (verify.FIRST_EROFS,)
+    actions = (*unpacks, *bounds, *trees, *erofs, verify.FULL_EROFS, verify.CHECKSUM)
+    assert [(line["medium"], line["corpus"], line["action"]) for line in lines] == [
+        (medium, corpus, action)
+        for medium, names in (("tmpfs", verify.CORPORA), ("disk", ("mix",)))
+        for corpus in names
+        for action in actions
     ]
     for line in lines:
         assert line["bytes"] > line["entries"] > 0
         for kind in ("wall", "cpu"):
             assert len(line[kind]["runs"]) == line["repetitions"]
-        assert f"| {line['corpus']} | {line['action']} | " in report.tables([document])
+        row = f"| {line['corpus']} | {line['medium']} | {line['action']} | "
+        assert row in report.tables([document])
     table = aims.verified([document])
-    assert "| goal | mix | python-ml | app |" in table
+    assert "| goal | mix | python-ml | app | mix, real disk |" in table
     assert "| `verify --all`, speed, multiple of SHA-256 alone | 0.8 | " in table
     assert "| the same, layers in the form `erofs` | 0.8 | " in table
     assert "| `verify --all --fast`, µs per entry | 15 | " in table

@@ -23,7 +23,7 @@ DESCRIPTION = """\
 Verify images in the store.  stacker computes the diff_id of each layer from the files on disk.  It
 also compares the type, mode, owner, time, xattrs and links of every file with the layer's tar.  A
 chain is the stored list of the directories that a mount stacks, with the directories that repair
-the stack.  stacker builds the chain of each image again, and compares the stored chain with it.
+the stack.  stacker compares the chain of each image with its layers.
 
 stacker prints a line for each difference, and the ID of each image whose manifest and config are
 intact, even if a layer is damaged.  If an image is damaged, the exit code is 5.  `stacker repair`

@@ -14,7 +14,7 @@ from stacker.layer.paths import LayerPaths
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.stack.lookup import LayerLookup
 from stacker.tar.entry import HardLink
-from stacker.tree import scan
+from stacker.tree import skeleton_contents
 from stacker.tree.merged import MergedTree, merge
 from stacker.tree.protocol import ROOT, Node
 from stacker.tree.scan import Contents
@@ -177,13 +177,13 @@ def test_file_below_a_path_over_path_max_is_read(workspace: Path) -> None:
 def test_chain_of_waiting_links_is_made_in_linear_time(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, linked = [0], scan._FromSkeleton._add_link
+    calls, linked = [0], skeleton_contents._FromSkeleton._add_link
 
-    def counting(self: scan._FromSkeleton, link: HardLink) -> bool:
+    def counting(self: skeleton_contents._FromSkeleton, link: HardLink) -> bool:
         calls[0] += 1
         return linked(self, link)
 
-    monkeypatch.setattr(scan._FromSkeleton, "_add_link", counting)
+    monkeypatch.setattr(skeleton_contents._FromSkeleton, "_add_link", counting)
     row = [L(f"l{n}", f"l{n + 1}") for n in range(100)]
     tree = merge(layered(workspace, (*row, F("l100"))), FORMAT)
     assert tree.status(tree.inode(at(tree, b"l0"))).nlink == 101
