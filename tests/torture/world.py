@@ -284,10 +284,13 @@ def _index(*words: str) -> Scenario:
     return Scenario(f"index-{words[0]}", lambda _: ("index", *words), _indexed)
 
 
-def _export(kind: str) -> Scenario:
+def _export(kind: str, tree_in: Callable[[Path], dict[bytes, Node]]) -> Scenario:
     options = ("--format", kind, "-o")
     return Scenario(
-        f"export-{kind}", lambda w: ("export", *options, w.out / f"app.{kind}", "app"), _pulled
+        f"export-{kind}",
+        lambda w: ("export", *options, w.out / f"app.{kind}", "app"),
+        _pulled,
+        exports=lambda w: tree_in(w.out / f"app.{kind}"),
     )
 
 
@@ -318,18 +321,6 @@ SCENARIOS: Final = (
     _umount("umount-fuse", "--driver", "fuse"),
     _umount("umount-copy", "--driver", "copy"),
     Scenario("unpack", lambda w: ("unpack", "app", w.tree), _pulled, codes=(0, 2), unpacks=True),
-    Scenario(
-        "export",
-        lambda w: ("export", "app", "-o", w.out / "app.tar"),
-        _pulled,
-        exports=lambda w: extracted(w.out / "app.tar"),
-    ),
-    Scenario(
-        "export-erofs",
-        lambda w: ("export", "--format", "erofs", "app", "-o", w.out / "app.erofs"),
-        _pulled,
-        exports=lambda w: index_snapshot((w.out / "app.erofs").read_bytes()),
-    ),
     Scenario("push-layout", lambda w: ("push", "app", _new_layout(w)), _pulled, writes=_new_layout),
     Scenario(
         "push-archive",
@@ -360,7 +351,8 @@ SCENARIOS: Final = (
     Scenario("umount-erofs", lambda w: ("umount", w.target), _mounted_erofs, codes=(0, 3)),
     Scenario("convert", lambda _: ("convert", "app", "--form", "erofs"), _pulled),
     Scenario("convert-tree", lambda _: ("convert", "app", "--form", "tree"), _pulled_erofs),
-    *(_export(kind) for kind in ("tar", "erofs")),
+    _export("tar", extracted),
+    _export("erofs", lambda path: index_snapshot(path.read_bytes())),
     *(_query(verb) for verb in ("images", "df", "mounts", "info")),
     *(_query(verb, "app") for verb in ("inspect", "layers", "history")),
     Scenario("pull-registry", lambda w: ("pull", _in_registry(w)), arrange=_fill_registry),

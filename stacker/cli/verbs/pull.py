@@ -37,7 +37,8 @@ SOURCE is one of
   oci-archive:FILE[:TAG]     an OCI image layout in a tar archive
   docker-archive:FILE[:NAME] an archive from `docker save`
   docker://HOST[:PORT]/REPO[:TAG][@DIGEST]   a registry
-Archives may be compressed with gzip or zstd.
+Archives may be compressed with gzip or zstd.  With - as FILE, stacker reads the archive from stdin;
+`repair` cannot read it again.
 
 stacker unpacks a layer from a registry while it downloads the blob.  If a download is interrupted,
 the next pull resumes it.  Credentials come from the files and credential helpers of podman, skopeo
@@ -49,6 +50,7 @@ EXAMPLES = """\
   stacker pull docker-archive:saved.tar.gz:app:1.0
   stacker pull docker://registry.example/team/app:1.0
   stacker pull --platform linux/arm64 oci-archive:app.tar
+  podman save app:1.0 | stacker pull docker-archive:-
   stacker mount "$(stacker pull oci:./layout)" /mnt
 """
 
