@@ -257,8 +257,8 @@ class Store:
     ) -> Pushed:
         """Push an image; it keeps its ID.
 
-        :param destination: ``[docker://][HOST/]REPO[:TAG]``, ``oci:DIR[:NAME]`` or
-            ``oci-archive:FILE[:NAME]``.
+        :param destination: ``[docker://][HOST/]REPO[:TAG]``, ``oci:DIR[:NAME]``,
+            ``oci-archive:FILE[:NAME]`` or ``docker-archive:FILE[:NAME]``.
         :param compression: of layers whose original blob is missing.
         :param level: 1 to 9 for ``gzip``, 1 to 22 for ``zstd``.
         :param jobs: blobs to send at the same time; ``None`` for one for each processor.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from stacker.errors import StackerError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
 
 SCHEMA = "stacker/v1"
 """Version of every document.  A version may add fields; it never changes or removes one."""
@@ -189,6 +190,22 @@ def require_no_terminal(what: str, *, hint: str) -> None:
     """
     if sys.stdout.isatty():
         raise UsageError(f"refusing to write {what} to a terminal", hint=hint)
+
+
+def archive_stdout(destination: str, *, json: bool) -> BinaryIO | None:
+    """Return stdout if `destination` is an archive on stdout, otherwise None.
+
+    :param json: the command prints JSON documents to stdout.
+    :raises UsageError: stdout has JSON, or is a terminal.
+    """
+    from stacker.image.location import STDOUT, is_archive_on
+
+    if not is_archive_on(destination, STDOUT):
+        return None
+    if json:
+        raise UsageError("--json requires a file: got an archive on stdout", hint="name a file")
+    require_no_terminal("an archive", hint="name a file, or redirect stdout")
+    return cast("BinaryIO", Stdout())
 
 
 def discard_stdout() -> None:

@@ -50,9 +50,9 @@ def parse_object(raw: bytes, what: str) -> dict[str, object]:
     return as_object(parse_json(raw, what), what)
 
 
-def to_bytes(members: dict[str, object]) -> bytes:
-    """Return an object as a document: UTF-8, without blanks, fields in their order."""
-    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
+def to_bytes(value: dict[str, object] | list[dict[str, object]]) -> bytes:
+    """Return a value as a document: UTF-8, without blanks, fields in their order."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def as_object(value: object, where: str) -> dict[str, object]:

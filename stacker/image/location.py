@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import StackerError, UsageError
+from stacker.errors import StackerError, UsageError, shell_word
 from stacker.image.document import quoted
 
 if TYPE_CHECKING:
@@ -20,13 +20,17 @@ REGISTRY_TRANSPORT = "docker://"
 """The prefix of a reference to an image in a registry."""
 
 STDOUT = ("-", "/dev/stdout")
-"""The paths of a file to write that mean stdout."""
+"""The paths of an archive to write that mean stdout."""
+STDIN = ("-", "/dev/stdin")
+"""The paths of an archive to read that mean stdin."""
 TRANSPORTS = (
     *("oci", "oci-archive", "docker-archive", "docker"),
     *("docker-daemon", "containers-storage", "dir"),  # of other programs
 )
 """The words that are a transport before a colon, and not the name of an image."""
 
+_ARCHIVES = ("oci-archive", "docker-archive")
+_FOREIGN = ("docker-daemon", "containers-storage")
 _EXAMPLES = {
     "docker": "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0",
     "oci": "oci:DIR[:TAG] as in oci:./layout:1.0",
@@ -55,24 +59,45 @@ class ImageLocation:
         return f"{self.transport}:{quoted(self.path)[1:-1]}"
 
 
-def parse_location(text: str, transports: Sequence[str]) -> ImageLocation:
+def parse_location(text: str, transports: Sequence[str], *, writes: bool = False) -> ImageLocation:
     """Return the location that `text` names.
 
     The path ends at the first colon; the rest is the tag or name and may contain colons.
 
     :param transports: the transports that the caller accepts, in the order of the hint.
+    :param writes: the location is a destination.
     :raises UsageError: another transport, or no path.
     """
     if "docker" in transports and is_in_registry(text):
         return ImageLocation("docker", "", text.removeprefix(REGISTRY_TRANSPORT))
     transport, colon, rest = text.partition(":")
     hint = f"write {', '.join(_EXAMPLES[one] for one in transports)}"
+    if transport in _FOREIGN:
+        raise _foreign(text, writes=writes)
     if not colon or transport == "docker" or transport not in transports:
         raise UsageError(f"unknown transport: {quoted(text)}", hint=hint)
     path, _, name = rest.partition(":")
     if not path or "\0" in path:
         raise UsageError(f"no path: {quoted(text)}", hint=hint)
     return ImageLocation(transport, path, name)
+
+
+def _foreign(text: str, *, writes: bool) -> UsageError:
+    """Return the error for the storage of another engine, which skopeo can copy."""
+    word, archive = shell_word(text), "oci-archive:image.tar"
+    hint = f"`skopeo copy {word} {archive}` writes an archive that stacker reads as {archive}"
+    if writes:
+        hint = f"write {archive}, then `skopeo copy {archive} {word}` copies the image"
+    transport = text.partition(":")[0]
+    return UsageError(
+        f"unsupported transport: {quoted(text)}: stacker has no access to {transport}", hint=hint
+    )
+
+
+def is_archive_on(text: str, paths: Sequence[str]) -> bool:
+    """Return whether `text` names an archive whose path is in `STDIN` or `STDOUT`."""
+    transport, _, rest = text.partition(":")
+    return transport in _ARCHIVES and rest.partition(":")[0] in paths
 
 
 def is_in_registry(text: str) -> bool:

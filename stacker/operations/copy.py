@@ -26,6 +26,7 @@ from stacker.tar.limits import ARCHIVE_RATIO
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
     from stacker.image.platform import Platform
     from stacker.registry.settings import RegistryAccess
@@ -107,6 +108,7 @@ def copy_between(
     jobs: int,
     emit: Emit,
     archive_ratio: int = ARCHIVE_RATIO,
+    stdout: BinaryIO | None = None,
 ) -> Copied:
     """Copy an image, or an index with its images, between two locations.
 
@@ -117,6 +119,7 @@ def copy_between(
     :param spool: the directory for the temporary file of a compressed archive.
     :param umask: the permissions that new files do not get.
     :param archive_ratio: maximum decompressed bytes per byte of a compressed archive.
+    :param stdout: see `open_destination`.
     """
     from stacker.destination.open import open_destination
     from stacker.source.identify import complete_destination, complete_source
@@ -130,7 +133,13 @@ def copy_between(
         name = f"{REGISTRY_TRANSPORT}{opened.names[0]}" if is_registry else ""
         repository = repository_of(name)
         root = resolve(opened, platform, must_match=must_match) if platform else opened.root()
-        with open_destination(destination, access=access, umask=umask) as target:
+        with open_destination(
+            destination,
+            access=access,
+            umask=umask,
+            stdout=stdout,
+            image_name=_image_name(source, opened),
+        ) as target:
             return copy_image(
                 opened,
                 target,
@@ -139,6 +148,12 @@ def copy_between(
                 emit=emit,
                 repositories=lambda _: (repository,) if repository else (),
             )
+
+
+def _image_name(text: str, source: Source) -> str:
+    """Return the name of the image in a source; empty for a layout, which has only tags."""
+    has_names = is_in_registry(text) or text.startswith("docker-archive:")
+    return source.names[0] if has_names and source.names else ""
 
 
 def is_distributable(blob: Descriptor) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import IntegrityError, NotFoundError, StackerError, shell_word
 from stacker.image.config import pair_layers
 from stacker.image.digest import ChainID, DiffID
+from stacker.image.location import STDIN, is_archive_on
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.seal_layer import SealTask, seal_layer
 from stacker.jobs.tasks import UnpackTask
@@ -164,10 +165,15 @@ def _replace_layers(
 
 
 def _hint(found: Sequence[StoredImage]) -> str:
-    origins = [origin for image in found for origin in image.sources]
+    origins = [origin for image in found for origin in _lasting(image)]
     if not origins:
         return "pull the image again with `stacker pull`"
     return f"`stacker pull {shell_word(origins[0])}`"
+
+
+def _lasting(image: StoredImage) -> list[str]:
+    """Return the sources of an image that can be read again: not stdin."""
+    return [origin for origin in image.sources if not is_archive_on(origin, STDIN)]
 
 
 def _blobs(
@@ -182,7 +188,7 @@ def _sources(
     store: Store, image: StoredImage, manifest: Descriptor, open_source: OpenSource
 ) -> Iterator[tuple[str, AbstractContextManager[Source]]]:
     yield "kept blobs", nullcontext(StoredImageSource(store.root, manifest, image.names))
-    for origin in image.sources:
+    for origin in _lasting(image):
         yield origin, open_source(origin)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stacker.errors import NotFoundError
-from stacker.image.location import parse_location
+from stacker.image.location import STDIN, parse_location
 from stacker.source.files import Directory
 from stacker.source.layout import open_layout
 from stacker.tar.limits import ARCHIVE_RATIO
@@ -53,9 +53,9 @@ def open_source(
     if location.transport == "docker":
         return _registry(location.name, access)
     # A worker process may have another working directory.
-    path = os.path.abspath(location.path)
+    path = location.path if location.path in STDIN else os.path.abspath(location.path)
     if location.transport == "oci":
-        return _directory(path, location.name, location.what)
+        return _directory(os.path.abspath(path), location.name, location.what)
     return _archive(path, location, spool, archive_ratio)
 
 

@@ -11,7 +11,8 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
-from stacker.errors import LayerError, NotFoundError, StackerError
+from stacker.errors import LayerError, NotFoundError, StackerError, UsageError
+from stacker.image.location import STDIN
 from stacker.stream.compression import decompressed, detect_compression, read_chunks
 from stacker.stream.verify import metered
 from stacker.tar.limits import ARCHIVE_GRACE, ARCHIVE_RATIO
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+_STDIN = 0
 _MAGIC = 4  # bytes that distinguish gzip, zstd and tar
 
 
@@ -32,27 +34,39 @@ def seekable(path: str, what: str, *, spool: Path, ratio: int = ARCHIVE_RATIO) -
     name in `spool`.  The limits of layers do not apply to that file, because it also has the
     members that belong to no layer.
 
-    :param path: an absolute path.
+    :param path: an absolute path, or one of `STDIN`.
     :param what: the archive's name for messages.
     :param ratio: maximum decompressed bytes per byte of the archive, beyond `ARCHIVE_GRACE`.
+    :raises UsageError: stdin is a terminal.
     :raises NotFoundError: no such file.
     :raises IntegrityError: the archive is corrupt.
     :raises LayerError: the archive exceeds the limit.
     :raises StackerError: the archive cannot be opened.
     """
     with _opened(path, what) as file:
-        spooled = None if _is_plain(file) else _spooled(file, what, spool, ratio)
-    if spooled is None:
+        if not _is_plain(file):
+            opened = _spooled(file, what, spool, ratio)
+        elif path in STDIN:
+            opened = os.fdopen(os.dup(file.fileno()), "rb")
+        else:
+            opened = None
+    if opened is None:
         yield path
         return
-    with spooled:  # it has no name: a killed command leaves no file
-        os.set_inheritable(spooled.fileno(), True)  # noqa: FBT003 - it has no keyword
-        yield f"/proc/self/fd/{spooled.fileno()}"  # worker processes inherit the descriptor
+    with opened:  # a spooled file has no name: a killed command leaves no file
+        os.set_inheritable(opened.fileno(), True)  # noqa: FBT003 - it has no keyword
+        yield f"/proc/self/fd/{opened.fileno()}"  # worker processes inherit the descriptor
 
 
 def _opened(path: str, what: str) -> BinaryIO:
     try:
-        return open(path, "rb")
+        if path not in STDIN:
+            return open(path, "rb")
+        if os.isatty(_STDIN):
+            raise UsageError(
+                f"refusing to read an archive from a terminal: {what}", hint="redirect stdin"
+            )
+        return os.fdopen(os.dup(_STDIN), "rb")
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"no such file: {what}") from None
     except OSError as error:

@@ -336,18 +336,6 @@ SCENARIOS: Final = (
     _umount("umount-fuse", "--driver", "fuse"),
     _umount("umount-copy", "--driver", "copy"),
     Scenario("unpack", lambda w: ("unpack", "app", w.tree), _pulled, codes=(0, 2), unpacks=True),
-    Scenario(
-        "export",
-        lambda w: ("export", "app", "-o", w.out / "app.tar"),
-        _pulled,
-        exports=lambda w: extracted(w.out / "app.tar"),
-    ),
-    Scenario(
-        "export-erofs",
-        lambda w: ("export", "--format", "erofs", "app", "-o", w.out / "app.erofs"),
-        _pulled,
-        exports=lambda w: index_snapshot((w.out / "app.erofs").read_bytes()),
-    ),
     Scenario("push-layout", lambda w: ("push", "app", _new_layout(w)), _pulled, writes=_new_layout),
     Scenario(
         "push-archive",

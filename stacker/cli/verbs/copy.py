@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.exit import time_limit
 from stacker.cli.options import add_archive_ratio, add_jobs
-from stacker.cli.output import print_event, print_line
+from stacker.cli.output import archive_stdout, print_event
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
-from stacker.cli.verbs.push import copied_document, warn_foreign
+from stacker.cli.verbs.push import copied_document, print_digest, warn_foreign
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -23,7 +23,8 @@ the store.  It verifies every manifest and blob and copies it byte for byte, so 
 same.  If SOURCE is an index, stacker copies only the image for one platform; with --all it copies
 the index and all its images.  The last line on stdout is the digest of the manifest or index.
 
-SOURCE is as for `stacker pull`, and DEST is as for `stacker push`.  Between repositories of one
+SOURCE is as for `stacker pull`, and DEST is as for `stacker push`.  A docker archive keeps the name
+of an image from a registry or another docker archive.  Between repositories of one
 registry, the registry mounts blobs, so stacker does not upload them.  Mirrors apply to SOURCE only.
 The options for registries apply to both.  stacker decompresses a compressed archive into a
 temporary file in $TMPDIR (default: /var/tmp).
@@ -35,6 +36,7 @@ pull it, then push it.
 EXAMPLES = """\
   stacker copy docker://registry.example/app:1.0 oci:./layout:1.0
   stacker copy --all docker://registry.example/app:1.0 docker://registry.example/team/app:1.0
+  stacker copy docker://registry.example/app:1.0 docker-archive:- | podman load
   stacker copy --platform linux/arm64 oci-archive:app.tar docker://registry.example/app:arm64
 """
 
@@ -66,7 +68,7 @@ def run(args: Namespace, session: Session) -> None:
         item = {"source": args.source, "destination": args.destination}
         print_event("copy", item={**item, **copied_document(copied)})
     else:
-        print_line(str(copied.root.digest))
+        print_digest(copied, args.destination, session)
 
 
 def _copy(args: Namespace, session: Session) -> Copied:
@@ -90,4 +92,5 @@ def _copy(args: Namespace, session: Session) -> Copied:
             jobs=args.jobs or usable_processors(),
             emit=emit,
             archive_ratio=args.max_archive_ratio,
+            stdout=archive_stdout(args.destination, json=session.json),
         )

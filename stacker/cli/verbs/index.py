@@ -10,6 +10,7 @@ from stacker.cli.help import Parser
 from stacker.cli.listing import add_template, print_list
 from stacker.cli.options import add_globals, add_jobs
 from stacker.cli.output import (
+    archive_stdout,
     print_event,
     print_item,
     print_items,
@@ -23,6 +24,7 @@ from stacker.cli.verbs.push import (
     add_packing,
     copied_document,
     packing_of,
+    print_digest,
     warn_foreign,
 )
 from stacker.errors import UsageError
@@ -238,7 +240,12 @@ def _push(args: Namespace, session: Session) -> None:
     with ExitStack() as held:
         access = registry_access(args, os.environ, args.destination)
         destination = held.enter_context(
-            open_destination(args.destination, access=access, umask=session.umask)
+            open_destination(
+                args.destination,
+                access=access,
+                umask=session.umask,
+                stdout=archive_stdout(args.destination, json=session.json),
+            )
         )
         emit = held.enter_context(report_progress(session))
         copied = push_index(
@@ -255,7 +262,7 @@ def _push(args: Namespace, session: Session) -> None:
         item = {"name": args.name, "destination": args.destination}
         print_event("index-push", item={**item, **copied_document(copied)})
     else:
-        print_line(str(copied.root.digest))
+        print_digest(copied, args.destination, session)
 
 
 def _remove(args: Namespace, session: Session) -> None:

@@ -37,7 +37,8 @@ SOURCE is one of
   oci-archive:FILE[:TAG]     an OCI image layout in a tar archive
   docker-archive:FILE[:NAME] an archive from `docker save`
   [docker://][HOST[:PORT]/]REPO[:TAG][@DIGEST]   a registry
-Archives may be compressed with gzip or zstd.  Without HOST, the registry is docker.io, unless
+Archives may be compressed with gzip or zstd.  With - as FILE, stacker reads the archive from stdin;
+`repair` cannot read it again.  Without HOST, the registry is docker.io, unless
 containers-registries.conf(5) has another one; `app` is `docker.io/library/app:latest`.
 
 stacker unpacks a layer from a registry while it downloads the blob.  If a download is interrupted,
@@ -51,6 +52,7 @@ EXAMPLES = """\
   stacker pull oci:./layout:1.0 --name app:1.0
   stacker pull docker-archive:saved.tar.gz:app:1.0
   stacker pull --platform linux/arm64 oci-archive:app.tar
+  podman save app:1.0 | stacker pull docker-archive:-
   stacker mount "$(stacker pull oci:./layout)" /mnt
 """
 

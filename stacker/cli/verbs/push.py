@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count
 from stacker.cli.options import add_image, add_jobs
-from stacker.cli.output import print_event, print_line
+from stacker.cli.output import archive_stdout, print_event, print_line
 from stacker.cli.registry_options import add_registries, add_timeout, registry_access
 from stacker.image.document import quoted
+from stacker.image.location import STDOUT, is_archive_on
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -31,6 +32,9 @@ DEST is one of
   [docker://]HOST[:PORT]/REPO[:TAG] a registry
   oci:DIR[:NAME]                    an OCI image layout, created if missing
   oci-archive:FILE[:NAME]           a new tar archive of an OCI image layout
+  docker-archive:FILE[:NAME]        a new archive for `docker load` and `podman load`
+With - as FILE, the archive goes to stdout, and the digest is a message of -v.  Without NAME, a
+docker archive has the name IMAGE, unless IMAGE is an ID.
 stacker does not upload blobs that the repository has.  If stacker pulled a blob from another
 repository of the same registry, the registry mounts the blob from there.  stacker resumes an upload
 after a lost connection.  The locations and blocked registries of containers-registries.conf(5)
@@ -43,6 +47,7 @@ EXAMPLES = """\
   stacker push app:1.0 registry.example/team/app:1.0
   stacker push --compression zstd --level 19 app:1.0 oci:./layout:1.0
   stacker push 6c3c624b58db oci-archive:app.tar
+  stacker push app:1.0 docker-archive:- | podman load
 """
 
 
@@ -97,6 +102,14 @@ def copied_document(copied: Copied) -> dict[str, object]:
     }
 
 
+def print_digest(copied: Copied, destination: str, session: Session) -> None:
+    """Print the digest of the manifest or index; as a message if stdout has an archive."""
+    if is_archive_on(destination, STDOUT):
+        session.detail(f"digest {copied.root.digest}")
+    else:
+        print_line(str(copied.root.digest))
+
+
 def warn_foreign(copied: Copied, session: Session) -> None:
     """Print a warning for each foreign layer, which is not sent."""
     for layer in copied.foreign:
@@ -114,7 +127,7 @@ def run(args: Namespace, session: Session) -> None:
     if session.json:
         print_event("push", item=_document(pushed, args.destination))
     else:
-        print_line(str(pushed.copied.root.digest))
+        print_digest(pushed.copied, args.destination, session)
 
 
 def _push(args: Namespace, session: Session) -> Pushed:
@@ -129,9 +142,16 @@ def _push(args: Namespace, session: Session) -> Pushed:
     packing = packing_of(args)
     access = registry_access(args, os.environ, args.destination)
     store = session.store()
-    store.images.find(args.image)  # fail before DEST is opened
+    image_id = store.images.find(args.image)  # fail before DEST is opened
+    is_id = str(image_id).removeprefix("sha256:").startswith(args.image.removeprefix("sha256:"))
     with (
-        open_destination(args.destination, access=access, umask=session.umask) as destination,
+        open_destination(
+            args.destination,
+            access=access,
+            umask=session.umask,
+            stdout=archive_stdout(args.destination, json=session.json),
+            image_name="" if is_id else args.image,
+        ) as destination,
         report_progress(session) as emit,
     ):
         return push_image(

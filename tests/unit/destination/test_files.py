@@ -100,7 +100,7 @@ def test_member_of_8_gib_is_read_by_tar(tmp_path: Path) -> None:
     "text",
     [
         "app:1.0",
-        "docker-archive:x.tar",
+        "docker-archive:",
         "oci:",
         "oci-archive:",
         "registry.example/app",
