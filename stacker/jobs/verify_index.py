@@ -49,8 +49,8 @@ def verify_index(
 
 
 def keep_index_checksum(store: Store, path: Path, checksum: str) -> None:
-    """Write the checksum of an equal index, unless the store is read-only or full."""
-    if not has_index_checksum(path, checksum):
+    """Write the checksum of an equal index, unless its store is additional, read-only or full."""
+    if path.is_relative_to(store.changing) and not has_index_checksum(path, checksum):
         with suppress(OSError), store.staging.directory("verify") as directory:
             write_index_checksum(path, checksum, temporary=directory / "checksum")
 

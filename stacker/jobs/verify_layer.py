@@ -281,7 +281,9 @@ def _contents(
 
 
 def _keep_checksums(store: Store, paths: LayerPaths, checksums: array[int]) -> None:
-    """Write the checksums of a sound layer, unless the store is read-only or full."""
+    """Write the checksums of a sound layer, unless its store is additional, read-only or full."""
+    if not paths.root.is_relative_to(store.changing):
+        return
     with suppress(OSError), store.staging.directory("verify") as directory:
         write_checksums(paths.checksums, checksums, temporary=directory / "checksums")
 

@@ -89,6 +89,7 @@ def test_removal_leaves_the_layers_of_an_additional_store(
     before = snapshot(shared.store / "layers")
     stacker("pull", "--sync", *beside(shared), app.source)
     mounted(stacker, target, *beside(shared))
+    stacker("verify", *beside(shared), "app:1.0")
     stacker("rm", *beside(shared), "app:1.0")
     stacker("gc", *beside(shared))
     assert names_of(stacker) == set()

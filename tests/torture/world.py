@@ -309,6 +309,16 @@ def _index(*words: str) -> Scenario:
     )
 
 
+def _export(kind: str, tree_in: Callable[[Path], dict[bytes, Node]]) -> Scenario:
+    options = ("--format", kind, "-o")
+    return Scenario(
+        f"export-{kind}",
+        lambda w: ("export", *options, w.out / f"app.{kind}", "app"),
+        _pulled,
+        exports=lambda w: tree_in(w.out / f"app.{kind}"),
+    )
+
+
 SCENARIOS: Final = (
     Scenario("pull", lambda w: ("pull", w.app.source)),
     Scenario("pull-sync", lambda w: ("pull", "--sync", w.app.source)),
@@ -383,6 +393,8 @@ SCENARIOS: Final = (
     Scenario("umount-erofs", lambda w: ("umount", w.target), _mounted_erofs, codes=(0, 3)),
     Scenario("convert", lambda _: ("convert", "app", "--form", "erofs"), _pulled),
     Scenario("convert-tree", lambda _: ("convert", "app", "--form", "tree"), _pulled_erofs),
+    _export("tar", extracted),
+    _export("erofs", lambda path: index_snapshot(path.read_bytes())),
     *(_query(verb) for verb in ("images", "df", "mounts", "info")),
     *(_query(verb, "app") for verb in ("inspect", "layers", "history")),
     Scenario("pull-registry", lambda w: ("pull", _in_registry(w)), arrange=_fill_registry),

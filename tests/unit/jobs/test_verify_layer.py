@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def verified(store: Store, *, attributes: bool = True, contents: bool = True) -> LayerVerified:
-    task = VerifyTask(store.root, DIFF_ID, attributes=attributes, contents=contents)
+    task = VerifyTask(store, DIFF_ID, attributes=attributes, contents=contents)
     return verify_layer(task, lambda _: None)
 
 
@@ -130,7 +130,7 @@ def test_one_pass_compares_a_layer_whose_entries_repeat_by_unpacking_it(tmp_path
     diff_id = DiffID.of(layer)
     record = store.layers.record(diff_id)
     assert module.is_usual(record)
-    task = VerifyTask(store.root, diff_id)
+    task = VerifyTask(store, diff_id)
     assert verify_layer(task, lambda _: None).is_sound
     (store.layers.paths(diff_id).diff / "d").chmod(0o755)
     [found] = verify_layer(task, lambda _: None).differences
