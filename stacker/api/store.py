@@ -48,12 +48,10 @@ if TYPE_CHECKING:
 class Store:
     """The images, layers and mounts in one directory; `open` returns one.
 
-    Other threads, other processes and the command can use the same store at the same time.  Where
-    a parameter is named `image`, it is an `Image`, its ID, a unique prefix of the ID, or a name.
-
-    `on_event` is a function that gets every `Event` while a method runs, in the thread of the
-    caller.  If it raises an exception, the method stops, removes its unfinished work, and raises
-    the same exception.
+    Other threads, other processes and the command can use the same store at the same time.
+    `image` is an `Image`, its ID, a unique prefix of the ID, or a name.  `on_event` gets every
+    `Event` while a method runs, in the thread of the caller.  If it raises an exception, the method
+    stops, removes its unfinished work, and raises the same exception.
 
     :param registries: how to reach registries.
     """
@@ -82,27 +80,25 @@ class Store:
         """
         from stacker.store.location import default_root
 
-        path = default_root({}) if root is None else Path(root)
-        others = map(Path, additional_stores)
-        directory = StoreDirectory.open(path, create=create, additional=others)
-        return cls(registries or RegistryOptions(), directory)
+        path, others = default_root({}) if root is None else root, map(Path, additional_stores)
+        opened = StoreDirectory.open(Path(path), create=create, additional=others)
+        return cls(registries or RegistryOptions(), opened)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Store:
         """Open the store that the command uses without options and configuration files.
 
         The variables are ``STACKER_STORE``, ``XDG_DATA_HOME``, ``XDG_RUNTIME_DIR``, ``HOME``, and
-        those of
-        `RegistryOptions.from_environment`.
+        those of `RegistryOptions.from_environment`.
 
         :param environ: the variables; ``None`` for those of this process.
         """
         from stacker.store.location import default_root, run_directory
 
-        variables = os.environ if environ is None else environ
-        root = Path(variables.get("STACKER_STORE") or default_root(variables))
-        directory = StoreDirectory.open(root, run=run_directory(variables))
-        return cls(RegistryOptions.from_environment(variables), directory)
+        known = os.environ if environ is None else environ
+        root = Path(known.get("STACKER_STORE") or default_root(known))
+        opened = StoreDirectory.open(root, run=run_directory(known))
+        return cls(RegistryOptions.from_environment(known), opened)
 
     @property
     def root(self) -> Path:
@@ -130,9 +126,7 @@ class Store:
             for stored in images.all():
                 if stored.id == image_id:
                     return describe_image(self._directory, stored)
-        raise NotFoundError(
-            f"no such image: {image_id}", hint="`stacker images` lists the images in the store"
-        )
+        raise NotFoundError(f"no such image: {image_id}")
 
     def pull(
         self,
@@ -381,9 +375,8 @@ class Store:
         """
         from stacker.operations.gc import collect_garbage
 
-        return collect_garbage(
-            self._directory, older_than=older_than, untagged=untagged, dry_run=dry_run
-        )
+        flags = {"untagged": untagged, "dry_run": dry_run}
+        return collect_garbage(self._directory, older_than=older_than, **flags)
 
     def usage(self) -> StoreUsage:
         """Return the bytes on disk that each part of the store takes."""
@@ -392,13 +385,10 @@ class Store:
         return store_usage(self._directory)
 
     def flush(self) -> None:
-        """Write to disk what `pull` wrote without `sync`.
+        """Write to disk what `pull` wrote without `sync`: a power cut can lose it before."""
+        from stacker.operations import durability
 
-        If a power cut comes first, stacker verifies the layers before their next use.
-        """
-        from stacker.operations.durability import flush
-
-        flush(self._directory)
+        durability.flush(self._directory)
 
     def _chosen(self, images: Sequence[Image | ImageID | str]) -> list[ImageID]:
         kept = self._directory.images

@@ -39,7 +39,7 @@ class Session:
     :param json: print JSON documents instead of text.
     :param dumb: the terminal cannot draw progress bars.
     :param config: the values of the configuration files; ``None`` if there is no file.
-    :param store_options: the words of ``--store`` and ``--additional-store``, for a shell.
+    :param store_options: the words of ``--store`` and ``--additional-store``, if they are given.
     :param additional: the stores of ``--additional-store``.
     :param run: the directory for locks and mounts of a read-only store; ``None`` for the default.
     """
@@ -51,7 +51,7 @@ class Session:
     temporary: Path = _TEMPORARY
     umask: int = 0o022
     config: Config | None = None
-    store_options: str = ""
+    store_options: tuple[str, ...] = ()
     additional: tuple[Path, ...] = ()
     run: Path | None = None
 
@@ -95,7 +95,7 @@ class Session:
         from stacker.cli.verbs import SUMMARIES, WITHOUT_STORE
 
         verbs = "|".join(verb for verb in SUMMARIES if verb not in WITHOUT_STORE)
-        words = f"stacker {self.store_options}"
+        words = f"stacker {' '.join(map(shell_word, self.store_options))} "
         pattern = rf"(^|`|&& )stacker (?=(?:{verbs})\b)"
         return re.sub(pattern, lambda found: found[1] + words, text)
 
@@ -166,8 +166,8 @@ def _additional(args: Namespace, config: Config | None) -> tuple[Path, ...]:
     return tuple(map(Path, named))
 
 
-def _store_options(args: Namespace) -> str:
+def _store_options(args: Namespace) -> tuple[str, ...]:
     named = getattr(args, "store", None)
-    words = [] if named is None else [f"--store {shell_word(named)} "]
+    words = () if named is None else ("--store", named)
     others = getattr(args, "additional_store", None) or ()
-    return "".join([*words, *(f"--additional-store {shell_word(each)} " for each in others)])
+    return (*words, *(word for each in others for word in ("--additional-store", each)))

@@ -287,24 +287,6 @@ def sync_filesystem(directory: Path) -> None:
         os.close(fd)
 
 
-def mount_number(path: Path) -> int | None:
-    """Return a number that the kernel assigned to a filesystem when it was mounted.
-
-    It is the inode number of the filesystem's directory in sysfs, which sysfs does not use again
-    (fs/kernfs/dir.c, `__kernfs_new_node`).
-
-    :returns: ``None`` for a filesystem other than ext4, xfs and f2fs, and without sysfs.
-    :raises OSError: there is no such path.
-    """
-    device = os.stat(path).st_dev
-    with suppress(OSError):
-        link = os.readlink(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-        for kind in ("ext4", "xfs", "f2fs"):
-            with suppress(FileNotFoundError):
-                return os.stat(f"/sys/fs/{kind}/{os.path.basename(link)}").st_ino
-    return None
-
-
 def reflink(source: int, destination: int) -> bool:
     """Make a file share all blocks of another (ioctl_ficlone(2)).
 

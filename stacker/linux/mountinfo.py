@@ -8,6 +8,7 @@ section 3.5.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,3 +122,21 @@ def unescape(field: bytes) -> bytes:
     """
     head, *rest = field.split(b"\\")
     return head + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest)
+
+
+def mount_number(path: Path) -> int | None:
+    """Return a number that the kernel assigned to a filesystem when it was mounted.
+
+    It is the inode number of the filesystem's directory in sysfs, which sysfs does not use again
+    (fs/kernfs/dir.c, `__kernfs_new_node`).
+
+    :returns: ``None`` for a filesystem other than ext4, xfs and f2fs, and without sysfs.
+    :raises OSError: there is no such path.
+    """
+    device = os.stat(path).st_dev
+    with suppress(OSError):
+        link = os.readlink(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+        for kind in ("ext4", "xfs", "f2fs"):
+            with suppress(FileNotFoundError):
+                return os.stat(f"/sys/fs/{kind}/{os.path.basename(link)}").st_ino
+    return None

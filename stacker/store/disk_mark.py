@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stacker.linux.filesystem import FileIdentity, file_identity, mount_number, sync_filesystem
+from stacker.linux.filesystem import FileIdentity, file_identity, sync_filesystem
+from stacker.linux.mountinfo import mount_number
 from stacker.linux.process import boot_id
 
 _SESSION = "session"

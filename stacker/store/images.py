@@ -10,13 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,9 +162,8 @@ class ImageStore:
         :raises NotFoundError: the image is not in the store.
         :raises IntegrityError: the config is damaged or malformed.
         """
-        with ExitStack() as held:
-            if not self.read_only:  # nothing removes an image of a read-only store
-                locks = held.enter_context(lock.ByteLocks(self.root / _READERS))
+        with nullcontext() if self.read_only else lock.ByteLocks(self.root / _READERS) as locks:
+            if locks is not None:  # nothing removes an image of a read-only store
                 locks.share(_offset(image_id))
             self._require(image_id)
             yield self.config(image_id)

@@ -45,7 +45,8 @@ def run(args: Namespace, session: Session) -> None:
         print_line(completion_script(args.shell).read_text(encoding="utf-8").rstrip("\n"))
         return
     objects, *words = args.list
-    store = _with_store_of(words, session).store(create=False)
+    session = _with_store_of(words, session)
+    store = session.store(create=False)
     for name in _images(store) if objects == "images" else _mounts(store):
         print_line(name)
 

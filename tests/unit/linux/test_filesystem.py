@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stacker.linux import filesystem
+from stacker.linux.mountinfo import mount_number
 from tests.torture.disk import Disk
 
 if TYPE_CHECKING:
@@ -193,8 +194,8 @@ def test_mount_number_changes_with_each_mount_of_a_filesystem(tmp_path: Path) ->
     try:
         for _ in range(3):
             disk.mount()
-            numbers.append(filesystem.mount_number(disk.path))
-            assert filesystem.mount_number(disk.path) == numbers[-1]
+            numbers.append(mount_number(disk.path))
+            assert mount_number(disk.path) == numbers[-1]
             disk.unmount()
     finally:
         disk.remove()
@@ -203,4 +204,4 @@ def test_mount_number_changes_with_each_mount_of_a_filesystem(tmp_path: Path) ->
 
 
 def test_tmpfs_has_no_mount_number() -> None:
-    assert filesystem.mount_number(Path("/dev/shm")) is None
+    assert mount_number(Path("/dev/shm")) is None
