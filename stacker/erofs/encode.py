@@ -216,7 +216,13 @@ class Encoder:
             first, count = row.start // BLOCK, -(-row.size >> (BLOCK_BITS + bits))
             found = SparseMap(bits, range(first, first + (count << bits), 1 << bits), 0)
         else:
-            found = sparse_map(segments, size=row.size, start=row.start, block=self.blocks)
+            found = sparse_map(
+                segments,
+                size=row.size,
+                start=row.start,
+                block=self.blocks,
+                may_copy=tar > 0,  # only a tar can be read again
+            )
         if found.own_blocks:
             tar, self.sparse[row.number] = 0, found
             self.outside.append(row.number)

@@ -43,15 +43,19 @@ class SparseMap:
     own_blocks: int
 
 
-def sparse_map(segments: Sequence[Segment], *, size: int, start: int, block: int) -> SparseMap:
+def sparse_map(
+    segments: Sequence[Segment], *, size: int, start: int, block: int, may_copy: bool = True
+) -> SparseMap:
     """Return the map of a file.
 
     :param size: the length of the file in bytes.
     :param start: where its payload starts in the tar, in bytes.
     :param block: the first free block of the data area.
+    :param may_copy: copy chunks where that makes the image smaller; otherwise all segments start at
+        block boundaries.
     :raises LayerError: the file has too many chunks.
     """
-    bits, is_copied = _chunking(segments, size)
+    bits, is_copied = _chunking(segments, size, may_copy=may_copy)
     if is_copied:
         return _copied(segments, size, bits, block)
     blocks = _empty(size, bits)
@@ -73,14 +77,14 @@ def map_bytes(segments: Sequence[Segment], size: int) -> int:
     return CHUNK_INDEX.size * _count(size, _chunking(segments, size)[0])
 
 
-def _chunking(segments: Sequence[Segment], size: int) -> tuple[int, bool]:
+def _chunking(segments: Sequence[Segment], size: int, *, may_copy: bool = True) -> tuple[int, bool]:
     """Return the exponent of the chunk size, and whether to copy the chunks.
 
     The image then needs the fewest bytes, if the map is not small anyway.
     """
     common = _common_bits(segments, size)
     bits, is_copied = (_COPIED_BITS[0], True) if common is None else (common, False)
-    if _count(size, bits) <= _FEW_CHUNKS:
+    if _count(size, bits) <= _FEW_CHUNKS or not may_copy:
         return bits, is_copied
     costs = {(each, True): _copied_bytes(segments, each) for each in _COPIED_BITS}
     if common is not None:

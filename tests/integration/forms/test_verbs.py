@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 
 from stacker.errors import MountError
 from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux import mountinfo
+from stacker.linux.syscall import syscall
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.plan import MountRequest, StackedImage
 from tests.support import images
@@ -19,7 +24,7 @@ from tests.support.forms import LOWER, UPPER, forms_of, layer_directories
 from tests.support.images import layout
 from tests.support.indexes import merged_stack
 from tests.support.snapshot import Node, snapshot
-from tests.support.tars import sparse_01, tar
+from tests.support.tars import file, sparse_01, tar
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts filesystems: needs root"),
@@ -94,6 +99,39 @@ def test_an_overlay_that_fails_leaves_no_mount_of_the_index(tmp_path: Path) -> N
     with pytest.raises(MountError):
         OverlayDriver().mount(plan)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def cached_bytes(path: Path) -> int:
+    """Return the bytes of a file that are in the page cache (cachestat(2), Linux 6.5)."""
+    span, found = struct.pack("=QQ", 0, 0), bytes(5 * 8)
+    with path.open("rb") as file:
+        try:
+            syscall(451, file.fileno(), span, found, 0)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            pytest.skip("the kernel has no cachestat(2)")
+    return int.from_bytes(found[:8], sys.byteorder) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_read_of_a_mount_caches_no_page_of_the_tar(stacker: Stacker, tmp_path: Path) -> None:
+    content = os.urandom(1 << 22)
+    app = layout(tmp_path / "large", [tar(file("large", content))])
+    stacker("pull", "--sync", "--form", "erofs", app.source)
+    target = tmp_path / "target"
+    target.mkdir()
+    stacker("mount", app.image.config, target)
+    mount = mountinfo.at(target)
+    assert mount is not None
+    if not Path(mount.source).is_relative_to(tmp_path):
+        pytest.skip("this kernel mounts an index through loop devices only")
+    [layer] = layer_directories(stacker, app)
+    with (layer / "layer.tar").open("rb") as stored:
+        os.posix_fadvise(stored.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert cached_bytes(layer / "layer.tar") == 0
+    assert (target / "large").read_bytes() == content
+    assert cached_bytes(target / "large") == len(content)
+    assert cached_bytes(layer / "layer.tar") == 0
 
 
 def test_mounts_of_one_index_share_its_filesystem(

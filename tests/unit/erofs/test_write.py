@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from stacker.erofs.format import BLOCK
 from stacker.erofs.inodes import xattr_set
-from stacker.erofs.write import write_index
+from stacker.erofs.read import Image
+from stacker.erofs.write import write_image, write_index
 from stacker.errors import LayerError
 from stacker.tar.entry import Segment
 from tests.support.erofs_trees import Tree, meta, names_of
@@ -154,3 +156,16 @@ def test_sparse_file_beyond_the_last_block_is_refused() -> None:
     tree.inodes.sparse[number] = (Segment(0, 512), Segment(4096, 512))
     with pytest.raises(LayerError, match="too large"):
         tree.written(1 << 20)
+
+
+def test_image_with_its_contents_copies_no_chunk_of_a_large_sparse_file() -> None:
+    tree, out = Tree(), io.BytesIO()
+    number = tree.inodes.add(stat.S_IFREG, meta(), size=1 << 40, start=1 << 16, tar=0)
+    tree.inodes.directories[tree.root][b"sparse"] = number
+    tree.inodes.sparse[number] = (Segment(1 << 39, 1 << 16),)
+    write_image(out, tree.inodes, tree.root, (), contents=1 << 16)
+    image = Image(out.getvalue(), "test")
+    root = image.inode(image.superblock.root)
+    [nid] = [nid for name, nid, _ in image.names(root) if name == b"sparse"]
+    [chunk] = [each for each in image.chunks(image.inode(nid)) if each.tar >= 0]
+    assert (chunk.offset, chunk.length, chunk.start) == (1 << 39, 1 << 16, 1 << 16)
