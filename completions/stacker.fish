@@ -69,7 +69,7 @@ function _shtab_stacker_using
 end
 
 set -g _shtab_stacker_commands pull mount umount mounts unpack export commit images inspect layers history push copy index 'index create' 'index annotate' 'index push' 'index inspect' 'index rm' 'index list' tags login logout verify repair convert gc tag untag rm df info help completion bench
-set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --driver --filter --form --format --fuse-adapter --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --store --timeout --tls-verify --upper --username --variant --verify -a -c -m -o -u
+set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --filter --form --format --fuse-adapter --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --upper --username --variant --verify -a -c -m -o -u
 
 complete -c stacker -e
 complete -c stacker -f
@@ -274,6 +274,16 @@ complete -c stacker -n '_shtab_stacker_using copy' -l cert-dir -xka "(__fish_com
 complete -c stacker -n '_shtab_stacker_using copy' -l tls-verify -x -d 'require HTTPS and verify certificates (default: true); false is the same as --insecure'
 complete -c stacker -n '_shtab_stacker_using copy' -l insecure -d 'allow plain HTTP and certificates of unknown CAs (plain HTTP to loopback addresses is always allowed)'
 complete -c stacker -n '_shtab_stacker_using copy' -l timeout -x -d 'end the command with exit code 10 if it takes longer than TIME, such as 90s, 30m or 2h (default: 0, no limit)'
+complete -c stacker -n '_shtab_stacker_using copy' -l src-authfile -x -d 'as --authfile, for SOURCE only'
+complete -c stacker -n '_shtab_stacker_using copy' -l src-creds -x -d 'credentials for SOURCE; other users of this machine can see them in ps(1)'
+complete -c stacker -n '_shtab_stacker_using copy' -l src-no-creds -d 'send no credentials to SOURCE'
+complete -c stacker -n '_shtab_stacker_using copy' -l src-cert-dir -xka "(__fish_complete_directories)" -d 'as --cert-dir, for SOURCE only'
+complete -c stacker -n '_shtab_stacker_using copy' -l src-tls-verify -x -d 'as --tls-verify, for SOURCE only'
+complete -c stacker -n '_shtab_stacker_using copy' -l dest-authfile -x -d 'as --authfile, for DEST only'
+complete -c stacker -n '_shtab_stacker_using copy' -l dest-creds -x -d 'credentials for DEST; other users of this machine can see them in ps(1)'
+complete -c stacker -n '_shtab_stacker_using copy' -l dest-no-creds -d 'send no credentials to DEST'
+complete -c stacker -n '_shtab_stacker_using copy' -l dest-cert-dir -xka "(__fish_complete_directories)" -d 'as --cert-dir, for DEST only'
+complete -c stacker -n '_shtab_stacker_using copy' -l dest-tls-verify -x -d 'as --tls-verify, for DEST only'
 complete -c stacker -n '_shtab_stacker_using copy' -l store -xka "(__fish_complete_directories)" -d 'store directory (default: $STACKER_STORE, else from the config file, else /var/lib/stacker for root, ~/.local/share/stacker for other users)'
 complete -c stacker -n '_shtab_stacker_using copy' -l additional-store -xka "(__fish_complete_directories)" -d 'another store, whose layers are used in place and never pulled; repeatable'
 complete -c stacker -n '_shtab_stacker_using copy' -s q -l quiet -d 'print only results and errors'

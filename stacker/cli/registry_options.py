@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.help import parse_time
 from stacker.errors import NotFoundError
+from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
     from collections.abc import Mapping
 
+    from stacker.registry.credentials import Credentials
     from stacker.registry.settings import RegistryAccess
 
 
@@ -62,6 +64,73 @@ def add_registries(
     return group
 
 
+def add_sides(parser: ArgumentParser) -> None:
+    """Add the options of ``copy`` that hold for one side only, as skopeo spells them."""
+    for side, what in (("src", "SOURCE"), ("dest", "DEST")):
+        group = parser.add_argument_group(f"registry of {what}")
+        add = group.add_argument
+        add(f"--{side}-authfile", metavar="FILE", help=f"as --authfile, for {what} only")
+        login = group.add_mutually_exclusive_group()
+        login.add_argument(
+            f"--{side}-creds",
+            metavar="USER[:PASSWORD]",
+            type=_parse_credentials,
+            help=f"credentials for {what}; other users of this machine can see them in ps(1)",
+        )
+        login.add_argument(
+            f"--{side}-no-creds", action="store_true", help=f"send no credentials to {what}"
+        )
+        add(f"--{side}-cert-dir", metavar="DIR", help=f"as --cert-dir, for {what} only")
+        add(
+            f"--{side}-tls-verify",
+            metavar="true|false",
+            dest=f"{side}_insecure",
+            type=_parse_tls_verify,
+            help=f"as --tls-verify, for {what} only",
+        )
+
+
+def _parse_credentials(text: str) -> tuple[str, str]:
+    user, _, password = text.partition(":")
+    if not user:
+        raise ArgumentTypeError("got no user, want USER[:PASSWORD]")
+    return user, password
+
+
+def side_access(
+    args: Namespace, environ: Mapping[str, str], side: str, location: str
+) -> RegistryAccess:
+    """Return the settings for one side of a copy; see `add_sides`.
+
+    :param side: ``src`` or ``dest``.
+    :raises NotFoundError: a file that an option names is missing.
+    :raises UsageError: a file or the location is malformed.
+    """
+    from argparse import Namespace as Options
+    from dataclasses import replace
+
+    own = Options(**vars(args))
+    for name in ("authfile", "cert_dir", "insecure"):
+        value = getattr(args, f"{side}_{name}")
+        setattr(own, name, getattr(args, name) if value is None else value)
+    access = registry_access(own, environ, location)
+    credentials = getattr(args, f"{side}_creds")
+    if credentials is not None and is_in_registry(location):
+        return replace(access, auth_files=(), login=_login(access, location, credentials))
+    return replace(access, auth_files=()) if getattr(args, f"{side}_no_creds") else access
+
+
+def _login(
+    access: RegistryAccess, location: str, credentials: tuple[str, str]
+) -> tuple[str, Credentials]:
+    from stacker.image.reference import Reference
+    from stacker.registry.credentials import Credentials
+
+    text = access.registries.expand_short_name(location.removeprefix(REGISTRY_TRANSPORT))
+    address = access.registries.primary(Reference.parse(text))
+    return address.reference.host, Credentials(*credentials)
+
+
 def add_timeout(group: _ArgumentGroup) -> None:
     """Add the limit on the time of a whole command."""
     group.add_argument(
@@ -89,8 +158,6 @@ def registry_access(args: Namespace, environ: Mapping[str, str], *locations: str
     :raises UsageError: a file is malformed.
     """
     from dataclasses import replace
-
-    from stacker.image.location import is_in_registry
 
     with_credentials = _credential_access(args, environ)
     if locations and not any(map(is_in_registry, locations)):

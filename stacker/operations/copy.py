@@ -108,6 +108,7 @@ def copy_between(
     jobs: int,
     emit: Emit,
     archive_ratio: int = ARCHIVE_RATIO,
+    destination_access: RegistryAccess | None = None,
     stdout: BinaryIO | None = None,
 ) -> Copied:
     """Copy an image, or an index with its images, between two locations.
@@ -119,6 +120,7 @@ def copy_between(
     :param spool: the directory for the temporary file of a compressed archive.
     :param umask: the permissions that new files do not get.
     :param archive_ratio: maximum decompressed bytes per byte of a compressed archive.
+    :param destination_access: how to reach the destination; ``None`` for ``access``.
     :param stdout: see `open_destination`.
     """
     from stacker.destination.open import open_destination
@@ -135,7 +137,7 @@ def copy_between(
         root = resolve(opened, platform, must_match=must_match) if platform else opened.root()
         with open_destination(
             destination,
-            access=access,
+            access=destination_access or access,
             umask=umask,
             stdout=stdout,
             image_name=_image_name(source, opened),

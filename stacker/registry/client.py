@@ -28,6 +28,7 @@ from stacker.registry.http.session import HttpSession
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from stacker.image.reference import Reference
     from stacker.registry.credentials import Credentials
     from stacker.registry.http.response import Response
     from stacker.registry.registries_conf import RegistryAddress
@@ -222,9 +223,16 @@ def make_client(address: RegistryAddress, access: RegistryAccess, actions: str =
         base_url(reference.host, access, reference.name),
         reference.repository,
         access=access,
-        credentials=find_credentials(access.auth_files, reference.host, reference.repository),
+        credentials=_credentials(access, reference),
         actions=actions,
     )
+
+
+def _credentials(access: RegistryAccess, reference: Reference) -> Credentials | None:
+    """Return the credentials for a repository: a mirror does not get those for another host."""
+    if access.login is not None and access.login[0] == reference.host:
+        return access.login[1]
+    return find_credentials(access.auth_files, reference.host, reference.repository)
 
 
 @contextmanager

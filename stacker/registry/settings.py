@@ -17,6 +17,8 @@ from stacker.registry.registries_conf import RegistriesConf
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stacker.registry.credentials import Credentials
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -53,6 +55,7 @@ class RegistryAccess:
     """The settings for requests to registries.
 
     :param insecure: accept plain HTTP and certificates of unknown CAs.
+    :param login: credentials and the only host that gets them; it needs no credential file.
     :param auth_files: absolute paths of credential files; the first one with an entry counts.
     :param registries: mirrors, other locations, blocked registries and short names.
     :param allow_foreign: fetch layers that the registry lacks from the URLs in their descriptors.
@@ -64,6 +67,7 @@ class RegistryAccess:
 
     insecure: bool = False
     auth_files: tuple[str, ...] = ()
+    login: tuple[str, Credentials] | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     registries: RegistriesConf = field(default_factory=RegistriesConf)
     allow_foreign: bool = False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.exit import time_limit
 from stacker.cli.options import add_archive_ratio, add_jobs
 from stacker.cli.output import archive_stdout, print_event
-from stacker.cli.registry_options import add_registries, add_timeout, registry_access
+from stacker.cli.registry_options import add_registries, add_sides, add_timeout, side_access
 from stacker.cli.verbs.push import copied_document, print_digest, warn_foreign
 
 if TYPE_CHECKING:
@@ -24,10 +24,12 @@ same.  If SOURCE is an index, stacker copies only the image for one platform; wi
 the index and all its images.  The last line on stdout is the digest of the manifest or index.
 
 SOURCE is as for `stacker pull`, and DEST is as for `stacker push`.  A docker archive keeps the name
-of an image from a registry or another docker archive.  Between repositories of one
-registry, the registry mounts blobs, so stacker does not upload them.  Mirrors apply to SOURCE only.
-The options for registries apply to both.  stacker decompresses a compressed archive into a
-temporary file in $TMPDIR (default: /var/tmp).
+of an image from a registry or another docker archive.  stacker decompresses a compressed archive
+into a temporary file in $TMPDIR (default: /var/tmp).
+
+Between repositories of one registry, the registry mounts blobs, so stacker does not upload them.
+Mirrors apply to SOURCE only.  The options for registries apply to both sides.  An option that
+starts with --src or --dest applies to one side, and takes precedence there.
 
 stacker does not copy foreign layers that have URLs in the manifest, even with --all.  They stay at
 these URLs; stacker prints a warning for each.  stacker cannot copy an image of Docker schema 1:
@@ -35,6 +37,7 @@ pull it, then push it.
 """
 EXAMPLES = """\
   stacker copy docker://registry.example/app:1.0 oci:./layout:1.0
+  stacker copy --dest-authfile auth.json oci:./layout docker://registry.example/app:1.0
   stacker copy --all docker://registry.example/app:1.0 docker://registry.example/team/app:1.0
   stacker copy docker://registry.example/app:1.0 docker-archive:- | podman load
   stacker copy --platform linux/arm64 oci-archive:app.tar docker://registry.example/app:arm64
@@ -57,6 +60,7 @@ def configure(parser: ArgumentParser) -> None:
     add_jobs(parser, "blobs to transfer")
     add_archive_ratio(parser)
     add_timeout(add_registries(parser))
+    add_sides(parser)
 
 
 def run(args: Namespace, session: Session) -> None:
@@ -86,7 +90,8 @@ def _copy(args: Namespace, session: Session) -> Copied:
             destination,
             platform=None if args.all else wanted or Platform.host(os.uname().machine),
             must_match=wanted is not None,
-            access=registry_access(args, os.environ, source, destination),
+            access=side_access(args, os.environ, "src", source),
+            destination_access=side_access(args, os.environ, "dest", destination),
             spool=session.temporary,
             umask=session.umask,
             jobs=args.jobs or usable_processors(),
