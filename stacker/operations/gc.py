@@ -170,6 +170,7 @@ class _Collector:
             found = [Garbage(kind, name, self._freed.add(path)) for kind, name, path in unused]
             found += self._forms(unused_forms(store, free.intersection(double), mounted), discard)
             if not self.dry_run:
+                store.images.publish()  # a killed `rm` has not updated index.json
                 discard(path for _, _, path in unused if path.exists())
         return found
 

@@ -2,17 +2,27 @@
 
 `BlobStore` writes and reads manifests, configs and indexes, and keeps layer blobs if the user asks
 for them.  A blob gets its name by a rename after its verification, so an existing blob is complete.
-This module does not interpret the content.
+``index.json`` lists for other programs the images whose blobs are all in the store.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stacker.errors import IntegrityError, NotFoundError
+from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import Digest, ImageID
-from stacker.linux.filesystem import write_atomically
+from stacker.linux.filesystem import sweep_temporaries, write_atomically
+
+if TYPE_CHECKING:
+    from stacker.image.descriptor import Descriptor
+
+INDEX = "index.json"
+"""The list of an OCI image layout."""
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +80,31 @@ class BlobStore:
         path = self.path(digest)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         file.replace(path)
+
+    def publish(self, manifests: Iterable[Descriptor]) -> None:
+        """List manifests in ``index.json``, without those that refer to a missing blob.
+
+        Other programs copy each listed image without an error.
+        """
+        whole = [each for each in manifests if self._is_whole(each)]
+        write_list(self.root.parent / INDEX, whole)
+
+    def _is_whole(self, manifest: Descriptor) -> bool:
+        from stacker.image.manifest import references
+
+        try:
+            found = references(self.read(manifest.digest), f"manifest {manifest.digest}")
+        except (IntegrityError, NotFoundError, UnsupportedError):
+            return False
+        return all(self.has(blob.digest) for blob in found.blobs)
+
+
+def write_list(path: Path, manifests: Iterable[Descriptor]) -> None:
+    """Write a list of manifests as an OCI image index, and flush it to disk."""
+    content = {
+        "schemaVersion": 2,
+        "mediaType": _INDEX_TYPE,
+        "manifests": [each.to_json() for each in manifests],
+    }
+    sweep_temporaries(path.parent, path.name)
+    write_atomically(path, json.dumps(content, indent=1).encode(), durable=True)

@@ -1,6 +1,6 @@
 """Images by ID and by name.
 
-``index.json`` of the store's OCI layout lists the images, one descriptor for each name.  The
+``images.json`` lists the images as an OCI index, one descriptor for each name.  The
 annotation `NAME` has the name, the annotation `SOURCE` the SOURCE of the pull.  Changes need
 `ImageStore.write_lock`; `ImageStore.read_lock` keeps the listed documents from being removed.
 This module does not use layers.
@@ -8,7 +8,6 @@ This module does not use layers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -19,8 +18,8 @@ from stacker.errors import IntegrityError, LockedError, NotFoundError, Unsupport
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.digest import ImageID
 from stacker.linux import lock
-from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
-from stacker.store.blobs import BlobStore
+from stacker.linux.filesystem import is_temporary
+from stacker.store.blobs import INDEX, BlobStore, write_list
 
 if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "org.opencontainers.image.ref.name"
 SOURCE = "dev.stacker.source"
-_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+LIST = "images.json"
 _LOCK = "index.json.lock"
 _READERS = "images.lock"
 _LIST_IMAGES = "`stacker images` lists the images in the store"
@@ -289,7 +288,7 @@ class ImageStore:
             return None
 
     def _entries(self, report: Callable[[str], object] = lambda _: None) -> list[Descriptor]:
-        """Return the entries of ``index.json``; if it is damaged, the manifests in `blobs`."""
+        """Return the entries of ``images.json``; if it is damaged, the manifests in `blobs`."""
         try:
             return self._listed()
         except IntegrityError as error:
@@ -300,7 +299,9 @@ class ImageStore:
         from stacker.image.descriptor import Descriptor
         from stacker.image.document import objects, parse_object
 
-        path = self.root / "index.json"
+        path = self.root / LIST
+        if not path.exists():  # older versions listed all images in the index of the layout
+            path = self.root / INDEX
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
@@ -332,15 +333,19 @@ class ImageStore:
                     found.append(Descriptor(document.media_type, digest, size))
         return found
 
+    def publish(self) -> None:
+        """List the images for other programs; see `BlobStore.publish`.
+
+        The caller holds :meth:`write_lock`, and calls this before it removes blobs of no image.
+        """
+        entries = self._entries()
+        if not (self.root / LIST).exists():
+            write_list(self.root / LIST, entries)
+        self.blobs.publish(entries)
+
     def _write(self, entries: list[Descriptor]) -> None:
-        path = self.root / "index.json"
-        content = {
-            "schemaVersion": 2,
-            "mediaType": _INDEX_TYPE,
-            "manifests": [entry.to_json() for entry in entries],
-        }
-        sweep_temporaries(self.root, path.name)
-        write_atomically(path, json.dumps(content, indent=1).encode(), durable=True)
+        write_list(self.root / LIST, entries)
+        self.blobs.publish(entries)
 
 
 def _named(images: list[StoredImage], text: str) -> tuple[ImageID, str | None] | None:

@@ -2,6 +2,7 @@
 
     $STORE/stacker.json                 version and whiteout format of the store
     $STORE/oci-layout, index.json       the blob store is an OCI image layout
+    $STORE/images.json                  the list of images
     $STORE/blobs/<algorithm>/<hex>
     $STORE/layers/<algorithm>/<hex>/    diff, layer.json, skeleton.tar.zst
     $STORE/chains/<algorithm>/<hex>/    chain.json, and the fixup directories of a stack
@@ -350,7 +351,7 @@ def _refuse_replaceable(root: Path) -> None:
 
 def _refuse_other_files(root: Path) -> None:
     names = {name for name in os.listdir(root) if not is_temporary(name)}
-    foreign = names - {"oci-layout", "index.json", "blobs", *_PARTS}
+    foreign = names - {"oci-layout", "index.json", "images.json", "blobs", *_PARTS}
     if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
         raise UsageError(
             f"not a store: {root}: got a directory with other files, want an empty one",

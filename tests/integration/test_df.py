@@ -58,7 +58,7 @@ def verified(stacker: Stacker, source: str) -> None:
 
 def unlisted(stacker: Stacker, source: str) -> None:
     plain(stacker, source)
-    (stacker.store / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+    (stacker.store / "images.json").write_text('{"schemaVersion": 2, "manifests": []}')
 
 
 def replaced(stacker: Stacker, source: str) -> None:
@@ -89,7 +89,7 @@ def linked(stacker: Stacker, source: str) -> None:
 def damaged(stacker: Stacker, source: str) -> None:
     plain(stacker, source)
     records = stacker.store.glob("layers/sha256/*/layer.json")
-    for document in (stacker.store / "index.json", *records):
+    for document in (stacker.store / "images.json", *records):
         document.write_bytes(b"")
 
 

@@ -42,7 +42,7 @@ def other(tmp_path: Path) -> images.Layout:
 
 def unlist(stacker: Stacker) -> None:
     """Forget every image, as an `rm` that was killed halfway."""
-    index = stacker.store / "index.json"
+    index = stacker.store / "images.json"
     document = json.loads(index.read_bytes())
     index.write_text(json.dumps({**document, "manifests": []}))
 
@@ -241,7 +241,7 @@ def test_a_damaged_list_of_images_hides_no_image(
 ) -> None:
     stacker("pull", "--sync", app.source)
     stacker("pull", other.source)
-    (stacker.store / "index.json").write_bytes(content)
+    (stacker.store / "images.json").write_bytes(content)
     said = stacker("images")
     assert "the names of all images are lost" in said.err
     assert len(stacker("images", "--json").items) == 2

@@ -160,7 +160,7 @@ def prepare(world: World, state: str) -> None:
     Store.open(world.store)
     if state == "unlisted":
         world.stacker("pull", "--sync", world.app.source)
-        (world.store / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+        (world.store / "images.json").write_text('{"schemaVersion": 2, "manifests": []}')
     elif state == "nameless":
         nameless = layout(world.path / "nameless", [BASE, MIDDLE], name=None)
         world.stacker("pull", "--sync", nameless.source)

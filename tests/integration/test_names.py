@@ -395,7 +395,7 @@ def test_lists_are_printed_by_a_template(
 
 
 def test_list_of_images_is_what_other_programs_read(stacker: Stacker, app: images.Layout) -> None:
-    stacker("pull", app.source)
+    stacker("pull", "--keep-blobs", app.source)
     stacker("tag", "app:1.0", "two")
     entries = json.loads((stacker.store / "index.json").read_bytes())["manifests"]
     assert {entry["digest"] for entry in entries} == {app.image.manifest}

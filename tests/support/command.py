@@ -164,7 +164,7 @@ class Stacker:
             time.sleep(0.01)
         assert os.listdir(self.store / "mounts") == []
         assert not [name for name in os.listdir(self.store) if name.startswith(".")]
-        listed = self.store / "index.json"
+        listed = self.store / "images.json"
         assert (
             len(json.loads(listed.read_bytes())["manifests"] if listed.exists() else []) == images
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from tests.support.images import blob_path
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
 
@@ -40,8 +41,10 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
     for verb in ("images", "df", "mounts"):
         listed = world.stacker.run(verb, "--json")
         assert listed.code == 0, (fault, verb, listed.err)
+    _check_index(world, fault)
     assert world.unpacked("other") == expected["other"], (fault, "other")
     scenario.repeat(world)
+    _check_index(world, fault)
     _check_directory(world.out, fault)
     if scenario.mounts:
         assert exposed(snapshot(world.mounted)) == exposed(expected["app"]), (fault, "the mount")
@@ -57,6 +60,17 @@ def check_world(world: World, scenario: Scenario, expected: Trees, fault: object
         written = world.pulled_elsewhere(scenario.writes(world))
         assert written == expected["app"], (fault, "what the command wrote")
     _remove_everything(world, fault)
+
+
+def _check_index(world: World, fault: object) -> None:
+    """Check that other programs find every blob of the images in the index of the layout."""
+    path = world.stacker.store / "index.json"
+    entries = json.loads(path.read_bytes())["manifests"] if path.exists() else []
+    for entry in entries:
+        manifest = json.loads(blob_path(world.stacker.store, entry["digest"]).read_bytes())
+        for blob in (manifest["config"], *manifest["layers"]):
+            found = blob_path(world.stacker.store, blob["digest"])
+            assert found.exists(), (fault, "missing in the layout", blob)
 
 
 def _check_directory(directory: Path, fault: object) -> None:

@@ -208,6 +208,10 @@ def _pulled(world: World) -> list[Arguments]:
     return [("pull", "--sync", world.app.source)]
 
 
+def _pulled_blobs(world: World) -> list[Arguments]:
+    return [("pull", "--sync", "--keep-blobs", world.app.source)]
+
+
 def _pulled_erofs(world: World) -> list[Arguments]:
     return [("pull", "--sync", "--form", "erofs", world.app.source)]
 
@@ -379,6 +383,7 @@ SCENARIOS: Final = (
         codes=(0, 9),
         mounts=True,
     ),
+    Scenario("rm-blobs", lambda _: ("rm", "app"), _pulled_blobs, codes=(0, 3)),
     Scenario(
         "index-create", lambda _: ("index", "create", "both", "app", "other"), _pulled, codes=(0, 2)
     ),

@@ -118,7 +118,7 @@ def test_write_lock_has_one_holder(store: Store) -> None:
 
 def test_list_of_images_is_an_oci_index(store: Store) -> None:
     image(store, 1, "app")
-    index = json.loads((store.root / "index.json").read_text())
+    index = json.loads((store.root / "images.json").read_text())
     assert index["schemaVersion"] == 2
     (entry,) = index["manifests"]
     assert entry["annotations"][NAME] == "app"
