@@ -75,6 +75,7 @@ def remove_named(store: Store, texts: Iterable[str], *, force: bool = False) -> 
     :raises UsageError: an ID of an image with several names.
     :raises LockedError: an image is mounted, or another process mounts or unpacks it.
     """
+    store.require_writable()
     texts = list(texts)
     for text in texts:
         store.images.find(text)  # before a lock changes the store
