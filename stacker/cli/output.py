@@ -77,6 +77,17 @@ def print_text(text: str, *, tabs: bool = False) -> None:
     _print(text.encode(_encoding(), "backslashreplace").decode(_encoding()))
 
 
+def print_document(content: bytes) -> None:
+    """Print a document of an image as it is; on a terminal, escape non-printable characters."""
+    if sys.stdout.isatty():
+        for line in content.decode(errors="backslashreplace").splitlines():
+            print_text(line, tabs=True)
+        return
+    with writing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+
+
 def print_items(kind: str, items: Sequence[dict[str, object]], **more: object) -> None:
     """Print a JSON document with a list of items."""
     _print_document({"schema": SCHEMA, "kind": kind, "items": list(items), **more})

@@ -28,7 +28,7 @@ def complete_source(text: str) -> str:
 
     :raises UsageError: the text is a path.
     """
-    if _has_transport(text):
+    if not text or has_transport(text):
         return text
     if not (_has_path_prefix(text) or (text.endswith(_SUFFIXES) and os.path.exists(text))):
         return f"{REGISTRY_TRANSPORT}{text}"
@@ -46,7 +46,7 @@ def complete_destination(text: str) -> str:
 
     :raises UsageError: the text is a path.
     """
-    if _has_transport(text):
+    if not text or has_transport(text):
         return text
     is_archive = text.endswith(_SUFFIXES)
     if not (is_archive or _has_path_prefix(text)):
@@ -68,11 +68,11 @@ def transport_of(path: str) -> str | None:
     return "docker-archive" if _IN_DOCKER_ARCHIVE.fullmatch(first) else None
 
 
-def _has_transport(text: str) -> bool:
-    """Return whether a text starts with a transport, perhaps an unknown one, or is empty."""
+def has_transport(text: str) -> bool:
+    """Return whether a text starts with a transport, perhaps an unknown one."""
     transport, colon, rest = text.partition(":")
     is_path = rest.startswith(("/", "."))  # no tag starts like that
-    return not text or (bool(colon) and (transport in TRANSPORTS or is_path))
+    return bool(colon) and (transport in TRANSPORTS or is_path)
 
 
 def _has_path_prefix(text: str) -> bool:
