@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stacker.errors import StackerError, UsageError
+from stacker.errors import StackerError, UsageError, shell_word
 from stacker.image.document import quoted
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ TRANSPORTS = (
 )
 """The words that are a transport before a colon, and not the name of an image."""
 
+_DIGITS = frozenset("0123456789abcdef")
 _EXAMPLES = {
     "docker": "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0",
     "oci": "oci:DIR[:TAG] as in oci:./layout:1.0",
@@ -78,6 +79,20 @@ def parse_location(text: str, transports: Sequence[str]) -> ImageLocation:
 def is_in_registry(text: str) -> bool:
     """Return whether `text` names an image in a registry."""
     return text.startswith(REGISTRY_TRANSPORT)
+
+
+def pull_hint(text: str) -> str | None:
+    """Return how to pull what a text names, ``None`` if it names no image of another place."""
+    from stacker.image.reference import complete_name
+
+    if set(text.removeprefix("sha256:")) <= _DIGITS:
+        return None
+    if text.partition(":")[0] not in TRANSPORTS:
+        try:
+            complete_name(text)
+        except StackerError:
+            return None
+    return f"`stacker pull {shell_word(text)}` pulls an image; `stacker images` lists those pulled"
 
 
 def repository_of(text: str) -> str:
