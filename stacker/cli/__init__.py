@@ -50,13 +50,15 @@ def main(argv: Sequence[str] | None = None, *, umask: int = 0o022) -> int:
     """
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code_of(lambda: _run(words, umask), debug="--debug" in words)
+    return exit_code_of(
+        lambda: _run(words, umask), debug="--debug" in words, as_json="--json" in words
+    )
 
 
 def _run(words: list[str], umask: int) -> int:
     from stacker.cli.options import parse
     from stacker.cli.session import Session, config_files
-    from stacker.errors import StackerError
+    from stacker.errors import StackerError, path_of
 
     verb, args = parse(words)  # first, so that --help works beside a malformed file
     config = None
@@ -69,6 +71,11 @@ def _run(words: list[str], umask: int) -> int:
     try:
         verb.run(args, session)
     except StackerError as error:
-        error.hint = error.hint and session.with_store(error.hint)
+        error.hint = session.ownership_hint(error) or session.with_store(error.hint or "") or None
+        raise
+    except PermissionError as error:
+        if hint := session.ownership_hint(error):
+            text = f"cannot access: {path_of(error) or session.root}: {error.strerror}"
+            raise StackerError(text, hint=hint) from error
         raise
     return 0

@@ -8,12 +8,14 @@ that cleanup code runs.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from stacker.cli.output import discard_stdout, flush, printable
+from stacker.cli.output import SCHEMA, discard_stdout, flush, printable
 from stacker.errors import NO_SPACE, NetworkError, StackerError, full_disk_hint, path_of
 
 if TYPE_CHECKING:
@@ -92,10 +94,11 @@ def open_standard_streams() -> None:
             setattr(sys, name, stream)
 
 
-def exit_code_of(command: Callable[[], int], *, debug: bool = False) -> int:
+def exit_code_of(command: Callable[[], int], *, debug: bool = False, as_json: bool = False) -> int:
     """Run a command, report its failure on stderr, and return the exit code.
 
     :param debug: print the traceback of an exception.
+    :param as_json: report the failure as a JSON document.
     """
     with _signals_raise():
         try:
@@ -104,7 +107,11 @@ def exit_code_of(command: Callable[[], int], *, debug: bool = False) -> int:
         except BaseException as error:  # noqa: BLE001 - every exception ends here
             if debug:
                 _print_traceback()
-            return _explained(_unwrapped(error))
+            error = _unwrapped(error)
+            if isinstance(error, BrokenPipeError):
+                discard_stdout()
+                return _BY_SIGNAL + signal.SIGPIPE
+            return _report(_failure(error), as_json=as_json)
     return code
 
 
@@ -144,52 +151,82 @@ def _unwrapped(error: BaseException) -> BaseException:
     return error
 
 
-def _explained(error: BaseException) -> int:
-    """Print the message and the hint of an exception, and return the exit code."""
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What the last message says.
+
+    :param kind: the class of the error in words, such as ``not-found``.
+    :param is_error: whether the text starts with ``error:``.
+    """
+
+    code: int
+    kind: str
+    message: str
+    hint: str | None = None
+    is_error: bool = True
+
+
+def _failure(error: BaseException) -> _Failure:
     match error:
         case StackerError():
-            return _fail(error.exit_code, error.message, error.hint)
-        case BrokenPipeError():
-            discard_stdout()
-            return _BY_SIGNAL + signal.SIGPIPE
+            return _Failure(error.exit_code, _kind(error), error.message, error.hint)
         case OSError():
             return _system_error(error)
+        case MemoryError():
+            return _Failure(1, "error", "out of memory")
         case Exception():
-            return _unexpected(error)
+            text = " ".join(str(error).split())
+            name = type(error).__name__
+            return _Failure(1, "internal", f"internal error: {name}: {text}", _BUG)
         case SignalledError():
             name = signal.Signals(error.number).name
-            return _say(_BY_SIGNAL + error.number, f"stacker: ended by {name}")
+            return _Failure(_BY_SIGNAL + error.number, "signal", f"ended by {name}", is_error=False)
         case _:
-            return _say(_BY_SIGNAL + signal.SIGINT, "stacker: interrupted")
+            return _Failure(_BY_SIGNAL + signal.SIGINT, "signal", "interrupted", is_error=False)
 
 
-def _unexpected(error: Exception) -> int:
-    if isinstance(error, MemoryError):
-        return _fail(1, "out of memory", None)
-    text = " ".join(str(error).split())
-    return _fail(1, f"internal error: {type(error).__name__}: {text}", _BUG)
+def _kind(error: StackerError) -> str:
+    """Return the name of the class that the exit code belongs to, such as ``not-found``."""
+    owner = next(kind for kind in type(error).__mro__ if "exit_code" in vars(kind))
+    name = owner.__name__.removesuffix("Error")
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()
+    return "error" if owner is StackerError else words
 
 
-def _system_error(error: OSError) -> int:
+def _system_error(error: OSError) -> _Failure:
     text = error.strerror or str(error)
     if path := path_of(error):
         failed = "cannot write" if error.errno in NO_SPACE else "cannot access"
         text = f"{failed}: {path}: {text}"
     else:
         text = f"a system call failed: {text}"
-    return _fail(1, text, full_disk_hint(error))
+    return _Failure(1, "error", text, full_disk_hint(error))
 
 
-def _fail(code: int, message: str, hint: str | None) -> int:
-    _say(code, f"stacker: error: {' '.join(map(_shortened, message.split(' ')))}")
+def _report(failure: _Failure, *, as_json: bool) -> int:
+    """Print a failure, and return its exit code."""
     from stacker.linux.syscall import PATH_MAX  # a command without an error does not need it
 
+    message = " ".join(map(_shortened, failure.message.split(" ")))
+    hint = failure.hint
     if hint and any(len(word) > PATH_MAX for word in hint.split()):
-        return code  # a command with such a path fails, too
-    if hint and "\n" in hint:  # the traceback of an unexpected error in a worker process
-        hint = hint if "--debug" in sys.argv else _BUG
-        return _say(code, *(f"hint: {line}" for line in hint.splitlines()))
-    return _say(code, f"hint: {hint}") if hint else code
+        hint = None  # a command with such a path fails, too
+    if hint and "\n" in hint and "--debug" not in sys.argv:
+        hint = _BUG  # the traceback of an unexpected error in a worker process
+    if as_json:
+        _say(_document(failure, message, hint))
+        return failure.code
+    _say(f"stacker: {'error: ' * failure.is_error}{message}")
+    if hint:
+        _say(*(f"hint: {line}" for line in hint.splitlines()))
+    return failure.code
+
+
+def _document(failure: _Failure, message: str, hint: str | None) -> str:
+    import json
+
+    error = {"kind": failure.kind, "message": message, "hint": hint, "exit_code": failure.code}
+    return json.dumps({"schema": SCHEMA, "kind": "error", "error": error}, separators=(",", ":"))
 
 
 def _shortened(word: str) -> str:
@@ -199,11 +236,10 @@ def _shortened(word: str) -> str:
     return f"{word[:_KEPT]}…{':' * word.endswith(':')}"
 
 
-def _say(code: int, *lines: str) -> int:
+def _say(*lines: str) -> None:
     with suppress(OSError):
         for line in lines:
             print(printable(line), file=sys.stderr, flush=True)
-    return code
 
 
 def _print_traceback() -> None:

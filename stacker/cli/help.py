@@ -31,10 +31,25 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TIME = r"(\d{1,9})([smhd]?)"  # compiled at its use, which most commands do not reach
 _SIZE = r"(\d+)([KMGT]?)(?:i?B)?"
 
+_UNKNOWN = "unknown option: "
+# Options of podman, skopeo and docker, and ours of the same meaning.
+_SYNONYMS = {
+    **dict.fromkeys(("--arch", "--os", "--variant"), ("--platform",)),
+    **dict.fromkeys(("--override-arch", "--override-os", "--override-variant"), ("--platform",)),
+    **dict.fromkeys(("-p", "--password"), ("--password-stdin",)),
+    **dict.fromkeys(("--multi-arch", "-a"), ("--all",)),
+    **dict.fromkeys(("-t", "--tag"), ("--name",)),
+    **dict.fromkeys(("--tlsverify", "-k"), ("--tls-verify",)),
+    "--no-trunc": ("--json",),
+    "-o": ("--output",),
+    "-f": ("--force", "--filter", "--format"),
+    "--read-write": ("--rw",),
+    "-l": ("--lazy",),
+}
 # The messages of argparse, and their replacements of the form *what failed: which object*.
 _MESSAGES = (
     (r"the following arguments are required: (.+)", r"missing argument: \1"),
-    (r"unrecognized arguments: (-.*)", r"unknown option: \1"),
+    (r"unrecognized arguments: (-\S*).*", rf"{_UNKNOWN}\1"),  # a later word can be a password
     (r"unrecognized arguments: (.*)", r"too many arguments: \1"),
     (r"argument (.+?): expected .*", r"missing value: \1"),
     (
@@ -74,7 +89,21 @@ class Parser(argparse.ArgumentParser):
             if found := re.fullmatch(pattern, message, re.DOTALL):
                 message = found.expand(words)
                 break
-        raise UsageError(message, hint=f"`{self.prog} --help` lists its arguments and options")
+        hint = f"`{self.prog} --help` lists its arguments and options"
+        if message.startswith(_UNKNOWN):
+            hint = self._guess(message.removeprefix(_UNKNOWN)) or hint
+        raise UsageError(message, hint=hint)
+
+    def _guess(self, option: str) -> str | None:
+        """Return a hint with the option that a user of another program means."""
+        import difflib  # only a mistake needs it
+
+        option, known = option.partition("=")[0], self._option_string_actions
+        close = difflib.get_close_matches(option, known, 1, 0.75)
+        for found in (*_SYNONYMS.get(option, ()), *close):
+            if found in known:
+                return f"did you mean `{found}`?"
+        return None
 
     def format_usage(self) -> str:
         """Return the usage line."""

@@ -22,6 +22,7 @@ SCHEMA = "stacker/v1"
 """Version of every document.  A version may add fields; it never changes or removes one."""
 
 _UNITS = "KMGTP"
+_NARROWEST = 16  # characters of the first column of a table
 
 
 def printable(text: str) -> str:
@@ -78,6 +79,17 @@ def print_text(text: str, *, tabs: bool = False) -> None:
     _print(text.encode(_encoding(), "backslashreplace").decode(_encoding()))
 
 
+def print_document(content: bytes) -> None:
+    """Print a document of an image as it is; on a terminal, escape non-printable characters."""
+    if sys.stdout.isatty():
+        for line in content.decode(errors="backslashreplace").splitlines():
+            print_text(line, tabs=True)
+        return
+    with writing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+
+
 def print_items(kind: str, items: Sequence[dict[str, object]], **more: object) -> None:
     """Print a JSON document with a list of items."""
     _print_document({"schema": SCHEMA, "kind": kind, "items": list(items), **more})
@@ -126,13 +138,27 @@ def _draw(headers: Sequence[str], rows: list[list[str]], is_right: list[bool]) -
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for header, number in zip(headers, is_right, strict=True):
+    count = _fitting([headers, *rows], console.width)
+    for header, number in zip(headers[:count], is_right, strict=False):
         table.add_column(header, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # rich interprets brackets in a str as markup
+        table.add_row(*map(Text, row[:count]))  # rich interprets brackets in a str as markup
     with writing():
-        Console().print(table)
+        console.print(table)
+
+
+def _fitting(rows: Sequence[Sequence[str]], width: int) -> int:
+    """Return how many columns fit; only the first may fold, to `_NARROWEST` characters."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    used, count = min(first, _NARROWEST), 1
+    for other in others:
+        used += 2 + other
+        if used > width:
+            break
+        count += 1
+    return count
 
 
 def _print_document(document: dict[str, object]) -> None:

@@ -177,6 +177,8 @@ def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAcc
 
     if args.cert_dir is not None and not os.path.isdir(args.cert_dir):
         raise NotFoundError(f"no such directory: --cert-dir {args.cert_dir!r}")
+    if args.cert_dir is not None:
+        _check_certificates(args.cert_dir)
     directory = os.path.abspath(args.cert_dir) if args.cert_dir else ""
     return RegistryAccess(
         insecure=args.insecure,
@@ -184,6 +186,17 @@ def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAcc
         proxies=proxies(environ),
         certificates=CertificateDirectories(directory, certificate_directories(environ)),
     )
+
+
+def _check_certificates(directory: str) -> None:
+    """Refuse a directory without a file that `read_directory` would use."""
+    names = os.listdir(directory)
+    if not any(name.endswith((".crt", ".cert", ".key")) for name in names):
+        got = ", ".join(map(repr, sorted(names)[:3])) or "an empty directory"
+        raise NotFoundError(
+            f"no certificate: --cert-dir {directory!r}: got {got}, want *.crt, or *.cert and *.key",
+            hint="rename the CA certificate to NAME.crt, as containers-certs.d(5) requires",
+        )
 
 
 def _credential_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:

@@ -6,8 +6,10 @@ to stderr through it.  This module does not parse arguments and does not print r
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from stacker.image.digest import ImageID
     from stacker.store.store import Store
 
+_DENIED = (os.strerror(errno.EPERM), os.strerror(errno.EACCES))
+_MOST_FILES = 50_000  # that a search for another owner reads
 _SYSTEM_CONFIG = Path("/etc/stacker/config.toml")
 _TEMPORARY = Path("/var/tmp")  # noqa: S108 - mkstemp(3) creates the files
 
@@ -99,6 +103,24 @@ class Session:
         pattern = rf"(^|`|&& )stacker (?=(?:{verbs})\b)"
         return re.sub(pattern, lambda found: found[1] + words, text)
 
+    def ownership_hint(self, error: Exception) -> str | None:
+        """Return how to use a store that was made under another ID map.
+
+        :param error: the error of a command.
+        :returns: ``None`` if another cause is likely.
+        """
+        denied = isinstance(error, PermissionError) or str(error).endswith(_DENIED)
+        if not denied or not (user := os.geteuid()):  # root needs another privilege
+            return None
+        found = _foreign_file(self.root, user)
+        if found is None:
+            return None
+        path, owner = found
+        return (
+            f"user {owner} owns {path}, as in a store that a user namespace has made: run the "
+            "command there, for example `podman unshare stacker`"
+        )
+
     def store(self, *, create: bool = True) -> Store:
         """Open the store.
 
@@ -131,6 +153,21 @@ class Session:
         """Print a message to stderr if ``--verbose`` is given."""
         if self.verbosity > 0:
             print(printable(text), file=sys.stderr)
+
+
+def _foreign_file(root: Path, user: int) -> tuple[str, int] | None:
+    """Return a file of layers that another user owns, and this user; ``None`` without one."""
+    seen = 0
+    for directory in ("layers", "chains", "staging"):
+        for parent, directories, files in os.walk(root / directory):
+            for name in (*directories, *files):
+                path, seen = os.path.join(parent, name), seen + 1
+                with suppress(OSError):
+                    if (owner := os.lstat(path).st_uid) != user:
+                        return path, owner
+                if seen > _MOST_FILES:
+                    return None
+    return None
 
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:

@@ -31,6 +31,7 @@ TRANSPORTS = (
 
 _ARCHIVES = ("oci-archive", "docker-archive")
 _FOREIGN = ("docker-daemon", "containers-storage")
+_DIGITS = frozenset("0123456789abcdef")
 _EXAMPLES = {
     "docker": "docker://HOST/REPO[:TAG] as in docker://registry.example/app:1.0",
     "oci": "oci:DIR[:TAG] as in oci:./layout:1.0",
@@ -103,6 +104,20 @@ def is_archive_on(text: str, paths: Sequence[str]) -> bool:
 def is_in_registry(text: str) -> bool:
     """Return whether `text` names an image in a registry."""
     return text.startswith(REGISTRY_TRANSPORT)
+
+
+def pull_hint(text: str) -> str | None:
+    """Return how to pull what a text names, ``None`` if it names no image of another place."""
+    from stacker.image.reference import complete_name
+
+    if set(text.removeprefix("sha256:")) <= _DIGITS:
+        return None
+    if text.partition(":")[0] not in TRANSPORTS:
+        try:
+            complete_name(text)
+        except StackerError:
+            return None
+    return f"`stacker pull {shell_word(text)}` pulls an image; `stacker images` lists those pulled"
 
 
 def repository_of(text: str) -> str:

@@ -14,7 +14,7 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, StackerError, full_disk_hint, path_of, shell_word
-from stacker.linux import mountinfo, process
+from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named, execute
 from stacker.mount.drivers.fuse import FUSE_DRIVERS
 from stacker.mount.record import IndexMount, MountRecord
@@ -80,12 +80,24 @@ def _checked(table: Table, request: MountRequest, forbidden: Path | None) -> Mou
     """Check a request, if necessary after clearing what a killed process left on its paths."""
     try:
         return checked(request, forbidden=forbidden)
-    except MountError:
+    except MountError as error:
         from stacker.mount.detach import recover
 
         if not recover(table, request.target):
-            raise
+            raise _busy(table, request.target) or error from None
     return checked(request, forbidden=forbidden)
+
+
+def _busy(table: Table, target: Path) -> MountError | None:
+    """Return the error for a target at which an image is mounted, ``None`` without one."""
+    entry = table.find(safe_path.resolve(target))
+    if entry is None or entry.state != "mounted":
+        return None
+    image = entry.record.image.removeprefix("sha256:")[:12]
+    return MountError(
+        f"mount target is busy: {target}: image {image} is mounted there",
+        hint=f"stacker umount {shell_word(target)}",
+    )
 
 
 def _attach(
@@ -166,11 +178,8 @@ def _remove_incomplete(table: Table, target: Path) -> None:
         from stacker.mount.detach import detach
 
         detach(table, target)
-    elif entry is not None and entry.state == "mounted":
-        raise MountError(
-            f"mount target is busy: {target}: it holds a copy of {entry.record.image}",
-            hint=f"stacker umount {shell_word(target)}",
-        )
+    elif busy := _busy(table, target):
+        raise busy
 
 
 def _record(plan: Plan, image: StackedImage) -> MountRecord:

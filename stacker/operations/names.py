@@ -49,8 +49,9 @@ def untag_names(store: Store, names: Iterable[str]) -> dict[str, ImageID]:
     :raises NotFoundError: no image has one of the names; then stacker removes none.
     """
     texts = list(names)
-    for text in texts:
-        store.images.find(text)  # before a lock changes the store
+    with store.images.read_lock():  # the write lock would create a missing store
+        for text in texts:
+            store.images.find_name(text)
     with store.images.write_lock():
         found = dict(_holder(store, text) for text in texts)
         store.images.untag(found)

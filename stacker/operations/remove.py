@@ -77,8 +77,9 @@ def remove_named(store: Store, texts: Iterable[str], *, force: bool = False) -> 
     """
     store.require_writable()
     texts = list(texts)
-    for text in texts:
-        store.images.find(text)  # before a lock changes the store
+    with store.images.read_lock():  # the write lock would create a missing store
+        for text in texts:
+            store.images.find_name(text)
     store.partials.sweep()
     with store.staging.trash() as discard, store.images.write_lock():
         found = [store.images.find_name(text) for text in texts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from stacker.errors import StackerError, UsageError, shell_word
@@ -18,7 +19,15 @@ from stacker.image.location import REGISTRY_TRANSPORT, TRANSPORTS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stacker.image.location import ImageLocation
+
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".oci")
+_KINDS = {
+    "oci": "a directory with an OCI image layout",
+    "oci-archive": "an archive of an OCI image layout",
+    "docker-archive": "a docker archive",
+}
+_MOST_NAMES = 20  # that are read; the members before them are skipped
 _IN_LAYOUT = re.compile(b"oci-layout|index.json|blobs")
 _IN_DOCKER_ARCHIVE = re.compile(rb"manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar)?")
 
@@ -28,7 +37,7 @@ def complete_source(text: str) -> str:
 
     :raises UsageError: the text is a path.
     """
-    if _has_transport(text):
+    if not text or has_transport(text):
         return text
     if not (_has_path_prefix(text) or (text.endswith(_SUFFIXES) and os.path.exists(text))):
         return f"{REGISTRY_TRANSPORT}{text}"
@@ -46,7 +55,7 @@ def complete_destination(text: str) -> str:
 
     :raises UsageError: the text is a path.
     """
-    if _has_transport(text):
+    if not text or has_transport(text):
         return text
     is_archive = text.endswith(_SUFFIXES)
     if not (is_archive or _has_path_prefix(text)):
@@ -55,24 +64,38 @@ def complete_destination(text: str) -> str:
     raise _no_transport(text, f"write {transport}:{shell_word(text)}")
 
 
+def wrong_transport(location: ImageLocation) -> UsageError | None:
+    """Return the error for a path that another transport can read, ``None`` for any other path."""
+    found = transport_of(location.path)
+    if found is None or found == location.transport:
+        return None
+    name = f":{location.name}" if location.name else ""
+    return UsageError(
+        f"wrong transport: {location.what}: got {_KINDS[found]}, want {_KINDS[location.transport]}",
+        hint=f"write {found}:{shell_word(location.path)}{name}",
+    )
+
+
 def transport_of(path: str) -> str | None:
     """Return the transport that can read a file or a directory; ``None`` if nothing can."""
     if os.path.isdir(path):
         return "oci" if os.path.exists(os.path.join(path, "oci-layout")) else None
     try:
-        first = next(filter(None, _names(path)), b"")
+        for name in islice(_names(path), _MOST_NAMES):
+            if _IN_LAYOUT.fullmatch(name):
+                return "oci-archive"
+            if _IN_DOCKER_ARCHIVE.fullmatch(name):
+                return "docker-archive"
     except (OSError, StackerError):
-        return None
-    if _IN_LAYOUT.fullmatch(first):
-        return "oci-archive"
-    return "docker-archive" if _IN_DOCKER_ARCHIVE.fullmatch(first) else None
+        pass
+    return None
 
 
-def _has_transport(text: str) -> bool:
-    """Return whether a text starts with a transport, perhaps an unknown one, or is empty."""
+def has_transport(text: str) -> bool:
+    """Return whether a text starts with a transport, perhaps an unknown one."""
     transport, colon, rest = text.partition(":")
     is_path = rest.startswith(("/", "."))  # no tag starts like that
-    return not text or (bool(colon) and (transport in TRANSPORTS or is_path))
+    return bool(colon) and (transport in TRANSPORTS or is_path)
 
 
 def _has_path_prefix(text: str) -> bool:

@@ -11,9 +11,10 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stacker.errors import NotFoundError
+from stacker.errors import IntegrityError, NotFoundError
 from stacker.image.location import STDIN, parse_location
 from stacker.source.files import Directory
+from stacker.source.identify import wrong_transport
 from stacker.source.layout import open_layout
 from stacker.tar.limits import ARCHIVE_RATIO
 
@@ -55,7 +56,7 @@ def open_source(
     # A worker process may have another working directory.
     path = location.path if location.path in STDIN else os.path.abspath(location.path)
     if location.transport == "oci":
-        return _directory(os.path.abspath(path), location.name, location.what)
+        return _directory(os.path.abspath(path), location)
     return _archive(path, location, spool, archive_ratio)
 
 
@@ -74,10 +75,11 @@ def _registry(text: str, access: RegistryAccess | None) -> Iterator[Source]:
 
 
 @contextmanager
-def _directory(path: str, tag: str, what: str) -> Iterator[Source]:
+def _directory(path: str, location: ImageLocation) -> Iterator[Source]:
+    what = location.what
     if not os.path.isdir(path):
-        raise NotFoundError(f"no such directory: {what}")
-    yield open_layout(Directory(path, what), tag)
+        raise wrong_transport(location) or NotFoundError(f"no such directory: {what}")
+    yield open_layout(Directory(path, what), location.name)
 
 
 @contextmanager
@@ -88,7 +90,15 @@ def _archive(path: str, location: ImageLocation, spool: Path, ratio: int) -> Ite
         open_archive,  # loads the tar parser
     )
 
+    if os.path.isdir(path) and (error := wrong_transport(location)):
+        raise error
     with seekable(path, location.what, spool=spool, ratio=ratio) as plain:
         archive = open_archive(plain, location.what)
         opened = open_layout if location.transport == "oci-archive" else open_docker
-        yield opened(archive, location.name)
+        try:
+            source = opened(archive, location.name)
+        except IntegrityError:
+            if error := wrong_transport(location):
+                raise error from None
+            raise
+        yield source

@@ -11,11 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from stacker.errors import IntegrityError, NetworkError, UnsupportedError
+from stacker.errors import (
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    UnsupportedError,
+    shell_word,
+)
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.document import DOCUMENT_LIMIT, quoted
+from stacker.image.location import REGISTRY_TRANSPORT
 from stacker.image.manifest import type_of
 from stacker.image.schema1 import is_schema1, signed_payload
 from stacker.registry.client import make_client
@@ -178,7 +185,12 @@ def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
     of schema 1 is over the signed payload, and only that is embedded.
     """
     what = str(reference)
-    raw, announced = _manifest(client, f"manifests/{reference.target}", what)
+    try:
+        raw, announced = _manifest(client, f"manifests/{reference.target}", what)
+    except NotFoundError:
+        if isinstance(client, Mirrors):  # the message names each server
+            raise
+        raise _no_manifest(reference) from None
     is_legacy = announced is None and is_schema1(raw, what)
     if is_legacy:
         raw = signed_payload(raw, what)
@@ -188,6 +200,16 @@ def _root(client: Client | Mirrors, reference: Reference) -> Descriptor:
     if is_legacy:
         return Descriptor(mediatype.SCHEMA1_MANIFEST, digest, len(raw), data=raw)
     return Descriptor(type_of(raw, media_type=announced, what=what), digest, len(raw), data=raw)
+
+
+def _no_manifest(reference: Reference) -> NotFoundError:
+    if reference.digest is not None:
+        return NotFoundError(f"no such manifest: {reference.name}: {reference.digest}")
+    tags = shell_word(f"{REGISTRY_TRANSPORT}{reference.name}")
+    return NotFoundError(
+        f"no such tag: {reference.name}: {reference.tag!r}",
+        hint=f"`stacker tags {tags}` lists the tags, if the repository exists",
+    )
 
 
 def _manifest(client: Client | Mirrors, path: str, what: str) -> tuple[bytes, str | None]:

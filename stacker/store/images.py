@@ -81,7 +81,13 @@ class ImageStore:
         if self._is_config(digits):
             return ImageID("sha256", digits)
         with self.read_lock():
-            return self.find_name(text)[0]
+            try:
+                return self.find_name(text)[0]
+            except NotFoundError as error:
+                from stacker.image.location import pull_hint
+
+                error.hint = pull_hint(text) or error.hint
+                raise
 
     def find_name(self, text: str) -> tuple[ImageID, str | None]:
         """Return the ID of an image, and the image's name if `text` is one; see `find`.
@@ -203,8 +209,10 @@ class ImageStore:
         origin = {SOURCE: source} if source else {}
         bare = replace(manifest, annotations=origin, platform=None, data=None)
         fresh = [replace(bare, annotations={NAME: name, **origin}) for name in names] or [bare]
-        entries = [entry for entry in kept if not _is_covered(entry, manifest, fresh)]
-        self._write([*entries, *fresh])
+        covered = [n for n, entry in enumerate(kept) if _is_covered(entry, manifest, fresh)]
+        place = covered[0] if covered else len(kept)  # the list has the order of the first pulls
+        before, after = kept[:place], kept[place:]
+        self._write([*before, *fresh, *(e for e in after if not _is_covered(e, manifest, fresh))])
         image_id = self._image_id(manifest)
         return {name: holder for name, holder in moved.items() if holder != image_id}
 

@@ -143,6 +143,9 @@ class Stacker:
         result = self.run(*words)
         assert result.code == code, (result.code, result.err)
         assert result.out == ""
+        if "--json" in words:
+            conforming(json.loads(result.err))
+            return result.err
         first, *hint = result.err.splitlines()
         assert first.startswith("stacker: error: ")
         assert len(hint) <= 1

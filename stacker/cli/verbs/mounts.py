@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.listing import add_template, print_list
+from stacker.linux import mountinfo
 from stacker.mount.detach import clear_stale
-from stacker.mount.table import Table
+from stacker.mount.table import Entry, Table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 
     from stacker.cli.listing import Listing
     from stacker.cli.session import Session
-    from stacker.mount.record import MountRecord
-    from stacker.mount.table import Entry
+    from stacker.linux.mountinfo import MountTable
 
 DESCRIPTION = """\
 List the mounts of the store.  STATE is one of
@@ -24,6 +24,8 @@ List the mounts of the store.  STATE is one of
   busy        a process is mounting or unmounting it
   incomplete  a killed command left a part of a copy; `umount` removes it,
               and so does a new `mount` on the same target
+
+MODE is rw if programs can write to the mount, and ro otherwise.
 
 If a crash or a reboot has ended a mount, stacker prints its target to stderr and removes it from
 the list.  stacker also discards the writes of `mount --rw`, and keeps those of `mount --upper`.
@@ -46,23 +48,35 @@ def run(args: Namespace, session: Session) -> None:
     for record in cleared:
         session.say(f"cleared {record.target}: the mount of image {record.image} is gone")
     entries = [entry for entry in table.entries() if entry.state != "stale"]
+    points = mountinfo.read()
     print_list(
         args,
         session,
         "mounts",
-        [_document(entry.record, entry.state) for entry in entries],
-        lambda: _table(entries),
-        cleared=[_document(record, "stale") for record in cleared],
+        [_document(entry, writable=_is_writable(entry, points)) for entry in entries],
+        lambda: _table(entries, points),
+        cleared=[_document(Entry(record, "stale"), writable=False) for record in cleared],
     )
 
 
-def _table(entries: Iterable[Entry]) -> Listing:
+def _is_writable(entry: Entry, points: MountTable) -> bool:
+    """Return whether programs can write to a mount, now.
+
+    A remount changes it, and without privileges the driver `copy` cannot make its copy read-only.
+    """
+    point = points.at(entry.record.target) if entry.state == "mounted" else None
+    if point is not None:
+        return not (point.read_only or "ro" in point.super_options.split(","))
+    return not entry.record.read_only or entry.record.driver == "copy"
+
+
+def _table(entries: Iterable[Entry], points: MountTable) -> Listing:
     rows = [
         (
             str(entry.record.target),
             entry.record.image.partition(":")[2][:12],
             entry.record.driver,
-            "ro" if entry.record.read_only else "rw",
+            "rw" if _is_writable(entry, points) else "ro",
             entry.state,
             entry.record.created,
         )
@@ -71,7 +85,8 @@ def _table(entries: Iterable[Entry]) -> Listing:
     return ("TARGET", "IMAGE ID", "DRIVER", "MODE", "STATE", "CREATED"), rows, ""
 
 
-def _document(record: MountRecord, state: str) -> dict[str, object]:
+def _document(entry: Entry, *, writable: bool) -> dict[str, object]:
+    record = entry.record
     return {
         "id": record.id,
         "image_id": record.image,
@@ -80,7 +95,8 @@ def _document(record: MountRecord, state: str) -> dict[str, object]:
         "fuse_adapter": record.fuse_adapter,
         "read_only": record.read_only,
         "upper": None if record.upper is None else str(record.upper),
-        "state": state,
+        "writable": writable,
+        "state": entry.state,
         "created": record.created,
         "layers": [str(layer) for layer in record.layers],
     }

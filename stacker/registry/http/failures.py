@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ssl import SSLCertVerificationError, SSLError
 
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's text
+NO_ADDRESS = "the host's name has no address"
 _UNTRUSTED = "its certificate is not signed by a trusted CA"
 # OpenSSL's X509_V_ERR_* numbers, x509_vfy.h.
 _CERTIFICATE_FAULTS = {
@@ -62,7 +63,7 @@ def is_certificate(error: BaseException) -> bool:
 def _reason(error: Exception) -> str:
     match error:
         case exceptions.NameResolutionError():
-            return "the host's name has no address"
+            return NO_ADDRESS
         case exceptions.NewConnectionError():
             return _innermost(error, "no connection")
         case exceptions.ConnectTimeoutError():

@@ -17,7 +17,7 @@ from urllib3 import exceptions
 
 import stacker
 from stacker.errors import NetworkError
-from stacker.registry.http.failures import is_certificate, reason
+from stacker.registry.http.failures import NO_ADDRESS, is_certificate, reason
 from stacker.registry.http.origin import check_scheme, origin_of
 from stacker.registry.http.pool import ConnectionPools
 from stacker.registry.http.response import Response, TransferInterruptedError
@@ -211,6 +211,8 @@ class HttpSession:
 def _hint(error: Exception) -> str | None:
     if is_certificate(error):
         return "install the registry's CA certificate, or name its directory with --cert-dir"
+    if reason(error) == NO_ADDRESS:
+        return "check the spelling of the host, the network, and /etc/resolv.conf"
     if reason(error) == os.strerror(errno.ECONNREFUSED):
         return "check the host and the port of the registry"
     return None

@@ -129,10 +129,21 @@ def test_certificate_of_an_unknown_ca_names_the_cert_dir_option(
         )
 
 
-def test_missing_tag_gives_the_error_code_in_words(pulled: Stacker, server: FakeRegistry) -> None:
-    place = f"{server.host}/app:2.0"
-    assert said(pulled, 3, "pull", f"docker://{place}") == (
-        f"not found: {place}: got status 404 (no such repository), want 200",
+@pytest.mark.parametrize("verb", ["pull", "inspect"])
+def test_missing_tag_names_the_command_that_lists_the_tags(
+    pulled: Stacker, server: FakeRegistry, verb: str
+) -> None:
+    place = f"{server.host}/app"
+    assert said(pulled, 3, verb, f"docker://{place}:nope") == (
+        f"no such tag: {place}: 'nope'",
+        f"`stacker tags docker://{place}` lists the tags, if the repository exists",
+    )
+
+
+def test_missing_digest_is_named(pulled: Stacker, server: FakeRegistry) -> None:
+    digest = f"sha256:{'0' * 64}"
+    assert said(pulled, 3, "pull", f"docker://{server.host}/app@{digest}") == (
+        f"no such manifest: {server.host}/app: {digest}",
         "",
     )
 

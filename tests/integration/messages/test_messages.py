@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ TRANSPORTS = (
 )
 STACKER = "stacker --store ~/store"
 IMAGES = f"`{STACKER} images` lists the images in the store"
+PULL = f"`{STACKER} pull nothing` pulls an image; `{STACKER} images` lists those pulled"
 
 
 # The words, the exit code, the message and the hint; `~` is the directory of the test.
@@ -88,7 +90,78 @@ MISTAKES = [
         "",
     ),
     ("pull docker-archive:~/none", 3, "no such file: docker-archive:~/none", ""),
-    ("inspect nothing", 3, "no such image: 'nothing'", IMAGES),
+    ("inspect nothing", 3, "no such image: 'nothing'", PULL),
+    ("mount --pull never nothing ~/target", 3, "no such image: 'nothing'", PULL),
+    ("inspect abc", 3, "no such image: 'abc'", IMAGES),
+    ("untag nothing", 3, "no such image: 'nothing'", IMAGES),
+    ("pull --arch arm64 oci:~/app", 2, "unknown option: --arch", "did you mean `--platform`?"),
+    (
+        "login -u me -p secret registry.example",
+        2,
+        "unknown option: -p",
+        "did you mean `--password-stdin`?",
+    ),
+    ("images --fliter x", 2, "unknown option: --fliter", "did you mean `--filter`?"),
+    (
+        "pull --cert-dir ~/app docker://localhost:1/app",
+        3,
+        (
+            "no certificate: --cert-dir '~/app': got 'blobs', 'index.json', 'oci-layout', want "
+            "*.crt, or *.cert and *.key"
+        ),
+        "rename the CA certificate to NAME.crt, as containers-certs.d(5) requires",
+    ),
+    (
+        "pull registry.invalid/app",
+        10,
+        "cannot reach the registry: registry.invalid/app: the host's name has no address",
+        "check the spelling of the host, the network, and /etc/resolv.conf",
+    ),
+    (
+        "pull oci-archive:~/app",
+        2,
+        (
+            "wrong transport: oci-archive:~/app: got a directory with an OCI image layout, want "
+            "an archive of an OCI image layout"
+        ),
+        "write oci:~/app",
+    ),
+    (
+        "pull docker-archive:~/app:app:1.0",
+        2,
+        (
+            "wrong transport: docker-archive:~/app: got a directory with an OCI image layout, want "
+            "a docker archive"
+        ),
+        "write oci:~/app:app:1.0",
+    ),
+    (
+        "pull oci-archive:~/saved.tar:app",
+        2,
+        (
+            "wrong transport: oci-archive:~/saved.tar: got a docker archive, want "
+            "an archive of an OCI image layout"
+        ),
+        "write docker-archive:~/saved.tar:app",
+    ),
+    (
+        "pull oci:~/saved.tar",
+        2,
+        (
+            "wrong transport: oci:~/saved.tar: got a docker archive, want a directory with an OCI "
+            "image layout"
+        ),
+        "write docker-archive:~/saved.tar",
+    ),
+    (
+        "copy docker-archive:~/layout.tar oci:~/out",
+        2,
+        (
+            "wrong transport: docker-archive:~/layout.tar: got an archive of an OCI image "
+            "layout, want a docker archive"
+        ),
+        "write oci-archive:~/layout.tar",
+    ),
     ("rm app:1.0 nothing", 3, "no such image: 'nothing'", IMAGES),
     ("mount app:1.0 ~/none", 9, "mount target does not exist: ~/none", "mkdir ~/none"),
     (
@@ -212,7 +285,13 @@ MISTAKES = [
 ]
 
 
-def test_mistake_on_the_command_line_has_its_message(pulled: Stacker, tmp_path: Path) -> None:
+def test_mistake_on_the_command_line_has_its_message(
+    pulled: Stacker, app: images.Layout, tmp_path: Path
+) -> None:
+    saved = tar(file(f"{'0' * 64}.json", b"{}"), file("manifest.json", b"[]"))
+    (tmp_path / "saved.tar").write_bytes(saved)
+    with tarfile.open(tmp_path / "layout.tar", "w") as archive:
+        archive.add(app.path, ".")
     got, want = [], []
     for line, code, message, hint in MISTAKES:
         if hint in ("pull", "mount", "gc"):
@@ -252,14 +331,14 @@ def test_prefix_of_two_images_lists_both(
 
 
 @needs_root
+@pytest.mark.parametrize("driver", ["overlay", "copy"])
 def test_busy_target_and_mounted_image_name_the_umount_command(
-    pulled: Stacker, app: images.Layout, tmp_path: Path, alone_among_mounts: None
+    pulled: Stacker, app: images.Layout, tmp_path: Path, alone_among_mounts: None, driver: str
 ) -> None:
     target = tmp_path / "target"
-    pulled("mount", "--driver", "overlay", "app:1.0", target)
-    identity = pulled("mounts", "--json").items[0]["id"]
+    pulled("mount", "--driver", driver, "app:1.0", target)
     assert said(pulled, 9, "mount", "app:1.0", target) == (
-        f"mount target is busy: ~/target: overlay stacker:{identity} is mounted there",
+        f"mount target is busy: ~/target: image {app.image.config[7:19]} is mounted there",
         f"{STACKER} umount ~/target",
     )
     assert said(pulled, 8, "rm", "app:1.0") == (

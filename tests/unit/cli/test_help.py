@@ -62,7 +62,7 @@ def test_help_is_the_same_on_every_python(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ([], "missing argument: SOURCE"),
         (["a", "b", "c"], "too many arguments: c"),
-        (["a", "--fla"], "unknown option: --fla"),
+        (["a", "--nothing"], "unknown option: --nothing"),
         (["a", "--driver", "c"], "invalid value: --driver: got 'c', want one of a, b"),
         (["a", "--username"], "missing value: -u/--username"),
         (["a", "--flag=x"], "unexpected value: --flag: got 'x', want no value"),

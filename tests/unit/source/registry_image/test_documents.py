@@ -187,7 +187,8 @@ def test_interrupted_manifest_is_requested_again(server: FakeRegistry, make_imag
 
 def test_missing_image_is_not_found(server: FakeRegistry) -> None:
     error = refused(NotFoundError, server, "app:none")
-    assert error.message.endswith("/app:none: got status 404 (no such repository), want 200")
+    assert error.message.endswith("/app: 'none'")
+    assert "stacker tags docker://" in (error.hint or "")
 
 
 @pytest.mark.parametrize(
