@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError
 from stacker.image.digest import Digest, ImageID
-from stacker.linux.filesystem import sweep_temporaries, write_atomically
+from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
 
 if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
@@ -60,6 +61,24 @@ class BlobStore:
                 hint="pull the image again with `stacker pull`, which rewrites its documents",
             )
         return content
+
+    def manifests(self) -> list[Descriptor]:
+        """Return the manifests whose config is a blob, too."""
+        from stacker.image.descriptor import Descriptor
+        from stacker.image.document import DOCUMENT_LIMIT
+        from stacker.image.manifest import Manifest, parse_document
+
+        found = []
+        for path in sorted(self.root.glob("*/*")):
+            size = path.stat().st_size
+            if is_temporary(path.name) or not 0 < size <= DOCUMENT_LIMIT:
+                continue
+            digest = Digest(path.parent.name, path.name)
+            with suppress(IntegrityError, NotFoundError, UnsupportedError):
+                document = parse_document(self.read(digest), media_type=None, what=f"blob {digest}")
+                if isinstance(document, Manifest) and self.has(document.config.digest):
+                    found.append(Descriptor(document.media_type, digest, size))
+        return found
 
     def write(self, digest: Digest | ImageID, content: bytes) -> None:
         """Write a verified document; replace a damaged copy, keep an identical one."""

@@ -9,7 +9,7 @@ This module does not use layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ from stacker.errors import IntegrityError, LockedError, NotFoundError, Unsupport
 from stacker.image.config import ImageConfig, parse_config
 from stacker.image.digest import ImageID
 from stacker.linux import lock
-from stacker.linux.filesystem import is_temporary
 from stacker.store.blobs import INDEX, BlobStore, write_list
 
 if TYPE_CHECKING:
@@ -301,7 +300,7 @@ class ImageStore:
             return self._listed()
         except IntegrityError as error:
             report(f"{error.message}: the names of all images are lost")
-            return self._found_in_blobs()
+            return self.blobs.manifests()
 
     def _listed(self) -> list[Descriptor]:
         from stacker.image.descriptor import Descriptor
@@ -319,27 +318,6 @@ class ImageStore:
             Descriptor.from_json(entry, f"{path}: manifests[{number}]")
             for number, entry in enumerate(entries)
         ]
-
-    def _found_in_blobs(self) -> list[Descriptor]:
-        """Return the manifests among the blobs whose config is a blob, too."""
-        from stacker.image.descriptor import Descriptor
-        from stacker.image.digest import Digest
-        from stacker.image.document import DOCUMENT_LIMIT
-        from stacker.image.manifest import Manifest, parse_document
-
-        found = []
-        for path in sorted(self.blobs.root.glob("*/*")):
-            size = path.stat().st_size
-            if is_temporary(path.name) or not 0 < size <= DOCUMENT_LIMIT:
-                continue
-            digest = Digest(path.parent.name, path.name)
-            with suppress(IntegrityError, NotFoundError, UnsupportedError):
-                document = parse_document(
-                    self.blobs.read(digest), media_type=None, what=f"blob {digest}"
-                )
-                if isinstance(document, Manifest) and self.blobs.has(document.config.digest):
-                    found.append(Descriptor(document.media_type, digest, size))
-        return found
 
     def publish(self) -> None:
         """List the images for other programs; see `BlobStore.publish`.

@@ -16,7 +16,6 @@ from stacker.linux import mountapi
 from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import Stacker, conforming
-from tests.support.mounts import unmount_below
 from tests.support.tars import file, tar, whiteout
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
