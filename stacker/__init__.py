@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         BlobsFound,
         BlobStored,
         Event,
+        ExportProgress,
         LayerPacked,
         LayerProgress,
         LayersFound,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from stacker.image.digest import DiffID, Digest, ImageID
     from stacker.image.platform import Platform
     from stacker.operations.copy import Copied
+    from stacker.operations.export import Exported
     from stacker.operations.gc import Garbage
     from stacker.operations.push import Pushed
     from stacker.operations.repair import Repaired
@@ -63,6 +65,8 @@ __all__ = (
     "Digest",
     "Event",
     "Execution",
+    "ExportProgress",
+    "Exported",
     "Garbage",
     "History",
     "Image",
@@ -108,13 +112,14 @@ _MODULES = {
     "stacker.api.transfers": "copy_image list_tags",
     "stacker.errors": "AuthenticationError IntegrityError LayerError LockedError MountError "
     "NetworkError NotFoundError StackerError UnsupportedError UsageError",
-    "stacker.events": "BlobProgress BlobStored BlobsFound Event LayerPacked LayerProgress "
-    "LayerTimed LayerUnpacked LayersFound LayersToPack MemberSent MissingLayer PackProgress "
-    "Transfer",
+    "stacker.events": "BlobProgress BlobStored BlobsFound Event ExportProgress LayerPacked "
+    "LayerProgress LayerTimed LayerUnpacked LayersFound LayersToPack MemberSent MissingLayer "
+    "PackProgress Transfer",
     "stacker.image.config": "Execution History",
     "stacker.image.digest": "DiffID Digest ImageID",
     "stacker.image.platform": "Platform",
     "stacker.operations.copy": "Copied",
+    "stacker.operations.export": "Exported",
     "stacker.operations.gc": "Garbage",
     "stacker.operations.push": "Pushed",
     "stacker.operations.repair": "Repaired",

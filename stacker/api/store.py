@@ -8,11 +8,12 @@ share it, and it can be pickled.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.api.images import Image, describe_image
+from stacker.api.maintenance import MaintainedStore
 from stacker.api.mounts import Mount, describe_mount
 from stacker.api.options import (
     host_platform,
@@ -23,7 +24,7 @@ from stacker.api.options import (
     unpack_options,
 )
 from stacker.api.registries import RegistryOptions
-from stacker.api.sources import open_for, repair_with, restore_by
+from stacker.api.sources import open_for
 from stacker.errors import NotFoundError
 from stacker.image.digest import ImageID
 from stacker.store.store import Store as StoreDirectory
@@ -34,18 +35,14 @@ if TYPE_CHECKING:
     from stacker.events import Emit
     from stacker.image.platform import Platform
     from stacker.layer.paths import Form
-    from stacker.operations.durability import Restore
-    from stacker.operations.gc import Garbage
+    from stacker.operations.export import Exported, ExportFormat
     from stacker.operations.push import Pushed
-    from stacker.operations.repair import Repaired
-    from stacker.operations.usage import StoreUsage
-    from stacker.operations.verify import Verification
     from stacker.stream.compression import Compression
     from stacker.tar.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class Store(MaintainedStore):
     """The images, layers and mounts in one directory; `open` returns one.
 
     Other threads, other processes and the command can use the same store at the same time.
@@ -55,9 +52,6 @@ class Store:
 
     :param registries: how to reach registries.
     """
-
-    registries: RegistryOptions
-    _directory: StoreDirectory = field(repr=False)
 
     @classmethod
     def open(
@@ -281,6 +275,39 @@ class Store:
                 restore=self._restore(on_event),
             )
 
+    def export(
+        self,
+        image: Image | ImageID | str,
+        file: Path | str,
+        *,
+        kind: ExportFormat = "tar",
+        layer: int | None = None,
+        contents: bool = False,
+        jobs: int | None = None,
+        on_event: Emit = ignore,
+    ) -> Exported:
+        """Write the root filesystem of an image, or one layer, to a file, and unpack nothing.
+
+        :param file: replaced if it exists.
+        :param kind: ``tar``, ``erofs`` or ``squashfs``.
+        :param layer: the number of the only layer to write, from 1 for the base.
+        :param contents: compare the contents of all files with their digests first, too.
+        :param jobs: layers to compare at the same time; ``None`` for one for each processor.
+        :raises IntegrityError: a file of a layer on disk has changed.
+        :raises UnsupportedError: the format cannot hold a file, or its program is missing.
+        """
+        from stacker.destination.output_file import output_file
+        from stacker.linux.process import umask
+        from stacker.operations.export import ExportOptions, export_image
+
+        options = ExportOptions(kind, layer, contents, jobs_or_all(jobs))
+        restore = self._restore(on_event)
+        self._directory.images.find(text_of(image))  # fail before the file is created
+        with output_file(str(file), str(file), umask=umask(), replace=True) as out:
+            return export_image(
+                self._directory, text_of(image), out, options, emit=on_event, restore=restore
+            )
+
     def commit(
         self,
         path: Path | str,
@@ -312,87 +339,3 @@ class Store:
             self._directory, Path(path), name, options, emit=on_event, restore=restore
         )
         return self.image(done.image_id)
-
-    def verify(
-        self,
-        *images: Image | ImageID | str,
-        contents: bool = True,
-        jobs: int | None = None,
-        on_event: Emit = ignore,
-    ) -> Verification:
-        """Compare images and their layers with their digests, and return every difference.
-
-        :param images: the images; without any, all images and all layers of the store.
-        :param contents: read the contents of all files, too; otherwise compare attributes only.
-        """
-        from stacker.operations.verify import verify_images
-
-        return verify_images(
-            self._directory,
-            self._chosen(images),
-            contents=contents,
-            jobs=jobs_or_all(jobs),
-            emit=on_event,
-            unlisted=not images,
-        )
-
-    def repair(
-        self,
-        *images: Image | ImageID | str,
-        contents: bool = True,
-        jobs: int | None = None,
-        on_event: Emit = ignore,
-    ) -> Repaired:
-        """Replace damaged layers and chains of images; mounts that use them keep the old ones.
-
-        :param images: the images; without any, all images of the store.
-        :param contents: read the contents of all files, too; otherwise compare attributes only.
-        :raises IntegrityError: no source has the layers.
-        """
-        from stacker.operations.repair import repair_images
-
-        repair = repair_with(self._directory, self.registries, on_event, jobs)
-        return repair_images(self._directory, self._chosen(images), repair, contents=contents)
-
-    def remove(self, *images: Image | ImageID | str) -> None:
-        """Remove images with all their names, or none of them if one cannot be removed.
-
-        :raises NotFoundError: the store lacks an image.
-        :raises LockedError: an image is mounted or in use.
-        """
-        from stacker.operations.remove import remove_images
-
-        remove_images(self._directory, self._chosen(images) if images else [])
-
-    def collect_garbage(
-        self, *, older_than: float = 0, untagged: bool = False, dry_run: bool = False
-    ) -> list[Garbage]:
-        """Remove what no image, mount or running process needs, and return it.
-
-        :param older_than: seconds; younger objects are kept.
-        :param untagged: remove images without a name, too.
-        :param dry_run: remove nothing, and return what would be removed.
-        """
-        from stacker.operations.gc import collect_garbage
-
-        flags = {"untagged": untagged, "dry_run": dry_run}
-        return collect_garbage(self._directory, older_than=older_than, **flags)
-
-    def usage(self) -> StoreUsage:
-        """Return the bytes on disk that each part of the store takes."""
-        from stacker.operations.usage import store_usage
-
-        return store_usage(self._directory)
-
-    def flush(self) -> None:
-        """Write to disk what `pull` wrote without `sync`: a power cut can lose it before."""
-        from stacker.operations import durability
-
-        durability.flush(self._directory)
-
-    def _chosen(self, images: Sequence[Image | ImageID | str]) -> list[ImageID]:
-        kept = self._directory.images
-        return [kept.find(text_of(each)) for each in images] or [each.id for each in kept.all()]
-
-    def _restore(self, on_event: Emit) -> Restore:
-        return restore_by(repair_with(self._directory, self.registries, on_event))

@@ -62,7 +62,7 @@ def test_the_page_lists_every_stable_name_once() -> None:
 
 def test_the_page_lists_every_public_method() -> None:
     for kind in (stacker.Store, stacker.Mount, stacker.Image):
-        public = {name for name in vars(kind) if not name.startswith("_")}
+        public = {name for name in dir(kind) if not name.startswith("_")}
         fields = set(getattr(kind, "__dataclass_fields__", {}))
         for name in public - fields:
             assert f"\n#### {kind.__name__}.{name}\n" in PAGE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
@@ -124,6 +126,20 @@ def test_push_and_copy_keep_the_image(store: Store, layout: images.Layout, tmp_p
     assert other.id == image.id
 
 
+@pytest.mark.parametrize("kind", ["tar", "erofs"])
+def test_export_writes_one_file(
+    store: Store, layout: images.Layout, tmp_path: Path, kind: Literal["tar", "erofs"]
+) -> None:
+    image = store.pull(layout.source)
+    out = tmp_path / "out"
+    exported = store.export(image, out, kind=kind)
+    assert exported.image_id == image.id
+    assert exported.size == out.stat().st_size
+    assert exported.digest.hex == hashlib.sha256(out.read_bytes()).hexdigest()
+    one = store.export(image, out, layer=2)
+    assert one.digest.hex == image.layers[1].diff_id.hex
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_files_outside_the_store_obey_the_umask(
     store: Store, layout: images.Layout, tmp_path: Path, umask: int
@@ -213,6 +229,10 @@ def test_an_option_that_names_no_directory_is_an_error(store: Store, tmp_path: P
         RegistryOptions(registries_conf=(tmp_path / "none",)).access()
     with pytest.raises(UsageError):
         store.pull("nope:./there")
+
+
+def test_every_kind_of_event_is_a_name_of_the_library() -> None:
+    assert {kind.__name__ for kind in get_args(Event)} <= set(stacker.__all__)
 
 
 def test_every_name_of_the_library_is_loaded_on_its_first_use() -> None:
