@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,21 @@ def test_unmount_imports_no_part_of_the_store(stacker: Stacker, tmp_path: Path) 
         "stacker.store.location",
         "stacker.store.store",
     }
+
+
+@pytest.mark.parametrize("verb", ["pull", "mount"])
+def test_command_forks_its_workers_and_servers(stacker: Stacker, tmp_path: Path, verb: str) -> None:
+    """A new interpreter starts slower; only a process with threads needs one."""
+    layers = [tar(file("c", b"3")), tar(file("d", b"4"))]
+    other = images.layout(tmp_path / "other", layers, name="other:1")
+    if verb == "mount":
+        if os.geteuid() != 0:
+            pytest.skip("mounts: needs root")
+        modules = loaded(stacker, "mount", "app:1.0", tmp_path / "target", "--driver", "fuse")
+        stacker("umount", tmp_path / "target")
+    else:
+        modules = loaded(stacker, "pull", other.source)
+    assert "subprocess" not in modules  # it starts interpreters
 
 
 def test_pull_of_a_complete_image_does_not_import_the_unpacker(
