@@ -8,12 +8,15 @@ import shutil
 import socket
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import images
 from tests.support.command import Stacker, at_home
+from tests.support.mounts import unmount_below
 from tests.support.sample import BASE, MIDDLE, TOP
 from tests.support.snapshot import snapshot
 from tests.support.tars import char, file, hardlink, tar
@@ -42,6 +45,15 @@ def stacker(tmp_path: Path) -> Stacker:
     stacker = at_home(tmp_path)
     stacker("pull", "--sync", images.layout(tmp_path / "app", [LOWER, TOP]).source)
     return stacker
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Make a directory with a short path: podman limits its paths to 50 characters."""
+    path = Path(tempfile.mkdtemp(prefix="podman"))
+    yield path
+    unmount_below(path)
+    shutil.rmtree(path)
 
 
 def change(root: Path) -> None:
@@ -108,13 +120,15 @@ def test_umoci_unpacks_a_committed_image_to_the_same_tree(
 
 
 @pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
-def test_podman_reads_a_committed_image(stacker: Stacker, target: Path, tmp_path: Path) -> None:
+def test_podman_reads_a_committed_image(
+    stacker: Stacker, target: Path, tmp_path: Path, short: Path
+) -> None:
     stacker("mount", "--rw", "app:1.0", target)
     (target / "new").write_bytes(b"new")
     (target / "gone").unlink()
     stacker("commit", target, "app:1.1", "-c", 'CMD ["x"]', "-c", "LABEL a=b")
     stacker("push", "app:1.1", f"oci:{tmp_path}/out:t")
-    podman = ["podman", "--root", f"{tmp_path}/p", "--runroot", f"{tmp_path}/r"]
+    podman = ["podman", "--root", f"{short}/p", "--runroot", f"{short}/r"]
     podman += ["--storage-driver", "vfs"]
     pulled = [*podman, "pull", "--quiet", f"oci:{tmp_path}/out:t"]
     image = subprocess.run(pulled, check=True, capture_output=True, text=True).stdout.strip()

@@ -60,7 +60,7 @@ def store() -> Iterator[Store]:
 
 @pytest.mark.parametrize("driver", ["overlay", "fuse"])
 @settings(
-    max_examples=20,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
