@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import NO_SPACE, StackerError, UsageError
 from stacker.linux import safe_path
-from stacker.linux.filesystem import is_present, replaced_atomically, sweep_temporaries
+from stacker.linux.filesystem import file_identity, replaced_atomically, sweep_temporaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def output_file(path: str, what: str, *, umask: int, replace: bool = False) -> I
 
 
 def _require_replaceable(path: str, what: str, *, replace: bool) -> None:
-    if not is_present(path, follow=False):
+    if file_identity(path) is None:
         return
     if os.path.isdir(path):
         raise UsageError(

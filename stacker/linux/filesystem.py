@@ -74,21 +74,6 @@ def is_tmpfs(target: int | Path) -> bool:
     return filesystem_type(target) == TMPFS_MAGIC
 
 
-def is_present(path: Path | str, *, follow: bool = True) -> bool:
-    """Return whether a path exists.
-
-    os.path.exists returns False for an I/O error, too.
-
-    :param follow: follow a symlink.
-    :raises OSError: the kernel cannot tell.
-    """
-    try:
-        os.stat(path, follow_symlinks=follow)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
 def write_atomically(
     path: Path, content: bytes, *, durable: bool = False, mode: int = PRIVATE
 ) -> None:
@@ -247,13 +232,15 @@ FileIdentity: TypeAlias = "tuple[int, int, int] | None"
 
 
 def file_identity(path: Path | str, *, directory: int | None = None) -> FileIdentity:
-    """Return a value that changes if another file replaces the file.
+    """Return a value that changes if another file replaces the file; ``None`` if it is missing.
+
+    os.path.lexists counts a file as missing after an I/O error, too.
 
     :param directory: descriptor that a relative ``path`` starts at.
     """
     try:
         status = os.stat(path, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns  # the kernel reuses inode numbers
 

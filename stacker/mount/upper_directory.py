@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import LockedError, MountError, shell_word
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock, mountinfo, safe_path
-from stacker.linux.filesystem import is_present
+from stacker.linux.filesystem import file_identity
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_tree
 from stacker.mount.plan import work_beside
@@ -62,7 +62,7 @@ def resolve_upper(upper: Path, target: Path, *, forbidden: Path | None = None) -
             f"upper directory has no parent directory: {upper}",
             hint=f"mkdir -p {shell_word(path.parent)}",
         )
-    if is_present(path, follow=False) and not path.is_dir():
+    if file_identity(path) is not None and not path.is_dir():
         raise MountError(
             f"upper directory is not a directory: {upper}",
             hint="choose a missing or empty directory",
@@ -244,7 +244,7 @@ def exclusive_upper(upper: Path, *, pauses: Sequence[float] = _LOCK_PAUSES) -> I
 
 def _claim_work(upper: Path, work: Path, directory: Path) -> None:
     """Create the work directory, and record its owner; the caller holds the lock on `upper`."""
-    if is_present(work, follow=False):
+    if file_identity(work) is not None:
         if (owned_by := os.lstat(work).st_uid) != os.geteuid():
             raise MountError(
                 f"work directory of another user: {work}: got the owner {owned_by}, "

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.jobs.convert_layer import ConvertTask, convert_layer
 from stacker.jobs.pool import run_tasks
 from stacker.layer.paths import FORMS
+from stacker.operations.durability import ensure_sound
 from stacker.operations.remove import MountedParts
 from stacker.operations.stack import chain_id_of, ensure_stack
 
@@ -25,23 +26,34 @@ if TYPE_CHECKING:
     from stacker.events import Emit
     from stacker.image.digest import DiffID, ImageID
     from stacker.layer.paths import Form
+    from stacker.operations.durability import Restore
     from stacker.store.store import Store
 
 
 def convert_image(
-    store: Store, image_id: ImageID, form: Form, *, jobs: int, emit: Emit
+    store: Store,
+    image_id: ImageID,
+    form: Form,
+    *,
+    jobs: int,
+    emit: Emit,
+    restore: Restore | None = None,
 ) -> tuple[int, int]:
     """Give an image a form.
 
     :param jobs: layers converted at the same time.
     :param emit: called with `PackProgress`.
+    :param restore: unpacks missing layers, and layers that a power cut damaged.
     :returns: the number of layers that got the form, and of those that lost the other one.
     :raises NotFoundError: the store lacks the image or one of its layers.
     :raises IntegrityError: a layer on disk differs from its diff_id.
     :raises UnsupportedError: the form cannot hold the image.
     """
     store.require_writable()
-    with store.images.reading(image_id) as config, store.layers.reading(config.diff_ids):
+    with ExitStack() as held:
+        config = held.enter_context(store.images.reading(image_id))
+        ensure_sound(store, image_id, restore)
+        held.enter_context(store.layers.reading(config.diff_ids))
         added = add_form(store, config.diff_ids, form, jobs=jobs, emit=emit)
         ensure_stack(store, config, form=form)
     return added, drop_unused_forms(store, config.diff_ids)

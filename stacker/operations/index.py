@@ -29,6 +29,7 @@ from stacker.source.protocol import Source
 if TYPE_CHECKING:
     from stacker.destination.protocol import Destination
     from stacker.jobs.pack_layer import PackOptions
+    from stacker.operations.durability import Restore
     from stacker.store.indexes import IndexStore, StoredIndex
     from stacker.store.store import Store
 
@@ -148,6 +149,7 @@ def push_index(
     packing: PackOptions,
     jobs: int,
     emit: Emit,
+    restore: Restore | None = None,
 ) -> Copied:
     """Push an index, after the members that the destination lacks.
 
@@ -156,10 +158,11 @@ def push_index(
 
     :param jobs: the number of blobs to send at the same time.
     :param emit: receives `MemberSent` and the events of `push_image` and `copy_image`.
+    :param restore: unpacks missing layers, and layers that a power cut damaged.
     :raises NotFoundError: there is no such index, or a member is no longer available.
     :raises LockedError: another process changed the index during the push.
     """
-    sender = _MemberSender(store, destination, open_source, packing, jobs, emit)
+    sender = _MemberSender(store, destination, open_source, packing, jobs, emit, restore)
     stored = store.indexes.find(name)
     members, copies = [], []
     for entry in stored.index.manifests:
@@ -185,6 +188,7 @@ class _MemberSender:
     packing: PackOptions
     jobs: int
     emit: Emit
+    restore: Restore | None
 
     def send(self, origin: str) -> Copied:
         """Send the member with this origin, without a tag."""
@@ -211,6 +215,7 @@ class _MemberSender:
             jobs=self.jobs,
             emit=self.emit,
             tagged=False,
+            restore=self.restore,
         )
         return pushed.copied
 

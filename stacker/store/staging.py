@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from stacker.linux import lock
-from stacker.linux.filesystem import is_present
+from stacker.linux.filesystem import file_identity
 from stacker.linux.removal import remove_path
 
 _LOCK = ".lock"
@@ -76,7 +76,7 @@ class Staging:
             if held is None:
                 continue
             with held:
-                if is_present(path, follow=False):
+                if file_identity(path) is not None:
                     yield path
                 beside.unlink(missing_ok=True)
 

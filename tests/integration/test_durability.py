@@ -91,21 +91,32 @@ def test_a_pull_without_a_flush_leaves_its_layers_to_be_verified(
     assert all((layer / "durable").exists() for layer in paths(stacker, app))
 
 
-@pytest.mark.parametrize("verb", ["pull", "unpack", "push"])
+USES = {
+    "pull": ("pull", "oci:{0}/app"),
+    "unpack": ("unpack", "app:1.0", "{0}/tree"),
+    "push": ("push", "app:1.0", "oci:{0}/pushed:1"),
+    "index-push": ("index", "push", "both", "oci:{0}/pushed:1"),
+    "export": ("export", "app:1.0", "-o", "{0}/app.tar"),
+    "export-erofs": ("export", "--format", "erofs", "app:1.0", "-o", "{0}/app.erofs"),
+    "export-layer": ("export", "--layer", "2", "app:1.0", "-o", "{0}/layer.tar"),
+    "convert": ("convert", "--form", "erofs", "app:1.0"),
+    "mount-copy": ("mount", "--driver", "copy", "app:1.0", "{0}/target"),
+}
+"""Commands that use the files of all layers."""
+
+
+@pytest.mark.parametrize("name", USES)
 def test_a_layer_that_lost_its_contents_is_unpacked_again_before_its_first_use(
-    stacker: Stacker, app: images.Layout, tmp_path: Path, verb: str
+    stacker: Stacker, app: images.Layout, tmp_path: Path, name: str
 ) -> None:
     stacker("pull", "--no-sync", app.source)
+    stacker("index", "create", "both", "app:1.0")
     stacker("unpack", "app:1.0", tmp_path / "right")
+    (tmp_path / "target").mkdir()
     for layer in paths(stacker, app):
         lose_contents(layer)
     after = rebooted(stacker)
-    words = {
-        "pull": [app.source],
-        "unpack": ["app:1.0", str(tmp_path / "tree")],
-        "push": ["app:1.0", f"oci:{tmp_path}/pushed:1"],
-    }
-    after(verb, *words[verb])
+    after(*(word.format(tmp_path) for word in USES[name]))
     after("verify", "--all")
     after("unpack", "app:1.0", tmp_path / "again")
     assert snapshot(tmp_path / "again") == snapshot(tmp_path / "right")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from stacker.cli.verbs import SUMMARIES
 from stacker.linux.removal import remove_tree
 from tests.support import images, tars
 from tests.support.command import Result, at_home
 from tests.support.mounts import unmount_below
 from tests.support.registries import PASSWORD, USER
-from tests.support.snapshot import snapshot
+from tests.support.snapshot import Node, extracted, snapshot
 from tests.torture.checks import ExposedTree, exposed
 from tests.torture.forkserver import ForkedStacker, shared_server
 from tests.torture.sweep import is_whole, write_counts
@@ -28,12 +29,7 @@ PROCESSES = 8
 SECONDS = 600 if is_whole() else 60
 EXPECTED = {0, 2, 3, 8, 9}
 """Exit codes that another process's commands explain: used, missing, locked, mounted."""
-VERBS = {
-    *("pull", "mount", "umount", "unpack", "rm", "images", "df", "mounts", "inspect", "layers"),
-    *("history", "push", "copy", "index", "login", "logout", "tags", "bench", "verify", "repair"),
-    *("gc", "tag", "untag"),
-}
-ALWAYS = {"images", "df", "mounts", "bench", "login", "tags", "gc"}
+ALWAYS = {"images", "df", "mounts", "info", "bench", "login", "tags", "gc"}
 """Verbs that succeed whatever other processes do."""
 MORE = tars.tar(*(tars.file(f"opt/{n}", bytes([n]) * 3000) for n in range(40)))
 IMAGES = {
@@ -98,6 +94,8 @@ class Worker:
             (2, self._tag),
             (2, self._read),
             (2, self._write),
+            (1, self._convert),
+            (1, self._export),
             (1, self._index),
             (1, self._use_registry),
             (1, self._bench),
@@ -158,7 +156,10 @@ class Worker:
             remove_tree(tree)
 
     def _compare(self, name: str, path: Path, *command: str | Path) -> None:
-        found, expected = exposed(snapshot(path)), self._soak.expected[name]
+        self._compare_nodes(name, snapshot(path), *command)
+
+    def _compare_nodes(self, name: str, nodes: dict[bytes, Node], *command: str | Path) -> None:
+        found, expected = exposed(nodes), self._soak.expected[name]
         if found != expected:
             wrong = sorted(p for p in {*found, *expected} if found.get(p) != expected.get(p))
             self._soak.find(f"{command} {name}: wrong: {wrong[:5]}")
@@ -176,18 +177,17 @@ class Worker:
 
     def _read(self) -> None:
         name = self._image()
-        self._soak.run(
-            *self._chance.choice(
-                (
-                    ("images",),
-                    ("df",),
-                    ("mounts",),
-                    ("inspect", name),
-                    ("layers", name),
-                    ("history", name),
-                )
-            )
-        )
+        for words in (
+            ("images",),
+            ("df",),
+            ("mounts",),
+            ("info",),
+            ("index", "list"),
+            ("inspect", name),
+            ("layers", name),
+            ("history", name),
+        ):
+            self._soak.run(*words)
 
     def _write(self) -> None:
         """Push or copy to a layout that all workers share, or to an archive."""
@@ -195,11 +195,19 @@ class Worker:
         to = self._chance.choice(
             (f"oci:{self._soak.path}/shared:{name}", f"oci-archive:{self._path}/a.tar:{name}")
         )
-        if self._chance.random() < 0.5:
-            self._soak.run("push", name, to)
-        else:
-            self._soak.run("copy", self._soak.sources[name], to)
-        (self._path / "a.tar").unlink(missing_ok=True)
+        for words in (("push", name, to), ("copy", self._soak.sources[name], to)):
+            self._soak.run(*words)
+            (self._path / "a.tar").unlink(missing_ok=True)
+
+    def _convert(self) -> None:
+        form = self._chance.choice(("tree", "erofs"))
+        self._soak.run("convert", self._image(), "--form", form)
+
+    def _export(self) -> None:
+        """Export an image as a tar, and compare the tree in it."""
+        name, file = self._image(), self._path / "export.tar"
+        if self._soak.run("export", name, "-o", file).code == 0:
+            self._compare_nodes(name, extracted(file), "export")
 
     def _use_registry(self) -> None:
         """Log in and out, with one file of credentials for all workers, and list tags."""
@@ -209,8 +217,7 @@ class Worker:
         tags = self._soak.run("tags", f"docker://{registry}/app").out.split()
         if tags != ["1.0"]:
             self._soak.find(f"tags: got {tags}, want 1.0")
-        if self._chance.random() < 0.3:
-            self._soak.run("logout", registry)
+        self._soak.run("logout", registry)
 
     def _bench(self) -> None:
         self._soak.run("bench", "--runs", "1", self._soak.sources[self._image()])
@@ -231,10 +238,13 @@ class Worker:
 
     def _index(self) -> None:
         name = f"index{self._chance.randrange(2)}"
-        if self._chance.random() < 0.6:
-            self._soak.run("index", "create", name, *self._chance.sample(list(IMAGES), 2))
-        else:
-            self._soak.run("index", "rm", name)
+        members = self._chance.sample(list(IMAGES), 2)
+        self._soak.run("index", "create", name, *members)
+        if self._chance.random() < 0.5:
+            self._soak.run("index", "annotate", name, "--annotation", f"by={self._number}")
+            self._soak.run("index", "inspect", name)
+            self._soak.run("index", "push", name, f"oci:{self._soak.path}/shared:{name}")
+        self._soak.run("index", "rm", name)
 
 
 @pytest.fixture
@@ -283,7 +293,7 @@ def test_eight_processes_on_one_store_end_with_right_trees_and_an_empty_store(
         write_counts("soak", "all-verbs", commands, len(soak.findings), SECONDS)
         assert not soak.findings, "\n\n".join(soak.findings)
         remove_everything(soak)
-        assert {verb for verb, _ in soak.ended} == VERBS
+        assert {verb for verb, _ in soak.ended} == set(SUMMARIES)
         succeeded = {verb for verb, code in soak.ended if code == 0}
         assert succeeded >= {"pull", "mount", "unpack", "verify", *ALWAYS}
     finally:

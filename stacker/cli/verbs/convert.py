@@ -35,6 +35,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Convert the image, and print its ID."""
     from stacker.cli.progress import report_progress
+    from stacker.cli.restore import Restorer
     from stacker.linux.process import usable_processors
     from stacker.operations.convert import convert_image
 
@@ -42,7 +43,12 @@ def run(args: Namespace, session: Session) -> None:
     image_id = store.images.find(args.image)
     with report_progress(session) as emit:
         added, dropped = convert_image(
-            store, image_id, args.form, jobs=args.jobs or usable_processors(), emit=emit
+            store,
+            image_id,
+            args.form,
+            jobs=args.jobs or usable_processors(),
+            emit=emit,
+            restore=Restorer(session),
         )
     if session.json:
         item = {"image_id": str(image_id), "form": args.form, "added": added, "removed": dropped}

@@ -228,6 +228,7 @@ def _inspect(args: Namespace, session: Session) -> None:
 
 def _push(args: Namespace, session: Session) -> None:
     from stacker.cli.progress import report_progress
+    from stacker.cli.restore import Restorer
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.index import push_index
@@ -256,6 +257,7 @@ def _push(args: Namespace, session: Session) -> None:
             packing=packing,
             jobs=args.jobs or usable_processors(),
             emit=emit,
+            restore=Restorer(session, args),
         )
     warn_foreign(copied, session)
     if session.json:

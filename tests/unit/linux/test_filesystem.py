@@ -35,13 +35,12 @@ def content(descriptor: int) -> bytes:
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
-def test_path_exists_is_missing_or_cannot_be_reached(tmp_path: Path) -> None:
-    loop = tmp_path / "loop"
-    loop.symlink_to("loop")
-    assert filesystem.is_present(loop, follow=False)
-    assert not filesystem.is_present(tmp_path / "missing")
+def test_file_that_the_kernel_cannot_reach_is_not_missing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert filesystem.file_identity(tmp_path / "loop") is not None
+    assert filesystem.file_identity(tmp_path / "missing") is None
     with pytest.raises(OSError, match="symbolic links"):
-        filesystem.is_present(loop)
+        filesystem.file_identity(tmp_path / "loop" / "file")
 
 
 def test_copy_has_the_content_of_the_source(two_files: tuple[int, int]) -> None:
