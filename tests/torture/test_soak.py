@@ -29,7 +29,7 @@ PROCESSES = 8
 SECONDS = 600 if is_whole() else 60
 EXPECTED = {0, 2, 3, 8, 9}
 """Exit codes that another process's commands explain: used, missing, locked, mounted."""
-ALWAYS = {"images", "df", "mounts", "info", "bench", "login", "tags", "gc"}
+ALWAYS = {"images", "df", "mounts", "info", "bench", "login", "tags", "gc", "help", "completion"}
 """Verbs that succeed whatever other processes do."""
 MORE = tars.tar(*(tars.file(f"opt/{n}", bytes([n]) * 3000) for n in range(40)))
 IMAGES = {
@@ -94,6 +94,7 @@ class Worker:
             (2, self._tag),
             (2, self._read),
             (2, self._write),
+            (1, self._commit),
             (1, self._convert),
             (1, self._export),
             (1, self._index),
@@ -146,6 +147,16 @@ class Worker:
             if "--upper" in options:
                 remove_tree(self._path / "upper")
 
+    def _commit(self) -> None:
+        """Mount an image, and commit a write to it under a name that all workers share."""
+        target = self._path / "committed"
+        target.mkdir(exist_ok=True)
+        name = self._image()
+        if self._soak.run("mount", "--rw", "--pull", "never", name, target).code == 0:
+            (target / "written").write_bytes(b"by a worker\n")
+            self._soak.run("commit", target, self._chance.choice(EXTRA))
+            self._soak.run("umount", target)
+
     def _unpack(self) -> None:
         """Unpack an image of the store, or pull it first."""
         name, tree = self._image(), self._path / "tree"
@@ -182,6 +193,8 @@ class Worker:
             ("df",),
             ("mounts",),
             ("info",),
+            ("help", "mount"),
+            ("completion", "bash"),
             ("index", "list"),
             ("inspect", name),
             ("layers", name),
