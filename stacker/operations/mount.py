@@ -16,7 +16,7 @@ from stacker.mount.drivers.choose import choose
 from stacker.mount.plan import StackedImage, new_id
 from stacker.mount.table import Table
 from stacker.operations.durability import ensure_sound
-from stacker.operations.stack import chain_id_of, ensure_stack
+from stacker.operations.stack import chain_id_of, reading_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -120,7 +120,7 @@ def stacked_image(
         held.enter_context(store.layers.reading(config.diff_ids))
         if check is not None:
             check(store, image_id)
-        stack = ensure_stack(store, config)
+        stack = held.enter_context(reading_stack(store, config))
         layers = {paths.diff: paths for paths in map(store.layers.paths, config.diff_ids)}
         yield StackedImage(
             id=str(image_id),

@@ -85,6 +85,22 @@ def ensure_stack(
     return store.chains.read(chain_id)
 
 
+@contextmanager
+def reading_stack(store: Store, config: ImageConfig) -> Iterator[Stack]:
+    """Yield the stack of an image, and keep its directories in their place for the block.
+
+    Otherwise another process could exchange them for those of another form.  The caller has locked
+    the layers.  Errors as for `ensure_stack`.
+    """
+    chain_id = chain_id_of(config)
+    while True:
+        ensure_stack(store, config)
+        with store.chains.reading(chain_id) as stack:
+            if stack is not None:
+                yield stack
+                return
+
+
 def _built(
     store: Store, config: ImageConfig, directory: Path, form: Form, limits: Limits | None
 ) -> Stack:

@@ -21,6 +21,7 @@ from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, json
 from stacker.image.digest import ChainID
 from stacker.layer.paths import Form, MergedIndex, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux import lock
 from stacker.linux.filesystem import FileIdentity, exchange
 from stacker.store.disk_mark import DiskMark
 from stacker.store.staging import Staging
@@ -114,6 +115,17 @@ class ChainStore:
     def index_checksum(self, chain_id: ChainID) -> Path:
         """Return the path of the checksum of a chain's index, which `verify` writes."""
         return self.path(chain_id) / "index.sha256"
+
+    @contextmanager
+    def reading(self, chain_id: ChainID) -> Iterator[Stack | None]:
+        """Yield a stack, and lock its chain, so that no process exchanges it for another.
+
+        Yields ``None`` if a power cut, or a repair in progress, can have damaged the chain.
+
+        :raises IntegrityError: its record is damaged.
+        """
+        with lock.shared(self.path(chain_id), create=False):
+            yield self.read(chain_id) if self.is_certain(chain_id) else None
 
     @contextmanager
     def building(
@@ -214,7 +226,8 @@ class ChainStore:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            exchange(directory, final)
+            with lock.exclusive(final, create=False):  # wait for `reading`
+                exchange(directory, final)
             # A mount may use the old one, if a repair invalidated it; `gc` removes it.
             directory.rename(final.with_name(f"{final.name}{_REPLACED}{os.urandom(4).hex()}"))
 

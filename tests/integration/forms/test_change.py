@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from stacker.linux import lock
 from stacker.operations.convert import add_form
+from stacker.operations.mount import stacked_image
+from stacker.operations.stack import chain_id_of
 from stacker.store.store import Store
 from tests.support import images
-from tests.support.command import Stacker, conforming
+from tests.support.command import PATIENCE, Stacker, conforming
 from tests.support.forms import LOWER, forms_of
 from tests.support.images import layout
 from tests.support.snapshot import Node, snapshot
@@ -143,3 +147,40 @@ def gc_kinds(stacker: Stacker, *words: str) -> list[str]:
     """Return the kinds of the objects that `gc` removes."""
     items = conforming(stacker("gc", "--json", *words).document)["items"]
     return [each["kind"] for each in items]
+
+
+def test_an_image_in_use_locks_its_chain(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--no-sync", app.source)
+    store = Store.open(stacker.store)
+    chain = store.chains.path(chain_id_of(store.images.config(store.images.find("app:1.0"))))
+    with stacked_image(store, "app:1.0"):
+        assert lock.try_exclusive(chain, create=False) is None
+    with lock.exclusive(chain, create=False):
+        pass
+
+
+def test_a_chain_in_use_is_exchanged_only_afterwards(stacker: Stacker, app: images.Layout) -> None:
+    stacker("pull", "--no-sync", app.source)
+    store = Store.open(stacker.store)
+    chain_id = chain_id_of(store.images.config(store.images.find(app.image.config)))
+    with store.chains.reading(chain_id) as stack:
+        assert stack is not None
+        converting = stacker.start("convert", app.image.config, "--form", "erofs")
+        wait_for_lock(converting.pid, store.chains.path(chain_id))
+        assert store.chains.read(chain_id) == stack
+    _, err = converting.communicate()
+    assert converting.returncode == 0, err
+    assert store.chains.read(chain_id).form == "erofs"
+
+
+def wait_for_lock(process: int, path: Path) -> None:
+    """Wait until a process waits for a lock on a path (proc_locks(5))."""
+    wanted = [str(process), f":{path.stat().st_ino}"]
+    end = time.monotonic() + PATIENCE
+    while True:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        waiting = [[lock[-4], lock[-3][-len(wanted[1]) :]] for lock in locks if "->" in lock]
+        if wanted in waiting:
+            return
+        assert time.monotonic() < end
+        time.sleep(0.01)
