@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -212,9 +213,13 @@ def _mounted(contender: Contender, mount: Mount, environ: dict[str, str]) -> Ite
     try:
         yield Usage(usage.wall, usage.cpu, sum(map(_proportional, _servers(mount))))
     finally:
+        servers = _servers(mount)
         subprocess.run(
             contender.umount(mount), env=environ, cwd=ROOT, check=True, capture_output=True
         )
+        # fuse-overlayfs has the upper directory open until it exits, after fusermount3 has.
+        while any(any(_links(Path(f"/proc/{server}/fd"), "/dev/fuse")) for server in servers):
+            time.sleep(0.01)
 
 
 def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -> Mount:
