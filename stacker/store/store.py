@@ -211,17 +211,18 @@ class Store:
         try:
             root = safe_path.resolve(root)
             _refuse_replaceable(root)
-            if not _is_read_only(root):
+            changing = None
+            if _is_read_only(root):
+                _require_store(root)
+                changing = _run_directory(run or _default_run(), root)
+            else:
                 _ensure(root, create=create)
-                return cls(root, None, tuple(map(_additional, additional)))
-            _require_store(root)
-            own = _run_directory(run or _default_run(), root)
-            store = cls(root, own, tuple(map(_additional, additional)))
         except OSError as error:
             raise StackerError(
-                f"cannot open the store: {error.filename or root}: {error.strerror}",
+                f"cannot open the store: {root}: {error.strerror}",
                 hint="name a writable directory with --store or STACKER_STORE",
             ) from error
+        store = cls(root, changing, tuple(map(_additional, additional)))
         if create:
             store.make_run_directory()
         return store
@@ -249,9 +250,15 @@ def _is_read_only(root: Path) -> bool:
 
 
 def _additional(root: Path) -> Path:
-    root = safe_path.resolve(root, strict=True)
-    _refuse_replaceable(root)
-    _require_store(root)
+    try:
+        root = safe_path.resolve(root, strict=True)
+        _refuse_replaceable(root)
+        _require_store(root)
+    except OSError as error:
+        raise StackerError(
+            f"cannot open the additional store: {root}: {error.strerror}",
+            hint="name the directory of a store with --additional-store",
+        ) from error
     return root
 
 

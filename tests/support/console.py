@@ -246,7 +246,7 @@ def _copy_checkout(target: Path) -> None:
     """Copy the files that an installation from the repository needs."""
     for name in ("stacker", "man", "completions", "scripts"):
         shutil.copytree(REPOSITORY / name, target / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, target / name)
 
 

@@ -176,5 +176,5 @@ def mounted(
         yield target
     finally:
         umount2(target, 0)
-        if plan.index_directory is not None:
-            umount2(plan.index_directory, 0)
+        if plan.index_directory is not None and os.path.ismount(plan.index_directory):
+            umount2(plan.index_directory, 0)  # below an overlay; a FUSE server mounts no index

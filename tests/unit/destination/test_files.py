@@ -104,7 +104,6 @@ def test_member_of_8_gib_is_read_by_tar(tmp_path: Path) -> None:
         "oci:",
         "oci-archive:",
         "registry.example/app",
-        "docker://app",
         f"docker://registry.example/app@sha256:{'0' * 64}",
     ],
 )

@@ -31,7 +31,7 @@ def test_the_path_ends_at_the_first_colon(text: str, location: ImageLocation, wh
 
 
 @pytest.mark.parametrize(
-    "text", ["", "image.tar", "oci", "OCI:x", "dir:x", ":x", "docker:host/app", "docker-daemon:x"]
+    "text", ["", "image.tar", "oci", "OCI:x", "dir:x", ":x", "docker:host/app"]
 )
 def test_unknown_transport_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match="unknown transport: ") as caught:
