@@ -26,7 +26,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 FISH = """\
 stacker completion fish | source
-complete -C {line} | string split -f 1 \t; or true
+complete -C {line} | string replace -r '\\t.*' ''; or true
 """
 ZSH = """\
 compadd() {{ shift; print -l -- "$@" }}
