@@ -120,17 +120,16 @@ def test_umoci_unpacks_a_committed_image_to_the_same_tree(
 
 
 @pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
-def test_podman_reads_a_committed_image(
-    stacker: Stacker, target: Path, tmp_path: Path, short: Path
-) -> None:
+def test_podman_reads_a_committed_image(stacker: Stacker, target: Path, short: Path) -> None:
     stacker("mount", "--rw", "app:1.0", target)
     (target / "new").write_bytes(b"new")
     (target / "gone").unlink()
     stacker("commit", target, "app:1.1", "-c", 'CMD ["x"]', "-c", "LABEL a=b")
-    stacker("push", "app:1.1", f"oci:{tmp_path}/out:t")
+    # podman makes a name of the path, and refuses one with upper case.
+    stacker("push", "app:1.1", f"oci:{short}/out:t")
     podman = ["podman", "--root", f"{short}/p", "--runroot", f"{short}/r"]
     podman += ["--storage-driver", "vfs"]
-    pulled = [*podman, "pull", "--quiet", f"oci:{tmp_path}/out:t"]
+    pulled = [*podman, "pull", "--quiet", f"oci:{short}/out:t"]
     image = subprocess.run(pulled, check=True, capture_output=True, text=True).stdout.strip()
     shown = subprocess.run(
         [*podman, "inspect", image], check=True, capture_output=True, text=True

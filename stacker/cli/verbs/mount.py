@@ -124,10 +124,10 @@ def run(args: Namespace, session: Session) -> None:
         fuse=_fuse_options(args),
         flags=mount_flags([name for name in FLAGS if getattr(args, name)]),
     )
-    store = session.store()
+    store, check = session.store(), _check(args, session)  # which names the image as the user did
     args.image = pulled(args.image, args.pull, store, session)
     if args.print_plan:
-        _print_plan(args, request, session)
+        _print_plan(args, request, session, check)
         return
     if args.idempotent and (mount := find_mount(store, args.image, request)) is not None:
         _report(mount, Mounted(mount.driver), session)
@@ -137,7 +137,7 @@ def run(args: Namespace, session: Session) -> None:
         args.image,
         request,
         restore=Restorer(session),
-        check=_check(args, session),
+        check=check,
     )
     _explain(mounted, session)
     _report(record, mounted, session)
@@ -169,13 +169,15 @@ def _check(args: Namespace, session: Session) -> Check | None:
     return partial(require_sound, name=args.image, contents=args.verify == "full", session=session)
 
 
-def _print_plan(args: Namespace, request: MountRequest, session: Session) -> None:
+def _print_plan(
+    args: Namespace, request: MountRequest, session: Session, check: Check | None
+) -> None:
     plan, driver, reasons = plan_image(
         session.store(),
         args.image,
         request,
         restore=Restorer(session),
-        check=_check(args, session),
+        check=check,
     )
     print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json(driver)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_repair_seals_files_or_names_the_missing_feature(
         assert done.code == 7
         assert done.out == ""
         (line,) = done.err.splitlines()
-        assert line.endswith(
+        assert json.loads(line)["error"]["message"].endswith(
             ": got a filesystem or a kernel without fs-verity, want CONFIG_FS_VERITY, and ext4 or "
             "f2fs with the feature `verity`, or btrfs"
         )
