@@ -19,7 +19,6 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError, shell_word
-from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock, mountinfo, safe_path
 from stacker.linux.filesystem import file_identity
 from stacker.linux.mountapi import FileDescriptor
@@ -32,6 +31,7 @@ from stacker.mount.unmount import retry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.mount.plan import Plan
 
 _OWNER = "owner"
@@ -95,6 +95,8 @@ class UpperOrigin:
 
 def read_origin(upper: Path) -> UpperOrigin | None:
     """Return the image that an upper directory belongs to; ``None`` if it names none."""
+    from stacker.layer.whiteout_format import WhiteoutFormat  # only `--upper` and `commit` need it
+
     for whiteout_format in WhiteoutFormat:
         with FileDescriptor.open_directory(upper) as opened, suppress(OSError):
             value = os.getxattr(opened.path / ".", whiteout_format.prefix + _ORIGIN)
