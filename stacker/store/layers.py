@@ -230,9 +230,11 @@ class LayerStore:
         present = set()
         with _Locks(self.root) as locks:
             for diff_id in dict.fromkeys(diff_ids):
-                if self.is_own(diff_id):
+                is_locked = self.is_own(diff_id)
+                if is_locked:
                     locks.of(diff_id).share(_offset(diff_id))
-                if self.has(diff_id):  # not removed meanwhile
+                # Neither removed nor committed by another process meanwhile.
+                if self.has(diff_id) and is_locked == self.is_own(diff_id):
                     present.add(diff_id)
             yield present
 
