@@ -65,6 +65,7 @@ class ImageConfig:
     created: str | None = None
     author: str = ""
     execution: Execution = field(default_factory=Execution)
+    os_features: tuple[str, ...] = ()
 
 
 def parse_config(raw: bytes, what: str) -> ImageConfig:
@@ -87,6 +88,7 @@ def parse_config(raw: bytes, what: str) -> ImageConfig:
         optional(members, "created", str, what),
         optional(members, "author", str, what) or "",
         _execution(optional(members, "config", dict, what) or {}, f"{what}: config"),
+        strings(members, "os.features", what),
     )
 
 

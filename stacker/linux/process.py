@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stacker.linux.syscall import checked, libc
 
-CAP_SYS_ADMIN = 21
+CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
 OVERFLOW_ID = 65534
 """The overflow ID, unless a sysctl sets another (proc_sys_kernel(5))."""
 _PR_SET_PDEATHSIG = 1

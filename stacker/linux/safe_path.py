@@ -7,6 +7,7 @@ during the walk redirects nothing.  This module does not use mounts.
 Another user who owns a directory on the path can exchange what is inside it (rename(2)).  The
 kernel's fs.protected_symlinks protects sticky directories only (proc_sys_fs(5)).  So `resolve`
 follows a symlink only if root or the caller owns it, and `open_directory` follows none.
+`open_in_root` follows the symlinks of any owner, but none out of a directory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.linux import process
+from stacker.linux.syscall import syscall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +29,25 @@ _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEARCH = _PIN | os.O_DIRECTORY
 _LINK_LIMIT = 40  # MAXSYMLINKS, include/linux/namei.h
 _STICKY_WRITABLE = stat.S_IWOTH | stat.S_ISVTX
+_OPENAT2 = 437  # on every architecture except alpha
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10  # include/uapi/linux/openat2.h
+
+
+def open_in_root(root: int, path: str, flags: int) -> int:
+    """Open a path as if a directory were the root directory (openat2(2), *RESOLVE_IN_ROOT*).
+
+    Neither a symlink nor ``..`` leads out of the directory, even if another process renames what
+    is in it.  The caller closes the descriptor.
+
+    :param root: descriptor of the directory.
+    :param flags: as for open(2).
+    :raises OSError: ENOSYS before Linux 5.6; otherwise the kernel's error.
+    """
+    import struct
+
+    resolve = _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return syscall(_OPENAT2, root, os.fsencode(path), how, len(how), path=path)
 
 
 def open_directory(path: Path, *, follow: bool = False) -> int:
