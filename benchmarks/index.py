@@ -29,7 +29,7 @@ from stacker.erofs.write import Tar, write_image
 from stacker.layer.apply_index import apply_to_index
 from stacker.layer.record import LayerRecord
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.stack.merge_index import MergedInodes
+from stacker.stack.build_index import MergedInodes
 from stacker.tar.reader import TarReader
 
 ENTRIES = {"small": (1000, 3000), "full": (10_000, 100_000, 1_000_000)}

@@ -15,8 +15,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from stacker.cli.background import flush_now_in_background
-from stacker.cli.exit import exit_code_of, open_standard_streams
+from stacker.cli.exit import exit_code_of, flush_now_in_background, open_standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

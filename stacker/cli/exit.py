@@ -1,8 +1,9 @@
-"""Run a command to its end: the last message on stderr and the exit code.
+"""Run a command to its end: the last message on stderr, the exit code, and the flush of its store.
 
 `exit_code_of` takes the command as a function and returns a number.  An exception becomes one line
 on stderr and perhaps a hint; ``--debug`` adds the traceback.  A signal becomes an exception, so
-that cleanup code runs.
+that cleanup code runs.  A verb calls `flush_later` to write the new layers to disk after the
+command has answered.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from stacker.errors import NO_SPACE, NetworkError, StackerError, full_disk_hint,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
 
 _BY_SIGNAL = 128  # a shell reports the end by signal N as 128 + N
 _LONGEST = 1024  # characters of a word that a message contains in full
 _KEPT = 128  # characters that remain of a longer word
+_stores: list[Path] = []
+"""The stores to flush at the end of the command."""
 _BUG = "this is a bug in stacker; run the command with --debug for a traceback"
 
 
@@ -247,3 +251,39 @@ def _print_traceback() -> None:
 
     with suppress(OSError):
         traceback.print_exc()
+
+
+def flush_later(root: Path) -> None:
+    """Register the store at ``root`` for a flush at the end of the command."""
+    _stores.append(root)
+
+
+def flush_now_in_background() -> None:
+    """Fork a process that flushes the registered stores; do not wait for it.
+
+    A shutdown sends SIGTERM to all processes, and waits for them before it unmounts filesystems.
+    The child ignores SIGTERM, so an orderly shutdown ends with all layers marked.  If the child is
+    killed, its layers stay unmarked, and stacker verifies them after the next boot.
+    """
+    if not _stores:
+        return
+    with suppress(OSError):  # no more processes: the next command flushes
+        if os.fork() == 0:
+            _flush()
+
+
+def _flush() -> None:
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
+        from stacker.operations import durability
+        from stacker.store.store import Store
+
+        for root in _stores:
+            durability.flush(Store(root))
+    finally:
+        os._exit(0)

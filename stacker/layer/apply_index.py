@@ -1,8 +1,10 @@
 """Apply tar entries to a tree in memory: this is how a layer becomes an index.
 
 Entries of a tar come in; inodes that refer to the tar's payloads and a :class:`LayerRecord` go
-out.  The rules are in :mod:`stacker.layer.applier`.  This module must not read payloads or write
-files.
+out.  The rules are in :mod:`stacker.layer.applier`.  A tree on disk gets its xattrs by setxattr(2)
+and then its mode by chmod(2), and the kernel checks and changes values in both; `_IndexMetadata`
+applies the same rules (acl(5), capabilities(7), ``fs/posix_acl.c``).  This module must not read
+payloads or write files.
 """
 
 from __future__ import annotations
@@ -10,21 +12,37 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from stacker.erofs.format import split_xattr_name
 from stacker.erofs.inodes import Inodes, xattr_set
 from stacker.erofs.sparse import map_bytes
 from stacker.layer.applier import Applier, EntryStream
-from stacker.layer.index_metadata import IndexMetadata
 from stacker.layer.index_root import IndexRoot
 from stacker.layer.metadata import IDENTITY, IdMap
-from stacker.layer.record import LayerRecord
 from stacker.layer.root import IMPLIED, LowerTree
 from stacker.layer.symlinks import join
-from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.linux import acl
 from stacker.linux.syscall import PATH_MAX
-from stacker.tar.entry import ExistingFile, File, Meta, Special, Symlink
+from stacker.tar.entry import (
+    ExistingFile,
+    File,
+    Meta,
+    Special,
+    Symlink,
+    Xattrs,
+    printable,
+    without_user_xattrs,
+)
 from stacker.tar.limits import Limits
+
+if TYPE_CHECKING:
+    from stacker.layer.record import LayerRecord
+    from stacker.layer.whiteout_format import WhiteoutFormat
+
+_CAPABILITY: Final = b"security.capability"
+_CAPABILITY_SIZES: Final = {1: (12,), 2: (20,), 3: (24,)}
+_MAX_VALUE: Final = 65_535
 
 
 class PositionedStream(EntryStream, Protocol):
@@ -65,7 +83,7 @@ class _IndexApplier(Applier):
     form = "erofs"
     _tree: IndexRoot
     _entries: PositionedStream
-    _metadata: IndexMetadata
+    _metadata: _IndexMetadata
 
     def __init__(
         self,
@@ -82,7 +100,7 @@ class _IndexApplier(Applier):
         )
         self._tar = tar
         self._inodes = tree.inodes
-        self._metadata = IndexMetadata(whiteout_format)
+        self._metadata = _IndexMetadata(whiteout_format)
         self._owner = (os.geteuid(), os.getegid()) if idmap.squash else None
 
     def _file(self, entry: File) -> None:
@@ -142,3 +160,63 @@ class _IndexApplier(Applier):
             if path in opaque:
                 kept[self._format.prefix + b"opaque"] = b"y"
             inodes.set_meta(self._tree.directory(path), self._owned(meta), xattr_set(kept))
+
+
+class _IndexMetadata:
+    """Selects the xattrs of entries.
+
+    ``warnings`` collects one line for each kind of loss; ``escaped`` is true after an xattr name of
+    overlayfs was escaped.
+    """
+
+    def __init__(self, whiteout_format: WhiteoutFormat) -> None:
+        self.warnings: dict[str, str] = {}
+        self.escaped = False
+        self._format = whiteout_format
+
+    def kept(self, kind: int, mode: int, xattrs: Xattrs | None) -> dict[bytes, bytes]:
+        """Return the xattrs to store.
+
+        :param kind: the ``S_IF*`` constant of the inode.
+        :param mode: its permissions.
+        """
+        if not xattrs:
+            return {}
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            xattrs = without_user_xattrs(xattrs)
+        found: dict[bytes, bytes] = {}
+        for name, value in xattrs.items():
+            written = self._format.escape(name)
+            if written is not name:
+                self.escaped = True
+            if split_xattr_name(written) is None or len(value) > _MAX_VALUE:
+                self._warn(name, "Operation not supported")
+            elif name in (acl.ACCESS, acl.DEFAULT):
+                self._add_acl(found, name, value, kind=kind, mode=mode)
+            elif name == _CAPABILITY and not _is_capability(value):
+                self._warn(name, "Invalid argument")
+            else:
+                found[written] = value
+        return found
+
+    def _add_acl(
+        self, found: dict[bytes, bytes], name: bytes, value: bytes, *, kind: int, mode: int
+    ) -> None:
+        stored = acl.kept(value, mode if name == acl.ACCESS else None)
+        if stored is None or kind == stat.S_IFLNK or (name == acl.DEFAULT and kind != stat.S_IFDIR):
+            self._warn(name, "Invalid argument")
+        elif stored:
+            found[name] = stored
+
+    def _warn(self, name: bytes, reason: str) -> None:
+        space = printable(name.partition(b".")[0])
+        self.warnings.setdefault(
+            f"xattr {space} {reason}",
+            f"omitted xattrs: {printable(name)} and others of {space}.*: {reason}",
+        )
+
+
+def _is_capability(value: bytes) -> bool:
+    """Return whether the kernel accepts a value of ``security.capability``."""
+    revision = value[3] if len(value) > 3 else 0
+    return len(value) in _CAPABILITY_SIZES.get(revision, ()) and revision != 1

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import ExitStack, closing
+import shutil
+import stat
+import subprocess
+import tempfile
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeAlias, cast, get_args
 
-from stacker.errors import IntegrityError, UsageError
+from stacker.erofs.inodes import SECOND
+from stacker.errors import IntegrityError, StackerError, UnsupportedError, UsageError
 from stacker.events import ExportProgress, Throttle
 from stacker.image.digest import Digest, ImageID
 from stacker.layer.root import IMPLIED_MODE
 from stacker.layer.tar_stream import layer_tar
 from stacker.operations.durability import ensure_sound
 from stacker.operations.mount import stacked_image
-from stacker.operations.squashfs import squashfs_writer
 from stacker.operations.verify import verify_images
 from stacker.stream.verify import metered, verified
 from stacker.tree.archive import TreeArchive
@@ -32,17 +36,22 @@ from stacker.tree.merged import merge
 from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import BinaryIO
+    from collections.abc import Iterable, Iterator
 
     from stacker.events import Emit
     from stacker.mount.plan import StackedImage
     from stacker.operations.durability import Restore
     from stacker.store.store import Store
-    from stacker.tree.protocol import LowerTree
+    from stacker.tree.protocol import LowerTree, Status
 
 ExportFormat: TypeAlias = Literal["tar", "erofs", "squashfs"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+_SQUASHFS_PROGRAMS: Final = {
+    "tar2sqfs": ("--force", "--quiet", "--no-skip"),
+    "sqfstar": ("-force", "-quiet", "-no-progress", "-mkfs-time", "0"),
+}
+"""The programs and their options, first the one that stores the xattrs of the root directory."""
+_MAX_MESSAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +132,7 @@ def _export_tree(
     chunks = metered(archive.chunks(), progress.add)
     if kind == "tar":
         return *_write(chunks, out), archive.entries
-    with squashfs_writer(out, tree.status(ROOT)) as pipe:
+    with _squashfs_writer(out, tree.status(ROOT)) as pipe:
         pipe.writelines(chunks)
     return *_digest_of(out), archive.entries
 
@@ -224,3 +233,63 @@ def _digest_of(out: BinaryIO) -> tuple[Digest, int]:
     with Path(f"/proc/self/fd/{out.fileno()}").open("rb") as file:
         hexadecimal = hashlib.file_digest(file, "sha256").hexdigest()
         return Digest("sha256", hexadecimal), os.fstat(file.fileno()).st_size
+
+
+@contextmanager
+def _squashfs_writer(out: BinaryIO, root: Status) -> Iterator[BinaryIO]:
+    """Yield a pipe for a tar; at the end of the context ``out`` has the image.
+
+    :param out: an empty regular file.
+    :param root: the attributes of the root directory.
+    :raises UnsupportedError: neither program is installed.
+    :raises StackerError: the program failed; the message has the end of its stderr.
+    """
+    program, path = _find()
+    fd = out.fileno()
+    with tempfile.TemporaryFile() as messages:
+        options = [
+            *_SQUASHFS_PROGRAMS[program],
+            *(_root_options(root) if program == "sqfstar" else ()),
+        ]
+        # The times of the tar must stay; sqfstar refuses -mkfs-time beside the variable.
+        command = ["env", "-u", "SOURCE_DATE_EPOCH", path, *options, f"/proc/self/fd/{fd}"]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=messages,
+            pass_fds=[fd],
+        )
+        pipe = cast("BinaryIO", process.stdin)
+        try:
+            with suppress(BrokenPipeError):  # the exit code and stderr say why
+                yield pipe
+                pipe.close()
+            code = process.wait()
+        finally:
+            process.kill()  # after an error; a half image must not be finished
+            process.wait()
+            with suppress(BrokenPipeError):  # a program that does not read would block the flush
+                pipe.close()
+        if code:
+            messages.seek(0)
+            text = messages.read().decode(errors="replace").strip()[-_MAX_MESSAGE:]
+            raise StackerError(f"cannot make a squashfs image: {program}: {text or code}")
+
+
+def _root_options(root: Status) -> Iterator[str]:
+    """Yield the options for the root directory, whose member of the tar sqfstar ignores."""
+    time = min(max(0, root.mtime // SECOND), 0xFFFF_FFFF)
+    yield from ("-root-mode", f"{stat.S_IMODE(root.mode):o}", "-root-time", str(time))
+    yield from ("-root-uid", str(root.uid), "-root-gid", str(root.gid))
+
+
+def _find() -> tuple[str, str]:
+    for program in _SQUASHFS_PROGRAMS:
+        path = shutil.which(program)
+        if path is not None:
+            return program, path
+    raise UnsupportedError(
+        "cannot make a squashfs image: got neither sqfstar nor tar2sqfs, want one of them",
+        hint="install the package squashfs-tools or squashfs-tools-ng",
+    )

@@ -2,7 +2,7 @@
 
 The links come in; :func:`make_links` calls a :class:`LinkMaker` for each, in an order in which its
 target exists.  Subclasses make links on disk (:mod:`stacker.stack.fixups`), or in memory
-(:mod:`stacker.stack.merge_index`).  This module must not use a filesystem.
+(:mod:`stacker.stack.build_index`).  This module must not use a filesystem.
 
 A layer's entry at a link's name hides the lower entry, even while the link waits.  So a target
 that is another link of the same layer is never looked up in the layers below.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stacker.cli.listing import add_template, print_list
 from stacker.cli.options import add_image
-from stacker.cli.output import shortened, size
+from stacker.cli.output import add_template, print_list, shortened, size
 from stacker.image.config import History
 from stacker.operations.usage import layer_bytes
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from stacker.cli.listing import add_template, print_list
-from stacker.cli.output import print_line, shortened, size
+from stacker.cli.output import add_template, print_line, print_list, shortened, size
 from stacker.errors import UsageError
 from stacker.operations.usage import images_usage
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable
 
-    from stacker.cli.listing import Listing
+    from stacker.cli.output import Listing
     from stacker.cli.session import Session
     from stacker.operations.usage import ImageUsage
 

@@ -7,14 +7,15 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from stacker.cli.help import Parser
-from stacker.cli.listing import add_template, print_list
 from stacker.cli.options import add_globals, add_jobs
 from stacker.cli.output import (
+    add_template,
     archive_stdout,
     print_event,
     print_item,
     print_items,
     print_line,
+    print_list,
     print_table,
     print_text,
     size,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.listing import add_template, print_list
 from stacker.cli.options import add_image
-from stacker.cli.output import size
+from stacker.cli.output import add_template, print_list, size
 from stacker.image.config import chain_ids
 from stacker.operations.usage import count_layer_users
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Mapping, Sequence
 
-    from stacker.cli.listing import Listing
+    from stacker.cli.output import Listing
     from stacker.cli.session import Session
     from stacker.image.digest import ChainID, DiffID
     from stacker.layer.record import LayerRecord

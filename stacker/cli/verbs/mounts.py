@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stacker.cli.listing import add_template, print_list
+from stacker.cli.output import add_template, print_list
 from stacker.linux import mountinfo
 from stacker.mount.detach import clear_stale
 from stacker.mount.table import Entry, Table
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterable
 
-    from stacker.cli.listing import Listing
+    from stacker.cli.output import Listing
     from stacker.cli.session import Session
     from stacker.linux.mountinfo import MountTable
 

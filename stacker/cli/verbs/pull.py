@@ -6,8 +6,7 @@ import os
 from argparse import BooleanOptionalAction
 from typing import TYPE_CHECKING
 
-from stacker.cli.background import flush_later
-from stacker.cli.exit import time_limit
+from stacker.cli.exit import flush_later, time_limit
 from stacker.cli.help import parse_count
 from stacker.cli.options import add_archive_ratio, add_jobs, add_limits, limits_of
 from stacker.cli.output import moved_document, print_event, print_line, size

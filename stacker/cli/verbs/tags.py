@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from stacker.cli.listing import add_template, print_list
-from stacker.cli.output import print_text
+from stacker.cli.output import add_template, print_list, print_text
 from stacker.cli.registry_options import add_registries, registry_access
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stacker.cli import background
+from stacker.cli import exit as command_end
 from stacker.image.digest import ChainID, DiffID
 from stacker.layer.paths import Stack
 from stacker.layer.record import LayerRecord
@@ -92,8 +92,8 @@ def test_flush_in_the_background_marks_layers_although_it_gets_sigterm(
         return children[-1]
 
     monkeypatch.setattr(os, "fork", forked)
-    monkeypatch.setattr(background, "_stores", [store.root])
-    background.flush_now_in_background()
+    monkeypatch.setattr(command_end, "_stores", [store.root])
+    command_end.flush_now_in_background()
     os.read(flushing, 1)
     os.kill(children[0], signal.SIGTERM)
     os.write(go, b"1")
