@@ -10,9 +10,8 @@ TYPE_CHECKING = False  # as type checkers accept it; `import typing` would take 
 if TYPE_CHECKING:
     from stacker.api.images import Image, Layer
     from stacker.api.mounts import Mount
-    from stacker.api.registries import RegistryOptions
+    from stacker.api.registries import RegistryOptions, copy_image, list_tags
     from stacker.api.store import Store
-    from stacker.api.transfers import copy_image, list_tags
     from stacker.errors import (
         AuthenticationError,
         IntegrityError,
@@ -107,9 +106,8 @@ __all__ = (
 _MODULES = {
     "stacker.api.images": "Image Layer",
     "stacker.api.mounts": "Mount",
-    "stacker.api.registries": "RegistryOptions",
+    "stacker.api.registries": "RegistryOptions copy_image list_tags",
     "stacker.api.store": "Store",
-    "stacker.api.transfers": "copy_image list_tags",
     "stacker.errors": "AuthenticationError IntegrityError LayerError LockedError MountError "
     "NetworkError NotFoundError StackerError UnsupportedError UsageError",
     "stacker.events": "BlobProgress BlobStored BlobsFound Event ExportProgress LayerPacked "

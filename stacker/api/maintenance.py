@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stacker.api.options import ignore, jobs_or_all, text_of
-from stacker.api.registries import RegistryOptions
-from stacker.api.sources import repair_with, restore_by
+from stacker.api.registries import RegistryOptions, repair_with, restore_by
 from stacker.store.store import Store as StoreDirectory
 
 if TYPE_CHECKING:

@@ -1,22 +1,35 @@
-"""The options of a program for registries.
+"""The options of a program for registries, and the functions that use them without `api.store`.
 
-Paths and strings come in; a `RegistryAccess` goes out, which workers use.  Only
+Paths and strings come in; a `RegistryAccess` goes out, which workers use; or a location comes in,
+and an open source goes out.  Only
 `RegistryOptions.from_environment` reads the environment.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stacker.api.options import host_platform, ignore, jobs_or_all, platform_of, unpack_options
 from stacker.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from stacker.events import Emit
+    from stacker.image.digest import DiffID, ImageID
+    from stacker.image.platform import Platform
+    from stacker.operations.copy import Copied
+    from stacker.operations.durability import Restore
+    from stacker.operations.repair import Repair
     from stacker.registry.settings import RegistryAccess
+    from stacker.source.protocol import Source
+    from stacker.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,98 @@ class RegistryOptions:
             proxies=Proxies.parse(self.http_proxy, self.https_proxy, self.no_proxy),
             certificates=CertificateDirectories(directory, tuple(map(str, self.certs_d))),
         )
+
+
+def copy_image(
+    source: str,
+    destination: str,
+    *,
+    platform: Platform | str | None = None,
+    whole_index: bool = False,
+    registries: RegistryOptions | None = None,
+    jobs: int | None = None,
+    on_event: Emit = ignore,
+) -> Copied:
+    """Copy an image byte for byte, without a store.
+
+    :param source: as for `Store.pull`.
+    :param destination: as for `Store.push`.
+    :param platform: which image of an index; ``None`` for the best match for this machine.
+    :param whole_index: copy the index with all its images.
+    :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
+    :param jobs: blobs to send at the same time; ``None`` for one for each processor.
+    :raises NotFoundError: the source has no such image.
+    :raises IntegrityError: a document or a blob differs from its digest.
+    :raises NetworkError: a registry cannot be reached.
+    """
+    from stacker.linux.process import umask
+    from stacker.operations.copy import copy_between
+
+    wanted = platform_of(platform)
+    return copy_between(
+        source,
+        destination,
+        platform=None if whole_index else wanted or host_platform(),
+        must_match=wanted is not None,
+        access=(registries or RegistryOptions()).access(),
+        spool=Path(tempfile.gettempdir()),
+        umask=umask(),
+        jobs=jobs_or_all(jobs),
+        emit=on_event,
+    )
+
+
+def list_tags(repository: str, *, registries: RegistryOptions | None = None) -> list[str]:
+    """Return all tags of a repository, in the order of the registry.
+
+    :param repository: ``[docker://][HOST[:PORT]/]REPO``.
+    :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
+    :raises UsageError: the name is not that of a repository in a registry.
+    :raises NotFoundError: the registry has no such repository.
+    :raises NetworkError: the registry cannot be reached.
+    """
+    from stacker.registry.tags import tags_of
+    from stacker.source.identify import complete_source
+
+    return tags_of(complete_source(repository), (registries or RegistryOptions()).access())[1]
+
+
+@contextmanager
+def open_for(store: Store, registries: RegistryOptions, location: str) -> Iterator[Source]:
+    """Open a source, with a directory of the store for what it decompresses."""
+    from stacker.image.location import is_in_registry
+    from stacker.source.open import open_source
+
+    access = registries.access() if is_in_registry(location) else None
+    with (
+        store.staging.directory("spool") as spool,
+        open_source(location, spool=spool, access=access) as source,
+    ):
+        yield source
+
+
+def repair_with(
+    store: Store, registries: RegistryOptions, on_event: Emit, jobs: int | None = None
+) -> Repair:
+    """Return how damaged layers of a store are replaced.
+
+    :param jobs: layers to unpack at the same time; ``None`` for one for each processor.
+    """
+    from stacker.operations.repair import Repair
+
+    opened = partial(open_for, store, registries)
+    return Repair(opened, unpack_options(), jobs_or_all(jobs), on_event)
+
+
+def restore_by(repair: Repair) -> Restore:
+    """Return the function that unpacks damaged layers of an image again."""
+
+    def restore(store: Store, image_id: ImageID, diff_ids: Sequence[DiffID]) -> None:
+        from stacker.operations.repair import replace_layers
+
+        replace_layers(store, image_id, diff_ids, repair)
+
+    return restore
 
 
 def _paths(names: Iterable[Path | str]) -> tuple[Path, ...]:

@@ -23,8 +23,7 @@ from stacker.api.options import (
     text_of,
     unpack_options,
 )
-from stacker.api.registries import RegistryOptions
-from stacker.api.sources import open_for
+from stacker.api.registries import RegistryOptions, open_for
 from stacker.errors import NotFoundError
 from stacker.image.digest import ImageID
 from stacker.store.store import Store as StoreDirectory

@@ -1,9 +1,9 @@
 """Print results to stdout: lines, tables, and JSON documents of one versioned schema.
 
 Functions take plain values and print them by docs/reference/cli-output.schema.json.  `print_list`
-prints a table, JSON, or one line per object by a template, as the options of a verb select.  Texts from an
-image are escaped, so that they cannot send control sequences to the terminal.  Only a terminal
-gets a table drawn by rich; other outputs get aligned text, and rich is not imported.
+prints a table, JSON, or one line per object by a template, as the options of a verb select.  Texts
+from an image are escaped, so that they cannot send control sequences to the terminal.  Only a
+terminal gets a table drawn by rich; other outputs get aligned text, and rich is not imported.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
-
-    from stacker.cli.session import Session
 
     Document = dict[str, object]
     Listing = tuple[Sequence[str], Sequence[Sequence[str]], str]
@@ -272,10 +270,11 @@ def add_template(parser: ArgumentParser) -> None:
 
 def print_list(
     args: Namespace,
-    session: Session,
     kind: str,
     documents: Sequence[Document],
     table: Callable[[], Listing],
+    *,
+    as_json: bool,
     **more: object,
 ) -> None:
     """Print a list as ``--format`` and ``--json`` select.
@@ -290,7 +289,7 @@ def print_list(
         for document in documents:
             for line in _filled(template, document).split("\n"):
                 print_text(line, tabs=True)
-    elif session.json:
+    elif as_json:
         print_items(kind, documents, **more)
     else:
         headers, rows, right = table()

@@ -7,7 +7,9 @@ use digests or a filesystem.
 
 docs/rules.md has the rules.  Whiteouts act on lower layers wherever they are in the stream, so
 they are collected and written after all entries.  Hard links may precede their targets.
-Directories get their attributes last, children before parents.
+A link without a target in its layer is part of the record, and the stack makes it.  The header of
+a link repeats the metadata of its target, so a link gets none.  Directories get their attributes
+last, children before parents.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
 from stacker.errors import LayerError, StackerError, full_disk_hint
-from stacker.layer.links import apply_hard_link, resolve_pending
 from stacker.layer.paths import Form
 from stacker.layer.record import LayerRecord
 from stacker.layer.root import LayerRoot
@@ -42,6 +43,8 @@ from stacker.tar.entry import (
 from stacker.tar.limits import Limits
 
 Made = TypeVar("Made")
+_DEFERRED_BYTES: Final = 300
+"""Bytes of memory for a link of the record, besides its names, when a stack is built."""
 _LAYER_ERRORS: Final = {
     errno.ENAMETOOLONG: "a name or a link target is too long",
     errno.ELOOP: "a symbolic link is in place of a directory",
@@ -149,7 +152,7 @@ class Applier(ABC):
             for tree.entry_number, entry in enumerate(entries):
                 steps[type(entry)](entry)
             entry = None
-            deferred = resolve_pending(tree, entries.what)
+            deferred = _resolve_pending(tree, entries.what)
             self._whiteouts.write(tree)
             self._finish_directories()
         except OSError as error:
@@ -224,7 +227,7 @@ class Applier(ABC):
     def _hard_link(self, entry: HardLink) -> None:
         if not entry.path:
             raise self._not_the_root(entry)
-        apply_hard_link(self._tree, entry, self._entries.what)
+        _make_hard_link(self._tree, entry, self._entries.what)
 
     def _parent_of(self, entry: Symlink | Special | ExistingFile) -> tuple[int, bytes]:
         above, _, name = entry.path.rpartition(b"/")
@@ -266,3 +269,84 @@ class Applier(ABC):
         return StackerError(
             f"cannot unpack: {self._entries.what}: {place}: {error.strerror}", hint=hint
         )
+
+
+def _make_hard_link(tree: LayerRoot, entry: HardLink, what: str) -> None:
+    """Make a hard link, or add its physical path to ``tree.pending``.
+
+    :raises LayerError: the target is a directory.
+    """
+    above, _, name = entry.path.rpartition(b"/")
+    parent, physical = tree.parent(above)
+    path = join(physical, name)
+    target_above, _, target_name = entry.target.rpartition(b"/")
+    found = tree.existing(target_above)
+    if found is not None and join(found[1], target_name) == path:
+        # It changes nothing.  Only the stack knows whether a lower layer has the file.
+        if path not in tree.pending and not tree.exists(parent, name):
+            tree.defer(path, path)
+        return
+    if entry.target.startswith(path + b"/"):
+        raise LayerError(
+            f"malformed hard link: {what}: {printable(entry.path)}: got the target "
+            f"{printable(entry.target)}, which is below the link itself, want a file elsewhere"
+        )
+    if found is not None:
+        _has_target(tree, found, target_name, entry, what)
+    parent, _ = tree.parent(above)
+    if tree.exists(parent, name):
+        tree.set_aside(parent, name, path)
+    tree.pending.discard(path)
+    if not _link(tree, entry, parent, name, what):
+        tree.defer(path, entry.target)
+
+
+def _has_target(
+    tree: LayerRoot, directory: tuple[int, bytes], name: bytes, entry: HardLink, what: str
+) -> bool:
+    """Return whether the target of a link is in this layer.
+
+    An implied directory does not count: a lower layer may have a symbolic link there.
+
+    :raises LayerError: the target is a directory.
+    """
+    parent, physical = directory
+    try:
+        kind = tree.kind(parent, name)
+    except FileNotFoundError:
+        return False
+    if kind != stat.S_IFDIR:
+        return True
+    if name and tree.directories[join(physical, name)] is None:
+        return False
+    raise LayerError(
+        f"malformed hard link: {what}: {printable(entry.path)}: got the directory "
+        f"{printable(entry.target) or '/'} as target, want a file"
+    )
+
+
+def _link(tree: LayerRoot, entry: HardLink, parent: int, name: bytes, what: str) -> bool:
+    """Link the target and return whether it exists; a symbolic link is linked, not followed."""
+    above, _, target = entry.target.rpartition(b"/")
+    found = tree.existing(above)
+    if found is None or not _has_target(tree, found, target, entry, what):
+        return False
+    tree.link(found[0], target, parent, name)
+    return True
+
+
+def _resolve_pending(tree: LayerRoot, what: str) -> tuple[HardLink, ...]:
+    """Make the links whose targets came later; return the others in order."""
+
+    def make(link: HardLink) -> bytes | None:
+        parent, _ = tree.parent(link.path.rpartition(b"/")[0])
+        if _link(tree, link, parent, link.path.rpartition(b"/")[2], what):
+            return None
+        above, _, name = link.target.rpartition(b"/")
+        found = tree.existing(above)
+        return link.target if found is None else join(found[1], name)
+
+    tree.pending.make(make)
+    for link in tree.pending:
+        tree.budget.spend(_DEFERRED_BYTES, link.path)
+    return tuple(tree.pending)

@@ -6,21 +6,18 @@ returns.  A layer's other form is removed, unless another image or a mount uses 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NotFoundError
-from stacker.jobs.convert_layer import ConvertTask, convert_layer
-from stacker.jobs.pool import run_tasks
 from stacker.layer.paths import FORMS
 from stacker.operations.durability import ensure_sound
 from stacker.operations.remove import MountedParts
-from stacker.operations.stack import chain_id_of, ensure_stack
+from stacker.operations.stack import add_form, chain_id_of, ensure_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from stacker.events import Emit
@@ -57,25 +54,6 @@ def convert_image(
         added = add_form(store, config.diff_ids, form, jobs=jobs, emit=emit)
         ensure_stack(store, config, form=form)
     return added, drop_unused_forms(store, config.diff_ids)
-
-
-def add_form(
-    store: Store,
-    diff_ids: Sequence[DiffID],
-    form: Form,
-    *,
-    jobs: int = os.cpu_count() or 1,
-    emit: Emit = lambda _: None,
-) -> int:
-    """Give layers a form, in worker processes; the caller has locked them against removal.
-
-    :returns: the number of layers that lacked it.
-    """
-    lacking = [
-        each for each in dict.fromkeys(diff_ids) if form not in store.layers.paths(each).forms
-    ]
-    tasks = [ConvertTask(store, each, form) for each in lacking]
-    return sum(run_tasks(tasks, convert_layer, jobs=jobs, emit=emit, what=lambda task: task.what))
 
 
 def drop_unused_forms(store: Store, diff_ids: Iterable[DiffID]) -> int:

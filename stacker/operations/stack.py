@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from stacker.events import Emit
     from stacker.image.config import ImageConfig
     from stacker.image.digest import DiffID
     from stacker.layer.paths import Form, Stack
@@ -107,14 +108,34 @@ def _built(
     from stacker.tar.limits import UNLIMITED  # most mounts find their stack in the store
 
     if any(form not in store.layers.paths(each).forms for each in config.diff_ids):
-        from stacker.operations.convert import add_form
-
         add_form(store, config.diff_ids, form)
     layers = unpacked_layers(store, config.diff_ids, form)
     with _explain_long_paths(chain_id_of(config)):
         return build_form(
             layers, directory, form, store.whiteout_format, limits=limits or UNLIMITED
         )
+
+
+def add_form(
+    store: Store,
+    diff_ids: Sequence[DiffID],
+    form: Form,
+    *,
+    jobs: int = os.cpu_count() or 1,
+    emit: Emit = lambda _: None,
+) -> int:
+    """Give layers a form, in worker processes; the caller has locked them against removal.
+
+    :returns: the number of layers that lacked it.
+    """
+    from stacker.jobs.convert_layer import ConvertTask, convert_layer
+    from stacker.jobs.pool import run_tasks
+
+    lacking = [
+        each for each in dict.fromkeys(diff_ids) if form not in store.layers.paths(each).forms
+    ]
+    tasks = [ConvertTask(store, each, form) for each in lacking]
+    return sum(run_tasks(tasks, convert_layer, jobs=jobs, emit=emit, what=lambda task: task.what))
 
 
 def build_form(

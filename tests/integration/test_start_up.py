@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unmeasured
 # Modules of stacker that `mount` imports.  Each costs start-up time, so extend this with care.
 OURS = """
 stacker stacker.cli stacker.cli.exit stacker.cli.help stacker.cli.options
-stacker.cli.output stacker.cli.pulling stacker.cli.restore stacker.cli.session stacker.cli.verbs
+stacker.cli.output stacker.cli.pulling stacker.cli.session stacker.cli.verbs
 stacker.cli.verbs.mount stacker.errors stacker.image stacker.image.config stacker.image.descriptor
 stacker.image.digest stacker.image.document stacker.image.manifest stacker.image.mediatype
 stacker.image.platform stacker.layer stacker.layer.paths stacker.layer.whiteout_format

@@ -58,7 +58,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Create the image, and print its ID."""
     from stacker.cli.progress import report_progress
-    from stacker.cli.restore import Restorer
+    from stacker.cli.pulling import Restorer
     from stacker.operations.commit import CommitOptions, commit_image, parse_changes
 
     options = CommitOptions(

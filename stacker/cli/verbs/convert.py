@@ -35,7 +35,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Convert the image, and print its ID."""
     from stacker.cli.progress import report_progress
-    from stacker.cli.restore import Restorer
+    from stacker.cli.pulling import Restorer
     from stacker.linux.process import usable_processors
     from stacker.operations.convert import convert_image
 

@@ -79,7 +79,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Export the image; print a document with ``--json``."""
     from stacker.cli.progress import report_progress
-    from stacker.cli.restore import Restorer
+    from stacker.cli.pulling import Restorer
     from stacker.linux.process import usable_processors
     from stacker.operations.export import ExportOptions, export_image
 

@@ -53,7 +53,11 @@ def run(args: Namespace, session: Session) -> None:
     headers = ("CREATED", "DIFF ID", "SIZE", "CREATED BY")
     documents = [_document(step) for step in steps]
     print_list(
-        args, session, "history", documents, lambda: (headers, [_row(s) for s in steps], "SIZE")
+        args,
+        "history",
+        documents,
+        lambda: (headers, [_row(s) for s in steps], "SIZE"),
+        as_json=session.json,
     )
 
 

@@ -59,7 +59,9 @@ def run(args: Namespace, session: Session) -> None:
         for usage in usages:
             print_line(str(usage.image.id))
         return
-    print_list(args, session, "images", [*map(_document, usages)], lambda: _table(usages))
+    print_list(
+        args, "images", [*map(_document, usages)], lambda: _table(usages), as_json=session.json
+    )
 
 
 def _filter(text: str) -> Callable[[ImageUsage], bool]:

@@ -229,7 +229,7 @@ def _inspect(args: Namespace, session: Session) -> None:
 
 def _push(args: Namespace, session: Session) -> None:
     from stacker.cli.progress import report_progress
-    from stacker.cli.restore import Restorer
+    from stacker.cli.pulling import Restorer
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.index import push_index
@@ -289,7 +289,11 @@ def _list(args: Namespace, session: Session) -> None:
     ]
     documents = [_document(index) for index in stored]
     print_list(
-        args, session, "indexes", documents, lambda: (("NAME", "DIGEST", "PLATFORMS"), rows, "")
+        args,
+        "indexes",
+        documents,
+        lambda: (("NAME", "DIGEST", "PLATFORMS"), rows, ""),
+        as_json=session.json,
     )
 
 

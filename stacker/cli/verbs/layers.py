@@ -48,7 +48,9 @@ def run(args: Namespace, session: Session) -> None:
         _document(store, diff_id, record, chain, users[diff_id])
         for (diff_id, record), chain in zip(layers, chains, strict=True)
     ]
-    print_list(args, session, "layers", documents, lambda: _table(store, layers, users))
+    print_list(
+        args, "layers", documents, lambda: _table(store, layers, users), as_json=session.json
+    )
 
 
 def _table(

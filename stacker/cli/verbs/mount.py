@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import DRIVERS, add_image
 from stacker.cli.output import print_item, print_line
-from stacker.cli.pulling import add_pull, pulled
-from stacker.cli.restore import Restorer
+from stacker.cli.pulling import Restorer, add_pull, pulled
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import FLAGS, MountRequest
 from stacker.operations.mount import find_mount, mount_flags, mount_image, plan_image

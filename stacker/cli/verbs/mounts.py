@@ -51,11 +51,11 @@ def run(args: Namespace, session: Session) -> None:
     points = mountinfo.read()
     print_list(
         args,
-        session,
         "mounts",
         [_document(entry, writable=_is_writable(entry, points)) for entry in entries],
         lambda: _table(entries, points),
         cleared=[_document(Entry(record, "stale"), writable=False) for record in cleared],
+        as_json=session.json,
     )
 
 

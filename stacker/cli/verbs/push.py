@@ -132,7 +132,7 @@ def run(args: Namespace, session: Session) -> None:
 
 def _push(args: Namespace, session: Session) -> Pushed:
     from stacker.cli.progress import report_progress
-    from stacker.cli.restore import Restorer
+    from stacker.cli.pulling import Restorer
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.push import push_image

@@ -52,7 +52,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Replace damaged layers and chains, print their IDs, and seal the layers with --seal."""
-    from stacker.cli.restore import Restorer
+    from stacker.cli.pulling import Restorer
     from stacker.linux.process import usable_processors
     from stacker.operations.repair import repair_images, seal_layers
 

@@ -41,4 +41,11 @@ def run(args: Namespace, session: Session) -> None:
             print_text(tag)
         return
     documents: list[dict[str, object]] = [{"name": tag} for tag in tags]
-    print_list(args, session, "tags", documents, lambda: ((), (), ""), repository=reference.name)
+    print_list(
+        args,
+        "tags",
+        documents,
+        lambda: ((), (), ""),
+        repository=reference.name,
+        as_json=session.json,
+    )

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
-from stacker.cli.pulling import add_pull, pulled
-from stacker.cli.restore import Restorer
+from stacker.cli.pulling import Restorer, add_pull, pulled
 from stacker.operations.unpack import unpack_image
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import lock
-from stacker.operations.convert import add_form
 from stacker.operations.mount import stacked_image
-from stacker.operations.stack import chain_id_of
+from stacker.operations.stack import add_form, chain_id_of
 from stacker.store.store import Store
 from tests.support import images
 from tests.support.command import PATIENCE, Stacker, conforming
