@@ -27,7 +27,7 @@ class MissingLayer(NamedTuple):
     """A layer that the store lacks.
 
     :param name: the diff_id, or the blob's digest if no document declares the diff_id (schema 1).
-    :param size: of the blob, in bytes.
+    :param size: the size of the blob, in bytes.
     """
 
     name: DiffID | Digest
@@ -103,7 +103,7 @@ class LayerPacked(NamedTuple):
 class ExportProgress(NamedTuple):
     """The file of an export has ``done`` of ``total`` bytes.
 
-    :param total: ``None`` if only its end tells.
+    :param total: ``None`` until the whole file is written, if its size is not known before.
     """
 
     done: int

@@ -146,9 +146,14 @@ def groups(
 ) -> Iterator[tuple[str, argparse._ArgumentGroup]]:
     """Yield the title of each group of arguments and options, and the group."""
     for group in parser._action_groups:
-        if group._group_actions:
+        if visible(group):
             title = group.title or ""
             yield _TITLES.get(title, title[:1].upper() + title[1:]), group
+
+
+def visible(group: argparse._ArgumentGroup) -> list[argparse.Action]:
+    """Return the arguments and options of a group that have a help text."""
+    return [action for action in group._group_actions if action.help != argparse.SUPPRESS]
 
 
 def group_lines(title: str, group: argparse._ArgumentGroup) -> list[str]:
@@ -156,7 +161,7 @@ def group_lines(title: str, group: argparse._ArgumentGroup) -> list[str]:
     lines = [f"{title}:"]
     if group.description:
         lines.append(f"  {group.description}")
-    for action in group._group_actions:
+    for action in visible(group):
         lines += _entry(term(action), description(action))
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:

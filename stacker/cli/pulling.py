@@ -32,9 +32,9 @@ def add_pull(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--pull",
         choices=POLICIES,
-        help="when to pull IMAGE, as `stacker pull` does: if the store lacks it (missing), never, "
-        "always, or always but use the image in the store if the pull fails (newer) (default: "
-        "missing; for an image ID never)",
+        help="when to pull IMAGE: only if the store lacks it (missing), never, or always; newer is "
+        "like always, but uses the image in the store if the pull fails (default: missing; never "
+        "for an image ID)",
     )
 
 

@@ -75,8 +75,8 @@ class ExportOptions:
 class Exported:
     """The result of an export.
 
-    :param digest: of the file.
-    :param size: bytes.
+    :param digest: the SHA-256 of the file.
+    :param size: the size of the file, in bytes.
     :param entries: the members of the tar; ``None`` for a single layer.
     """
 
@@ -209,7 +209,7 @@ def _write(chunks: Iterable[bytes], out: BinaryIO) -> tuple[Digest, int]:
 class _Progress:
     """Counts the bytes of an export, and reports them.
 
-    ``total`` is the size of the whole file; ``None`` if only its end tells.
+    ``total`` is the size of the whole file; ``None`` if it is known only at the end.
     """
 
     def __init__(self, emit: Emit) -> None:

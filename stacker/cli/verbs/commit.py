@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Create an image from the writes of a mount.  TARGET is the mount point of `stacker mount --rw` or
 `mount --upper`; UPPER is the directory of `mount --upper`, mounted or not.  The new image has the
-layers of the mounted image, and one more layer with the writes.  The mount stays, and its writes,
-too.  stacker flushes the new image to disk.  The last line on stdout is its image ID.
+layers of the mounted image, and one more layer with the writes.  The mount and its writes stay.
+stacker flushes the new image to disk.  The last line on stdout is its image ID.
 
 An upper directory belongs to the image that it was first mounted with.  stacker refuses to mount
 another image with it.
 
-If the environment variable SOURCE_DATE_EPOCH is set, it is the creation time of the image and the
-latest time of the files in its layer.  Equal writes then give equal images.
+If the environment variable SOURCE_DATE_EPOCH is set, the image has this creation time, and no file
+in the new layer has a later time.  Equal writes then give equal images.
 """
 EXAMPLES = """\
   stacker commit /mnt app:1.1

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from stacker.cli.session import Session
 
 DESCRIPTION = """\
-Export the merged root filesystem of an image as one file, without unpacking it.  FILE is a
-tar, an EROFS image or a squashfs image.  Without -o, the tar goes to stdout.  The same image gives
-the same tar and EROFS image, whatever the form of its layers: names are sorted, whiteouts are
+Export the merged root filesystem of an image as one file, without unpacking it.  FILE is a tar, an
+EROFS image or a squashfs image.  Without -o, the tar goes to stdout.  The same image always gives
+the same tar and the same EROFS image, in both forms of its layers.  Names are sorted, whiteouts are
 applied, and runs of zeros in files of 1 MiB and more are holes.
 
 stacker first compares the attributes of all layers with their tars, and writes nothing if one

@@ -33,7 +33,7 @@ DEST is one of
   oci:DIR[:NAME]                    an OCI image layout, created if missing
   oci-archive:FILE[:NAME]           a new tar archive of an OCI image layout
   docker-archive:FILE[:NAME]        a new archive for `docker load` and `podman load`
-With - as FILE, the archive goes to stdout, and the digest is a message of -v.  Without NAME, a
+With - as FILE, the archive goes to stdout; with -v, the digest goes to stderr.  Without NAME, a
 docker archive has the name IMAGE, unless IMAGE is an ID.
 stacker does not upload blobs that the repository has.  If stacker pulled a blob from another
 repository of the same registry, the registry mounts the blob from there.  stacker resumes an upload

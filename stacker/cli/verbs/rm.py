@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from stacker.store.store import Store
 
 DESCRIPTION = """\
-Remove images.  If IMAGE is a name, stacker removes the name, and the image only with its last
-name.  If IMAGE is an ID, stacker removes the image; if the image has several names, this needs
---force.  With an image, stacker removes the layers that no other image uses.
+Remove images.  If IMAGE is a name, stacker removes the name; if it is the last name of the image,
+stacker removes the image, too.  If IMAGE is an ID, stacker removes the image; if the image has
+several names, this needs --force.  With an image, stacker removes the layers that no other image
+uses.
 
 stacker prints the ID of each removed image.  stacker checks all images first.  If an IMAGE does not
 exist (exit code 3), or is mounted or in use (exit code 8), stacker removes no image.  Unmount a

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Give an image more names.  NAME is [HOST[:PORT]/]REPO[:TAG]; the default TAG is `latest`.  If
-another image has the name, the name moves, and stacker says so.
+another image has the name, stacker moves the name, and prints a message.
 """
 EXAMPLES = """\
   stacker tag 3f5a app:1.0

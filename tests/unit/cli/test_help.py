@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from argparse import ArgumentTypeError
+from argparse import SUPPRESS, ArgumentTypeError
 
 import pytest
 
@@ -42,6 +42,7 @@ def parser() -> Parser:
     made = Parser(prog="pull", description="Pull.\n", epilog="Examples:\n  pull x\n")
     made.add_argument("source", metavar="SOURCE", help="the image")
     made.add_argument("dest", metavar="DEST", nargs="?", help="the target")
+    made.add_argument("--hidden", help=SUPPRESS)
     either = made.add_mutually_exclusive_group()
     text = "how to mount (default: %(default)s)"
     either.add_argument("--driver", choices=("a", "b"), default="a", help=text)
