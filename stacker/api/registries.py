@@ -89,7 +89,7 @@ class RegistryOptions:
         )
 
     def access(self) -> RegistryAccess:
-        """Return the same as settings of `stacker.registry`; no part of the stable library.
+        """Return these options as settings of `stacker.registry`; programs must not call this.
 
         :raises NotFoundError: a file or directory does not exist.
         :raises UsageError: a file or a proxy is malformed.

@@ -35,11 +35,11 @@ _VERBS = {"driver": {"mount"}, "form": {"pull"}, "sync": {"pull"}}
 class Config:
     """The values of all configuration files; ``None`` if no file sets a key.
 
-    A field has the name of the option that it replaces the default of.
+    Each field replaces the default of the option with its name.
 
     :param files: the files that were read, in the order in which they were read.
     :param sources: the file that each value comes from, by field.
-    :param store: absolute, as those of `additional_stores` are.
+    :param store: an absolute path; so is each one in `additional_stores`.
     :param max_bytes: this limit and the others are those of `stacker.cli.options.add_limits`.
     """
 
@@ -180,5 +180,5 @@ _SETTINGS: dict[str, tuple[Check, str, str]] = {
 }
 """The check of each value, its description, and the option; in the order of the documentation."""
 KEYS = tuple((key_of(name), want, sets) for name, (_, want, sets) in _SETTINGS.items())
-"""Each key, its values, and the option that it replaces the default of."""
+"""Each key, its values, and the option whose default it replaces."""
 _FIELDS = {key_of(name): name for name in _SETTINGS}

@@ -145,9 +145,10 @@ def _signals_raise() -> Iterator[None]:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """Return the signal's exception if Python 3.11 has raised its own because of it.
+    """Return the exception of a signal, also if Python 3.11 has replaced it by its own.
 
-    It does so around `__set_name__`, thus during an import (github.com/python/cpython issue 77757).
+    Python replaces each exception of `__set_name__`, which runs during imports
+    (github.com/python/cpython issue 77757).
     """
     cause = error.__cause__
     if isinstance(error, RuntimeError) and isinstance(cause, SignalledError | KeyboardInterrupt):
@@ -157,7 +158,7 @@ def _unwrapped(error: BaseException) -> BaseException:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """What the last message says.
+    """The last message of a command, and its exit code.
 
     :param kind: the class of the error in words, such as ``not-found``.
     :param is_error: whether the text starts with ``error:``.

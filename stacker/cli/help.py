@@ -32,7 +32,7 @@ _TIME = r"(\d{1,9})([smhd]?)"  # compiled at its use, which most commands do not
 _SIZE = r"(\d+)([KMGT]?)(?:i?B)?"
 
 _UNKNOWN = "unknown option: "
-# Options of podman, skopeo and docker, and ours of the same meaning.
+# Options of podman, skopeo and docker, and stacker's options with the same meaning.
 _SYNONYMS = {
     **dict.fromkeys(("--arch", "--os", "--variant"), ("--platform",)),
     **dict.fromkeys(("--override-arch", "--override-os", "--override-variant"), ("--platform",)),

@@ -117,8 +117,8 @@ class Session:
             return None
         path, owner = found
         return (
-            f"user {owner} owns {path}, as in a store that a user namespace has made: run the "
-            "command there, for example `podman unshare stacker`"
+            f"user {owner} owns {path}; if the store was made in a user namespace, run the command "
+            "in that namespace, for example `podman unshare stacker`"
         )
 
     def store(self, *, create: bool = True) -> Store:

@@ -1,8 +1,8 @@
 """Write an image in the format of ``docker save``: ``docker-archive``.
 
 Blobs and documents come in; an archive goes out.  Since version 25, ``docker save`` writes an OCI
-layout with a manifest.json beside it, and so does this module: an archive that docker, podman,
-containerd and older versions of them load.
+layout with a manifest.json beside it.  This module does the same, so docker, podman and containerd
+load the archive, also in older versions.
 Sources: moby's image/tarexport; containerd's core/images/archive.
 """
 
@@ -89,7 +89,7 @@ def repo_tag(name: str) -> str:
 
 
 def implied_name(text: str) -> str:
-    """Return the name for an archive of the image that a user named `text`; empty if it is none."""
+    """Return the name in the archive for the image `text`; empty if `text` is not a name."""
     text = text.removeprefix(REGISTRY_TRANSPORT)
     if text.partition(":")[0] in ("oci", "oci-archive", "docker-archive"):
         return ""
@@ -100,7 +100,7 @@ def implied_name(text: str) -> str:
 
 
 def _complete(name: str) -> str:
-    """Return a name with its registry, as containerd needs it; empty if it has none."""
+    """Return a name with its registry, as containerd needs it; empty if it is malformed."""
     try:
         return str(Reference.parse(name))
     except UsageError:

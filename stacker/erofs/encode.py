@@ -85,7 +85,7 @@ class Encoder:
             self._encode()
         except (struct.error, OverflowError) as error:
             raise LayerError(
-                f"index too large: got a number beyond the format of EROFS ({error})",
+                f"index too large: got a number that EROFS cannot hold ({error})",
                 hint="use the form `tree` for this image",
             ) from error
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _COPIED_BITS: Final = range(3, 16)
 """Chunks of copied files have 4 KiB to 16 MiB."""
 _FEW_CHUNKS: Final = 1 << 16
-"""A map with no more chunks is small, whatever the chunk size."""
+"""The most chunks of a map that counts as small."""
 _MAX_CHUNKS: Final = 1 << 24
 _MAX_COPIED: Final = 1 << 30
 """The most bytes that one file adds to an image."""
@@ -80,7 +80,7 @@ def map_bytes(segments: Sequence[Segment], size: int) -> int:
 def _chunking(segments: Sequence[Segment], size: int, *, may_copy: bool = True) -> tuple[int, bool]:
     """Return the exponent of the chunk size, and whether to copy the chunks.
 
-    The image then needs the fewest bytes, if the map is not small anyway.
+    If the map would not be small, choose the size with which the image has the fewest bytes.
     """
     common = _common_bits(segments, size)
     bits, is_copied = (_COPIED_BITS[0], True) if common is None else (common, False)

@@ -164,7 +164,7 @@ class TreeHandler(RequestHandler):
         :raises OSError: ``ENOTTY``, or the error of the tree.
         """
         _, _, command, _, _, size = fuse.IOCTL_IN.unpack_from(request, HEADER)
-        if command != GET_FLAGS or size < 4:  # the kernel passes an int, whatever the number says
+        if command != GET_FLAGS or size < 4:  # an int, although GET_FLAGS encodes a long
             raise OSError(errno.ENOTTY, "not supported")
         return fuse.IOCTL_OUT.pack(0, 0, 0, 0, self._inodes.flags(node)) + bytes(size - 4)
 

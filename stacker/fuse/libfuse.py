@@ -5,7 +5,7 @@ lists what pyfuse3 does not support of the kernel's protocol.  This module must 
 
 pyfuse3 passes no inode to `read`, only the handle that `open` returned, so the handle is the inode.
 A handle has no state, so any worker can answer for an inode that another worker has opened.  A node
-of the tree is the kernel's node ID less one, as in `stacker.fuse.replies`.
+of the tree is the kernel's node ID minus one, as in `stacker.fuse.replies`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Nodes and values of a tree come in; bytes and numbers for the kernel go out.  This module reads no
 request, and must not use a library that speaks the protocol.
 
-A node of a tree is the kernel's node ID less one.  Programs see another number, the inode number,
+A node of a tree is the kernel's node ID minus one.  Programs see another number, the inode number,
 which is the same in every mount (`stacker.tree.protocol.Tree.number`).
 """
 

@@ -107,7 +107,7 @@ def is_in_registry(text: str) -> bool:
 
 
 def pull_hint(text: str) -> str | None:
-    """Return how to pull what a text names, ``None`` if it names no image of another place."""
+    """Return a hint to pull the image `text`; ``None`` for an ID, or if `text` is malformed."""
     from stacker.image.reference import complete_name
 
     if set(text.removeprefix("sha256:")) <= _DIGITS:

@@ -18,7 +18,7 @@ from stacker.image.document import quoted
 
 DEFAULT_TAG = "latest"
 DEFAULT_REGISTRY = "docker.io"
-"""The registry of names without one.  Its images without a namespace are in ``library/``."""
+"""The registry of a name without one.  Its images without a namespace are in ``library/``."""
 _OLD_DEFAULT_REGISTRY = "index.docker.io"
 
 _LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"

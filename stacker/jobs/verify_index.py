@@ -1,8 +1,9 @@
 """Verify the index of one layer, or of a stack: build it again, and compare the two.
 
 An index is a function of tars.  A store, the index and what it is built from come in; the
-differences go out.  The checksum of an index that was equal is kept, and proves the same later as
-long as index and tars have not changed.  This module must not read the contents of files.
+differences go out.  The checksum of an equal index is kept.  As long as the index and the tars do
+not change, the checksum later proves that they are still equal.  This module must not read the
+contents of files.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def _check_tar(store: Store, task: VerifyTask, record: LayerRecord, emit: Emit) 
 
 
 def _damaged_in_tar(paths: LayerPaths, record: LayerRecord, what: str) -> Iterator[Difference]:
-    """Yield the files whose contents in the tar are wrong, as far as checksums tell."""
+    """Yield the files whose contents in the tar are wrong, as far as checksums show."""
     checksums, found = read_checksums(paths.checksums), list[FileContents]()
     with suppress(LayerError, OSError):  # of a header, which the index describes
         found += contents_in_tar(paths, record, what=what)
@@ -242,7 +242,7 @@ def _applied_again(
 
 
 def is_usual(record: LayerRecord) -> bool:
-    """Return whether the skeleton of a layer gives its tree, probably without unpacking it."""
+    """Return whether the skeleton probably gives the tree of a layer without unpacking it."""
     return not (record.moved or record.replacements or record.warnings)
 
 

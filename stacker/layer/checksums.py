@@ -5,8 +5,9 @@ A diff_id proves that a whole layer is unchanged, but does not tell which file i
 numbers comes in and goes out.  This module must not read the files of the layer: both forms of a
 layer have the same checksums.
 
-An index is a function of tars and records.  Once `stacker verify` has built it again and compared
-it, its SHA-256 together with theirs proves the same without another build.
+An index is a function of tars and records.  If `stacker verify` has built an index again and found
+it equal, it keeps one SHA-256 of the index, the tars and the records.  As long as this checksum is
+the same, a later `verify` need not build the index.
 
 The file starts with ``CRC32`` and a version, 8 bytes together.  The numbers follow, 4 bytes each,
 little-endian, one for each range of data in the order of the tar.  The last 4 bytes are the CRC-32
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _HEAD: Final = b"CRC32\0\0\1"
 _WIDTH: Final = 4
 RULES: Final = b"1"
-"""A change by which the same tar gives another index also changes this.
+"""The version of the rules; each change that gives another index for the same tar changes it.
 
 An index that an older version compared is then compared again.
 """

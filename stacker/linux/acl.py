@@ -32,7 +32,7 @@ def kept(value: bytes, mode: int | None) -> bytes | None:
     """Return the ACL that the kernel stores for a value that is set before chmod(2).
 
     :param mode: the mode that chmod(2) sets; ``None`` for a default ACL.
-    :returns: nothing if the ACL says the same as the mode; ``None`` if the kernel refuses it.
+    :returns: ``b""`` if the mode alone expresses the ACL; ``None`` if the kernel refuses it.
     """
     entries = _parse(value)
     if entries is None:
@@ -62,7 +62,7 @@ def inherited(default: bytes, mode: int) -> tuple[int, bytes]:
 
     :param default: the default ACL of its directory.
     :param mode: the mode that the caller asks for; the umask does not apply.
-    :returns: the ACL is empty if it says the same as the mode.
+    :returns: the mode, and the ACL, which is empty if the mode alone expresses it.
     """
     entries = _parse(default)
     if not entries:
@@ -81,7 +81,7 @@ def _with_mode(entries: list[_Entry], mode: int) -> list[_Entry]:
 
 
 def _is_extended(entries: list[_Entry]) -> bool:
-    """Return whether an ACL says more than a mode."""
+    """Return whether a mode cannot express an ACL."""
     return any(tag not in _ALONE for tag, _, _ in entries)
 
 

@@ -59,7 +59,7 @@ def umask() -> int:
 
 @contextmanager
 def usable_new_files() -> Iterator[int]:
-    """Let the owner of new files use them during the block; yield the permissions they lack.
+    """Let the owner access new files during the block; yield the umask that is then in effect.
 
     A umask with the owner's bits is rare.  Only these bits change, so the files that other threads
     create meanwhile stay closed to other users.

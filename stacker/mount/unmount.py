@@ -76,7 +76,7 @@ def _busy(target: Path) -> MountError:
         reasons.append(f"used by process {', '.join(map(str, users))}")
     return MountError(
         f"cannot unmount: {target}: {'; '.join(reasons)}",
-        hint="end its use, or detach the mount with --lazy",
+        hint="end the processes that use it, or detach the mount with --lazy",
     )
 
 

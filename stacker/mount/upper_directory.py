@@ -6,7 +6,7 @@ module must not use a driver.
 
 At most one mount uses a persistent upper directory: the work directory beside it names the mount's
 own directory.  Overlayfs itself would only log a warning.  An xattr of the upper directory names
-the chain and the image of its mounts; overlayfs and our FUSE server do not show it.
+the chain and the image of its mounts; overlayfs and stacker's FUSE server do not show it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ _DRIVERS: Final = ("overlay", "fuse")
 
 @dataclass(frozen=True, slots=True)
 class CommitOptions:
-    """What the new image says about itself.
+    """The metadata of the new image.
 
     :param changes: changes of the config, in order.
     :param author: who made the image, may be empty.
@@ -245,7 +245,7 @@ def _source(
 
 
 def _changed_config(store: Store, base: ImageID, diff_id: DiffID, options: CommitOptions) -> bytes:
-    """Return the config of the base with one more layer; members that it has otherwise stay."""
+    """Return the config of the base with one more layer; all other members stay."""
     members = parse_object(store.blobs.read(base), f"config {base}")
     seconds = time.time() if options.epoch is None else options.epoch
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

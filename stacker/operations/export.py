@@ -138,7 +138,7 @@ def _export_tree(
 
 
 def _open_tree(store: Store, image: StackedImage, opened: ExitStack) -> LowerTree:
-    """Read the merged tree of an image; what it needs is closed with ``opened``."""
+    """Read the merged tree of an image; ``opened`` closes the files that it needs."""
     stack = image.stack
     if stack.merged is not None:
         return opened.enter_context(closing(open_index(stack.merged, stack.whiteout_format)))
@@ -267,7 +267,7 @@ def _squashfs_writer(out: BinaryIO, root: Status) -> Iterator[BinaryIO]:
                 pipe.close()
             code = process.wait()
         finally:
-            process.kill()  # after an error; a half image must not be finished
+            process.kill()  # after an error, the program must not complete the image
             process.wait()
             with suppress(BrokenPipeError):  # a program that does not read would block the flush
                 pipe.close()

@@ -1,7 +1,7 @@
 """Choose the form in which a store keeps new layers.
 
 A store's directory comes in; a form goes out, with the reason.  `auto` takes the EROFS form if the
-kernel can mount it here, or if FUSE can serve it.  Probes decide that; nothing of them is left.
+kernel can mount it here, or if FUSE can serve it.  Probes decide this, and leave nothing behind.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def first_that_works(
 ) -> tuple[str | None, str]:
     """Return the first probe whose answer is yes, and why.
 
-    :param ways: the plural of what a probe tries out, by its name; the best first.
+    :param ways: what each probe tries, in the plural, by the probe's name; the best first.
     :param answers: by name.
     :returns: ``None`` for the probe if no answer is yes, and the reasons of all.
     """

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PACKAGES: Final = ("isal", "pyfuse3", "rich", "urllib3", "xattr", "zstandard")
 """The packages that stacker uses, by their names on PyPI; pyfuse3 is optional."""
 TOOLS: Final = ("fusermount3", "fuse-overlayfs", "tar2sqfs", "sqfstar")
-"""The programs that mounts without privileges and `export` run, where they need them."""
+"""The programs that `export`, and mounts without privileges, can need."""
 _COPY: Final = {"copy": "copies"}
 _DRIVERS: Final[Mapping[Form, Mapping[str, str]]] = {
     "tree": {"overlay": "overlay mounts", "fuse": "FUSE mounts", **_COPY},

@@ -1,4 +1,4 @@
-"""Give names to images of the store, and take them away.
+"""Give names to images of the store, and remove names.
 
 A store, an image and names come in; the names that moved from other images go out.  This module
 does not remove images.

@@ -209,7 +209,7 @@ def _require_unchanged(
     for layer in verify_layers(store, diff_ids, contents=False, jobs=jobs, emit=emit):
         if not layer.is_sound:
             differences = sorted(layer.differences, key=lambda each: each.what == "mtime")
-            # The time of a directory comes last: a changed file in it changes it, too.
+            # Times come last: a changed file can also change the time of its directory.
             how = layer.damage or differences[0]
             raise IntegrityError(
                 f"layer differs from its skeleton: layer {layer.diff_id}: {how}",
@@ -265,7 +265,7 @@ def _packed_layer(layer: LayerPacked, compression: Compression) -> Descriptor:
 
 
 def oci_layer(blob: Descriptor) -> Descriptor:
-    """Return the descriptor of a layer with the media type that OCI has for Docker's."""
+    """Return the descriptor of a layer with OCI's media type in place of Docker's."""
     for docker, oci in (
         (mediatype.DOCKER_LAYER, mediatype.OCI_LAYER),
         (mediatype.DOCKER_FOREIGN_LAYER, mediatype.OCI_FOREIGN_LAYER),

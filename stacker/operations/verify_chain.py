@@ -47,7 +47,7 @@ class ChainTask:
 
     :param diff_ids: its layers, base first; the caller has verified and locked them.
     :param contents: read the files that the chain does not share with a layer, too; the contents
-        of the layers were verified, too, so that an index that was compared before is accepted.
+        of the layers were verified, too, so an index that was compared before is accepted.
     """
 
     store: Store
@@ -91,7 +91,7 @@ def verify_chain(task: ChainTask, emit: Emit) -> ChainVerified:
 
 
 def _verified(store: Store, task: ChainTask, directory: Path) -> tuple[Difference, ...]:
-    """Return the differences of a chain, and keep the checksum of a merged index without any.
+    """Return the differences of a chain, and keep the checksum of a merged index that has none.
 
     :raises IntegrityError: the chain or a layer is damaged.
     :raises LayerError: the layers do not stack.

@@ -63,7 +63,7 @@ def registries_conf(named: str | None, environ: Mapping[str, str]) -> Registries
 
 
 def registries_conf_files(environ: Mapping[str, str]) -> list[Path]:
-    """Return the files of containers-registries.conf(5), in order; a later one overrides."""
+    """Return the files of containers-registries.conf(5), in order; a later one has priority."""
     if one := environ.get("CONTAINERS_REGISTRIES_CONF"):
         return [Path(one)]
     return conf_files(_SYSTEM, _user_directory(environ))

@@ -162,7 +162,7 @@ def _covers(file: dict[str, object], host: str) -> bool:
 
 
 def _key(entries: dict[str, object], path: str, host: str) -> str:
-    """Return the key under which a file has a registry, or gets it."""
+    """Return the key of a registry in a file, or the key for a new entry."""
     if found := [name for name in names_of(host) if name in entries]:
         return found[0]
     # Docker finds its own registry only under this key; podman reads both.

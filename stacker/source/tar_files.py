@@ -84,8 +84,8 @@ class Archive:
         found = _normalised(name)
         if found is None:
             raise IntegrityError(
-                f"unsafe name: {self.what}: {quoted(name)}: got a path out of the archive, want "
-                "one inside"
+                f"unsafe name: {self.what}: {quoted(name)}: got a path outside the archive, "
+                "want one inside"
             )
         return found
 

@@ -35,7 +35,7 @@ _REPLACED = ".replaced-"
 class ChainStore:
     """The directory ``chains/`` of the store at ``root``.
 
-    :param changing: the directory that new chains are below; `root`, unless it is read-only.
+    :param changing: the directory below which new chains are; `root`, unless it is read-only.
     :param additional: roots of the additional stores, which can have layers of a chain.
     """
 
@@ -239,8 +239,8 @@ def _lock_name(chain_id: ChainID) -> str:
 def _is_portable(chain: Path) -> bool:
     """Return whether a read-only store can use a chain as it is.
 
-    Fixup directories have hard links to files of layers.  Outside of the filesystem, `verify` would
-    build them differently; so the chain is built again there.
+    Fixup directories can have hard links to files of layers.  On another filesystem, `verify` would
+    build copies instead and find differences, so stacker builds such a chain again.
     """
     try:
         directories = json.loads((chain / _RECORD).read_bytes())["directories"]

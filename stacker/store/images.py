@@ -52,7 +52,7 @@ class StoredImage:
 class ImageStore:
     """The images of the store at ``root``.
 
-    :param read_only: nothing changes the store, so that no lock is needed.
+    :param read_only: nothing changes the store, so no lock is needed.
     """
 
     root: Path
@@ -335,7 +335,7 @@ class ImageStore:
 
 
 def _named(images: list[StoredImage], text: str) -> tuple[ImageID, str | None] | None:
-    """Return the image with a name, a source or an ID, and its name unless `text` is another."""
+    """Return the image with a name, a source or an ID, and the name if `text` is one."""
     for image in images:
         if text in image.names:
             return image.id, text

@@ -1,4 +1,4 @@
-"""The directory of the store that a user has if nothing names another one.
+"""The default directory of a user's store, and that of the locks of a read-only store.
 
 Environment variables come in as a mapping; a path goes out.  This module must not read the
 environment itself.
@@ -54,7 +54,8 @@ def absolute(environ: Mapping[str, str], name: str) -> Path | None:
 def is_system_root() -> bool:
     """Return whether this process is root and /var/lib belongs to it.
 
-    The root of ``unshare --map-root-user`` is not, and keeps the store of its unprivileged user.
+    Root in ``unshare --map-root-user`` does not own it, and uses the store of the unprivileged user
+    who started it.
     """
     if os.geteuid() != 0:
         return False

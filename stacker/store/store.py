@@ -71,7 +71,7 @@ class Store:
         return self.run or self.root
 
     def make_run_directory(self) -> None:
-        """Create what changes of a read-only store, if it is missing.
+        """Create the directory for locks and mounts of a read-only store, if it is missing.
 
         :raises StackerError: the directory cannot be created.
         """

@@ -119,7 +119,7 @@ class _Pieces:
         return piece
 
     def give_back(self, piece: bytes) -> None:
-        """Return the end of what was taken last."""
+        """Give back the end of the piece that was taken last."""
         if len(piece) > self._at:  # it began in an earlier chunk
             self._chunk, self._at = piece + self._chunk[self._at :], 0
         else:

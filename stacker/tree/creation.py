@@ -1,7 +1,7 @@
 """Make new files in an upper directory, with the owner, mode and ACLs that the kernel would give.
 
-Directories of the upper, names and modes come in; files go out, complete at the moment they get
-their names.  A file is made under its name if this process makes it complete in one system call.
+Directories of the upper directory, names and modes come in; files go out, which are complete when
+they get their names.  A file is made under its name if one system call makes it complete.
 Otherwise it is made in the work directory and renamed.  This module must not use the lower tree.
 
 The rules are those of the kernel: ``inode_init_owner`` for owners, ``posix_acl_create`` for ACLs.
@@ -31,7 +31,7 @@ _SPECIAL_BITS: Final = ~0o777
 class Caller(NamedTuple):
     """The owner of a new inode.
 
-    :param umask: of the process that makes it; 0 if the mode has it already.
+    :param umask: the umask of the caller; 0 if the kernel has already applied it to the mode.
     """
 
     uid: int

@@ -219,7 +219,7 @@ class IndexedTree(XattrMappings):
         return Origin(self._image.superblock.uuid, handle).packed()
 
     def number_of_origin(self, value: bytes) -> int | None:
-        """Return the number of the file that an origin names; ``None`` if it is not in here."""
+        """Return the number of the file that an origin names; ``None`` if this tree lacks it."""
         origin = read_origin(value)
         if origin is None or origin.uuid != self._image.superblock.uuid:
             return None

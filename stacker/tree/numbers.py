@@ -206,7 +206,7 @@ class NumbersOnDisk(ABC):
 
     def __init__(self) -> None:
         self._base = array("H")
-        """The lowest layer of each directory, whose number it has; the only one of other files."""
+        """The layer that gives each node its number: for a directory, the lowest one that has it."""
         self._numbers = array("Q")
         self._layers_on_disk: list[LayerNumbers] = []
 
@@ -274,7 +274,7 @@ class NumbersOnDisk(ABC):
         return self._layers_on_disk[self._base[inode]].flags(self.path(inode))
 
     def number_of_origin(self, value: bytes) -> int | None:
-        """Return the number of the file that an origin names; ``None`` if it is not in here."""
+        """Return the number of the file that an origin names; ``None`` if this tree lacks it."""
         return self._filesystems.number_of_origin(value)
 
     def number_on(self, device: int, inode: int) -> int:

@@ -200,7 +200,7 @@ class LowerTree(Tree, Protocol):
         """
 
     def number_of_origin(self, value: bytes) -> int | None:
-        """Return the `number` of the file that an origin names; ``None`` if it is not in here."""
+        """Return the `number` of the file that an origin names; ``None`` if this tree lacks it."""
 
     def number_on(self, device: int, inode: int) -> int:
         """Return the `number` of a file of an upper directory.

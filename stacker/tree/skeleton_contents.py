@@ -1,8 +1,8 @@
 """Read the entries of one layer from its skeleton, and compare them with the tree.
 
 The files of a layer come in; its :class:`~stacker.tree.scan.Contents` go out, equal to those of a
-walk of the tree, which the skeleton saves.  It is not enough if entries of the layer replaced or
-moved each other, or if the filesystem could not store all metadata.  This module must not merge
+walk of the tree, but without the walk.  The skeleton is not enough if entries of the layer replaced
+or moved each other, or if the filesystem could not store all metadata.  This module must not merge
 layers, and does not read the contents of files.
 """
 

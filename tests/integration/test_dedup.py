@@ -112,7 +112,7 @@ def test_second_pull_of_an_image_shares_nothing(place: Path, app: Layout) -> Non
 
 def test_saved_storage_is_printed(place: Path, app: Layout) -> None:
     said = Stacker(place / "store")("pull", "--sync", "--dedup", app.source).err
-    assert "stacker: shared 2.0 MiB of 1 files with equal files\n" in said
+    assert "stacker: 1 files share 2.0 MiB with equal files\n" in said
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
@@ -135,8 +135,8 @@ def test_filesystem_without_reflinks_is_named_in_one_line(
         said = stacker("pull", "--sync", "--dedup", app.source).err
         (line,) = [line for line in said.splitlines() if "storage" in line]
         assert line == (
-            f"stacker: warning: shared no storage: {path / 'store'}: the filesystem or the kernel "
-            "cannot share blocks between files"
+            f"stacker: warning: cannot share storage: {path / 'store'}: the filesystem or the "
+            "kernel cannot share blocks between files"
         )
         stacker.assert_clean(images=1, layers=2)
     finally:

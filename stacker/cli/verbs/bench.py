@@ -116,7 +116,8 @@ def _bound(report: Report) -> str:
             f"in layer {shortened(layer.diff_id.hex, 13)}: {' + '.join(thread)} take "
             f"{layer.total(thread):.3f} s in one thread"
         )
-    return f"the longest stage: all take {report.shared:.3f} s on {report.processors} processors"
+    seconds, processors = report.shared, report.processors
+    return f"the longest stage: all stages take {seconds:.3f} s on {processors} processors"
 
 
 def _rate(report: Report, stage: str) -> str:

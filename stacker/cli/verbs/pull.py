@@ -243,12 +243,12 @@ def _share(session: Session, pulled: Pulled) -> Shared:
     try:
         shared = share_storage(session.store(), pulled.layers)
     except UnsupportedError as error:
-        session.say(f"warning: shared no storage: {session.root}: {error.message}")
+        session.say(f"warning: cannot share storage: {session.root}: {error.message}")
         return Shared()
     except OSError as error:
-        session.say(f"warning: shared not all storage: {session.root}: {error.strerror}")
+        session.say(f"warning: cannot share all storage: {session.root}: {error.strerror}")
         return Shared()
-    session.say(f"shared {size(shared.bytes)} of {shared.files} files with equal files")
+    session.say(f"{shared.files} files share {size(shared.bytes)} with equal files")
     return shared
 
 

@@ -84,7 +84,7 @@ def detached(source: Path, tars: Sequence[Path], attributes: int, *, direct: boo
     """Return a mount of an image that is mounted nowhere; the caller closes it.
 
     :param source: the image, a file or a block device, as `tars` are.
-    :param direct: read the tars past their page cache, which files need.
+    :param direct: read the tars without their page cache, as a mount from files should.
     :raises OSError: from the kernel, with its message.
     """
     with FileDescriptor(mountapi.fsopen("erofs")) as context:

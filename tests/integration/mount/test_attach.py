@@ -76,7 +76,7 @@ def test_umount_of_a_busy_mount_names_the_process_that_uses_it(place: Path) -> N
         with pytest.raises(MountError, match="it is in use") as caught:
             detach(table(place), place / "target")
         assert f"used by process {os.getpid()}" in caught.value.message
-        assert caught.value.hint == "end its use, or detach the mount with --lazy"
+        assert caught.value.hint == "end the processes that use it, or detach the mount with --lazy"
         (entry,) = table(place).entries()
         assert (entry.record, entry.state) == (record, "mounted")
     detach(table(place), place / "target")

@@ -96,7 +96,7 @@ def test_long_chain_of_links_is_an_error(archived: Maker) -> None:
 @pytest.mark.parametrize("link", ["-> ../../etc/passwd", "-> /../x", "-> x/../../.."])
 def test_a_link_that_leads_outside_is_refused(archived: Maker, link: str) -> None:
     archive = archived(("d/b", link))
-    with pytest.raises(IntegrityError, match="got a path out of the archive, want one inside"):
+    with pytest.raises(IntegrityError, match="got a path outside the archive, want one inside"):
         archive.open("d/b")
 
 
