@@ -206,7 +206,7 @@ class NumbersOnDisk(ABC):
 
     def __init__(self) -> None:
         self._base = array("H")
-        """The layer that gives each node its number: for a directory, the lowest one that has it."""
+        """The layer that gives each node its number: for a directory, the lowest with it."""
         self._numbers = array("Q")
         self._layers_on_disk: list[LayerNumbers] = []
 
