@@ -33,13 +33,13 @@ class LayoutArchive:
     """
 
     is_sequential = True
+    accepts_indexes = True
 
     def __init__(self, file: BinaryIO, name: str, what: str) -> None:
         self.what = what
         self._file = file
         self._name = name
         self.written: set[Digest] = set()
-        self.add(mediatype.LAYOUT_FILE, len(MARKER), [MARKER])
 
     def put_blob(
         self,
@@ -76,6 +76,8 @@ class LayoutArchive:
 
     def _add_blob(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
         digest = descriptor.digest
+        if not self.written:
+            self.add(mediatype.LAYOUT_FILE, len(MARKER), [MARKER])
         self.add(f"blobs/{digest.algorithm}/{digest.hex}", descriptor.size, chunks)
         self.written.add(digest)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stacker.destination.archive import LayoutArchive
+from stacker.destination.protocol import refused_index
 from stacker.errors import UnsupportedError, UsageError
 from stacker.image.document import quoted, to_bytes
 from stacker.image.location import REGISTRY_TRANSPORT
@@ -34,6 +35,8 @@ class DockerArchive(LayoutArchive):
     :param name: the image's name with its tag, may be empty.
     """
 
+    accepts_indexes = False
+
     def __init__(self, file: BinaryIO, name: str, what: str) -> None:
         super().__init__(file, name, what)
         self._repo_tag = name
@@ -41,15 +44,11 @@ class DockerArchive(LayoutArchive):
     def finish(self, root: Descriptor, content: bytes) -> None:
         """List the image in manifest.json and index.json, and write the end of the archive.
 
-        :raises UsageError: an index, which the format cannot hold.
         :raises UnsupportedError: a layer was not sent, or the document has no image.
         """
         manifest = parse_document(content, media_type=root.media_type, what=f"{root.digest}")
         if not isinstance(manifest, Manifest):
-            raise UsageError(
-                f"cannot write to a docker archive: {self.what}: got an index, want one image",
-                hint="choose one image with --platform, or write oci-archive:FILE",
-            )
+            raise refused_index(self)
         for blob in (manifest.config, *manifest.layers):
             if blob.digest not in self.written:
                 raise UnsupportedError(

@@ -64,6 +64,11 @@ class LayoutDirectory:
         """Return False: blobs may be written in parallel."""
         return False
 
+    @property
+    def accepts_indexes(self) -> bool:
+        """Return True."""
+        return True
+
     def put_blob(
         self,
         descriptor: Descriptor,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from stacker.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,6 +29,10 @@ class Destination(Protocol):
     @property
     def is_sequential(self) -> bool:
         """Whether blobs must be written one after another, in this process."""
+
+    @property
+    def accepts_indexes(self) -> bool:
+        """Whether the root may be an index; `refused_index` is the error otherwise."""
 
     def put_blob(
         self,
@@ -53,3 +59,11 @@ class Destination(Protocol):
 
     def finish(self, root: Descriptor, content: bytes) -> None:
         """Write the image's manifest or index, and give it the destination's name."""
+
+
+def refused_index(destination: Destination) -> UsageError:
+    """Return the error for an index that a destination cannot hold."""
+    return UsageError(
+        f"cannot write to a docker archive: {destination.what}: got an index, want one image",
+        hint="choose one image with `stacker copy --platform`, or write oci-archive:FILE",
+    )

@@ -59,6 +59,11 @@ class Repository:
         """Return False: blobs may be uploaded in parallel."""
         return False
 
+    @property
+    def accepts_indexes(self) -> bool:
+        """Return True."""
+        return True
+
     def put_blob(
         self,
         descriptor: Descriptor,

@@ -119,6 +119,8 @@ def _attempt(
     blob, options = task.blob, task.options
     with task.identity.reserve(store) as paths:
         if isinstance(paths, DiffID):
+            if options.keep_blobs and not store.blobs.has(blob.digest):
+                _keep_blob(task, store, emit, observer, afresh=afresh)
             return LayerUnpacked(paths, blob.digest, None)
         copy = paths.root / "blob"
         with open_fetch(
@@ -135,6 +137,30 @@ def _attempt(
     return LayerUnpacked(diff_id, blob.digest, record if is_mine else None)
 
 
+def _keep_blob(
+    task: UnpackTask, store: Store, emit: Emit, observer: StageObserver, *, afresh: bool
+) -> None:
+    """Fetch the blob of a layer that the store has; verify both digests, and keep the blob."""
+    report = ProgressReporter(task.blob, task.identity.name, emit)
+    with (
+        store.staging.directory("blob") as directory,
+        open_fetch(
+            task.source,
+            task.blob,
+            store,
+            copy=directory / "blob",
+            keep=True,
+            resume=task.options.resume,
+        ) as fetch,
+    ):
+        if afresh and fetch.partial:
+            fetch.partial.clear()
+        with discarding_damage(fetch), ExitStack() as stages:
+            chunks, _ = _plain(task, fetch, stages, report, observer=observer)
+            _drain(report.passing(chunks))
+        fetch.keep_blob(store)
+
+
 def _unpack(
     task: UnpackTask,
     paths: LayerPaths,
@@ -142,7 +168,7 @@ def _unpack(
     emit: Emit,
     observer: StageObserver,
 ) -> tuple[LayerRecord, DiffID]:
-    limits, what, length = task.options.limits, task.what, 0
+    length = 0
     report = ProgressReporter(task.blob, task.identity.name, emit)
 
     def measure(size: int) -> None:
@@ -150,18 +176,7 @@ def _unpack(
         length += size
 
     with ExitStack() as stages:
-        in_threads = not observer.single_thread and task.blob.size >= _WORTH_THREADS
-        offload = stages.enter_context(hash_thread()) if in_threads else hash_inline
-        blob = fetch.chunks(stages, report, observer, offload)
-        plain = decompressed(blob, what=what, max_window=limits.window)
-        chunks = _prefer_digest_error(blob, observer.iterate(INFLATE, plain))
-        limit = limits.expanded(task.blob.size)
-        flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
-        chunks = bounded(chunks, limit=limit, what=what, flag=flag)
-        chunks, diff_id = task.identity.check(metered(chunks, measure), offload)
-        chunks = observer.iterate(HASH_LAYER, chunks)
-        if in_threads:
-            chunks = stages.enter_context(threaded(chunks))
+        chunks, diff_id = _plain(task, fetch, stages, report, observer=observer, measure=measure)
         chunks = report.passing(chunks)
         try:
             record = write_layer(
@@ -169,7 +184,7 @@ def _unpack(
                 paths,
                 task.options.form or "tree",
                 task.options,
-                what=what,
+                what=task.what,
                 started=report.watch,
                 observer=observer,
             )
@@ -177,6 +192,34 @@ def _unpack(
             _drain(chunks)
             raise
     return record.with_blob(str(task.blob.digest), length), diff_id()
+
+
+def _plain(
+    task: UnpackTask,
+    fetch: BlobFetch,
+    stages: ExitStack,
+    report: ProgressReporter,
+    *,
+    observer: StageObserver,
+    measure: Callable[[int], None] = lambda _: None,
+) -> tuple[Iterator[bytes], Callable[[], DiffID]]:
+    """Return the bytes of a layer's tar, verified, and its diff_id after the last of them.
+
+    :param stages: closes the file and ends the threads.
+    :param measure: called with the size of each chunk.
+    """
+    limits, what = task.options.limits, task.what
+    in_threads = not observer.single_thread and task.blob.size >= _WORTH_THREADS
+    offload = stages.enter_context(hash_thread()) if in_threads else hash_inline
+    blob = fetch.chunks(stages, report, observer, offload)
+    plain = decompressed(blob, what=what, max_window=limits.window)
+    chunks = _prefer_digest_error(blob, observer.iterate(INFLATE, plain))
+    limit = limits.expanded(task.blob.size)
+    flag = "--max-bytes" if limit == limits.unpacked_bytes else "--max-ratio"
+    chunks = bounded(chunks, limit=limit, what=what, flag=flag)
+    chunks, diff_id = task.identity.check(metered(chunks, measure), offload)
+    chunks = observer.iterate(HASH_LAYER, chunks)
+    return stages.enter_context(threaded(chunks)) if in_threads else chunks, diff_id
 
 
 def _prefer_digest_error(blob: Iterator[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:

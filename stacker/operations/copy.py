@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stacker.destination.protocol import Destination
+from stacker.destination.protocol import Destination, refused_index
 from stacker.errors import IntegrityError
 from stacker.events import BlobsFound, Emit, Transfer
+from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry, repository_of
@@ -77,9 +78,12 @@ def copy_image(
     :param root: the manifest or index to copy; ``None`` for the root of the source.
     :param repositories: where a registry may mount blobs from.
     :param tagged: give the root the destination's tag; otherwise only its digest names it.
+    :raises UsageError: the root is an index, which the destination cannot hold.
     :raises IntegrityError: a document or a blob differs from its descriptor.
     """
     *documents, last = _documents(source, root or source.root())
+    if last.descriptor.media_type in mediatype.INDEXES and not destination.accepts_indexes:
+        raise refused_index(destination)
     unique = {blob.digest: blob for document in (*documents, last) for blob in document.blobs}
     blobs = [blob for blob in unique.values() if is_distributable(blob)]
     emit(BlobsFound(tuple(blobs)))

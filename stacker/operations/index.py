@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from stacker.destination.protocol import refused_index
 from stacker.errors import LockedError, NotFoundError, StackerError, UsageError, shell_word
 from stacker.events import Emit, MemberSent, Transfer
 from stacker.image import mediatype
@@ -159,9 +160,12 @@ def push_index(
     :param jobs: the number of blobs to send at the same time.
     :param emit: receives `MemberSent` and the events of `push_image` and `copy_image`.
     :param restore: unpacks missing layers, and layers that a power cut damaged.
+    :raises UsageError: the destination cannot hold an index.
     :raises NotFoundError: there is no such index, or a member is no longer available.
     :raises LockedError: another process changed the index during the push.
     """
+    if not destination.accepts_indexes:
+        raise refused_index(destination)
     sender = _MemberSender(store, destination, open_source, packing, jobs, emit, restore)
     stored = store.indexes.find(name)
     members, copies = [], []

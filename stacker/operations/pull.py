@@ -216,6 +216,8 @@ class _Unpacker:
         """
         blobs = {diff_id: blob for blob, diff_id in pair_layers(manifest, config)}
         sound = sound_layers(self.store, blobs)
+        if self.options.keep_blobs:  # a worker fetches the blob of a layer that is unpacked
+            sound = {each for each in sound if self.store.blobs.has(blobs[each].digest)}
         present = tuple(diff_id for diff_id in blobs if diff_id in sound)
         lacking = [(blob, diff_id) for diff_id, blob in blobs.items() if diff_id not in sound]
         if not (lacking or is_first):

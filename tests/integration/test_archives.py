@@ -236,14 +236,23 @@ def test_archive_in_the_place_of_a_directory_is_refused_with_a_file_to_name(
     assert list(directory.iterdir()) == []
 
 
-def test_index_is_not_written_to_a_docker_archive(
-    stacker: Stacker, app: str, tmp_path: Path
+@pytest.mark.parametrize("verb", ["index push", "copy"])
+def test_no_byte_of_an_index_is_written_to_a_docker_archive(
+    stacker: Stacker, app: str, tmp_path: Path, verb: str
 ) -> None:
     stacker("index", "create", "both", app)
-    (out := tmp_path / "out").mkdir()
-    refused = stacker.refused(2, "index", "push", "both", f"docker-archive:{out}/app.tar")
-    assert "got an index, want one image" in refused
-    assert list(out.iterdir()) == []
+    stacker("index", "push", "both", f"oci:{tmp_path}/both:1")
+    words = (
+        ("copy", "--all", f"oci:{tmp_path}/both:1") if verb == "copy" else (*verb.split(), "both")
+    )
+    done = subprocess.run(
+        stacker.words(*words, "docker-archive:-"),
+        check=False,
+        capture_output=True,
+        env=stacker.environment,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"got an index, want one image" in done.stderr
 
 
 @each_archive

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -98,3 +100,28 @@ def test_gc_updates_the_layout_before_it_removes_blobs(
     (stacker.store / "index.json").write_bytes(before)  # as an `rm` that was killed between both
     stacker("gc")
     assert names(stacker) == ["other"]
+
+
+def test_pull_fetches_the_missing_blobs_of_layers_that_are_unpacked(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--no-sync", app.source)
+    before = [path.stat().st_ino for path in stacker.layers()]
+    again = stacker("pull", "--no-sync", "--keep-blobs", "--json", app.source).last_document["item"]
+    assert (again["unpacked"], again["present"]) == (0, len(before))
+    assert [path.stat().st_ino for path in stacker.layers()] == before
+    assert names(stacker) == ["app:1.0"]
+    for blob in app.image.layers:
+        content = (stacker.store / "blobs/sha256" / blob.partition(":")[2]).read_bytes()
+        assert f"sha256:{hashlib.sha256(content).hexdigest()}" == blob
+
+
+def test_a_damaged_blob_of_a_layer_that_is_unpacked_is_not_kept(
+    stacker: Stacker, app: images.Layout
+) -> None:
+    stacker("pull", "--no-sync", app.source)
+    blob = app.path / "blobs/sha256" / app.image.layers[0].partition(":")[2]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    stacker.refused(5, "pull", "--no-sync", "--keep-blobs", app.source)
+    assert names(stacker) == []
+    assert os.listdir(stacker.store / "staging") == []

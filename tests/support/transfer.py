@@ -82,6 +82,7 @@ class MemoryDestination:
 
     what = "memory"
     is_sequential = True
+    accepts_indexes = True
 
     def __init__(self) -> None:
         self.writes: list[tuple[str, bytes]] = []
