@@ -9,7 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # as type checkers accept it; `import typing` would take several milliseconds
 if TYPE_CHECKING:
     from stacker.api.images import Image, Layer
-    from stacker.api.mounts import Mount
+    from stacker.api.mounts import Bundle, Mount
     from stacker.api.registries import RegistryOptions, copy_image, list_tags
     from stacker.api.store import Store
     from stacker.errors import (
@@ -59,6 +59,7 @@ __all__ = (
     "BlobProgress",
     "BlobStored",
     "BlobsFound",
+    "Bundle",
     "Copied",
     "DiffID",
     "Digest",
@@ -105,7 +106,7 @@ __all__ = (
 
 _MODULES = {
     "stacker.api.images": "Image Layer",
-    "stacker.api.mounts": "Mount",
+    "stacker.api.mounts": "Bundle Mount",
     "stacker.api.registries": "RegistryOptions copy_image list_tags",
     "stacker.api.store": "Store",
     "stacker.errors": "AuthenticationError IntegrityError LayerError LockedError MountError "

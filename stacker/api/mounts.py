@@ -1,6 +1,6 @@
-"""A mount of an image, which unmounts itself at the end of a ``with`` block.
+"""A mount of an image and a bundle, which undo themselves at the end of a ``with`` block.
 
-The record of a mount comes in; a `Mount` goes out.  This module makes no mount.
+The record of a mount comes in; a `Mount` or a `Bundle` goes out.  This module makes no mount.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from stacker.image.digest import ImageID
     from stacker.mount.record import MountRecord
+    from stacker.store.store import Store as StoreDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,37 @@ class Mount:
     def __exit__(self, *_: object) -> None:
         with suppress(NotFoundError):  # the block, or another process, has unmounted it
             self.unmount()
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An OCI runtime bundle; it stays until `remove`, or until the end of a ``with`` block.
+
+    :param path: its directory, absolute; it has ``config.json`` and ``rootfs``.
+    :param mount: the mount of the root filesystem.
+    """
+
+    path: Path
+    mount: Mount
+    _store: StoreDirectory = field(repr=False)
+
+    def remove(self, *, lazy: bool = False) -> None:
+        """Unmount the root filesystem, and remove the bundle.
+
+        :param lazy: detach the mount even while processes use it.
+        :raises NotFoundError: the bundle is already removed.
+        :raises MountError: the mount is in use, or the kernel refuses.
+        """
+        from stacker.operations.bundle import remove_bundle
+
+        remove_bundle(self._store, self.path, lazy=lazy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(NotFoundError):  # the block, or another process, has removed it
+            self.remove()
 
 
 def describe_mount(

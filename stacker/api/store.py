@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stacker.api.containers import ContainerStore
 from stacker.api.images import Image, describe_image
-from stacker.api.maintenance import MaintainedStore
 from stacker.api.mounts import Mount, describe_mount
 from stacker.api.options import (
     host_platform,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Store(MaintainedStore):
+class Store(ContainerStore):
     """The images, layers and mounts in one directory; `open` returns one.
 
     Other threads, other processes and the command can use the same store at the same time.

@@ -138,7 +138,9 @@ def _word(action: argparse.Action) -> str:
     name = term(action)
     if isinstance(action, argparse._SubParsersAction):
         return f"{name} [ARGUMENT]..."
-    return {"+": f"{name}...", "?": f"[{name}]", "*": f"[{name}]..."}.get(str(action.nargs), name)
+    return {"+": f"{name}...", "?": f"[{name}]", "*": f"[{name}]...", "...": f"[{name}]..."}.get(
+        str(action.nargs), name
+    )
 
 
 def groups(

@@ -244,8 +244,11 @@ def limits_of(args: argparse.Namespace) -> Limits:
 def add_globals(parser: argparse.ArgumentParser) -> None:
     """Add the global options, which may precede or follow the verb.
 
-    They have no defaults, so that the parser of a verb keeps the values given before the verb.
+    They have no defaults, so that the parser of a verb keeps the values given before the verb.  If
+    a verb has an option ``-v`` of its own, as podman's verbs for containers have, the global option
+    is ``--verbose`` only.
     """
+    taken = parser._option_string_actions  # noqa: SLF001 - argparse has no public list of them
     add = parser.add_argument_group(GLOBAL_OPTIONS).add_argument
     omitted = argparse.SUPPRESS
     add("--store", metavar="DIR", default=omitted, help=f"store directory (default: {_STORE})")
@@ -260,7 +263,8 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
         (("-q", "--quiet"), -1, "print only results and errors"),
         (("-v", "--verbose"), 1, "print more messages to stderr"),
     ):
-        add(*flags, dest="verbosity", action="store_const", const=level, default=omitted, help=text)
+        free = [flag for flag in flags if flag not in taken]
+        add(*free, dest="verbosity", action="store_const", const=level, default=omitted, help=text)
     add("--json", action="store_true", default=omitted, help="print results as JSON")
     add("--debug", action="store_true", default=omitted, help="print a traceback after an error")
     version = f"stacker {stacker.__version__}"

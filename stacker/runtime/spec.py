@@ -9,19 +9,21 @@ Source: runtime-spec config.md and config-linux.md; image-spec conversion.md ("A
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from stacker.runtime.mounts import MASKED, READ_ONLY, STANDARD, Mount
 from stacker.runtime.seccomp import resolved
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stacker.image.config import ImageConfig
     from stacker.runtime.process import Process
 
 Network = Literal["none", "host"]
 """``none`` is a network namespace with a loopback device only."""
-SPEC_VERSION: Final = "1.0.2"
+SPEC_VERSION, PORTABLE_VERSION = "1.0.2", "1.0.0"
 ROOT: Final = "rootfs"
 """The root filesystem's directory in a bundle."""
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
@@ -33,6 +35,7 @@ _UNSAFE_LABELS = (
     "org.criu.",
     "org.systemd.property.",
     "run.oci.",
+    "stacker.",
 )
 
 
@@ -40,20 +43,25 @@ _UNSAFE_LABELS = (
 class Settings:
     """What a container has besides its process.
 
-    :param hostname: the host name in its UTS namespace.
+    :param hostname: the host name in its UTS namespace; empty for ``stacker``.
     :param network: its own network namespace, or the host's.
     :param read_only: the process cannot write to the root filesystem.
     :param mounts: mounts in addition to `STANDARD`, made after them.
     :param root_mounts: mounts that make the root filesystem, made before all others.
+    :param annotations: annotations in addition to those of the image.
     :param root: the root filesystem, absolute or relative to the bundle.
+    :param portable: omit what systemd-nspawn refuses: the seccomp profile, of which it has one of
+        its own, and the rules for devices, for which it needs systemd.
     """
 
-    hostname: str = "stacker"
+    hostname: str = ""
     network: Network = "none"
     read_only: bool = False
     mounts: tuple[Mount, ...] = ()
     root_mounts: tuple[Mount, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     root: str = ROOT
+    portable: bool = False
 
 
 def runtime_config(
@@ -66,12 +74,12 @@ def runtime_config(
     """
     mounts = (*settings.root_mounts, *STANDARD, *settings.mounts)
     document = {
-        "ociVersion": SPEC_VERSION,
+        "ociVersion": PORTABLE_VERSION if settings.portable else SPEC_VERSION,
         "process": _process(process),
         "root": {"path": settings.root, "readonly": settings.read_only},
-        "hostname": settings.hostname,
+        "hostname": settings.hostname or "stacker",
         "mounts": [mount.to_json() for mount in mounts],
-        "annotations": annotations_of(config),
+        "annotations": {**annotations_of(config), **settings.annotations},
         "linux": _linux(process, settings, profile),
     }
     return json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n"
@@ -138,10 +146,14 @@ def _process(process: Process) -> dict[str, object]:
 
 def _linux(process: Process, settings: Settings, profile: bytes | None) -> dict[str, object]:
     kinds = _NAMESPACES if settings.network == "host" else (*_NAMESPACES, "network")
-    return {
-        "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+    found: dict[str, object] = {
         "namespaces": [{"type": kind} for kind in kinds],
         "maskedPaths": list(MASKED),
         "readonlyPaths": list(READ_ONLY),
-        "seccomp": resolved(profile, process.capabilities),
     }
+    if settings.portable:
+        return found
+    # Every device of the host is denied; a runtime adds rules for the harmless ones.
+    found["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
+    found["seccomp"] = resolved(profile, process.capabilities)
+    return found

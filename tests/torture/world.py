@@ -102,6 +102,11 @@ class World:
         """Return the directory that the command ``unpack`` writes."""
         return self.out / "tree"
 
+    @property
+    def bundle(self) -> Path:
+        """Return the directory that the command ``bundle`` writes."""
+        return self.out / "bundle"
+
     def prepare(self) -> None:
         """Write the sources, make the directories, and pull the other image with ``--sync``."""
         for path in (self.target, self.upper, self.out):
@@ -222,6 +227,10 @@ def _mounted_erofs(world: World) -> list[Arguments]:
 
 def _mounted(*options: str | Path) -> Callable[[World], list[Arguments]]:
     return lambda world: [*_pulled(world), ("mount", *options, "app", world.target)]
+
+
+def _bundled(world: World) -> list[Arguments]:
+    return [*_pulled(world), ("bundle", "app", world.bundle, "/bin/sh")]
 
 
 def _mounted_upper(world: World) -> list[Arguments]:
@@ -349,6 +358,8 @@ SCENARIOS: Final = (
     ),
     _umount("umount-fuse", "--driver", "fuse"),
     _umount("umount-copy", "--driver", "copy"),
+    Scenario("bundle", lambda w: ("bundle", "app", w.bundle, "/bin/sh"), _pulled, codes=(0, 2)),
+    Scenario("bundle-rm", lambda w: ("bundle", "rm", w.bundle), _bundled, codes=(0, 3)),
     Scenario("unpack", lambda w: ("unpack", "app", w.tree), _pulled, codes=(0, 2), unpacks=True),
     Scenario("push-layout", lambda w: ("push", "app", _new_layout(w)), _pulled, writes=_new_layout),
     Scenario(

@@ -19,6 +19,7 @@ SUMMARIES = {
     "mount": "Mount the root filesystem of an image",
     "umount": "Unmount a target, and discard its --rw writes",
     "mounts": "List mounts, and clean up after a crash",
+    "bundle": "Write an OCI runtime bundle for runc or crun",
     "unpack": "Unpack the root filesystem of an image into a directory",
     "export": "Export the root filesystem of an image as a tar or a disk image",
     "commit": "Create an image from the writes of a mount",

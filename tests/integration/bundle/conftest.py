@@ -1,0 +1,56 @@
+"""A store with an image that runtimes can run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stacker import Store
+from stacker.mount.detach import clear_stale
+from stacker.mount.table import Table
+from tests.support import runtimes
+from tests.support.command import Stacker, at_home
+from tests.support.mounts import unmount_below
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of this directory without root or busybox."""
+    reason = "mounts: needs root" if os.geteuid() else "busybox is not installed"
+    if os.geteuid() or not runtimes.BUSYBOX.exists():
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store with the image ``app:1.0``, which the tests share."""
+    base = tmp_path_factory.mktemp("bundles")
+    source = runtimes.layout(
+        base / "layout",
+        Entrypoint=["/bin/sh", "-c"],
+        Cmd=["id -u; pwd"],
+        Env=["GREETING=hello"],
+        User="app",
+        WorkingDir="/srv",
+    ).source
+    Store.open(base / "store").pull(source, sync=False)
+    return base / "store"
+
+
+@pytest.fixture
+def app(store: Path, tmp_path: Path) -> Iterator[Stacker]:
+    """Return a command with the image ``app:1.0``; its mounts end with the test."""
+    yield replace(at_home(tmp_path), store=store)
+    unmount_below(tmp_path)
+    clear_stale(Table(store / "mounts"))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Return the directory of a bundle that does not exist yet."""
+    return tmp_path / "bundle"
