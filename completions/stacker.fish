@@ -68,8 +68,8 @@ function _shtab_stacker_using
   test "$_shtab_stacker_cmdpath" = "$argv"
 end
 
-set -g _shtab_stacker_commands pull mount umount mounts unpack export commit images inspect layers history push copy index 'index create' 'index annotate' 'index push' 'index inspect' 'index rm' 'index list' tags login logout verify repair convert gc tag untag rm df info help completion bench
-set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --filter --form --format --fuse-adapter --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --upper --username --variant --verify -a -c -m -o -u
+set -g _shtab_stacker_commands pull mount umount mounts bundle unpack export commit images inspect layers history push copy index 'index create' 'index annotate' 'index push' 'index inspect' 'index rm' 'index list' tags login logout verify repair convert gc tag untag rm df info help completion bench
+set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --entrypoint --env --env-file --filter --form --format --fuse-adapter --hostname --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --network --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --runtime --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --tmpfs --ulimit --upper --user --username --variant --verify --volume --workdir -a -c -e -m -o -u -v -w
 
 complete -c stacker -e
 complete -c stacker -f
@@ -162,6 +162,34 @@ complete -c stacker -n '_shtab_stacker_using mounts' -l json -d 'print results a
 complete -c stacker -n '_shtab_stacker_using mounts' -l debug -d 'print a traceback after an error'
 complete -c stacker -n '_shtab_stacker_using mounts' -l version -d 'print the version and exit'
 complete -c stacker -n '_shtab_stacker_using mounts' -s h -l help -d 'print this help and exit'
+complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a bundle -d 'Write an OCI runtime bundle for runc or crun'
+complete -c stacker -n '_shtab_stacker_using bundle' -l pull -xka "missing never always newer" -d 'when to pull IMAGE: only if the store lacks it (missing), never, or always; newer is like always, but uses the image in the store if the pull fails (default: missing; never for an image ID)'
+complete -c stacker -n '_shtab_stacker_using bundle' -l driver -xka "auto overlay fuse copy fuse-overlayfs" -d 'mount driver (default: auto)'
+complete -c stacker -n '_shtab_stacker_using bundle' -l upper -xka "(__fish_complete_directories)" -d 'keep writes in DIR; create DIR if it is missing'
+complete -c stacker -n '_shtab_stacker_using bundle' -l runtime -xka "oci systemd-nspawn" -d 'the runtime that will run the bundle; systemd-nspawn has a seccomp profile of its own, and does not accept the one of a bundle (default: oci)'
+complete -c stacker -n '_shtab_stacker_using bundle' -s e -l env -x -d 'set a variable; without a value, copy it from the caller; repeatable'
+complete -c stacker -n '_shtab_stacker_using bundle' -l env-file -x -d 'set the variables in FILE, one NAME[=VALUE] a line; lines with # are comments; --env overrides it; repeatable'
+complete -c stacker -n '_shtab_stacker_using bundle' -s w -l workdir -xka "(__fish_complete_directories)" -d 'working directory, absolute in the image'
+complete -c stacker -n '_shtab_stacker_using bundle' -s u -l user -x -d 'NAME, UID, NAME:GROUP or UID:GID; stacker looks up names in the image'
+complete -c stacker -n '_shtab_stacker_using bundle' -l entrypoint -x -d 'replace the entrypoint, and omit the command of the image; a JSON list has arguments, too; empty for no entrypoint'
+complete -c stacker -n '_shtab_stacker_using bundle' -s t -l tty -d 'give the process a terminal'
+complete -c stacker -n '_shtab_stacker_using bundle' -l ulimit -x -d 'set a resource limit, such as nofile=1024:4096; -1 is unlimited; stacker lowers it to the hard limit of the caller if only CAP_SYS_RESOURCE could raise it; repeatable'
+complete -c stacker -n '_shtab_stacker_using bundle' -l allow-new-privileges -d 'let set-user-ID programs and file capabilities of the image take effect'
+complete -c stacker -n '_shtab_stacker_using bundle' -s v -l volume -x -d 'bind mount a file or directory of the host; repeatable'
+complete -c stacker -n '_shtab_stacker_using bundle' -l tmpfs -x -d 'mount a tmpfs, with options such as size=64m, mode=1777, ro or noexec; repeatable'
+complete -c stacker -n '_shtab_stacker_using bundle' -l read-only -d 'refuse writes to the root filesystem'
+complete -c stacker -n '_shtab_stacker_using bundle' -l hostname -x -d 'host name (default: the short image ID)'
+complete -c stacker -n '_shtab_stacker_using bundle' -l network -xka "none host" -d '`none`: a network of its own with a loopback device; `host`: the network of the host, with its /etc/resolv.conf and /etc/hosts (default: none)'
+complete -c stacker -n '_shtab_stacker_using bundle' -l store -xka "(__fish_complete_directories)" -d 'store directory (default: $STACKER_STORE, else from the config file, else /var/lib/stacker for root, ~/.local/share/stacker for other users)'
+complete -c stacker -n '_shtab_stacker_using bundle' -l additional-store -xka "(__fish_complete_directories)" -d 'another store, whose layers are used in place and never pulled; repeatable'
+complete -c stacker -n '_shtab_stacker_using bundle' -s q -l quiet -d 'print only results and errors'
+complete -c stacker -n '_shtab_stacker_using bundle' -l verbose -d 'print more messages to stderr'
+complete -c stacker -n '_shtab_stacker_using bundle' -l json -d 'print results as JSON'
+complete -c stacker -n '_shtab_stacker_using bundle' -l debug -d 'print a traceback after an error'
+complete -c stacker -n '_shtab_stacker_using bundle' -l version -d 'print the version and exit'
+complete -c stacker -n '_shtab_stacker_using bundle' -s h -l help -d 'print this help and exit'
+complete -c stacker -n '_shtab_stacker_using bundle; and test $_shtab_stacker_npos -eq 0' -ka "(_stacker_images)" -d 'image ID, unique prefix of an image ID, name, or SOURCE of the pull; `rm` removes the bundle DIR'
+complete -c stacker -n '_shtab_stacker_using bundle; and test $_shtab_stacker_npos -eq 1' -ka "(__fish_complete_directories)" -d 'directory of the bundle'
 complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a unpack -d 'Unpack the root filesystem of an image into a directory'
 complete -c stacker -n '_shtab_stacker_using unpack' -l pull -xka "missing never always newer" -d 'when to pull IMAGE: only if the store lacks it (missing), never, or always; newer is like always, but uses the image in the store if the pull fails (default: missing; never for an image ID)'
 complete -c stacker -n '_shtab_stacker_using unpack' -l store -xka "(__fish_complete_directories)" -d 'store directory (default: $STACKER_STORE, else from the config file, else /var/lib/stacker for root, ~/.local/share/stacker for other users)'

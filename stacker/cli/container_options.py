@@ -58,7 +58,7 @@ def add_container(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_process(parser: argparse.ArgumentParser) -> None:
+def _add_environment(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "-e",
@@ -77,6 +77,11 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
         help="set the variables in FILE, one NAME[=VALUE] a line; lines with # are comments;"
         " --env overrides it; repeatable",
     )
+
+
+def _add_process(parser: argparse.ArgumentParser) -> None:
+    _add_environment(parser)
+    add = parser.add_argument
     add("-w", "--workdir", metavar="DIR", help="working directory, absolute in the image")
     add(
         "-u",
