@@ -17,7 +17,8 @@ from tests.support.snapshot import Node, snapshot
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.torture.world import Scenario, World
+    from tests.torture.scenarios import Scenario
+    from tests.torture.world import World
 
 WRITTEN = b"written\n"
 """The content of the file that the scenario `commit` has in its upper directory."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.world import Scenario
+from tests.torture.scenarios import Scenario
 
 _HERE = Path(__file__).parent
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.command import Result
-    from tests.torture.world import Scenario, World
+    from tests.torture.scenarios import Scenario
+    from tests.torture.world import World
 
 
 @dataclass(frozen=True)

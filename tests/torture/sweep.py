@@ -27,7 +27,7 @@ from tests.torture.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.torture.world import Scenario
+    from tests.torture.scenarios import Scenario
 
 Item = TypeVar("Item")
 Disturbance = tuple[str, Callable[["World"], object]]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.torture.faults import Fault, Injector
+from tests.torture.scenarios import SCENARIOS, Scenario
 from tests.torture.sweep import Disturbance, prepared_world, run_sweep, sample
-from tests.torture.world import SCENARIOS, Scenario, World
+from tests.torture.world import World
 
 POINTS = 2
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EDQUOT, errno.EINTR, errno.EAGAIN)

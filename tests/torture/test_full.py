@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.torture.checks import check_world
+from tests.torture.scenarios import SCENARIOS, Scenario
 from tests.torture.sweep import Findings, expected_trees, prepared_world, sample
-from tests.torture.world import SCENARIOS, Scenario, World
+from tests.torture.world import World
 
 POINTS = 1
 STEPS = 3

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.torture.faults import Fault, Injector
+from tests.torture.scenarios import SCENARIOS, Scenario
 from tests.torture.sweep import Disturbance, prepared_world, run_sweep, sample
-from tests.torture.world import SCENARIOS, Scenario
 
 POINTS = 2
 

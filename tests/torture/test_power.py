@@ -19,8 +19,9 @@ from stacker.linux.removal import remove_tree
 from tests.torture.checks import Trees, check_world
 from tests.torture.disk import Disk
 from tests.torture.forkserver import BOOT_ID, shared_server
+from tests.torture.scenarios import SCENARIOS, Scenario
 from tests.torture.sweep import Findings, expected_trees, is_whole
-from tests.torture.world import SCENARIOS, Scenario, World
+from tests.torture.world import World
 
 Names = set[str] | None
 

@@ -14,6 +14,7 @@ import pytest
 from tests.support.command import Result
 from tests.torture.checks import check_world
 from tests.torture.faults import Fault, Injector
+from tests.torture.scenarios import SCENARIOS, Scenario
 from tests.torture.sweep import (
     Disturbance,
     Findings,
@@ -22,7 +23,7 @@ from tests.torture.sweep import (
     run_sweep,
     sample,
 )
-from tests.torture.world import SCENARIOS, Scenario, World
+from tests.torture.world import World
 
 POINTS = 2
 DAMAGED = 5  # the exit code of `verify` that has found damage; its report is on stdout

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stacker.cli.options import whole_parser
-from tests.torture.world import SCENARIOS, World
+from tests.torture.scenarios import SCENARIOS
+from tests.torture.world import World
 
 WITHOUT_SCENARIO: dict[tuple[str, ...], str] = {
     ("help",): "it prints a text, or starts man",

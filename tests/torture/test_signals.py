@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.torture.scenarios import SCENARIOS, Scenario
 from tests.torture.sweep import Disturbance, prepared_world, run_sweep, sample
-from tests.torture.world import SCENARIOS, Scenario, World
+from tests.torture.world import World
 
 POINTS = 1
 INSTANTS = 16
