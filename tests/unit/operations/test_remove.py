@@ -136,12 +136,12 @@ def test_layers_without_an_image_are_unlisted(store: Store, pull: Pull) -> None:
 
 
 def test_more_images_than_open_files_are_removed(store: Store, pull: Pull) -> None:
-    every = [pull(f"app{number}", tar(file(f"f{number}", b""))) for number in range(70)]
+    every = [pull(f"app{number}", tar(file(f"f{number}", b""))) for number in range(30)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 50, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 25, hard))
     try:
-        assert len(remove_images(store, every).images) == 70
+        assert len(remove_images(store, every).images) == 30
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert store.images.all() == []
