@@ -62,16 +62,18 @@ def _attached(file: int) -> tuple[int, Path]:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), _CONTROL)
 
 
-def backing_file(device: str) -> Path | None:
-    """Return the file of a loop device; ``None`` if it is no such device, or has none.
+def backing_inode(device: str) -> tuple[int, int] | None:
+    """Return the device and inode number of the file of a loop device, which a rename keeps.
 
     :param device: a path such as ``/dev/loop0``.
+    :returns: ``None`` if it is no such device, or has no file, or the file was removed.
     """
     name = device.removeprefix("/dev/")
     if not name.startswith("loop"):
         return None
     try:
         text = Path(f"/sys/block/{name}/loop/backing_file").read_bytes()
+        status = os.stat(text.removesuffix(b"\n"))
     except OSError:
         return None
-    return Path(os.fsdecode(text.removesuffix(b"\n")))
+    return status.st_dev, status.st_ino

@@ -224,8 +224,7 @@ def _shared_point(table: Table, merged: MergedIndex | None) -> Path | None:
         index = entry.record.index
         if index is None or (index.path, index.inode) != (merged.path, inode):
             continue
-        if entry.record.boot_id == process.boot_id() and is_mount_of(
-            mounts.at(index.point), index.path
-        ):
+        is_here = entry.record.boot_id == process.boot_id()
+        if is_here and is_mount_of(mounts.at(index.point), index):
             return index.point
     return None

@@ -71,7 +71,7 @@ class KernelView:
         if record.index is not None and record.is_index:
             from stacker.mount.drivers.erofs import is_mount_of  # most mounts are overlays
 
-            return is_mount_of(self.mounts.at(record.target), record.index.path)
+            return is_mount_of(self.mounts.at(record.target), record.index)
         return _has_source(self.mounts, record)
 
     def _is_copied(self, record: MountRecord) -> bool:

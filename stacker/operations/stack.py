@@ -43,8 +43,8 @@ def chain_id_of(config: ImageConfig) -> ChainID:
 
 
 def is_complete(store: Store, config: ImageConfig) -> bool:
-    """Return whether the store has every layer of an image, and its stack."""
-    return store.chains.has(chain_id_of(config)) and all(map(store.layers.has, config.diff_ids))
+    """Return whether the store has the stack of an image, and every layer in its form."""
+    return _stored(store, config) is not None
 
 
 def ensure_stack(
@@ -68,22 +68,38 @@ def ensure_stack(
     :raises LayerError: a hard link has no target, or a path or a limit is exceeded.
     :raises UnsupportedError: the layers have different whiteout formats.
     """
+    stack = _stored(store, config, form)
+    if stack is not None:
+        return stack
     chain_id = chain_id_of(config)
-    if store.chains.is_certain(chain_id):
-        try:
-            stack = store.chains.read(chain_id)
-        except IntegrityError:  # its record is damaged
-            with store.chains.invalidated([chain_id]):
-                pass
-        else:
-            if form in (None, stack.form):
-                return stack
-    with store.chains.building(chain_id, form=form) as directory:
-        if directory is not None:
+    with store.chains.building(chain_id) as directory:
+        if _stored(store, config, form) is None:  # no other process has built it meanwhile
             form = form or _common_form(store, config)
             stack = _built(store, config, directory, form, limits)
             store.chains.commit(chain_id, directory, stack, sync=sync)
     return store.chains.read(chain_id)
+
+
+def _stored(store: Store, config: ImageConfig, form: Form | None = None) -> Stack | None:
+    """Return the stack of an image as the store has it.
+
+    While no image listed the stack, `convert` or `gc` may have removed its form from a layer.
+
+    :param form: the form of the stack; ``None`` for any.
+    :returns: ``None`` if the stack is missing, damaged or of another form, or if a power cut can
+        have damaged it, or if a layer lacks its form.
+    """
+    chain_id = chain_id_of(config)
+    if not store.chains.is_certain(chain_id):
+        return None
+    try:
+        stack = store.chains.read(chain_id)
+    except IntegrityError:
+        return None
+    has_form = form in (None, stack.form) and all(
+        stack.form in store.layers.paths(each).forms for each in config.diff_ids
+    )
+    return stack if has_form else None
 
 
 @contextmanager

@@ -151,15 +151,24 @@ def _verify_once(
 
 
 def _verify_chains(
-    store: Store, images: Iterable[ImageVerified], *, contents: bool, jobs: int, emit: Emit
+    store: Store, images: Sequence[ImageVerified], *, contents: bool, jobs: int, emit: Emit
 ) -> tuple[ChainVerified, ...]:
-    chains = {image.chain_id: image.diff_ids for image in images if image.chain_id is not None}
-    every = dict.fromkeys(diff_id for diff_ids in chains.values() for diff_id in diff_ids)
-    with store.layers.reading_present(every) as present:
+    if not images:  # perhaps there is no store
+        return ()
+    every = dict.fromkeys(diff_id for image in images for diff_id in image.diff_ids)
+    with (
+        store.images.reading_present(image.image_id for image in images) as listed,
+        store.layers.reading_present(every) as present,
+    ):
+        chains = {
+            image.chain_id: image.diff_ids
+            for image in images
+            if image.image_id in listed and present.issuperset(image.diff_ids)  # still there
+        }
         tasks = [
             ChainTask(store, chain_id, diff_ids, contents)
             for chain_id, diff_ids in chains.items()
-            if present.issuperset(diff_ids)  # not removed meanwhile
+            if chain_id is not None
         ]
         done = run_tasks(
             tasks,

@@ -45,7 +45,8 @@ _RECORD: Final = b"chain.json"
 class ChainTask:
     """A chain of the store at ``store`` to verify.
 
-    :param diff_ids: its layers, base first; the caller has verified and locked them.
+    :param diff_ids: its layers, base first; the caller has verified them, and locked them and an
+        image with this chain.
     :param contents: read the files that the chain does not share with a layer, too; the contents
         of the layers were verified, too, so an index that was compared before is accepted.
     """
@@ -81,8 +82,8 @@ def verify_chain(task: ChainTask, emit: Emit) -> ChainVerified:
     """
     del emit  # building a stack reports no progress
     store = task.store
-    with store.chains.building(task.chain_id, again=True) as directory:
-        if directory is None or not store.chains.is_certain(task.chain_id):
+    with store.chains.building(task.chain_id) as directory:
+        if not store.chains.is_certain(task.chain_id):
             return ChainVerified(task.chain_id)
         try:
             return ChainVerified(task.chain_id, _verified(store, task, directory))

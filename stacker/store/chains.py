@@ -19,7 +19,7 @@ from typing import Any
 
 from stacker.errors import IntegrityError, NotFoundError, UnsupportedError, json_fault
 from stacker.image.digest import ChainID
-from stacker.layer.paths import Form, MergedIndex, Stack
+from stacker.layer.paths import MergedIndex, Stack
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.linux import lock
 from stacker.linux.filesystem import FileIdentity, exchange
@@ -57,10 +57,6 @@ class ChainStore:
             if _is_portable(kept):
                 return kept
         return path
-
-    def has(self, chain_id: ChainID) -> bool:
-        """Return whether a chain is in the store."""
-        return self.path(chain_id).exists()
 
     def read(self, chain_id: ChainID) -> Stack:
         """Return the stack of a chain.
@@ -128,20 +124,9 @@ class ChainStore:
             yield self.read(chain_id) if self.is_certain(chain_id) else None
 
     @contextmanager
-    def building(
-        self, chain_id: ChainID, *, form: Form | None = None, again: bool = False
-    ) -> Iterator[Path | None]:
-        """Lock a chain, and yield an empty directory to build it in.
-
-        Yields ``None`` if another process has built the chain meanwhile.
-
-        :param form: the form of the stack; ``None`` for any.
-        :param again: build the chain even if the store has it.
-        """
+    def building(self, chain_id: ChainID) -> Iterator[Path]:
+        """Lock a chain, and yield an empty directory to build it in."""
         with self.staging.locked(_lock_name(chain_id)) as path:
-            if not again and self.has_form(chain_id, form):
-                yield None
-                return
             path.mkdir(mode=0o700)
             yield path
 
@@ -152,10 +137,6 @@ class ChainStore:
     def is_certain(self, chain_id: ChainID) -> bool:
         """Return whether the store has a chain, and no power cut can have damaged it."""
         return self.mark(chain_id).is_certain
-
-    def has_form(self, chain_id: ChainID, form: Form | None) -> bool:
-        """Return whether the store has a certain chain (see `is_certain`) of a form."""
-        return self.is_certain(chain_id) and form in (None, self.read(chain_id).form)
 
     @contextmanager
     def invalidated(self, chain_ids: Iterable[ChainID]) -> Iterator[None]:

@@ -166,11 +166,19 @@ class ImageStore:
         :raises NotFoundError: the image is not in the store.
         :raises IntegrityError: the config is damaged or malformed.
         """
-        with nullcontext() if self.read_only else lock.ByteLocks(self.root / _READERS) as locks:
-            if locks is not None:  # nothing removes an image of a read-only store
-                locks.share(_offset(image_id))
+        with self.reading_present([image_id]):
             self._require(image_id)
             yield self.config(image_id)
+
+    @contextmanager
+    def reading_present(self, image_ids: Iterable[ImageID]) -> Iterator[set[ImageID]]:
+        """Lock those images that are in the store against removal, and yield them."""
+        with nullcontext() if self.read_only else lock.ByteLocks(self.root / _READERS) as locks:
+            chosen = set(image_ids)
+            if locks is not None:  # nothing removes an image of a read-only store
+                for image_id in chosen:
+                    locks.share(_offset(image_id))
+            yield {image_id for image_id in chosen if self.blobs.path(image_id).exists()}
 
     @contextmanager
     def removing(self, image_ids: Iterable[ImageID]) -> Iterator[None]:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from stacker.linux import mountapi, mountinfo
-from stacker.linux.loop import backing_file, loop_device
+from stacker.linux.loop import backing_inode, loop_device
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.process import boot_id
 from stacker.mount.unmount import unmount_path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from stacker.layer.paths import MergedIndex
     from stacker.linux.mountinfo import MountInfo
-    from stacker.mount.record import MountRecord
+    from stacker.mount.record import IndexMount, MountRecord
 
 NEEDS_BLOCK_DEVICE: Final = frozenset({errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP})
 """The errors of a kernel or a filesystem that has no mounts of EROFS from files."""
@@ -98,11 +98,11 @@ def detached(source: Path, tars: Sequence[Path], attributes: int, *, direct: boo
         return mountapi.fsmount(context.number, attributes=attributes)
 
 
-def is_mount_of(mount: MountInfo | None, index: Path) -> bool:
-    """Return whether a mount is an EROFS of the index at a path."""
+def is_mount_of(mount: MountInfo | None, index: IndexMount) -> bool:
+    """Return whether a mount is an EROFS of a recorded index, which a repair may have moved."""
     if mount is None or mount.fstype != "erofs":
         return False
-    return mount.source == str(index) or backing_file(mount.source) == index
+    return mount.source == str(index.path) or backing_inode(mount.source) == index.inode
 
 
 def release_index(record: MountRecord) -> None:
@@ -113,5 +113,5 @@ def release_index(record: MountRecord) -> None:
     index = record.index
     if index is None or record.is_index or record.boot_id != boot_id():
         return
-    while is_mount_of(mountinfo.at(index.point), index.path):
+    while is_mount_of(mountinfo.at(index.point), index):
         unmount_path(index.point, lazy=True)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from stacker.linux import lock
+from stacker.linux import lock, mountapi, mountinfo
 from stacker.operations.mount import stacked_image
 from stacker.operations.stack import add_form, chain_id_of
 from stacker.store.store import Store
 from tests.support import images
-from tests.support.command import PATIENCE, Stacker, conforming
+from tests.support.command import PATIENCE, Stacker, at_home, conforming
 from tests.support.forms import LOWER, forms_of
 from tests.support.images import layout
+from tests.support.mounts import unmount_below
 from tests.support.snapshot import Node, snapshot
 from tests.support.tars import file, tar
 
@@ -125,6 +126,32 @@ def test_gc_removes_the_other_form_of_a_layer_once_no_mount_uses_it(
     stacker("verify", "--all")
     stacker("mount", "--driver", driver, app.image.config, target)
     assert snapshot(target) == wanted
+
+
+@pytest.mark.parametrize("options", [[], ["--rw"]])
+def test_mount_through_loop_devices_outlives_a_conversion(
+    app: images.Layout, wanted: dict[bytes, Node], tmp_path: Path, options: list[str]
+) -> None:
+    """The kernel mounts no EROFS from files on a tmpfs, and a loop device knows renamed files."""
+    memory, target = tmp_path / "memory", tmp_path / "target"
+    memory.mkdir()
+    target.mkdir()
+    mountapi.mount("tmpfs", memory, "tmpfs", 0)
+    stacker = at_home(memory)
+    stacker("pull", "--no-sync", "--form", "erofs", app.source)
+    stacker("mount", "--driver", "overlay", *options, app.image.config, target)
+    try:
+        stacker("convert", app.image.config, "--form", "tree")
+        stacker("gc")
+        assert [each["state"] for each in stacker("mounts", "--json").items] == ["mounted"]
+        assert snapshot(target) == wanted
+        stacker("umount", target)
+        assert mountinfo.read().below(stacker.store) == []
+        stacker("rm", app.image.config)
+        stacker("gc")
+        stacker.assert_clean()
+    finally:
+        unmount_below(tmp_path)
 
 
 def test_gc_keeps_both_forms_of_a_layer_that_two_images_use_in_two_forms(

@@ -31,7 +31,6 @@ def build(store: Store) -> None:
     with store.chains.invalidated([CHAIN]):
         pass
     with store.chains.building(CHAIN) as directory:
-        assert directory is not None
         store.chains.commit(CHAIN, directory, Stack((), FORM, plain=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ from stacker.jobs.unpack_layer import unpack_layer
 from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.operations import pull as pull_module
+from stacker.operations.convert import convert_image
 from stacker.operations.pull import Pulled, UnpackLayer, pull_image
 from stacker.operations.remove import remove_image
-from stacker.operations.stack import is_complete
+from stacker.operations.stack import chain_id_of, is_complete
 from stacker.store.store import Store
 from tests.support.images import Pull
 from tests.support.tars import file, tar
@@ -187,6 +189,24 @@ def test_pull_gives_up_if_layers_are_removed_again_and_again(
     with pytest.raises(NotFoundError, match="image removed while it was pulled"):
         pull_from(store, source)
     assert store.images.all() == []
+
+
+def test_pull_starts_again_if_another_process_removes_the_form_of_its_stack(
+    store: Store, pull: Pull, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the image is listed, nothing says that it needs this form of the shared layer."""
+    other, real = pull("other", A), pull_module._stack
+
+    def convert_afterwards(*arguments: Any) -> bool:
+        monkeypatch.setattr(pull_module, "_stack", real)
+        done = real(*arguments)
+        convert_image(store, other, "erofs", jobs=1, emit=lambda _: None)
+        return done
+
+    monkeypatch.setattr(pull_module, "_stack", convert_afterwards)
+    pulled, _ = pull_from(store, source)
+    stack = store.chains.read(chain_id_of(store.images.config(pulled.image_id)))
+    assert [path for path in (*stack.directories, *stack.tars) if not path.exists()] == []
 
 
 def test_removed_image_is_pulled_again(store: Store, source: MemorySource) -> None:
