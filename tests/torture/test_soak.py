@@ -95,6 +95,7 @@ class Worker:
             (2, self._read),
             (2, self._write),
             (1, self._commit),
+            (1, self._bundle),
             (1, self._convert),
             (1, self._export),
             (1, self._index),
@@ -156,6 +157,13 @@ class Worker:
             (target / "written").write_bytes(b"by a worker\n")
             self._soak.run("commit", target, self._chance.choice(EXTRA))
             self._soak.run("umount", target)
+
+    def _bundle(self) -> None:
+        """Write a bundle, compare its root filesystem, and remove it."""
+        name, bundle = self._image(), self._path / "bundle"
+        if self._soak.run("bundle", "--pull", "never", name, bundle, "/bin/sh").code == 0:
+            self._compare(name, bundle / "rootfs", "bundle")
+            self._soak.run("bundle", "rm", bundle)
 
     def _unpack(self) -> None:
         """Unpack an image of the store, or pull it first."""
