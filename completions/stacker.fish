@@ -88,7 +88,7 @@ complete -c stacker -n '_shtab_stacker_using pull' -l platform -x -d 'pull the i
 complete -c stacker -n '_shtab_stacker_using pull' -l jobs -x -d 'the number of layers to unpack in parallel (default: the number of processors)'
 complete -c stacker -n '_shtab_stacker_using pull' -l keep-blobs -d 'keep the blobs of layers too, for `push` and `repair`'
 complete -c stacker -n '_shtab_stacker_using pull' -l form -xka "auto tree erofs" -d 'store layers as directories with their files (tree), or as their tars with an index that the kernel mounts (erofs); auto chooses erofs if the kernel can mount it on the store'"'"'s filesystem, or FUSE can serve it; `stacker info` says why (default: the form that most of the image'"'"'s layers have in the store; tree if the store has none of them)'
-complete -c stacker -n '_shtab_stacker_using pull' -l dedup -d 'let files of the new layers share storage with equal files of all layers in the store, by reflinks, and print how much they share (XFS and btrfs)'
+complete -c stacker -n '_shtab_stacker_using pull' -l dedup -d 'let files of the new layers share storage with equal files in the store, by reflinks (XFS and btrfs), and print how much they share'
 complete -c stacker -n '_shtab_stacker_using pull' -l sync -l no-sync -d '--sync flushes the layers to disk before the command ends; --no-sync does not flush them (default: flush them in the background after the command ends)'
 complete -c stacker -n '_shtab_stacker_using pull' -l authfile -x -d 'authentication file (default: $REGISTRY_AUTH_FILE, else the files of podman and docker)'
 complete -c stacker -n '_shtab_stacker_using pull' -l registries-conf -x -d 'registries.conf file (default: $CONTAINERS_REGISTRIES_CONF, else the files of podman)'

@@ -77,8 +77,8 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--dedup",
         action="store_true",
-        help="let files of the new layers share storage with equal files of all layers in the "
-        "store, by reflinks, and print how much they share (XFS and btrfs)",
+        help="let files of the new layers share storage with equal files in the store, by reflinks "
+        "(XFS and btrfs), and print how much they share",
     )
     add(
         "--sync",
