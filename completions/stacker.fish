@@ -68,8 +68,8 @@ function _shtab_stacker_using
   test "$_shtab_stacker_cmdpath" = "$argv"
 end
 
-set -g _shtab_stacker_commands pull mount umount mounts bundle unpack export commit images inspect layers history push copy index 'index create' 'index annotate' 'index push' 'index inspect' 'index rm' 'index list' tags login logout verify repair convert gc tag untag rm df info help completion bench
-set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --entrypoint --env --env-file --filter --form --format --fuse-adapter --hostname --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --network --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --runtime --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --tmpfs --ulimit --upper --user --username --variant --verify --volume --workdir -a -c -e -m -o -u -v -w
+set -g _shtab_stacker_commands pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index 'index create' 'index annotate' 'index push' 'index inspect' 'index rm' 'index list' tags login logout verify repair convert gc tag untag rm df info help completion bench
+set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --entrypoint --env --env-file --filter --form --format --fuse-adapter --hostname --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --network --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --runtime --runtime-flag --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --tmpfs --ulimit --upper --user --username --variant --verify --volume --workdir -a -c -e -m -o -u -v -w
 
 complete -c stacker -e
 complete -c stacker -f
@@ -139,8 +139,38 @@ complete -c stacker -n '_shtab_stacker_using mount' -l version -d 'print the ver
 complete -c stacker -n '_shtab_stacker_using mount' -s h -l help -d 'print this help and exit'
 complete -c stacker -n '_shtab_stacker_using mount; and test $_shtab_stacker_npos -eq 0' -ka "(_stacker_images)" -d 'image ID, unique prefix of an image ID, name, or SOURCE of the pull'
 complete -c stacker -n '_shtab_stacker_using mount; and test $_shtab_stacker_npos -eq 1' -ka "(__fish_complete_directories)" -d 'directory to mount on'
+complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a run -d 'Run a process in the root filesystem of an image'
+complete -c stacker -n '_shtab_stacker_using run' -l pull -xka "missing never always newer" -d 'when to pull IMAGE: only if the store lacks it (missing), never, or always; newer is like always, but uses the image in the store if the pull fails (default: missing; never for an image ID)'
+complete -c stacker -n '_shtab_stacker_using run' -s e -l env -x -d 'set a variable; without a value, copy it from the caller; repeatable'
+complete -c stacker -n '_shtab_stacker_using run' -l env-file -x -d 'set the variables in FILE, one NAME[=VALUE] a line; lines with # are comments; --env overrides it; repeatable'
+complete -c stacker -n '_shtab_stacker_using run' -s w -l workdir -xka "(__fish_complete_directories)" -d 'working directory, absolute in the image'
+complete -c stacker -n '_shtab_stacker_using run' -s u -l user -x -d 'NAME, UID, NAME:GROUP or UID:GID; stacker looks up names in the image'
+complete -c stacker -n '_shtab_stacker_using run' -l entrypoint -x -d 'replace the entrypoint, and omit the command of the image; a JSON list has arguments, too; empty for no entrypoint'
+complete -c stacker -n '_shtab_stacker_using run' -s t -l tty -d 'give the process a terminal'
+complete -c stacker -n '_shtab_stacker_using run' -l ulimit -x -d 'set a resource limit, such as nofile=1024:4096; -1 is unlimited; stacker lowers it to the hard limit of the caller if only CAP_SYS_RESOURCE could raise it; repeatable'
+complete -c stacker -n '_shtab_stacker_using run' -l allow-new-privileges -d 'let set-user-ID programs and file capabilities of the image take effect'
+complete -c stacker -n '_shtab_stacker_using run' -s v -l volume -x -d 'bind mount a file or directory of the host; repeatable'
+complete -c stacker -n '_shtab_stacker_using run' -l tmpfs -x -d 'mount a tmpfs, with options such as size=64m, mode=1777, ro or noexec; repeatable'
+complete -c stacker -n '_shtab_stacker_using run' -l read-only -d 'refuse writes to the root filesystem'
+complete -c stacker -n '_shtab_stacker_using run' -l hostname -x -d 'host name (default: the short image ID)'
+complete -c stacker -n '_shtab_stacker_using run' -l network -xka "none host" -d '`none`: a network of its own with a loopback device; `host`: the network of the host, with its /etc/resolv.conf and /etc/hosts (default: none)'
+complete -c stacker -n '_shtab_stacker_using run' -s i -l interactive -d 'pass stdin to the process'
+complete -c stacker -n '_shtab_stacker_using run' -l runtime -xka "auto runc crun chroot" -d 'what starts the process (default: runc, else crun, else chroot)'
+complete -c stacker -n '_shtab_stacker_using run' -l runtime-flag -x -d 'global option of runc or crun without its dashes, such as `cgroup-manager=disabled`; repeatable'
+complete -c stacker -n '_shtab_stacker_using run' -l driver -xka "auto overlay fuse copy fuse-overlayfs" -d 'mount driver, as for `stacker mount` (default: auto)'
+complete -c stacker -n '_shtab_stacker_using run' -l rm -d 'discard the writes when the process has ended (default)'
+complete -c stacker -n '_shtab_stacker_using run' -l keep -d 'keep the mount and its writes until `stacker umount` or a reboot, and print its path to stderr'
+complete -c stacker -n '_shtab_stacker_using run' -l store -xka "(__fish_complete_directories)" -d 'store directory (default: $STACKER_STORE, else from the config file, else /var/lib/stacker for root, ~/.local/share/stacker for other users)'
+complete -c stacker -n '_shtab_stacker_using run' -l additional-store -xka "(__fish_complete_directories)" -d 'another store, whose layers are used in place and never pulled; repeatable'
+complete -c stacker -n '_shtab_stacker_using run' -s q -l quiet -d 'print only results and errors'
+complete -c stacker -n '_shtab_stacker_using run' -l verbose -d 'print more messages to stderr'
+complete -c stacker -n '_shtab_stacker_using run' -l json -d 'print results as JSON'
+complete -c stacker -n '_shtab_stacker_using run' -l debug -d 'print a traceback after an error'
+complete -c stacker -n '_shtab_stacker_using run' -l version -d 'print the version and exit'
+complete -c stacker -n '_shtab_stacker_using run' -s h -l help -d 'print this help and exit'
+complete -c stacker -n '_shtab_stacker_using run; and test $_shtab_stacker_npos -eq 0' -ka "(_stacker_images)" -d 'image ID, unique prefix of an image ID, name, or SOURCE of the pull'
 complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a umount -d 'Unmount a target, and discard its --rw writes'
-complete -c stacker -n '_shtab_stacker_using umount' -l all -d 'unmount every mount in this mount namespace'
+complete -c stacker -n '_shtab_stacker_using umount' -l all -d 'unmount every mount in this mount namespace, except those of `stacker run`'
 complete -c stacker -n '_shtab_stacker_using umount' -l lazy -d 'detach the mount now, even if it is busy; processes keep their open files'
 complete -c stacker -n '_shtab_stacker_using umount' -l idempotent -d 'succeed if nothing is mounted at TARGET'
 complete -c stacker -n '_shtab_stacker_using umount' -l store -xka "(__fish_complete_directories)" -d 'store directory (default: $STACKER_STORE, else from the config file, else /var/lib/stacker for root, ~/.local/share/stacker for other users)'

@@ -9,7 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # as type checkers accept it; `import typing` would take several milliseconds
 if TYPE_CHECKING:
     from stacker.api.images import Image, Layer
-    from stacker.api.mounts import Bundle, Mount
+    from stacker.api.mounts import Bundle, Finished, Mount
     from stacker.api.registries import RegistryOptions, copy_image, list_tags
     from stacker.api.store import Store
     from stacker.errors import (
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         NetworkError,
         NotFoundError,
         StackerError,
+        StartError,
         UnsupportedError,
         UsageError,
     )
@@ -67,6 +68,7 @@ __all__ = (
     "Execution",
     "ExportProgress",
     "Exported",
+    "Finished",
     "Garbage",
     "History",
     "Image",
@@ -94,6 +96,7 @@ __all__ = (
     "RegistryOptions",
     "Repaired",
     "StackerError",
+    "StartError",
     "Store",
     "StoreUsage",
     "Transfer",
@@ -106,11 +109,11 @@ __all__ = (
 
 _MODULES = {
     "stacker.api.images": "Image Layer",
-    "stacker.api.mounts": "Bundle Mount",
+    "stacker.api.mounts": "Bundle Finished Mount",
     "stacker.api.registries": "RegistryOptions copy_image list_tags",
     "stacker.api.store": "Store",
     "stacker.errors": "AuthenticationError IntegrityError LayerError LockedError MountError "
-    "NetworkError NotFoundError StackerError UnsupportedError UsageError",
+    "NetworkError NotFoundError StackerError StartError UnsupportedError UsageError",
     "stacker.events": "BlobProgress BlobStored BlobsFound Event ExportProgress LayerPacked "
     "LayerProgress LayerTimed LayerUnpacked LayersFound LayersToPack MemberSent MissingLayer "
     "PackProgress Transfer",

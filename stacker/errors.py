@@ -17,6 +17,7 @@ the package.
     +-- MountError           9
     |   +-- RefusedError
     +-- NetworkError        10
+    +-- StartError
 
 The first line of each docstring is the exit code's meaning in the documentation.
 """
@@ -169,6 +170,14 @@ class MountError(StackerError):
 
 class RefusedError(MountError):
     """A mount driver cannot make a mount on this machine; another driver may succeed."""
+
+
+class StartError(StackerError):
+    """A program of a container cannot be started.
+
+    Raised with the exit code 127 if the program is missing, and with 126 if the kernel cannot
+    execute it.
+    """
 
 
 class NetworkError(StackerError):

@@ -1,21 +1,22 @@
-"""The part of `Store` that describes the processes of images.
+"""The part of `Store` that describes and runs the processes of images.
 
-An image and the changes of a caller come in; a bundle goes out.  Each method calls one function of
-`stacker.operations`.
+An image and the changes of a caller come in; a bundle, or the exit code of a process, goes out.
+Each method calls one function of `stacker.operations`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.api.maintenance import MaintainedStore
-from stacker.api.mounts import Bundle, describe_mount
+from stacker.api.mounts import Bundle, Finished, describe_mount
 from stacker.api.options import ignore, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stacker.api.images import Image
     from stacker.events import Emit
@@ -92,3 +93,83 @@ class ContainerStore(MaintainedStore):
             written.record, self._directory.mounts, mounted.reasons, mounted.note
         )
         return Bundle(written.path, mount, self._directory)
+
+    def run(
+        self,
+        image: Image | ImageID | str,
+        command: Sequence[str] = (),
+        *,
+        entrypoint: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        working_dir: str | None = None,
+        volumes: Iterable[str] = (),
+        tmpfs: Iterable[str] = (),
+        read_only: bool = False,
+        network: Network = "none",
+        hostname: str = "",
+        stdin: int | None = None,
+        stdout: int = 1,
+        stderr: int = 2,
+        runtime: str = "auto",
+        runtime_flags: Sequence[str] = (),
+        driver: str = "auto",
+        keep: bool = False,
+        on_event: Emit = ignore,
+    ) -> Finished:
+        """Run a process in an image, wait for its end, and discard its writes.
+
+        Threads can run processes at the same time.  Without an OCI runtime, the process ends with
+        the thread that runs it.  If this process is killed, the next `run` or command removes what
+        is left.
+
+        :param command: as for `bundle`, as are `entrypoint`, `env`, `user`, `working_dir`,
+            `read_only`, `network` and `driver`.
+        :param volumes: ``SRC:DST[:ro]``, with absolute paths.
+        :param tmpfs: ``DIR[:OPTION,...]``.
+        :param hostname: empty for the short image ID.
+        :param stdin: a descriptor; ``None`` for no input.
+        :param stdout: a descriptor, as is `stderr`.
+        :param runtime: ``runc``, ``crun``, ``chroot`` (no OCI runtime), or ``auto`` for the first
+            of them that is installed.
+        :param runtime_flags: global options of the OCI runtime, without their dashes.
+        :param keep: keep the mount and its writes.
+        :raises StartError: the image lacks the program, or the kernel cannot execute it.
+        :raises UsageError: there is no command, or a value is malformed.
+        :raises NotFoundError: the store lacks the image, the image the user, or the machine the
+            runtime.
+        :raises IntegrityError: the image is unsafe to run.
+        :raises MountError: every driver fails, or the kernel refuses a namespace.
+        """
+        from contextlib import ExitStack
+
+        from stacker.operations.run import RunRequest, run_image
+        from stacker.runtime.mounts import name_service, parse_volume
+        from stacker.runtime.mounts import tmpfs as parse_tmpfs
+        from stacker.runtime.process import Overrides
+        from stacker.runtime.spec import Settings
+
+        overrides = Overrides(
+            entrypoint=None if entrypoint is None else tuple(entrypoint),
+            command=tuple(command),
+            env=env,
+            working_dir=working_dir,
+            user=user,
+        )
+        binds = tuple(map(parse_volume, volumes))
+        names = name_service(binds) if network == "host" else ()
+        mounts = (*names, *map(parse_tmpfs, tmpfs), *binds)
+        settings = Settings(hostname=hostname, network=network, read_only=read_only, mounts=mounts)
+        request = RunRequest(overrides, settings, runtime, tuple(runtime_flags), driver, keep)
+        with ExitStack() as held:
+            if stdin is None:
+                stdin = held.enter_context(open(os.devnull, "rb")).fileno()
+            finished = run_image(
+                self._directory,
+                text_of(image),
+                request,
+                (stdin, stdout, stderr),
+                restore=self._restore(on_event),
+            )
+        mount = describe_mount(finished.record, self._directory.mounts) if keep else None
+        return Finished(finished.exit_code, mount)

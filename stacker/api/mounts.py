@@ -95,6 +95,18 @@ class Bundle:
             self.remove()
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A process that has ended.
+
+    :param exit_code: its exit code; 128 and the number of the signal that killed it.
+    :param mount: its root filesystem with its writes, if `run` keeps it.
+    """
+
+    exit_code: int
+    mount: Mount | None = None
+
+
 def describe_mount(
     record: MountRecord, table: Path, reasons: tuple[str, ...] = (), note: str | None = None
 ) -> Mount:

@@ -68,7 +68,7 @@ def _run(words: list[str], umask: int) -> int:
         verb, args = parse(words, config)
     session = Session.of(args, os.environ, umask, config)
     try:
-        verb.run(args, session)
+        code = verb.run(args, session)
     except StackerError as error:
         error.hint = session.ownership_hint(error) or session.with_store(error.hint or "") or None
         raise
@@ -77,4 +77,4 @@ def _run(words: list[str], umask: int) -> int:
             text = f"cannot access: {path_of(error) or session.root}: {error.strerror}"
             raise StackerError(text, hint=hint) from error
         raise
-    return 0
+    return code or 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stacker.errors import NotFoundError, UsageError
 from stacker.image.document import quoted
-from stacker.runtime.mounts import bind, parse_volume, tmpfs
+from stacker.runtime.mounts import name_service, parse_volume, tmpfs
 from stacker.runtime.process import Overrides, Rlimit, environment_of
 from stacker.runtime.spec import Settings
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stacker.runtime.mounts import Mount
 
 NETWORKS = ("none", "host")
-_NAME_SERVICE = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
 _UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY, sys/resource.h
 
 
@@ -155,7 +154,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     :raises NotFoundError: the host lacks the source of a volume.
     """
     volumes = tuple(map(_volume, args.volumes))
-    names = _name_service(volumes) if args.network == "host" else ()
+    names = name_service(volumes) if args.network == "host" else ()
     return Settings(
         hostname=args.hostname or "",
         network=args.network,
@@ -215,13 +214,3 @@ def _volume(text: str) -> Mount:
     if not Path(found.source).exists():
         raise NotFoundError(f"no such file or directory: --volume {found.source}")
     return found
-
-
-def _name_service(volumes: tuple[Mount, ...]) -> tuple[Mount, ...]:
-    """Return mounts of the host's files for name resolution that no volume replaces."""
-    taken = {volume.destination for volume in volumes}
-    return tuple(
-        bind(str(path), str(path), read_only=True)
-        for path in _NAME_SERVICE
-        if path.exists() and str(path) not in taken
-    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import stacker
 from stacker.cli.help import Parser, parse_count, parse_size
-from stacker.cli.verbs import SUMMARIES, load
+from stacker.cli.verbs import FAILURES, SUMMARIES, load
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ def parse(words: list[str], config: Config | None = None) -> tuple[Verb, argpars
     parser = verb_parser(name, verb)
     if config is not None:
         set_defaults(parser, config.defaults(name))
-    return verb, parser.parse_args(words[at + 1 :], found)
+    try:
+        return verb, parser.parse_args(words[at + 1 :], found)
+    except UsageError as error:
+        error.exit_code = FAILURES.get(name, error.exit_code)
+        raise
 
 
 def set_defaults(parser: argparse.ArgumentParser, values: dict[str, object]) -> None:

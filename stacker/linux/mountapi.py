@@ -30,11 +30,11 @@ _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _SET_FLAG, _SET_STRING, _SET_FD, _CREATE = 0, 1, 5, 6
 
 _AT_FDCWD = -100
-_AT_EMPTY_PATH = 0x1000
+_AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 0x01, 0x100000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x01, 0x02, 0x04, 0x08, 0x20
 MS_SYNCHRONOUS, MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_BIND = 0x10, 0x80, 0x400, 0x800, 0x1000
-MS_PRIVATE, MS_RELATIME = 1 << 18, 1 << 21
+MS_REC, MS_PRIVATE, MS_RELATIME = 1 << 14, 1 << 18, 1 << 21
 MNT_DETACH, UMOUNT_NOFOLLOW = 0x02, 0x08
 
 OVERLAY_MAX_LAYERS = 500
@@ -129,14 +129,15 @@ def fsmount(context: int, *, attributes: int = 0) -> int:
         raise _with_kernel_message(error, context) from None
 
 
-def open_tree(path: AnyPath) -> int:
-    """Return a detached bind mount of a directory; the caller closes it.
+def open_tree(path: AnyPath, *, recursive: bool = False) -> int:
+    """Return a detached bind mount of a file or directory; the caller closes it.
 
     `move_mount` attaches it.
 
+    :param recursive: clone the mounts below the directory, too.
     :raises OSError: the kernel refuses.
     """
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     return syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags, path=path)
 
 
@@ -153,7 +154,12 @@ def move_mount(mount: int, target: int, *, path: AnyPath | None = None) -> None:
 
 
 def mount_setattr(
-    mount: int, *, set_flags: int, propagation: int = 0, user_namespace: int = 0
+    mount: int,
+    *,
+    set_flags: int,
+    propagation: int = 0,
+    user_namespace: int = 0,
+    recursive: bool = False,
 ) -> None:
     """Change the attributes of a mount (Linux 5.12).
 
@@ -161,11 +167,13 @@ def mount_setattr(
     :param set_flags: ``MOUNT_ATTR_*`` flags to set.
     :param propagation: ``MS_PRIVATE`` or another type; 0 keeps the current one.
     :param user_namespace: descriptor of the one whose ID maps ``MOUNT_ATTR_IDMAP`` uses.
+    :param recursive: change the mounts below it, too.
     :raises OSError: the kernel refuses; ENOSYS before Linux 5.12.
     """
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     words = (set_flags, 0, propagation, user_namespace)  # the fields of struct mount_attr
     attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
-    syscall(_MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+    syscall(_MOUNT_SETATTR, mount, b"", flags, attributes, len(attributes))
 
 
 def mount(

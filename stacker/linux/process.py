@@ -1,7 +1,7 @@
 """Facts about this process and others: namespaces, capabilities, ID maps, threads, the boot ID.
 
 Functions return numbers and identifiers.  Only `set_parent_death_signal` and `usable_new_files`
-change the process, and only `start_python` starts one.
+change the process, and only `start_python`, `spawn` and `spawn_python` start one.
 This module does not use mounts.  Sources: namespaces(7), user_namespaces(7), capabilities(7),
 prctl(2).
 """
@@ -9,7 +9,7 @@ prctl(2).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,48 @@ def start_python(code: str, *, stdin: int, stdout: int) -> int:
     started = subprocess.Popen(command, stdin=stdin, stdout=stdout, close_fds=False)
     started.returncode = 0  # the caller waits, not the garbage collector
     return started.pid
+
+
+def spawn(words: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]) -> int:
+    """Start a program in a new session, and return its process ID; safe in a process with threads.
+
+    The caller must wait for it (waitpid(2)).
+
+    :param words: the program, absolute, and its arguments.
+    :param descriptors: become descriptors 0, 1, 2 and so on of the program; it has no others.
+    :raises OSError: the program cannot be executed.
+    """
+    import fcntl
+    import signal
+
+    copies = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, len(descriptors)) for each in descriptors]
+    try:
+        return os.posix_spawn(
+            words[0],
+            list(words),
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, each, n) for n, each in enumerate(copies)],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them
+        )
+    finally:
+        for each in copies:
+            os.close(each)
+
+
+def spawn_python(code: str, descriptors: Sequence[int]) -> int:
+    """Start an interpreter that runs `code`, as `spawn` does.
+
+    The interpreter finds the modules that this process finds.
+
+    :raises OSError: the interpreter cannot be started.
+    """
+    import sys
+
+    path = [os.path.abspath(each) for each in sys.path]
+    setup = f"import sys; sys.path[:] = {path!r}; {code}"
+    return spawn((sys.executable, "-I", "-S", "-c", setup), {}, descriptors)
 
 
 def boot_id() -> str:

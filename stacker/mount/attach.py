@@ -11,7 +11,7 @@ import errno
 import time
 from dataclasses import replace
 from stat import S_IMODE
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stacker.errors import MountError, StackerError, full_disk_hint, path_of, shell_word
 from stacker.linux import mountinfo, process, safe_path
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.layer.paths import MergedIndex
+    from stacker.linux.lock import Lock
     from stacker.mount.drivers.protocol import Driver, Mounted
     from stacker.mount.plan import MountRequest, Plan, StackedImage
-    from stacker.mount.table import Table
+    from stacker.mount.table import MountDirectory, Table
 
+ROOT: Final = "rootfs"
+"""The mount point of `attach_for_run` in the mount's own directory."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -76,6 +79,28 @@ def attach(
             raise kind(text, hint=full_disk_hint(error)) from error
 
 
+def attach_for_run(
+    table: Table, request: MountRequest, image: StackedImage, runtime: tuple[str, ...]
+) -> tuple[MountRecord, Mounted, Lock]:
+    """Mount an image in the mount's own directory, until the lock is released or this process ends.
+
+    :param request: its `target` is replaced.
+    :param runtime: as for `MountRecord.runtime`.
+    :returns: the mount, and the lock of `Table.hold_for_run`.
+    :raises MountError: every driver fails.
+    """
+    with table.new_directory() as own:
+        target = own.path / ROOT
+        target.mkdir(mode=0o755)
+        held = table.hold_for_run(own.id)
+        try:
+            request = replace(request, target=target)
+            return *_mount(table, request, image, own, runtime), held
+        except BaseException:
+            held.release()
+            raise
+
+
 def _checked(table: Table, request: MountRequest, forbidden: Path | None) -> MountRequest:
     """Check a request, if necessary after clearing what a killed process left on its paths."""
     try:
@@ -104,18 +129,28 @@ def _attach(
     table: Table, request: MountRequest, image: StackedImage
 ) -> tuple[MountRecord, Mounted]:
     with table.new_directory() as own:
-        shared = _shared_point(table, image.stack.merged)
-        plan = request.plan(image, own.id, own.path, shared=shared)
-        with prepared(plan, own.path):
-            _claim_upper(plan, image)
-            attempts = _Attempts(table, plan, _record(plan, image))
-            try:
-                mounted = execute(request.driver, plan, attempts.record_driver)
-                attempts.record_completion(mounted)
-            except BaseException:
-                attempts.undo()
-                raise
-            return attempts.record, mounted
+        return _mount(table, request, image, own)
+
+
+def _mount(
+    table: Table,
+    request: MountRequest,
+    image: StackedImage,
+    own: MountDirectory,
+    runtime: tuple[str, ...] | None = None,
+) -> tuple[MountRecord, Mounted]:
+    shared = _shared_point(table, image.stack.merged)
+    plan = request.plan(image, own.id, own.path, shared=shared)
+    with prepared(plan, own.path):
+        _claim_upper(plan, image)
+        attempts = _Attempts(table, plan, replace(_record(plan, image), runtime=runtime))
+        try:
+            mounted = execute(request.driver, plan, attempts.record_driver)
+            attempts.record_completion(mounted)
+        except BaseException:
+            attempts.undo()
+            raise
+        return attempts.record, mounted
 
 
 def _claim_upper(plan: Plan, image: StackedImage) -> None:

@@ -6,6 +6,7 @@ A mount point comes in; the entry of the mount goes out.  This module must not u
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, MountError, NotFoundError, path_of, shell_word
@@ -20,6 +21,7 @@ from stacker.mount.upper_directory import remove_work
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stacker.linux.lock import Lock
     from stacker.mount.record import MountRecord
     from stacker.mount.state import State
 
@@ -38,7 +40,7 @@ def detach(
     :raises NotFoundError: the table has no mount at `target`.
     :raises MountError: the mount is in use, covered by another mount or in another mount
         namespace, or the kernel refuses.
-    :raises LockedError: another process is mounting or unmounting it.
+    :raises LockedError: another process is mounting or unmounting it, or runs a container in it.
     """
     try:
         path = safe_path.resolve(target)
@@ -57,9 +59,12 @@ def detach(
         if record is None:
             raise _not_found(target)
         view = KernelView()
-        state = view.state(record)
+        state = table.state(record, view)
+        if record.runtime is not None:
+            _require_ended(record, state)
+            _end_run(table, record, view)
         _undo(record, state, view, lazy=lazy)
-        if record.driver == "copy" or KernelView().state(record) == "stale":
+        if record.driver == "copy" or table.state(record, KernelView()) == "stale":
             _discard(table, record)
         return Entry(record, state)
 
@@ -95,12 +100,55 @@ def recover(table: Table, target: Path) -> bool:
     return True
 
 
+def end_run(table: Table, record: MountRecord, held: Lock, *, keep: bool = False) -> None:
+    """Unmount what `attach_for_run` mounted, after its processes have ended.
+
+    :param held: the lock of `Table.hold_for_run`; it is released.
+    :param keep: keep the mount and its writes, until `detach`.
+    :raises MountError: a directory cannot be removed.
+    """
+    with table.locked(record.id, wait=True), held:
+        if keep:
+            table.write(replace(record, runtime=None))
+            return
+        _unmount_run(record, KernelView())
+        _discard(table, record)
+
+
+def _require_ended(record: MountRecord, state: State) -> None:
+    if state != "stale":
+        raise LockedError(
+            f"mount is in use: {record.target}: a container runs in it",
+            hint="end its process first",
+        )
+
+
+def _end_run(table: Table, record: MountRecord, view: KernelView) -> None:
+    """Undo the run of a command that was killed."""
+    if record.runtime:
+        from stacker.runtime.oci import Runtime  # most mounts have no container
+
+        Runtime(record.runtime, table.directory / record.id).delete()
+    _unmount_run(record, view)
+
+
+def _unmount_run(record: MountRecord, view: KernelView) -> None:
+    if view.is_visible(record):
+        driver = driver_named(record.driver)
+        try:
+            driver.unmount(record)
+        except MountError:  # a process of the host uses it
+            driver.unmount(record, lazy=True)
+
+
 def _clear(table: Table, record: MountRecord) -> bool:
     with suppress(LockedError), table.locked(record.id):
         # Checked again under the lock: another process may have finished or removed the mount.
         view = KernelView()
-        if table.read(record.id) == record and view.state(record) == "stale":
-            if is_dead(record, view.mounts):
+        if table.read(record.id) == record and table.state(record, view) == "stale":
+            if record.runtime is not None:
+                _end_run(table, record, view)
+            elif is_dead(record, view.mounts):
                 _unmount_dead(record)
             _discard(table, record)
             return True

@@ -57,6 +57,8 @@ class MountRecord:
     :param index: the mount of a merged index that this mount is, or that is below its overlay.
     :param complete: whether the target holds all files of a copy.
     :param server: the PID of the FUSE server's supervisor, and its start time.
+    :param runtime: the command of the OCI runtime whose container uses the mount, empty without
+        one.  The mount ends with the command that made it.  ``None`` for any other mount.
     """
 
     id: str
@@ -78,6 +80,7 @@ class MountRecord:
     index: IndexMount | None = None
     complete: bool = True
     server: tuple[int, int] | None = None
+    runtime: tuple[str, ...] | None = None
 
     @property
     def is_index(self) -> bool:
@@ -97,6 +100,7 @@ class MountRecord:
         document["layers"] = [str(layer) for layer in self.layers]
         document["target_mode"] = list(self.target_mode)
         document["bound"] = None if self.bound is None else list(self.bound)
+        document["runtime"] = None if self.runtime is None else list(self.runtime)
         document["diff_ids"] = list(self.diff_ids)
         if self.index is not None:
             document["index"] = {
@@ -138,7 +142,7 @@ def _from_document(document: dict[str, Any]) -> MountRecord:
     # Records of earlier releases lack these fields.
     ids = _ids_of(document["layers"])
     later = {"fuse_adapter": None, "index": None, "complete": True, "server": None, **ids}
-    document = {**later, **document}
+    document = {**later, "runtime": None, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])
     values["upper"] = None if values["upper"] is None else Path(values["upper"])
@@ -151,6 +155,7 @@ def _from_document(document: dict[str, Any]) -> MountRecord:
         values["bound"] = (int(device), int(inode))
     # An earlier release wrote the PID alone, which another process can have by now.
     values["server"] = tuple(values["server"]) if isinstance(values["server"], list) else None
+    values["runtime"] = None if values["runtime"] is None else tuple(values["runtime"])
     if (index := values["index"]) is not None:
         device, inode = index["inode"]
         values["index"] = IndexMount(

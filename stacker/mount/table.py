@@ -6,6 +6,8 @@ each recorded mount, go out.  This module makes no mount, and must not use a dri
     <mounts>/<id>/mount.json    the record, written before the mount is made
     <mounts>/<id>/upper, work   writes that are discarded at unmount
     <mounts>/<id>/empty         an empty directory
+    <mounts>/<id>/rootfs        the mount point of `stacker run`, beside the runtime's files
+    <mounts>/<id>/run           locked while the command runs that the mount ends with
 
 A process that makes, undoes or clears a mount holds a `flock` on its directory.  A directory that
 is not locked and has no valid record is the leftover of a crash.
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from stacker.linux.lock import Lock
 
 _RECORD = "mount.json"
+_RUN = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,21 @@ class Table:
             )
         with held:
             yield
+
+    def hold_for_run(self, identifier: str) -> Lock:
+        """Keep a mount with `MountRecord.runtime` from being stale until the lock is released.
+
+        The caller holds the lock on the mount's directory.
+
+        :raises OSError: the lock file cannot be created.
+        """
+        return lock.exclusive(self.directory / identifier / _RUN)
+
+    def state(self, record: MountRecord, view: KernelView) -> State:
+        """Return the state of a mount whose directory the caller has locked."""
+        if record.runtime is not None and not self._is_locked(record.id, _RUN):
+            return "stale"
+        return view.state(record)
 
     def write(self, record: MountRecord) -> None:
         """Write a record to its directory, completely or not at all.
@@ -188,12 +206,13 @@ class Table:
         busy = {record.id for record in records if self._is_locked(record.id)}
         view = KernelView()
         return [
-            Entry(record, "busy" if record.id in busy else view.state(record)) for record in records
+            Entry(record, "busy" if record.id in busy else self.state(record, view))
+            for record in records
         ]
 
-    def _is_locked(self, identifier: str) -> bool:
+    def _is_locked(self, identifier: str, file: str = "") -> bool:
         try:
-            probe = lock.try_shared(self.directory / identifier, create=False)
+            probe = lock.try_shared(self.directory / identifier / file, create=False)
         except OSError:
             return False
         if probe is None:

@@ -1,22 +1,27 @@
 """The mounts of a container as runtime-spec has them, and the paths that it hides.
 
-The words of a caller come in; `Mount` values go out.  This module mounts nothing, and must not look
-at the host's files.
+The words of a caller come in; `Mount` values go out.  This module mounts nothing, and reads no file
+of the host.
 
 Source: runtime-spec config.md ("Mounts"), config-linux.md ("Default Filesystems", "Masked Paths").
 """
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stacker.errors import UsageError
 from stacker.image.document import quoted
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _QUIET = ("nosuid", "noexec", "nodev")
+_NAME_SERVICE = ("/etc/resolv.conf", "/etc/hosts")
 _TMPFS_OPTION = re.compile(
     r"(?:ro|rw|(?:no)?(?:suid|dev|exec|atime)|(?:size|nr_inodes)=[0-9]+[kmg%]?|mode=[0-7]{3,4}"
     r"|[ug]id=[0-9]+)",
@@ -99,6 +104,19 @@ def bind(source: str, destination: str, *, read_only: bool = False) -> Mount:
     """
     options = ("rbind", "rprivate", "ro" if read_only else "rw")
     return Mount(mount_point(destination), "bind", source, options)
+
+
+def name_service(volumes: Iterable[Mount]) -> tuple[Mount, ...]:
+    """Return mounts of the host's files for name resolution that no volume replaces.
+
+    A container with the network of the host needs them.
+    """
+    taken = {volume.destination for volume in volumes}
+    return tuple(
+        bind(path, path, read_only=True)
+        for path in _NAME_SERVICE
+        if os.path.exists(path) and path not in taken
+    )
 
 
 def tmpfs(text: str) -> Mount:

@@ -14,7 +14,7 @@ import pytest
 
 import stacker
 from stacker import Store
-from tests.support import images
+from tests.support import images, runtimes
 from tests.support.command import REPOSITORY
 from tests.support.mounts import unmount_below
 from tests.support.registries import debian_registry
@@ -33,7 +33,7 @@ def test_examples_of_the_library_run_in_their_order(
         pytest.skip("no docker-registry: scripts/test installs it")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnt").mkdir()
-    layout = images.layout(tmp_path / "app", [BASE, MIDDLE, TOP])
+    layout = images.layout(tmp_path / "app", [BASE, MIDDLE, TOP, runtimes.busybox()])
     names: dict[str, Any] = {}
     output = io.StringIO()
     with debian_registry(tmp_path / "registry") as host, contextlib.redirect_stdout(output):

@@ -15,6 +15,7 @@ from typing import Final
 from tests.support.command import Result
 from tests.support.indexes import index_snapshot
 from tests.support.registries import PASSWORD, USER
+from tests.support.runtimes import BUSYBOX
 from tests.support.snapshot import Node, extracted
 from tests.torture.checks import WRITTEN
 from tests.torture.world import Arguments, World, shared_registry
@@ -198,6 +199,7 @@ def _export(kind: str, tree_in: Callable[[Path], dict[bytes, Node]]) -> Scenario
     )
 
 
+_RUN = ("run", "--runtime", "chroot")
 SCENARIOS: Final = (
     Scenario("pull", lambda w: ("pull", w.app.source)),
     Scenario("pull-sync", lambda w: ("pull", "--sync", w.app.source)),
@@ -226,6 +228,11 @@ SCENARIOS: Final = (
     _umount("umount-copy", "--driver", "copy"),
     Scenario("bundle", lambda w: ("bundle", "app", w.bundle, "/bin/sh"), _pulled, codes=(0, 2)),
     Scenario("bundle-rm", lambda w: ("bundle", "rm", w.bundle), _bundled, codes=(0, 3)),
+    Scenario(
+        "run",
+        lambda _: (*_RUN, "-v", f"{BUSYBOX}:/busybox", "app", "/busybox", "true"),
+        _pulled,
+    ),
     Scenario("unpack", lambda w: ("unpack", "app", w.tree), _pulled, codes=(0, 2), unpacks=True),
     Scenario("push-layout", lambda w: ("push", "app", _new_layout(w)), _pulled, writes=_new_layout),
     Scenario(

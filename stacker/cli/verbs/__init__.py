@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SUMMARIES = {
     "pull": "Pull an image into the store",
     "mount": "Mount the root filesystem of an image",
+    "run": "Run a process in the root filesystem of an image",
     "umount": "Unmount a target, and discard its --rw writes",
     "mounts": "List mounts, and clean up after a crash",
     "bundle": "Write an OCI runtime bundle for runc or crun",
@@ -47,6 +48,8 @@ SUMMARIES = {
     "bench": "Measure the speed of a pull, stage by stage",
 }
 """The summary of every verb, in the order of ``--help``."""
+FAILURES = {"run": 125}
+"""The exit code of every failure, for verbs that end with the exit code of another program."""
 WITHOUT_STORE = frozenset({"copy", "tags", "login", "logout", "help"})
 """The verbs that do not use the store."""
 
@@ -63,8 +66,8 @@ class Verb(Protocol):
     def configure(self, parser: ArgumentParser) -> None:
         """Add the verb's arguments."""
 
-    def run(self, args: Namespace, session: Session) -> None:
-        """Run the verb."""
+    def run(self, args: Namespace, session: Session) -> int | None:
+        """Run the verb, and return the exit code; ``None`` for 0."""
 
 
 def load(name: str) -> Verb:

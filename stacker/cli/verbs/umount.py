@@ -34,7 +34,11 @@ def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add("target", metavar="TARGET", nargs="?", help="mount point")
-    add("--all", action="store_true", help="unmount every mount in this mount namespace")
+    add(
+        "--all",
+        action="store_true",
+        help="unmount every mount in this mount namespace, except those of `stacker run`",
+    )
     add(
         "--lazy",
         action="store_true",
@@ -68,7 +72,7 @@ def run(args: Namespace, session: Session) -> None:
 
 def _unmount_all(args: Namespace, table: Table, session: Session) -> None:
     """Unmount every mount, the newest first, and report the failures at the end."""
-    entries = [entry for entry in table.entries() if entry.state != "elsewhere"]
+    entries = [entry for entry in table.entries() if not _is_left_alone(entry)]
     done: list[dict[str, object]] = []
     failures: list[StackerError] = []
     for entry in sorted(entries, key=lambda each: each.record.created, reverse=True):
@@ -85,6 +89,12 @@ def _unmount_all(args: Namespace, table: Table, session: Session) -> None:
         session.say(failure.message)
     if failures:
         raise failures[-1]
+
+
+def _is_left_alone(entry: Entry) -> bool:
+    """Return whether another mount namespace has a mount, or a container runs in it."""
+    runs = entry.record.runtime is not None and entry.state != "stale"
+    return entry.state == "elsewhere" or runs
 
 
 def _report(table: Table, entry: Entry, session: Session) -> None:

@@ -35,6 +35,7 @@ RECORD = mount_record(
         replace(RECORD, fuse_adapter="pyfuse3"),
         replace(RECORD, driver="copy", complete=False),
         replace(RECORD, driver="fuse", server=(7, 8)),
+        replace(RECORD, runtime=("/usr/sbin/runc", "--debug")),
     ],
 )
 def test_record_survives_writing_and_parsing(record: MountRecord) -> None:
@@ -48,7 +49,7 @@ def test_record_without_adapter_and_ids_takes_the_ids_from_its_paths() -> None:
         "/store/layers/sha256/2b/diff",
     ]
     document = RECORD.to_json() | {"layers": layers}
-    for name in ("fuse_adapter", "diff_ids", "chain_id", "complete"):
+    for name in ("fuse_adapter", "diff_ids", "chain_id", "complete", "runtime"):
         del document[name]
     expected = replace(RECORD, layers=tuple(map(Path, layers)))
     assert parse(json.dumps(document).encode(), ORIGIN) == expected
