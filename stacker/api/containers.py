@@ -57,7 +57,8 @@ class ContainerStore(MaintainedStore):
         :param read_only: refuse the writes of the process to the root filesystem.
         :param network: ``none`` or ``host``.
         :param upper: a directory that keeps the writes; ``None`` to discard them.
-        :param driver: as for `mount`.
+        :param driver: as for `mount`; or ``runtime``, which mounts nothing and describes the mount
+            in ``config.json``, for a runtime that mounts on /, such as runc.
         :raises UsageError: the directory has files, or there is no command.
         :raises NotFoundError: the store lacks the image, or the image lacks the user.
         :raises IntegrityError: the image is unsafe for a runtime.

@@ -64,7 +64,7 @@ def detach(
             _require_ended(record, state)
             _end_run(table, record, view)
         _undo(record, state, view, lazy=lazy)
-        if record.driver == "copy" or table.state(record, KernelView()) == "stale":
+        if record.is_directory or table.state(record, KernelView()) == "stale":
             _discard(table, record)
         return Entry(record, state)
 

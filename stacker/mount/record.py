@@ -88,9 +88,14 @@ class MountRecord:
         return self.index is not None and self.index.point == self.target
 
     @property
+    def is_directory(self) -> bool:
+        """Whether no mount is at the target: it has a copy, or a runtime mounts there later."""
+        return self.driver in {"copy", "runtime"}
+
+    @property
     def has_source(self) -> bool:
         """Whether mountinfo shows the source ``stacker:<id>`` for the mount."""
-        return not (self.driver == "copy" or self.bound is not None or self.is_index)
+        return not (self.is_directory or self.bound is not None or self.is_index)
 
     def to_json(self) -> dict[str, object]:
         """Return the record as a document of version `RECORD_VERSION`."""

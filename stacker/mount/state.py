@@ -62,8 +62,8 @@ class KernelView:
 
     def is_visible(self, record: MountRecord) -> bool:
         """Return whether our mount namespace has the mount, with or without its FUSE server."""
-        if record.driver == "copy":
-            return self._is_copied(record)
+        if record.is_directory:
+            return self._is_same_directory(record)
         if record.boot_id != self.boot_id:
             return False
         if record.bound is not None:
@@ -74,8 +74,8 @@ class KernelView:
             return is_mount_of(self.mounts.at(record.target), record.index)
         return _has_source(self.mounts, record)
 
-    def _is_copied(self, record: MountRecord) -> bool:
-        # A copy survives a reboot, except on a tmpfs, where inode numbers are used again.
+    def _is_same_directory(self, record: MountRecord) -> bool:
+        # Such a directory survives a reboot, except on a tmpfs, where inode numbers are used again.
         same_boot = record.boot_id == self.boot_id
         if same_boot and self._is_covered(record):
             return True
@@ -86,7 +86,7 @@ class KernelView:
             return False
 
     def _is_covered(self, record: MountRecord) -> bool:
-        # By the copy's own read-only bind or by another mount; the copy is beneath either.
+        # By the copy's own read-only bind or by another mount; the directory is beneath either.
         own = record.mount_namespace == self.namespace
         return own and self.mounts.at(record.target) is not None
 
@@ -121,7 +121,7 @@ def _has_source(mounts: MountTable, record: MountRecord) -> bool:
 
 def _covers(mounts: MountTable, record: MountRecord) -> bool:
     # A copy without a bind may be on a filesystem that only the other namespace has: assume so.
-    return record.driver == "copy" or mounts.at(record.target) is not None
+    return record.is_directory or mounts.at(record.target) is not None
 
 
 def _read(pid: int) -> MountTable | None:

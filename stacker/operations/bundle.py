@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import LockedError, MountError, NotFoundError, UsageError, shell_word
 from stacker.linux import lock, mountinfo, safe_path
 from stacker.linux.filesystem import sweep_temporaries, write_atomically
+from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.attach import attach
 from stacker.mount.detach import detach
+from stacker.mount.drivers.runtime import NAME as RUNTIME
+from stacker.mount.drivers.runtime import open_tree, runtime_options
 from stacker.mount.plan import MountRequest
 from stacker.mount.table import Table
 from stacker.mount.target import refuse_overlap
 from stacker.operations.mount import mount_flags, stacked_image
+from stacker.runtime.mounts import Mount
 from stacker.runtime.process import Overrides, make_process
 from stacker.runtime.root import Root
 from stacker.runtime.seccomp import read_profile
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
     from stacker.image.config import ImageConfig
     from stacker.mount.drivers.protocol import Mounted
+    from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
     from stacker.operations.durability import Restore
     from stacker.store.store import Store
@@ -52,7 +57,8 @@ class BundleRequest:
 
     :param overrides: the changes of the image's process.
     :param settings: of the container; an empty host name is the short image ID.
-    :param driver: the mount driver, or ``auto``.
+    :param driver: the mount driver, ``auto``, or ``runtime`` to describe the mount in
+        ``config.json`` for the runtime to make.
     :param upper: a directory that keeps the writes; ``None`` to discard them at unmount.
     """
 
@@ -88,7 +94,9 @@ def write_bundle(
 ) -> Bundle:
     """Mount an image at ``rootfs`` of a directory, and write ``config.json`` beside it.
 
-    The mount is writable, since a runtime creates missing mount points in it.
+    The mount is writable, since a runtime creates missing mount points in it.  With the driver
+    ``runtime``, nothing is mounted; the store keeps the layers, and a directory for the writes,
+    until `remove_bundle`.
 
     :param name: an image ID, a unique prefix of one, or a name.
     :param directory: missing, empty or the leftover of a killed process; outside of the store.
@@ -150,24 +158,42 @@ def _write(
     with stacked_image(store, name, restore) as image:
         config = store.images.config(store.images.find(image.id))
         record, mounted = attach(Table(store.mounts), mount, image, forbidden=store.root)
-    with Root.open(path / ROOT) as root:
-        raw = _config_of(config, record, request, root)
+        settings = _completed(request.settings, record)
+        if record.driver == RUNTIME:
+            plan = mount.plan(image, record.id, store.mounts / record.id)
+            raw = _planned_config(config, plan, replace(request, settings=settings))
+        else:
+            with Root.open(path / ROOT) as root:
+                raw = _config(config, root, replace(request, settings=settings))
     write_atomically(path / CONFIG, raw, durable=True)
     return Bundle(path, record, mounted, omitted_labels(config))
 
 
-def _config_of(
-    config: ImageConfig, record: MountRecord, request: BundleRequest, root: Root
-) -> bytes:
+def _completed(settings: Settings, record: MountRecord) -> Settings:
+    short = record.image.removeprefix("sha256:")[:12]
+    return replace(
+        settings,
+        hostname=settings.hostname or short,
+        annotations={**settings.annotations, _IMAGE: record.image},
+    )
+
+
+def _planned_config(config: ImageConfig, plan: Plan, request: BundleRequest) -> bytes:
+    """Return the config of a bundle whose runtime mounts the root filesystem."""
+    overlay = Mount("/", "overlay", plan.source, tuple(runtime_options(plan)))
+    settings = replace(request.settings, root_mounts=(overlay,))
+    try:
+        tree = open_tree(plan)
+    except OSError as error:
+        raise MountError(f"cannot mount an overlay: {plan.target}: {error.strerror}") from error
+    with FileDescriptor(tree):
+        return _config(config, Root(tree), replace(request, settings=settings))
+
+
+def _config(config: ImageConfig, root: Root, request: BundleRequest) -> bytes:
     root.require_mount_points()
     process = make_process(config.execution, request.overrides, root)
-    short = record.image.removeprefix("sha256:")[:12]
-    settings = replace(
-        request.settings,
-        hostname=request.settings.hostname or short,
-        annotations={**request.settings.annotations, _IMAGE: record.image},
-    )
-    return runtime_config(config, process, settings, read_profile())
+    return runtime_config(config, process, request.settings, read_profile())
 
 
 def _make_directory(path: Path) -> bool:

@@ -34,6 +34,9 @@ the process.  The last line on stdout names the driver that made the mount.
 DIR must be missing or empty.  If stacker is killed before the bundle is complete, DIR has no
 config.json, and the next `stacker bundle` clears it.
 
+With --no-mount, the runtime mounts the root filesystem.  The store keeps the layers and the writes
+for it until the bundle is removed; `stacker mounts` lists it with the driver `runtime`.
+
 `stacker bundle rm DIR` unmounts the root filesystem, and removes the bundle.  Write an image that
 is named `rm` as `rm:latest`.
 
@@ -48,6 +51,7 @@ EXAMPLES = """\
   stacker bundle -e LANG=C -u 1000:1000 app:1.0 ./bundle /bin/sh -c 'id; env'
   stacker bundle --read-only --tmpfs /tmp -v ./data:/data:ro app:1.0 ./bundle
   stacker bundle --upper ./changes app:1.0 ./bundle     keep writes in ./changes
+  stacker bundle --no-mount app:1.0 ./bundle
   stacker bundle --runtime systemd-nspawn app:1.0 ./bundle
   systemd-nspawn --oci-bundle=./bundle
 """
@@ -66,6 +70,12 @@ def configure(parser: ArgumentParser) -> None:
     add_command(parser)
     add_pull(parser)
     add("--driver", choices=DRIVERS, default="auto", help="mount driver (default: auto)")
+    add(
+        "--no-mount",
+        action="store_true",
+        help="mount nothing, and let the runtime make an overlay mount that config.json describes;"
+        " needs root, layers in the form `tree` and a runtime that mounts on /, such as runc",
+    )
     add("--upper", metavar="DIR", help="keep writes in DIR; create DIR if it is missing")
     add(
         "--runtime",
@@ -85,7 +95,7 @@ def run(args: Namespace, session: Session) -> None:
     request = BundleRequest(
         overrides=overrides_of(args, os.environ),
         settings=replace(settings_of(args), portable=args.runtime == "systemd-nspawn"),
-        driver=args.driver,
+        driver=_driver(args),
         upper=None if args.upper is None else Path(args.upper),
     )
     store = session.store()
@@ -100,6 +110,16 @@ def run(args: Namespace, session: Session) -> None:
         print_item("bundle", _document(bundle))
     else:
         print_line(bundle.mounted.driver)
+
+
+def _driver(args: Namespace) -> str:
+    if not args.no_mount:
+        return str(args.driver)
+    if args.driver != "auto":
+        raise UsageError(f"options exclude each other: --no-mount, --driver {args.driver}")
+    if args.runtime != "oci":
+        raise UsageError(f"options exclude each other: --no-mount, --runtime {args.runtime}")
+    return "runtime"
 
 
 def _remove(args: Namespace, session: Session) -> None:

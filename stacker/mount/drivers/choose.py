@@ -37,6 +37,10 @@ def driver_named(name: str) -> Driver:
         from stacker.mount.drivers.fuse_overlayfs import FuseOverlayfsDriver
 
         return FuseOverlayfsDriver()
+    if name == "runtime":
+        from stacker.mount.drivers.runtime import RuntimeDriver
+
+        return RuntimeDriver()
     known = ", ".join(driver.name for driver in DRIVERS)
     raise UsageError(
         f"no such mount driver: got {name!r}, want one of auto, {known}, fuse-overlayfs"
