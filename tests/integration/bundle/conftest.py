@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stacker import Store
-from stacker.mount.detach import clear_stale
+from stacker.mount.detach import detach
 from stacker.mount.table import Table
 from tests.support import runtimes
 from tests.support.command import Stacker, at_home
@@ -47,7 +47,8 @@ def app(store: Path, tmp_path: Path) -> Iterator[Stacker]:
     """Return a command with the image ``app:1.0``; its mounts end with the test."""
     yield replace(at_home(tmp_path), store=store)
     unmount_below(tmp_path)
-    clear_stale(Table(store / "mounts"))
+    for entry in Table(store / "mounts").entries():
+        detach(Table(store / "mounts"), entry.record.target, lazy=True)
 
 
 @pytest.fixture
