@@ -211,6 +211,17 @@ def has_capability(number: int) -> bool:
     return False
 
 
+def bounding_set() -> int:
+    """Return the capability bounding set of this thread, one bit for each capability.
+
+    execve(2) gives no program a capability outside of it.
+    """
+    for line in Path("/proc/thread-self/status").read_bytes().split(b"\n"):
+        if line.startswith(b"CapBnd:"):
+            return int(line[7:], 16)
+    return 0
+
+
 def has_no_new_privileges() -> bool:
     """Return whether execve(2) gives this process no privileges (``PR_SET_NO_NEW_PRIVS``)."""
     return b"\nNoNewPrivs:\t1\n" in Path("/proc/self/status").read_bytes()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.errors import LockedError, MountError, NotFoundError, UsageError, shell_word
 from stacker.linux import lock, mountinfo, safe_path
-from stacker.linux.filesystem import sweep_temporaries, write_atomically
+from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
 from stacker.linux.mountapi import FileDescriptor
 from stacker.mount.attach import attach
 from stacker.mount.detach import detach
@@ -233,8 +233,7 @@ def _require_free(path: Path) -> None:
             f"bundle exists: {path}: got a directory with {CONFIG}, want an empty one",
             hint=f"stacker bundle rm {shell_word(path)}",
         )
-    sweep_temporaries(path, CONFIG)
-    if other := sorted(set(os.listdir(path)) - {ROOT}):
+    if other := _other_files(path):
         raise UsageError(
             f"bundle has other files: {path}: got {other[0]!r}, want an empty directory",
             hint="choose another directory",
@@ -255,8 +254,14 @@ def _clear(store: Store, path: Path, *, lazy: bool = False) -> None:
             hint=f"umount {shell_word(root)}, or name its store with --store",
         )
     (path / CONFIG).unlink(missing_ok=True)
+    sweep_temporaries(path, CONFIG)
     with suppress(FileNotFoundError):
         root.rmdir()
+
+
+def _other_files(path: Path) -> list[str]:
+    """Return the names in a bundle's directory that stacker has not written."""
+    return sorted(name for name in os.listdir(path) if name != ROOT and not is_temporary(name))
 
 
 def _is_bundle(path: Path) -> bool:
@@ -264,7 +269,7 @@ def _is_bundle(path: Path) -> bool:
     try:
         document = json.loads((path / CONFIG).read_bytes())
     except FileNotFoundError:
-        return (path / ROOT).is_dir() and not set(os.listdir(path)) - {ROOT}
+        return (path / ROOT).is_dir() and not _other_files(path)
     except (ValueError, OSError):
         return False
     annotations = document.get("annotations") if isinstance(document, dict) else None

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from stacker.errors import IntegrityError, UsageError
 from stacker.image.document import quoted
-from stacker.linux.process import CAP_SYS_RESOURCE, has_capability
+from stacker.linux.namespaces import CAPABILITIES as NAMES
+from stacker.linux.process import CAP_SYS_RESOURCE, bounding_set, has_capability
 from stacker.runtime.root import MOUNT_POINTS
 from stacker.runtime.user import User, find_user
 
@@ -92,7 +93,7 @@ class Process:
         ``PATH`` of `env`.
     :param env: ``NAME=VALUE`` entries, each name once.
     :param cwd: the working directory, absolute in the root filesystem.
-    :param capabilities: the bounding set; a process of UID 0 also has them as permitted and
+    :param capabilities: the bounding set.  A process of UID 0 also has them as permitted and
         effective, another one has none.
     """
 
@@ -130,6 +131,7 @@ def make_process(execution: Execution, overrides: Overrides, root: Root) -> Proc
         user=user,
         terminal=overrides.terminal,
         no_new_privileges=not overrides.new_privileges,
+        capabilities=_capabilities(),
         rlimits=tuple(map(_allowed, overrides.rlimits)),
     )
     _require_fit((*made.args, *made.env, made.cwd))
@@ -186,6 +188,15 @@ def _working_dir(execution: Execution, overrides: Overrides, root: Root) -> str:
             hint="name another directory with --workdir",
         )
     return cwd
+
+
+def _capabilities() -> tuple[str, ...]:
+    """Return the default capabilities that this process can pass on.
+
+    A runtime fails if it cannot set one, as in a container of another program.
+    """
+    possible = bounding_set()
+    return tuple(name for name in CAPABILITIES if possible >> NAMES.index(name) & 1)
 
 
 def _allowed(limit: Rlimit) -> Rlimit:

@@ -138,10 +138,17 @@ def test_a_directory_in_the_store_is_refused(app: Stacker) -> None:
 
 def test_the_leftover_of_a_killed_process_is_replaced(app: Stacker, bundle: Path) -> None:
     app("bundle", "app:1.0", bundle)
-    (bundle / "config.json").unlink()
+    (bundle / "config.json").rename(bundle / ".config.json.123456")
     app("bundle", "app:1.0", bundle)
     assert len(app("mounts", "--json").items) == 1
-    assert (bundle / "config.json").exists()
+    assert sorted(os.listdir(bundle)) == ["config.json", "rootfs"]
+
+
+def test_rm_accepts_the_leftover_of_a_killed_process(app: Stacker, bundle: Path) -> None:
+    app("bundle", "app:1.0", bundle)
+    (bundle / "config.json").unlink()
+    app("bundle", "rm", bundle)
+    assert not bundle.exists()
 
 
 def test_a_failure_after_the_mount_leaves_nothing(app: Stacker, bundle: Path) -> None:

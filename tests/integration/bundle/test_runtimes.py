@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ def test_options_reach_the_process(
     done = run(runtime, bundle)
     assert done.out == "sharedx\n64\nweb\n"
     assert "/data/x: Read-only file system" in done.err
+
+
+def test_a_runtime_with_fewer_capabilities_can_run_a_bundle(app: Stacker, bundle: Path) -> None:
+    drop = ("setpriv", "--bounding-set=-setfcap,-sys_chroot")
+    replace(app, wrap=drop)("bundle", "app:1.0", bundle)
+    done = subprocess.run(
+        [*drop, *runtimes.command("runc", bundle, f"test-{bundle.stat().st_ino}")],
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.stdout == b"1000\n/srv\n"
 
 
 def test_a_terminal_is_one(app: Stacker, bundle: Path) -> None:

@@ -129,6 +129,14 @@ def test_rlimits_are_lowered_to_the_hard_limit_without_the_capability(
     assert limits(capable=True) == (Rlimit("NOFILE", 5, 1 << 20),)
 
 
+def test_capabilities_outside_of_the_callers_bounding_set_are_omitted(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stacker.runtime.process.bounding_set", lambda: 0b1001)
+    process = make_process(IMAGE, Overrides(user="0"), root)
+    assert process.capabilities == process.effective == ("CAP_CHOWN", "CAP_FOWNER")
+
+
 def test_an_unknown_rlimit_is_an_error(root: Root) -> None:
     with pytest.raises(UsageError, match="unknown resource limit"):
         make_process(IMAGE, Overrides(rlimits=(Rlimit("X", 1, 1),)), root)
