@@ -195,6 +195,7 @@ complete -c stacker -n '_shtab_stacker_using mounts' -s h -l help -d 'print this
 complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a bundle -d 'Write an OCI runtime bundle for runc or crun'
 complete -c stacker -n '_shtab_stacker_using bundle' -l pull -xka "missing never always newer" -d 'when to pull IMAGE: only if the store lacks it (missing), never, or always; newer is like always, but uses the image in the store if the pull fails (default: missing; never for an image ID)'
 complete -c stacker -n '_shtab_stacker_using bundle' -l driver -xka "auto overlay fuse copy fuse-overlayfs" -d 'mount driver (default: auto)'
+complete -c stacker -n '_shtab_stacker_using bundle' -l no-mount -d 'mount nothing, and let the runtime make an overlay mount that config.json describes; needs root, layers in the form `tree` and a runtime that mounts on /, such as runc'
 complete -c stacker -n '_shtab_stacker_using bundle' -l upper -xka "(__fish_complete_directories)" -d 'keep writes in DIR; create DIR if it is missing'
 complete -c stacker -n '_shtab_stacker_using bundle' -l runtime -xka "oci systemd-nspawn" -d 'the runtime that will run the bundle; systemd-nspawn has a seccomp profile of its own, and does not accept the one of a bundle (default: oci)'
 complete -c stacker -n '_shtab_stacker_using bundle' -s e -l env -x -d 'set a variable; without a value, copy it from the caller; repeatable'
