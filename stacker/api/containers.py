@@ -121,8 +121,8 @@ class ContainerStore(MaintainedStore):
         """Run a process in an image, wait for its end, and discard its writes.
 
         Threads can run processes at the same time.  Without an OCI runtime, the process ends with
-        the thread that runs it.  If this process is killed, the next `run` or command removes what
-        is left.
+        the thread that runs it.  If this process is killed, the next call of
+        `run`, or the next command `run`, `mounts` or `gc`, removes the mount and the writes.
 
         :param command: as for `bundle`, as are `entrypoint`, `env`, `user`, `working_dir`,
             `read_only`, `network` and `driver`.

@@ -99,7 +99,7 @@ class Bundle:
 class Finished:
     """A process that has ended.
 
-    :param exit_code: its exit code; 128 and the number of the signal that killed it.
+    :param exit_code: its exit code; 128 plus the signal's number if a signal killed it.
     :param mount: its root filesystem with its writes, if `run` keeps it.
     """
 

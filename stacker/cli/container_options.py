@@ -102,8 +102,8 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=parse_ulimit,
-        help="set a resource limit, such as nofile=1024:4096; -1 is unlimited; stacker lowers it to"
-        " the hard limit of the caller if only CAP_SYS_RESOURCE could raise it; repeatable",
+        help="set a resource limit, such as nofile=1024:4096; -1 is unlimited; without"
+        " CAP_SYS_RESOURCE, stacker lowers it to the hard limit of the caller; repeatable",
     )
     add(
         "--allow-new-privileges",

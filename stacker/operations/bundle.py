@@ -75,7 +75,7 @@ class Bundle:
     :param path: its directory, absolute.
     :param record: the mount of its root filesystem.
     :param mounted: the driver that made the mount.
-    :param omitted_labels: labels of the image that are no annotations, since runtimes obey them.
+    :param omitted_labels: labels that are not annotations, because runtimes would obey them.
     """
 
     path: Path
@@ -153,7 +153,7 @@ def _write(
         driver=request.driver,
         read_only=False,
         upper=request.upper,
-        flags=mount_flags(["nodev"]),  # a device node of an image is a way to the host
+        flags=mount_flags(["nodev"]),  # a device node of an image gives access to the host
     )
     with stacked_image(store, name, restore) as image:
         config = store.images.config(store.images.find(image.id))

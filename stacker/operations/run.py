@@ -70,7 +70,7 @@ class RunRequest:
 class Finished:
     """A process that has ended.
 
-    :param exit_code: its exit code; 128 and the number of the signal that killed it.
+    :param exit_code: its exit code; 128 plus the signal's number if a signal killed it.
     :param record: the mount of its root filesystem, which exists only if the request keeps it.
     """
 
@@ -106,7 +106,7 @@ def run_image(
         target=Path("/"),
         driver=request.driver,
         read_only=False,
-        flags=mount_flags(["nodev"]),  # a device node of an image is a way to the host
+        flags=mount_flags(["nodev"]),  # a device node of an image gives access to the host
     )
     with stacked_image(store, name, restore) as image:
         config = store.images.config(store.images.find(image.id))

@@ -110,7 +110,7 @@ def annotations_of(config: ImageConfig) -> dict[str, str]:
 
 
 def omitted_labels(config: ImageConfig) -> tuple[str, ...]:
-    """Return the labels of an image that are no annotations.
+    """Return the labels of an image that do not become annotations.
 
     Runtimes read such annotations as settings: crun starts another handler for ``run.oci.handler``,
     and runc sets properties of the systemd unit.  The image's author must not choose them.

@@ -37,11 +37,11 @@ config.json, and the next `stacker bundle` clears it.
 With --no-mount, the runtime mounts the root filesystem.  The store keeps the layers and the writes
 for it until the bundle is removed; `stacker mounts` lists it with the driver `runtime`.
 
-`stacker bundle rm DIR` unmounts the root filesystem, and removes the bundle.  Write an image that
-is named `rm` as `rm:latest`.
+`stacker bundle rm DIR` unmounts the root filesystem, and removes the bundle.  If an image is
+named `rm`, write `rm:latest`.
 
 stacker refuses an image that is unsafe for a runtime: /proc, /dev or /sys is a symlink, the working
-directory leads into one of them, or /etc/passwd is no regular file.
+directory leads into one of them, or /etc/passwd is not a regular file.
 """
 EXAMPLES = """\
   stacker bundle app:1.0 ./bundle

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from stacker.operations.run import Finished
 
 DESCRIPTION = """\
-Run a process in the root filesystem of an image, and wait for its end.  Without CMD, it is the
-image's own command.  stacker pulls the image if the store lacks it, mounts it read-write, and
+Run a process in the root filesystem of an image, and wait for its end.  Without CMD, stacker runs
+the command of the image.  stacker pulls the image if the store lacks it, mounts it read-write, and
 discards the writes when the process has ended.
 
 An OCI runtime starts the process: runc, else crun.  Without one, or with --runtime chroot, stacker
