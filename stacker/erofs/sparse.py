@@ -25,8 +25,8 @@ _COPIED_BITS: Final = range(3, 16)
 _FEW_CHUNKS: Final = 1 << 16
 """The most chunks of a map that counts as small."""
 _MAX_CHUNKS: Final = 1 << 24
-_MAX_COPIED: Final = 1 << 30
-"""The most bytes that one file adds to an image."""
+_FEW_COPIED: Final = 1 << 30
+"""The most bytes that a file adds to an image if that is more than twice its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,11 @@ def _common_bits(segments: Sequence[Segment], size: int) -> int | None:
 
 
 def _copied(segments: Sequence[Segment], size: int, bits: int, block: int) -> SparseMap:
-    if (copied := _copied_bytes(segments, bits)) > _MAX_COPIED:
+    copied, data = _copied_bytes(segments, bits), sum(length for _, length in segments)
+    if copied > (limit := max(_FEW_COPIED, 2 * data)):
         raise LayerError(
-            f"sparse file too large: got {copied} bytes of data in unaligned chunks, "
-            f"want at most {_MAX_COPIED}",
+            f"sparse file too large: got {copied} bytes of unaligned chunks for {data} bytes of"
+            f" data, want at most {limit}",
             hint="use the form `tree` for this image",
         )
     blocks = _empty(size, bits)

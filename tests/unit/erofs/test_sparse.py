@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stacker.erofs import sparse
 from stacker.erofs.format import BLOCK, HOLE
 from stacker.erofs.sparse import map_bytes, own_data, sparse_map
 from stacker.errors import LayerError
@@ -65,9 +66,17 @@ def test_too_many_chunks_are_refused() -> None:
         sparse_map([Segment(1, 1)], size=1 << 60, start=512, block=0)
 
 
-def test_too_much_unaligned_data_are_refused() -> None:
-    with pytest.raises(LayerError, match="in unaligned chunks"):
-        sparse_map([Segment(1, (1 << 30) + 1)], size=1 << 32, start=512, block=0)
+def test_unaligned_data_of_many_gigabytes_are_copied() -> None:
+    found = sparse_map([Segment(1, 1 << 34)], size=1 << 35, start=512, block=0)
+    assert (1 << 34) < found.own_blocks * BLOCK < (1 << 34) + (1 << 20)
+
+
+def test_few_bytes_in_many_chunks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "_FEW_COPIED", 64 << 10)
+    segments = [Segment(number << 13 | 1, 1) for number in range(17)]
+    assert sparse_map(segments[:16], size=1 << 18, start=512, block=0).own_blocks == 128
+    with pytest.raises(LayerError, match="of unaligned chunks for 17 bytes of data"):
+        sparse_map(segments, size=1 << 18, start=512, block=0)
 
 
 def test_sparse_file_behind_the_last_block_of_a_tar_is_refused() -> None:
