@@ -115,13 +115,15 @@ def copy_pieces(file: Contents, target: int, size: int) -> None:
 def data_segments(file: Contents) -> Sequence[Segment]:
     """Return the ranges of a file that are not holes; the last one ends where the file does.
 
-    Only zeros make a hole, not the filesystem, so that equal files have equal segments.  All
-    segments start at a multiple of 64 KiB.
+    Zeros make a hole, whether or not the filesystem has one there, so that equal files have equal
+    segments.  All segments start at a multiple of 64 KiB.  Holes of the filesystem are not read.
+
+    :raises OSError: ``EIO`` if the data on disk ends early; otherwise the kernel's error.
     """
     if file.size < _WORTH_HOLES:
         return [Segment(0, file.size)]
     found: list[Segment] = []
-    for at in range(0, file.size, _UNIT):
+    for at in _units_with_data(file):
         data = _range(file, at, min(_UNIT, file.size - at))
         if data.count(0) == len(data):
             continue
@@ -131,7 +133,24 @@ def data_segments(file: Contents) -> Sequence[Segment]:
             found.append(Segment(at, len(data)))
     if not found or found[-1].offset + found[-1].length < file.size:
         found.append(Segment(file.size, 0))  # GNU tar takes the size of the file from it
+        _range(file, file.size - 1, 1)  # a hole at the end can be a file that has shrunk
     return found
+
+
+def _units_with_data(file: Contents) -> Iterator[int]:
+    """Yield the start of each unit that is not part of a hole of the filesystem."""
+    at = 0
+    while at < file.size:
+        try:
+            data = file.seek(at, os.SEEK_DATA)
+            hole = min(file.seek(data, os.SEEK_HOLE), file.size)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        start, end = max(at, data // _UNIT * _UNIT), -(-hole // _UNIT) * _UNIT
+        yield from range(start, end, _UNIT)
+        at = end
 
 
 def segment_data(file: Contents, segments: Sequence[Segment]) -> Iterator[bytes]:
