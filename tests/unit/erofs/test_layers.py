@@ -1,13 +1,15 @@
-"""Each feature of a layer: the index equals the tree, passes fsck.erofs, and mounts."""
+"""Each feature of a layer: the index equals the tree, erofs-utils read it, and it mounts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from stacker.erofs.read import Image
 from stacker.errors import LayerError
 from stacker.layer.paths import MergedIndex
 from stacker.linux import mountapi
@@ -16,7 +18,7 @@ from stacker.mount.drivers import erofs
 from stacker.tar.limits import Limits
 from tests.support import tars
 from tests.support.erofs_layers import LAYERS, SHARED, OnDisk, on_disk
-from tests.support.fsck import assert_sound, needs_fsck
+from tests.support.fsck import assert_sound, dumped_counts, needs_fsck
 from tests.support.indexes import index_snapshot
 from tests.support.snapshot import snapshot
 from tests.support.unpacking import Workspace, needs_root
@@ -64,6 +66,30 @@ def test_equal_layers_have_equal_indexes(name: str, tmp_path: Path) -> None:
 def test_index_passes_fsck(name: str, tmp_path: Path) -> None:
     layer = on_disk(tmp_path, LAYERS[name])
     assert_sound(layer.index, layer.tar)
+
+
+KINDS = {
+    "regular file": "file",
+    "directory": "directory",
+    "char dev": "char",
+    "block dev": "block",
+    "FIFO file": "fifo",
+    "SOCK file": "socket",
+    "symlink file": "symlink",
+}
+
+
+@needs_fsck
+@every_layer
+def test_dump_finds_each_file_with_its_kind(name: str, tmp_path: Path) -> None:
+    layer = on_disk(tmp_path, LAYERS[name])
+    found = index_snapshot(layer.index.read_bytes(), layer.tar)
+    kinds = Counter(file.kind for file in found.values())
+    counts = dumped_counts(layer.index, layer.tar)
+    assert {kind: counts[kind] for kind in KINDS} == {kind: kinds[KINDS[kind]] for kind in KINDS}
+    assert counts["total file"] == len(found)
+    assert counts["unknown type"] == 0
+    assert counts["inode"] == Image(layer.index.read_bytes(), name).superblock.inodes
 
 
 @needs_root
