@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.figures import Figures, of_suite
 from benchmarks.forms import FORMS
-from benchmarks.fuse import ON
+from benchmarks.fuse import ON, OWN_EROFS, SERVER
 from benchmarks.peers import FLOOR, STACKER
 from benchmarks.registry import DOWNLOAD, LAYOUT, PULL, SKOPEO
 from benchmarks.startup import BARE, MANY
@@ -26,6 +26,14 @@ from benchmarks.verify import (
 )
 
 OWN, PEER, KERNEL, OTHER = "stacker fuse", "fuse-overlayfs", "overlay", "stacker pyfuse3"
+COLUMNS = {
+    PEER: (OWN, PEER),
+    f"{PEER} (stacker with pyfuse3)": (OTHER, PEER),
+    f"{PEER} (writes by the server)": (SERVER, PEER),
+    f"{PEER} (layers in the form `erofs`)": (OWN_EROFS, PEER),
+    "the kernel's overlay": (OWN, KERNEL),
+}
+"""The columns of the table of mounts: whose time is divided by whose."""
 RIVALS = ("umoci", "skopeo", "containerd")
 OF_FLOOR = (
     ("mix", "tmpfs", "1.0"),
@@ -113,25 +121,20 @@ def mounted(documents: Sequence[Figures]) -> str:
     """Return the tables of mounting a tree and reading it, against their targets."""
     lines = of_suite(documents, "fuse")
     walls = {(line["contender"], line["action"]): line["wall"]["median"] for line in lines}
+    there = {contender for contender, _ in walls}
+    columns = {name: pair for name, pair in COLUMNS.items() if set(pair) <= there}
     rows = []
     for action, aim in LOOKED_AT.items():
-        pairs = ((OWN, PEER), (OTHER, PEER), (OWN, KERNEL))
         if (OWN, action) not in walls:
             continue
         cells = [
             f"{walls[one, action] / walls[other, action]:.2f}"
             if {(one, action), (other, action)} <= walls.keys()
             else ""
-            for one, other in pairs
+            for one, other in columns.values()
         ]
         rows.append([action, aim, *cells])
-    head = [
-        "stacker's time divided by the time of",
-        "goal",
-        PEER,
-        f"{PEER} (stacker with pyfuse3)",
-        "the kernel's overlay",
-    ]
+    head = ["stacker's time divided by the time of", "goal", *columns]
     served = {line["action"]: line for line in lines if line["contender"] == OWN}
     others = [*_answering(served), *_remembering(walls), *_serving(served)]
     return f"{table(head, rows)}\n\n{table(['FUSE mounts', 'goal', 'measured'], others)}"
@@ -243,7 +246,12 @@ def stages(documents: Sequence[Figures]) -> str:
     rows.append(["half of the sum", *(f"{each / 2:.3f}" for each in sums)])
     rows.append(["whole pull", *(f"{line['pull_seconds']:.3f}" for line in lines)])
     rows.append(["limiting stage", *(line["limit"]["stage"] for line in lines)])
-    return table(["seconds", *(line["corpus"] for line in lines)], rows)
+    names = [line["corpus"] for line in lines]
+    columns = [
+        f"{name} ({line['form']})" if line.get("form", "tree") != "tree" else name
+        for name, line in zip(names, lines, strict=True)
+    ]
+    return table(["seconds", *columns], rows)
 
 
 def _unpacking(lines: Sequence[Figures]) -> Iterator[list[str]]:

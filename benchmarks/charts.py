@@ -21,7 +21,14 @@ _WIDTH: Final = 8.3  # inches: as wide as a README shows it, so that texts keep 
 _PER_BAR: Final = 0.21
 _MEDIA: Final = {"tmpfs": "memory (tmpfs)", "disk": "real disk"}
 _FUSE_PEER: Final = "fuse-overlayfs"
-_OTHER_MOUNTS: Final = {"stacker pyfuse3": "#7a9cc6", "overlay": "#4a5568", _FUSE_PEER: "#e07a5f"}
+_OTHER_MOUNTS: Final = {
+    "stacker fuse (server)": "#5a7fb0",
+    "stacker fuse (erofs)": "#8fb3d9",
+    "stacker pyfuse3": "#7a9cc6",
+    "overlay": "#4a5568",
+    "overlay (erofs)": "#8a94a6",
+    _FUSE_PEER: "#e07a5f",
+}
 
 
 def unpacking_chart(lines: Sequence[Figures], colours: Mapping[str, str]) -> Figure | None:
@@ -55,7 +62,9 @@ def fuse_chart(lines: Sequence[Figures], stacker: str) -> Figure:
     :param lines: of the suite ``fuse``.
     :param stacker: the colour of stacker.
     """
-    colours = {"stacker fuse": stacker, **_OTHER_MOUNTS}
+    there = {line["contender"] for line in lines}
+    known = {"stacker fuse": stacker, **_OTHER_MOUNTS}
+    colours = {name: colour for name, colour in known.items() if name in there}
     measured = dict.fromkeys(x["action"] for x in lines if x["contender"] == _FUSE_PEER)
     actions = list(measured)
     rows = -(-len(actions) // 2)

@@ -1,9 +1,10 @@
 """Measure mounted trees: stacker's FUSE server, fuse-overlayfs, the kernel's overlay.
 
 In: the corpora ``app`` (90 thousand files in two layers), ``debian`` (9 thousand in one) and
-``large`` (one file), in a store of stacker's.  Out: for each contender and action its
-:class:`Usage`.  *Cold* is the first action after the mount, before the kernel caches an entry.
-The files of the layers are in the page cache.  Writes go to an upper directory on each medium.
+``large`` (one file), in a store of stacker's for each form of layers.  Out: for each contender and
+action its :class:`Usage`.  *Cold* is the first action after the mount, before the kernel caches an
+entry.  The files of the layers are in the page cache.  Writes go to an upper directory on each
+medium.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from benchmarks.peers import ROOT, environment, stacker_command
 from benchmarks.process import Usage, measured
 from benchmarks.scratch import Medium
 
+_PATIENCE = 10
+"""Seconds to wait for the end of a server."""
 _SMALL_FILES = {"small": 500, "full": 10_000}
 Runs = dict[tuple[str, str], list[Usage]]
 
@@ -46,13 +49,19 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A way to mount a tree: its mount and unmount commands."""
+    """A way to mount a tree: its mount and unmount commands.
+
+    ``can_read`` is false if another contender mounts the same without writes; ``form`` is that of
+    the layers in the store.
+    """
 
     name: str
     mount: Callable[[Mount], tuple[str, ...]]
     umount: Callable[[Mount], tuple[str, ...]]
     is_here: Callable[[], bool] = lambda: True
     can_write: bool = True
+    can_read: bool = True
+    form: str = "tree"
 
 
 def _stacker(*options: str) -> Callable[[Mount], tuple[str, ...]]:
@@ -80,9 +89,18 @@ def _fusermount(mount: Mount) -> tuple[str, ...]:
     return ("fusermount3", "-u", str(mount.target))
 
 
+SERVER, OWN_EROFS = "stacker fuse (server)", "stacker fuse (erofs)"
 CONTENDERS = (
     Contender("overlay", _stacker("--driver", "overlay"), _stacker_umount),
     Contender("stacker fuse", _stacker("--driver", "fuse"), _stacker_umount),
+    Contender(
+        SERVER,
+        _stacker("--driver", "fuse", "--fuse-writer", "server"),
+        _stacker_umount,
+        can_read=False,
+    ),
+    Contender(OWN_EROFS, _stacker("--driver", "fuse"), _stacker_umount, form="erofs"),
+    Contender("overlay (erofs)", _stacker("--driver", "overlay"), _stacker_umount, form="erofs"),
     Contender(
         "stacker pyfuse3",
         _stacker("--driver", "fuse", "--fuse-adapter", "pyfuse3"),
@@ -140,14 +158,17 @@ def compared(
     entries = {FEWER: images["debian"].entries}
     runs: Runs = {}
     with media[0].empty_directory() as scratch:
-        environ, store = environment(scratch), scratch / "store"
-        trees = {name: _pulled(image, store, environ, scratch) for name, image in images.items()}
-        _prepare_sources(scratch, trees["large"], _SMALL_FILES[size])
+        environ = environment(scratch)
+        stored = {
+            form: {name: _pulled(image, form, environ, scratch) for name, image in images.items()}
+            for form in dict.fromkeys(("tree", *(each.form for each in contenders)))
+        }
+        _prepare_sources(scratch, stored["tree"]["large"], _SMALL_FILES[size])
         for turn in range(repetitions):
             first = turn % len(contenders)
             for contender in [*contenders[first:], *contenders[:first]]:
-                done = list[tuple[str, Usage]]()
-                if "reading" in kinds:
+                done, trees = list[tuple[str, Usage]](), stored[contender.form]
+                if "reading" in kinds and contender.can_read:
                     done += _reading_round(contender, trees, scratch, environ)
                 if "writing" in kinds and contender.can_write:
                     for medium in media:
@@ -217,13 +238,19 @@ def _mounted(contender: Contender, mount: Mount, environ: dict[str, str]) -> Ite
         subprocess.run(
             contender.umount(mount), env=environ, cwd=ROOT, check=True, capture_output=True
         )
-        # fuse-overlayfs has the upper directory open until it exits, after fusermount3 has.
-        while any(any(_links(Path(f"/proc/{server}/fd"), "/dev/fuse")) for server in servers):
+        # fuse-overlayfs has the upper directory open until it exits, after fusermount3 has.  A
+        # server continues as long as another mount namespace has a copy of the mount.
+        end = time.monotonic() + _PATIENCE
+        while (
+            any(any(_links(Path(f"/proc/{server}/fd"), "/dev/fuse")) for server in servers)
+            and time.monotonic() < end
+        ):
             time.sleep(0.01)
 
 
-def _pulled(image: Image, store: Path, environ: dict[str, str], scratch: Path) -> Mount:
-    command = stacker_command(store, "--quiet", "pull", "--no-sync", f"oci:{image.layout}:{TAG}")
+def _pulled(image: Image, form: str, environ: dict[str, str], scratch: Path) -> Mount:
+    store, source = scratch / f"store-{form}", f"oci:{image.layout}:{TAG}"
+    command = stacker_command(store, "--quiet", "pull", "--no-sync", "--form", form, source)
     done = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True)
     image_id = done.stdout.decode().strip()
     target = scratch / "target"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import corpora
 from benchmarks.figures import Figures
+from benchmarks.forms import FORMS
 from benchmarks.layout import TAG
 from benchmarks.peers import ROOT, environment, stacker_command
 
@@ -16,17 +17,18 @@ CORPORA = ("mix", "node", "python-ml")
 
 
 def measured(cache: Path, scratch: Path, *, size: str, repetitions: int) -> Iterator[Figures]:
-    """Return a line of results for each corpus: its name, and the document's item."""
+    """Return a line of results for each corpus and form: its name, and the document's item."""
     for name in CORPORA:
         image = corpora.image(name, "gzip", size=size, cache=cache)
         corpora.warm(image)
         source = f"oci:{image.layout}:{TAG}"
-        words = ("--json", "bench", "--runs", str(repetitions), source)
-        done = subprocess.run(
-            stacker_command(scratch / "store", *words),
-            env=environment(scratch),
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        )
-        yield {"corpus": name, **json.loads(done.stdout)["item"]}
+        for form in FORMS:
+            words = ("--json", "bench", "--form", form, "--runs", str(repetitions), source)
+            done = subprocess.run(
+                stacker_command(scratch / "store", *words),
+                env=environment(scratch),
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+            )
+            yield {"corpus": name, **json.loads(done.stdout)["item"]}

@@ -66,6 +66,12 @@ def configure(parser: ArgumentParser) -> None:
         default=3,
         help="the number of runs; the figures are medians (default: 3)",
     )
+    add(
+        "--form",
+        choices=("tree", "erofs"),
+        default="tree",
+        help="form of the layers, as for `stacker pull` (default: tree)",
+    )
     add_jobs(parser, "layers to unpack")
     add("--sync", action="store_true", help="flush each layer to disk, as `pull --sync` does")
     add_registries(parser)
@@ -75,7 +81,7 @@ def run(args: Namespace, session: Session) -> None:
     """Measure the pull and print the report."""
     report = _measure(args, session)
     if session.json:
-        print_item("bench", _document(report))
+        print_item("bench", _document(report, args.form))
         return
     headers = ("STAGE", "SECONDS", "MB/S", "SHARE")
     total = sum(map(report.seconds, stages.STAGES)) or 1.0
@@ -150,7 +156,11 @@ def _measure(args: Namespace, session: Session) -> Report:
             lambda: _empty_store(store),
             platform=wanted or Platform.host(os.uname().machine),
             options=UnpackOptions(
-                WhiteoutFormat.permitted(), IdMap.permitted(), sync=args.sync, resume=False
+                WhiteoutFormat.permitted(),
+                IdMap.permitted(),
+                sync=args.sync,
+                resume=False,
+                form=args.form,
             ),
             jobs=args.jobs or usable_processors(),
             processors=usable_processors(),
@@ -167,7 +177,7 @@ def _empty_store(store: Store) -> Iterator[Store]:
         yield Store.open(directory / "store")
 
 
-def _document(report: Report) -> dict[str, object]:
+def _document(report: Report, form: str) -> dict[str, object]:
     return {
         "stages": [
             {
@@ -177,6 +187,7 @@ def _document(report: Report) -> dict[str, object]:
             }
             for name in stages.STAGES
         ],
+        "form": form,
         "pull_seconds": report.pull,
         "processors": report.processors,
         "jobs": report.jobs,
