@@ -80,8 +80,9 @@ def _load_read_only(tree: ServedTree, note: str | None = None) -> Callable[[Lowe
         prefetcher = Prefetcher(merged) if worker_count(tree) > 1 else None
         passthrough = None if note else _automatic_passthrough(tree, merged)
         acls = _has_acls(tree, merged)  # once, and not in each worker
+        dialect = None if tree.overlay is None else tree.whiteout_format
         return KernelService(
-            lambda: ReadOnlyAdapter(merged, passthrough, prefetcher, acls=acls),
+            lambda: ReadOnlyAdapter(merged, passthrough, prefetcher, acls=acls, dialect=dialect),
             passthrough,
             note=note,
         )

@@ -196,8 +196,11 @@ class Daemon:
             merged = merged.with_owners(tree.options.users.in_mount, tree.options.groups.in_mount)
         self._service = adapter(merged)
         gc.freeze()
-        if not (tree.read_only or tree.upper is None):
-            with FileDescriptor.open_directory(tree.upper) as upper:
+        writable = None if tree.read_only else tree.upper
+        if tree.overlay is not None:
+            writable = tree.overlay.upper
+        if writable is not None:
+            with FileDescriptor.open_directory(writable) as upper:
                 self._upper = os.open(b".", _LIST, dir_fd=upper.number)
         self._connection = connect.connect(tree, merged.mode(ROOT))
         found = mountinfo.at(tree.target)
@@ -256,9 +259,13 @@ class Daemon:
                     self._start_worker()
 
     def unmount(self) -> None:
-        """Detach the mount at every mount point; processes that use it can finish."""
+        """Detach the mount, and the overlay above it, at every mount point.
+
+        Processes that use it can finish.
+        """
+        overlay = None if self._tree.overlay is None else self._tree.overlay.source
         for mount in mountinfo.read().mounts:
-            if _identity(mount) != self._mounted:
+            if _identity(mount) != self._mounted and mount.source != overlay:
                 continue
             with suppress(OSError, StackerError):
                 if process.has_capability(process.CAP_SYS_ADMIN):

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 FuseAdapter = Literal["kernel", "pyfuse3"]
 """The implementation that answers requests: this package's own (``kernel``), or libfuse."""
 
+FuseWriter = Literal["overlay", "server"]
+"""What handles the writes to a mount: the kernel's overlayfs above a read-only FUSE mount, or the
+server itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Owners:
@@ -76,6 +80,8 @@ class FuseOptions:
     :param foreign: other programs wrote the directories, so every format of deletions is read;
         they can also unmount the directories as soon as the mount exists.
     :param acls: let the kernel enforce POSIX ACLs, if `keeps_owners`.
+    :param writer: what handles writes to a mount of ``stacker mount``; ``None`` for overlayfs, or
+        the server where the kernel refuses an overlay.
     """
 
     adapter: FuseAdapter = "kernel"
@@ -88,6 +94,7 @@ class FuseOptions:
     groups: Owners = Owners()
     foreign: bool = False
     acls: bool = True
+    writer: FuseWriter | None = None
 
     @property
     def keeps_owners(self) -> bool:
@@ -106,6 +113,21 @@ class FuseOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlay:
+    """The overlay above a FUSE mount.
+
+    Its server escapes overlayfs's names of xattrs, locks the upper directory, and unmounts the
+    overlay on SIGTERM.
+
+    :param source: the source in mountinfo.
+    :param upper: the upper directory.
+    """
+
+    source: str
+    upper: Path
+
+
+@dataclass(frozen=True, slots=True)
 class ServedTree:
     """The tree that one FUSE mount serves; paths are absolute.
 
@@ -120,6 +142,7 @@ class ServedTree:
     :param volatile: `upper` is discarded at unmount, so fsync(2) does nothing.
     :param options: the options of the mount.
     :param merged: the index to serve instead of layers.
+    :param overlay: the overlay above a read-only mount, if it has one.
     """
 
     target: Path
@@ -132,6 +155,7 @@ class ServedTree:
     volatile: bool = False
     options: FuseOptions = FuseOptions()
     merged: MergedIndex | None = None
+    overlay: Overlay | None = None
 
 
 def overflow_ids() -> tuple[int, int]:

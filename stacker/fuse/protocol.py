@@ -33,6 +33,7 @@ WRITING: Final = frozenset(
 """Operations that change the tree."""
 
 INIT_ASYNC_READ: Final = 1 << 0
+INIT_EXPORT_SUPPORT: Final = 1 << 4
 INIT_BIG_WRITES: Final = 1 << 5
 INIT_DONT_MASK: Final = 1 << 6
 INIT_DO_READDIRPLUS: Final = 1 << 13
@@ -55,6 +56,7 @@ INIT_HANDLE_KILLPRIV_V2: Final = 1 << 28
 
 WANTED: Final = (
     INIT_ASYNC_READ
+    | INIT_EXPORT_SUPPORT
     | INIT_DO_READDIRPLUS
     | INIT_ASYNC_DIO
     | INIT_NO_OPEN_SUPPORT
@@ -64,7 +66,7 @@ WANTED: Final = (
     | INIT_NO_OPENDIR_SUPPORT
 )
 
-WANTED_TO_WRITE: Final = WANTED | INIT_BIG_WRITES | INIT_HANDLE_KILLPRIV_V2
+WANTED_TO_WRITE: Final = WANTED & ~INIT_EXPORT_SUPPORT | INIT_BIG_WRITES | INIT_HANDLE_KILLPRIV_V2
 """With INIT_HANDLE_KILLPRIV_V2 the kernel does not read security.capability before each write: the
 server clears set-ID bits and capabilities on write, truncate and chown."""
 

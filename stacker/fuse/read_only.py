@@ -3,6 +3,9 @@
 Requests and a `LowerTree` come in; replies go out.  The tree never changes, so the kernel may
 cache names, missing names, attributes, link targets, pages and listings forever.  The adapter
 answers ENOSYS to OPEN and OPENDIR, and the kernel then reads files without handles.
+
+The kernel can also find a node by its number alone: it looks up ``.`` and ``..`` for the file
+handles (name_to_handle_at(2)) that overlayfs stores as the origin of a copied-up file.
 """
 
 from __future__ import annotations
@@ -31,10 +34,14 @@ from stacker.fuse.replies import (
 from stacker.tree.contents import read_into
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stacker.fuse.passthrough import Passthrough
     from stacker.fuse.prefetch import Prefetcher
     from stacker.tree.protocol import LowerTree, Node
+    from stacker.tree.whiteout_dialects import WhiteoutDialect
 
+_DOTS: Final = frozenset({b".", b".."})
 _WITHOUT_NODE: Final = {fuse.INIT, fuse.STATFS, fuse.DESTROY}
 
 
@@ -45,6 +52,7 @@ class ReadOnlyAdapter(TreeHandler):
     :param passthrough: the backing files of large files; the kernel then sends OPEN requests.
     :param prefetcher: stores small files ahead; all workers share it.
     :param acls: whether the kernel enforces POSIX ACLs.
+    :param dialect: how the names of xattrs are escaped for an overlay above the mount.
     """
 
     def __init__(
@@ -54,12 +62,15 @@ class ReadOnlyAdapter(TreeHandler):
         prefetcher: Prefetcher | None = None,
         *,
         acls: bool = False,
+        dialect: WhiteoutDialect | None = None,
     ) -> None:
         wanted = fuse.WANTED | (fuse.INIT_POSIX_ACL if acls else 0)
         super().__init__(wanted, tree, tree.status)
         self._prefetcher = prefetcher
         self._just_read: Node | None = None
         self._tree = tree
+        self._generation = tree.generation
+        self._dialect = dialect
         self._passthrough = passthrough
         self._files = OpenFiles(tree)
         self._handlers |= {
@@ -109,10 +120,15 @@ class ReadOnlyAdapter(TreeHandler):
         return fuse.OPEN_OUT.pack(0, kind | fuse.OPEN_NO_FLUSH, backing_id)
 
     def _entry(self, inode: Node) -> bytes:
-        return pack_entry(inode, self._tree.number(inode), self._tree.status(inode))
+        tree = self._tree
+        return pack_entry(inode, tree.number(inode), tree.status(inode), self._generation)
 
     def _lookup(self, node: Node, request: bytes) -> bytes:
-        found = self._tree.lookup(node, name_at(request, HEADER))
+        tree, name = self._tree, name_at(request, HEADER)
+        if name in _DOTS:
+            found: Node | None = tree.parent(node) if name == b".." else tree.inode(node)
+        else:
+            found = tree.lookup(node, name)
         return ABSENT if found is None else self._entry(found)
 
     def _getattr(self, node: Node, request: bytes) -> bytes:
@@ -154,7 +170,7 @@ class ReadOnlyAdapter(TreeHandler):
             number = tree.number(inode)
             if full:
                 status = tree.status(inode)
-                part = pack_entry(inode, number, status)
+                part = pack_entry(inode, number, status, self._generation)
                 part += pack_dirent(number, at + 2, name, status.mode)
             else:
                 part = pack_dirent(number, at + 2, name, tree.mode(inode))
@@ -166,11 +182,18 @@ class ReadOnlyAdapter(TreeHandler):
 
     def _getxattr(self, node: Node, request: bytes) -> bytes:
         size, _ = fuse.XATTR.unpack_from(request, HEADER)
-        name = name_at(request, HEADER + fuse.XATTR.size)
+        name: bytes | None = name_at(request, HEADER + fuse.XATTR.size)
+        if self._dialect is not None and name is not None:
+            name = self._dialect.unescape(name)
+        if name is None:
+            raise OSError(errno.ENODATA, "a mark of overlayfs")
         return pack_xattr(self._tree.xattr(node, name), size)
 
     def _listxattr(self, node: Node, request: bytes) -> bytes:
-        return list_xattrs(self._tree.xattrs(node), request)
+        names: Iterable[bytes] = self._tree.xattrs(node)
+        if self._dialect is not None:
+            names = map(self._dialect.escape, names)
+        return list_xattrs(names, request)
 
     def _statfs(self, node: Node, request: bytes) -> bytes:
         del node, request

@@ -68,9 +68,12 @@ def pack_attributes(number: int, status: Status) -> bytes:
     )
 
 
-def pack_entry(node: Node, number: int, status: Status) -> bytes:
-    """Return a ``struct fuse_entry_out``, which the kernel may cache forever."""
-    head = fuse.ENTRY_HEAD.pack(node + fuse.ROOT_ID, 0, fuse.FOREVER, fuse.FOREVER, 0, 0)
+def pack_entry(node: Node, number: int, status: Status, generation: int = 0) -> bytes:
+    """Return a ``struct fuse_entry_out``, which the kernel may cache forever.
+
+    :param generation: a number that file handles contain besides the node.
+    """
+    head = fuse.ENTRY_HEAD.pack(node + fuse.ROOT_ID, generation, fuse.FOREVER, fuse.FOREVER, 0, 0)
     return head + pack_attributes(number, status)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import MountError, StackerError, full_disk_hint, path_of, shell_word
 from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named, execute
-from stacker.mount.drivers.fuse import FUSE_DRIVERS
+from stacker.mount.drivers.fuse import FUSE_DRIVERS, release_served
 from stacker.mount.record import IndexMount, MountRecord
 from stacker.mount.state import KernelView
 from stacker.mount.target import locked_target, resolve_target
@@ -184,11 +184,12 @@ class _Attempts:
             index=index,
             fuse_adapter=adapter,
             complete=driver.name != "copy",
+            served=self._plan.served if driver.name == "fuse" else None,
         )
         self._table.write(self.record)
 
     def record_completion(self, mounted: Mounted) -> None:
-        record = replace(self.record, complete=True, server=mounted.server)
+        record = replace(self.record, complete=True, server=mounted.server, served=mounted.served)
         if record != self.record:
             self.record = record
             self._table.write(record)
@@ -204,6 +205,7 @@ class _Attempts:
             from stacker.mount.drivers.erofs import release_index  # most stacks are directories
 
             release_index(self.record)
+        release_served(self.record)
 
 
 def _remove_incomplete(table: Table, target: Path) -> None:

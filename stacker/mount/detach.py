@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stacker.errors import LockedError, MountError, NotFoundError, path_of, shell_word
 from stacker.linux import mountinfo, process, safe_path
 from stacker.mount.drivers.choose import driver_named
-from stacker.mount.drivers.fuse import is_dead
+from stacker.mount.drivers.fuse import is_dead, release_served
 from stacker.mount.plan import source_of
 from stacker.mount.state import KernelView
 from stacker.mount.table import Entry, Table
@@ -213,6 +213,7 @@ def _discard(table: Table, record: MountRecord) -> None:
             from stacker.mount.drivers.erofs import release_index  # most mounts have none
 
             release_index(record)
+        release_served(record)
         table.remove(record.id)
     except OSError as error:
         text = f"cannot clear a mount: {path_of(error) or record.target}: {error.strerror}"

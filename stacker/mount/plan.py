@@ -7,7 +7,7 @@ other runtimes.  This module reads and writes no file, and must not use the stor
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import UsageError
@@ -49,6 +49,7 @@ class Plan:
     :param merged: the index of all layers, if the stack is one.  `layers` then has the directory
         where a driver mounts the index to put an overlay on it.
     :param shared: a mount point where the same index is mounted already.
+    :param served: where the FUSE driver can mount the merged tree, to put an overlay on it.
     :param fuse: options for the FUSE driver; ``None`` for the defaults.  Other drivers ignore it.
     :param flags: names of `FLAGS`; a copy ignores them.
     """
@@ -66,6 +67,7 @@ class Plan:
     layer_paths: tuple[LayerPaths, ...] = ()
     merged: MergedIndex | None = None
     shared: Path | None = None
+    served: Path | None = None
     fuse: FuseOptions | None = None
     flags: frozenset[str] = frozenset()
 
@@ -98,6 +100,15 @@ class Plan:
     def is_index(self) -> bool:
         """Whether a mount of the index exposes the merged tree, without an overlay."""
         return self.merged is not None and self.plain and self.read_only and self.upper is None
+
+    def above(self, served: Path) -> Plan:
+        """Return the plan of the overlay on top of the merged tree that a server exposes.
+
+        :param served: the mount point of the server.
+        """
+        return replace(
+            self, layers=(served,), layer_paths=(), merged=None, plain=False, served=served
+        )
 
     @property
     def index_directory(self) -> Path | None:
@@ -182,11 +193,11 @@ class Plan:
 
         redirect_dir and metacopy are off, because a layer's author could use both to expose files
         from elsewhere (Documentation/filesystems/overlayfs.rst, "Sharing and copying layers").
-        xino gives files of an index and of the upper directory one space of inode numbers, so that
-        stat(2) and readdir(3) agree (the same document, "Inode properties").
+        xino gives files of an index or of a server, and of the upper directory, one space of inode
+        numbers, so that stat(2) and readdir(3) agree (the same document, "Inode properties").
         """
         found: list[tuple[str, str | None]] = [("redirect_dir", "nofollow"), ("metacopy", "off")]
-        if self.merged is not None:
+        if self.merged is not None or self.layers == (self.served,):
             found.append(("xino", "on"))
         if not self.whiteout_format.is_trusted:
             found.append(("userxattr", None))
@@ -236,7 +247,8 @@ class MountRequest:
 
     def __post_init__(self) -> None:
         if self.fuse is not None and self.driver != "fuse":
-            option = "--fuse-passthrough" if self.fuse.passthrough else "--fuse-adapter"
+            option = "--fuse-writer" if self.fuse.writer else "--fuse-adapter"
+            option = "--fuse-passthrough" if self.fuse.passthrough else option
             raise UsageError(
                 f"{option} requires --driver fuse: got --driver {self.driver}, want fuse",
                 hint=f"add --driver fuse, or omit {option}",
@@ -273,6 +285,7 @@ class MountRequest:
             layer_paths=image.layer_paths,
             merged=image.stack.merged,
             shared=shared,
+            served=None if upper is None else directory / "served",
             fuse=self.fuse,
             flags=self.flags,
         )

@@ -59,6 +59,7 @@ class MountRecord:
     :param server: the PID of the FUSE server's supervisor, and its start time.
     :param runtime: the command of the OCI runtime whose container uses the mount, empty without
         one.  The mount ends with the command that made it.  ``None`` for any other mount.
+    :param served: the mount point of the FUSE server, if an overlay is above it.
     """
 
     id: str
@@ -81,6 +82,7 @@ class MountRecord:
     complete: bool = True
     server: tuple[int, int] | None = None
     runtime: tuple[str, ...] | None = None
+    served: Path | None = None
 
     @property
     def is_index(self) -> bool:
@@ -104,6 +106,7 @@ class MountRecord:
         document["upper"] = None if self.upper is None else str(self.upper)
         document["layers"] = [str(layer) for layer in self.layers]
         document["target_mode"] = list(self.target_mode)
+        document["served"] = None if self.served is None else str(self.served)
         document["bound"] = None if self.bound is None else list(self.bound)
         document["runtime"] = None if self.runtime is None else list(self.runtime)
         document["diff_ids"] = list(self.diff_ids)
@@ -147,10 +150,11 @@ def _from_document(document: dict[str, Any]) -> MountRecord:
     # Records of earlier releases lack these fields.
     ids = _ids_of(document["layers"])
     later = {"fuse_adapter": None, "index": None, "complete": True, "server": None, **ids}
-    document = {**later, "runtime": None, **document}
+    document = {**later, "runtime": None, "served": None, **document}
     values = {field.name: document[field.name] for field in fields(MountRecord)}
     values["target"] = Path(values["target"])
     values["upper"] = None if values["upper"] is None else Path(values["upper"])
+    values["served"] = None if values["served"] is None else Path(values["served"])
     values["layers"] = tuple(Path(layer) for layer in values["layers"])
     values["diff_ids"] = tuple(values["diff_ids"])
     mode, owner, group = values["target_mode"]

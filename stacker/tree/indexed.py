@@ -29,7 +29,7 @@ from stacker.linux import acl
 from stacker.linux.inode_attributes import INO64_GEN, FileHandle
 from stacker.tree.contents import HOLE, copy_pieces, read_into
 from stacker.tree.numbers import FILESYSTEM_BIT, Origin, read_origin
-from stacker.tree.protocol import ROOT, Piece, Status, XattrMappings
+from stacker.tree.protocol import INT_MAX, ROOT, Piece, Status, XattrMappings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,6 +198,11 @@ class IndexedTree(XattrMappings):
     def kind(self, inode: Node) -> int:
         """Return an inode's type, an ``S_IF*`` constant."""
         return self._attributes(inode + self._root)[0] & _KIND
+
+    @property
+    def generation(self) -> int:
+        """A part of the UUID of the index, which depends on all its inodes."""
+        return int.from_bytes(self._image.superblock.uuid[:4], "little") & INT_MAX
 
     def number(self, inode: Node) -> int:
         """Return the inode number that programs see: the place of the inode, from 1."""

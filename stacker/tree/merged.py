@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import zlib
 from array import array
 from bisect import bisect_left
 from collections import deque
@@ -26,7 +27,7 @@ from stacker.linux.opath import open_below
 from stacker.tar.entry import Directory, File, Meta, Special, Symlink, Whiteout, without_user_xattrs
 from stacker.tree.contents import FileOnDisk
 from stacker.tree.numbers import LayerNumbers, NumbersOnDisk
-from stacker.tree.protocol import ROOT, Status, XattrMappings
+from stacker.tree.protocol import INT_MAX, ROOT, Status, XattrMappings
 from stacker.tree.scan import Contents, Inodes, Item, has_outside_names, scan_directory
 from stacker.tree.skeleton_contents import scan_layer
 from stacker.tree.whiteout_dialects import ForeignDialect
@@ -174,6 +175,11 @@ class MergedTree(XattrMappings, NumbersOnDisk):
     def xattrs(self, inode: Node) -> Mapping[bytes, bytes]:
         """Return all extended attributes of an inode, under the image's names."""
         return self._xattrs.get(inode, {})
+
+    @property
+    def generation(self) -> int:
+        """A checksum of all names and directories, which determine the number of each node."""
+        return zlib.crc32(self._parent, zlib.crc32(self._names)) & INT_MAX
 
     @property
     def has_acls(self) -> bool:

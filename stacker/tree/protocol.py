@@ -22,6 +22,7 @@ Node: TypeAlias = int
 """An inode number; all hard links of a file share one."""
 
 ROOT: Final[Node] = 0
+INT_MAX: Final = (1 << 31) - 1
 
 
 class Status(NamedTuple):
@@ -173,6 +174,10 @@ class LowerTree(Tree, Protocol):
     @property
     def stride(self) -> int:
         """How much the numbers of two files in a row differ, about."""
+
+    @property
+    def generation(self) -> int:
+        """A number below 2**31 that two trees share only if equal nodes are the same files."""
 
     @property
     def has_acls(self) -> bool:

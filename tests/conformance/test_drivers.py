@@ -142,7 +142,8 @@ class Mount:
         )
 
     def __enter__(self) -> Path:
-        self.driver.mount(self.plan)
+        mounted = self.driver.mount(self.plan)
+        self.record = replace(self.record, server=mounted.server, served=mounted.served)
         return self.target
 
     def __exit__(self, *error: object) -> None:

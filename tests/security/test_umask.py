@@ -55,13 +55,17 @@ def of_layers(path: Path, store: Path) -> bool:
     return parts[:1] == ("layers",) and parts[3:4] == ("diff",)
 
 
+MOUNTED = {("upper",), ("work",), ("empty",), ("served",)}
+"""The parts of a mount's own directory, which is private, that have the modes of the image."""
+
+
 def exposed(store: Path) -> list[str]:
     """Return the files of a store that are neither 0600 nor, if directories, 0700."""
     wrong = []
     for path in (store, *store.rglob("*")):
         mode = path.lstat().st_mode
         wanted = 0o700 if stat.S_ISDIR(mode) else 0o600
-        in_mount = path.relative_to(store).parts[2:3] in {("upper",), ("work",), ("empty",)}
+        in_mount = path.relative_to(store).parts[2:3] in MOUNTED
         if not (of_layers(path, store) or in_mount) and stat.S_IMODE(mode) != wanted:
             wrong.append(f"{path.relative_to(store)} {stat.S_IMODE(mode):o}")
     return wrong

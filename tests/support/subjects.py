@@ -18,7 +18,13 @@ from stacker.layer.paths import Form
 from stacker.linux import lock
 from tests.support import images, tars
 from tests.support.command import Stacker
-from tests.support.deviations import DOES_NOT_WRITE, FUSE, OVERLAYFS, OVERLAYFS_ON_EROFS, Deviation
+from tests.support.deviations import (
+    DOES_NOT_WRITE,
+    FUSE,
+    OVERLAYFS,
+    OVERLAYFS_ON_EROFS,
+    Deviation,
+)
 from tests.support.templates import (
     CROWD,
     NAMES,
@@ -96,10 +102,10 @@ SUBJECTS: Final = (
         deviations=OVERLAYFS_ON_EROFS,
         form="erofs",
     ),
-    Subject("fuse", ("--driver", "fuse"), deviations=FUSE, device="/dev/fuse"),
+    Subject("fuse", ("--driver", "fuse"), deviations=OVERLAYFS, device="/dev/fuse"),
     Subject(
         "fuse of an index",
-        ("--driver", "fuse"),
+        ("--driver", "fuse", "--fuse-writer", "server"),
         deviations=FUSE,
         device="/dev/fuse",
         form="erofs",

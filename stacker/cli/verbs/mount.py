@@ -29,7 +29,8 @@ read-only without --rw or --upper.  The last line on stdout names the driver tha
             layer without whiteouts is a bind mount.  Needs root, or `unshare --user
             --map-root-user --mount`.
   fuse      A background process serves the tree through /dev/fuse.  Needs root or fusermount3.
-            Writes have overlayfs's format, so a later overlay mount can use the same --upper.
+            The kernel's overlayfs takes the writes if the kernel permits an overlay, otherwise the
+            process.  A later overlay mount can use the same --upper.
             `--fuse-adapter pyfuse3` uses libfuse instead of the built-in implementation of FUSE.
             Such a mount is slower and read-only, and needs `pip install 'stacker-rootfs[fuse]'`.
   copy      stacker copies the tree to TARGET, which must be empty.  Needs no privilege, but takes
@@ -111,6 +112,13 @@ def _add_fuse(parser: ArgumentParser) -> None:
         " Linux 6.9, stacker mounts without it (default: only for images with at least 1 MiB per"
         " entry on average)",
     )
+    add(
+        "--fuse-writer",
+        choices=("overlay", "server"),
+        help="what handles writes: the kernel's overlayfs above a read-only FUSE mount, or the"
+        " background process; requires --driver fuse (default: overlay, or server where the kernel"
+        " refuses an overlay)",
+    )
 
 
 def run(args: Namespace, session: Session) -> None:
@@ -150,11 +158,15 @@ def _report(record: MountRecord, mounted: Mounted, session: Session) -> None:
 
 
 def _fuse_options(args: Namespace) -> FuseOptions | None:
-    if args.fuse_adapter is None and not args.fuse_passthrough:
+    if args.fuse_adapter is args.fuse_writer is None and not args.fuse_passthrough:
         return None
     from stacker.fuse.options import FuseOptions  # most mounts need no FUSE
 
-    return FuseOptions(adapter=args.fuse_adapter or "kernel", passthrough=args.fuse_passthrough)
+    return FuseOptions(
+        adapter=args.fuse_adapter or "kernel",
+        passthrough=args.fuse_passthrough,
+        writer=args.fuse_writer,
+    )
 
 
 def _check(args: Namespace, session: Session) -> Check | None:

@@ -2,6 +2,10 @@
 
 A plan comes in; a mount goes out, which background processes serve (`stacker.fuse.daemon`) by the
 adapter that the plan names.  The code of the server is loaded only when a mount is made.
+
+For a writable mount, the server exposes the merged tree read-only at a mount point of the mount's
+own, and the kernel's overlayfs takes the writes above it.  Where the kernel refuses an overlay, the
+server handles the writes.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stacker.errors import MountError, RefusedError, StackerError, UnsupportedError, path_of
-from stacker.linux import lock, process
+from stacker.linux import lock, mountinfo, process
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import source_of
 from stacker.mount.unmount import retry, unmount_path
@@ -20,7 +24,7 @@ from stacker.mount.unmount import retry, unmount_path
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stacker.fuse.options import ServedTree
+    from stacker.fuse.options import FuseWriter, ServedTree
     from stacker.linux.mountinfo import MountTable
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
@@ -60,7 +64,7 @@ class FuseDriver:
                 hint="`modprobe fuse`, or add the device /dev/fuse to the container",
             )
         privileged = process.has_capability(process.CAP_SYS_ADMIN)
-        if (refusal := _refuse_upper(plan)) is not None:
+        if not _tries_overlay(plan) and (refusal := _refuse_upper(plan)) is not None:
             return refusal
         # An index has no marks; only an upper directory does.
         marked = plan.merged is None or not plan.read_only
@@ -82,18 +86,15 @@ class FuseDriver:
         :raises RefusedError: /dev/fuse cannot be used on this machine.
         :raises MountError: a layer or the target cannot be used.
         """
-        from stacker.fuse.daemon import start
-
-        try:
-            pid, remark = start(served_tree(plan))
-        except OSError as error:
-            raise explain(plan, error) from error
-        try:
-            server = pid, process.start_time(pid)
-        except OSError:  # another program has unmounted it already
-            server = None
-        note = f"process {pid} serves it"
-        return Mounted(self.name, note=f"{note}; {remark}" if remark else note, server=server)
+        reason = None
+        if plan.served is not None and plan.upper is not None and _tries_overlay(plan):
+            try:
+                return _mount_overlay(plan, plan.served, plan.upper)
+            except RefusedError as error:
+                if _writer(plan) == "overlay" or _refuse_upper(plan) is not None:
+                    raise
+                reason = f"the server handles writes: {error.message}"
+        return _mount_served(plan, served_tree(plan), reason)
 
     def unmount(self, record: MountRecord, *, lazy: bool = False) -> None:
         """Unmount the record's target, and wait until the server has exited.
@@ -102,13 +103,101 @@ class FuseDriver:
 
         :raises MountError: the mount is in use, or the kernel refuses.
         """
-        unmount_fuse(record.target, lazy=lazy)
+        if record.served is None:
+            unmount_fuse(record.target, lazy=lazy)
+        else:
+            unmount_path(record.target, lazy=lazy)
+            release_served(record)
         if lazy:
             return
         if record.server is not None:
             wait_for_process(*record.server)
         if record.upper is not None:
             _wait_for_lock(record.upper)
+
+
+def _writer(plan: Plan) -> FuseWriter | None:
+    return None if plan.fuse is None else plan.fuse.writer
+
+
+def _tries_overlay(plan: Plan) -> bool:
+    """Return whether overlayfs may take the writes of a plan."""
+    if plan.served is None or _writer(plan) == "server":
+        return False
+    return _writer(plan) == "overlay" or process.has_capability(process.CAP_SYS_ADMIN)
+
+
+def _mount_served(plan: Plan, tree: ServedTree, reason: str | None = None) -> Mounted:
+    """Start a server.
+
+    :param reason: what the note says besides the process.
+    """
+    from stacker.fuse.daemon import start
+
+    try:
+        pid, remark = start(tree)
+    except OSError as error:
+        raise explain(plan, error) from error
+    try:
+        server = pid, process.start_time(pid)
+    except OSError:  # another program has unmounted it already
+        server = None
+    note = "; ".join(filter(None, (f"process {pid} serves it", remark, reason)))
+    return Mounted(FuseDriver.name, note=note, server=server)
+
+
+def _mount_overlay(plan: Plan, served: Path, upper: Path) -> Mounted:
+    """Serve the merged tree read-only, and mount an overlay above it.
+
+    :param served: the mount point of the server; this function creates it.
+    :param upper: the directory that receives the writes.
+    :raises RefusedError: the kernel refuses one of both.
+    """
+    from dataclasses import replace
+
+    from stacker.fuse.options import Overlay
+    from stacker.mount.drivers.overlay import OverlayDriver
+
+    overlay, above = OverlayDriver(), plan.above(served)
+    if (refusal := overlay.refusal(above)) is not None:
+        raise RefusedError(refusal.message, hint=refusal.hint)
+    served.mkdir(mode=0o700, exist_ok=True)
+    tree = replace(
+        served_tree(plan),
+        target=served,
+        source=_source_below(plan.id),
+        read_only=True,
+        upper=None,
+        work=None,
+        overlay=Overlay(plan.source, upper),
+    )
+    try:
+        mounted = _mount_served(plan, tree)
+        overlay.mount(above)
+    except BaseException:
+        _unmount_below(served, plan.id)
+        served.rmdir()
+        raise
+    return replace(mounted, note=f"{mounted.note}; overlayfs takes the writes", served=served)
+
+
+def release_served(record: MountRecord) -> None:
+    """Unmount the server below the overlay of a mount that is gone; the overlay has its own copy.
+
+    :raises MountError: the kernel refuses.
+    """
+    if record.served is not None:
+        _unmount_below(record.served, record.id)
+
+
+def _unmount_below(served: Path, identifier: str) -> None:
+    while (top := mountinfo.at(served)) and top.source == _source_below(identifier):
+        unmount_path(served, lazy=True)
+
+
+def _source_below(identifier: str) -> str:
+    """Return the source of a server's mount below an overlay, which has `source_of` itself."""
+    return f"{source_of(identifier)}:served"
 
 
 def served_tree(plan: Plan) -> ServedTree:
@@ -200,8 +289,11 @@ def is_dead(record: MountRecord, mounts: MountTable) -> bool:
     """
     if record.driver not in FUSE_DRIVERS:
         return False
-    top = mounts.at(record.target)
-    return top is not None and top.source == source_of(record.id) and not _answers(record.target)
+    point, source = record.target, source_of(record.id)
+    if record.served is not None:
+        point, source = record.served, _source_below(record.id)
+    top = mounts.at(point)
+    return top is not None and top.source == source and not _answers(point)
 
 
 def _answers(target: Path) -> bool:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stacker.errors import StackerError
     from stacker.mount.plan import Plan
     from stacker.mount.record import MountRecord
@@ -24,12 +26,14 @@ class Mounted:
     :param reasons: why each driver before this one was not used, one line each.
     :param server: the PID and the start time of the process that serves the mount; it exits after
         its workers.
+    :param served: the mount point of that process, if an overlay is above it.
     """
 
     driver: str
     note: str | None = None
     reasons: tuple[str, ...] = ()
     server: tuple[int, int] | None = None
+    served: Path | None = None
 
 
 class Driver(Protocol):

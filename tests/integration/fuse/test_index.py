@@ -73,7 +73,8 @@ def test_writes_on_an_index_stay_in_the_upper_directory(
 ) -> None:
     upper = tmp_path / "upper"
     for start in (b"A", b"B"):
-        stacker("mount", "--driver", "fuse", "--upper", upper, "app:1.0", target)
+        words = ("--driver", "fuse", "--fuse-writer", "server", "--upper", upper)
+        stacker("mount", *words, "app:1.0", target)
         with (target / "big").open("r+b") as opened:
             opened.write(start)
         assert (target / "more").read_bytes() == start + BIG[1:]

@@ -33,6 +33,7 @@ LAYERS = [
     tar(dir("etc/"), file("etc/upper", b"4"), file("etc/kept", b"5")),
 ]
 FORMS = ("tree", "erofs")
+BY_SERVER = ("mount", "--driver", "fuse", "--fuse-writer", "server")
 
 
 @pytest.fixture(params=FORMS)
@@ -71,7 +72,7 @@ def change_everything(target: Path) -> None:
 def test_inode_numbers_are_equal_in_all_mounts(stacker: Stacker, target: Path) -> None:
     seen = []
     for options in ((), (), ("--rw",)):
-        stacker("mount", "--driver", "fuse", *options, "app:1.0", target)
+        stacker(*BY_SERVER, *options, "app:1.0", target)
         seen.append(numbers(target))
         stacker("umount", target)
     assert seen[0] == seen[1] == seen[2]
@@ -80,7 +81,7 @@ def test_inode_numbers_are_equal_in_all_mounts(stacker: Stacker, target: Path) -
 def test_inode_numbers_survive_copy_up_and_later_mounts(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
-    mount = ("mount", "--driver", "fuse", "--upper", tmp_path / "upper", "app:1.0", target)
+    mount = (*BY_SERVER, "--upper", tmp_path / "upper", "app:1.0", target)
     stacker(*mount)
     before = numbers(target)
     change_everything(target)
@@ -98,7 +99,7 @@ def test_inode_numbers_survive_copy_up_and_later_mounts(
 def test_inode_number_of_a_moved_copy_survives_a_new_mount(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
-    mount = ("mount", "--driver", "fuse", "--upper", tmp_path / "upper", "app:1.0", target)
+    mount = (*BY_SERVER, "--upper", tmp_path / "upper", "app:1.0", target)
     stacker(*mount)
     number = (target / "etc/moved").stat().st_ino
     (target / "new").mkdir()
@@ -118,7 +119,7 @@ def test_overlayfs_has_the_same_inode_numbers_before_and_after(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
     upper = ("--upper", tmp_path / "upper", "app:1.0", target)
-    stacker("mount", "--driver", "fuse", *upper)
+    stacker(*BY_SERVER, *upper)
     files = ("etc/deep/file", "etc/upper", "etc/kept", "link", "new/name")
     number = (target / "etc/moved").stat().st_ino
     change_everything(target)
@@ -133,7 +134,7 @@ def test_overlayfs_has_the_same_inode_numbers_before_and_after(
     assert {entry.name: entry.inode() for entry in os.scandir(target / "new")} == {"name": number}
     (target / "etc/deep/file").write_bytes(b"by the kernel")
     stacker("umount", target)
-    stacker("mount", "--driver", "fuse", *upper)
+    stacker(*BY_SERVER, *upper)
     assert numbers(target) == before
 
 
@@ -141,7 +142,7 @@ def test_overlayfs_mounts_an_upper_directory_with_origins(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
     upper = ("--upper", tmp_path / "upper", "app:1.0", target)
-    stacker("mount", "--driver", "fuse", *upper)
+    stacker(*BY_SERVER, *upper)
     change_everything(target)
     stacker("umount", target)
     origin = os.getxattr(tmp_path / "upper/etc/kept", "trusted.overlay.origin")
@@ -151,7 +152,7 @@ def test_overlayfs_mounts_an_upper_directory_with_origins(
     assert (target / "etc/kept").stat().st_uid == 7
     (target / "etc/kept").write_bytes(b"by the kernel")
     stacker("umount", target)
-    stacker("mount", "--driver", "fuse", *upper)
+    stacker(*BY_SERVER, *upper)
     assert (target / "etc/kept").read_bytes() == b"by the kernel"
 
 
@@ -169,5 +170,5 @@ def test_copy_of_the_kernel_keeps_its_inode_number(
     stacker("mount", "--driver", "overlay", *upper)
     (target / "etc/kept").write_bytes(b"by the kernel")
     stacker("umount", target)
-    stacker("mount", "--driver", "fuse", *upper)
+    stacker(*BY_SERVER, *upper)
     assert (target / "etc/kept").stat().st_ino == before["etc/kept"]

@@ -74,7 +74,8 @@ def is_one_file(one: int, first: int, other: int, second: int) -> bool:
 
 
 def test_sigterm_unmounts_a_writable_mount(stacker: Stacker, target: Path) -> None:
-    stacker("mount", "--driver", "fuse", "--rw", "app:1.0", target)
+    words = ("--driver", "fuse", "--fuse-writer", "server", "--rw", "app:1.0", target)
+    stacker("mount", *words)
     first, worker = servers(target)
     os.kill(worker, signal.SIGTERM)  # the worker ignores it, since it cannot be replaced
     (target / "new").write_bytes(b"x")

@@ -18,6 +18,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes of root"),
     pytest.mark.usefixtures("alone_among_mounts"),
 ]
+OVERLAY = ("--driver", "overlay")
+SERVER = ("--driver", "fuse", "--fuse-writer", "server")
+ABOVE = ("--driver", "fuse", "--fuse-writer", "overlay")
 
 
 def test_pyfuse3_adapter_refuses_rw_and_upper(stacker: Stacker, target: Path) -> None:
@@ -44,13 +47,17 @@ def test_writes_with_rw_are_discarded_at_umount(stacker: Stacker, target: Path) 
     stacker("umount", target)
 
 
-@pytest.mark.parametrize(("first", "second"), [("fuse", "overlay"), ("overlay", "fuse")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(OVERLAY, SERVER), (SERVER, OVERLAY), (ABOVE, SERVER), (SERVER, ABOVE), (OVERLAY, ABOVE)],
+    ids=lambda words: words[-1],
+)
 def test_overlay_and_fuse_share_a_persistent_upper(
-    stacker: Stacker, target: Path, tmp_path: Path, first: str, second: str
+    stacker: Stacker, target: Path, tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...]
 ) -> None:
     kept = tmp_path / "changes"
-    for turn, driver in enumerate((first, second, first)):
-        stacker("mount", "--driver", driver, "--upper", kept, "app:1.0", target)
+    for turn, words in enumerate((first, second, first)):
+        stacker("mount", *words, "--upper", kept, "app:1.0", target)
         assert sorted(os.listdir(target / "etc")) == ["kept", *(f"n{n}" for n in range(turn))]
         (target / f"etc/n{turn}").write_bytes(b"%d" % turn)
         (target / "more").unlink(missing_ok=True)
@@ -89,7 +96,7 @@ def test_upper_of_a_detached_mount_is_refused_while_in_use(
 def test_upper_keeps_writes_of_a_killed_server(
     stacker: Stacker, target: Path, tmp_path: Path
 ) -> None:
-    words = ("--driver", "fuse", "--upper", tmp_path / "changes", "app:1.0", target)
+    words = (*SERVER, "--upper", tmp_path / "changes", "app:1.0", target)
     stacker("mount", *words)
     (target / "etc/kept").write_bytes(b"written")
     first, worker = servers(target)

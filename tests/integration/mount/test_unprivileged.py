@@ -263,6 +263,7 @@ def test_root_of_a_user_namespace_gets_fuse(
         "fuse", "user", mode, as_who=(*everybodys_fuse, *UNPRIVILEGED, *USER_NAMESPACE)
     )
     assert report.get("driver") == "fuse", report
+    assert ("overlayfs takes the writes" in report["note"]) == (mode == "rw")
     assert (report["tree"], report["inside"]) == (["both", "dir", "kept"], ["new"])
     assert (report["left"], report["directories"]) == ([], [])
 

@@ -34,7 +34,7 @@ RECORD = mount_record(
         replace(RECORD, upper=None, bound=(5, 6)),
         replace(RECORD, fuse_adapter="pyfuse3"),
         replace(RECORD, driver="copy", complete=False),
-        replace(RECORD, driver="fuse", server=(7, 8)),
+        replace(RECORD, driver="fuse", server=(7, 8), served=Path("/served")),
         replace(RECORD, runtime=("/usr/sbin/runc", "--debug")),
     ],
 )
