@@ -9,7 +9,7 @@ _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
 _shtab_stacker_subparsers=(pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc tag untag rm df info help completion bench)
 
 _shtab_stacker_pull_option_strings=(--name --platform --jobs --keep-blobs --form --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
-_shtab_stacker_mount_option_strings=(--pull --driver --fuse-adapter --fuse-passthrough --rw --upper --nosuid --nodev --noexec --verify --idempotent --print-plan --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_mount_option_strings=(--pull --driver --fuse-adapter --fuse-passthrough --fuse-writer --rw --upper --nosuid --nodev --noexec --verify --idempotent --print-plan --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_run_option_strings=(--pull -e --env --env-file -w --workdir -u --user --entrypoint -t --tty --ulimit --allow-new-privileges -v --volume --tmpfs --read-only --hostname --network -i --interactive --runtime --runtime-flag --driver --rm --keep --store --additional-store -q --quiet --verbose --json --debug --version -h --help)
 _shtab_stacker_umount_option_strings=(--all --lazy --idempotent --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mounts_option_strings=(--format --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -44,7 +44,7 @@ _shtab_stacker_df_option_strings=(--store --additional-store -q --quiet -v --ver
 _shtab_stacker_info_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_help_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_completion_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
-_shtab_stacker_bench_option_strings=(--platform --runs --jobs --sync --authfile --registries-conf --cert-dir --tls-verify --insecure --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_bench_option_strings=(--platform --runs --form --jobs --sync --authfile --registries-conf --cert-dir --tls-verify --insecure --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 
 _shtab_stacker_pull_pos_0_COMPGEN=_stacker_sources
@@ -153,6 +153,7 @@ _shtab_stacker_pull___form_choices=(auto tree erofs)
 _shtab_stacker_mount___pull_choices=(missing never always newer)
 _shtab_stacker_mount___driver_choices=(auto overlay fuse copy fuse-overlayfs)
 _shtab_stacker_mount___fuse_adapter_choices=(kernel pyfuse3)
+_shtab_stacker_mount___fuse_writer_choices=(overlay server)
 _shtab_stacker_mount___verify_choices=(fast full)
 _shtab_stacker_run___pull_choices=(missing never always newer)
 _shtab_stacker_run___network_choices=(none host)
@@ -170,6 +171,7 @@ _shtab_stacker_index_push___compression_choices=(gzip zstd)
 _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)
 _shtab_stacker_convert___form_choices=(tree erofs)
 _shtab_stacker_completion_pos_0_choices=(bash zsh fish)
+_shtab_stacker_bench___form_choices=(tree erofs)
 _shtab_stacker_pos_0_choices=(pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc tag untag rm df info help completion bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0

@@ -69,7 +69,7 @@ function _shtab_stacker_using
 end
 
 set -g _shtab_stacker_commands pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index 'index create' 'index annotate' 'index push' 'index inspect' 'index rm' 'index list' tags login logout verify repair convert gc tag untag rm df info help completion bench
-set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --entrypoint --env --env-file --filter --form --format --fuse-adapter --hostname --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --network --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --runtime --runtime-flag --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --tmpfs --ulimit --upper --user --username --variant --verify --volume --workdir -a -c -e -m -o -u -v -w
+set -g _shtab_stacker_opts_with_value --additional-store --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --entrypoint --env --env-file --filter --form --format --fuse-adapter --fuse-writer --hostname --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --network --older-than --os --os-version --output --platform --pull --ranges --registries-conf --runs --runtime --runtime-flag --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --tmpfs --ulimit --upper --user --username --variant --verify --volume --workdir -a -c -e -m -o -u -v -w
 
 complete -c stacker -e
 complete -c stacker -f
@@ -121,6 +121,7 @@ complete -c stacker -n '_shtab_stacker_using mount' -l pull -xka "missing never 
 complete -c stacker -n '_shtab_stacker_using mount' -l driver -xka "auto overlay fuse copy fuse-overlayfs" -d 'mount driver (default: auto)'
 complete -c stacker -n '_shtab_stacker_using mount' -l fuse-adapter -xka "kernel pyfuse3" -d 'FUSE implementation; requires --driver fuse (default: kernel)'
 complete -c stacker -n '_shtab_stacker_using mount' -l fuse-passthrough -d 'let the kernel read files of 1 MiB and more without the background process; every open(2) becomes slower; requires --driver fuse and a read-only mount; without root or Linux 6.9, stacker mounts without it (default: only for images with at least 1 MiB per entry on average)'
+complete -c stacker -n '_shtab_stacker_using mount' -l fuse-writer -xka "overlay server" -d 'what handles writes: the kernel'"'"'s overlayfs above a read-only FUSE mount, or the background process; requires --driver fuse (default: overlay, or server where the kernel refuses an overlay)'
 complete -c stacker -n '_shtab_stacker_using mount' -l rw -d 'mount read-write; discard writes at unmount'
 complete -c stacker -n '_shtab_stacker_using mount' -l upper -xka "(__fish_complete_directories)" -d 'mount read-write and keep writes in DIR; create DIR if it is missing'
 complete -c stacker -n '_shtab_stacker_using mount' -l nosuid -d 'ignore set-user-ID bits, set-group-ID bits and file capabilities'
@@ -623,6 +624,7 @@ complete -c stacker -n '_shtab_stacker_using completion; and test $_shtab_stacke
 complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a bench -d 'Measure the speed of a pull, stage by stage'
 complete -c stacker -n '_shtab_stacker_using bench' -l platform -x -d 'measure the image for this platform'
 complete -c stacker -n '_shtab_stacker_using bench' -l runs -x -d 'the number of runs; the figures are medians (default: 3)'
+complete -c stacker -n '_shtab_stacker_using bench' -l form -xka "tree erofs" -d 'form of the layers, as for `stacker pull` (default: tree)'
 complete -c stacker -n '_shtab_stacker_using bench' -l jobs -x -d 'the number of layers to unpack in parallel (default: the number of processors)'
 complete -c stacker -n '_shtab_stacker_using bench' -l sync -d 'flush each layer to disk, as `pull --sync` does'
 complete -c stacker -n '_shtab_stacker_using bench' -l authfile -x -d 'authentication file (default: $REGISTRY_AUTH_FILE, else the files of podman and docker)'
