@@ -331,7 +331,7 @@ def _copy_root_attributes(plan: Plan, upper: Path) -> None:
     root = plan.root
     with FileDescriptor.open_directory(upper) as opened:
         _change_owner(opened, root.stat())  # another user may own an upper directory that existed
-        # A path that ends in a directory is no symlink, as /proc/self/fd/N itself is.
+        # A path that ends in a directory is not a symlink, as /proc/self/fd/N itself is.
         inside = os.fsencode(opened.path) + b"/."
         copy_layer_attributes(os.fsencode(root), inside, whiteout_format=plan.whiteout_format)
 

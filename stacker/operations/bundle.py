@@ -130,7 +130,7 @@ def remove_bundle(store: Store, directory: Path, *, lazy: bool = False) -> Path:
 
     :param lazy: detach the mount even while processes use it.
     :returns: the absolute path of the directory.
-    :raises NotFoundError: the directory is no bundle of this program.
+    :raises NotFoundError: the directory is not a bundle of this program.
     :raises MountError: the mount is in use, or belongs to another store.
     """
     path = safe_path.resolve(directory)

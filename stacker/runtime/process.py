@@ -115,7 +115,7 @@ class Process:
 def make_process(execution: Execution, overrides: Overrides, root: Root) -> Process:
     """Return the process that an image config and a caller describe.
 
-    Entries of `env` without a name and ``=`` are omitted, since they are no variables.  A value may
+    Entries of `env` that are not ``NAME=VALUE`` are omitted.  A value may
     contain newlines.  ``PATH`` and ``HOME`` have defaults, and ``TERM`` with a terminal.
 
     :raises UsageError: there is no command, a path is relative, or a string has a NUL.

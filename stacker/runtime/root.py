@@ -108,7 +108,7 @@ class Root:
                 raise _unusable(path, _kind(mode), "a directory")
 
     def _target(self, path: str) -> str | None:
-        """Return the target of a symlink whose parents are no symlinks; ``None`` otherwise."""
+        """Return the target of a symlink whose parents are directories; ``None`` otherwise."""
         try:
             pinned = safe_path.open_in_root(self._descriptor, path, os.O_PATH | os.O_NOFOLLOW)
         except OSError as error:

@@ -24,7 +24,7 @@ from stacker.stack.lookup import LayerLookup
 from stacker.tar.entry import HardLink
 
 _NO_SYMLINK = {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}
-"""The errors of readlink(2) for a path that is no symlink, or does not exist."""
+"""The errors of readlink(2) for a path that is not a symlink, or does not exist."""
 
 
 def write_links(

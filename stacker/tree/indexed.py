@@ -236,7 +236,7 @@ class IndexedTree(XattrMappings):
         return self.number(node) if 0 <= node < self.limit else None
 
     def number_on(self, device: int, inode: int) -> int:
-        """Return the number of a file of an upper directory, which is no file of the index."""
+        """Return the number of a file of an upper directory, which the index does not have."""
         del device
         return 1 << FILESYSTEM_BIT | inode
 
@@ -396,5 +396,5 @@ def open_index(merged: MergedIndex, dialect: WhiteoutDialect) -> IndexedTree:
         )
     tree = IndexedTree(image, files, dialect)
     if not stat.S_ISDIR(tree.mode(ROOT)):
-        raise IntegrityError(f"damaged index: {merged.path}: got a root that is no directory")
+        raise IntegrityError(f"damaged index: {merged.path}: got a root that is not a directory")
     return tree
