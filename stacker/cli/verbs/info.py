@@ -24,9 +24,9 @@ DESCRIPTION = """\
 Show which features this machine and the filesystem of the store support: mount drivers, EROFS,
 namespaces, reflinks, xattrs.  If a feature does not work, stacker shows the reason.
 
-`form auto` is the form that `stacker pull --form auto` takes.
-`mount tree` and `mount erofs` are the drivers that `stacker mount` takes for layers of each form.
-The limits are those of overlayfs, of open files, and of `stacker pull` without options.
+`form auto` is the form that `stacker pull --form auto` takes.  `mount tree` and `mount erofs` are
+the drivers that `stacker mount` takes for layers of each form.  The limits are those of overlayfs,
+of open files, and of `stacker pull` without options.
 
 stacker tries each feature, and leaves nothing behind.  The store need not exist.  If a test takes
 longer than 5 seconds, for example because a mount hangs, stacker shows the feature as unknown.

@@ -29,8 +29,8 @@ read-only without --rw or --upper.  The last line on stdout names the driver tha
             layer without whiteouts is a bind mount.  Needs root, or `unshare --user
             --map-root-user --mount`.
   fuse      A background process serves the tree through /dev/fuse.  Needs root or fusermount3.
-            The kernel's overlayfs takes the writes if the kernel permits an overlay, otherwise the
-            process.  A later overlay mount can use the same --upper.
+            The kernel's overlayfs handles the writes if the kernel permits an overlay; otherwise
+            the background process handles them.  A later overlay mount can use the same --upper.
             `--fuse-adapter pyfuse3` uses libfuse instead of the built-in implementation of FUSE.
             Such a mount is slower and read-only, and needs `pip install 'stacker-rootfs[fuse]'`.
   copy      stacker copies the tree to TARGET, which must be empty.  Needs no privilege, but takes
