@@ -300,7 +300,7 @@ class Image:
         return list(zip(names, nids, kinds, strict=True))
 
     def _first_name(self, block: memoryview, inode: Inode) -> bytes:
-        """Return the first name of a block without the others."""
+        """Return the first name of a block; do not decode the others."""
         try:
             _, first, _ = on_disk.DIRENT.unpack_from(block)
             if first <= on_disk.DIRENT.size:

@@ -71,7 +71,7 @@ class ChainVerified:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the chain is what its layers give."""
+        """Whether the chain equals the stack that its layers give."""
         return self.damage is None and not self.differences
 
 

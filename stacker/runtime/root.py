@@ -1,4 +1,4 @@
-"""Read files of an image's root filesystem, of which every name is the image author's choice.
+"""Read files of an image's root filesystem, in which the image's author chooses every name.
 
 A directory comes in; bytes and resolved paths go out.  A symlink leads to what it would lead to
 after chroot(2), never out of the directory.  Only regular files are opened for reading: opening a

@@ -315,7 +315,7 @@ class IndexedTree(XattrMappings):
         return node
 
     def group(self, inode: Node) -> int:
-        """Return a number that files have in common that are read one after the other."""
+        """Return a number that is equal for files that programs read one after the other."""
         return inode >> _REGION_BITS
 
     def after(self, node: Node) -> Node | None:
