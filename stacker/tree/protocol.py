@@ -234,7 +234,7 @@ class LowerTree(Tree, Protocol):
         """Return the inode of a number that `after` returned."""
 
     def group(self, inode: Node) -> int:
-        """Return a number that files have in common that programs read one after the other."""
+        """Return a number that is equal for files that programs read one after the other."""
 
     def after(self, node: Node) -> Node | None:
         """Return the number of the next file of a group, if any."""
