@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.peers import FLOOR
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from benchmarks.figures import Figures
 
-_WIDTH: Final = 8.3  # inches: as wide as a README shows it, so that texts keep their size
+WIDTH: Final = 8.3  # inches: as wide as a README shows it, so that texts keep their size
 _PER_BAR: Final = 0.21
 _MEDIA: Final = {"tmpfs": "memory (tmpfs)", "disk": "real disk"}
 _FUSE_PEER: Final = "fuse-overlayfs"
@@ -82,16 +84,22 @@ def fuse_chart(lines: Sequence[Figures], stacker: str) -> Figure:
     return figure
 
 
-def _grid(rows: int, columns: int, *, bars: int) -> tuple[Figure, list[list[Axes]]]:
+def begin() -> ModuleType:
+    """Return matplotlib.pyplot with the settings of all figures, which make equal files equal."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams.update({"svg.hashsalt": "stacker", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def _grid(rows: int, columns: int, *, bars: int) -> tuple[Figure, list[list[Axes]]]:
+    pyplot = begin()
     height = rows * (0.55 + _PER_BAR * bars) + 0.3
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(_WIDTH, height), squeeze=False, layout="constrained"
+        rows, columns, figsize=(WIDTH, height), squeeze=False, layout="constrained"
     )
     return figure, [list(row) for row in axes]
 

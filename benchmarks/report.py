@@ -197,16 +197,37 @@ def peers_plot(lines: Sequence[Figures]) -> Figure:
     lines = [line for line in lines if line["form"] == form and "failed" not in line]
     media = list(dict.fromkeys(_medium(line) for line in lines))
     present = {line["peer"] for line in lines}
-    groups = [len({line["corpus"] for line in lines if _medium(line) == each}) for each in media]
-    figure, panels = _panels([0.9 + 1.1 * count for count in groups])
-    for panel, medium in zip(panels, media, strict=True):
+    groups = {
+        each: len({line["corpus"] for line in lines if _medium(line) == each}) for each in media
+    }
+    widest = max(media, key=lambda each: groups[each])
+    figure, panels = _rows({each: groups[each] for each in media if each != widest}, widest)
+    for medium, panel in panels.items():
         chosen = [line for line in lines if _medium(line) == medium]
         colours = {peer: colour for peer, colour in _COLOURS.items() if peer in present}
         _bars(panel, chosen, "corpus", "peer", colours)
         panel.set_title(medium)
-    panels[0].set_ylabel(_SECONDS)
-    panels[-1].legend(frameon=False, fontsize="small")
+    figure.supylabel(_SECONDS, fontsize=9)
+    panels[widest].legend(frameon=False, fontsize="small", ncols=2)
     return figure
+
+
+def _rows(narrow: Mapping[str, int], widest: str) -> tuple[Figure, dict[str, Axes]]:
+    """Return panels in the width of a README: the narrow ones side by side, and the widest below.
+
+    :param narrow: the groups of bars of each panel of the first row.
+    """
+    pyplot = charts.begin()
+    rows = 2 if narrow else 1
+    figure = pyplot.figure(figsize=(charts.WIDTH, 2.6 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, 1)
+    panels = {}
+    if narrow:
+        first = grid[0].subgridspec(1, len(narrow), width_ratios=[1 + n for n in narrow.values()])
+        panels = {name: figure.add_subplot(first[n]) for n, name in enumerate(narrow)}
+    panels[widest] = figure.add_subplot(grid[-1])
+    _style(panels.values())
+    return figure, panels
 
 
 def _bars(
@@ -255,12 +276,7 @@ def growth_plot(lines: Sequence[Figures], kind: str) -> Figure:
 
 def _panels(widths: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """Return panels in one row, of ``widths`` in inches."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "stacker", "svg.fonttype": "none", "font.size": 9})
-    from matplotlib import pyplot
-
+    pyplot = charts.begin()
     figure, axes = pyplot.subplots(
         1,
         len(widths),
@@ -270,11 +286,15 @@ def _panels(widths: Sequence[float]) -> tuple[Figure, list[Axes]]:
         layout="constrained",
     )
     panels = list(axes[0])
+    _style(panels)
+    return figure, panels
+
+
+def _style(panels: Iterable[Axes]) -> None:
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", linewidth=0.4, alpha=0.6)
         panel.set_axisbelow(True)
-    return figure, panels
 
 
 def _error_bars(lines: Iterable[Figures]) -> tuple[list[float], list[float]]:
