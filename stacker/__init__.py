@@ -31,8 +31,11 @@ if TYPE_CHECKING:
         BlobStored,
         Event,
         ExportProgress,
+        ImageCommitted,
+        ImagePulled,
         LayerPacked,
         LayerProgress,
+        LayerRestored,
         LayersFound,
         LayersToPack,
         LayerTimed,
@@ -45,22 +48,33 @@ if TYPE_CHECKING:
     from stacker.image.config import Execution, History
     from stacker.image.digest import DiffID, Digest, ImageID
     from stacker.image.platform import Platform
+    from stacker.jobs.verify_layer import LayerVerified
+    from stacker.linux.probe import Answer
     from stacker.operations.copy import Copied
+    from stacker.operations.dedup import Shared
     from stacker.operations.export import Exported
+    from stacker.operations.forms import ChosenForm
     from stacker.operations.gc import Garbage
+    from stacker.operations.info import Info, machine_info
+    from stacker.operations.names import Tagged
     from stacker.operations.push import Pushed
+    from stacker.operations.remove import Removal
     from stacker.operations.repair import Repaired
-    from stacker.operations.usage import StoreUsage
+    from stacker.operations.usage import ImageUsage, StoreUsage
     from stacker.operations.verify import Verification
+    from stacker.operations.verify_chain import ChainVerified
     from stacker.tar.limits import Limits
 
 __version__ = "0.1.0"
 __all__ = (
+    "Answer",
     "AuthenticationError",
     "BlobProgress",
     "BlobStored",
     "BlobsFound",
     "Bundle",
+    "ChainVerified",
+    "ChosenForm",
     "Copied",
     "DiffID",
     "Digest",
@@ -72,14 +86,20 @@ __all__ = (
     "Garbage",
     "History",
     "Image",
+    "ImageCommitted",
     "ImageID",
+    "ImagePulled",
+    "ImageUsage",
+    "Info",
     "IntegrityError",
     "Layer",
     "LayerError",
     "LayerPacked",
     "LayerProgress",
+    "LayerRestored",
     "LayerTimed",
     "LayerUnpacked",
+    "LayerVerified",
     "LayersFound",
     "LayersToPack",
     "Limits",
@@ -94,17 +114,21 @@ __all__ = (
     "Platform",
     "Pushed",
     "RegistryOptions",
+    "Removal",
     "Repaired",
+    "Shared",
     "StackerError",
     "StartError",
     "Store",
     "StoreUsage",
+    "Tagged",
     "Transfer",
     "UnsupportedError",
     "UsageError",
     "Verification",
     "copy_image",
     "list_tags",
+    "machine_info",
 )
 
 _MODULES = {
@@ -114,19 +138,27 @@ _MODULES = {
     "stacker.api.store": "Store",
     "stacker.errors": "AuthenticationError IntegrityError LayerError LockedError MountError "
     "NetworkError NotFoundError StackerError StartError UnsupportedError UsageError",
-    "stacker.events": "BlobProgress BlobStored BlobsFound Event ExportProgress LayerPacked "
-    "LayerProgress LayerTimed LayerUnpacked LayersFound LayersToPack MemberSent MissingLayer "
-    "PackProgress Transfer",
+    "stacker.events": "BlobProgress BlobStored BlobsFound Event ExportProgress ImageCommitted "
+    "ImagePulled LayerPacked LayerProgress LayerRestored LayerTimed LayerUnpacked LayersFound "
+    "LayersToPack MemberSent MissingLayer PackProgress Transfer",
     "stacker.image.config": "Execution History",
     "stacker.image.digest": "DiffID Digest ImageID",
     "stacker.image.platform": "Platform",
+    "stacker.jobs.verify_layer": "LayerVerified",
+    "stacker.linux.probe": "Answer",
     "stacker.operations.copy": "Copied",
+    "stacker.operations.dedup": "Shared",
     "stacker.operations.export": "Exported",
+    "stacker.operations.forms": "ChosenForm",
     "stacker.operations.gc": "Garbage",
+    "stacker.operations.info": "Info machine_info",
+    "stacker.operations.names": "Tagged",
     "stacker.operations.push": "Pushed",
+    "stacker.operations.remove": "Removal",
     "stacker.operations.repair": "Repaired",
-    "stacker.operations.usage": "StoreUsage",
+    "stacker.operations.usage": "ImageUsage StoreUsage",
     "stacker.operations.verify": "Verification",
+    "stacker.operations.verify_chain": "ChainVerified",
     "stacker.tar.limits": "Limits",
 }
 """The names of the library, by the module that has them."""

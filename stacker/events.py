@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.image.descriptor import Descriptor
-    from stacker.image.digest import DiffID, Digest
+    from stacker.image.digest import DiffID, Digest, ImageID
     from stacker.layer.record import LayerRecord
 
 # Events are named tuples because every pull imports this module: Python defines a named tuple
@@ -64,6 +64,16 @@ class LayerUnpacked(NamedTuple):
     diff_id: DiffID
     blob: Digest
     record: LayerRecord | None
+
+
+class LayerRestored(NamedTuple):
+    """A method needed a layer that was missing or damaged, and has unpacked it again.
+
+    :param origin: the source that had it.
+    """
+
+    diff_id: DiffID
+    origin: str
 
 
 class LayerTimed(NamedTuple):
@@ -149,11 +159,50 @@ class MemberSent(NamedTuple):
     sent: bool
 
 
+class ImagePulled(NamedTuple):
+    """A pull has listed an image.
+
+    :param manifest: the image's manifest in the source.
+    :param unpacked: the number of layers that this pull unpacked.
+    :param present: the number of layers that the store had, or that another process unpacked.
+    :param warnings: what the layers of this pull have that stacker changed or ignored.
+    :param layers: the layers that this pull unpacked.
+    :param moved: names that another image had before, each with that image.
+    """
+
+    image_id: ImageID
+    manifest: Descriptor
+    unpacked: int = 0
+    present: int = 0
+    warnings: tuple[str, ...] = ()
+    layers: tuple[DiffID, ...] = ()
+    moved: tuple[tuple[str, ImageID], ...] = ()
+
+
+class ImageCommitted(NamedTuple):
+    """A commit has listed an image.
+
+    :param base: the image that was mounted.
+    :param diff_id: the new layer.
+    :param entries: the members of its tar.
+    :param warnings: what a layer cannot hold.
+    """
+
+    image_id: ImageID
+    base: ImageID
+    diff_id: DiffID
+    entries: int
+    warnings: tuple[str, ...] = ()
+
+
 Event: TypeAlias = (
     LayersFound
     | LayerProgress
     | LayerUnpacked
     | LayerTimed
+    | LayerRestored
+    | ImagePulled
+    | ImageCommitted
     | LayersToPack
     | PackProgress
     | LayerPacked

@@ -5,7 +5,7 @@
 `stacker.api.registries` has the options for registries and the functions that need no store.
 `import stacker` loads none of these modules; `stacker.__getattr__` loads a name on its first use.
 
-Each method calls one function of `stacker.operations`, as the verb of the same name does.  This
-package must not print, use argparse or read the environment, except in functions named
+Each method calls one function of `stacker.operations`; the verb of the same name calls the method.
+This package must not print, use argparse or read the environment, except in functions named
 `from_environment`.
 """

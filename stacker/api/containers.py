@@ -7,26 +7,26 @@ Each method calls one function of `stacker.operations`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.api.maintenance import MaintainedStore
-from stacker.api.mounts import Bundle, Finished, describe_mount
 from stacker.api.options import ignore, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stacker.api.images import Image
+    from stacker.api.mounts import Bundle, Finished
     from stacker.events import Emit
     from stacker.image.digest import ImageID
     from stacker.runtime.spec import Network
 
 
-@dataclass(frozen=True, slots=True)
 class ContainerStore(MaintainedStore):
     """A store whose images can become the root filesystems of processes."""
+
+    __slots__ = ()
 
     def bundle(
         self,
@@ -64,6 +64,7 @@ class ContainerStore(MaintainedStore):
         :raises IntegrityError: the image is unsafe for a runtime.
         :raises MountError: every driver fails.
         """
+        from stacker.api.mounts import Bundle, describe_mount
         from stacker.operations.bundle import BundleRequest, write_bundle
         from stacker.runtime.process import Overrides
         from stacker.runtime.spec import Settings
@@ -144,6 +145,7 @@ class ContainerStore(MaintainedStore):
         """
         from contextlib import ExitStack
 
+        from stacker.api.mounts import Finished, describe_mount
         from stacker.operations.run import RunRequest, run_image
         from stacker.runtime.mounts import name_service, parse_volume
         from stacker.runtime.mounts import tmpfs as parse_tmpfs

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from stacker.api.images import Image
-
 if TYPE_CHECKING:
+    from stacker.api.images import Image
     from stacker.events import Event
     from stacker.image.digest import ImageID
     from stacker.image.platform import Platform
@@ -24,9 +23,33 @@ def ignore(event: Event) -> None:
     del event
 
 
+def complete_source(text: str) -> str:
+    """Return a source with its transport; see `stacker.source.identify`."""
+    from stacker.source import identify
+
+    return identify.complete_source(text)
+
+
+def complete_destination(text: str) -> str:
+    """Return a destination with its transport; see `stacker.source.identify`."""
+    from stacker.source import identify
+
+    return identify.complete_destination(text)
+
+
+def image_name(image: Image | ImageID | str, image_id: ImageID) -> str:
+    """Return the name that a caller used for an image; empty if it was no name.
+
+    :param image_id: the ID of the image.
+    """
+    text = text_of(image)
+    is_id = image_id.hex.startswith(text.removeprefix(f"{image_id.algorithm}:"))
+    return "" if is_id else text
+
+
 def text_of(image: Image | ImageID | str) -> str:
     """Return the text that names an image in a store."""
-    return str(image.id if isinstance(image, Image) else image)
+    return str(getattr(image, "id", image))
 
 
 def jobs_or_all(jobs: int | None) -> int:
@@ -34,6 +57,13 @@ def jobs_or_all(jobs: int | None) -> int:
     from stacker.linux.process import usable_processors
 
     return jobs or usable_processors()
+
+
+def umask_or_own(umask: int | None) -> int:
+    """Return a umask; the default is that of this process."""
+    from stacker.linux import process
+
+    return process.umask() if umask is None else umask
 
 
 def platform_of(platform: Platform | str | None) -> Platform | None:
@@ -58,6 +88,7 @@ def unpack_options(
     *,
     sync: bool = False,
     keep_blobs: bool = False,
+    resume: bool = True,
     form: Form | None = None,
 ) -> UnpackOptions:
     """Return how this process can unpack layers: parameters as for `Store.pull`."""
@@ -72,5 +103,6 @@ def unpack_options(
         limits or Limits(),
         sync=sync,
         keep_blobs=keep_blobs,
+        resume=resume,
         form=form,
     )

@@ -8,30 +8,37 @@ share it, and it can be pickled.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.api.containers import ContainerStore
-from stacker.api.images import Image, describe_image
-from stacker.api.mounts import Mount, describe_mount
 from stacker.api.options import (
     host_platform,
     ignore,
+    image_name,
     jobs_or_all,
     platform_of,
     text_of,
+    umask_or_own,
     unpack_options,
 )
-from stacker.api.registries import RegistryOptions, open_for
+from stacker.api.registries import (
+    RegistryOptions,
+    access_for,
+    open_for,
+)
 from stacker.errors import NotFoundError
-from stacker.image.digest import ImageID
 from stacker.store.store import Store as StoreDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+    from typing import BinaryIO
 
+    from stacker.api.images import Image
+    from stacker.api.mounts import Mount
     from stacker.events import Emit
+    from stacker.image.digest import ImageID
     from stacker.image.platform import Platform
     from stacker.layer.paths import Form
     from stacker.operations.export import Exported, ExportFormat
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
     from stacker.tar.limits import Limits
 
 
-@dataclass(frozen=True, slots=True)
 class Store(ContainerStore):
     """The images, layers and mounts in one directory; `open` returns one.
 
@@ -50,7 +56,10 @@ class Store(ContainerStore):
     stops, removes its unfinished work, and raises the same exception.
 
     :param registries: how to reach registries.
+    :param limits: the limits of `pull`, and of layers that are unpacked again.
     """
+
+    __slots__ = ()
 
     @classmethod
     def open(
@@ -60,6 +69,8 @@ class Store(ContainerStore):
         registries: RegistryOptions | None = None,
         create: bool = True,
         additional_stores: Iterable[Path | str] = (),
+        limits: Limits | None = None,
+        run_directory: Path | str | None = None,
     ) -> Store:
         """Open a store.  A store that this process cannot write to is read-only.
 
@@ -68,30 +79,43 @@ class Store(ContainerStore):
         :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
         :param create: create a missing store; if false, treat it as an empty one.
         :param additional_stores: directories of other stores, whose layers are used in place.
+        :param limits: the limits of each layer; ``None`` for `Limits()`.
+        :param run_directory: where a read-only store has its locks and mounts; ``None`` for
+            ``/run/stacker`` of root, and for a directory of the user otherwise.
         :raises UsageError: a directory is not a store, or another user can replace it.
         :raises StackerError: the directory cannot be created or read.
         """
         from stacker.store.location import default_root
+        from stacker.tar.limits import Limits
 
         path, others = default_root({}) if root is None else root, map(Path, additional_stores)
-        opened = StoreDirectory.open(Path(path), create=create, additional=others)
-        return cls(registries or RegistryOptions(), opened)
+        run = None if run_directory is None else Path(run_directory)
+        opened = StoreDirectory.open(Path(path), create=create, run=run, additional=others)
+        return cls(registries or RegistryOptions(), limits or Limits(), opened)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Store:
-        """Open the store that the command uses without options and configuration files.
+        """Open the store that the command uses without options.
 
-        The variables are ``STACKER_STORE``, ``XDG_DATA_HOME``, ``XDG_RUNTIME_DIR``, ``HOME``, and
-        those of `RegistryOptions.from_environment`.
+        The variables are ``STACKER_STORE``, ``XDG_CONFIG_HOME``, ``XDG_DATA_HOME``,
+        ``XDG_RUNTIME_DIR``, ``HOME``, and those of `RegistryOptions.from_environment`.  The
+        configuration files set the store, the additional stores and the limits.
 
         :param environ: the variables; ``None`` for those of this process.
+        :raises UsageError: a configuration file is malformed.
         """
-        from stacker.store.location import default_root, run_directory
+        from stacker.api.config import read_config
+        from stacker.store import location
 
         known = os.environ if environ is None else environ
-        root = Path(known.get("STACKER_STORE") or default_root(known))
-        opened = StoreDirectory.open(root, run=run_directory(known))
-        return cls(RegistryOptions.from_environment(known), opened)
+        config = read_config(location.config_files(known))
+        return cls.open(
+            known.get("STACKER_STORE") or config.store or location.default_root(known),
+            registries=RegistryOptions.from_environment(known),
+            additional_stores=config.additional_stores or (),
+            limits=config.limits(),
+            run_directory=location.run_directory(known),
+        )
 
     @property
     def root(self) -> Path:
@@ -103,6 +127,8 @@ class Store(ContainerStore):
 
         Images with a damaged config are not among them; `verify` reports them.
         """
+        from stacker.api.images import describe_image
+
         images = self._directory.images
         with images.read_lock():
             readable = [stored for stored, _ in images.with_configs()]
@@ -113,8 +139,10 @@ class Store(ContainerStore):
 
         :raises NotFoundError: the store lacks it.
         """
+        from stacker.api.images import describe_image
+
         images = self._directory.images
-        image_id = images.find(text_of(image))
+        image_id = self.find(image)
         with images.read_lock():
             for stored in images.all():
                 if stored.id == image_id:
@@ -125,9 +153,11 @@ class Store(ContainerStore):
         self,
         source: str,
         *,
+        names: Iterable[str] | None = None,
         platform: Platform | str | None = None,
         form: Form | None = None,
         keep_blobs: bool = False,
+        resume: bool = True,
         sync: bool = True,
         limits: Limits | None = None,
         jobs: int | None = None,
@@ -137,25 +167,28 @@ class Store(ContainerStore):
 
         :param source: ``[docker://][HOST/]REPO[:TAG]``, ``oci:DIR[:TAG]``, ``oci-archive:FILE`` or
             ``docker-archive:FILE``.
+        :param names: the names of the image in the store; ``None`` for those of the source.
         :param platform: ``OS/ARCH[/VARIANT]``; ``None`` for the best match for this machine.
         :param form: how to store new layers, ``tree`` or ``erofs``; ``None`` for the
             form that most of the image's layers have in the store.
         :param keep_blobs: keep the blobs of layers, too, for `push` and `repair`.
+        :param resume: resume an interrupted download, and keep an interrupted one for later.
         :param sync: return after all layers are on disk.  Without it, a later `flush` writes them.
-        :param limits: the limits of each layer; ``None`` for the default ones.
+        :param limits: the limits of each layer; ``None`` for those of the store.
         :param jobs: layers to unpack at the same time; ``None`` for one for each processor.
         :raises NotFoundError: the source has no such image.
         :raises IntegrityError: a document or a layer differs from its digest.
         :raises LayerError: a layer is malformed, or exceeds a limit.
         :raises NetworkError: the registry cannot be reached.
         """
+        from stacker.image.reference import complete_name
         from stacker.operations.pull import pull_image
         from stacker.source.identify import complete_source
 
-        source = complete_source(source)
-        options = unpack_options(limits, sync=sync, keep_blobs=keep_blobs, form=form)
+        source, limits = complete_source(source), limits or self.limits
+        options = unpack_options(limits, sync=sync, keep_blobs=keep_blobs, resume=resume, form=form)
         wanted = platform_of(platform)
-        with open_for(self._directory, self.registries, source) as opened:
+        with open_for(self._directory, self.registries, limits, source) as opened:
             pulled = pull_image(
                 self._directory,
                 opened,
@@ -164,8 +197,10 @@ class Store(ContainerStore):
                 jobs=jobs_or_all(jobs),
                 origin=source,
                 emit=on_event,
+                names=None if names is None else tuple(map(complete_name, names)),
                 must_match=wanted is not None,
             )
+        on_event(pulled)
         return self.image(pulled.image_id)
 
     def mount(
@@ -194,6 +229,7 @@ class Store(ContainerStore):
         :raises MountError: the target cannot be used, or every driver fails.
         :raises LockedError: the target or the upper directory is in use.
         """
+        from stacker.api.mounts import describe_mount
         from stacker.mount.plan import MountRequest
         from stacker.operations.mount import mount_flags, mount_image
 
@@ -213,6 +249,7 @@ class Store(ContainerStore):
 
     def mounts(self) -> list[Mount]:
         """Return the mounts of this store that processes can use, the oldest first."""
+        from stacker.api.mounts import describe_mount
         from stacker.mount.table import Table
 
         table = self._directory.mounts
@@ -221,8 +258,8 @@ class Store(ContainerStore):
 
     def unpack(
         self, image: Image | ImageID | str, directory: Path | str, *, on_event: Emit = ignore
-    ) -> None:
-        """Write the root filesystem of an image to a directory.
+    ) -> ImageID:
+        """Write the root filesystem of an image to a directory, and return the ID of the image.
 
         :param directory: missing or empty, and outside of the store.
         :raises UsageError: the directory has files, or overlaps the store.
@@ -230,7 +267,7 @@ class Store(ContainerStore):
         from stacker.operations.unpack import unpack_image
 
         restore = self._restore(on_event)
-        unpack_image(self._directory, text_of(image), Path(directory), restore=restore)
+        return unpack_image(self._directory, text_of(image), Path(directory), restore=restore)
 
     def push(
         self,
@@ -239,6 +276,8 @@ class Store(ContainerStore):
         *,
         compression: Compression = "gzip",
         level: int | None = None,
+        umask: int | None = None,
+        stdout: BinaryIO | None = None,
         jobs: int | None = None,
         on_event: Emit = ignore,
     ) -> Pushed:
@@ -248,22 +287,28 @@ class Store(ContainerStore):
             ``oci-archive:FILE[:NAME]`` or ``docker-archive:FILE[:NAME]``.
         :param compression: of layers whose original blob is missing.
         :param level: 1 to 9 for ``gzip``, 1 to 22 for ``zstd``.
+        :param umask: the permissions that new files do not get; ``None`` for those of the process.
+        :param stdout: receives an archive with the path ``-``.
         :param jobs: blobs to send at the same time; ``None`` for one for each processor.
         :raises IntegrityError: a file of a layer on disk has changed.
         :raises NetworkError: the registry cannot be reached.
         """
         from stacker.destination.open import open_destination
         from stacker.jobs.pack_layer import PackOptions
-        from stacker.linux.process import umask
         from stacker.operations.push import push_image
         from stacker.source.identify import complete_destination
         from stacker.stream.compression import compression_level
 
         destination = complete_destination(destination)
         packing = PackOptions(compression, compression_level(compression, level))
-        self._directory.images.find(text_of(image))  # fail before the destination is opened
-        access = self.registries.access()
-        with open_destination(destination, access=access, umask=umask()) as opened:
+        image_id = self.find(image)  # fail before the destination is opened
+        with open_destination(
+            destination,
+            access=access_for(self.registries, destination),
+            umask=umask_or_own(umask),
+            stdout=stdout,
+            image_name=image_name(image, image_id),
+        ) as opened:
             return push_image(
                 self._directory,
                 text_of(image),
@@ -277,34 +322,44 @@ class Store(ContainerStore):
     def export(
         self,
         image: Image | ImageID | str,
-        file: Path | str,
+        file: Path | str | BinaryIO,
         *,
         kind: ExportFormat = "tar",
         layer: int | None = None,
         contents: bool = False,
+        umask: int | None = None,
         jobs: int | None = None,
         on_event: Emit = ignore,
     ) -> Exported:
         """Write the root filesystem of an image, or one layer, to a file, and unpack nothing.
 
-        :param file: replaced if it exists.
+        :param file: replaced if it exists; only a tar can be written to an open file.
         :param kind: ``tar``, ``erofs`` or ``squashfs``.
         :param layer: the number of the only layer to write, from 1 for the base.
         :param contents: compare the contents of all files with their digests first, too.
+        :param umask: the permissions that a new file does not get; ``None`` for those of the
+            process.
         :param jobs: layers to compare at the same time; ``None`` for one for each processor.
         :raises IntegrityError: a file of a layer on disk has changed.
         :raises UnsupportedError: the format cannot hold a file, or its program is missing.
         """
         from stacker.destination.output_file import output_file
-        from stacker.linux.process import umask
         from stacker.operations.export import ExportOptions, export_image
 
         options = ExportOptions(kind, layer, contents, jobs_or_all(jobs))
-        restore = self._restore(on_event)
-        self._directory.images.find(text_of(image))  # fail before the file is created
-        with output_file(str(file), str(file), umask=umask(), replace=True) as out:
+        self.find(image)  # fail before the file is created
+        with (
+            output_file(str(file), str(file), umask=umask_or_own(umask), replace=True)
+            if isinstance(file, str | Path)
+            else nullcontext(file)
+        ) as out:
             return export_image(
-                self._directory, text_of(image), out, options, emit=on_event, restore=restore
+                self._directory,
+                text_of(image),
+                out,
+                options,
+                emit=on_event,
+                restore=self._restore(on_event),
             )
 
     def commit(
@@ -337,4 +392,5 @@ class Store(ContainerStore):
         done = commit_image(
             self._directory, Path(path), name, options, emit=on_event, restore=restore
         )
+        on_event(done)
         return self.image(done.image_id)

@@ -56,13 +56,14 @@ def main(argv: Sequence[str] | None = None, *, umask: int = 0o022) -> int:
 
 def _run(words: list[str], umask: int) -> int:
     from stacker.cli.options import parse
-    from stacker.cli.session import Session, config_files
+    from stacker.cli.session import Session
     from stacker.errors import StackerError, path_of
+    from stacker.store.location import config_files
 
     verb, args = parse(words)  # first, so that --help works beside a malformed file
     config = None
     if files := config_files(os.environ):
-        from stacker.cli.config import read_config
+        from stacker.api.config import read_config
 
         config = read_config(files)
         verb, args = parse(words, config)

@@ -26,10 +26,8 @@ WIDEST = 100
 
 _COLUMN = 28
 _TITLES = {"positional arguments": "Arguments", "options": "Options"}
-_UNITS = "KMGT"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TIME = r"(\d{1,9})([smhd]?)"  # compiled at its use, which most commands do not reach
-_SIZE = r"(\d+)([KMGT]?)(?:i?B)?"
 
 _UNKNOWN = "unknown option: "
 # Options of podman, skopeo and docker, and stacker's options with the same meaning.
@@ -212,13 +210,12 @@ def parse_size(text: str) -> int:
 
     :raises ArgumentTypeError: the text is not a size.
     """
-    found = re.fullmatch(_SIZE, text, re.IGNORECASE | re.ASCII)
-    if found is None:
-        raise argparse.ArgumentTypeError(
-            f"got {text!r}, want a number of bytes such as 512, 64K, 10M, 2G or 1T"
-        )
-    power = _UNITS.index(found[2].upper()) + 1 if found[2] else 0
-    return int(found[1]) << 10 * power
+    from stacker.api import config  # few commands have such an option
+
+    try:
+        return config.parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parse_time(text: str) -> int:

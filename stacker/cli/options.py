@@ -15,7 +15,7 @@ from stacker.cli.verbs import FAILURES, SUMMARIES, load
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
-    from stacker.cli.config import Config
+    from stacker.api.config import Config
     from stacker.cli.verbs import Verb
     from stacker.tar.limits import Limits
 
@@ -59,8 +59,6 @@ ENVIRONMENT = (
     ("NO_COLOR", "if set, disable colours"),
     ("TERM", "`dumb` disables progress bars"),
 )
-DRIVERS = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
-"""The values of ``mount --driver``."""
 GLOBAL_OPTIONS = "global options"
 """Title of the group of options that every verb accepts."""
 
@@ -242,6 +240,7 @@ def limits_of(args: argparse.Namespace) -> Limits:
         names=args.max_names,
         ratio=args.max_ratio,
         window=args.max_window,
+        archive_ratio=args.max_archive_ratio,
     )
 
 

@@ -8,7 +8,8 @@ it: workers are forked, and a fork must not copy a second thread's locks.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, assert_never
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from stacker.cli import output
 from stacker.events import (
@@ -16,8 +17,11 @@ from stacker.events import (
     BlobsFound,
     BlobStored,
     ExportProgress,
+    ImageCommitted,
+    ImagePulled,
     LayerPacked,
     LayerProgress,
+    LayerRestored,
     LayersFound,
     LayersToPack,
     LayerTimed,
@@ -34,19 +38,37 @@ if TYPE_CHECKING:
     from stacker.events import Emit, Event
     from stacker.image.digest import Digest
 
+_Kind = TypeVar("_Kind")
+
 
 @contextmanager
 def report_progress(session: Session) -> Iterator[Emit]:
     """Yield the function that reports events, in the form that the session's options select."""
-    if session.json:
-        yield print_event if session.verbosity >= 0 else _ignore
-    elif session.draws:
+    if session.draws:
         from stacker.cli.progress_bars import Bars
 
         with Bars() as bars:
-            yield bars.show
+            yield partial(_report, session, bars.show)
+    elif session.json:
+        yield partial(_report, session, print_event if session.verbosity >= 0 else _ignore)
     else:
-        yield lambda event: _print_line(event, session)
+        yield partial(_report, session, partial(_print_line, session))
+
+
+def _report(session: Session, show: Emit, event: Event) -> None:
+    session.notice(event)
+    show(event)
+
+
+def keeping(kind: type[_Kind], found: list[_Kind], emit: Emit) -> Emit:
+    """Return a function that reports events, and adds those of a kind to a list."""
+
+    def report(event: Event) -> None:
+        if isinstance(event, kind):
+            found.append(event)
+        emit(event)
+
+    return report
 
 
 def print_event(event: Event) -> None:
@@ -60,7 +82,7 @@ def _ignore(event: Event) -> None:
     del event
 
 
-def _print_line(event: Event, session: Session) -> None:
+def _print_line(session: Session, event: Event) -> None:
     for line in _lines(event):
         session.detail(line)
 
@@ -81,7 +103,7 @@ def _lines(event: Event) -> Iterator[str]:
             yield f"{'sent' if sent else 'present'} {descriptor.digest}"
         case LayerProgress() | LayersToPack() | PackProgress() | BlobsFound() | BlobProgress():
             pass
-        case LayerTimed() | ExportProgress():
+        case LayerTimed() | ExportProgress() | ImagePulled() | ImageCommitted() | LayerRestored():
             pass
         case _:
             assert_never(event)
@@ -118,7 +140,7 @@ def _document(event: Event) -> tuple[str, dict[str, Any]] | None:  # noqa: C901,
             return "blob-arrived", {"digest": str(digest), "how": transfer.value}
         case MemberSent(descriptor, sent):
             return "member-sent", {"digest": str(descriptor.digest), "sent": sent}
-        case LayerTimed():
+        case LayerTimed() | ImagePulled() | ImageCommitted() | LayerRestored():
             return None
     assert_never(event)
 

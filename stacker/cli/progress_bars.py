@@ -17,8 +17,11 @@ from stacker.events import (
     BlobsFound,
     BlobStored,
     ExportProgress,
+    ImageCommitted,
+    ImagePulled,
     LayerPacked,
     LayerProgress,
+    LayerRestored,
     LayersFound,
     LayersToPack,
     LayerTimed,
@@ -102,7 +105,9 @@ class Bars:
                 self._sending.advance(digest, done)
             case BlobStored(digest):
                 self._sending.finish(digest)
-            case LayerPacked() | MemberSent() | LayerTimed():
+            case LayerPacked() | MemberSent() | LayerTimed() | LayerRestored():
+                pass
+            case ImagePulled() | ImageCommitted():
                 pass
             case _:
                 assert_never(event)

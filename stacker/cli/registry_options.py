@@ -1,24 +1,28 @@
 """Options for registries: credentials, registries.conf, certificates and proxies.
 
-Parsed options and the environment come in; a `RegistryAccess` goes out.
-`stacker.registry.environment` finds the files that no option names.
+Parsed options and the environment come in; `RegistryOptions` go out, and `Limits`.
+`RegistryOptions.from_environment` finds the files that no option names.
 """
 
 from __future__ import annotations
 
 import os
-from argparse import SUPPRESS, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stacker.api.registries import RegistryOptions, access_for
 from stacker.cli.help import parse_time
+from stacker.cli.options import limits_of
 from stacker.errors import NotFoundError
-from stacker.image.location import REGISTRY_TRANSPORT, is_in_registry
+from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace, _ArgumentGroup
+    from argparse import ArgumentParser, _ArgumentGroup
     from collections.abc import Mapping
 
-    from stacker.registry.credentials import Credentials
+    from stacker.api.config import Config
     from stacker.registry.settings import RegistryAccess
 
 
@@ -97,38 +101,18 @@ def _parse_credentials(text: str) -> tuple[str, str]:
     return user, password
 
 
-def side_access(
-    args: Namespace, environ: Mapping[str, str], side: str, location: str
-) -> RegistryAccess:
-    """Return the settings for one side of a copy; see `add_sides`.
+def side_options(args: Namespace, environ: Mapping[str, str], side: str) -> RegistryOptions:
+    """Return the options for one side of a copy; see `add_sides`.
 
     :param side: ``src`` or ``dest``.
     :raises NotFoundError: a file that an option names is missing.
-    :raises UsageError: a file or the location is malformed.
     """
-    from argparse import Namespace as Options
-    from dataclasses import replace
-
-    own = Options(**vars(args))
+    own = Namespace(**vars(args))
     for name in ("authfile", "cert_dir", "insecure"):
         value = getattr(args, f"{side}_{name}")
         setattr(own, name, getattr(args, name) if value is None else value)
-    access = registry_access(own, environ, location)
-    credentials = getattr(args, f"{side}_creds")
-    if credentials is not None and is_in_registry(location):
-        return replace(access, auth_files=(), login=_login(access, location, credentials))
-    return replace(access, auth_files=()) if getattr(args, f"{side}_no_creds") else access
-
-
-def _login(
-    access: RegistryAccess, location: str, credentials: tuple[str, str]
-) -> tuple[str, Credentials]:
-    from stacker.image.reference import Reference
-    from stacker.registry.credentials import Credentials
-
-    text = access.registries.expand_short_name(location.removeprefix(REGISTRY_TRANSPORT))
-    address = access.registries.primary(Reference.parse(text))
-    return address.reference.host, Credentials(*credentials)
+    options = replace(registry_options(own, environ), credentials=getattr(args, f"{side}_creds"))
+    return replace(options, auth_files=()) if getattr(args, f"{side}_no_creds") else options
 
 
 def add_timeout(group: _ArgumentGroup) -> None:
@@ -149,20 +133,49 @@ def _parse_tls_verify(text: str) -> bool:
     return text.lower() == "false"
 
 
-def registry_access(args: Namespace, environ: Mapping[str, str], *locations: str) -> RegistryAccess:
-    """Return the settings for registries, from the options that `add_registries` adds.
+def registry_options(args: Namespace | None, environ: Mapping[str, str]) -> RegistryOptions:
+    """Return the options for registries.
 
-    :param locations: all locations that the verb opens; without a registry among them, only
-        the credential files are looked up.
+    :param args: those that `add_registries` adds, if the verb has them.
+    :raises NotFoundError: a file or directory that an option names is missing.
+    """
+    options = RegistryOptions.from_environment(environ)
+    if args is None or not hasattr(args, "authfile"):
+        return options
+    if args.cert_dir is not None:
+        _check_certificates(args.cert_dir)
+    auth_file = _named_file("--authfile", args.authfile)
+    conf = _named_file("--registries-conf", args.registries_conf)
+    return replace(
+        options,
+        insecure=args.insecure,
+        auth_files=auth_file or options.auth_files,
+        registries_conf=conf or options.registries_conf,
+        cert_dir=None if args.cert_dir is None else Path(args.cert_dir),
+        allow_foreign=getattr(args, "allow_foreign", False),
+        ranges=getattr(args, "ranges", 1),
+    )
+
+
+def _named_file(option: str, path: str | None) -> tuple[Path, ...]:
+    if path is None:
+        return ()
+    if not os.path.exists(path):
+        raise NotFoundError(f"no such file: {option} {path!r}")
+    return (Path(path),)
+
+
+def registry_access(
+    args: Namespace, environ: Mapping[str, str], location: str = ""
+) -> RegistryAccess:
+    """Return the same as `registry_options`, for verbs that use no `Store`.
+
+    :param location: what the verb opens, if it opens one thing only.
     :raises NotFoundError: a file that an option names is missing.
     :raises UsageError: a file is malformed.
     """
-    from dataclasses import replace
-
-    with_credentials = _credential_access(args, environ)
-    if locations and not any(map(is_in_registry, locations)):
-        return with_credentials
-    return replace(anonymous_access(args, environ), auth_files=with_credentials.auth_files)
+    options = registry_options(args, environ)
+    return access_for(options, location) if location else options.access()
 
 
 def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
@@ -171,25 +184,21 @@ def anonymous_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAcc
     :raises NotFoundError: a file or directory that an option names is missing.
     :raises UsageError: a file or a variable is malformed.
     """
-    from stacker.registry.environment import certificate_directories, proxies, registries_conf
-    from stacker.registry.http.certificates import CertificateDirectories
-    from stacker.registry.settings import RegistryAccess
+    own = Namespace(**{**vars(args), "authfile": None})
+    return replace(registry_options(own, environ), auth_files=()).access()
 
-    if args.cert_dir is not None and not os.path.isdir(args.cert_dir):
-        raise NotFoundError(f"no such directory: --cert-dir {args.cert_dir!r}")
-    if args.cert_dir is not None:
-        _check_certificates(args.cert_dir)
-    directory = os.path.abspath(args.cert_dir) if args.cert_dir else ""
-    return RegistryAccess(
-        insecure=args.insecure,
-        registries=registries_conf(args.registries_conf, environ),
-        proxies=proxies(environ),
-        certificates=CertificateDirectories(directory, certificate_directories(environ)),
-    )
+
+def limits_or_configured(args: Namespace | None, config: Config | None) -> Limits:
+    """Return the limits of a verb; without options for limits, those of the configuration files."""
+    if args is not None and hasattr(args, "max_bytes"):
+        return limits_of(args)
+    return Limits() if config is None else config.limits()
 
 
 def _check_certificates(directory: str) -> None:
     """Refuse a directory without a file that `read_directory` would use."""
+    if not os.path.isdir(directory):
+        raise NotFoundError(f"no such directory: --cert-dir {directory!r}")
     names = os.listdir(directory)
     if not any(name.endswith((".crt", ".cert", ".key")) for name in names):
         got = ", ".join(map(repr, sorted(names)[:3])) or "an empty directory"
@@ -197,17 +206,3 @@ def _check_certificates(directory: str) -> None:
             f"no certificate: --cert-dir {directory!r}: got {got}, want *.crt, or *.cert and *.key",
             hint="rename the CA certificate to NAME.crt, as containers-certs.d(5) requires",
         )
-
-
-def _credential_access(args: Namespace, environ: Mapping[str, str]) -> RegistryAccess:
-    """Return the settings for registries, from --insecure and --authfile only.
-
-    :raises NotFoundError: the file that --authfile names is missing.
-    """
-    from stacker.registry.environment import auth_files
-    from stacker.registry.settings import RegistryAccess
-
-    if args.authfile is not None and not os.path.exists(args.authfile):
-        raise NotFoundError(f"no such file: --authfile {args.authfile!r}")
-    files = auth_files(args.authfile, environ, os.geteuid())
-    return RegistryAccess(insecure=args.insecure, auth_files=tuple(map(os.path.abspath, files)))

@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import printable
 from stacker.errors import UsageError, shell_word
-from stacker.store.location import absolute, default_root, run_directory
+from stacker.store.location import default_root, run_directory
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Mapping, Sequence
 
-    from stacker.cli.config import Config
+    from stacker.api.config import Config
+    from stacker.api.store import Store as LibraryStore
+    from stacker.events import Event
     from stacker.image.digest import ImageID
     from stacker.store.store import Store
 
 _DENIED = (os.strerror(errno.EPERM), os.strerror(errno.EACCES))
 _MOST_FILES = 50_000  # that a search for another owner reads
-_SYSTEM_CONFIG = Path("/etc/stacker/config.toml")
 _TEMPORARY = Path("/var/tmp")  # noqa: S108 - mkstemp(3) creates the files
 
 
@@ -121,8 +122,41 @@ class Session:
             "in that namespace, for example `podman unshare stacker`"
         )
 
+    def open(self, args: Namespace | None = None, *, create: bool = True) -> LibraryStore:
+        """Open the store as the library does.
+
+        :param args: the options for registries and the limits; ``None`` for the defaults.
+        :param create: create a missing store; queries read it as an empty one instead, and need
+            no registry.
+        """
+        from stacker.api.store import Store
+
+        if not create:
+            return Store.open(
+                self.root,
+                create=False,
+                additional_stores=self.additional,
+                run_directory=self.run,
+            )
+        from stacker.cli.registry_options import limits_or_configured, registry_options
+
+        return Store.open(
+            self.root,
+            registries=registry_options(args, os.environ),
+            additional_stores=self.additional,
+            limits=limits_or_configured(args, self.config),
+            run_directory=self.run,
+        )
+
+    def notice(self, event: Event) -> None:
+        """Print what a user must know of an event: that a layer was unpacked again."""
+        from stacker.events import LayerRestored
+
+        if isinstance(event, LayerRestored):
+            self.say(f"restored layer {event.diff_id} from {event.origin}")
+
     def store(self, *, create: bool = True) -> Store:
-        """Open the store.
+        """Open the directory of the store.
 
         :param create: create a missing store; queries read it as an empty one instead.
         """
@@ -168,22 +202,6 @@ def _foreign_file(root: Path, user: int) -> tuple[str, int] | None:
                 if seen > _MOST_FILES:
                     return None
     return None
-
-
-def config_files(environ: Mapping[str, str]) -> list[Path]:
-    """Return the existing configuration files, the system's first."""
-    base = absolute(environ, "XDG_CONFIG_HOME") or Path(os.path.expanduser("~/.config"))
-    paths = (_SYSTEM_CONFIG, base / "stacker/config.toml")
-    return [path for path in paths if _is_readable(path)]
-
-
-def _is_readable(path: Path) -> bool:
-    """Return whether a file exists that this user can reach; HOME may be that of another user."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return False
-    return True
 
 
 def _root(named: str | None, environ: Mapping[str, str], config: Config | None) -> Path:

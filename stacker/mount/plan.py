@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from stacker.layer.whiteout_format import WhiteoutFormat
 
 PLAN_VERSION = 1
+DRIVERS: Final = ("auto", "overlay", "fuse", "copy", "fuse-overlayfs")
+"""The drivers that a request may name; `auto` tries the others but the last in this order."""
 FLAGS: Final = {
     "nosuid": mountapi.MS_NOSUID,
     "nodev": mountapi.MS_NODEV,

@@ -1,8 +1,8 @@
 """Create an image from the writes of a mount: one more layer, and a changed config.
 
-A store and the target of a mount, or an upper directory, come in; a `Committed` goes out.  The
-layer takes the path of a pull: the tar of the writes is a source, which is unpacked, stacked and
-listed.  This module changes neither the mount nor its upper directory.
+A store and the target of a mount, or an upper directory, come in; an `ImageCommitted` goes out.
+The layer takes the path of a pull: the tar of the writes is a source, which is unpacked, stacked
+and listed.  This module changes neither the mount nor its upper directory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from stacker.errors import NotFoundError, StackerError, UnsupportedError, UsageError, full_disk_hint
+from stacker.events import ImageCommitted
 from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, Digest, ImageID
@@ -65,23 +66,6 @@ class CommitOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """The result of a commit.
-
-    :param base: the image that was mounted.
-    :param diff_id: the new layer.
-    :param entries: the members of its tar.
-    :param warnings: what a layer cannot hold.
-    """
-
-    image_id: ImageID
-    base: ImageID
-    diff_id: DiffID
-    entries: int
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class _Writes:
     """An upper directory.
 
@@ -102,7 +86,7 @@ def commit_image(
     *,
     emit: Emit,
     restore: Restore | None = None,
-) -> Committed:
+) -> ImageCommitted:
     """Create an image from the writes of a mount, and flush it to disk.
 
     :param path: the target of a writable mount, or an upper directory.
@@ -144,7 +128,7 @@ def commit_image(
         )
     warnings = (*archive.warnings, *pulled.warnings)
     diff_id = DiffID.recast(blob.digest)
-    return Committed(pulled.image_id, writes.image_id, diff_id, archive.entries, warnings)
+    return ImageCommitted(pulled.image_id, writes.image_id, diff_id, archive.entries, warnings)
 
 
 def _find_writes(store: Store, path: Path) -> _Writes:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stacker.layer.paths import FORMS
-from stacker.linux import features, mountinfo, process
+from stacker.linux import features, mountapi, mountinfo, process
 from stacker.linux.probe import SECONDS, Answer, run_probes
 from stacker.mount import probes
 from stacker.operations.forms import (
@@ -71,6 +71,7 @@ class Info:
     :param answers: by the name of the feature.
     :param form: the form of layers that ``auto`` takes.
     :param drivers: the driver that ``auto`` takes, by the form of the layers.
+    :param overlay_layers: the most layers that overlayfs stacks.
     """
 
     root: Path
@@ -85,6 +86,7 @@ class Info:
     answers: Mapping[str, Answer]
     form: ChosenForm
     drivers: Mapping[Form, ChosenDriver]
+    overlay_layers: int = mountapi.OVERLAY_MAX_LAYERS
 
 
 def machine_info(root: Path, *, seconds: float = SECONDS) -> Info:

@@ -7,6 +7,7 @@ does not remove images.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stacker.errors import NotFoundError
@@ -24,14 +25,22 @@ if TYPE_CHECKING:
 _PATHS = ("oci", "oci-archive", "docker-archive")
 
 
-def tag_image(
-    store: Store, image: str, names: Sequence[str]
-) -> tuple[ImageID, list[tuple[str, ImageID]]]:
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """An image that got names.
+
+    :param moved: names that another image had before, each with that image.
+    """
+
+    image_id: ImageID
+    moved: tuple[tuple[str, ImageID], ...] = ()
+
+
+def tag_image(store: Store, image: str, names: Sequence[str]) -> Tagged:
     """Give an image more names.
 
     :param image: an image ID, a unique prefix of one, or a name.
     :param names: ``[HOST[:PORT]/]REPO[:TAG]``; the default tag is ``latest``.
-    :returns: the image's ID, and the names that moved, each with the image that had it before.
     :raises UsageError: a name is malformed.
     :raises NotFoundError: the store lacks the image.
     """
@@ -39,7 +48,7 @@ def tag_image(
     store.images.find(image)  # before a lock changes the store
     with store.images.write_lock():
         image_id, _ = store.images.find_name(image)
-        return image_id, [*store.images.tag(image_id, complete).items()]
+        return Tagged(image_id, tuple(store.images.tag(image_id, complete).items()))
 
 
 def untag_names(store: Store, names: Iterable[str]) -> dict[str, ImageID]:

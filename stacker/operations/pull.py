@@ -1,6 +1,6 @@
 """Pull an image: fetch what the store lacks, unpack it, stack it and list it.
 
-A source, a store and options come in; a `Pulled` with the image ID goes out.
+A source, a store and options come in; an `ImagePulled` with the image ID goes out.
 This module must not know how a blob is fetched or a layer unpacked: workers run `unpack_layer`.
 If the store has every layer, a pull imports neither the workers nor what they use.
 """
@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from stacker.errors import IntegrityError, NotFoundError
-from stacker.events import Emit, LayersFound, LayerUnpacked, MissingLayer
+from stacker.events import Emit, ImagePulled, LayersFound, LayerUnpacked, MissingLayer
 from stacker.image.config import ImageConfig, pair_layers, parse_config
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import DiffID, ImageID
@@ -35,25 +35,6 @@ UnpackLayer = Callable[[UnpackTask, Emit], LayerUnpacked]
 """Unpacks one layer, in a worker process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """The result of a pull.
-
-    :param unpacked: the number of layers that this pull unpacked.
-    :param present: the number of layers that the store had, or that another process unpacked.
-    :param layers: the layers that this pull unpacked.
-    :param moved: names that another image had before, each with that image.
-    """
-
-    image_id: ImageID
-    manifest: Descriptor
-    unpacked: int = 0
-    present: int = 0
-    warnings: tuple[str, ...] = ()
-    layers: tuple[DiffID, ...] = ()
-    moved: tuple[tuple[str, ImageID], ...] = ()
-
-
 def pull_image(
     store: Store,
     source: Source,
@@ -66,7 +47,7 @@ def pull_image(
     names: tuple[str, ...] | None = None,
     must_match: bool = False,
     unpack: UnpackLayer | None = None,
-) -> Pulled:
+) -> ImagePulled:
     """Pull an image into the store.
 
     :param platform: which image of an index to pull.
@@ -103,7 +84,7 @@ class _Names:
 
 def _pull(
     unpacker: _Unpacker, source: Source, platform: Platform, names: _Names, *, must_match: bool
-) -> Pulled:
+) -> ImagePulled:
     store, options = unpacker.store, unpacker.options
     source, unpacked = _convert_schema1(source, unpacker, platform if must_match else None)
     descriptor = resolve(source, platform)
@@ -144,13 +125,13 @@ def _result(
     config: ImageConfig,
     unpacked: Sequence[LayerUnpacked],
     moved: dict[str, ImageID],
-) -> Pulled:
+) -> ImagePulled:
     records = [layer.record for layer in unpacked if layer.record is not None]
     present = len(set(config.diff_ids)) - len(records)
     warnings = dict.fromkeys(warning for record in records for warning in record.warnings)
     mine = {layer.diff_id for layer in unpacked if layer.record is not None}
     layers = tuple(diff_id for diff_id in dict.fromkeys(config.diff_ids) if diff_id in mine)
-    return Pulled(
+    return ImagePulled(
         image_id,
         manifest,
         unpacked=len(records),

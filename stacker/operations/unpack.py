@@ -13,6 +13,7 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 from stacker.errors import LockedError, StackerError, UsageError, full_disk_hint, path_of
+from stacker.image.digest import ImageID
 from stacker.linux import lock, safe_path, xattr
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.removal import remove_contents
@@ -33,7 +34,7 @@ _PIN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def unpack_image(
     store: Store, name: str, directory: Path, *, restore: Restore | None = None
-) -> str:
+) -> ImageID:
     """Write an image's merged tree to a directory.
 
     :param name: an image ID, a unique prefix of one, or a name.
@@ -51,7 +52,7 @@ def unpack_image(
         else:
             extract(stack.merged, opened, stack.whiteout_format)
         safe_path.require_same(path, opened)
-        return image.id
+        return ImageID.parse(image.id)
 
 
 def _outside_store(store: Store, directory: Path) -> Path:

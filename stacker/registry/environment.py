@@ -8,6 +8,7 @@ containers-auth.json(5); containers-certs.d(5); Docker's documentation of DOCKER
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,9 @@ def certificate_directories(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _user_directory(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers"
+    # A user without an entry in the password database and without HOME has no such directory.
+    base = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(base) / "containers"
 
 
 def registries_conf(named: str | None, environ: Mapping[str, str]) -> RegistriesConf:

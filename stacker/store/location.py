@@ -1,4 +1,4 @@
-"""The default directory of a user's store, and that of the locks of a read-only store.
+"""The default directory of a user's store, that of its locks, and its configuration files.
 
 Environment variables come in as a mapping; a path goes out.  This module must not read the
 environment itself.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SYSTEM_STORE = Path("/var/lib/stacker")
+_SYSTEM_CONFIG = Path("/etc/stacker/config.toml")
 
 
 def default_root(environ: Mapping[str, str]) -> Path:
@@ -40,6 +41,22 @@ def run_directory(environ: Mapping[str, str]) -> Path | None:
     """
     parent = None if is_system_root() else absolute(environ, "XDG_RUNTIME_DIR")
     return None if parent is None else parent / "stacker"
+
+
+def config_files(environ: Mapping[str, str]) -> list[Path]:
+    """Return the existing configuration files, the system's first."""
+    base = absolute(environ, "XDG_CONFIG_HOME") or Path(os.path.expanduser("~/.config"))
+    paths = (_SYSTEM_CONFIG, base / "stacker/config.toml")
+    return [path for path in paths if _is_readable(path)]
+
+
+def _is_readable(path: Path) -> bool:
+    """Return whether a file exists that this user can reach; HOME may be that of another user."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
 
 
 def absolute(environ: Mapping[str, str], name: str) -> Path | None:

@@ -33,6 +33,8 @@ class Limits:
         remember until the end of the layer.
     :param ratio: uncompressed bytes per compressed byte; 64 MiB are always allowed.
     :param window: bytes of memory for the window of a zstd blob, at most 2 GiB.
+    :param archive_ratio: decompressed bytes per byte of a compressed archive that holds the image;
+        16 MiB are always allowed.
     """
 
     unpacked_bytes: int = 1 << 40
@@ -42,6 +44,7 @@ class Limits:
     names: int = 128 * _MIB
     ratio: int = 20_000
     window: int = 128 * _MIB
+    archive_ratio: int = ARCHIVE_RATIO
 
     def expanded(self, compressed: int) -> int:
         """Return the number of uncompressed bytes that ``compressed`` bytes may become."""

@@ -11,8 +11,11 @@ from stacker.events import (
     BlobStored,
     Event,
     ExportProgress,
+    ImageCommitted,
+    ImagePulled,
     LayerPacked,
     LayerProgress,
+    LayerRestored,
     LayersFound,
     LayersToPack,
     LayerTimed,
@@ -23,12 +26,13 @@ from stacker.events import (
     Transfer,
 )
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID, Digest
+from stacker.image.digest import DiffID, Digest, ImageID
 
 DIFF_ID: Final = DiffID("sha256", "d" * 64)
 BLOB: Final = Digest("sha256", "b" * 64)
 SCHEMA_1: Final = Digest("sha256", "1" * 64)
 """The blob of a layer without a declared diff_id."""
+IMAGE: Final = ImageID("sha256", "a" * 64)
 DESCRIPTOR: Final = Descriptor("application/vnd.tests", BLOB, 10)
 EVENTS: Final[tuple[Event, ...]] = (
     LayersFound(
@@ -45,5 +49,8 @@ EVENTS: Final[tuple[Event, ...]] = (
     BlobProgress(BLOB, done=5, total=10),
     BlobStored(BLOB, Transfer.MOUNTED),
     MemberSent(DESCRIPTOR, sent=True),
+    LayerRestored(DIFF_ID, "oci:app"),
+    ImagePulled(IMAGE, DESCRIPTOR, unpacked=1, layers=(DIFF_ID,), moved=(("app:1", IMAGE),)),
+    ImageCommitted(IMAGE, IMAGE, DIFF_ID, entries=1),
 )
 """In an order in which a command might report them: a layer is found before it is unpacked."""

@@ -1,8 +1,9 @@
 """The verbs of the command line, one module each.
 
 `SUMMARIES` lists the verbs without importing them; `load` imports the module of one verb.  A verb
-translates arguments to one call of `stacker.operations` and prints the result.  It does not
-implement any operation, and it does not import another verb's operations.
+translates arguments to one call of the library and prints the result.  pyproject.toml lists the
+verbs that call `stacker.operations` instead: those of mounts, which must start fast, and those that
+the library lacks.
 """
 
 from __future__ import annotations

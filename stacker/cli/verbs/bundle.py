@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.container_options import add_command, add_container, overrides_of, settings_of
-from stacker.cli.options import DRIVERS
 from stacker.cli.output import print_item, print_line
-from stacker.cli.pulling import Restorer, add_pull, pulled
+from stacker.cli.pulling import add_pull, pulled, restorer
 from stacker.errors import UsageError
+from stacker.mount.plan import DRIVERS
 from stacker.operations.bundle import BundleRequest, remove_bundle, write_bundle
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def run(args: Namespace, session: Session) -> None:
         upper=None if args.upper is None else Path(args.upper),
     )
     store = session.store()
-    image = pulled(args.image, args.pull, store, session)
-    bundle = write_bundle(store, image, Path(args.directory), request, restore=Restorer(session))
+    image = pulled(args.image, args.pull, store.images.find, session)
+    bundle = write_bundle(store, image, Path(args.directory), request, restore=restorer(session))
     for label in bundle.omitted_labels:
         session.warn(f"omitted a label that a runtime would obey as an annotation: {label}")
     if bundle.mounted.reasons:

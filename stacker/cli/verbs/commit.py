@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_event, print_line
@@ -12,8 +11,8 @@ from stacker.errors import UsageError
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from stacker import ImageCommitted
     from stacker.cli.session import Session
-    from stacker.operations.commit import Committed
 
 DESCRIPTION = """\
 Create an image from the writes of a mount.  TARGET is the mount point of `stacker mount --rw` or
@@ -57,22 +56,21 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Create the image, and print its ID."""
-    from stacker.cli.progress import report_progress
-    from stacker.cli.pulling import Restorer
-    from stacker.operations.commit import CommitOptions, commit_image, parse_changes
+    from stacker.cli.progress import keeping, report_progress
+    from stacker.events import ImageCommitted
 
-    options = CommitOptions(
-        parse_changes(args.changes), args.author, args.message, _epoch(os.environ)
-    )
+    epoch, found = _epoch(os.environ), list[ImageCommitted]()
     with report_progress(session) as emit:
-        committed = commit_image(
-            session.store(),
-            Path(args.path),
+        session.open().commit(
+            args.path,
             args.name,
-            options,
-            emit=emit,
-            restore=Restorer(session),
+            changes=args.changes,
+            author=args.author,
+            message=args.message,
+            epoch=epoch,
+            on_event=keeping(ImageCommitted, found, emit),
         )
+    (committed,) = found
     for warning in committed.warnings:
         session.warn(warning)
     if session.json:
@@ -90,7 +88,7 @@ def _epoch(environ: os._Environ[str]) -> int | None:
     return int(text)
 
 
-def _document(committed: Committed) -> dict[str, object]:
+def _document(committed: ImageCommitted) -> dict[str, object]:
     return {
         "image_id": str(committed.image_id),
         "base": str(committed.base),

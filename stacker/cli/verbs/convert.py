@@ -35,21 +35,11 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Convert the image, and print its ID."""
     from stacker.cli.progress import report_progress
-    from stacker.cli.pulling import Restorer
-    from stacker.linux.process import usable_processors
-    from stacker.operations.convert import convert_image
 
-    store = session.store()
-    image_id = store.images.find(args.image)
+    store = session.open()
+    image_id = store.find(args.image)
     with report_progress(session) as emit:
-        added, dropped = convert_image(
-            store,
-            image_id,
-            args.form,
-            jobs=args.jobs or usable_processors(),
-            emit=emit,
-            restore=Restorer(session),
-        )
+        added, dropped = store.convert(image_id, args.form, jobs=args.jobs, on_event=emit)
     if session.json:
         item = {"image_id": str(image_id), "form": args.form, "added": added, "removed": dropped}
         print_event("convert", item=item)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from stacker.cli.exit import time_limit
 from stacker.cli.options import add_archive_ratio, add_jobs
 from stacker.cli.output import archive_stdout, print_event
-from stacker.cli.registry_options import add_registries, add_sides, add_timeout, side_access
+from stacker.cli.registry_options import add_registries, add_sides, add_timeout, side_options
 from stacker.cli.verbs.push import copied_document, print_digest, warn_foreign
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from stacker import Copied
     from stacker.cli.session import Session
-    from stacker.operations.copy import Copied
 
 DESCRIPTION = """\
 Copy an image between registries, layouts and archives.  stacker neither unpacks the image nor uses
@@ -76,26 +76,21 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _copy(args: Namespace, session: Session) -> Copied:
+    from stacker import Limits, copy_image
     from stacker.cli.progress import report_progress
-    from stacker.image.platform import Platform
-    from stacker.linux.process import usable_processors
-    from stacker.operations.copy import copy_between
-    from stacker.source.identify import complete_destination, complete_source
 
-    source, destination = complete_source(args.source), complete_destination(args.destination)
-    wanted = Platform.parse(args.platform) if args.platform else None
     with report_progress(session) as emit:
-        return copy_between(
-            source,
-            destination,
-            platform=None if args.all else wanted or Platform.host(os.uname().machine),
-            must_match=wanted is not None,
-            access=side_access(args, os.environ, "src", source),
-            destination_access=side_access(args, os.environ, "dest", destination),
-            spool=session.temporary,
+        return copy_image(
+            args.source,
+            args.destination,
+            platform=args.platform,
+            whole_index=args.all,
+            registries=side_options(args, os.environ, "src"),
+            destination_registries=side_options(args, os.environ, "dest"),
+            limits=Limits(archive_ratio=args.max_archive_ratio),
+            temporary=session.temporary,
             umask=session.umask,
-            jobs=args.jobs or usable_processors(),
-            emit=emit,
-            archive_ratio=args.max_archive_ratio,
             stdout=archive_stdout(args.destination, json=session.json),
+            jobs=args.jobs,
+            on_event=emit,
         )

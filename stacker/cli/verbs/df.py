@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_item, print_table, print_text, shortened, size
-from stacker.operations.usage import store_usage
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from stacker import ImageUsage, StoreUsage
     from stacker.cli.session import Session
-    from stacker.operations.usage import ImageUsage, StoreUsage
 
 DESCRIPTION = """\
 Show the disk usage of the store.  SHARED is the size of the layers that other images use as well.
@@ -48,8 +47,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the sizes of every image and of the store."""
     del args
-    store = session.store(create=False)
-    usage = store_usage(store, session.warn)
+    usage = session.open(create=False).usage(on_damage=session.warn)
     if session.json:
         print_item("df", _document(usage))
         return

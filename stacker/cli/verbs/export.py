@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ from stacker.image.location import STDOUT
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from contextlib import AbstractContextManager
-    from typing import BinaryIO
 
     from stacker.cli.session import Session
 
@@ -79,21 +76,20 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Export the image; print a document with ``--json``."""
     from stacker.cli.progress import report_progress
-    from stacker.cli.pulling import Restorer
-    from stacker.linux.process import usable_processors
-    from stacker.operations.export import ExportOptions, export_image
 
     _require_valid(args, session)
-    options = ExportOptions(
-        format=args.format,
-        layer=args.layer,
-        contents=args.verify == "full",
-        jobs=args.jobs or usable_processors(),
-    )
-    store = session.store()
-    store.images.find(args.image)  # fail before FILE is created
-    with report_progress(session) as emit, _opened(args, session) as out:
-        done = export_image(store, args.image, out, options, emit=emit, restore=Restorer(session))
+    store = session.open()
+    with report_progress(session) as emit:
+        done = store.export(
+            args.image,
+            Stdout() if args.output in STDOUT else args.output,  # type: ignore[arg-type]
+            kind=args.format,
+            layer=args.layer,
+            contents=args.verify == "full",
+            umask=session.umask,
+            jobs=args.jobs,
+            on_event=emit,
+        )
     if session.json:
         item = {
             "image_id": str(done.image_id),
@@ -121,11 +117,3 @@ def _require_valid(args: Namespace, session: Session) -> None:
         option = "--json" if session.json else f"--format {args.format}"
         raise UsageError(f"{option} requires -o FILE", hint="name the file with -o")
     require_no_terminal("a tar", hint="name a file with -o, or redirect stdout")
-
-
-def _opened(args: Namespace, session: Session) -> AbstractContextManager[BinaryIO]:
-    from stacker.destination.output_file import output_file
-
-    if args.output in STDOUT:
-        return nullcontext(Stdout())  # type: ignore[arg-type]
-    return output_file(args.output, args.output, umask=session.umask, replace=True)

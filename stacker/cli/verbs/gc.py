@@ -56,10 +56,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Remove unused objects, and print each of them."""
-    from stacker.operations.gc import collect_garbage
-
-    found = collect_garbage(
-        session.store(create=False),
+    found = session.open(create=False).collect_garbage(
         older_than=args.older_than,
         dry_run=args.dry_run,
         untagged=args.untagged,

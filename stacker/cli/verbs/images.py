@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.output import add_template, print_line, print_list, shortened, size
 from stacker.errors import UsageError
-from stacker.operations.usage import images_usage
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable
 
+    from stacker import ImageUsage
     from stacker.cli.output import Listing
     from stacker.cli.session import Session
-    from stacker.operations.usage import ImageUsage
 
 DESCRIPTION = """\
 List the images in the store, in the order of their first pull.  An image without a name has the
@@ -49,10 +48,9 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the images in the store."""
     filters = [_filter(text) for text in args.filters]
-    store = session.store(create=False)
     usages = [
         usage
-        for usage in images_usage(store, session.warn)
+        for usage in session.open(create=False).image_usages(on_damage=session.warn)
         if all(matches(usage) for matches in filters)
     ]
     if session.verbosity < 0 and not session.json and args.template is None:

@@ -24,7 +24,6 @@ from stacker.cli.registry_options import add_registries, registry_access
 from stacker.cli.verbs.push import (
     add_packing,
     copied_document,
-    packing_of,
     print_digest,
     warn_foreign,
 )
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from stacker.image.descriptor import Descriptor
     from stacker.image.digest import Digest
     from stacker.image.manifest import Index
+    from stacker.jobs.pack_layer import PackOptions
     from stacker.operations.index import OpenSource
     from stacker.store.indexes import StoredIndex
 
@@ -229,14 +229,14 @@ def _inspect(args: Namespace, session: Session) -> None:
 
 def _push(args: Namespace, session: Session) -> None:
     from stacker.cli.progress import report_progress
-    from stacker.cli.pulling import Restorer
+    from stacker.cli.pulling import restorer
     from stacker.destination.open import open_destination
     from stacker.linux.process import usable_processors
     from stacker.operations.index import push_index
     from stacker.source.identify import complete_destination
 
     args.destination = complete_destination(args.destination)
-    packing = packing_of(args)
+    packing = _packing_of(args)
     store = session.store()
     store.indexes.find(args.name)  # fail before DEST is opened
     with ExitStack() as held:
@@ -258,7 +258,7 @@ def _push(args: Namespace, session: Session) -> None:
             packing=packing,
             jobs=args.jobs or usable_processors(),
             emit=emit,
-            restore=Restorer(session, args),
+            restore=restorer(session, args),
         )
     warn_foreign(copied, session)
     if session.json:
@@ -266,6 +266,17 @@ def _push(args: Namespace, session: Session) -> None:
         print_event("index-push", item={**item, **copied_document(copied)})
     else:
         print_digest(copied, args.destination, session)
+
+
+def _packing_of(args: Namespace) -> PackOptions:
+    """Return the options for compressing layers, from ``--compression`` and ``--level``.
+
+    :raises UsageError: the compression has no such level.
+    """
+    from stacker.jobs.pack_layer import PackOptions
+    from stacker.stream.compression import compression_level
+
+    return PackOptions(args.compression, compression_level(args.compression, args.level))
 
 
 def _remove(args: Namespace, session: Session) -> None:

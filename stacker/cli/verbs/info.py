@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 import stacker
 from stacker.cli.options import add_archive_ratio, add_limits
 from stacker.cli.output import print_item, print_table, print_text
-from stacker.linux import mountapi
-from stacker.operations.info import machine_info
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from stacker import Answer, Info
     from stacker.cli.session import Session
-    from stacker.linux.probe import Answer
-    from stacker.operations.info import Info
 
 DESCRIPTION = """\
 Show which features this machine and the filesystem of the store support: mount drivers, EROFS,
@@ -47,7 +44,8 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> None:
     """Print the features."""
     del args
-    info, limits = machine_info(session.root), _limits(session)
+    info = stacker.machine_info(session.root)
+    limits = _limits(info, session)
     if session.json:
         print_item("info", _document(info, limits))
         return
@@ -79,7 +77,7 @@ def _lines(info: Info, limits: dict[str, int]) -> dict[str, str]:
     }
 
 
-def _limits(session: Session) -> dict[str, int]:
+def _limits(info: Info, session: Session) -> dict[str, int]:
     """Return the limits of the kernel and those that `pull` has without options, by name."""
     parser = ArgumentParser(add_help=False)
     add_limits(parser)
@@ -89,7 +87,7 @@ def _limits(session: Session) -> dict[str, int]:
         configured = session.config.defaults("pull")
         limits |= {name: value for name, value in configured.items() if name in limits}
     return {
-        "overlay_layers": mountapi.OVERLAY_MAX_LAYERS,
+        "overlay_layers": info.overlay_layers,
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         **limits,
     }

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.options import DRIVERS, add_image
+from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
-from stacker.cli.pulling import Restorer, add_pull, pulled
+from stacker.cli.pulling import add_pull, pulled, restorer
 from stacker.mount.drivers.protocol import Mounted
-from stacker.mount.plan import FLAGS, MountRequest
+from stacker.mount.plan import DRIVERS, FLAGS, MountRequest
 from stacker.operations.mount import find_mount, mount_flags, mount_image, plan_image
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def run(args: Namespace, session: Session) -> None:
         flags=mount_flags([name for name in FLAGS if getattr(args, name)]),
     )
     store, check = session.store(), _check(args, session)  # which names the image as the user did
-    args.image = pulled(args.image, args.pull, store, session)
+    args.image = pulled(args.image, args.pull, store.images.find, session)
     if args.print_plan:
         _print_plan(args, request, session, check)
         return
@@ -143,7 +143,7 @@ def run(args: Namespace, session: Session) -> None:
         store,
         args.image,
         request,
-        restore=Restorer(session),
+        restore=restorer(session),
         check=check,
     )
     _explain(mounted, session)
@@ -187,7 +187,7 @@ def _print_plan(
         session.store(),
         args.image,
         request,
-        restore=Restorer(session),
+        restore=restorer(session),
         check=check,
     )
     print_item("plan", {"driver": driver, "reasons": list(reasons), "plan": plan.to_json(driver)})

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from argparse import BooleanOptionalAction
 from typing import TYPE_CHECKING
 
 from stacker.cli.exit import flush_later, time_limit
 from stacker.cli.help import parse_count
-from stacker.cli.options import add_archive_ratio, add_jobs, add_limits, limits_of
+from stacker.cli.options import add_archive_ratio, add_jobs, add_limits
 from stacker.cli.output import moved_document, print_event, print_line, size
-from stacker.cli.registry_options import add_registries, add_timeout, registry_access
+from stacker.cli.registry_options import add_registries, add_timeout
 from stacker.errors import UnsupportedError
-from stacker.operations import forms
+from stacker.layer.paths import FORMS
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
+    from stacker import ImagePulled, Shared, Store
     from stacker.cli.session import Session
-    from stacker.image.platform import Platform
-    from stacker.jobs.tasks import UnpackOptions
     from stacker.layer.paths import Form
-    from stacker.operations.dedup import Shared
-    from stacker.operations.pull import Pulled
-    from stacker.registry.settings import RegistryAccess
 
 DESCRIPTION = """\
 Pull an image into the store.  stacker verifies each layer's blob against its digest, and the tar
@@ -68,7 +63,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     add(
         "--form",
-        choices=forms.OPTIONS,
+        choices=("auto", *FORMS),
         help="store layers as directories with their files (tree), or as their tars with an index "
         "that the kernel mounts (erofs); auto chooses erofs if the kernel can mount it on the "
         "store's filesystem, or FUSE can serve it; `stacker info` says why (default: the form that "
@@ -144,20 +139,18 @@ def run(args: Namespace, session: Session) -> None:
         print_line(str(pulled.image_id))
 
 
-def pull_source(args: Namespace, session: Session) -> tuple[Pulled, Shared | None]:
+def pull_source(args: Namespace, session: Session) -> tuple[ImagePulled, Shared | None]:
     """Pull the image that the arguments of this verb name, and start the flush.
 
     :returns: the image, and with ``--dedup`` the storage that it shares.
     """
-    from stacker.image.platform import Platform
-    from stacker.source.identify import complete_source
+    from stacker.api.options import complete_source
 
     args.source = complete_source(args.source)
-    wanted = Platform.parse(args.platform) if args.platform else None
-    host = Platform.host(os.uname().machine)
+    store = session.open(args)
     with time_limit(args.timeout, f"pull {args.source}"):
-        pulled = _pull(args, session, wanted or host, must_match=wanted is not None)
-        shared = _share(session, pulled) if args.dedup else None
+        pulled = _pull(args, store, session)
+        shared = _share(session, store, pulled) if args.dedup else None
     for warning in pulled.warnings:
         session.say(f"warning: {warning}")
     session.say_moved(pulled.moved, pulled.image_id)
@@ -166,82 +159,43 @@ def pull_source(args: Namespace, session: Session) -> tuple[Pulled, Shared | Non
     return pulled, shared
 
 
-def _access(args: Namespace) -> RegistryAccess | None:
-    """Return the settings for registries, or None for a local source, which saves an import."""
-    from stacker.image.location import is_in_registry
+def _pull(args: Namespace, store: Store, session: Session) -> ImagePulled:
+    from stacker.cli.progress import keeping, report_progress
+    from stacker.events import ImagePulled
 
-    if not is_in_registry(args.source):
-        return None
-    from dataclasses import replace
-
-    access = registry_access(args, os.environ, args.source)
-    return replace(access, allow_foreign=args.allow_foreign, parallel_ranges=args.ranges)
-
-
-def _pull(args: Namespace, session: Session, platform: Platform, *, must_match: bool) -> Pulled:
-    from stacker.cli.progress import report_progress
-    from stacker.image.reference import complete_name
-    from stacker.linux.process import usable_processors
-    from stacker.operations.pull import pull_image
-    from stacker.source.open import open_source
-
-    store = session.store()
-    form = _form(args, session)  # its child processes start before the threads of progress bars
-    with (
-        store.staging.directory("spool") as spool,
-        open_source(
+    form = _form(args, store, session)  # its child processes start before threads of progress bars
+    found: list[ImagePulled] = []
+    with report_progress(session) as emit:
+        store.pull(
             args.source,
-            spool=spool,
-            access=_access(args),
-            archive_ratio=args.max_archive_ratio,
-        ) as source,
-        report_progress(session) as emit,
-    ):
-        return pull_image(
-            store,
-            source,
-            platform=platform,
-            options=_options(args, form),
-            jobs=args.jobs or usable_processors(),
-            origin=args.source,
-            names=tuple(map(complete_name, args.name)) if args.name else None,
-            emit=emit,
-            must_match=must_match,
+            names=args.name,
+            platform=args.platform,
+            form=form,
+            keep_blobs=args.keep_blobs,
+            resume=args.resume,
+            sync=args.sync is True,
+            jobs=args.jobs,
+            on_event=keeping(ImagePulled, found, emit),
         )
+    return found[0]
 
 
-def _form(args: Namespace, session: Session) -> Form | None:
+def _form(args: Namespace, store: Store, session: Session) -> Form | None:
     """Return the form for new layers; ``None`` lets the layers of the store decide."""
     if args.form != "auto":
         form: Form | None = args.form
         return form
-    chosen = forms.automatic_form(session.root)
+    chosen = store.automatic_form()
     session.detail(f"form {chosen.form}: {chosen.reason}")
     return chosen.form
 
 
-def _options(args: Namespace, form: Form | None) -> UnpackOptions:
-    from stacker.jobs.tasks import UnpackOptions
-    from stacker.layer.metadata import IdMap
-    from stacker.layer.whiteout_format import WhiteoutFormat
-
-    return UnpackOptions(
-        WhiteoutFormat.permitted(),
-        IdMap.permitted(),
-        limits_of(args),
-        sync=args.sync is True,
-        keep_blobs=args.keep_blobs,
-        resume=args.resume,
-        form=form,
-    )
-
-
-def _share(session: Session, pulled: Pulled) -> Shared:
+def _share(session: Session, store: Store, pulled: ImagePulled) -> Shared:
     """Share storage after the image is complete; a failure is a warning."""
-    from stacker.operations.dedup import Shared, share_storage
+    from stacker import Shared
 
     try:
-        shared = share_storage(session.store(), pulled.layers)
+        shared = store.share_storage(pulled.layers)
     except UnsupportedError as error:
         session.say(f"warning: cannot share storage: {session.root}: {error.message}")
         return Shared()
@@ -252,7 +206,7 @@ def _share(session: Session, pulled: Pulled) -> Shared:
     return shared
 
 
-def _document(pulled: Pulled, shared: Shared | None) -> dict[str, object]:
+def _document(pulled: ImagePulled, shared: Shared | None) -> dict[str, object]:
     return {
         "image_id": str(pulled.image_id),
         "manifest": str(pulled.manifest.digest),

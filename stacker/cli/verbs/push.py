@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from stacker.cli.exit import time_limit
 from stacker.cli.help import parse_count
 from stacker.cli.options import add_image, add_jobs
 from stacker.cli.output import archive_stdout, print_event, print_line
-from stacker.cli.registry_options import add_registries, add_timeout, registry_access
+from stacker.cli.registry_options import add_registries, add_timeout
 from stacker.image.document import quoted
 from stacker.image.location import STDOUT, is_archive_on
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from stacker import Copied, Pushed
     from stacker.cli.session import Session
-    from stacker.jobs.pack_layer import PackOptions
-    from stacker.operations.copy import Copied
-    from stacker.operations.push import Pushed
 
 DESCRIPTION = """\
 Push an image from the store to a registry, a layout or an archive.  stacker sends the config byte
@@ -77,17 +74,6 @@ def add_packing(parser: ArgumentParser) -> None:
     )
 
 
-def packing_of(args: Namespace) -> PackOptions:
-    """Return the options for compressing layers, from ``--compression`` and ``--level``.
-
-    :raises UsageError: the compression has no such level.
-    """
-    from stacker.jobs.pack_layer import PackOptions
-    from stacker.stream.compression import compression_level
-
-    return PackOptions(args.compression, compression_level(args.compression, args.level))
-
-
 def copied_document(copied: Copied) -> dict[str, object]:
     """Return the part of a JSON document that push, copy and index push share."""
     return {
@@ -131,37 +117,21 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def _push(args: Namespace, session: Session) -> Pushed:
+    from stacker.api.options import complete_destination
     from stacker.cli.progress import report_progress
-    from stacker.cli.pulling import Restorer
-    from stacker.destination.open import open_destination
-    from stacker.linux.process import usable_processors
-    from stacker.operations.push import push_image
-    from stacker.source.identify import complete_destination
 
     args.destination = complete_destination(args.destination)
-    packing = packing_of(args)
-    access = registry_access(args, os.environ, args.destination)
-    store = session.store()
-    image_id = store.images.find(args.image)  # fail before DEST is opened
-    is_id = str(image_id).removeprefix("sha256:").startswith(args.image.removeprefix("sha256:"))
-    with (
-        open_destination(
+    store = session.open(args)
+    with report_progress(session) as emit:
+        return store.push(
+            args.image,
             args.destination,
-            access=access,
+            compression=args.compression,
+            level=args.level,
             umask=session.umask,
             stdout=archive_stdout(args.destination, json=session.json),
-            image_name="" if is_id else args.image,
-        ) as destination,
-        report_progress(session) as emit,
-    ):
-        return push_image(
-            store,
-            args.image,
-            destination,
-            packing=packing,
-            jobs=args.jobs or usable_processors(),
-            emit=emit,
-            restore=Restorer(session, args),
+            jobs=args.jobs,
+            on_event=emit,
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stacker.cli.options import add_archive_ratio, add_limits
 from stacker.cli.output import print_items, print_line
 from stacker.cli.registry_options import add_registries
-from stacker.cli.verbs.verify import add_choice, chosen_images
+from stacker.cli.verbs.verify import add_choice, require_choice
 from stacker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,17 +52,12 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Replace damaged layers and chains, print their IDs, and seal the layers with --seal."""
-    from stacker.cli.pulling import Restorer
-    from stacker.linux.process import usable_processors
-    from stacker.operations.repair import repair_images, seal_layers
-
     if args.seal and args.fast:
         raise UsageError("contradictory options: got --seal and --fast, want one of them")
-    store, jobs = session.store(), args.jobs or usable_processors()
-    image_ids = chosen_images(args, store)
-    with Restorer(session, args).repair(store, jobs=jobs) as repair:
-        repaired = repair_images(store, image_ids, repair, contents=not args.fast)
-    sealed = seal_layers(store, image_ids, jobs=jobs) if args.seal else 0
+    require_choice(args)
+    store = session.open(args)
+    repaired = store.repair(*args.images, contents=not args.fast, jobs=args.jobs)
+    sealed = store.seal(*args.images, jobs=args.jobs) if args.seal else 0
     chains = [str(chain_id) for chain_id in repaired.chains]
     if session.json:
         items: list[dict[str, object]]

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 from stacker.cli.options import add_images
 from stacker.cli.output import print_items, print_line
 from stacker.errors import UsageError
-from stacker.operations.remove import remove_images, remove_named
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from stacker import Removal, Store
     from stacker.cli.session import Session
-    from stacker.operations.remove import Removal
-    from stacker.store.store import Store
 
 DESCRIPTION = """\
 Remove images.  If IMAGE is a name, stacker removes the name; if it is the last name of the image,
@@ -49,7 +47,7 @@ def run(args: Namespace, session: Session) -> None:
             "got --all and an IMAGE, want one of them" if args.all else "missing IMAGE",
             hint="`stacker images` lists the images; --all removes all of them",
         )
-    removal = _remove(args, session.store(create=False))
+    removal = _remove(args, session.open(create=False))
     for name, image_id in removal.untagged.items():
         session.say(f"removed the name {name}; image {image_id.short} has other names")
     for image_id, parts in removal.images.items():
@@ -65,8 +63,8 @@ def run(args: Namespace, session: Session) -> None:
 
 def _remove(args: Namespace, store: Store) -> Removal:
     if args.all:
-        return remove_images(store, [image.id for image in store.images.all()])
-    return remove_named(store, args.images, force=args.force)
+        return store.remove_all()
+    return store.remove(*args.images, force=args.force)
 
 
 def _documents(removal: Removal) -> list[dict[str, object]]:

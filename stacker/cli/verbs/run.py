@@ -11,11 +11,12 @@ from stacker.cli.container_options import (
     overrides_of,
     settings_of,
 )
-from stacker.cli.options import DRIVERS, add_image
+from stacker.cli.options import add_image
 from stacker.cli.output import print_item
-from stacker.cli.pulling import Restorer, add_pull, pulled
+from stacker.cli.pulling import add_pull, pulled, restorer
 from stacker.cli.verbs import FAILURES
 from stacker.errors import StackerError, StartError, path_of, shell_word
+from stacker.mount.plan import DRIVERS
 from stacker.operations.run import RUNTIMES, RunRequest, run_image
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def run(args: Namespace, session: Session) -> int:
 
 def _run(args: Namespace, session: Session) -> int:
     request = _request(args)
-    image = pulled(args.image, args.pull, session.store(), session)
+    image = pulled(args.image, args.pull, session.store().images.find, session)
     if args.interactive:
         finished = _execute(image, request, session, 0)
     else:
@@ -139,7 +140,7 @@ def _execute(image: str, request: RunRequest, session: Session, stdin: int) -> F
         image,
         request,
         (stdin, 1, 2),
-        restore=Restorer(session),
+        restore=restorer(session),
         forward_signals=True,
     )
 

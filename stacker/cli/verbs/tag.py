@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from stacker.cli.options import add_image
 from stacker.cli.output import moved_document, print_item
-from stacker.operations.names import tag_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -31,8 +30,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Name an image."""
-    store = session.store(create=False)
-    image_id, moved = tag_image(store, args.image, args.names)
-    session.say_moved(moved, image_id)
+    tagged = session.open(create=False).tag(args.image, *args.names)
+    session.say_moved(tagged.moved, tagged.image_id)
     if session.json:
-        print_item("tag", {"image_id": str(image_id), "moved": moved_document(moved)})
+        moved = moved_document(tagged.moved)
+        print_item("tag", {"image_id": str(tagged.image_id), "moved": moved})

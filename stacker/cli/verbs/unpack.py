@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.options import add_image
 from stacker.cli.output import print_item, print_line
-from stacker.cli.pulling import Restorer, add_pull, pulled
-from stacker.operations.unpack import unpack_image
+from stacker.cli.pulling import add_pull, pulled
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -37,11 +35,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Unpack an image, and print DIR."""
-    store = session.store()
-    image = pulled(args.image, args.pull, store, session)
-    image_id = unpack_image(store, image, Path(args.directory), restore=Restorer(session))
+    store = session.open()
+    image = pulled(args.image, args.pull, store.find, session)
+    image_id = store.unpack(image, args.directory, on_event=session.notice)
     if session.json:
         path = os.path.realpath(args.directory)
-        print_item("unpack", {"image_id": image_id, "directory": path})
+        print_item("unpack", {"image_id": str(image_id), "directory": path})
     else:
         print_line(args.directory)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import print_items
-from stacker.operations.names import untag_names
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -28,7 +27,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Remove names."""
-    removed = untag_names(session.store(create=False), args.names)
+    removed = session.open(create=False).untag(*args.names)
     if session.json:
         print_items(
             "untag",

@@ -12,12 +12,8 @@ from stacker.errors import IntegrityError, UsageError
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from stacker import ChainVerified, ImageID, LayerVerified, Verification
     from stacker.cli.session import Session
-    from stacker.image.digest import ImageID
-    from stacker.jobs.verify_layer import LayerVerified
-    from stacker.operations.verify import Verification
-    from stacker.operations.verify_chain import ChainVerified
-    from stacker.store.store import Store
 
 DESCRIPTION = """\
 Verify images in the store.  stacker computes the diff_id of each layer from the files on disk.  It
@@ -56,11 +52,10 @@ def add_choice(parser: ArgumentParser, *, every: str, what: str) -> None:
     add_jobs(parser, f"layers to {what}")
 
 
-def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
-    """Return the images that the arguments name, or every image.
+def require_choice(args: Namespace) -> None:
+    """Require either images or ``--all``.
 
-    :raises UsageError: neither an image nor ``--all`` is given, or both.
-    :raises NotFoundError: the store lacks an image.
+    :raises UsageError: neither is given, or both.
     """
     if bool(args.images) == args.all:
         got = "both IMAGE and" if args.all else "neither IMAGE nor"
@@ -68,9 +63,6 @@ def chosen_images(args: Namespace, store: Store) -> list[ImageID]:
             f"no choice of images: got {got} --all, want one of them",
             hint="`stacker images` lists the images in the store",
         )
-    if args.all:
-        return [image.id for image in store.images.all()]
-    return [store.images.find(image) for image in args.images]
 
 
 def run(args: Namespace, session: Session) -> None:
@@ -78,18 +70,9 @@ def run(args: Namespace, session: Session) -> None:
 
     :raises IntegrityError: an image or a layer is damaged.
     """
-    from stacker.linux.process import usable_processors
-    from stacker.operations.verify import verify_images
-
-    store = session.store(create=False)
-    found = verify_images(
-        store,
-        chosen_images(args, store),
-        contents=not args.fast,
-        jobs=args.jobs or usable_processors(),
-        emit=lambda _: None,
-        unlisted=args.all,
-    )
+    require_choice(args)
+    store = session.open(create=False)
+    found = store.verify(*args.images, contents=not args.fast, jobs=args.jobs)
     if session.json:
         print_item("verify", _document(found))
     else:
@@ -102,18 +85,14 @@ def run(args: Namespace, session: Session) -> None:
 
 
 def require_sound(
-    store: Store, image_id: ImageID, *, name: str, contents: bool, session: Session
+    _: object, image_id: ImageID, *, name: str, contents: bool, session: Session
 ) -> None:
     """Verify an image for another verb; print its differences if it is damaged.
 
     :param name: the image as the user named it, for the hint.
     :raises IntegrityError: the image is damaged.
     """
-    from stacker.linux.process import usable_processors
-    from stacker.operations.verify import verify_images
-
-    jobs = usable_processors()
-    found = verify_images(store, [image_id], contents=contents, jobs=jobs, emit=lambda _: None)
+    found = session.open().verify(image_id, contents=contents)
     if found.is_sound:
         return
     if session.json:

@@ -40,11 +40,14 @@ def test_files_are_asked_in_this_order(
     assert auth_files(named, environ, 7) == files
 
 
+def named(authfile: Path, *, insecure: bool = False) -> Namespace:
+    """Return the options of a command with ``--authfile``."""
+    return Namespace(authfile=str(authfile), insecure=insecure, cert_dir=None, registries_conf=None)
+
+
 def test_missing_authfile_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="--authfile"):
-        registry_access(
-            Namespace(authfile=str(tmp_path / "none"), insecure=False), {}, "oci:layout"
-        )
+        registry_access(named(tmp_path / "none"), {})
 
 
 def test_workers_may_have_another_directory(
@@ -52,6 +55,6 @@ def test_workers_may_have_another_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "auth.json").touch()
-    found = registry_access(Namespace(authfile="auth.json", insecure=True), {}, "oci:layout")
+    found = registry_access(named(Path("auth.json"), insecure=True), {})
     assert found.auth_files == (str(tmp_path / "auth.json"),)
     assert found.insecure

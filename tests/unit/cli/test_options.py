@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from stacker.cli.options import DRIVERS as OFFERED
 from stacker.cli.options import main_parser, parse, whole_parser
 from stacker.cli.verbs import SUMMARIES, load
 from stacker.errors import UsageError
 from stacker.mount.drivers.choose import DRIVERS, driver_named
+from stacker.mount.plan import DRIVERS as OFFERED
 
 
 @pytest.mark.parametrize(

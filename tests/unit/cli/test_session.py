@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from stacker.cli.session import Session, config_files
+from stacker.cli.session import Session
 from stacker.cli.verbs import SUMMARIES, WITHOUT_STORE, load
 from stacker.errors import UsageError
+from stacker.store.location import config_files
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_commands_in_a_hint_repeat_the_store_option(text: str, want: str) -> Non
 def test_verbs_without_a_store_are_those_that_do_not_use_its_path(verb: str) -> None:
     load(verb)
     source = inspect.getsource(sys.modules[f"stacker.cli.verbs.{verb}"])
-    uses_it = any(word in source for word in ("session.store(", "session.root"))
+    uses_it = any(word in source for word in ("session.open(", "session.store(", "session.root"))
     assert uses_it == (verb not in WITHOUT_STORE)
 
 

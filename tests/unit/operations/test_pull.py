@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stacker.errors import IntegrityError, NotFoundError
-from stacker.events import Emit, Event, LayersFound, LayerUnpacked
+from stacker.events import Emit, Event, ImagePulled, LayersFound, LayerUnpacked
 from stacker.image import mediatype
 from stacker.image.config import ImageConfig
 from stacker.image.descriptor import Descriptor
@@ -21,7 +21,7 @@ from stacker.layer.metadata import SQUASH
 from stacker.layer.whiteout_format import WhiteoutFormat
 from stacker.operations import pull as pull_module
 from stacker.operations.convert import convert_image
-from stacker.operations.pull import Pulled, UnpackLayer, pull_image
+from stacker.operations.pull import UnpackLayer, pull_image
 from stacker.operations.remove import remove_image
 from stacker.operations.stack import chain_id_of, is_complete
 from stacker.store.store import Store
@@ -48,7 +48,7 @@ def pull_from(
     sync: bool = False,
     must_match: bool = False,
     unpack: UnpackLayer | None = None,
-) -> tuple[Pulled, list[Event]]:
+) -> tuple[ImagePulled, list[Event]]:
     events: list[Event] = []
     pulled = pull_image(
         store,

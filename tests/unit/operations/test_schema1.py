@@ -17,6 +17,7 @@ from stacker.errors import (
     NotFoundError,
     UnsupportedError,
 )
+from stacker.events import ImagePulled
 from stacker.image import mediatype
 from stacker.image.config import parse_config
 from stacker.image.descriptor import Descriptor
@@ -27,7 +28,7 @@ from stacker.image.schema1 import Schema1Manifest
 from stacker.jobs.tasks import UnpackOptions
 from stacker.layer.metadata import IdMap
 from stacker.layer.whiteout_format import WhiteoutFormat
-from stacker.operations.pull import Pulled, pull_image
+from stacker.operations.pull import pull_image
 from stacker.operations.schema1 import UndeclaredDiffID, convert, layers_of, manifest_of
 from stacker.store.store import Store
 from stacker.stream.compression import Readable
@@ -100,7 +101,7 @@ def digest(one: Step) -> Digest:
     return Digest.parse(one.digest)
 
 
-def pulled(store: Store, source: OldRegistry) -> Pulled:
+def pulled(store: Store, source: OldRegistry) -> ImagePulled:
     return pull_image(
         store,
         source,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from stacker.cli.config import KEYS, Config, read_config
+from stacker.api.config import KEYS, Config, read_config
 from stacker.cli.options import parse, verb_parser
-from stacker.cli.session import Session, config_files
+from stacker.cli.session import Session
 from stacker.cli.verbs import SUMMARIES, load
 from stacker.errors import UsageError
+from stacker.store.location import config_files
 
 WHOLE = """
 store = "/srv/store"
@@ -128,7 +129,7 @@ def test_tilde_in_the_store_is_the_home_directory(
 
 def test_only_existing_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system, base = tmp_path / "etc.toml", tmp_path / "user"
-    monkeypatch.setattr("stacker.cli.session._SYSTEM_CONFIG", system)
+    monkeypatch.setattr("stacker.store.location._SYSTEM_CONFIG", system)
     environ = {"XDG_CONFIG_HOME": str(base)}
     assert config_files(environ) == []
     (base / "stacker").mkdir(parents=True)

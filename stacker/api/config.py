@@ -1,22 +1,22 @@
 """Read the configuration files, which replace the defaults of options.
 
 The paths of existing TOML files come in; a `Config` goes out.  A later file overrides the keys of
-an earlier one.  This module is imported only when a file exists, and does not read the
+an earlier one.  The command imports this module only when a file exists.  It does not read the
 environment.  docs/reference/config.md describes the keys.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
-from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.cli.help import parse_size
-from stacker.cli.options import DRIVERS
 from stacker.errors import UsageError
+from stacker.mount.plan import DRIVERS
 from stacker.operations import forms
+from stacker.tar.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ class Config:
     :param files: the files that were read, in the order in which they were read.
     :param sources: the file that each value comes from, by field.
     :param store: an absolute path; so is each one in `additional_stores`.
-    :param max_bytes: this limit and the others are those of `stacker.cli.options.add_limits`.
+    :param max_bytes: this limit and the others are those of `Limits`.
     """
 
     files: tuple[Path, ...] = ()
@@ -59,6 +59,11 @@ class Config:
     max_depth: int | None = None
     max_ratio: int | None = None
     max_archive_ratio: int | None = None
+
+    def limits(self) -> Limits:
+        """Return the limits that the files set; the others have their defaults."""
+        set_here = (key for key in _LIMITS_OF if key in self.sources)
+        return Limits(**{_LIMITS_OF[key]: getattr(self, key) for key in set_here})
 
     def defaults(self, verb: str) -> dict[str, object]:
         """Return the defaults that the options of a verb get, by the names of the options."""
@@ -80,6 +85,18 @@ def read_config(files: Sequence[Path]) -> Config:
         values |= found
         sources |= dict.fromkeys(found, path)
     return Config(files=tuple(files), sources=sources, **values)  # type: ignore[arg-type]
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``512``, ``64K``, ``10M``, ``2G`` or ``1T`` means; K is 1024.
+
+    :raises ValueError: the text is not a size.
+    """
+    found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text, re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise ValueError(f"got {text!r}, want a number of bytes such as 512, 64K, 10M, 2G or 1T")
+    power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
+    return int(found[1]) << 10 * power
 
 
 def key_of(name: str) -> str:
@@ -106,7 +123,7 @@ def _checked(path: Path, key: str, value: object) -> Value:
         raise _invalid(path, key, f"got an unknown key, want one of {wanted}")
     try:
         return _SETTINGS[_FIELDS[key]][0](value)
-    except ArgumentTypeError as error:
+    except ValueError as error:
         raise _invalid(path, key, str(error)) from None
 
 
@@ -122,38 +139,38 @@ def _directory(value: object) -> Path:
             path = Path(value)
         if path.is_absolute():
             return path
-    raise ArgumentTypeError(f"got {value!r}, want an absolute path, or one that begins with ~/")
+    raise ValueError(f"got {value!r}, want an absolute path, or one that begins with ~/")
 
 
 def _directories(value: object) -> tuple[Path, ...]:
     if isinstance(value, list):
         return tuple(map(_directory, value))
-    raise ArgumentTypeError(f"got {value!r}, want a list of directories")
+    raise ValueError(f"got {value!r}, want a list of directories")
 
 
 def _count(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise ArgumentTypeError(f"got {value!r}, want a whole number, one or more")
+    raise ValueError(f"got {value!r}, want a whole number, one or more")
 
 
 def _size(value: object) -> int:
     if isinstance(value, str | int) and not isinstance(value, bool):
         return parse_size(str(value))
-    raise ArgumentTypeError(f"got {value!r}, want {_SIZE}")
+    raise ValueError(f"got {value!r}, want {_SIZE}")
 
 
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise ArgumentTypeError(f"got {value!r}, want true or false")
+    raise ValueError(f"got {value!r}, want true or false")
 
 
 def _one_of(choices: Sequence[str]) -> Check:
     def check(value: object) -> str:
         if isinstance(value, str) and value in choices:
             return value
-        raise ArgumentTypeError(f"got {value!r}, want one of {', '.join(choices)}")
+        raise ValueError(f"got {value!r}, want one of {', '.join(choices)}")
 
     return check
 
@@ -181,4 +198,15 @@ _SETTINGS: dict[str, tuple[Check, str, str]] = {
 """The check of each value, its description, and the option; in the order of the documentation."""
 KEYS = tuple((key_of(name), want, sets) for name, (_, want, sets) in _SETTINGS.items())
 """Each key, its values, and the option whose default it replaces."""
+_LIMITS_OF = {
+    "max_bytes": "unpacked_bytes",
+    "max_archive_ratio": "archive_ratio",
+    "max_pax_bytes": "pax_bytes",
+    "max_names": "names",
+    "max_window": "window",
+    "max_entries": "entries",
+    "max_depth": "depth",
+    "max_ratio": "ratio",
+}
+"""The field of `Limits` for each field of `Config` that is a limit."""
 _FIELDS = {key_of(name): name for name in _SETTINGS}
