@@ -45,7 +45,8 @@ def run_directory(environ: Mapping[str, str]) -> Path | None:
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:
     """Return the existing configuration files, the system's first."""
-    base = absolute(environ, "XDG_CONFIG_HOME") or Path(os.path.expanduser("~/.config"))
+    home = environ.get("HOME") or os.path.expanduser("~")
+    base = absolute(environ, "XDG_CONFIG_HOME") or Path(home, ".config")
     paths = (_SYSTEM_CONFIG, base / "stacker/config.toml")
     return [path for path in paths if _is_readable(path)]
 

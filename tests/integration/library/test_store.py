@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import stacker
 from stacker import (
     Event,
     LayerError,
+    LayerRestored,
     LayersFound,
     LayerUnpacked,
     Limits,
@@ -28,6 +30,7 @@ from stacker import (
 )
 from tests.support import images
 from tests.support.command import REPOSITORY, Stacker
+from tests.support.sample import MIDDLE
 from tests.support.snapshot import snapshot
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts: needs root")
@@ -220,6 +223,63 @@ def test_only_from_environment_reads_the_environment(
     given = Store.from_environment({"STACKER_STORE": str(tmp_path / "given")})
     assert given.root == tmp_path / "given"
     assert given.registries.https_proxy == ""
+
+
+def test_from_environment_reads_the_configuration_files(
+    layout: images.Layout, tmp_path: Path
+) -> None:
+    config = tmp_path / "config/stacker/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        f'store = "{tmp_path}/configured"\nadditional-stores = ["{tmp_path}/other"]\n'
+        "[limits]\nmax-entries = 1\nmax-archive-ratio = 7\n"
+    )
+    base = Store.open(tmp_path / "other").pull(layout.source)
+    store = Store.from_environment({"XDG_CONFIG_HOME": str(tmp_path / "config")})
+    assert store.root == tmp_path / "configured"
+    assert (store.limits.entries, store.limits.archive_ratio) == (1, 7)
+    assert store.pull(layout.source).layers == base.layers  # used in place, so no limit applies
+    with pytest.raises(LayerError):
+        store.pull(images.layout(tmp_path / "b", [MIDDLE]).source)
+    config.write_text("jobs = 0")
+    with pytest.raises(UsageError, match="jobs: got 0"):
+        Store.from_environment({"XDG_CONFIG_HOME": str(tmp_path / "config")})
+
+
+def test_names_move_and_the_last_one_takes_the_image(
+    store: Store, layout: images.Layout, tmp_path: Path
+) -> None:
+    image = store.pull(layout.source, names=["one", "two:2"])
+    assert image.names == ("one:latest", "two:2")
+    other = store.pull(images.layout(tmp_path / "b", [b""], name="b").source)
+    assert store.tag(other, "one").moved == (("one:latest", image.id),)
+    assert store.untag("two:2") == {"two:2": image.id}
+    assert store.find("one") == other.id
+    with pytest.raises(UsageError, match="several names"):
+        store.remove(other)
+    assert store.remove("b").untagged == {"b": other.id}
+    assert list(store.remove("one", image).images) == [other.id, image.id]
+    assert store.images() == []
+
+
+def test_a_converted_image_keeps_its_tree(
+    store: Store, layout: images.Layout, tmp_path: Path
+) -> None:
+    image = store.pull(layout.source)
+    assert store.unpack(image, tmp_path / "before") == image.id
+    assert store.convert(image, "erofs") == (3, 3)
+    store.unpack(image, tmp_path / "after")
+    assert snapshot(tmp_path / "after") == snapshot(tmp_path / "before")
+    assert [usage.forms for usage in store.image_usages()] == [("erofs",)]
+
+
+def test_a_layer_that_is_unpacked_again_is_reported(store: Store, layout: images.Layout) -> None:
+    image = store.pull(layout.source)
+    lost = image.layers[0].diff_id
+    shutil.rmtree(store.root / "layers/sha256" / lost.hex)
+    events: list[Event] = []
+    store.push(image, f"docker-archive:{store.root.parent}/out.tar", on_event=events.append)
+    assert LayerRestored(lost, layout.source) in events
 
 
 def test_an_option_that_names_no_directory_is_an_error(store: Store, tmp_path: Path) -> None:
