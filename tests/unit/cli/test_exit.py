@@ -35,6 +35,7 @@ CODES: dict[type[StackerError], int] = {
     errors.MountError: 9,
     errors.RefusedError: 9,
     errors.NetworkError: 10,
+    errors.StartError: 1,  # unless the error has the code of the program
 }
 
 
@@ -47,7 +48,7 @@ def test_every_error_class_is_in_the_table() -> None:
     assert set(CODES) == set(defined)
     with_own_code = [kind for kind in defined if "exit_code" in vars(kind)]
     assert len({kind.exit_code for kind in with_own_code}) == len(with_own_code)
-    assert set(defined) - set(with_own_code) == {errors.RefusedError}
+    assert set(defined) - set(with_own_code) == {errors.RefusedError, errors.StartError}
 
 
 @pytest.mark.parametrize(("kind", "code"), CODES.items())
