@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from stacker import Store, UnsupportedError
 from tests.support import runtimes
 from tests.support.command import Stacker
 from tests.support.runtimes import run
@@ -78,6 +80,24 @@ def test_a_runtime_with_fewer_capabilities_can_run_a_bundle(app: Stacker, bundle
         stdin=subprocess.DEVNULL,
     )
     assert done.stdout == b"1000\n/srv\n"
+
+
+@pytest.mark.parametrize("form", ["tree", "erofs"])
+def test_every_driver_makes_a_root_filesystem_of_every_form(
+    tmp_path: Path, bundle: Path, form: Literal["tree", "erofs"]
+) -> None:
+    script = "ls -d /proc/self; echo written > /file; cat /file"
+    source = runtimes.layout(tmp_path / "layout", Cmd=["/bin/sh", "-c", script]).source
+    store = Store.open(tmp_path / "store")
+    store.pull(source, form=form, sync=False)
+    drivers = ("overlay", "fuse", "copy")
+    for driver in drivers if form == "erofs" else (*drivers, "runtime"):
+        with store.bundle("app:1.0", bundle, driver=driver):
+            done = run("runc", bundle)
+        assert done.out == "/proc/self\nwritten\n", (driver, done.err)
+    if form == "erofs":
+        with pytest.raises(UnsupportedError, match="a runtime cannot mount an index"):
+            store.bundle("app:1.0", bundle, driver="runtime")
 
 
 def test_a_terminal_is_one(app: Stacker, bundle: Path) -> None:
