@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import select
 import subprocess
 import sys
 import sysconfig
@@ -12,16 +14,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
+from tests.support.forkserver import REPOSITORY as REPOSITORY  # noqa: PLC0414 (other modules import it here)
+from tests.support.forkserver import Server
+
 PATIENCE = 60  # seconds until a wait for a process fails
-REPOSITORY = Path(__file__).parents[2]
 SCHEMA = json.loads((REPOSITORY / "docs/reference/cli-output.schema.json").read_bytes())
 PATH = os.pathsep.join([str(REPOSITORY), sysconfig.get_path("platlib")])
 """Where Python finds the package and what it needs, whichever interpreter it is."""
+_OF_THE_INTERPRETER = ("PYTHON", "LD_", "LC_", "LANG", "COVERAGE_")
+"""Environment variables that Python reads when it starts."""
+_INHERITED = ("Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "SigBlk", "SigIgn", "Cap")
+_LIMITS = 16  # RLIM_NLIMITS of the kernel
+_NAMESPACES = ("mnt", "net", "pid", "user", "uts", "ipc", "cgroup")
 
 
 def conforming(document: dict[str, Any]) -> dict[str, Any]:
@@ -99,18 +109,16 @@ class Stacker:
         return [*self.wrap, self.python, "-m", "stacker", *store, *map(str, words)]
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> Result:
-        """Run the command, and return its result."""
-        done = subprocess.run(
-            self.words(*words),
-            check=False,
-            capture_output=True,
-            env=self.environment,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="surrogateescape",
-        )
-        result = Result(done.returncode, done.stdout, done.stderr)
+        """Run the command, and return its result.
+
+        The command is a fork of a process that has imported stacker, where such a fork differs in
+        nothing else from a new process; with STACKER_TEST_COMMANDS=program it never is.
+        """
+        environ = self.environment
+        if not self.wrap and self.python == sys.executable and _can_fork(environ):
+            result = _run_forked(self.words(*words)[3:], environ, cwd)
+        else:
+            result = _run_program(self.words(*words), environ, cwd)
         assert "Traceback" not in result.err, result.err
         return result
 
@@ -182,6 +190,71 @@ class Stacker:
     def layers(self) -> list[Path]:
         """Return the directories of the layers in the store."""
         return [path for path in (self.store / "layers").glob("sha256/*") if path.is_dir()]
+
+
+def _run_program(words: list[str], environ: dict[str, str], cwd: Path | None) -> Result:
+    done = subprocess.run(
+        words,
+        check=False,
+        capture_output=True,
+        env=environ,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def _run_forked(words: list[str], environ: dict[str, str], cwd: Path | None) -> Result:
+    pipes = [os.pipe() for _ in range(2)]
+    given = os.open(os.devnull, os.O_RDONLY)
+    ends = [given, *(writer for _, writer in pipes)]
+    process = _server().start(words, environ, ends, cwd or Path.cwd())
+    for fd in ends:
+        os.close(fd)
+    out, err = _read_all([reader for reader, _ in pipes])
+    return Result(process.wait(), out, err)
+
+
+def _read_all(fds: list[int]) -> list[str]:
+    """Read pipes to their ends, and close them."""
+    data = {fd: bytearray() for fd in fds}
+    waiting = set(fds)
+    while waiting:
+        for fd in select.select(waiting, [], [])[0]:
+            part = os.read(fd, 1 << 16)
+            data[fd] += part
+            if not part:
+                waiting.remove(fd)
+                os.close(fd)
+    return [value.decode("utf-8", "surrogateescape") for value in data.values()]
+
+
+@cache
+def _server() -> Server:
+    """Return the server that this process keeps until its end."""
+    return Server.started(Stacker(Path("/nonexistent")).environment)
+
+
+def _can_fork(environ: dict[str, str]) -> bool:
+    """Tell whether a fork of the server has what a new process would inherit from this one."""
+    if os.environ.get("STACKER_TEST_COMMANDS") == "program":
+        return False
+    same_environ = _read_at_start(environ) == _read_at_start(Stacker(Path()).environment)
+    return same_environ and _inherited(os.getpid()) == _inherited(_server().process.pid)
+
+
+def _read_at_start(environ: dict[str, str]) -> dict[str, str]:
+    return {name: environ[name] for name in environ if name.startswith(_OF_THE_INTERPRETER)}
+
+
+def _inherited(pid: int) -> list[object]:
+    """Return the attributes of a process that its children inherit."""
+    limits = [resource.prlimit(pid, number) for number in range(_LIMITS)]
+    spaces = [os.readlink(f"/proc/{pid}/ns/{name}") for name in _NAMESPACES]
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return [*limits, *spaces, *(line for line in lines if line.startswith(_INHERITED))]
 
 
 def at_home(tmp_path: Path, store: str = "store") -> Stacker:

@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.torture.forkserver import ARMED, library
+from tests.support.forkserver import ARMED
+from tests.torture.forkserver import library
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from stacker.linux.removal import remove_tree
+from tests.support.forkserver import BOOT_ID
 from tests.torture.checks import Trees, check_world
 from tests.torture.disk import Disk
-from tests.torture.forkserver import BOOT_ID, shared_server
+from tests.torture.forkserver import shared_server
 from tests.torture.scenarios import SCENARIOS, Scenario
 from tests.torture.sweep import Findings, expected_trees, is_whole
 from tests.torture.world import World

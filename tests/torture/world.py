@@ -16,10 +16,11 @@ from typing import Final
 
 from tests.support import images, tars
 from tests.support.command import Stacker, at_home
+from tests.support.forkserver import Server
 from tests.support.mounts import unmount_below
 from tests.support.registries import FakeRegistry, fake_registry
 from tests.support.snapshot import Node, snapshot
-from tests.torture.forkserver import ForkedStacker, Server, shared_server
+from tests.torture.forkserver import ForkedStacker, shared_server
 
 BASE: Final = tars.tar(
     tars.dir("etc/"),
