@@ -171,11 +171,20 @@ class Table:
 
     def abandoned(self) -> list[str]:
         """Return the IDs of directories without a record, a lock and a mount."""
+        return [name for name, point in self._unrecorded().items() if point is None]
+
+    def unrecorded(self) -> dict[Path, Path]:
+        """Return the mount points of mounts whose record is damaged, by the path of the record."""
+        points = self._unrecorded().items()
+        return {self.directory / name / _RECORD: at for name, at in points if at is not None}
+
+    def _unrecorded(self) -> dict[str, Path | None]:
         # In this order, since a process writes the record before it releases the lock.
         free = [name for name in self._names() if not self._is_locked(name)]
         unknown = [name for name in free if self.read(name) is None]
-        mounted = {mount.source for mount in KernelView().mounts.mounts} if unknown else set()
-        return [name for name in unknown if source_of(name) not in mounted]
+        mounts = KernelView().mounts.mounts if unknown else ()
+        points = {mount.source: mount.mount_point for mount in mounts}
+        return {name: points.get(source_of(name)) for name in unknown}
 
     def _create(self) -> tuple[MountDirectory, Lock]:
         while True:

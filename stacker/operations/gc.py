@@ -39,7 +39,7 @@ class Garbage:
     """An object of the store that no image, mount or running command needs.
 
     :param kind: ``layer``, ``form``, ``chain``, ``blob``, ``partial``, ``staging``, ``mount``,
-        ``image`` or ``temporary``.
+        ``image``, ``index`` or ``temporary``.
     :param name: its digest, its file name, the target of the mount, or the diff_id and the form.
     :param size: bytes on disk that its removal frees; for an image, the bytes of its documents,
         its chain and the layers that no other image has.
@@ -65,13 +65,18 @@ def collect_garbage(
     found = [*collector.stale_mounts(), *collector.leftovers()]
     if store.is_read_only:
         return found
-    with store.staging.trash() as discard, store.images.write_lock():
+    with (
+        store.staging.trash() as discard,
+        store.indexes.write_lock(),
+        store.images.write_lock(),
+    ):
         idle = lock.try_exclusive(store.pull_lock)
         if idle is None:  # a pull, a mount or an unpack is running
-            return [*found, *collector.unreadable()]
+            return [*found, *collector.unreadable(discard)]
         with idle:
             removed = collector.untagged(discard) if untagged else []
-            return [*found, *removed, *collector.unreadable(), *collector.unlisted(discard)]
+            found += [*removed, *collector.unreadable(discard)]
+            return [*found, *collector.unlisted(discard)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +138,18 @@ class _Collector:
                 discard(paths)
         return size
 
-    def unreadable(self) -> list[Garbage]:
-        """Remove images whose manifest is damaged or missing from the list.
+    def unreadable(self, discard: Discard) -> list[Garbage]:
+        """Remove indexes that are damaged, and images whose manifest is damaged or missing.
 
-        `unlisted` frees their parts.  The caller has locked the list of images.
+        `unlisted` frees their parts.  The caller holds the locks of both lists.
         """
-        images = self.store.images
+        images, records = self.store.images, self.store.indexes.damaged()
         digests = images.unreadable() if self.dry_run else images.drop_unreadable()
-        return [Garbage("image", digest, 0) for digest in digests]
+        found = [Garbage("image", digest, 0) for digest in digests]
+        found += [Garbage("index", path.name, self._freed.add(path)) for path in records]
+        if not self.dry_run:
+            discard(records)
+        return found
 
     def unlisted(self, discard: Discard) -> list[Garbage]:
         """Remove layers, chains and blobs that no image has, and forms that no stack uses.

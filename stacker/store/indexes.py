@@ -10,7 +10,7 @@ the members, and does not read them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +58,24 @@ class IndexStore:
         """Take the exclusive lock that every change needs."""
         return lock.exclusive(self.root / "indexes.lock")
 
-    def all(self) -> Iterator[StoredIndex]:
-        """Yield every index, sorted by name."""
-        names = [self._record(path)[0] for path in self._folder.glob("*.json")]
-        for name in sorted(names):
-            yield self.find(name)
+    def all(self, report: Callable[[str], object] = lambda _: None) -> list[StoredIndex]:
+        """Return every index, sorted by name.
+
+        :param report: called with a message for each damaged index, which hides no other one.
+        :raises UnsupportedError: a newer version of stacker wrote one of them.
+        """
+        found = []
+        for path in self._folder.glob("*.json"):
+            try:
+                found.append(self._read(path))
+            except (IntegrityError, NotFoundError) as error:
+                if path.exists():  # else another process has removed it
+                    report(error.message)
+        return sorted(found, key=lambda index: index.name)
+
+    def damaged(self) -> list[Path]:
+        """Return the records of the damaged indexes.  The caller holds :meth:`write_lock`."""
+        return [path for path in self._folder.glob("*.json") if self._document(path) is None]
 
     def find(self, name: str) -> StoredIndex:
         """Return the index of a name.
@@ -70,14 +83,29 @@ class IndexStore:
         :raises NotFoundError: the store has no such index.
         :raises IntegrityError: the index on disk is damaged.
         """
+        return self._read(self.require(name))
+
+    def require(self, name: str) -> Path:
+        """Return the record of an index, damaged or not.
+
+        :raises NotFoundError: the store has no such index.
+        """
         path = self._path(name)
         if not path.exists():
             raise NotFoundError(
                 f"no such index: {quoted(name)}",
                 hint="`stacker index list` lists the indexes in the store",
             )
-        _, digest, origins = self._record(path)
-        content = self.blobs.read(digest)
+        return path
+
+    def _read(self, path: Path) -> StoredIndex:
+        name, digest, origins = self._record(path)
+        try:
+            content = self.blobs.read(digest)
+        except NotFoundError:
+            if self._record(path)[1] != digest:  # another process has changed it meanwhile
+                return self._read(path)
+            raise
         index = parse_document(content, media_type=None, what=f"index {digest}")
         if not isinstance(index, Index):
             raise IntegrityError(f"damaged store: {path}: got a manifest, want an index")
@@ -97,7 +125,7 @@ class IndexStore:
         _check_name(name)
         content = to_bytes(index.to_json())
         fresh = StoredIndex(name, content, index, origins)
-        before = self._record(self._path(name))[1] if self.has(name) else None
+        before = self._document(self._path(name)) if self.has(name) else None
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self.blobs.write(fresh.digest, content)
         members = {
@@ -111,13 +139,14 @@ class IndexStore:
         return fresh
 
     def remove(self, name: str) -> None:
-        """Remove an index.  The caller holds :meth:`write_lock`.
+        """Remove an index, damaged or not.  The caller holds :meth:`write_lock`.
 
         :raises NotFoundError: the store has no such index.
         """
-        digest = self.find(name).digest
-        self._path(name).unlink()
-        self._forget(digest)
+        path = self.require(name)
+        document = self._document(path)
+        path.unlink()
+        self._forget(document)
 
     @property
     def _folder(self) -> Path:
@@ -128,7 +157,10 @@ class IndexStore:
 
     def _record(self, path: Path) -> tuple[str, Digest, dict[str, str]]:
         what = str(path)
-        members = parse_object(path.read_bytes(), what)
+        try:
+            members = parse_object(path.read_bytes(), what)
+        except FileNotFoundError:
+            raise NotFoundError(f"no such index: {what}") from None
         if (version := required(members, "version", int, what)) != VERSION:
             raise UnsupportedError(
                 f"unknown index record: {what}: got version {version}, want version {VERSION}",
@@ -140,9 +172,16 @@ class IndexStore:
             string_map(members, "origins", what),
         )
 
+    def _document(self, path: Path) -> Digest | None:
+        """Return the digest of an index; ``None`` if the index is damaged."""
+        try:
+            return self._read(path).digest
+        except (IntegrityError, NotFoundError):
+            return None
+
     def _forget(self, digest: Digest | None) -> None:
         """Remove a document unless another index uses it."""
-        used = {self._record(path)[1] for path in self._folder.glob("*.json")}
+        used = {self._document(path) for path in self._folder.glob("*.json")}
         if digest is not None and digest not in used:
             self.blobs.path(digest).unlink(missing_ok=True)
 

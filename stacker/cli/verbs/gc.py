@@ -25,6 +25,7 @@ the name of each removed object:
   temporary  an unfinished document that a killed command left
   mount      the record of a mount that a crash or a reboot has ended
   image      an image without a name (with --untagged), or with a damaged manifest
+  index      a damaged index of `stacker index create`
 
 The size is the space on disk that the removal frees.  The size of an image includes its documents,
 its chain and the layers that no other image has; stacker does not list these objects separately.

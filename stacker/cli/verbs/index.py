@@ -285,7 +285,7 @@ def _remove(args: Namespace, session: Session) -> None:
     indexes = store.indexes
     with indexes.write_lock():
         for name in args.names:
-            indexes.find(name)
+            indexes.require(name)
         for name in dict.fromkeys(args.names):
             indexes.remove(name)
     if session.json:
@@ -293,7 +293,7 @@ def _remove(args: Namespace, session: Session) -> None:
 
 
 def _list(args: Namespace, session: Session) -> None:
-    stored = list(session.store(create=False).indexes.all())
+    stored = session.store(create=False).indexes.all(session.warn)
     rows = [
         (each.name, each.digest.short, ", ".join(map(_platform, each.index.manifests)))
         for each in stored

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stacker.cli.output import add_template, print_list
+from stacker.errors import shell_word
 from stacker.linux import mountinfo
 from stacker.mount.detach import clear_stale
 from stacker.mount.table import Entry, Table
@@ -47,6 +48,8 @@ def run(args: Namespace, session: Session) -> None:
     cleared = clear_stale(table)
     for record in cleared:
         session.say(f"cleared {record.target}: the mount of image {record.image} is gone")
+    for path, point in table.unrecorded().items():
+        session.warn(f"damaged mount record: {path}: unmount it with `umount {shell_word(point)}`")
     entries = [entry for entry in table.entries() if entry.state != "stale"]
     points = mountinfo.read()
     print_list(

@@ -12,6 +12,7 @@ from stacker.image import mediatype
 from stacker.image.descriptor import Descriptor
 from stacker.image.digest import Digest
 from stacker.image.manifest import Index
+from stacker.store.blobs import BlobStore
 from stacker.store.indexes import IndexStore
 from stacker.store.store import Store
 
@@ -64,6 +65,41 @@ def test_missing_index_is_not_found(indexes: IndexStore) -> None:
         indexes.find("none")
     with pytest.raises(NotFoundError):
         indexes.remove("none")
+
+
+@pytest.mark.parametrize("part", ["record", "document"])
+def test_damaged_index_hides_no_other_one_and_can_be_removed(
+    indexes: IndexStore, part: str
+) -> None:
+    indexes.put("sound", replace(INDEX, annotations={"a": "1"}), {})
+    document = indexes.blobs.path(indexes.put("app", INDEX, {}).digest)
+    damaged = indexes.require("app") if part == "record" else document
+    damaged.write_bytes(b"")
+    reports: list[str] = []
+    assert [index.name for index in indexes.all(reports.append)] == ["sound"]
+    assert len(reports) == 1
+    assert f"{damaged}" in reports[0]
+    assert indexes.damaged() == [indexes.require("app")]
+    changed = indexes.put("sound", INDEX, {})
+    assert indexes.find("sound") == changed
+    indexes.remove("app")
+    assert indexes.all(reports.append) == [changed]
+    assert len(reports) == 1
+
+
+def test_index_that_another_process_changes_is_read_again(
+    indexes: IndexStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexes.put("app", INDEX, {})
+    real = BlobStore.read
+
+    def changing(blobs: BlobStore, digest: Digest) -> bytes:
+        monkeypatch.setattr(BlobStore, "read", real)
+        indexes.put("app", replace(INDEX, annotations={"a": "1"}), {})
+        return real(blobs, digest)
+
+    monkeypatch.setattr(BlobStore, "read", changing)
+    assert indexes.find("app").index.annotations == {"a": "1"}
 
 
 def test_damaged_index_is_an_integrity_error(indexes: IndexStore) -> None:
