@@ -82,7 +82,7 @@ def pivot_root(directory: int) -> None:
     one (pivot_root(2), "pivot_root(".", ".")").
 
     :param directory: descriptor of the root of a mount.
-    :raises OSError: EINVAL if it is no mount, or if a mount is shared.
+    :raises OSError: EINVAL if it is not a mount, or if a mount is shared.
     """
     from stacker.linux.mountapi import MNT_DETACH
 

@@ -57,8 +57,8 @@ class BundleRequest:
 
     :param overrides: the changes of the image's process.
     :param settings: of the container; an empty host name is the short image ID.
-    :param driver: the mount driver, ``auto``, or ``runtime`` to describe the mount in
-        ``config.json`` for the runtime to make.
+    :param driver: the mount driver, ``auto``, or ``runtime`` if the OCI runtime makes the mount
+        that ``config.json`` describes.
     :param upper: a directory that keeps the writes; ``None`` to discard them at unmount.
     """
 

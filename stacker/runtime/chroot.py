@@ -3,8 +3,8 @@
 A root filesystem, a `Process` and `Settings` come in; the ID of a running process goes out.  The
 process is PID 1 of a new PID namespace.  As under an OCI runtime, it ignores signals that it has no
 handler for, and all its descendants end with it.  If the thread that started it ends, the kernel
-kills it.  It has mount, IPC and UTS namespaces of its own, and with the network ``none`` one of
-these, too.  It has no cgroup of its own and no seccomp filter.
+kills it.  It has mount, IPC and UTS namespaces of its own, and with the network ``none`` also a
+network namespace.  It has no cgroup of its own and no seccomp filter.
 
 The new process enters the root filesystem itself (`stacker.runtime.enter`).  A process with one
 thread forks it.  Other processes start an interpreter, since a lock of another thread would stay

@@ -50,8 +50,8 @@ class Settings:
     :param root_mounts: mounts that make the root filesystem, made before all others.
     :param annotations: annotations in addition to those of the image.
     :param root: the root filesystem, absolute or relative to the bundle.
-    :param portable: omit what systemd-nspawn refuses: the seccomp profile, of which it has one of
-        its own, and the rules for devices, for which it needs systemd.
+    :param portable: omit the seccomp profile and the rules for devices.  systemd-nspawn refuses
+        both: it has a seccomp filter of its own, and needs systemd for the rules.
     """
 
     hostname: str = ""
