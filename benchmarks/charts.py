@@ -84,6 +84,28 @@ def fuse_chart(lines: Sequence[Figures], stacker: str) -> Figure:
     return figure
 
 
+def containers_chart(lines: Sequence[Figures], stacker: str) -> Figure:
+    """Draw the time to run a process that does nothing.
+
+    :param lines: of the suite ``containers``.
+    :param stacker: the colour of stacker.
+    """
+    lines = [line for line in lines if "failed" not in line]
+    figure, ((panel,),) = _grid(1, 1, bars=len(lines))
+    places = range(len(lines), 0, -1)
+    walls = [line["wall"]["median"] for line in lines]
+    is_ours = [line["command"].lower().startswith(("stacker", "store")) for line in lines]
+    panel.barh(places, walls, 0.75, color=[stacker if ours else "#9aa5b1" for ours in is_ours])
+    for place, wall in zip(places, walls, strict=True):
+        panel.text(wall, place, f" {_seconds(wall)}", va="center")
+    panel.set_yticks(list(places), [line["command"] for line in lines])
+    panel.tick_params(left=False)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    panel.margins(x=0.18)
+    panel.set_xlabel("seconds to run busybox's true (median)")
+    return figure
+
+
 def begin() -> ModuleType:
     """Return matplotlib.pyplot with the settings of all figures, which make equal files equal."""
     import matplotlib as mpl

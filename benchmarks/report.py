@@ -3,9 +3,9 @@
     python -m benchmarks.report [--out DIR] [FILE...]
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
-and ``peers.svg``, ``ratios.svg``, ``entries.svg``, ``layers.svg`` and ``fuse.svg`` where results
-exist.  With the default input, it also writes the tables in README and docs.  Equal results give
-equal files.
+and ``peers.svg``, ``ratios.svg``, ``entries.svg``, ``layers.svg``, ``fuse.svg`` and
+``containers.svg`` where results exist.  With the default input, it also writes the tables in README
+and docs.  Equal results give equal files.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def tables(documents: Sequence[Figures]) -> str:
         ("registry", "From a registry", _registry_table),
         ("fuse", "Mounted trees", _fuse_table),
         ("verify", "Verification", _verify_table),
+        ("containers", "Processes", _containers_table),
     ):
         lines = figures.of_suite(documents, suite)
         if lines:
@@ -116,6 +117,15 @@ def _startup_table(lines: Sequence[Figures]) -> str:
         for line in lines
     ]
     return _markdown(["command", "median ms", "min", "max", "above bare Python"], rows)
+
+
+def _containers_table(lines: Sequence[Figures]) -> str:
+    rows = [
+        [line["command"], *(f"{line['wall'][kind] * 1e3:.0f}" for kind in ("median", "min", "max"))]
+        for line in lines
+        if "failed" not in line
+    ]
+    return _markdown(["command", "median ms", "min", "max"], rows)
 
 
 def _registry_table(lines: Sequence[Figures]) -> str:
@@ -343,6 +353,9 @@ def write_report(documents: Sequence[Figures], out: Path) -> list[Path]:
     if lines := figures.of_suite(documents, "fuse"):
         _save(charts.fuse_chart(lines, _COLOURS["stacker"]), out / "fuse.svg")
         written.append(out / "fuse.svg")
+    if lines := figures.of_suite(documents, "containers"):
+        _save(charts.containers_chart(lines, _COLOURS["stacker"]), out / "containers.svg")
+        written.append(out / "containers.svg")
     return written
 
 

@@ -5,8 +5,8 @@
 SUITE is ``throughput`` (the corpora against all peers), ``growth`` (time against entries and
 layers), ``stages`` (the time of each stage), ``startup`` (verbs with almost no work), ``registry``
 (pulls over a network), ``fuse`` (reads of mounted trees), ``verify`` (`stacker verify` against
-SHA-256), ``index`` (the index of a layer in EROFS form) or ``forms`` (layers as trees and in EROFS
-form, from the unpack to the removal).  Out: JSON, for
+SHA-256), ``index`` (the index of a layer in EROFS form), ``forms`` (layers as trees and in EROFS
+form, from the unpack to the removal) or ``containers`` (the start of a process).  Out: JSON, for
 :mod:`benchmarks.report`.  Each round runs every peer once and starts with another peer, so that
 other load on the machine affects all of them.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks import (
     chroot,
+    containers,
     corpora,
     figures,
     forms,
@@ -214,6 +215,14 @@ def formed(arguments: argparse.Namespace) -> Iterator[Figures]:
     )
 
 
+def started(arguments: argparse.Namespace) -> Iterator[Figures]:
+    """Start processes in a small image."""
+    rows = 3 if arguments.size == "small" else containers.ROWS
+    with arguments.media[0].empty_directory() as scratch:
+        repetitions = 4 * arguments.repetitions
+        yield from containers.compared(scratch, repetitions=repetitions, rows=rows)
+
+
 SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "throughput": throughput,
     "growth": growth,
@@ -224,6 +233,7 @@ SUITES: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "verify": verified,
     "index": indexed,
     "forms": formed,
+    "containers": started,
 }
 
 

@@ -31,6 +31,7 @@ _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _WORD = 0xFFFFFFFF
+_AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
 
 
 def unshare(flags: int) -> None:
@@ -136,13 +137,16 @@ def set_capabilities(names: Collection[str]) -> None:
 
 
 def bring_up_loopback() -> None:
-    """Enable the loopback interface of this network namespace (netdevice(7))."""
+    """Enable the loopback interface of this network namespace (netdevice(7), ``SIOCSIFFLAGS``).
+
+    :raises OSError: EPERM without CAP_NET_ADMIN.
+    """
     import fcntl
-    import socket
     import struct
 
-    get_flags, set_flags, up = 0x8913, 0x8914, 1
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        asked = struct.pack("16sH22x", b"lo", 0)
-        flags = struct.unpack_from("H", fcntl.ioctl(any_socket, get_flags, asked), 16)[0]
-        fcntl.ioctl(any_socket, set_flags, struct.pack("16sH22x", b"lo", flags | up))
+    # The module socket takes several milliseconds to import.
+    any_socket = checked(libc().socket(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0))
+    try:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+    finally:
+        os.close(any_socket)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from stacker.runtime.mounts import MASKED, READ_ONLY, STANDARD, Mount
-from stacker.runtime.seccomp import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,5 +154,7 @@ def _linux(process: Process, settings: Settings, profile: bytes | None) -> dict[
         return found
     # Every device of the host is denied; a runtime adds rules for the harmless ones.
     found["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
+    from stacker.runtime.seccomp import resolved  # a process without a runtime has no filter
+
     found["seccomp"] = resolved(profile, process.capabilities)
     return found

@@ -23,6 +23,7 @@ from benchmarks import (
     aims,
     charts,
     compress,
+    containers,
     corpora,
     figures,
     fuse,
@@ -38,6 +39,7 @@ from benchmarks import (
 from benchmarks.peers import FLOOR, PEERS
 from benchmarks.process import FailedError, measured
 from benchmarks.scratch import Medium
+from benchmarks.startup import BARE
 
 CORPORA = ["mix", "whiteouts", "links"]
 CANNOT = {("umoci", "zstd")}
@@ -344,6 +346,21 @@ def test_index_suite_gives_time_and_memory_for_each_entry(cache: Path) -> None:
     assert len({line["entries"] for line in lines}) == 2
     assert all(line["us_per_entry"] >= 0 for line in lines)
     assert all(line["bytes_per_entry"] > 0 for line in lines if line["action"] == "apply")
+
+
+def test_containers_suite_measures_every_way_to_run_a_process(cache: Path) -> None:
+    if missing := [tool for tool in ("runc", "busybox") if not shutil.which(tool)]:
+        pytest.skip(f"not installed: {missing}")
+    document = results("containers", cache, "--media", "tmpfs")
+    lines = {line["command"]: line for line in document["results"]}
+    optional = {containers.PODMAN} if shutil.which("podman") else set()
+    rows = {containers.LIBRARY.format(3, runtime) for runtime in ("runc", "chroot")}
+    assert lines.keys() == {
+        *(BARE, containers.BY_CHROOT, containers.BY_RUNC, containers.RUNC, *optional, *rows)
+    }
+    assert all(line["wall"]["median"] > 0 for line in lines.values() if "failed" not in line)
+    written = report.write_report([document], cache / "containers")
+    assert [path.name for path in written] == ["table.md", "containers.svg"]
 
 
 def test_forms_suite_measures_trees_and_the_erofs_form(cache: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from stacker.cli.verbs import SUMMARIES
 from tests.support import images
 from tests.support.command import Stacker
+from tests.support.runtimes import BUSYBOX
 from tests.support.tars import file, tar
 
 pytestmark = pytest.mark.unmeasured
@@ -105,6 +106,14 @@ HEAVY = {
 )
 def test_query_imports_no_heavy_module(stacker: Stacker, words: list[str]) -> None:
     assert not {name.partition(".")[0] for name in loaded(stacker, *words)} & HEAVY
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not BUSYBOX.exists(), reason="needs root and busybox")
+def test_run_imports_no_heavy_module(stacker: Stacker) -> None:
+    options = ("--runtime", "chroot", "-v", f"{BUSYBOX}:/busybox")
+    modules = loaded(stacker, "run", *options, "app:1.0", "/busybox", "true")
+    assert not {name.partition(".")[0] for name in modules} & HEAVY
+    assert not {name for name in modules if name.startswith(("stacker.tree", "stacker.stack."))}
 
 
 def test_verb_imports_no_other_verb(stacker: Stacker) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from stacker.cli.verbs import FAILURES
 from tests.support.command import Result
 from tests.torture.checks import check_world
 from tests.torture.faults import Fault, Injector
@@ -108,7 +109,8 @@ def assert_sensible(done: Result) -> None:
     assert "Traceback" not in done.err, done.err
     assert "internal error" not in done.err, done.err
     messages = [line for line in done.err.splitlines() if line.startswith("stacker: error:")]
-    assert 0 <= done.code <= 10, done
+    codes = {*range(11), *FAILURES.values()}
+    assert done.code in codes, done
     assert len(messages) == (done.code not in (0, DAMAGED)) or done.code == DAMAGED, done
 
 

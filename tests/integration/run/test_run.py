@@ -178,7 +178,10 @@ def test_terminal_has_the_size_of_the_callers_and_is_restored(
 
     command, options = with_runtime(stacker, runtime)
     script = (
-        "trap 'stty size' WINCH; stty size; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all;"
+        # runc sets the size of its terminal only after the process has started
+        'until [ -n "$(stty size 2>/dev/null)" ]; do sleep 0.01; done;'
+        " trap 'stty size' WINCH; stty size;"
+        " [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all;"
         " while ! read -r line; do :; done; echo line $line; exit 3"
     )
     with in_terminal(command, *options, "-it", "app:1.0", "busybox", "sh", "-c", script) as tty:
