@@ -87,7 +87,7 @@ class MaintainedStore:
     ) -> str:
         """Unpack layers of an image again, and return the source that had them.
 
-        Methods that need a layer that is missing or damaged do so themselves.
+        A method that needs a missing or damaged layer does this itself.
 
         :param on_event: gets a `LayerRestored` for each layer.
         :raises IntegrityError: no source has the layers.

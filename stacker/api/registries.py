@@ -158,7 +158,7 @@ def copy_image(
     :param platform: which image of an index; ``None`` for the best match for this machine.
     :param whole_index: copy the index with all its images.
     :param registries: how to reach registries; ``None`` for `RegistryOptions()`.
-    :param destination_registries: how to reach that of the destination, if it differs.
+    :param destination_registries: how to reach the destination; ``None`` for `registries`.
     :param limits: only `archive_ratio` counts; ``None`` for `Limits()`.
     :param temporary: the directory for a decompressed archive; ``None`` for that of `tempfile`.
     :param umask: the permissions that new files do not get; ``None`` for the umask of the process.

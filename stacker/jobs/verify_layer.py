@@ -96,7 +96,7 @@ class LayerVerified:
     def joined(self, other: LayerVerified) -> LayerVerified:
         """Return the result of two tasks for the same layer, sorted by path.
 
-        A difference is more precise than a damage of the layer, and explains it.
+        A difference names a file, and explains the damage of the layer.
         """
         found = {*self.differences, *other.differences}
         replaced = {each.path for each in found if each.what in {"type", "size"}}

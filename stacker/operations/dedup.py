@@ -45,7 +45,7 @@ _SKIPPED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The result: how many files share storage with others, and their bytes on disk before."""
+    """How many files share storage with others, and the bytes that they had on disk before."""
 
     files: int = 0
     bytes: int = 0

@@ -55,7 +55,7 @@ class ImageParts:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What `remove_named` removed.
+    """The names and images that were removed.
 
     :param untagged: names that were removed from an image that stays.
     :param images: for each removed image, its parts that no image after it uses.
