@@ -114,13 +114,14 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 
 def add_command(parser: argparse.ArgumentParser) -> None:
     """Add the command, which is everything after the other arguments."""
-    parser.add_argument(
+    command = parser.add_argument(
         "command",
         metavar="CMD",
         nargs=argparse.REMAINDER,
         help="program and arguments, which replace the command of the image; options of stacker"
         " precede the arguments",
     )
+    command.required = False  # Python 3.11 requires it
 
 
 def overrides_of(args: argparse.Namespace, environ: Mapping[str, str]) -> Overrides:

@@ -207,7 +207,7 @@ def _make_directory(path: Path) -> bool:
         if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_WRITE:
             raise MountError(
                 f"unsafe bundle directory: {path}: another user owns it or can write to it",
-                hint=f"chmod 0700 {shell_word(path)}, or choose another directory",
+                hint="choose a missing directory, which stacker creates for this user alone",
             ) from None
         return False
     except FileNotFoundError:

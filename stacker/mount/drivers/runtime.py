@@ -43,7 +43,10 @@ class RuntimeDriver:
                 f" options, want at most {_PAGE_LIMIT}",
                 hint="omit --no-mount",
             )
-        return OverlayDriver().refusal(plan)
+        refusal = OverlayDriver().refusal(plan)
+        if refusal is not None:
+            refusal.hint = "run as root, or omit --no-mount"
+        return refusal
 
     def mount(self, plan: Plan) -> Mounted:
         """Mount nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,12 @@ def test_rm_refuses_a_bundle_whose_container_runs(app: Stacker, bundle: Path) ->
         container.terminate()
         subprocess.run(["runc", "kill", words[-1], "KILL"], check=True)
     app("bundle", "rm", bundle)
+
+
+def test_without_a_capability_the_hint_is_to_mount(app: Stacker, bundle: Path) -> None:
+    inside = replace(app, wrap=("setpriv", "--bounding-set=-sys_admin"))
+    message = inside.refused(9, "bundle", "--no-mount", "app:1.0", bundle)
+    assert "omit --no-mount" in message
 
 
 @pytest.mark.parametrize("option", [("--driver", "copy"), ("--runtime", "systemd-nspawn")])

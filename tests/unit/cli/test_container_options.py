@@ -39,6 +39,12 @@ def test_env_overrides_env_files_and_a_bare_name_is_copied(tmp_path: Path) -> No
     assert found.env == {"A": "1\n2", "B": "b = c ", "COPIED": "x"}
 
 
+def test_only_the_command_may_be_missing() -> None:
+    assert parse(["bundle", "app", "dir"])[1].command == []
+    with pytest.raises(UsageError, match=r"missing argument: DIR$"):
+        parse(["bundle", "app"])
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [("sh", ("sh",)), ("", ()), ('["a", "b c"]', ("a", "b c")), ("[]", ())]
 )
