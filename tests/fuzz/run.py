@@ -75,18 +75,37 @@ def _fuzz(target: str, seconds: int, directory: Path, environ: dict[str, str]) -
     return Outcome(target, engine(), int(ended[1]) if ended else 0, seconds, finding)
 
 
-def wait(process: subprocess.Popen[bytes], seconds: int) -> int:
+def wait(process: subprocess.Popen[bytes], seconds: float) -> int:
     """Wait for the end of a process; return its exit code.
 
     A process that takes longer is aborted, so that libFuzzer writes the input.  Only seconds count
-    in which this process runs, too: a virtual machine can stand still for half an hour.
+    in which this process runs, too: a virtual machine can stand still for half an hour.  While the
+    process waits for a processor, its own processor time counts: on a busy machine, it may get only
+    a few seconds in many minutes.
     """
-    for _ in range(seconds):
+    used = _processor_seconds(process.pid)
+    while seconds > 0:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(1)
+        before, used = used, _processor_seconds(process.pid)
+        seconds -= used - before if _is_runnable(process.pid) else 1
     process.send_signal(signal.SIGABRT)
     try:
         return process.wait(_ABORT)
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+def _processor_seconds(pid: int) -> float:
+    user, system = map(int, _stat(pid)[11:13])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _is_runnable(pid: int) -> bool:
+    return _stat(pid)[0] == "R"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of proc_pid_stat(5) from the state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
