@@ -42,30 +42,39 @@ class Terminal:
     def __init__(self, master: int, given: tuple[int, int]) -> None:
         self._master = master
         self._stdin, self._stdout = given
+        self._has_input = True
+        self._unsent = b""
 
     def copy_until_exit(self, pid: int) -> None:
         """Copy bytes in both directions until a process has ended and all its output is copied."""
-        import select
-
-        process = os.pidfd_open(pid)
-        poll, ended = select.poll(), False
+        process, ended = os.pidfd_open(pid), False
+        os.set_blocking(self._master, False)  # a process that reads nothing must not stop us
         try:
-            for number in (self._stdin, self._master, process):
-                poll.register(number, select.POLLIN)
             while True:
-                ready = dict(poll.poll(0 if ended else None))
-                if self._master in ready and not self._copy_output():
-                    poll.unregister(self._master)
-                    ready.pop(self._master)
-                if self._stdin in ready and not self._copy_input():
-                    poll.unregister(self._stdin)
-                if ended and self._master not in ready:
+                ready = self._wait(process, ended=ended)
+                if self._unsent:
+                    self._send()
+                if self._stdin in ready:
+                    self._take_input()
+                has_output = self._master in ready and self._copy_output()
+                if ended and not has_output:
                     return
-                if process in ready and not ended:
-                    poll.unregister(process)
-                    ended = True
+                ended = ended or process in ready
         finally:
             os.close(process)
+
+    def _wait(self, process: int, *, ended: bool) -> set[int]:
+        """Return the descriptors that have something to read, or have ended."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._master, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        if not ended:
+            poll.register(process, select.POLLIN)
+        if self._has_input and not self._unsent:
+            poll.register(self._stdin, select.POLLIN)
+        found = poll.poll(0 if ended else None)
+        return {number for number, events in found if events != select.POLLOUT}
 
     def resize(self) -> None:
         """Give the pseudoterminal the size of the caller's terminal, if the caller has one."""
@@ -81,19 +90,27 @@ class Terminal:
     def _copy_output(self) -> bool:
         try:
             chunk = os.read(self._master, _CHUNK)
-        except OSError:  # EIO: no process has the slave open
+        except OSError:  # EAGAIN; EIO if no process has the slave open
             return False
         _write(self._stdout, chunk)
         return bool(chunk)
 
-    def _copy_input(self) -> bool:
+    def _take_input(self) -> None:
         try:
             chunk = os.read(self._stdin, _CHUNK)
         except OSError:
             chunk = b""
-        with suppress(OSError):
-            _write(self._master, chunk or _END_OF_FILE)
-        return bool(chunk)
+        self._has_input = bool(chunk)
+        self._unsent = chunk or _END_OF_FILE
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            self._unsent = self._unsent[os.write(self._master, self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent = b""
 
 
 @contextmanager

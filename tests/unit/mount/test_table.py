@@ -140,3 +140,13 @@ def test_directory_cleared_before_its_lock_is_created_again(
     with bench.table.new_directory() as workspace:
         assert workspace.path.is_dir()
     assert swept != [workspace.path]
+
+
+def test_mount_of_a_run_is_stale_as_soon_as_the_lock_is_released(bench: Bench) -> None:
+    with bench.table.new_directory() as workspace:
+        held = bench.table.hold_for_run(workspace.id)
+        made = replace(record(bench, workspace.id), runtime=(), driver="copy")
+        bench.table.write(made)
+    with held:
+        assert [entry.state for entry in bench.table.entries()] == ["mounted"]
+    assert [entry.state for entry in bench.table.entries()] == ["stale"]
