@@ -85,7 +85,7 @@ def _pull(image: str, session: Session) -> str:
 
 
 def restorer(session: Session, args: Namespace | None = None) -> Restore:
-    """Return what unpacks the damaged layers of an image again, for verbs that use no `Store`.
+    """Return the function that unpacks damaged layers again, for verbs that use no `Store`.
 
     :param args: the options for registries and the limits; ``None`` for the defaults.
     """

@@ -254,7 +254,7 @@ def _declared(
 
 
 def _import_compressions() -> None:
-    """Import modules before the fork that otherwise each worker imports itself."""
+    """Import, before the fork, modules that otherwise each worker would import."""
     import isal.igzip_lib  # noqa: F401
     import xattr  # noqa: F401
     import zstandard  # noqa: F401

@@ -125,7 +125,7 @@ class IndexedTree(XattrMappings):
         return parent
 
     def names(self, inode: Node) -> list[tuple[Node, bytes]]:
-        """Return the directory and the name of each name of an inode."""
+        """Return each name of an inode, after its directory."""
         if self.kind(inode) == stat.S_IFDIR:
             return [self._place_of(inode)]
         return [

@@ -122,7 +122,7 @@ class MergedTree(XattrMappings, NumbersOnDisk):
             yield at, self.name(child), self._inode[child]
 
     def names(self, inode: Node) -> list[tuple[Node, bytes]]:
-        """Return the directory and the name of each name of an inode."""
+        """Return each name of an inode, after its directory."""
         if self._groups is None:
             self._groups = {}
             for node, first in enumerate(self._inode):

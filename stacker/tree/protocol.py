@@ -187,7 +187,7 @@ class LowerTree(Tree, Protocol):
         """Return an inode's file type and permissions."""
 
     def names(self, inode: Node) -> list[tuple[Node, bytes]]:
-        """Return the directory and the name of each name of an inode other than the root."""
+        """Return each name of an inode other than the root, after its directory."""
 
     def birth(self, inode: Node) -> int | None:
         """Return when a file was made on disk, in nanoseconds; ``None`` if that is not known."""

@@ -57,7 +57,7 @@ class ForeignDialect:
         return name
 
     def unescape(self, name: bytes) -> bytes | None:
-        """Return a user's own name for an xattr on disk; ``None`` for a mark."""
+        """Return the name of an xattr for programs in the mount; ``None`` for a mark."""
         for prefix in _PREFIXES:
             if name.startswith(prefix):
                 rest = name[len(prefix) :]
