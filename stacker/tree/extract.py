@@ -7,6 +7,7 @@ in it relative to a descriptor.  This module must not read the index itself.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack, closing
@@ -17,7 +18,7 @@ from stacker.errors import IntegrityError
 from stacker.layer.metadata import set_attributes
 from stacker.linux.filesystem import make_private
 from stacker.linux.process import usable_new_files
-from stacker.tar.entry import Meta
+from stacker.tar.entry import Meta, printable
 from stacker.tree.indexed import open_index
 from stacker.tree.protocol import ROOT
 
@@ -116,6 +117,10 @@ class _Extractor:
             fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
             try:
                 self._tree.file(inode).copy_to(fd)
+            except OSError as error:
+                if error.errno != errno.ENODATA:  # what a copy raises at the end of a tar
+                    raise
+                raise self._truncated(name, error) from error
             finally:
                 os.close(fd)
         elif stat.S_ISLNK(status.mode):
@@ -123,6 +128,13 @@ class _Extractor:
         else:
             os.mknod(name, status.mode, status.device, dir_fd=parent)
         self._finish(inode, status, b"/proc/self/fd/%d/%s" % (parent, name))
+
+    def _truncated(self, name: bytes, error: OSError) -> IntegrityError:
+        path = printable(b"/".join((*self._above, name)))
+        return IntegrityError(
+            f"damaged tar of a layer: {self._what}: /{path}: {error.strerror}",
+            hint="`stacker repair` replaces damaged layers",
+        )
 
     def _finish(self, inode: Node, status: Status, path: bytes) -> None:
         mode, time = stat.S_IMODE(status.mode), status.mtime
