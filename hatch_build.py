@@ -1,8 +1,8 @@
 """Make the page of a package index from README.md.
 
-A link of README.md names a file of the repository, which a package index does not have.  With a
-public address (``Source`` in ``project.urls``), the page links to that address.  Without one, the
-page names the file instead of linking to it.
+Links and pictures of README.md are files of the repository, which a package index does not have.
+With a public address (``Source`` in ``project.urls``), the page uses that address.  Without one,
+the page names the files.
 """
 
 from __future__ import annotations
@@ -36,6 +36,6 @@ def index_page(readme: str, address: str) -> str:
         picture, label, path = link.groups()
         if address:
             return f"{picture}[{label}]({address}/{'raw' if picture else 'blob'}/main/{path})"
-        return label if picture or label == path else f"{label} (`{path.partition('#')[0]}`)"
+        return label if label == path else f"{label} (`{path.partition('#')[0]}`)"
 
     return _LINK.sub(replace, readme)

@@ -79,7 +79,7 @@ def test_page_of_a_package_index_links_to_the_public_address() -> None:
         " [spec](https://spec.example) [top](#top)"
     )
     assert index_page(readme, "") == (
-        "rules (`docs/rules.md`) a plot [spec](https://spec.example) [top](#top)"
+        "rules (`docs/rules.md`) a plot (`a.svg`) [spec](https://spec.example) [top](#top)"
     )
 
 
