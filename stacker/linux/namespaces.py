@@ -8,15 +8,17 @@ namespaces(7), pid_namespaces(7), unshare(2), setns(2), pivot_root(2), capabilit
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Final
 
-from stacker.linux.syscall import checked, libc
+from stacker.linux.syscall import checked, libc, syscall
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
-CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _NAMES: Final = """
 CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
 NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
@@ -31,6 +33,7 @@ _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _WORD = 0xFFFFFFFF
+_CLONE3 = 435  # on every architecture except alpha
 _AF_INET, _SOCK_DGRAM, _SIOCSIFFLAGS, _IFF_UP = 2, 2, 0x8914, 1
 
 
@@ -43,6 +46,24 @@ def unshare(flags: int) -> None:
     checked(libc().unshare(flags))
 
 
+def enter_user_namespace() -> None:
+    """Move this process into a user namespace where its user is root, with mounts of its own.
+
+    The namespace maps a single user and a single group ID (user_namespaces(7)).
+
+    :raises OSError: EPERM or ENOSPC if the kernel permits no namespace, EINVAL with threads.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    unshare(CLONE_NEWUSER | CLONE_NEWNS)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {uid} 1"),
+        ("gid_map", f"0 {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "wb", buffering=0) as file:
+            file.write(text.encode())
+
+
 def fork_into_pid_namespace() -> int:
     """Fork a process that is PID 1 of a new PID namespace.
 
@@ -52,8 +73,16 @@ def fork_into_pid_namespace() -> int:
     :returns: the new process's ID in this namespace; 0 in the new process.
     :raises OSError: EPERM without CAP_SYS_ADMIN; EAGAIN at the limit of processes.
     """
-    with new_children_namespace():
-        return os.fork()
+    from stacker.linux.process import in_initial_user_namespace
+
+    if in_initial_user_namespace():
+        with new_children_namespace():
+            return os.fork()
+    # A user namespace may not return to the PID namespace of its parent, so clone3(2) enters the
+    # new one.  It runs no handlers of fork, which a process with one thread does not need.
+    arguments = (CLONE_NEWPID, 0, 0, 0, signal.SIGCHLD, 0, 0, 0)  # struct clone_args
+    raw = b"".join(word.to_bytes(8, sys.byteorder) for word in arguments)
+    return syscall(_CLONE3, raw, len(raw))
 
 
 class new_children_namespace:  # noqa: N801 - a context manager, as `contextlib.suppress`

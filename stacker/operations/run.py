@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stacker.errors import StackerError
+from stacker.errors import MountError, StackerError, UnsupportedError
 from stacker.mount.attach import attach_for_run
 from stacker.mount.plan import MountRequest
 from stacker.mount.table import Table
@@ -119,6 +119,32 @@ def run_image(
     finally:
         _end(table, record, held, keep=kept)
     return Finished(code, record)
+
+
+def enter_user_namespace(request: RunRequest) -> RunRequest:
+    """Move this process to a user namespace where it may mount, and return the request for it.
+
+    The mount ends with this process, so it cannot be kept.
+
+    :raises UnsupportedError: the request needs root.
+    :raises MountError: the kernel permits no user namespace.
+    """
+    from stacker.linux import namespaces
+
+    if request.keep:
+        raise UnsupportedError("--keep requires root", hint="omit --keep")
+    if request.runtime not in {"auto", "chroot"}:
+        raise UnsupportedError(
+            f"--runtime {request.runtime} requires root", hint="use --runtime chroot"
+        )
+    try:
+        namespaces.enter_user_namespace()
+    except OSError as error:
+        raise MountError(
+            f"cannot run without root: the kernel permits no user namespace: {error.strerror}",
+            hint="run the command as root, or see user_namespaces(7) for the limits",
+        ) from error
+    return replace(request, runtime="chroot")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,8 @@ A `Container` comes in; the program replaces this process, or a failure is writt
 process is PID 1 of a PID namespace, and has one thread.  It imports nothing after it has left the
 host's root filesystem.
 
-The image's author chooses every name in the root filesystem.  Each mount point is opened one
-component after another without following a symlink, and each mount is attached to that descriptor,
-so no exchanged name redirects it (CVE-2019-19921, CVE-2021-30465).  Masks are attached to
-descriptors inside of the new /proc and /sys (CVE-2025-52881).  The working directory is entered
-after all descriptors of the host are closed (CVE-2024-21626).
+`stacker.runtime.rootfs` makes the mounts.  The working directory is entered after all descriptors
+of the host are closed (CVE-2024-21626).
 """
 
 from __future__ import annotations
@@ -18,39 +15,25 @@ import fcntl
 import os
 import resource
 import signal
-import stat
 import termios
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from stacker.errors import IntegrityError, MountError, StackerError, StartError
-from stacker.linux import mountapi, namespaces, process, safe_path
-from stacker.linux.mountapi import FileDescriptor
-from stacker.runtime.mounts import MASKED, READ_ONLY, STANDARD, Mount
-from stacker.runtime.root import MOUNT_POINTS, Root
+from stacker.linux import mountapi, namespaces, process
+from stacker.runtime.rootfs import enter_root
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stacker.runtime.chroot import Container
     from stacker.runtime.process import Process
     from stacker.runtime.spec import Settings
     from stacker.runtime.streams import Streams
 
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-    "ptmx": "pts/ptmx",
-}
-_ATTRIBUTES = {"ro": 0x01, "nosuid": 0x02, "nodev": 0x04, "noexec": 0x08, "noatime": 0x10}
-"""``MOUNT_ATTR_*`` flags by their names in mount options."""
-_IGNORED = {"rw", "suid", "dev", "exec", "atime", "relatime", "strictatime"}
 _NO_EXECUTABLE, _NOT_FOUND = 126, 127
 _UMASK = 0o022
 _HEAD, _INTERPRETERS = 256, 6  # BINPRM_BUF_SIZE; more than the depth in exec_binprm, fs/exec.c
-_PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def main(source: int, report: int) -> NoReturn:
@@ -77,7 +60,8 @@ def enter(container: Container, streams: Streams, report: int) -> NoReturn:
         report = _take_streams(streams, report)
         _end_with_parent(report)
         _enter_namespaces(container.settings)
-        _enter_root(container, streams)
+        settings, cwd = container.settings, container.process.cwd
+        enter_root(container.root, settings, cwd, terminal=streams.terminal)
         os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
         _become(container.process, report)
         _execute(container.process)
@@ -144,161 +128,13 @@ def _enter_namespaces(settings: Settings) -> None:
         namespaces.bring_up_loopback()
 
 
-def _enter_root(container: Container, streams: Streams) -> None:
-    settings, cwd = container.settings, container.process.cwd
-    os.umask(0)
-    with FileDescriptor.open_directory(container.root) as point:
-        root = mountapi.open_tree(point.path)
-        mountapi.move_mount(root, point.number, path=container.root)
-    for mount in STANDARD:
-        if mount.kind != "cgroup":
-            _mount(root, mount)
-    _fill_dev(root, terminal=streams.terminal)
-    for mount in settings.mounts:
-        _mount(root, mount)
-    for path in MASKED:
-        _mask(root, path)
-    for path in READ_ONLY:
-        _protect(root, path)
-    os.close(_directory(root, cwd))
-    if settings.read_only:
-        mountapi.mount_setattr(root, set_flags=mountapi.MOUNT_ATTR_RDONLY)
-    namespaces.pivot_root(root)
-
-
-def _mount(root: int, mount: Mount) -> None:
-    """Make one mount in the root filesystem."""
-    try:
-        with FileDescriptor(_detached(mount)) as made:
-            is_directory = stat.S_ISDIR(os.fstat(made.number).st_mode)
-            with FileDescriptor(_target(root, mount.destination, directory=is_directory)) as point:
-                mountapi.move_mount(made.number, point.number)
-    except OSError as error:
-        raise MountError(
-            f"cannot mount {mount.source} in the container: {mount.destination}: {error.strerror}"
-        ) from error
-
-
-def _detached(mount: Mount) -> int:
-    flags = sum({_ATTRIBUTES[word] for word in mount.options if word in _ATTRIBUTES})
-    if mount.kind == "bind":
-        made = mountapi.open_tree(mount.source, recursive="rbind" in mount.options)
-        if flags:
-            mountapi.mount_setattr(made, set_flags=flags, recursive=True)
-        return made
-    return _filesystem(mount, flags)
-
-
-def _filesystem(mount: Mount, flags: int) -> int:
-    with FileDescriptor(mountapi.fsopen(mount.kind)) as context:
-        mountapi.fsconfig_string(context.number, "source", mount.source)
-        for word in mount.options:
-            key, equals, value = word.partition("=")
-            if equals:
-                mountapi.fsconfig_string(context.number, key, value)
-            elif word not in _ATTRIBUTES and word not in _IGNORED:
-                mountapi.fsconfig_flag(context.number, word)
-        mountapi.fsconfig_create(context.number)
-        return mountapi.fsmount(context.number, attributes=flags)
-
-
-def _target(root: int, path: str, *, directory: bool) -> int:
-    """Open a mount point in the root filesystem with ``O_PATH``; create it if it is missing."""
-    resolved = Root(root).resolve(path)
-    if resolved != path and path.startswith(MOUNT_POINTS):
-        raise IntegrityError(
-            f"unsafe mount point in the image: {path}: got a symlink to {resolved},"
-            " want a directory"
-        )
-    if directory:
-        return _directory(root, resolved)
-    above, _, name = resolved.rpartition("/")
-    with FileDescriptor(_directory(root, above)) as parent:
-        with suppress(FileExistsError):
-            os.close(os.open(name, _NEW, 0o644, dir_fd=parent.number))
-        return os.open(name, _PIN, dir_fd=parent.number)
-
-
-def _directory(root: int, path: str) -> int:
-    """Open a directory in the root filesystem, and create what is missing of it.
-
-    :param path: absolute in the root, and without symlinks.
-    """
-    here = os.open(b".", _PIN | os.O_DIRECTORY, dir_fd=root)
-    for name in path.split("/"):
-        if name not in {"", "."}:
-            above = here
-            try:
-                with suppress(FileExistsError):
-                    os.mkdir(name, 0o755, dir_fd=above)
-                here = os.open(name, _PIN | os.O_DIRECTORY, dir_fd=above)
-            finally:
-                os.close(above)
-    return here
-
-
-def _fill_dev(root: int, *, terminal: bool) -> None:
-    """Create the devices and links that programs expect (runtime-spec, "Default Devices")."""
-    nodes = {name: f"/dev/{name}" for name in _DEVICES}
-    if terminal:
-        nodes["console"] = os.ttyname(0)
-    with FileDescriptor(_directory(root, "/dev")) as dev:
-        for name, source in nodes.items():
-            os.close(os.open(name, _NEW, 0o666, dir_fd=dev.number))
-            with (
-                FileDescriptor(mountapi.open_tree(source)) as node,
-                FileDescriptor(os.open(name, _PIN, dir_fd=dev.number)) as point,
-            ):
-                mountapi.move_mount(node.number, point.number)
-        for name, link in _LINKS.items():
-            os.symlink(link, name, dir_fd=dev.number)
-
-
-def _mask(root: int, path: str) -> None:
-    """Make a file or directory of /proc or /sys appear empty."""
-    point = _existing(root, path)
-    if point is None:
-        return
-    with FileDescriptor(point):
-        if stat.S_ISDIR(os.fstat(point).st_mode):
-            empty = _filesystem(Mount(path, "tmpfs", "tmpfs", ("size=0k",)), _ATTRIBUTES["ro"])
-        else:
-            empty = mountapi.open_tree("/dev/null")
-        with FileDescriptor(empty):
-            mountapi.move_mount(empty, point)
-
-
-def _protect(root: int, path: str) -> None:
-    """Make a file or directory of /proc read-only."""
-    point = _existing(root, path)
-    if point is None:
-        return
-    with (
-        FileDescriptor(point) as found,
-        FileDescriptor(mountapi.open_tree(found.path, recursive=True)) as copy,
-    ):
-        mountapi.mount_setattr(copy.number, set_flags=mountapi.MOUNT_ATTR_RDONLY, recursive=True)
-        mountapi.move_mount(copy.number, point)
-
-
-def _existing(root: int, path: str) -> int | None:
-    try:
-        return safe_path.open_in_root(root, path, os.O_PATH | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-            return None
-        raise
-
-
 def _become(wanted: Process, report: int) -> None:
     """Take the IDs, capabilities, limits and working directory of a process."""
     for limit in wanted.rlimits:
         number = getattr(resource, f"RLIMIT_{limit.name}")
         resource.setrlimit(number, (limit.soft, limit.hard))
     namespaces.limit_bounding_set(wanted.capabilities)
-    os.setgroups(wanted.user.additional_gids)
-    os.setresgid(*[wanted.user.gid] * 3)
-    os.setresuid(*[wanted.user.uid] * 3)
+    _take_ids(wanted)
     namespaces.set_capabilities(wanted.effective)
     if wanted.no_new_privileges:
         namespaces.set_no_new_privileges()
@@ -308,6 +144,29 @@ def _become(wanted: Process, report: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
         signal.signal(number, signal.SIG_DFL)
+
+
+def _take_ids(wanted: Process) -> None:
+    user = wanted.user
+    try:
+        _set_groups(user.additional_gids)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    except OSError as error:
+        raise MountError(
+            f"cannot become user {user.uid}:{user.gid}: the user namespace lacks one of the IDs:"
+            f" {error.strerror}",
+            hint="run the command as root, or with --user 0",
+        ) from error
+
+
+def _set_groups(groups: Sequence[int]) -> None:
+    try:
+        os.setgroups(groups)
+    except PermissionError:
+        # A user namespace with a single group ID cannot drop the groups of its user.
+        if groups or process.in_initial_user_namespace():
+            raise
 
 
 def _enter_working_directory(path: str) -> None:

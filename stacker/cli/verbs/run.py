@@ -16,8 +16,9 @@ from stacker.cli.output import print_item
 from stacker.cli.pulling import add_pull, pulled, restorer
 from stacker.cli.verbs import FAILURES
 from stacker.errors import StackerError, StartError, path_of, shell_word
+from stacker.linux import process
 from stacker.mount.plan import DRIVERS
-from stacker.operations.run import RUNTIMES, RunRequest, run_image
+from stacker.operations.run import RUNTIMES, RunRequest, enter_user_namespace, run_image
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -32,7 +33,10 @@ discards the writes when the process has ended.
 
 An OCI runtime starts the process: runc, else crun.  Without one, or with --runtime chroot, stacker
 starts it itself, in new mount, PID, IPC and UTS namespaces.  Such a process has no cgroup of its
-own and no seccomp filter.  Every runtime requires root.
+own and no seccomp filter.
+
+Without root, stacker starts the process itself, in a user namespace where the user is root and has
+no other IDs.  runc, crun and --keep require root.
 
 The process is PID 1 of its PID namespace: it ignores signals that it does not handle, except
 SIGKILL.  stacker forwards its own signals to the process.
@@ -112,6 +116,8 @@ def run(args: Namespace, session: Session) -> int:
 def _run(args: Namespace, session: Session) -> int:
     request = _request(args)
     image = pulled(args.image, args.pull, session.store().images.find, session)
+    if not process.has_capability(process.CAP_SYS_ADMIN):
+        request = enter_user_namespace(request)
     if args.interactive:
         finished = _execute(image, request, session, 0)
     else:

@@ -10,14 +10,14 @@ import pytest
 
 from stacker.errors import IntegrityError, MountError, StackerError, StartError
 from stacker.linux.mountapi import FileDescriptor
-from stacker.runtime import enter
+from stacker.runtime import enter, rootfs
 
 
 def target_in(root: Path, path: str, *, directory: bool = True) -> str:
     """Open a mount point, and return where it is on the host."""
     with (
         FileDescriptor.open_directory(root) as opened,
-        FileDescriptor(enter._target(opened.number, path, directory=directory)) as point,
+        FileDescriptor(rootfs._target(opened.number, path, directory=directory)) as point,
     ):
         return os.readlink(point.path)
 
@@ -49,7 +49,7 @@ def test_component_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
         FileDescriptor.open_directory(tmp_path / "root") as root,
         pytest.raises(NotADirectoryError),
     ):
-        enter._directory(root.number, "/data/new")
+        rootfs._directory(root.number, "/data/new")
     assert os.listdir(tmp_path / "outside") == []
 
 
