@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from stacker.cli.verbs import SUMMARIES
+from stacker.cli.verbs import FAILURES, SUMMARIES
 from stacker.linux.removal import remove_tree
 from tests.support import images, tars
 from tests.support.command import Result, at_home
 from tests.support.mounts import unmount_below
 from tests.support.registries import PASSWORD, USER
+from tests.support.runtimes import BUSYBOX
 from tests.support.snapshot import Node, extracted, snapshot
 from tests.torture.checks import ExposedTree, exposed
 from tests.torture.forkserver import ForkedStacker, shared_server
@@ -31,6 +32,8 @@ EXPECTED = {0, 2, 3, 8, 9}
 """Exit codes that another process's commands explain: used, missing, locked, mounted."""
 ALWAYS = {"images", "df", "mounts", "info", "bench", "login", "tags", "gc", "help", "completion"}
 """Verbs that succeed whatever other processes do."""
+UNAVAILABLE = ("no such image", "no such layer", "image in use", "layer in use")
+"""Parts of the messages of `run` that another process's commands explain; its code is the same."""
 MORE = tars.tar(*(tars.file(f"opt/{n}", bytes([n]) * 3000) for n in range(40)))
 IMAGES = {
     "app": [BASE, CHANGES],
@@ -68,6 +71,8 @@ class Soak:
         verb = str(arguments[0])
         self.ended[verb, done.code] += 1
         expected = {0} if verb in ALWAYS else EXPECTED
+        if verb == "run" and any(text in done.err for text in UNAVAILABLE):
+            expected = {FAILURES["run"]}
         if done.code not in expected or "Traceback" in done.err or "internal error" in done.err:
             self.find(f"{arguments}: exit code {done.code}: {done.err}")
         return done
@@ -96,6 +101,7 @@ class Worker:
             (2, self._write),
             (1, self._commit),
             (1, self._bundle),
+            (1, self._run),
             (1, self._convert),
             (1, self._export),
             (1, self._index),
@@ -164,6 +170,11 @@ class Worker:
         if self._soak.run("bundle", "--pull", "never", name, bundle, "/bin/sh").code == 0:
             self._compare(name, bundle / "rootfs", "bundle")
             self._soak.run("bundle", "rm", bundle)
+
+    def _run(self) -> None:
+        """Run a program of the host in an image."""
+        words = ("--runtime", "chroot", "-v", f"{BUSYBOX}:/busybox", "--pull", "never")
+        self._soak.run("run", *words, self._image(), "/busybox", "true")
 
     def _unpack(self) -> None:
         """Unpack an image of the store, or pull it first."""
