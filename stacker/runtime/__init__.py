@@ -1,4 +1,4 @@
-"""Describe the process of a container, and write the ``config.json`` of an OCI runtime.
+"""Describe the process of a container, and start it with or without an OCI runtime.
 
 An image config, the changes of a caller and an open root directory come in; values and bytes go
 out.  The steps are one function each, and `stacker bundle` and `stacker run` share them:
@@ -16,6 +16,9 @@ need, so a caller can also start the process itself, without an OCI runtime.  `s
 namespaces, mounts and annotations.  `seccomp` reads the profile of the containers tools.
 
 The root filesystem must be writable for the runtime, which creates missing mount points in it; to
-refuse writes to the process, set `Settings.read_only` (root.readonly in ``config.json``).  This
-package mounts nothing, starts nothing, and must not use layers or the store.
+refuse writes to the process, set `Settings.read_only` (root.readonly in ``config.json``).
+
+`oci` starts a bundle by runc or crun.  `chroot` starts a process by itself: `enter` is what the new
+process does, and `rootfs` makes its mounts.  `streams` connects its terminal to that of the caller.
+This package must not use layers or the store.
 """

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import resource
+import select
 import signal
 import termios
 from contextlib import suppress
@@ -108,8 +109,6 @@ def _take_streams(streams: Streams, report: int) -> int:
 
 def _end_with_parent(report: int) -> None:
     """Make the kernel kill this process when its parent ends, or end if the parent is gone."""
-    import select
-
     process.set_parent_death_signal(signal.SIGKILL)
     poll = select.poll()
     poll.register(report, 0)

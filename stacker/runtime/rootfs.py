@@ -90,7 +90,7 @@ def _mount(root: int, mount: Mount) -> None:
 def _adapted(mount: Mount) -> Mount:
     """Return a mount of `STANDARD` that a user namespace may make.
 
-    It has no group 5 with a map of a single ID, and /sys of another network namespace.
+    A namespace with a single group ID has no group 5 for terminals.
     """
     if mount.kind == "devpts" and not _is_mapped(_TTY_GROUP):
         options = tuple(word for word in mount.options if not word.startswith("gid="))
