@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.aims import RIVALS, table
+from benchmarks.aims import MANY_ABOVE_BARE, PEER, RIVALS, table
 from benchmarks.figures import Figures, of_suite
 from benchmarks.forms import ALONE, BLOCKS, REMOVE, TAR, UNPACK, WALK
+from benchmarks.fuse import MOUNT, OWN_EROFS
 from benchmarks.parts import PARTS
 from benchmarks.peers import EROFS, FLOOR
+from benchmarks.startup import MANY
 
 CORPUS = "mix"
 OF_FLOOR = {"disk": "0.2", "tmpfs": "0.95"}
@@ -19,6 +21,9 @@ _ON = {"disk": "on the real disk", "tmpfs": "on tmpfs"}
 AS_RIVALS, OF_TREE, OF_PARTS = "8", "0.1", "1.25"
 PER_ENTRY, BYTES = "8", "400"
 READS = {WALK: "1.0", TAR: "1.0", BLOCKS: "1.0"}
+READY = "0.1"
+OF_PEER = {"find, cold": "0.3", "write small files": "0.7", "git add": "0.7"}
+"""The goals for FUSE mounts, as multiples of fuse-overlayfs's time."""
 
 _Seconds = Mapping[tuple[str, str, str], float]
 """Medians by medium, action and form."""
@@ -36,6 +41,8 @@ def reached(documents: Sequence[Figures]) -> str:
         *_parts(seconds),
         *_of_tree(seconds),
         *_index(of_suite(documents, "index")),
+        *_starting(of_suite(documents, "startup")),
+        *_served(of_suite(documents, "fuse")),
     ]
     return table([f"form `erofs`, `{CORPUS}`, gzip, two cores", "goal", "measured"], rows)
 
@@ -91,3 +98,22 @@ def _index(lines: Sequence[Figures]) -> Iterator[list[str]]:
         yield [f"index of {most:,} entries, µs for each", PER_ENTRY, f"{each:.1f}"]
         memory = sum(line["bytes_per_entry"] for line in own)
         yield [f"index of {most:,} entries, bytes of memory for each", BYTES, f"{memory:.0f}"]
+
+
+def _starting(lines: Sequence[Figures]) -> Iterator[list[str]]:
+    for line in lines:
+        if line["command"].startswith(MANY) and "erofs" in line["command"]:
+            what = f"{line['command']}, ms above an interpreter that does nothing"
+            yield [what, MANY_ABOVE_BARE, f"{line['above_bare'] * 1e3:.0f}"]
+
+
+def _served(lines: Sequence[Figures]) -> Iterator[list[str]]:
+    own = {line["action"]: line for line in lines if line["contender"] == OWN_EROFS}
+    peer = {line["action"]: line for line in lines if line["contender"] == PEER}
+    if MOUNT in own:
+        what = f"FUSE mount of {own[MOUNT]['entries']:,} entries, seconds"
+        yield [what, READY, f"{own[MOUNT]['wall']['median']:.2f}"]
+    for action, goal in OF_PEER.items():
+        if action in own and action in peer:
+            times = own[action]["wall"]["median"] / peer[action]["wall"]["median"]
+            yield [f"FUSE, {action}, multiple of {PEER}", goal, f"{times:.2f}"]

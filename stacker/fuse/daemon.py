@@ -26,8 +26,6 @@ from stacker.fuse import connect
 from stacker.fuse.adapters import load_adapter, worker_count
 from stacker.linux import mountapi, mountinfo, opath, process
 from stacker.linux.mountapi import FileDescriptor
-from stacker.tree.indexed import open_index
-from stacker.tree.merged import merge, tree_of
 from stacker.tree.protocol import ROOT
 
 if TYPE_CHECKING:
@@ -289,7 +287,11 @@ def _merge(tree: ServedTree) -> LowerTree:
     :raises OSError: from the kernel, with the path that the caller gave.
     """
     if tree.merged is not None:
+        from stacker.tree.indexed import open_index  # each mount needs one of both modules
+
         return open_index(tree.merged, tree.whiteout_format)
+    from stacker.tree.merged import merge, tree_of
+
     layers = tree.layers
     if tree.read_only and tree.upper is not None:
         layers = (tree.upper, *layers)
