@@ -275,6 +275,7 @@ class _Forwarding:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def __enter__(self) -> Self:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller may ignore it
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         return self
 

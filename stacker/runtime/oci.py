@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RUNTIMES: Final = ("runc", "crun")
 """The runtimes that ``auto`` looks for, in this order."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_WITH_UMASK: Final = ("/bin/sh", "-c", 'umask 022; exec "$@"', "sh")
+"""With the umask of this process, a user of the container may not reach the mount points that the
+runtime creates."""
 _LOG, _STATE = "log.json", "state"
 _MISSING = ("executable file not found", "no such file or directory", "not found in $path")
 _REFUSED = ("permission denied", "exec format error", "is a directory")
@@ -48,11 +51,9 @@ class Runtime:
         :raises StackerError: the runtime cannot be executed.
         """
         words = (*self._words, "run", "--bundle", str(self.bundle), self.bundle.name)
-        try:
-            return process.spawn(words, {"PATH": _PATH}, streams.numbers)
-        except OSError as error:
-            text = f"cannot execute the runtime: {words[0]}: {error.strerror}"
-            raise StackerError(text) from error
+        if not os.access(words[0], os.X_OK):
+            raise StackerError(f"cannot execute the runtime: {words[0]}")
+        return process.spawn((*_WITH_UMASK, *words), {"PATH": _PATH}, streams.numbers)
 
     def failure(self, program: str) -> StackerError | None:
         """Return why the runtime has failed; ``None`` if it has started the process.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def test_entrypoint_replaces_the_images_command(run: Run) -> None:
     assert run("--entrypoint", "echo", "app:1.0", "a", "--keep").out == "a --keep\n"
 
 
+def test_user_reaches_the_mount_points_that_are_created(run: Run) -> None:
+    volume = f"{runtimes.BUSYBOX}:/new/below/busybox"
+    options = ("-u", "1000", "-w", "/work/below", "-v", volume)
+    result = run(*options, "app:1.0", "sh", "-c", "/new/below/busybox pwd; umask")
+    assert result.out == "/work/below\n0022\n"
+
+
 def test_root_of_the_container_has_few_privileges(run: Run) -> None:
     script = """\
 cat /proc/kcore /proc/keys /sys/firmware/* 2>/dev/null
@@ -91,6 +99,11 @@ def test_stdin_reaches_the_process_only_if_it_is_asked_for(stacker: Stacker, run
         process = command.start(*options, *words, "app:1.0", "cat", text="text")
         assert process.communicate()[0] == expected
         assert process.returncode == 0
+
+
+def test_exit_code_arrives_although_the_caller_ignores_sigchld(stacker: Stacker) -> None:
+    command = replace(stacker, wrap=("env", "--ignore-signal=CHLD"))
+    assert command.run("run", "--runtime", "chroot", "app:1.0", "sh", "-c", "exit 4").code == 4
 
 
 @pytest.mark.parametrize("runtime", ["chroot", "runc"])
