@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from stacker.image.platform import Platform
     from stacker.jobs.verify_layer import LayerVerified
     from stacker.linux.probe import Answer
+    from stacker.linux.process import IdRange
     from stacker.operations.copy import Copied
     from stacker.operations.dedup import Shared
     from stacker.operations.export import Exported
@@ -85,6 +86,7 @@ __all__ = (
     "Finished",
     "Garbage",
     "History",
+    "IdRange",
     "Image",
     "ImageCommitted",
     "ImageID",
@@ -146,6 +148,7 @@ _MODULES = {
     "stacker.image.platform": "Platform",
     "stacker.jobs.verify_layer": "LayerVerified",
     "stacker.linux.probe": "Answer",
+    "stacker.linux.process": "IdRange",
     "stacker.operations.copy": "Copied",
     "stacker.operations.dedup": "Shared",
     "stacker.operations.export": "Exported",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stacker.layer.paths import Form
+    from stacker.linux.process import IdRange
 
 PACKAGES: Final = ("isal", "pyfuse3", "rich", "urllib3", "xattr", "zstandard")
 """The packages that stacker uses, by their names on PyPI; pyfuse3 is optional."""
@@ -72,6 +73,8 @@ class Info:
     :param form: the form of layers that ``auto`` takes.
     :param drivers: the driver that ``auto`` takes, by the form of the layers.
     :param overlay_layers: the most layers that overlayfs stacks.
+    :param uids: the ranges of user IDs that this process can use.
+    :param gids: the same for group IDs.
     """
 
     root: Path
@@ -87,6 +90,8 @@ class Info:
     form: ChosenForm
     drivers: Mapping[Form, ChosenDriver]
     overlay_layers: int = mountapi.OVERLAY_MAX_LAYERS
+    uids: tuple[IdRange, ...] = ()
+    gids: tuple[IdRange, ...] = ()
 
 
 def machine_info(root: Path, *, seconds: float = SECONDS) -> Info:
@@ -110,6 +115,8 @@ def machine_info(root: Path, *, seconds: float = SECONDS) -> Info:
         answers,
         form_for(answers),
         {form: _driver(ways, answers) for form, ways in _DRIVERS.items()},
+        uids=process.uid_map(),
+        gids=process.gid_map(),
     )
 
 

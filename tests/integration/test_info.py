@@ -219,6 +219,30 @@ def test_info_shows_the_limits_of_the_configuration_file(tmp_path: Path) -> None
     assert limits["open_files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def test_info_shows_each_key_of_the_configuration_files(tmp_path: Path) -> None:
+    (tmp_path / "stacker").mkdir()
+    path = tmp_path / "stacker" / "config.toml"
+    path.write_text('additional-stores = ["/srv/a"]\ndriver = "copy"\n[limits]\nmax-depth = 7\n')
+    stacker = Stacker(tmp_path / "store", environ={"XDG_CONFIG_HOME": str(tmp_path)})
+    item = info(stacker)
+    assert item["config"] == [
+        {"key": key, "value": value, "file": str(path)}
+        for key, value in (
+            ("additional-stores", ["/srv/a"]),
+            ("driver", "copy"),
+            ("limits.max-depth", 7),
+        )
+    ]
+    assert item["additional_stores"] == ["/srv/a"]
+    assert f"driver = copy ({path})" in stacker("info").out
+
+
+def test_info_shows_the_id_ranges_of_the_user_namespace(tmp_path: Path) -> None:
+    item = info(Stacker(tmp_path / "store", wrap=IN_USER_NAMESPACE))
+    assert [item["uids"][0][key] for key in ("inside", "count")] == [0, 1]
+    assert len(item["gids"]) == 1
+
+
 def test_info_says_whether_user_namespaces_and_idmapped_mounts_work(disk: Path) -> None:
     found = features(info(Stacker(disk / "store")))
     assert found["user-namespaces"][0] is True
@@ -262,7 +286,7 @@ def test_info_prints_lines_and_a_table(tmp_path: Path) -> None:
     blank = lines.index("")
     assert {line.split("  ")[0] for line in lines[:blank]} == {
         *("kernel", "user", "python", "packages", "inflate", "tools", "limits", "store"),
-        *("form auto", "mount tree", "mount erofs"),
+        *("form auto", "mount tree", "mount erofs", "id ranges", "config"),
     }
     assert lines[blank + 1].split() == ["FEATURE", "WORKS", "REASON"]
     assert {line.split()[1] for line in lines[blank + 2 :]} <= {"yes", "no", "unknown"}
