@@ -99,14 +99,25 @@ def conf_files(system: Path, user: Path) -> list[Path]:
     A user's registries.conf replaces the system's, including its drop-in files.
     """
     own = user / "registries.conf"
-    if own.is_file():
+    if _is_reachable(own):
         return [own, *_drop_ins(user)]
     main = system / "registries.conf"
     return [*([main] if main.is_file() else []), *_drop_ins(system), *_drop_ins(user)]
 
 
+def _is_reachable(path: Path) -> bool:
+    """Return whether a file exists that this user can reach; HOME may be that of another user."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
+
+
 def _drop_ins(directory: Path) -> list[Path]:
-    found = (directory / "registries.conf.d").glob("*.conf")
+    try:
+        found = list((directory / "registries.conf.d").glob("*.conf"))
+    except PermissionError:
+        return []
     return sorted(path for path in found if path.is_file())
 
 
@@ -118,7 +129,7 @@ def auth_files(named: str | None, environ: Mapping[str, str], user: int) -> list
     """
     if one := named or environ.get("REGISTRY_AUTH_FILE"):
         return [one]
-    home = Path.home()
+    home = os.path.expanduser("~")
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{user}"
     config = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
     docker = environ.get("DOCKER_CONFIG") or f"{home}/.docker"
