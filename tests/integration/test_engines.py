@@ -115,6 +115,7 @@ def test_docker_load_shows_the_name_of_a_docker_archive(
     not (shutil.which("buildah") and shutil.which("mmdebstrap")),
     reason="buildah and mmdebstrap are not both installed",
 )
+@pytest.mark.timeout(900)  # the first run makes a base with mmdebstrap
 def test_the_containerfile_builds_an_image_that_runs_stacker(tmp_path: Path) -> None:
     images.layout(tmp_path / "app", [tar(file("greeting", b"hello from inside\n"))], name="app:1")
     with tempfile.TemporaryDirectory(prefix="buildah") as place:
