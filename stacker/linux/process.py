@@ -20,6 +20,7 @@ CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
 OVERFLOW_ID = 65534
 """The overflow ID, unless a sysctl sets another (proc_sys_kernel(5))."""
 _PR_SET_PDEATHSIG = 1
+_EXIT_TIMEOUT = 2000  # milliseconds
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # USER_NS_INIT_INO, include/uapi/linux/nsfs.h
 
 
@@ -157,6 +158,26 @@ def start_time(pid: int) -> int:
     """
     status = Path(f"/proc/{pid}/stat").read_bytes()
     return int(status.rpartition(b")")[2].split()[19])  # field 22, proc_pid_stat(5)
+
+
+def kill(pid: int, started: int) -> None:
+    """Kill a process and wait for its end; nothing happens if another process has its ID.
+
+    :param started: as from `start_time`.
+    :raises OSError: the process does not exist, or the caller may not kill it.
+    """
+    import select
+    import signal
+
+    found = os.pidfd_open(pid)
+    try:
+        if start_time(pid) == started:
+            signal.pidfd_send_signal(found, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(found, select.POLLIN)
+            poll.poll(_EXIT_TIMEOUT)
+    finally:
+        os.close(found)
 
 
 def mount_namespace(process: int | str = "self") -> int:

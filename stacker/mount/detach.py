@@ -129,6 +129,7 @@ def _end_run(table: Table, record: MountRecord, view: KernelView) -> None:
         from stacker.runtime.oci import Runtime  # most mounts have no container
 
         Runtime(record.runtime, table.directory / record.id).delete()
+    table.kill_process(record.id)  # it may have refused to end with its command
     _unmount_run(record, view)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, LockedError
-from stacker.linux import lock
+from stacker.linux import lock, process
 from stacker.linux.removal import remove_tree
 from stacker.mount.plan import new_id, source_of
 from stacker.mount.record import MountRecord, parse
@@ -103,6 +103,18 @@ class Table:
         :raises OSError: the lock file cannot be created.
         """
         return lock.exclusive(self.directory / identifier / _RUN)
+
+    def write_process(self, identifier: str, pid: int) -> None:
+        """Record the process that must end with a run, until the mount's directory is removed."""
+        with suppress(OSError):  # it has ended
+            text = f"{pid} {process.start_time(pid)}"
+            (self.directory / identifier / _RUN).write_text(text, "ascii")
+
+    def kill_process(self, identifier: str) -> None:
+        """Kill the process of a run whose command was killed, if it still exists."""
+        with suppress(OSError, ValueError):  # none was recorded
+            pid, started = (self.directory / identifier / _RUN).read_text("ascii").split()
+            process.kill(int(pid), int(started))
 
     def state(self, record: MountRecord, view: KernelView) -> State:
         """Return the state of a mount whose directory the caller has locked."""

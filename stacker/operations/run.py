@@ -194,7 +194,9 @@ class _Run:
             from stacker.runtime.chroot import Container, start
 
             container = Container(self.record.target, process, self._settings)
-            return start(container, streams, self._clear_others), lambda: None
+            pid = start(container, streams, self._clear_others)
+            self.table.write_process(self.record.id, pid)
+            return pid, lambda: None
         from stacker.runtime.oci import Runtime
         from stacker.runtime.seccomp import read_profile
 

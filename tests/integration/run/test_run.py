@@ -134,6 +134,22 @@ def test_next_command_clears_what_a_killed_one_left(stacker: Stacker, runtime: s
     assert mountinfo.read().below(stacker.store) == []
 
 
+def test_next_command_ends_a_process_that_refuses_to_end_with_its_command(
+    stacker: Stacker,
+) -> None:
+    clear = "exec busybox chroot /host /usr/bin/setpriv --pdeathsig clear"
+    words = f"{clear} sh -c 'echo ready; sleep 1000'"
+    options = ("run", "--runtime", "chroot", "-v", "/:/host:ro")
+    with stacker.start(*options, "app:1.0", "sh", "-c", words) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        process.wait()
+        stacker("mounts")
+        assert process.stdout.read() == ""  # the pipe is closed, so the process has ended
+    assert os.listdir(stacker.store / "mounts") == []
+
+
 class Terminal:
     """A terminal that a command runs in."""
 
