@@ -83,6 +83,17 @@ def at(path: Path) -> MountInfo | None:
     return read().at(path)
 
 
+def of_descriptor(descriptor: int) -> MountInfo | None:
+    """Return the mount that an open file is on; ``None`` once it is unmounted.
+
+    :raises OSError: /proc cannot be read.
+    """
+    with open(f"/proc/self/fdinfo/{descriptor}") as file:  # proc_pid_fdinfo(5)
+        fields = dict(line.split(":", 1) for line in file)
+    mount_id = int(fields["mnt_id"])
+    return next((mount for mount in read().mounts if mount.mount_id == mount_id), None)
+
+
 def parse(text: bytes) -> MountTable:
     """Parse the content of a mountinfo file.
 

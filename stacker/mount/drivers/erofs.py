@@ -16,6 +16,7 @@ from stacker.linux import mountapi, mountinfo
 from stacker.linux.loop import backing_inode, loop_device
 from stacker.linux.mountapi import FileDescriptor
 from stacker.linux.process import boot_id
+from stacker.mount.record import IndexMount
 from stacker.mount.unmount import unmount_path
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from stacker.layer.paths import MergedIndex
     from stacker.linux.mountinfo import MountInfo
-    from stacker.mount.record import IndexMount, MountRecord
+    from stacker.mount.record import MountRecord
 
 NEEDS_BLOCK_DEVICE: Final = frozenset({errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP})
 """The errors of a kernel or a filesystem that has no mounts of EROFS from files."""
@@ -38,7 +39,7 @@ def mount_index(
 
     :param target: the mount point, an existing directory.
     :param attributes: ``MS_RDONLY`` with ``MS_NOSUID``, ``MS_NODEV`` and ``MS_NOEXEC``.
-    :param shared: a mount point where the same index is mounted already.
+    :param shared: a mount point where the same index was mounted a moment ago.
     :raises OSError: from the kernel, with the path that it refuses.
     """
     attributes |= mountapi.MS_RDONLY
@@ -51,8 +52,8 @@ def mount_index(
 
 
 def _open_mount(merged: MergedIndex, attributes: int, shared: Path | None) -> int:
-    if shared is not None:
-        return mountapi.open_tree(shared)
+    if shared is not None and (mount := _cloned(merged, shared)) is not None:
+        return mount
     try:
         return _from_files(merged, attributes)
     except OSError as error:
@@ -62,6 +63,22 @@ def _open_mount(merged: MergedIndex, attributes: int, shared: Path | None) -> in
             return _from_loop_devices(merged, attributes)
         except OSError:
             raise error from None
+
+
+def _cloned(merged: MergedIndex, shared: Path) -> int | None:
+    """Return a copy of the mount at a mount point; ``None`` unless the index is mounted there.
+
+    Another process may have unmounted the index, or mounted another image in its place.
+    """
+    status = merged.path.stat()
+    index = IndexMount(merged.path, (status.st_dev, status.st_ino), shared)
+    try:
+        with FileDescriptor.open_directory(shared) as found:
+            if is_mount_of(mountinfo.of_descriptor(found.number), index):
+                return mountapi.open_tree(found.path)
+    except OSError:  # the other process has removed the mount point, too
+        return None
+    return None
 
 
 def _from_files(merged: MergedIndex, attributes: int) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stacker.linux import lock, mountapi, mountinfo
+from stacker.mount.drivers.erofs import mount_index
 from stacker.operations.mount import stacked_image
 from stacker.operations.stack import add_form, chain_id_of
 from stacker.store.store import Store
@@ -150,6 +151,32 @@ def test_mount_through_loop_devices_outlives_a_conversion(
         stacker("rm", app.image.config)
         stacker("gc")
         stacker.assert_clean()
+    finally:
+        unmount_below(tmp_path)
+
+
+@pytest.mark.parametrize("later", ["nothing", "another mount", "no directory"])
+def test_index_is_mounted_although_its_shared_mount_is_gone(
+    stacker: Stacker, app: images.Layout, tmp_path: Path, later: str
+) -> None:
+    """Another process unmounts the shared one after this process has found it."""
+    shared, target = tmp_path / "shared", tmp_path / "target"
+    target.mkdir()
+    if later != "no directory":
+        shared.mkdir()
+    if later == "another mount":
+        mountapi.mount("tmpfs", shared, "tmpfs", 0)
+    stacker("pull", "--no-sync", "--form", "erofs", app.source)
+    store = Store.open(stacker.store)
+    stack = store.chains.read(chain_id_of(store.images.config(store.images.find("app:1.0"))))
+    assert stack.merged is not None
+    try:
+        mount_index(stack.merged, target, attributes=0, shared=shared)
+        assert (target / "etc/passwd").exists()
+        second = tmp_path / "second"
+        second.mkdir()
+        mount_index(stack.merged, second, attributes=0, shared=target)
+        assert second.stat().st_dev == target.stat().st_dev
     finally:
         unmount_below(tmp_path)
 
