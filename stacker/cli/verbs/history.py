@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from stacker.cli.options import add_image
 from stacker.cli.output import add_template, print_list, shortened, size
 from stacker.image.config import History
-from stacker.operations.usage import layer_bytes
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from stacker.cli.session import Session
-    from stacker.image.config import ImageConfig
     from stacker.image.digest import DiffID
 
 DESCRIPTION = """\
@@ -44,11 +42,12 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> None:
     """Print the build steps of an image."""
-    store = session.store(create=False)
-    config = store.images.config(store.images.find(args.image))
+    image = session.open(create=False).image(args.image)
+    sizes = {layer.diff_id: layer.size for layer in image.layers if layer.present}
+    pairs = paired([layer.diff_id for layer in image.layers], image.history)
     steps = [
-        Step(history, diff_id, None if diff_id is None else layer_bytes(store, diff_id))
-        for history, diff_id in paired(config)
+        Step(history, diff_id, None if diff_id is None else sizes.get(diff_id))
+        for history, diff_id in pairs
     ][::-1]
     headers = ("CREATED", "DIFF ID", "SIZE", "CREATED BY")
     documents = [_document(step) for step in steps]
@@ -61,14 +60,16 @@ def run(args: Namespace, session: Session) -> None:
     )
 
 
-def paired(config: ImageConfig) -> Iterator[tuple[History, DiffID | None]]:
+def paired(
+    diff_ids: Iterable[DiffID], steps: Iterable[History]
+) -> Iterator[tuple[History, DiffID | None]]:
     """Yield each step with its layer; pair a layer without a step with an empty step.
 
     Steps without ``empty_layer`` correspond to the diff_ids in order.  An image may have fewer
     steps than layers.  Source: image-spec config.md, "history".
     """
-    left = iter(config.diff_ids)
-    for history in config.history:
+    left = iter(diff_ids)
+    for history in steps:
         yield history, None if history.empty_layer else next(left, None)
     for diff_id in left:
         yield History(), diff_id
