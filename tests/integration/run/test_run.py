@@ -196,6 +196,7 @@ def in_terminal(command: Stacker, *words: str) -> Iterator[Terminal]:
         terminal.process.wait()
         os.close(terminal.number)
         os.close(terminal.other)
+        command("mounts")  # ends the container of a killed command
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="termios.tcsetwinsize")
