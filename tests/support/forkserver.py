@@ -26,12 +26,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
+import coverage
+
 from tests.support.mounts import in_own_namespace
 
 REPOSITORY: Final = Path(__file__).parents[2]
 LIMIT: Final = 120  # seconds that one command may take on a busy machine
 LONGEST: Final = 1 << 16  # bytes of a request
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+MEASURED: Final = "COVERAGE_PROCESS_CONFIG"
+"""The environment variable that a command has whose coverage is measured."""
 ARMED: Final = "INJECT_COUNTER"
 """The environment variable that a command with a fault has."""
 _IMPORTED_LATER: Final = ("encodings.ascii", "encodings.idna", "xattr", "zstandard")
@@ -97,7 +101,7 @@ class Server:
             process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(other.fileno()), _TITLE],
                 cwd=REPOSITORY,
-                env={**environ, **({"LD_PRELOAD": str(preloaded)} if preloaded else {})},
+                env=_environment(environ, preloaded),
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -145,6 +149,15 @@ class Server:
             socket.send_fds(self._control, [json.dumps(request).encode()], [*descriptors, writer])
         os.close(writer)
         return Process(reply)
+
+
+def _environment(environ: Mapping[str, str], preloaded: Path | None) -> dict[str, str]:
+    """Return the environment of a server, whose own coverage is not measured.
+
+    Each command would save what the server ran, too, and that is every module's definitions.
+    """
+    own = {name: value for name, value in environ.items() if name != MEASURED}
+    return {**own, **({"LD_PRELOAD": str(preloaded)} if preloaded else {})}
 
 
 def _sockets() -> tuple[socket.socket, socket.socket]:
@@ -204,6 +217,8 @@ def _run(streams: list[int], words: list[str], environ: dict[str, str], cwd: str
     os.chdir(cwd)
     sys.argv = ["stacker", *words]
     _write_title([sys.executable, "-m", *sys.argv])
+    if MEASURED in environ:
+        coverage.process_startup()
     if ARMED in environ:
         ctypes.CDLL(None).inject_begin()
     command()
