@@ -28,8 +28,8 @@ def test_each_probe_runs_in_a_process_of_its_own() -> None:
 
 def test_a_probe_that_hangs_is_killed_and_its_answer_is_unknown() -> None:
     before = children()
-    found = run_probes({"hangs": sleep, "ends": lambda: YES}, seconds=0.3)
-    assert found["hangs"] == Answer(None, "no answer from the kernel within 0.3 s")
+    found = run_probes({"hangs": sleep, "ends": lambda: YES}, seconds=2)
+    assert found["hangs"] == Answer(None, "no answer from the kernel within 2 s")
     assert found["ends"] == YES
     assert children() == before
 
