@@ -66,7 +66,7 @@ def _remove(path: Path) -> None:
         try:
             remove_tree(path)
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY or attempt == 9:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or attempt == 9:
                 raise
             time.sleep(0.2)
         else:
