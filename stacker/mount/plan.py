@@ -159,7 +159,7 @@ class Plan:
         mounts = [] if self.is_index else [self._mount(driver)]
         if self.merged is not None and driver == "overlay":
             devices = [f"device={_escape(tar)}" for tar in self.merged.tars]
-            options = ["ro", *sorted(self.flags), *devices, "directio"]
+            options = ["ro", *sorted(self.flags), *devices]
             source = str(self.merged.path)
             mounts.insert(0, {"type": "erofs", "source": source, "options": options})
             if not self.is_index:

@@ -43,23 +43,19 @@ def erofs_in_kernel() -> Answer:
     return Answer(works=False, reason="the kernel has no EROFS, neither built in nor as a module")
 
 
-def erofs_from_files(directory: Path, *, direct: bool = True) -> Answer:
-    """Mount an index from files, as Linux 6.12 and later can, and read a file through it.
-
-    :param direct: with the option ``directio``, as mounts of images are.
-    """
+def erofs_from_files(directory: Path) -> Answer:
+    """Mount an index from files, as Linux 6.12 and later can, and read a file through it."""
     if refusal := _refuse_erofs():
         return refusal
     with _probe_files(directory) as (image, tar):
         try:
-            _read_through(image.path, tar.path, direct=direct)
+            _read_through(image.path, tar.path)
         except OSError as error:
             if error.errno not in NEEDS_BLOCK_DEVICE:
                 raise
             needs = "needs Linux 6.12, and a filesystem such as ext4, xfs or btrfs, not tmpfs"
             return Answer(works=False, reason=f"{needs}: {error.strerror}")
-    how = "with directio" if direct else "without directio"
-    return Answer(works=True, reason=f"the kernel mounts the index from files, {how}")
+    return Answer(works=True, reason="the kernel mounts the index from files")
 
 
 def erofs_from_loop_devices(directory: Path) -> Answer:
@@ -71,7 +67,7 @@ def erofs_from_loop_devices(directory: Path) -> Answer:
         loop_device(image.number) as image_device,
         loop_device(tar.number) as tar_device,
     ):
-        _read_through(image_device, tar_device, direct=False)
+        _read_through(image_device, tar_device)
     return Answer(works=True, reason="the kernel mounts the index through loop devices")
 
 
@@ -102,14 +98,14 @@ def _index() -> bytes:
     return out.getvalue()
 
 
-def _read_through(image: Path, tar: Path, *, direct: bool) -> None:
+def _read_through(image: Path, tar: Path) -> None:
     """Mount an index nowhere, and read its file.
 
     :raises OSError: the kernel refuses.
     :raises StackerError: it returns other bytes.
     """
     with (
-        FileDescriptor(detached(image, [tar], mountapi.MS_RDONLY, direct=direct)) as mount,
+        FileDescriptor(detached(image, [tar], mountapi.MS_RDONLY)) as mount,
         open(os.open("file", os.O_RDONLY, dir_fd=mount.number), "rb") as file,
     ):
         found = file.read()

@@ -142,7 +142,6 @@ def _probes(root: Path) -> dict[str, Callable[[], Answer]]:
         "copy": lambda: Answer(works=True, reason="a copy of all files, for each mount"),
         "erofs": probes.erofs_in_kernel,
         "erofs-files": ways["erofs-files"],
-        "erofs-directio": inside(_direct_io),
         "erofs-loop": ways["erofs-loop"],
         "user-namespaces": features.user_namespaces,
         "idmapped-mounts": inside(features.idmapped_mounts),
@@ -187,15 +186,6 @@ def _overlay(root: Path) -> Answer:
     directories = tuple(path for path in (root / "layers", root / "blobs") if path.is_dir())
     layers = directories if len(directories) > 1 else ()
     return probes.overlay(existing_directory(root), layers, whiteout_format_at(root))
-
-
-def _direct_io(directory: Path) -> Answer:
-    """Compare a mount from files with and without the option ``directio``."""
-    without = probes.erofs_from_files(directory, direct=False)
-    if not without.works:
-        return without
-    probes.erofs_from_files(directory)
-    return Answer(works=True, reason="no page of a tar is cached twice")
 
 
 def _version(package: str) -> str | None:

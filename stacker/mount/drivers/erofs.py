@@ -85,7 +85,7 @@ def _from_files(merged: MergedIndex, attributes: int) -> int:
     with ExitStack() as opened:
         # Long paths exceed the limit of fsconfig(2), and a descriptor has a short one.
         files = [opened.enter_context(FileDescriptor(os.open(tar, _READ))) for tar in merged.tars]
-        return detached(merged.path, [file.path for file in files], attributes, direct=True)
+        return detached(merged.path, [file.path for file in files], attributes)
 
 
 def _from_loop_devices(merged: MergedIndex, attributes: int) -> int:
@@ -94,14 +94,17 @@ def _from_loop_devices(merged: MergedIndex, attributes: int) -> int:
         for path in (merged.path, *merged.tars):
             with FileDescriptor(os.open(path, _READ)) as file:
                 devices.append(opened.enter_context(loop_device(file.number)))
-        return detached(devices[0], devices[1:], attributes, direct=False)
+        return detached(devices[0], devices[1:], attributes)
 
 
-def detached(source: Path, tars: Sequence[Path], attributes: int, *, direct: bool) -> int:
+def detached(source: Path, tars: Sequence[Path], attributes: int) -> int:
     """Return a mount of an image that is mounted nowhere; the caller closes it.
 
+    The tars are read through their page cache, and not with the option ``directio``.  Thus a page
+    of a file can be in memory twice, but the kernel reads ahead in the tar: without that, each
+    small file waits for the disk.
+
     :param source: the image, a file or a block device, as `tars` are.
-    :param direct: read the tars without their page cache, as a mount from files should.
     :raises OSError: from the kernel, with its message.
     """
     with FileDescriptor(mountapi.fsopen("erofs")) as context:
@@ -109,8 +112,6 @@ def detached(source: Path, tars: Sequence[Path], attributes: int, *, direct: boo
         for tar in tars:
             mountapi.fsconfig_string(context.number, "device", tar)
         mountapi.fsconfig_flag(context.number, "ro")  # a read-only device requires it
-        if direct:  # else each page of a tar is cached twice
-            mountapi.fsconfig_flag(context.number, "directio")
         mountapi.fsconfig_create(context.number)
         return mountapi.fsmount(context.number, attributes=attributes)
 

@@ -114,7 +114,9 @@ def cached_bytes(path: Path) -> int:
     return int.from_bytes(found[:8], sys.byteorder) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_read_of_a_mount_caches_no_page_of_the_tar(stacker: Stacker, tmp_path: Path) -> None:
+def test_a_read_of_a_mount_takes_pages_of_the_tar_from_memory(
+    stacker: Stacker, tmp_path: Path
+) -> None:
     content = os.urandom(1 << 22)
     app = layout(tmp_path / "large", [tar(file("large", content))])
     stacker("pull", "--sync", "--form", "erofs", app.source)
@@ -130,8 +132,7 @@ def test_a_read_of_a_mount_caches_no_page_of_the_tar(stacker: Stacker, tmp_path:
         os.posix_fadvise(stored.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     assert cached_bytes(layer / "layer.tar") == 0
     assert (target / "large").read_bytes() == content
-    assert cached_bytes(target / "large") == len(content)
-    assert cached_bytes(layer / "layer.tar") == 0
+    assert cached_bytes(layer / "layer.tar") >= len(content)
 
 
 def test_mounts_of_one_index_share_its_filesystem(
