@@ -2,6 +2,8 @@
 
 A store's directory comes in; a form goes out, with the reason.  `auto` takes the EROFS form if the
 kernel can mount it here, or if FUSE can serve it.  Probes decide this, and leave nothing behind.
+In a filesystem in memory, it takes trees: the kernel mounts no files of a tmpfs, a loop device
+costs more for each read, and files are cheap there.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ WAYS: Final = {
 }
 """The ways to mount layers in EROFS form, the best first, by the names of their probes."""
 
+_IN_MEMORY: Final = ("tmpfs", "ramfs")
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenForm:
@@ -45,15 +49,18 @@ def automatic_form(root: Path) -> ChosenForm:
     """
     from stacker.linux.probe import run_probes
 
-    return form_for(run_probes(form_probes(root)))
+    return form_for(root, run_probes(form_probes(root)))
 
 
-def form_for(answers: Mapping[str, Answer]) -> ChosenForm:
+def form_for(root: Path, answers: Mapping[str, Answer]) -> ChosenForm:
     """Return the form that `auto` takes.
 
+    :param root: the directory of the store, whether it exists or not.
     :param answers: by name, those of `form_probes`; others are ignored.
     """
     name, reason = first_that_works(WAYS, answers)
+    if name == "erofs-loop" and (fstype := _filesystem(root)) in _IN_MEMORY:
+        return ChosenForm("tree", f"the store is in memory ({fstype}), where files cost little")
     if name is not None:
         return ChosenForm("erofs", reason)
     return ChosenForm("tree", f"layers in the form erofs could not be mounted: {reason}")
@@ -101,6 +108,12 @@ def _fuse(root: Path) -> Answer:
     from stacker.mount.probes import fuse
 
     return fuse(existing_directory(root), whiteout_format_at(root))
+
+
+def _filesystem(root: Path) -> str:
+    from stacker.linux import mountinfo
+
+    return mountinfo.read().around(existing_directory(root)).fstype
 
 
 def existing_directory(root: Path) -> Path:

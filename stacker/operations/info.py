@@ -113,7 +113,7 @@ def machine_info(root: Path, *, seconds: float = SECONDS) -> Info:
         {name: _version(name) for name in PACKAGES},
         {name: shutil.which(name) for name in TOOLS},
         answers,
-        form_for(answers),
+        form_for(root, answers),
         {form: _driver(ways, answers) for form, ways in _DRIVERS.items()},
         uids=process.uid_map(),
         gids=process.gid_map(),

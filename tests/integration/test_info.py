@@ -95,17 +95,18 @@ def test_auto_takes_erofs_on_ext4_where_the_kernel_mounts_from_files(
 
 
 @needs_erofs
-def test_auto_takes_erofs_on_tmpfs_through_loop_devices(memory: Path, app: images.Layout) -> None:
+def test_auto_takes_trees_on_tmpfs_instead_of_loop_devices(
+    memory: Path, app: images.Layout
+) -> None:
     stacker = Stacker(memory / "store")
     item = info(stacker)
     works, reason = features(item)["erofs-files"]
     assert works is False
     assert "not tmpfs" in reason
     assert features(item)["erofs-loop"][0] is True
-    form, reason = item["form_auto"].values()
-    assert form == "erofs"
-    assert reason.startswith("EROFS mounts through loop devices work; EROFS mounts from files do")
-    assert pulled_forms(stacker, app) == ["erofs"]
+    reason = "the store is in memory (tmpfs), where files cost little"
+    assert item["form_auto"] == {"form": "tree", "reason": reason}
+    assert pulled_forms(stacker, app) == ["tree"]
 
 
 def test_auto_takes_erofs_in_a_user_namespace_that_fuse_can_serve(
