@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
+from tests.support import measured
 from tests.support.mounts import in_own_namespace
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -216,7 +217,7 @@ def _run(streams: list[int], words: list[str], environ: dict[str, str], cwd: str
     sys.argv = ["stacker", *words]
     _write_title([sys.executable, "-m", *sys.argv])
     if MEASURED in environ:
-        importlib.import_module("coverage").process_startup()
+        measured.start()
     if ARMED in environ:
         ctypes.CDLL(None).inject_begin()
     command()
@@ -248,8 +249,7 @@ def preload() -> None:
             importlib.import_module(module.name)
     for name in _IMPORTED_LATER:
         importlib.import_module(name)
-    with suppress(ImportError):  # only the group `test` of dependencies has it
-        importlib.import_module("coverage")
+    measured.prepare()
     gc.collect()
     gc.freeze()  # the collector leaves these objects alone, so children share their pages
 
