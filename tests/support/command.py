@@ -191,6 +191,10 @@ class Stacker:
         """Return the directories of the layers in the store."""
         return [path for path in (self.store / "layers").glob("sha256/*") if path.is_dir()]
 
+    def names(self) -> dict[str, list[str]]:
+        """Return the names of each image in the store."""
+        return {item["image_id"]: item["names"] for item in self("images", "--json").items}
+
 
 def _run_program(words: list[str], environ: dict[str, str], cwd: Path | None) -> Result:
     done = subprocess.run(

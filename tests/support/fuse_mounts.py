@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stacker.fuse.options import FuseAdapter
+from tests.support import images
+from tests.support.adapters import skip_without
 from tests.support.command import Stacker
+from tests.support.mounts import unmount_below
 from tests.support.tars import dir, file, hardlink, symlink, tar, whiteout  # noqa: A004 - the word for it
 
 LAYERS = [
@@ -21,6 +25,20 @@ LAYERS = [
     ),
     tar(file("etc/kept", b"changed"), whiteout("etc/gone"), hardlink("more", "big")),
 ]
+
+
+@contextmanager
+def pulled(tmp_path: Path, layers: list[bytes], form: str) -> Iterator[Stacker]:
+    """Pull layers as the image ``app:1.0`` for mounts by the kernel's protocol; unmount at the end.
+
+    :param form: the form of the layers.
+    """
+    skip_without("kernel")
+    stacker = Stacker(tmp_path / "store")
+    source = images.layout(tmp_path / "app", layers).source
+    stacker("pull", "--sync", "--form", form, source)
+    yield stacker
+    unmount_below(tmp_path)
 
 
 def servers(target: Path) -> list[int]:

@@ -25,6 +25,15 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec crun --cgroup-manager=disabled "
 """crun refuses a hybrid hierarchy, so it gets a mount namespace with a plain one."""
 
 
+def skip_below(folder: Path, items: list[pytest.Item]) -> None:
+    """Skip the tests of a folder without root or busybox."""
+    reason = "mounts: needs root" if os.geteuid() else "busybox is not installed"
+    if os.geteuid() or not BUSYBOX.exists():
+        for item in items:
+            if item.path.is_relative_to(folder):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 def busybox() -> bytes:
     """Return a layer with a static busybox, without /proc, /dev and /sys."""
     return tar(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,7 @@ from tests.support.mounts import unmount_below
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of this directory without root or busybox."""
-    reason = "mounts: needs root" if os.geteuid() else "busybox is not installed"
-    if os.geteuid() or not runtimes.BUSYBOX.exists():
-        for item in items:
-            if item.path.is_relative_to(Path(__file__).parent):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    runtimes.skip_below(Path(__file__).parent, items)
 
 
 @pytest.fixture(scope="session")

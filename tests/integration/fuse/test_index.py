@@ -20,9 +20,8 @@ from stacker.linux import inode_attributes, mountapi
 from stacker.mount.drivers import fuse_overlayfs
 from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.plan import Plan
-from tests.support import images
-from tests.support.adapters import skip_without
 from tests.support.command import Stacker
+from tests.support.fuse_mounts import pulled
 from tests.support.indexes import merged_stack
 from tests.support.mounts import unmount_below
 from tests.support.snapshot import inode_numbers
@@ -47,11 +46,8 @@ LAYERS = [
 
 @pytest.fixture
 def stacker(tmp_path: Path) -> Iterator[Stacker]:
-    skip_without("kernel")
-    stacker = Stacker(tmp_path / "store")
-    stacker("pull", "--form", "erofs", images.layout(tmp_path / "app", LAYERS).source)
-    yield stacker
-    unmount_below(tmp_path)
+    with pulled(tmp_path, LAYERS, "erofs") as stacker:
+        yield stacker
 
 
 def test_inode_numbers_are_the_same_in_each_mount(stacker: Stacker, target: Path) -> None:

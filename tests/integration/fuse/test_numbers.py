@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from stacker.tree.numbers import read_origin
-from tests.support import images
-from tests.support.adapters import skip_without
 from tests.support.command import Stacker
-from tests.support.mounts import unmount_below
+from tests.support.fuse_mounts import pulled
 from tests.support.snapshot import inode_numbers
 from tests.support.tars import dir, file, hardlink, symlink, tar  # noqa: A004 - the word for it
 
@@ -38,12 +36,8 @@ BY_SERVER = ("mount", "--driver", "fuse", "--fuse-writer", "server")
 
 @pytest.fixture(params=FORMS)
 def stacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stacker]:
-    skip_without("kernel")
-    stacker = Stacker(tmp_path / "store")
-    source = images.layout(tmp_path / "app", LAYERS).source
-    stacker("pull", "--sync", "--form", request.param, source)
-    yield stacker
-    unmount_below(tmp_path)
+    with pulled(tmp_path, LAYERS, request.param) as stacker:
+        yield stacker
 
 
 def numbers(target: Path) -> dict[str, int]:

@@ -20,10 +20,8 @@ from stacker.mount.drivers.fuse import FuseDriver
 from stacker.mount.drivers.overlay import OverlayDriver
 from stacker.mount.drivers.protocol import Mounted
 from stacker.mount.plan import Plan
-from tests.support import images
-from tests.support.adapters import skip_without
 from tests.support.command import Stacker
-from tests.support.fuse_mounts import eventually, servers
+from tests.support.fuse_mounts import eventually, pulled, servers
 from tests.support.indexes import merged_stack
 from tests.support.mounts import unmount_below
 from tests.support.syscalls import error_of
@@ -52,12 +50,8 @@ LAYERS = [
 
 @pytest.fixture(params=["tree", "erofs"])
 def stacker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stacker]:
-    skip_without("kernel")
-    stacker = Stacker(tmp_path / "store")
-    source = images.layout(tmp_path / "app", LAYERS).source
-    stacker("pull", "--sync", "--form", request.param, source)
-    yield stacker
-    unmount_below(tmp_path)
+    with pulled(tmp_path, LAYERS, request.param) as stacker:
+        yield stacker
 
 
 def served_by(stacker: Stacker) -> list[mountinfo.MountInfo]:

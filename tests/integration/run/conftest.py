@@ -24,12 +24,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of this directory without root or busybox."""
-    reason = "mounts: needs root" if os.geteuid() else "busybox is not installed"
-    if os.geteuid() or not runtimes.BUSYBOX.exists():
-        for item in items:
-            if item.path.is_relative_to(Path(__file__).parent):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    runtimes.skip_below(Path(__file__).parent, items)
 
 
 @pytest.fixture(scope="module")
