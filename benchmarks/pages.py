@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import aims, targets
+from benchmarks import aims, fleet_tables as fleet, targets
 from benchmarks.figures import Figures, of_suite
 from benchmarks.peers import PEERS, STACKER
 
@@ -67,7 +67,8 @@ def origin(documents: Sequence[Figures]) -> str:
     """
     groups: dict[str, list[Figures]] = {}
     for document in documents:
-        groups.setdefault(_machine(document), []).append(document)
+        if "machine" in document:  # a simulation has none
+            groups.setdefault(_machine(document), []).append(document)
     rows = []
     for machine, group in groups.items():
         suites = dict.fromkeys(document["suite"] for document in group)
@@ -121,6 +122,11 @@ TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...
         ("verified", "verify", aims.verified),
         ("forms", "forms", aims.formed),
         ("targets", "forms", targets.reached),
+    ),
+    "docs/explanation/scale.md": (
+        ("assumptions", "fleet", fleet.assumed),
+        ("engines", "fleet", fleet.measured),
+        ("fleet", "fleet", fleet.results),
     ),
 }
 """By page: a table's mark, the suite that it needs, and the function that writes it."""

@@ -3,8 +3,8 @@
     python -m benchmarks.report [--out DIR] [FILE...]
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
-and ``peers.svg``, ``ratios.svg``, ``entries.svg``, ``layers.svg``, ``fuse.svg`` and
-``containers.svg`` where results exist.  With the default input, it also writes the tables in README
+and ``peers.svg``, ``ratios.svg``, ``entries.svg``, ``layers.svg``, ``fuse.svg``,
+``containers.svg`` and ``fleet.svg`` where results exist.  With the default input, it also writes the tables in README
 and docs.  Equal results give equal files.
 """
 
@@ -58,8 +58,9 @@ def _origin(documents: Sequence[Figures]) -> str:
             **document["machine"], gigabytes=round(document["machine"]["memory"] / 1e9)
         )
         for document in documents
+        if "machine" in document  # a simulation has none
     )
-    versions = {name: text for document in documents for name, text in document["versions"].items()}
+    versions = {name: text for document in documents for name, text in document.get("versions", {}).items()}
     shown = "\n".join(f"- {name}: {text}" for name, text in sorted(versions.items()))
     return "# Measured\n\nOn " + "; and on ".join(machines) + f".\n\n{shown}"
 
@@ -356,6 +357,10 @@ def write_report(documents: Sequence[Figures], out: Path) -> list[Path]:
     if lines := figures.of_suite(documents, "containers"):
         _save(charts.containers_chart(lines, _COLOURS["stacker"]), out / "containers.svg")
         written.append(out / "containers.svg")
+    if lines := figures.of_suite(documents, "fleet"):
+        engines = dict(zip(dict.fromkeys(line["engine"] for line in lines), _SHADES, strict=False))
+        _save(charts.fleet_chart(lines, engines), out / "fleet.svg")
+        written.append(out / "fleet.svg")
     return written
 
 
