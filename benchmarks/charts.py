@@ -6,7 +6,7 @@ them.  The baseline is a vertical line at 1.  This module must not measure or re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.peers import FLOOR
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 WIDTH: Final = 8.3  # inches: as wide as a README shows it, so that texts keep their size
 _PER_BAR: Final = 0.21
 _MEDIA: Final = {"tmpfs": "memory (tmpfs)", "disk": "real disk"}
-_SUFFIXES: Final = {"registry alone": "", "peer-to-peer mirror": ", mirror"}
 _FLEET: Final = {
-    "last_pod": ("last pod, s", 1),
-    "registry_bytes": ("registry sends, TB", 1e12),
-    "disk_per_node": ("disk of a node, GB", 1e9),
+    "last pod, s": ("registry alone", "last_pod", 1),
+    "with a mirror, s": ("peer-to-peer mirror", "last_pod", 1),
+    "registry alone sends, TB": ("registry alone", "registry_bytes", 1e12),
 }
+"""By title: the line's mirror, the figure in it, and the figure's unit."""
 _FUSE_PEER: Final = "fuse-overlayfs"
 _OTHER_MOUNTS: Final = {
     "stacker fuse (server)": "#5a7fb0",
@@ -121,37 +121,26 @@ def fleet_chart(lines: Sequence[Figures], colours: Mapping[str, str]) -> Figure:
     most = max(line["fleet"] for line in lines)
     lines = [line for line in lines if line["fleet"] == most]
     events = list(dict.fromkeys(line["event"] for line in lines))
-    names = [
-        f"{engine}{suffix}" for engine in colours for suffix in _SUFFIXES.values()
-    ]
-    shades = {name: colour for name, colour in zip(names, _twice(colours.values()), strict=True)}
-    figure, panels = _grid(len(events), len(_FLEET), bars=len(names))
+    figure, panels = _grid(len(events), len(_FLEET), bars=len(colours))
     for row, event in zip(panels, events, strict=True):
-        chosen = {
-            line["engine"] + _SUFFIXES[line["mirror"]]: line
-            for line in lines
-            if line["event"] == event
-        }
-        for panel, (key, (title, unit)) in zip(row, _FLEET.items(), strict=True):
-            values = {name: chosen[name][key] / unit for name in names}
-            _values(panel, values, shades)
-            panel.set_title(f"{event}: {title}")
-        for panel in row[1:]:
-            panel.set_yticks([])
+        for panel, (title, (mirror, key, unit)) in zip(row, _FLEET.items(), strict=True):
+            values = {
+                line["engine"]: line[key] / unit
+                for line in lines
+                if (line["event"], line["mirror"]) == (event, mirror)
+            }
+            _values(panel, values, colours)
+            panel.set_title(f"{event}: {title}" if panel is row[0] else title)
+            if panel is not row[0]:
+                panel.set_yticks([])
     figure.supxlabel(f"simulation of {most:,} nodes", fontsize=9)
     return figure
-
-
-def _twice(colours: Iterable[str]) -> list[str]:
-    return [colour for colour in colours for _ in _SUFFIXES]
 
 
 def _values(panel: Axes, values: Mapping[str, float], colours: Mapping[str, str]) -> None:
     """Draw a bar with its value for each name, the first one on top."""
     places = range(len(values), 0, -1)
-    bars = panel.barh(places, list(values.values()), 0.75, color=list(colours.values()))
-    for bar, name in zip(bars, values, strict=True):
-        bar.set_alpha(0.55 if name.endswith(_SUFFIXES["peer-to-peer mirror"]) else 1)
+    panel.barh(places, list(values.values()), 0.75, color=[colours[name] for name in values])
     for place, value in zip(places, values.values(), strict=True):
         panel.text(value, place, f" {value:,.{0 if value >= 10 else 1}f}", va="center")
     panel.set_yticks(list(places), list(values))

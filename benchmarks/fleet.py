@@ -66,7 +66,7 @@ class Keys(NamedTuple):
     :ivar sizes: compressed bytes of each column.
     """
 
-    members: _Flags
+    members: Flags
     names: tuple[object, ...]
     sizes: _Floats
 
@@ -90,7 +90,7 @@ class Missing(NamedTuple):
 
     :ivar sums: compressed bytes for each node.
     :ivar largest: compressed bytes of the largest missing layer of each node.
-    :ivar needed: compressed bytes of the images that are new on all nodes.
+    :ivar needed: compressed bytes that the nodes need which miss something.
     :ivar absent: compressed bytes of what at least one node misses and no node has.
     :ivar held: compressed bytes of all that a node has afterwards, for each node.
     """
@@ -156,16 +156,16 @@ def events(assumed: Assumptions, nodes: int) -> Iterator[Event]:
     yield Event(LOSS, third, grown[: len(left)], third, left)
 
 
-def fetched_keys(stacks: Sequence[Stack], engine: Engine) -> Keys:
-    """Return what an engine fetches for images: diff_ids or blobs."""
-    name = "diff_id" if engine.by_diff_id else "blob"
+def fetched_keys(stacks: Sequence[Stack], *, by_diff_id: bool) -> Keys:
+    """Return what nodes fetch for images: diff_ids or blobs."""
+    name = "diff_id" if by_diff_id else "blob"
     return _keys([[(getattr(layer, name), layer.size) for layer in stack] for stack in stacks])
 
 
-def unpacked_keys(stacks: Sequence[Stack], engine: Engine) -> Keys:
-    """Return what an engine unpacks for images: diff_ids, or chains of them."""
-    if engine.by_diff_id:
-        return fetched_keys(stacks, engine)
+def unpacked_keys(stacks: Sequence[Stack], *, by_diff_id: bool) -> Keys:
+    """Return what nodes unpack for images: diff_ids, or chains of them."""
+    if by_diff_id:
+        return fetched_keys(stacks, by_diff_id=True)
     return _keys(
         [
             [
@@ -192,21 +192,22 @@ def missing(before: Keys, runs_before: Flags, after: Keys, runs: Flags) -> Missi
     """Return what nodes miss when they change from some images to others."""
     places = {name: number for number, name in enumerate(before.names)}
     common = np.array([places.get(name, -1) for name in after.names])
-    sums, largest, held = [], [], []
+    sums, largest, held = (np.zeros(len(runs)) for _ in range(3))
     is_held, is_missed = np.zeros(len(common), bool), np.zeros(len(common), bool)
+    needed = 0.0
     for start in range(0, len(runs), _CHUNK):
         part = slice(start, start + _CHUNK)
-        has = np.where(common >= 0, _columns(runs_before[part], before)[:, common], False)
+        has = _columns(runs_before[part], before)[:, common] & (common >= 0)
         needs = _columns(runs[part], after)
         lacks = needs & ~has
-        sums.append(lacks @ after.sizes)
-        largest.append((lacks * after.sizes).max(axis=1))
-        held.append(needs @ after.sizes)
+        sums[part] = lacks @ after.sizes
+        largest[part] = (lacks * after.sizes).max(axis=1)
+        held[part] = needs @ after.sizes
+        needed += float(held[part][sums[part] > 0].sum())
         is_held |= has.any(axis=0)
         is_missed |= lacks.any(axis=0)
-    needed = float(sum(_columns(runs, after).sum(axis=0) * after.sizes))
     absent = float(after.sizes[is_missed & ~is_held].sum())
-    return Missing(*map(np.concatenate, (sums, largest)), needed, absent, np.concatenate(held))
+    return Missing(sums, largest, needed, absent, held)
 
 
 def _columns(runs: Flags, keys: Keys) -> Flags:
@@ -236,7 +237,7 @@ def fetching(lacked: Missing, assumed: Assumptions, *, is_mirrored: bool) -> tup
     """Return the bytes that the registry sends, and when each node has its blobs, in seconds.
 
     With a mirror, the registry sends a layer that no node has `copies` times, and nodes pass it on
-    while they receive it, each to one other, so that a piece reaches all nodes in log2(nodes) steps.
+    while they receive it.  A piece reaches all nodes in log2(nodes) steps.
     """
     if not is_mirrored:
         return float(lacked.sums.sum()), shared(
@@ -248,22 +249,37 @@ def fetching(lacked: Missing, assumed: Assumptions, *, is_mirrored: bool) -> tup
     return sent, np.where(lacked.sums > 0, first + lacked.sums / rate, 0)
 
 
+def lacked(event: Event, *, by_diff_id: bool) -> tuple[Missing, Missing]:
+    """Return what the nodes have to fetch in an event, and what they have to unpack."""
+    before, after = event.stacks_before, event.stacks
+    fetched, unpacked = (
+        missing(
+            keys(before, by_diff_id=by_diff_id),
+            event.runs_before,
+            keys(after, by_diff_id=by_diff_id),
+            event.runs,
+        )
+        for keys in (fetched_keys, unpacked_keys)
+    )
+    return fetched, unpacked
+
+
 def happened(
-    event: Event, engine: Engine, assumed: Assumptions, times: float
+    event: Event,
+    engine: Engine,
+    lacks: tuple[Missing, Missing],
+    assumed: Assumptions,
+    times: float,
 ) -> Iterator[Figures]:
     """Return a line of results for an event, without and with a mirror.
 
     A node's time is that of two stages that work side by side, layer by layer: at most the longer
     sum and one layer more (Johnson 1954, flow shop of two machines).
 
+    :param lacks: of `lacked`.
     :param times: bytes of a layer's tar for each byte of its blob.
     """
-    fetched, unpacked = (
-        missing(
-            keys(event.stacks_before, engine), event.runs_before, keys(event.stacks, engine), event.runs
-        )
-        for keys in (fetched_keys, unpacked_keys)
-    )
+    fetched, unpacked = lacks
     busy = unpacked.sums * times * engine.seconds
     last = unpacked.largest * times * engine.seconds
     occupied = unpacked.held * times * engine.occupied + fetched.held
@@ -277,7 +293,7 @@ def happened(
             "mirror": mirror,
             "registry_bytes": round(sent),
             "last_pod": round(float(ready.max()), 2),
-            "median_node": round(float(np.median(ready)), 2),
+            "median_node": round(float(np.median(ready[ready > 0])), 2),
             "cpu_per_node": round(float(unpacked.sums.mean() * times * engine.cpu), 2),
             "disk_per_node": round(float(occupied.mean())),
             "found": round(1 - float(unpacked.sums.sum()) / unpacked.needed, 4),
@@ -291,8 +307,9 @@ def simulated(
     found, times = engines(documents), expansion(documents)
     for number in nodes:
         for event in events(assumed, number):
+            lacks = {known: lacked(event, by_diff_id=known) for known in (False, True)}
             for engine in found:
-                for line in happened(event, engine, assumed, times):
+                for line in happened(event, engine, lacks[engine.by_diff_id], assumed, times):
                     yield {"fleet": number, **line}
 
 

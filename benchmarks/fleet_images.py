@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Flags = NDArray[np.bool_]
 
+
 @dataclass(frozen=True, slots=True)
 class Assumptions:
     """What the model assumes: sizes in bytes, rates in bytes a second.

@@ -65,7 +65,13 @@ def measured(documents: Sequence[Figures]) -> str:
 def results(documents: Sequence[Figures]) -> str:
     """Return the table of all events, by number of nodes."""
     head = ["nodes", "event", "layers stored by", "fetched from", "registry sends, TB"]
-    head += ["last pod, s", "median node, s", "CPU s per node", "GB per node", "already unpacked"]
+    head += [
+        "last pod, s",
+        "median of nodes that fetch, s",
+        "CPU s per node",
+        "GB per node",
+        "already unpacked",
+    ]
     rows = [
         [
             f"{line['fleet']:,}",

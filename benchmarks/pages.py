@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import aims, fleet_tables as fleet, targets
+from benchmarks import aims, targets
+from benchmarks import fleet_tables as fleet
 from benchmarks.figures import Figures, of_suite
 from benchmarks.peers import PEERS, STACKER
 

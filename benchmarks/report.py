@@ -3,8 +3,8 @@
     python -m benchmarks.report [--out DIR] [FILE...]
 
 In: JSON of :mod:`benchmarks.run` (by default all of ``benchmarks/results``).  Out: ``table.md``,
-and ``peers.svg``, ``ratios.svg``, ``entries.svg``, ``layers.svg``, ``fuse.svg``,
-``containers.svg`` and ``fleet.svg`` where results exist.  With the default input, it also writes the tables in README
+and ``peers.svg``, ``ratios.svg``, ``entries.svg``, ``layers.svg``, ``fuse.svg``, ``containers.svg``
+and ``fleet.svg`` where results exist.  With the default input, it also writes the tables in README
 and docs.  Equal results give equal files.
 """
 
@@ -27,6 +27,11 @@ RESULTS = Path(__file__).parent / "results"
 _SHADES = ("#1b6ca8", "#9aa5b1", "#c8553d", "#d9a441", "#6b8f71", "#8e6c8a", "#b0a590", "#5fa8d3")
 _NAMES = [*(peer.name for peer in PEERS if peer is not EROFS), EROFS.name]
 _COLOURS = dict(zip(_NAMES, _SHADES, strict=True))
+_ENGINES = {
+    "containerd": _COLOURS["containerd"],
+    "stacker, tree": _COLOURS["stacker"],
+    "stacker, erofs": _COLOURS[EROFS.name],
+}
 _SECONDS = "seconds (median; lines: least to most)"
 _MARKERS = dict(zip(_COLOURS, "osD^vPX*", strict=True))
 _FUSE_PEER = "fuse-overlayfs"
@@ -60,7 +65,9 @@ def _origin(documents: Sequence[Figures]) -> str:
         for document in documents
         if "machine" in document  # a simulation has none
     )
-    versions = {name: text for document in documents for name, text in document.get("versions", {}).items()}
+    versions = {
+        name: text for document in documents for name, text in document.get("versions", {}).items()
+    }
     shown = "\n".join(f"- {name}: {text}" for name, text in sorted(versions.items()))
     return "# Measured\n\nOn " + "; and on ".join(machines) + f".\n\n{shown}"
 
@@ -358,8 +365,7 @@ def write_report(documents: Sequence[Figures], out: Path) -> list[Path]:
         _save(charts.containers_chart(lines, _COLOURS["stacker"]), out / "containers.svg")
         written.append(out / "containers.svg")
     if lines := figures.of_suite(documents, "fleet"):
-        engines = dict(zip(dict.fromkeys(line["engine"] for line in lines), _SHADES, strict=False))
-        _save(charts.fleet_chart(lines, engines), out / "fleet.svg")
+        _save(charts.fleet_chart(lines, _ENGINES), out / "fleet.svg")
         written.append(out / "fleet.svg")
     return written
 
