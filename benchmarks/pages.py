@@ -103,12 +103,11 @@ def _machine(document: Figures) -> str:
 
 
 def _programs(documents: Sequence[Figures]) -> str:
-    versions = {
-        name: (_NUMBER.search(text) or [text])[0]
-        for document in documents
-        for name, text in sorted(document["versions"].items())
-    }
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    versions: dict[str, set[str]] = {}
+    for document in documents:
+        for name, text in document["versions"].items():
+            versions.setdefault(name, set()).add((_NUMBER.search(text) or [text])[0])
+    return ", ".join(f"{name} {' and '.join(sorted(versions[name]))}" for name in sorted(versions))
 
 
 TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...]] = {
