@@ -4,7 +4,7 @@
 
 In: the figures of one machine (:func:`engines` reads them from the results of the other suites) and
 the :class:`~benchmarks.fleet_images.Assumptions`.  Out: JSON for :mod:`benchmarks.report`.  Equal
-input gives equal output.  docs/explanation/scale.md says what the model leaves out.
+input gives equal output.  docs/explanation/scale.md says what the model omits.
 
 A node stores the layers of the images that it runs.  In each event, it fetches and unpacks what it
 needs and does not have.  containerd knows a blob by its digest and an unpacked layer by its chain

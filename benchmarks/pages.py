@@ -122,6 +122,7 @@ TABLES: dict[str, tuple[tuple[str, str, Callable[[Sequence[Figures]], str]], ...
         ("verified", "verify", aims.verified),
         ("forms", "forms", aims.formed),
         ("targets", "forms", targets.reached),
+        ("processes", "containers", targets.processes),
     ),
     "docs/explanation/scale.md": (
         ("assumptions", "fleet", fleet.assumed),

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.aims import MANY_ABOVE_BARE, PEER, RIVALS, table
+from benchmarks.containers import BY_CHROOT, BY_RUNC, LIBRARY, PODMAN, ROWS, RUNC
 from benchmarks.figures import Figures, of_suite
 from benchmarks.forms import ALONE, BLOCKS, REMOVE, TAR, UNPACK, WALK
 from benchmarks.fuse import MOUNT, OWN_EROFS
 from benchmarks.parts import PARTS
 from benchmarks.peers import EROFS, FLOOR
-from benchmarks.startup import MANY
+from benchmarks.startup import BARE, MANY
 
 CORPUS = "mix"
 OF_FLOOR = {"disk": "0.2", "tmpfs": "0.95"}
@@ -45,6 +46,34 @@ def reached(documents: Sequence[Figures]) -> str:
         *_served(of_suite(documents, "fuse")),
     ]
     return table([f"form `erofs`, `{CORPUS}`, gzip, two cores", "goal", "measured"], rows)
+
+
+def processes(documents: Sequence[Figures]) -> str:
+    """Return the table of the suite ``containers`` against its goals, in milliseconds."""
+    walls = {
+        line["command"]: line["wall"]["median"] * 1e3
+        for line in of_suite(documents, "containers")
+        if "wall" in line
+    }
+    rows = [[command, f"{wall:.0f}", "", ""] for command, wall in walls.items()]
+    for row in rows:
+        row[2:] = _goal(row[0], walls)
+    return table(["command", "median ms", "goal", "measured"], rows)
+
+
+def _goal(command: str, walls: Mapping[str, float]) -> list[str]:
+    """Return the goal for a command and what it reached, both as text."""
+    wall = walls[command]
+    if command == BY_RUNC:
+        return [f"120 ms more than {RUNC}", f"{wall - walls[RUNC]:.0f} ms"]
+    if command == BY_CHROOT:
+        return ["90 ms more than Python", f"{wall - walls[BARE]:.0f} ms"]
+    if command == LIBRARY.format(ROWS, "runc"):
+        return [f"25 ms more than {RUNC}", f"{wall - walls[RUNC]:.0f} ms"]
+    if command == PODMAN:
+        times = ", ".join(f"{wall / walls[own]:.1f}" for own in (BY_RUNC, BY_CHROOT))
+        return ["2 times as long as stacker run", f"{times} times (runc, chroot)"]
+    return ["", ""]
 
 
 def _unpacking(lines: Sequence[Figures]) -> Iterator[list[str]]:
