@@ -190,10 +190,17 @@ class Table:
         points = self._unrecorded().items()
         return {self.directory / name / _RECORD: at for name, at in points if at is not None}
 
-    def _unrecorded(self) -> dict[str, Path | None]:
+    def is_readable(self) -> bool:
+        """Return whether every directory that is not locked has a valid record."""
+        return not self._unreadable()
+
+    def _unreadable(self) -> list[str]:
         # In this order, since a process writes the record before it releases the lock.
         free = [name for name in self._names() if not self._is_locked(name)]
-        unknown = [name for name in free if self.read(name) is None]
+        return [name for name in free if self.read(name) is None]
+
+    def _unrecorded(self) -> dict[str, Path | None]:
+        unknown = self._unreadable()
         mounts = KernelView().mounts.mounts if unknown else ()
         points = {mount.source: mount.mount_point for mount in mounts}
         return {name: points.get(source_of(name)) for name in unknown}

@@ -93,7 +93,7 @@ def unused_forms(
     used, found = _used_forms(store), {}
     for diff_id in sorted(double, key=str):
         unused = [form for form in FORMS if form not in used[diff_id]]
-        if len(unused) == 1 and str(diff_id) not in mounted.layers:
+        if len(unused) == 1 and not mounted.may_use(diff_id):
             found[diff_id] = unused[0]
     return found
 

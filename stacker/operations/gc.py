@@ -166,9 +166,9 @@ class _Collector:
             for each in layers_of_two_forms(store, needed.layers)
             if _is_old(_root(store, each), limit)
         ]
-        with store.layers.removing_unread([*old, *replaced.values(), *double]) as free:
+        with store.layers.removing_unread([*old, *replaced.values(), *double]) as unread:
             mounted = MountedParts.read(store)  # after the locks: a mount in progress holds one
-            free -= {DiffID.parse(name) for name in mounted.layers}
+            free = {each for each in unread if not mounted.may_use(each)}
             layers = [(str(each), _root(store, each)) for each in old if each in free]
             layers += [(path.name, path) for path, each in replaced.items() if each in free]
             chains = _outside(store.chains.directory, _used_chains(store, needed, mounted), limit)
@@ -199,6 +199,8 @@ def _replaced_layers(store: Store) -> dict[Path, DiffID]:
 
 
 def _used_chains(store: Store, needed: ImageParts, mounted: MountedParts) -> set[Path]:
+    if mounted.unknown is not None:
+        return set(store.chains.directory.glob("*/*"))
     used = {store.chains.path(chain_id) for chain_id in needed.chains}
     used |= {store.chains.path(ChainID.parse(name)) for name in mounted.chains}
     replaced = store.chains.replaced().items()

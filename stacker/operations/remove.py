@@ -7,11 +7,13 @@ mount is in the table.
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, LockedError, NotFoundError, UsageError, shell_word
+from stacker.linux import mountinfo
 from stacker.mount.table import Table
 from stacker.operations.stack import chain_id_of
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
     Discard = Callable[[Iterable[Path]], None]
     """Moves paths to the trash of the store."""
+
+_PARTS = re.compile(r"\b(layers|chains)/(\w+)/([0-9a-f]{64})\b")
+"""A layer or a chain in a path, such as a lower directory or an EROFS image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,33 +224,67 @@ def paths_of(store: Store, parts: ImageParts) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class MountedParts:
-    """The layers and chains that mounts use, by digest, each with the target of one mount."""
+    """The layers and chains that mounts use, by digest, each with the target of one mount.
+
+    :param unrecorded: the targets of mounts without a record that can be read.
+    :param unknown: the target of a mount that can use any layer, because its record is damaged and
+        the kernel does not report its layers.
+    """
 
     layers: dict[str, Path]
     chains: dict[str, Path]
+    unrecorded: frozenset[Path] = frozenset()
+    unknown: Path | None = None
 
     @classmethod
     def read(cls, store: Store) -> MountedParts:
         """Read the mount table.  The caller has locked what it wants to remove."""
-        found = cls({}, {})
-        for entry in Table(store.mounts).entries():
+        found, table = cls({}, {}), Table(store.mounts)
+        for entry in table.entries():
             if entry.state != "stale":
                 found.layers.update(dict.fromkeys(entry.record.diff_ids, entry.record.target))
                 if entry.record.chain_id is not None:
                     found.chains[entry.record.chain_id] = entry.record.target
-        return found
+        return found if table.is_readable() else found._with_kernel_mounts(table)
+
+    def _with_kernel_mounts(self, table: Table) -> MountedParts:
+        """Return the parts with those in the options and sources of the kernel's mounts."""
+        recorded = {*self.layers.values(), *self.chains.values()}
+        unknown, points = set(table.unrecorded().values()), mountinfo.read().mounts
+        for mount in points:
+            for text in (str(mount.root), mount.source, mount.super_options):
+                for kind, algorithm, digits in _PARTS.findall(text):
+                    parts = self.layers if kind == "layers" else self.chains
+                    parts.setdefault(f"{algorithm}:{digits}", mount.mount_point)
+        served = (each.mount_point for each in points if each.fstype.startswith("fuse"))
+        return replace(
+            self,
+            unrecorded=frozenset(each.mount_point for each in points) - recorded,
+            unknown=next((point for point in served if point in unknown), None),
+        )
+
+    def may_use(self, diff_id: DiffID) -> bool:
+        """Return whether a mount uses a layer, or may use it."""
+        return self.unknown is not None or str(diff_id) in self.layers
 
     def target(self, parts: ImageParts) -> Path | None:
         """Return the target of a mount that uses one of the parts."""
         layers = (self.layers.get(str(diff_id)) for diff_id in parts.layers)
         chains = (self.chains.get(str(chain_id)) for chain_id in parts.chains)
-        return next(filter(None, (*layers, *chains)), None)
+        any_layer = self.unknown if parts.layers else None
+        return next(filter(None, (*layers, *chains, any_layer)), None)
 
 
 def _refuse_mounted(mounted: MountedParts, image_id: ImageID, unused: ImageParts) -> None:
     target = mounted.target(unused)
-    if target is not None:
+    if target is None:
+        return
+    if target not in mounted.unrecorded:
         raise LockedError(
             f"image in use: {image_id}: it is mounted at {target}",
             hint=f"stacker umount {shell_word(target)}",
         )
+    raise LockedError(
+        f"image perhaps in use: {image_id}: got a damaged record of the mount at {target}",
+        hint=f"unmount it with `umount {shell_word(target)}`",
+    )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support import images
 from tests.support.command import Stacker, conforming
+from tests.support.tars import file, tar
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+BASE, TOP = tar(file("base", b"1")), tar(file("top", b"2"))
 
 
 def test_rm_of_a_name_keeps_the_image_until_its_last_name(
@@ -105,3 +108,46 @@ def test_umount_all_unmounts_the_others_if_one_is_in_use(
         (entry,) = stacker("mounts", "--json").items
         assert entry["target"] == str(targets[1])
     stacker("umount", "--all")
+
+
+@needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
+@pytest.mark.parametrize("driver", ["overlay", "fuse"])
+def test_rm_keeps_an_image_whose_mount_has_a_damaged_record(
+    stacker: Stacker, app: images.Layout, tmp_path: Path, driver: str
+) -> None:
+    both = images.layout(tmp_path / "both", [BASE, TOP], name="both:1.0")
+    target = tmp_path / "target"
+    target.mkdir()
+    for source, name in ((both.source, "both:1.0"), (app.source, "app:1.0")):  # one layer: a bind
+        stacker("pull", "--sync", source)
+        stacker("mount", "--driver", driver, name, target)
+        (record,) = stacker.store.glob("mounts/*/mount.json")
+        record.write_bytes(b"")
+        text = stacker.refused(8, "rm", name)
+        assert f"got a damaged record of the mount at {target}\n" in text
+        assert text.endswith(f"`umount {target}`\n")
+        assert (target / "base").read_text() == "1"
+        subprocess.run(["umount", target], check=True)
+        stacker("rm", "--all")
+        stacker("gc")
+    stacker.assert_clean(layers=0)
+
+
+@needs_root
+@pytest.mark.usefixtures("alone_among_mounts")
+def test_damaged_record_of_an_overlay_keeps_no_layer_of_another_image(
+    stacker: Stacker, other: images.Layout, tmp_path: Path
+) -> None:
+    both = images.layout(tmp_path / "both", [BASE, TOP], name="both:1.0")
+    alone = images.layout(tmp_path / "alone", [tar(file("alone", b"3"))], name="alone:1.0")
+    target = tmp_path / "target"
+    target.mkdir()
+    for layout in (both, other, alone):
+        stacker("pull", "--sync", layout.source)
+    stacker("mount", "--driver", "overlay", "both:1.0", target)
+    (record,) = stacker.store.glob("mounts/*/mount.json")
+    record.write_bytes(b"{")
+    stacker("rm", "alone:1.0", "other:1.0")  # `both` has the layer of `other`, too
+    assert len(stacker.layers()) == 2
+    assert (target / "top").read_text() == "2"
