@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_stacker_index_subparsers=(create annotate push inspect rm list)
-_shtab_stacker_subparsers=(pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc tag untag rm df info help completion bench)
+_shtab_stacker_subparsers=(pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc tag untag rm df info snapshotter help completion bench)
 
 _shtab_stacker_pull_option_strings=(--name --platform --jobs --keep-blobs --form --dedup --sync --no-sync --authfile --registries-conf --cert-dir --tls-verify --insecure --timeout --no-resume --ranges --allow-foreign --max-archive-ratio --max-bytes --max-pax-bytes --max-names --max-window --max-entries --max-depth --max-ratio --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_mount_option_strings=(--pull --driver --fuse-adapter --fuse-passthrough --fuse-writer --rw --upper --nosuid --nodev --noexec --verify --idempotent --print-plan --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -42,6 +42,7 @@ _shtab_stacker_untag_option_strings=(--store --additional-store -q --quiet -v --
 _shtab_stacker_rm_option_strings=(--all --force --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_df_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_info_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
+_shtab_stacker_snapshotter_option_strings=(--root --address --jobs --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_help_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_completion_option_strings=(--store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
 _shtab_stacker_bench_option_strings=(--platform --runs --form --jobs --sync --authfile --registries-conf --cert-dir --tls-verify --insecure --store --additional-store -q --quiet -v --verbose --json --debug --version -h --help)
@@ -138,6 +139,9 @@ _shtab_stacker_df___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_df___additional_store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_info___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_info___additional_store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_snapshotter___root_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_snapshotter___store_COMPGEN=_shtab_compgen_dirs
+_shtab_stacker_snapshotter___additional_store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_help___store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_help___additional_store_COMPGEN=_shtab_compgen_dirs
 _shtab_stacker_completion___store_COMPGEN=_shtab_compgen_dirs
@@ -172,7 +176,7 @@ _shtab_stacker_index_pos_0_choices=(create annotate push inspect rm list)
 _shtab_stacker_convert___form_choices=(tree erofs)
 _shtab_stacker_completion_pos_0_choices=(bash zsh fish)
 _shtab_stacker_bench___form_choices=(tree erofs)
-_shtab_stacker_pos_0_choices=(pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc tag untag rm df info help completion bench)
+_shtab_stacker_pos_0_choices=(pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index tags login logout verify repair convert gc tag untag rm df info snapshotter help completion bench)
 
 _shtab_stacker_pull___keep_blobs_nargs=0
 _shtab_stacker_pull___dedup_nargs=0
@@ -544,6 +548,15 @@ _shtab_stacker_info___debug_nargs=0
 _shtab_stacker_info___version_nargs=0
 _shtab_stacker_info__h_nargs=0
 _shtab_stacker_info___help_nargs=0
+_shtab_stacker_snapshotter__q_nargs=0
+_shtab_stacker_snapshotter___quiet_nargs=0
+_shtab_stacker_snapshotter__v_nargs=0
+_shtab_stacker_snapshotter___verbose_nargs=0
+_shtab_stacker_snapshotter___json_nargs=0
+_shtab_stacker_snapshotter___debug_nargs=0
+_shtab_stacker_snapshotter___version_nargs=0
+_shtab_stacker_snapshotter__h_nargs=0
+_shtab_stacker_snapshotter___help_nargs=0
 _shtab_stacker_help__q_nargs=0
 _shtab_stacker_help___quiet_nargs=0
 _shtab_stacker_help__v_nargs=0

@@ -29,7 +29,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _LENGTH = struct.Struct("!I")
-_EVENT, _RESULT, _ERROR = range(3)
+EVENT, RESULT, ERROR = range(3)
+"""The kinds of answers of a worker."""
 _ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _AGAIN = "run the command again; if the worker dies again, use --jobs 1"
 _OUT_OF_MEMORY = "the kernel kills a process when memory runs out (see dmesg): use fewer --jobs"
@@ -59,7 +60,7 @@ def run_tasks(
     with _processes(min(jobs, len(waiting)), work) as workers:
         busy = 0
 
-        def start(worker: _Worker[Task, Result]) -> None:
+        def start(worker: Worker[Task, Result]) -> None:
             task = waiting.pop()
             worker.start(task, what(task))
 
@@ -71,11 +72,11 @@ def run_tasks(
             for descriptor in readable:
                 worker = workers[descriptor]
                 for kind, value in _answers(worker, workers):
-                    if kind == _EVENT:
+                    if kind == EVENT:
                         emit(value)
                         continue
                     busy -= 1
-                    if kind == _ERROR:
+                    if kind == ERROR:
                         raise value
                     if waiting:
                         start(worker)
@@ -84,7 +85,7 @@ def run_tasks(
 
 
 def _answers(
-    worker: _Worker[Any, Any], workers: dict[int, _Worker[Any, Any]]
+    worker: Worker[Any, Any], workers: dict[int, Worker[Any, Any]]
 ) -> Iterator[tuple[int, Any]]:
     """Read from a worker; if it died, prefer the error of another worker, which may be the cause.
 
@@ -96,7 +97,7 @@ def _answers(
         for descriptor in select.select(list(workers), [], [], 0)[0]:
             with suppress(WorkerDiedError):
                 for kind, value in workers[descriptor].answers():
-                    if kind == _ERROR:
+                    if kind == ERROR:
                         raise value from death
         raise
 
@@ -104,11 +105,11 @@ def _answers(
 @contextmanager
 def _processes(
     count: int, work: Callable[[Any, Emit], Any]
-) -> Iterator[dict[int, _Worker[Any, Any]]]:
-    workers: dict[int, _Worker[Any, Any]] = {}
+) -> Iterator[dict[int, Worker[Any, Any]]]:
+    workers: dict[int, Worker[Any, Any]] = {}
     try:
         for _ in range(count):
-            worker = _Worker(work)
+            worker = Worker(work)
             workers[worker.answers_from] = worker
         yield workers
     finally:
@@ -116,8 +117,11 @@ def _processes(
             worker.end()
 
 
-class _Worker(Generic[Task, Result]):
-    """One process, with a pipe each way; a message is a pickle after its length."""
+class Worker(Generic[Task, Result]):
+    """One process, with a pipe each way; a message is a pickle after its length.
+
+    :param work: runs one task.
+    """
 
     def __init__(self, work: Callable[[Task, Emit], Result]) -> None:
         tasks, self._tasks_to = os.pipe()
@@ -156,11 +160,19 @@ class _Worker(Generic[Task, Result]):
         return pid
 
     def start(self, task: Task, what: str) -> None:
+        """Send a task; the worker has answered the previous one.
+
+        :param what: names the task in the message about a dead worker.
+        """
         self._what = what
         with suppress(BrokenPipeError):  # `answers` reports that the worker died
             _send(self._tasks_to, task)
 
     def answers(self) -> Iterator[tuple[int, Any]]:
+        """Read from `answers_from`, and yield each complete answer: its kind and its value.
+
+        :raises WorkerDiedError: the worker has ended.
+        """
         data = os.read(self.answers_from, 1 << 16)
         if not data:
             raise self._death()
@@ -185,6 +197,7 @@ class _Worker(Generic[Task, Result]):
         return WorkerDiedError(f"worker died: {self._what}: got {got}, want a result", hint=hint)
 
     def end(self) -> None:
+        """Kill the worker, and close both pipes."""
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
         os.close(self._tasks_to)
@@ -259,7 +272,7 @@ def _serve(
         status = 0
     except BaseException as error:  # noqa: BLE001 - it would hide the cause from the parent
         with suppress(OSError):  # the parent has ended
-            _send(answers, (_ERROR, _unexpected(error)))
+            _send(answers, (ERROR, _unexpected(error)))
     finally:
         os._exit(status)
 
@@ -269,11 +282,11 @@ def _work_through(work: Callable[[Any, Emit], Any], tasks: int, answers: int) ->
         while header := incoming.read(_LENGTH.size):
             task = pickle.loads(incoming.read(_LENGTH.unpack(header)[0]))  # noqa: S301
             try:
-                answer = _RESULT, work(task, lambda event: _send(answers, (_EVENT, event)))
+                answer = RESULT, work(task, lambda event: _send(answers, (EVENT, event)))
             except StackerError as error:
-                answer = _ERROR, error
+                answer = ERROR, error
             except Exception as error:  # noqa: BLE001 - a bug must not look like a killed worker
-                answer = _ERROR, _unexpected(error)
+                answer = ERROR, _unexpected(error)
             _send(answers, answer)
 
 

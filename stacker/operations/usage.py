@@ -120,7 +120,7 @@ def store_usage(store: Store, report: Callable[[str], object] = lambda _: None) 
         for diff_id in usage.config.diff_ids
     }
     sizes, unlisted = Counter[str](), 0
-    for path, size in _allocated(store.root):
+    for path, size in allocated(store.root):
         part, _, rest = path.partition(b"/")
         names = rest.split(b"/", 3)
         kind = _PARTS.get(part, "other")
@@ -197,7 +197,7 @@ class FreedSpace:
         return freed
 
 
-def _allocated(root: Path) -> Iterator[tuple[bytes, int]]:
+def allocated(root: Path) -> Iterator[tuple[bytes, int]]:
     """Yield the path below `root` and the allocated bytes of each inode, as du(1) counts them.
 
     A chain of hard links counts once.

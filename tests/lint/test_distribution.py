@@ -16,7 +16,9 @@ import pytest
 from hatch_build import index_page
 
 ROOT = Path(__file__).parents[2]
-MODULES = {str(path.relative_to(ROOT)) for path in (ROOT / "stacker").rglob("*.py")}
+MODULES = {str(path.relative_to(ROOT)) for path in (ROOT / "stacker").rglob("*.py*")}
+MODULES = {name for name in MODULES if not name.endswith(".pyc")} - {"stacker/py.typed"}
+MODULES |= {"stacker/containerd/generated/LICENSE"}
 MANUALS = {f"man/{path.name}" for path in (ROOT / "man").iterdir()}
 COMPLETIONS = {f"completions/{name}" for name in ("stacker.bash", "_stacker", "stacker.fish")}
 
