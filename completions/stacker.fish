@@ -69,7 +69,7 @@ function _shtab_stacker_using
 end
 
 set -g _shtab_stacker_commands pull mount run umount mounts bundle unpack export commit images inspect layers history push copy index 'index create' 'index annotate' 'index push' 'index inspect' 'index rm' 'index list' tags login logout verify repair convert gc tag untag rm df info snapshotter help completion bench
-set -g _shtab_stacker_opts_with_value --additional-store --address --annotation --arch --authfile --author --cert-dir --change --compression --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --entrypoint --env --env-file --filter --form --format --fuse-adapter --fuse-writer --hostname --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --network --older-than --os --os-version --output --platform --pull --ranges --registries-conf --root --runs --runtime --runtime-flag --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --tmpfs --ulimit --upper --user --username --variant --verify --volume --workdir -a -c -e -m -o -u -v -w
+set -g _shtab_stacker_opts_with_value --additional-store --address --annotation --arch --authfile --author --cert-dir --change --compression --content --dest-authfile --dest-cert-dir --dest-creds --dest-tls-verify --driver --entrypoint --env --env-file --filter --form --format --fuse-adapter --fuse-writer --hostname --jobs --layer --level --max-archive-ratio --max-bytes --max-depth --max-entries --max-names --max-pax-bytes --max-ratio --max-window --message --name --network --older-than --os --os-version --output --platform --pull --ranges --registries-conf --root --runs --runtime --runtime-flag --src-authfile --src-cert-dir --src-creds --src-tls-verify --store --timeout --tls-verify --tmpfs --ulimit --upper --user --username --variant --verify --volume --workdir -a -c -e -m -o -u -v -w
 
 complete -c stacker -e
 complete -c stacker -f
@@ -602,9 +602,10 @@ complete -c stacker -n '_shtab_stacker_using info' -l json -d 'print results as 
 complete -c stacker -n '_shtab_stacker_using info' -l debug -d 'print a traceback after an error'
 complete -c stacker -n '_shtab_stacker_using info' -l version -d 'print the version and exit'
 complete -c stacker -n '_shtab_stacker_using info' -s h -l help -d 'print this help and exit'
-complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a snapshotter -d 'Serve containerd as its snapshotter'
+complete -c stacker -n '_shtab_stacker_using; and test $_shtab_stacker_npos -eq 0' -a snapshotter -d 'Serve containerd as its snapshotter and differ'
 complete -c stacker -n '_shtab_stacker_using snapshotter' -l root -xka "(__fish_complete_directories)" -d 'directory of the snapshots (default: /var/lib/containerd/io.containerd.snapshotter.v1.stacker)'
 complete -c stacker -n '_shtab_stacker_using snapshotter' -l address -x -d 'Unix socket (default: /run/stacker/snapshotter.sock)'
+complete -c stacker -n '_shtab_stacker_using snapshotter' -l content -xka "(__fish_complete_directories)" -d 'containerd'"'"'s content store, which is only read (default: /var/lib/containerd/io.containerd.content.v1.content)'
 complete -c stacker -n '_shtab_stacker_using snapshotter' -l jobs -x -d 'the number of layers to unpack in parallel (default: the number of processors)'
 complete -c stacker -n '_shtab_stacker_using snapshotter' -l store -xka "(__fish_complete_directories)" -d 'store directory (default: $STACKER_STORE, else from the config file, else /var/lib/stacker for root, ~/.local/share/stacker for other users)'
 complete -c stacker -n '_shtab_stacker_using snapshotter' -l additional-store -xka "(__fish_complete_directories)" -d 'another store, whose layers are used in place and never pulled; repeatable'

@@ -18,12 +18,14 @@ from typing import Final
 
 from grpclib.server import Server
 
+from stacker.containerd.differ import Differ
 from stacker.containerd.mounts import Directories
-from stacker.containerd.server import SnapshotsService
+from stacker.containerd.server import DiffService, SnapshotsService
 from stacker.containerd.snapshots import Snapshotter
 from stacker.containerd.workers import Workers
 from stacker.errors import LockedError, StackerError
 from stacker.linux import lock, process
+from stacker.store.snapshotters import register
 from stacker.store.store import Store
 
 _BACKLOG: Final = 128
@@ -37,6 +39,7 @@ class Settings:
     :param store: the root of the store, which has the layers.
     :param root: the directory of the snapshots.
     :param address: the path of the socket.
+    :param content: the directory of containerd's content store.
     :param jobs: the number of workers; ``None`` for one for each processor.
     :param listening: a listening socket that systemd passed, instead of `address`.
     :param notify: the address of the socket that systemd reads the state from (sd_notify(3)).
@@ -45,6 +48,7 @@ class Settings:
     store: Path
     root: Path
     address: Path
+    content: Path
     jobs: int | None = None
     listening: int | None = None
     notify: str | None = None
@@ -56,15 +60,17 @@ def serve(settings: Settings) -> None:
     :raises LockedError: another process serves these snapshots, or the socket.
     :raises StackerError: the directories or the socket cannot be used.
     """
-    directories = Directories(settings.root)
+    store = Store.open(settings.store)
+    directories = Directories(settings.root, store.whiteout_format)
     with ExitStack() as stack:
         stack.enter_context(_locked(directories))
-        store = Store.open(settings.store)
         workers = Workers(settings.jobs or process.usable_processors())
         stack.callback(workers.end)
         snapshotter = Snapshotter(directories, store, workers)
         stack.callback(snapshotter.close)
-        asyncio.run(_serve(snapshotter, settings))
+        register(store, directories.root)
+        differ = Differ(snapshotter, workers, settings.content)
+        asyncio.run(_serve(snapshotter, differ, settings))
         if settings.listening is None:
             settings.address.unlink(missing_ok=True)
 
@@ -88,13 +94,13 @@ def _locked(directories: Directories) -> lock.Lock:
     return held
 
 
-async def _serve(snapshotter: Snapshotter, settings: Settings) -> None:
+async def _serve(snapshotter: Snapshotter, differ: Differ, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in _END:
         loop.add_signal_handler(number, ended.set)
     await snapshotter.cleanup()
-    server = Server([SnapshotsService(snapshotter)])
+    server = Server([SnapshotsService(snapshotter), DiffService(differ)])
     with _listening(settings) as listening:
         await server.start(sock=listening)
         _tell(settings.notify, "READY=1")

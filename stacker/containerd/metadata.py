@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -36,6 +36,11 @@ CREATE TABLE IF NOT EXISTS snapshots (
     chain_id TEXT
 );
 CREATE INDEX IF NOT EXISTS children ON snapshots (parent);
+CREATE TABLE IF NOT EXISTS blobs (
+    digest TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    UNIQUE (digest, diff_id)
+);
 """
 _SELECT: Final = """\
 SELECT s.id, s.key, coalesce(p.key, ''), s.kind, s.labels, s.created, s.updated, s.size, s.inodes,
@@ -295,18 +300,39 @@ class Metadata:
             )
         return self.get(key)
 
-    def set_layer(self, number: int, diff_id: str) -> None:
-        """Record that a snapshot contains a layer of the store."""
-        self._change("UPDATE snapshots SET diff_id = ? WHERE id = ?", number, diff_id)
+    def set_layer(self, number: int, diff_id: str, usage: tuple[int, int]) -> None:
+        """Record that a snapshot contains a layer of the store.
+
+        :param usage: the bytes and the entries of the layer.
+        """
+        self._change(
+            "UPDATE snapshots SET diff_id = ?, size = ?, inodes = ? WHERE id = ?",
+            (diff_id, *usage, number),
+        )
 
     def set_chain(self, number: int, chain_id: str) -> None:
         """Record that a mount of a snapshot uses a chain of the store."""
-        self._change("UPDATE snapshots SET chain_id = ? WHERE id = ?", number, chain_id)
+        self._change("UPDATE snapshots SET chain_id = ? WHERE id = ?", (chain_id, number))
 
-    def _change(self, statement: str, number: int, value: str) -> None:
-        done = self._database.execute(statement, (value, number))
-        if done.rowcount == 0:
-            raise StatusError(Code.NOT_FOUND, f"snapshot {number} was removed: not found")
+    def _change(self, statement: str, values: tuple[object, ...]) -> None:
+        if self._database.execute(statement, values).rowcount == 0:
+            raise StatusError(Code.NOT_FOUND, "the snapshot was removed meanwhile: not found")
+
+    def remember(self, diff_id: str, blobs: Iterable[str]) -> None:
+        """Record the compressed blobs of a layer, or that none is known."""
+        for blob in (*blobs, ""):
+            self._database.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (blob, diff_id))
+
+    def remembered(self) -> set[str]:
+        """Return the diff_ids of all layers that `remember` got."""
+        return {each for (each,) in self._database.execute("SELECT DISTINCT diff_id FROM blobs")}
+
+    def layer_of(self, blob: str) -> str | None:
+        """Return the diff_id of the layer that a blob contains, if it is known."""
+        row = self._database.execute(
+            "SELECT diff_id FROM blobs WHERE digest = ?", (blob,)
+        ).fetchone()
+        return None if row is None else str(row[0])
 
 
 @contextmanager

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stacker.layer.metadata import copy_layer_attributes
+from stacker.layer.whiteout_format import WhiteoutFormat
+from stacker.store.snapshotters import DATABASE
+
 LONGEST_OPTION: Final = 3500
 """Bytes of the option ``lowerdir`` with the layers' real paths.
 
@@ -48,14 +52,16 @@ class Directories:
     """The directories of a snapshotter below its root.
 
     :param root: an absolute path.
+    :param whiteout_format: how layers of the store and overlays record deletions.
     """
 
     root: Path
+    whiteout_format: WhiteoutFormat
 
     @property
     def database(self) -> Path:
         """The database of `stacker.containerd.metadata`."""
-        return self.root / "snapshots.db"
+        return self.root / DATABASE
 
     @property
     def snapshots(self) -> Path:
@@ -101,7 +107,7 @@ class Directories:
         return target
 
     def create(self, number: int, root_of: Path | None, *, writable: bool) -> None:
-        """Create the directory of a snapshot; its root has the owner and mode of another one.
+        """Create the directory of a snapshot; its root has the attributes of another one.
 
         :param root_of: the root directory of the parents, or ``None`` without parents.
         :param writable: also create a work directory.
@@ -113,11 +119,19 @@ class Directories:
         if root_of is None:
             upper.chmod(0o755)
         else:
-            status = root_of.stat()
-            os.chown(upper, status.st_uid, status.st_gid)
-            upper.chmod(status.st_mode & 0o7777)
+            self.adopt_root(number, root_of)
         if writable:
             self.work(number).mkdir(mode=0o711)
+
+    def adopt_root(self, number: int, root: Path) -> None:
+        """Give the root of a snapshot the attributes of another directory.
+
+        The root of an overlay has the attributes of the upper directory.
+        """
+        upper = self.upper(number)
+        copy_layer_attributes(
+            os.fsencode(root), os.fsencode(upper), whiteout_format=self.whiteout_format
+        )
 
     def short(self, number: int, lower: Sequence[Path]) -> list[Path]:
         """Return symbolic links with short names to directories, and create those that lack.

@@ -14,16 +14,20 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from stacker.containerd.generated import mount_pb2, snapshots_pb2
+from stacker.containerd.generated import descriptor_pb2, diff_pb2, mount_pb2, snapshots_pb2
+from stacker.containerd.generated.diff_grpc import DiffBase
 from stacker.containerd.generated.snapshots_grpc import SnapshotsBase
+from stacker.containerd.mounts import Mount
 from stacker.containerd.status import Code, StatusError
 from stacker.errors import StackerError
+from stacker.image.descriptor import Descriptor
+from stacker.image.digest import Digest
 
 if TYPE_CHECKING:
     from grpclib.server import Stream
 
+    from stacker.containerd.differ import Differ
     from stacker.containerd.metadata import Snapshot
-    from stacker.containerd.mounts import Mount
     from stacker.containerd.snapshots import Snapshotter
 
 _BATCH: Final = 100  # snapshots in a message of List
@@ -121,6 +125,36 @@ class SnapshotsService(SnapshotsBase):
     async def _cleanup(self, _request: Any) -> Any:
         await self._snapshotter.cleanup()
         return Empty()
+
+
+class DiffService(DiffBase):
+    """The diff service of containerd's API.
+
+    :param differ: carries out the calls.
+    """
+
+    def __init__(self, differ: Differ) -> None:
+        self._differ = differ
+
+    async def Apply(self, stream: Stream[Any, Any]) -> None:  # noqa: N802
+        """Unpack a layer."""
+        await _answer(stream, self._apply)
+
+    async def _apply(self, request: Any) -> Any:
+        diff = request.diff
+        blob = Descriptor(diff.media_type, Digest.parse(diff.digest), diff.size)
+        mounts = [Mount(each.type, each.source, tuple(each.options)) for each in request.mounts]
+        found = await self._differ.apply(blob, mounts)
+        return diff_pb2.ApplyResponse(
+            applied=descriptor_pb2.Descriptor(
+                media_type=found.media_type, digest=str(found.digest), size=found.size
+            )
+        )
+
+    async def Diff(self, stream: Stream[Any, Any]) -> None:  # noqa: N802
+        """Leave the comparison of two snapshots to containerd's next differ."""
+        await _received(stream)
+        raise GRPCError(Status.UNIMPLEMENTED, "stacker makes no diffs: not implemented")
 
 
 class _Translated:

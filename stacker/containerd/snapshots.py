@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from stacker.containerd import filters
+from stacker.containerd.layers import StackTask, stack_layers
 from stacker.containerd.metadata import Kind, Metadata, Snapshot
 from stacker.containerd.mounts import (
     LONGEST_OPTION,
@@ -22,6 +24,8 @@ from stacker.containerd.mounts import (
 )
 from stacker.containerd.status import Code, StatusError
 from stacker.containerd.workers import Workers
+from stacker.errors import StackerError
+from stacker.image.digest import ChainID, DiffID
 from stacker.linux.removal import remove_path
 from stacker.operations.usage import allocated
 from stacker.store.store import Store
@@ -40,7 +44,6 @@ class Snapshotter:
         self.store = store
         self._workers = workers
         self.metadata = Metadata(directories.database)
-        self._is_trusted = store.whiteout_format.is_trusted
 
     async def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
         """Create an active snapshot, and return its mounts.
@@ -56,7 +59,7 @@ class Snapshotter:
     async def _create(
         self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]
     ) -> list[Mount]:
-        lower = self._lower(self.metadata.ancestors(parent))
+        lower = self._own_lower(self.metadata.ancestors(parent))
         found = self.metadata.create(
             kind,
             key,
@@ -66,7 +69,27 @@ class Snapshotter:
                 number, lower[0] if lower else None, writable=kind == Kind.ACTIVE
             ),
         )
+        if not is_extraction(key):
+            found = await self._stacked(found)
         return self._mounts(found)
+
+    async def _stacked(self, snapshot: Snapshot) -> Snapshot:
+        """Stack the layers below a snapshot that is not there to unpack a layer into."""
+        layers = _layers(self.metadata.ancestors(snapshot.parent))
+        if not layers:
+            return snapshot
+        number, database = snapshot.id, self.directories.database
+        task = StackTask(self.store, database, number, tuple(DiffID.parse(each) for each in layers))
+        try:
+            stack = await self._workers.run(stack_layers, task, f"snapshot {snapshot.key}")
+        except StackerError:
+            with suppress(StatusError):
+                await self.remove(snapshot.key)
+            raise
+        found = self.metadata.get(snapshot.key)
+        if len(layers) == len(self.metadata.ancestors(snapshot.parent)) and stack.directories:
+            self.directories.adopt_root(number, stack.directories[0])
+        return found
 
     async def mounts(self, key: str) -> list[Mount]:
         """Return the mounts of an active snapshot or a view.
@@ -83,20 +106,56 @@ class Snapshotter:
 
     def _mounts(self, snapshot: Snapshot) -> list[Mount]:
         directories, read_only = self.directories, snapshot.kind == Kind.VIEW
-        lower = self._lower(self.metadata.ancestors(snapshot.key)[1:])
+        lower, plain = self._lower(snapshot)
         upper = directories.upper(snapshot.id)
         if not lower:
             return [bind_mount(upper, read_only=read_only)]
         if read_only and len(lower) == 1:
-            return [bind_mount(lower[0], read_only=True)]
+            if plain:
+                return [bind_mount(lower[0], read_only=True)]
+            lower = [upper, *lower]  # overlayfs requires two, and hides whiteouts
         if sum(len(os.fsencode(path)) + 1 for path in lower) > LONGEST_OPTION:
             lower = directories.short(snapshot.id, lower)
         pair = None if read_only else (upper, directories.work(snapshot.id))
-        return [overlay_mount(lower, pair, is_trusted=self._is_trusted)]
+        return [overlay_mount(lower, pair, is_trusted=directories.whiteout_format.is_trusted)]
 
-    def _lower(self, ancestors: Iterable[Snapshot]) -> list[Path]:
-        """Return the lower directories of a snapshot, topmost first."""
-        return [self.directories.upper(each.id) for each in ancestors]
+    def _lower(self, snapshot: Snapshot) -> tuple[list[Path], bool]:
+        """Return the lower directories, topmost first, and whether one of them alone is right."""
+        ancestors = self.metadata.ancestors(snapshot.parent)
+        if snapshot.chain_id is None:
+            applied = [snapshot] if snapshot.diff_id else []
+            return self._own_lower([*applied, *ancestors]), not applied
+        stack = self.store.chains.read(ChainID.parse(snapshot.chain_id))
+        above = ancestors[: len(ancestors) - len(_layers(ancestors))]
+        return [*self._own_lower(above), *stack.directories], stack.plain
+
+    def _own_lower(self, snapshots: Iterable[Snapshot]) -> list[Path]:
+        """Return the directory of each snapshot or of its layer, without repairs and repetition."""
+        found = (
+            self.store.layers.paths(DiffID.parse(each.diff_id)).diff
+            if each.diff_id
+            else self.directories.upper(each.id)
+            for each in snapshots
+        )
+        return list(dict.fromkeys(found))  # overlayfs refuses a directory that occurs twice
+
+    def of_mounts(self, mounts: Sequence[Mount]) -> Snapshot | None:
+        """Return the active snapshot that mounts belong to, or ``None`` if there is none."""
+        if len(mounts) != 1:
+            return None
+        upper = mounts[0].upper
+        if upper.name != "fs" or not upper.parent.name.isdecimal():
+            return None
+        number = int(upper.parent.name)
+        if upper != self.directories.upper(number):
+            return None
+        found = self.metadata.by_id(number)
+        return found if found is not None and found.kind == Kind.ACTIVE else None
+
+    def has_layers_only(self, parent: str) -> bool:
+        """Return whether a snapshot and all its ancestors are layers of the store."""
+        ancestors = self.metadata.ancestors(parent)
+        return len(_layers(ancestors)) == len(ancestors)
 
     async def commit(
         self, key: str, name: str, labels: Mapping[str, str], parent: str = ""
@@ -104,6 +163,11 @@ class Snapshotter:
         """Turn an active snapshot into a committed one; see `Metadata.commit`."""
         found = self.metadata.get(key)
         usage = await self._measured(found)
+        if found.diff_id and any(self.directories.upper(found.id).iterdir()):
+            raise StatusError(
+                Code.FAILED_PRECONDITION,
+                f"snapshot {key} was written to after its layer was applied: failed precondition",
+            )
         self.metadata.commit(key, name, labels, parent=parent, usage=usage)
 
     async def remove(self, key: str) -> None:
@@ -148,6 +212,8 @@ class Snapshotter:
     async def _measured(self, snapshot: Snapshot) -> tuple[int, int]:
         if snapshot.kind == Kind.VIEW:
             return 0, 0
+        if snapshot.diff_id:
+            return snapshot.size, snapshot.inodes
         upper = self.directories.upper(snapshot.id)
         return await self._workers.run(_usage, upper, f"snapshot {snapshot.key}")
 
@@ -164,6 +230,24 @@ class Snapshotter:
     def close(self) -> None:
         """Close the database."""
         self.metadata.close()
+
+
+def is_extraction(key: str) -> bool:
+    """Return whether containerd unpacks a layer into a snapshot, and starts no container in it.
+
+    Its metadata layer adds the namespace and a number to a key.
+    """
+    return key.split("/", 2)[-1].startswith("extract-")
+
+
+def _layers(ancestors: Sequence[Snapshot]) -> list[str]:
+    """Return the diff_ids of the layers of the store below all other snapshots, base first."""
+    found = []
+    for each in reversed(ancestors):
+        if each.diff_id is None:
+            break
+        found.append(each.diff_id)
+    return found
 
 
 def _usage(directory: Path) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from stacker.errors import IntegrityError, LockedError, NotFoundError, UsageErro
 from stacker.linux import mountinfo
 from stacker.mount.table import Table
 from stacker.operations.stack import chain_id_of
+from stacker.store.snapshotters import HeldParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -162,16 +163,19 @@ def removable_images(
     The caller holds the write lock of the list of images.
 
     :param besides: other images that are removed, too.
-    :returns: for each image, the parts that no image after it uses.
+    :returns: for each image, the parts that no image after it, and no snapshot of containerd, uses.
     :raises NotFoundError: the store lacks an image.
     :raises LockedError: an image is mounted, or another process mounts or unpacks it.
     """
     unused = _unused_parts(store, image_ids, besides)
     every = {diff_id for parts in unused.values() for diff_id in parts.layers}
     with store.images.removing(unused), store.layers.removing(every) as locked:
-        mounted = MountedParts.read(store)
+        mounted = MountedParts.read(store, HeldParts({}, {}))
         for image_id, parts in unused.items():
             _refuse_mounted(mounted, image_id, parts)
+        held = HeldParts.read(store)
+        kept = ImageParts(frozenset(held.layers), frozenset(held.chains), frozenset())
+        unused = {image_id: parts.without(kept) for image_id, parts in unused.items()}
         yield {image_id: parts.among(store, locked) for image_id, parts in unused.items()}
 
 
@@ -226,6 +230,8 @@ def paths_of(store: Store, parts: ImageParts) -> list[Path]:
 class MountedParts:
     """The layers and chains that mounts use, by digest, each with the target of one mount.
 
+    The target of a snapshot of containerd is the directory of all snapshots.
+
     :param unrecorded: the targets of mounts without a record that can be read.
     :param unknown: the target of a mount that can use any layer, because its record is damaged and
         the kernel does not report its layers.
@@ -237,9 +243,16 @@ class MountedParts:
     unknown: Path | None = None
 
     @classmethod
-    def read(cls, store: Store) -> MountedParts:
-        """Read the mount table.  The caller has locked what it wants to remove."""
-        found, table = cls({}, {}), Table(store.mounts)
+    def read(cls, store: Store, held: HeldParts | None = None) -> MountedParts:
+        """Read the mount table.  The caller has locked what it wants to remove.
+
+        :param held: what snapshots use; ``None`` to read it.
+        """
+        held, table = held or HeldParts.read(store), Table(store.mounts)
+        found = cls(
+            {str(diff_id): root for diff_id, root in held.layers.items()},
+            {str(chain_id): root for chain_id, root in held.chains.items()},
+        )
         for entry in table.entries():
             if entry.state != "stale":
                 found.layers.update(dict.fromkeys(entry.record.diff_ids, entry.record.target))

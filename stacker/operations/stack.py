@@ -103,15 +103,17 @@ def _stored(store: Store, config: ImageConfig, form: Form | None = None) -> Stac
 
 
 @contextmanager
-def reading_stack(store: Store, config: ImageConfig) -> Iterator[Stack]:
+def reading_stack(store: Store, config: ImageConfig, form: Form | None = None) -> Iterator[Stack]:
     """Yield the stack of an image, and keep its directories in their place for the block.
 
     Otherwise another process could exchange them for those of another form.  The caller has locked
     the layers.  Errors as for `ensure_stack`.
+
+    :param form: the form of the stack; ``None`` for any.
     """
     chain_id = chain_id_of(config)
     while True:
-        ensure_stack(store, config)
+        ensure_stack(store, config, form=form)
         with store.chains.reading(chain_id) as stack:
             if stack is not None:
                 yield stack

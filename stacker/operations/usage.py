@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from stacker.errors import IntegrityError, NotFoundError
 from stacker.layer.paths import FORMS
 from stacker.linux.walk import walk
+from stacker.store.snapshotters import HeldParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,6 +119,10 @@ def store_usage(store: Store, report: Callable[[str], object] = lambda _: None) 
         (os.fsencode(diff_id.algorithm), os.fsencode(diff_id.hex))
         for usage in images
         for diff_id in usage.config.diff_ids
+    }
+    listed |= {
+        (os.fsencode(diff_id.algorithm), os.fsencode(diff_id.hex))
+        for diff_id in HeldParts.read(store).layers
     }
     sizes, unlisted = Counter[str](), 0
     for path, size in allocated(store.root):

@@ -23,7 +23,10 @@ from stacker.mount.drivers.fuse import FuseDriver
 from stacker.stack.flatten import flatten
 from stacker.tree.extract import extract
 from stacker.tree.merged import merge
+from tests.support import images
 from tests.support.adapters import ADAPTERS, skip_without
+from tests.support.containerd import Services
+from tests.support.containerd import mounted as mounted_snapshot
 from tests.support.indexes import indexed_tree, merged_snapshot, merged_stack
 from tests.support.merged import tree_snapshot
 from tests.support.sequential import ImpossibleError, Item, Sequential
@@ -202,3 +205,32 @@ def test_fuse_mount_equals_applying_layers_in_turn(
         stack = stacked([archive(layer) for layer in layers], workspace, whiteout_format)
         with mounted(stack, workspace, FuseDriver(), fuse_adapter=adapter) as target:
             assert snapshot(target) == wanted
+
+
+@needs_root
+@settings(
+    max_examples=int(os.environ.get("STACKER_EXAMPLES", "150")) // 5,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+@given(stacks())
+@example(((D("usr"), D("usr/lib"), S("lib", "usr/lib")), (F("lib/x"),)))
+@example(((D("a", mtime=5_000_000_000), F("a/b")), (F("a/x"),), (W("a/x"),)))
+@example(((F("a", b"old"),), (L("b", "a"),)))
+@example(((D("a"), F("a/b")), (D("a"), W("a/b")), (D("a"), F("a/b"))))
+@example(((D("a"), F("a/b")), (O("a"), F("a/x"))))
+def test_snapshot_of_containerd_equals_applying_layers_in_turn(
+    layers: tuple[tuple[Item, ...], ...],
+) -> None:
+    wanted = meaning(layers)
+    if wanted is None:
+        return
+    with scratch() as workspace:
+        services = Services(workspace)
+        layout = images.layout(workspace / "layout", [archive(layer) for layer in layers])
+        top = services.pull(layout)
+        with mounted_snapshot(services.prepare("container", top), workspace / "target") as target:
+            found = snapshot(target)
+        services.close()
+        assert found == wanted

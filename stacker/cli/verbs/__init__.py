@@ -44,7 +44,7 @@ SUMMARIES = {
     "rm": "Remove names and images, and the layers that no other image uses",
     "df": "Show the disk usage of the store",
     "info": "Show what this machine and the store's filesystem can do",
-    "snapshotter": "Serve containerd as its snapshotter",
+    "snapshotter": "Serve containerd as its snapshotter and differ",
     "help": "Show the man page of a verb",
     "completion": "Print a completion script for a shell",
     "bench": "Measure the speed of a pull, stage by stage",

@@ -1,4 +1,4 @@
-"""``stacker snapshotter``: serve containerd as its snapshotter."""
+"""``stacker snapshotter``: serve containerd as its snapshotter and differ."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 ROOT = "/var/lib/containerd/io.containerd.snapshotter.v1.stacker"
 ADDRESS = "/run/stacker/snapshotter.sock"
+CONTENT = "/var/lib/containerd/io.containerd.content.v1.content"
 DESCRIPTION = """\
-Serve containerd as its snapshotter, over a Unix socket, until SIGTERM.  containerd then keeps the
-snapshots of its images and containers below DIR.  The socket is open to its owner only.  The
-command needs root, and the extra `containerd` of the package.
+Serve containerd as its snapshotter and differ, over a Unix socket, until SIGTERM.  The snapshots of
+images and containers are below the directory of --root.  As a differ, the command unpacks the
+layers that containerd has pulled into the store, where images, containers and other commands share
+them.  The socket is open to its owner only.  The command needs root, and the extra `containerd` of
+the package.
 """
 EXAMPLES = """\
   stacker snapshotter
@@ -38,6 +41,12 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="SOCKET", default=ADDRESS, help="Unix socket (default: %(default)s)"
     )
+    parser.add_argument(
+        "--content",
+        metavar="DIR",
+        default=CONTENT,
+        help="containerd's content store, which is only read (default: %(default)s)",
+    )
     add_jobs(parser, "layers to unpack")
 
 
@@ -55,6 +64,7 @@ def run(args: Namespace, session: Session) -> None:
             store=session.root,
             root=Path(os.path.abspath(args.root)),
             address=Path(os.path.abspath(args.address)),
+            content=Path(os.path.abspath(args.content)),
             jobs=args.jobs,
             listening=_passed_socket(os.environ),
             notify=os.environ.pop("NOTIFY_SOCKET", None),

@@ -5,47 +5,28 @@ Containerd's own suite (tests/containerd) covers what each call does.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from stacker.containerd.metadata import Kind
-from stacker.containerd.mounts import Directories, Mount
+from stacker.containerd.mounts import Mount
 from stacker.containerd.snapshots import Snapshotter
 from stacker.containerd.status import Code, StatusError
-from stacker.containerd.workers import Workers
-from stacker.store.store import Store
+from tests.support.containerd import Services, done
 
-T = TypeVar("T")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners: needs root")
-
-
-class InThisProcess(Workers):
-    """Run each function in this process."""
-
-    def __init__(self) -> None:
-        pass
-
-    async def run(self, function: Callable[[Any], Any], argument: Any, what: str) -> Any:  # noqa: ARG002
-        return function(argument)
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Snapshotter]:
-    directories = Directories(tmp_path / "root")
-    directories.make()
-    found = Snapshotter(directories, Store.open(tmp_path / "store"), InThisProcess())
-    yield found
+    found = Services(tmp_path)
+    yield found.snapshots
     found.close()
-
-
-def done(call: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(call)
 
 
 def code_of(call: Coroutine[Any, Any, object]) -> Code:
@@ -196,7 +177,7 @@ def test_a_failed_prepare_leaves_nothing(
 
     committed(service, "base")
     with monkeypatch.context() as patch:
-        patch.setattr("os.chown", refuse)
+        patch.setattr("stacker.containerd.mounts.copy_layer_attributes", refuse)
         with pytest.raises(OSError, match="No space"):
             done(service.prepare("child", "base", {}))
     assert code_of(service.stat("child")) == Code.NOT_FOUND
