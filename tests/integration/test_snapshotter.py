@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,7 +66,7 @@ def running() -> Iterator[Running]:
             found.end()
 
 
-async def call(running: Running, method: str, request: Any) -> Any:
+async def call(running: Running | SimpleNamespace, method: str, request: Any) -> Any:
     async with Channel(path=str(running.address)) as channel:
         return await getattr(SnapshotsStub(channel), method)(request)
 
@@ -94,6 +97,35 @@ def test_a_killed_process_leaves_no_worker_and_can_be_started_again(running: Run
         time.sleep(0.01)
     running.process = running.started()
     asyncio.run(call(running, "Prepare", messages.PrepareSnapshotRequest(key="x")))
+
+
+def test_systemd_can_pass_the_socket(tmp_path: Path) -> None:
+    if not shutil.which("systemd-socket-activate"):
+        pytest.skip("systemd-socket-activate is not installed")
+    with tempfile.TemporaryDirectory(prefix="snap") as path:
+        wrap = ("systemd-socket-activate", f"--listen={path}/socket", "--setenv=PYTHONPATH")
+        stacker = Stacker(tmp_path / "store", wrap=wrap)
+        process = stacker.start("snapshotter", "--root", f"{path}/root")
+        found = SimpleNamespace(address=Path(path, "socket"))
+        wait_until(found.address.exists, process)
+        answer = asyncio.run(call(found, "Prepare", messages.PrepareSnapshotRequest(key="x")))
+        assert answer.mounts[0].source == f"{path}/root/s/1/fs"
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+def test_print_config_needs_no_store_and_knows_the_release(tmp_path: Path) -> None:
+    stacker = Stacker(tmp_path / "store")
+    words = ("snapshotter", "--address", "/run/a.sock", "--print-config")
+    old = tomllib.loads(stacker(*words, "1.6.20").out)
+    assert old["proxy_plugins"] == {"stacker": {"type": "snapshot", "address": "/run/a.sock"}}
+    new = tomllib.loads(stacker("--json", *words, "v1.7").document["item"]["config"])
+    assert new["plugins"]["io.containerd.service.v1.diff-service"]["default"] == [
+        *("stacker-diff", "walking"),
+    ]
+    assert "unknown release of containerd" in stacker.refused(7, *words, "1.5")
+    assert not (tmp_path / "store").exists()
 
 
 def test_status_codes_reach_the_client(running: Running) -> None:

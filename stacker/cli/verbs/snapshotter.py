@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.cli.options import add_jobs
+from stacker.cli.output import print_item, print_line
 from stacker.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ the package.
 """
 EXAMPLES = """\
   stacker snapshotter
+  stacker snapshotter --print-config 1.7 >> /etc/containerd/config.toml
   stacker snapshotter --root /mnt/snapshots --address /run/stacker.sock
 """
 
@@ -47,11 +49,26 @@ def configure(parser: ArgumentParser) -> None:
         default=CONTENT,
         help="containerd's content store, which is only read (default: %(default)s)",
     )
+    parser.add_argument(
+        "--print-config",
+        metavar="VERSION",
+        help="print the part of config.toml for this release of containerd, such as 1.7, and exit",
+    )
     add_jobs(parser, "layers to unpack")
 
 
 def run(args: Namespace, session: Session) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, or print the configuration of containerd."""
+    address = os.path.abspath(args.address)
+    if args.print_config is not None:
+        from stacker.containerd.configuration import configuration
+
+        text = configuration(args.print_config, address)
+        if session.json:
+            print_item("containerd-config", {"config": text})
+        else:
+            print_line(text.rstrip("\n"))
+        return
     try:
         from stacker.containerd.daemon import Settings, serve
     except ImportError as error:
@@ -63,7 +80,7 @@ def run(args: Namespace, session: Session) -> None:
         Settings(
             store=session.root,
             root=Path(os.path.abspath(args.root)),
-            address=Path(os.path.abspath(args.address)),
+            address=Path(address),
             content=Path(os.path.abspath(args.content)),
             jobs=args.jobs,
             listening=_passed_socket(os.environ),
