@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stacker.containerd.metadata import Metadata, opened
-from stacker.image.config import ImageConfig
+from stacker.image.config import ImageConfig, chain_ids
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import DiffID, Digest
+from stacker.image.digest import ChainID, DiffID, Digest
 from stacker.image.platform import Platform
 from stacker.jobs.tasks import UnpackOptions, UnpackTask
 from stacker.jobs.unpack_layer import unpack_layer
@@ -106,6 +106,45 @@ def _known(store: Store, metadata: Metadata, blob: str) -> DiffID | None:
         return None
     diff_id = DiffID.parse(found)
     return diff_id if diff_id in sound_layers(store, [diff_id]) else None
+
+
+@dataclass(frozen=True, slots=True)
+class FindTask:
+    """A layer that a client wants to have without a fetch.
+
+    :param number: the ID of the snapshot that it is for.
+    :param below: the layers of the parents, base first.
+    :param chain_id: the chain ID of the layer and its parents.
+    :param blob: the digest of the layer's blob, if the client told it.
+    :param diff_id: the layer's diff_id, if the client told it.
+    """
+
+    store: Store
+    database: Path
+    number: int
+    below: tuple[DiffID, ...]
+    chain_id: ChainID
+    blob: str | None
+    diff_id: str | None
+
+
+def find_layer(task: FindTask) -> bool:
+    """Record a layer of the store as that of the snapshot, and return whether the store has it.
+
+    The chain ID decides: a label cannot give a snapshot another layer.
+    """
+    store = task.store
+    with lock.shared(store.pull_lock), opened(task.database) as metadata:
+        if task.diff_id is not None:
+            diff_id = next(iter(sound_layers(store, [DiffID.parse(task.diff_id)])), None)
+        else:
+            diff_id = None if task.blob is None else _known(store, metadata, task.blob)
+        if diff_id is None or chain_ids((*task.below, diff_id))[-1] != task.chain_id:
+            return False
+        with store.layers.reading([diff_id]):
+            record = store.layers.record(diff_id)
+            metadata.set_layer(task.number, str(diff_id), (record.file_bytes, record.entries))
+    return True
 
 
 @dataclass(frozen=True, slots=True)

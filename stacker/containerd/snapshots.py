@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from stacker.containerd import filters
-from stacker.containerd.layers import StackTask, stack_layers
+from stacker.containerd.layers import FindTask, StackTask, find_layer, stack_layers
 from stacker.containerd.metadata import Kind, Metadata, Snapshot
 from stacker.containerd.mounts import (
     LONGEST_OPTION,
@@ -24,11 +25,19 @@ from stacker.containerd.mounts import (
 )
 from stacker.containerd.status import Code, StatusError
 from stacker.containerd.workers import Workers
-from stacker.errors import StackerError
+from stacker.errors import IntegrityError, StackerError
 from stacker.image.digest import ChainID, DiffID
 from stacker.linux.removal import remove_path
 from stacker.operations.usage import allocated
 from stacker.store.store import Store
+
+TARGET: Final = "containerd.io/snapshot.ref"
+"""The label with the chain ID that a client unpacks; only such a client expects ALREADY_EXISTS."""
+LAYER_LABELS: Final = (
+    "containerd.io/snapshot/cri.layer-digest",
+    "containerd.io/snapshot/diff-id",
+)
+"""The labels with the digest of the layer's blob, and with its diff_id."""
 
 
 class Snapshotter:
@@ -48,9 +57,44 @@ class Snapshotter:
     async def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
         """Create an active snapshot, and return its mounts.
 
+        If labels name a layer that is in the store, it becomes a committed snapshot instead, and
+        the client neither fetches nor applies it (a *remote snapshot*).
+
         :raises StatusError: NOT_FOUND, INVALID_ARGUMENT or ALREADY_EXISTS.
         """
-        return await self._create(Kind.ACTIVE, key, parent, labels)
+        mounts = await self._create(Kind.ACTIVE, key, parent, labels)
+        if TARGET in labels and await self._found(key, labels):
+            raise StatusError(
+                Code.ALREADY_EXISTS, f"target snapshot {labels[TARGET]}: already exists"
+            )
+        return mounts
+
+    async def _found(self, key: str, labels: Mapping[str, str]) -> bool:
+        """Commit a new snapshot whose layer is in the store, and return whether it is."""
+        snapshot, target = self.metadata.get(key), labels[TARGET]
+        if not self.has_layers_only(snapshot.parent) or not any(map(labels.get, LAYER_LABELS)):
+            return False
+        try:
+            task = FindTask(
+                self.store,
+                self.directories.database,
+                snapshot.id,
+                tuple(map(DiffID.parse, _layers(self.metadata.ancestors(snapshot.parent)))),
+                ChainID.parse(target),
+                *map(labels.get, LAYER_LABELS),
+            )
+            if not await self._workers.run(find_layer, task, f"snapshot {key}"):
+                return False
+        except IntegrityError:  # a label is no digest: the client fetches the layer
+            return False
+        name = self._free_name(key, target)
+        self.metadata.commit(key, name, labels, usage=await self._measured(self.metadata.get(key)))
+        return True
+
+    def _free_name(self, key: str, target: str) -> str:
+        """Return the name of a committed snapshot that clients find by its labels."""
+        prefix, _, _ = key.rpartition("extract-")
+        return f"{prefix}{target}" if prefix else target
 
     async def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[Mount]:
         """Create a read-only snapshot, and return its mounts; errors as for `prepare`."""

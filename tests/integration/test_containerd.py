@@ -6,6 +6,7 @@ Debian 12 has containerd 1.6.  Release 1.7 is that of the Debian 13 root filesys
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -17,12 +18,21 @@ from pathlib import Path
 
 import pytest
 
+from stacker.image.config import chain_ids
+from stacker.image.digest import DiffID
 from tests.support import images
 from tests.support.command import Stacker, wait_until
 from tests.support.tars import dir as directory
 from tests.support.tars import file, tar, whiteout
 
 pytest.importorskip("grpclib", reason="the extra containerd is not installed")
+from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from stacker.containerd.generated import snapshots_pb2 as messages
+from stacker.containerd.generated.snapshots_grpc import SnapshotsStub
+
 DEBIAN_13 = Path(os.environ.get("STACKER_CHROOTS", "/var/cache/stacker")) / "debian-13"
 LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 NAME = "docker.io/library/app:1.0"
@@ -194,3 +204,37 @@ def test_containerd_and_the_command_share_layers(
     node.ctr("images", "rm", "--sync", NAME, OTHER)
     node.stacker("gc")
     assert node.stacker.layers() == []
+
+
+def test_a_client_with_labels_gets_the_layers_of_the_store_without_a_fetch(
+    node: Node, layouts: tuple[images.Layout, images.Layout]
+) -> None:
+    image = layouts[0].image
+    node.stacker("pull", "--no-sync", layouts[0].source)
+    chain = list(map(str, chain_ids([DiffID.parse(each) for each in image.diff_ids])))
+
+    async def prepare(number: int) -> None:
+        labels = {
+            "containerd.io/snapshot.ref": chain[number],
+            "containerd.io/snapshot/cri.layer-digest": image.layers[number],
+        }
+        request = messages.PrepareSnapshotRequest(
+            snapshotter="stacker",
+            key=f"extract-{number} {chain[number]}",
+            parent=chain[number - 1] if number else "",
+            labels=labels,
+        )
+        async with Channel(path=str(node.place / "containerd.sock")) as channel:
+            metadata = {"containerd-namespace": "default"}
+            with pytest.raises(GRPCError) as raised:
+                await SnapshotsStub(channel).Prepare(request, metadata=metadata)
+        assert raised.value.status == Status.ALREADY_EXISTS
+
+    asyncio.run(prepare(0))
+    asyncio.run(prepare(1))
+    assert node.snapshots() == 2
+    words = ("snapshots", "--snapshotter", "stacker")
+    node.ctr(*words, "prepare", "test", chain[1])
+    mounts = node.ctr(*words, "mounts", "/mnt", "test")
+    assert mounts.count(str(node.stacker.store / "layers")) == 2
+    node.ctr(*words, "rm", "test")

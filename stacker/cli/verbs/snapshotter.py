@@ -27,7 +27,7 @@ the package.
 """
 EXAMPLES = """\
   stacker snapshotter
-  stacker snapshotter --print-config 1.7 >> /etc/containerd/config.toml
+  stacker snapshotter --print-config 1.7
   stacker snapshotter --root /mnt/snapshots --address /run/stacker.sock
 """
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from stacker.containerd.metadata import Kind
 from stacker.containerd.mounts import Mount
 from stacker.containerd.status import Code, StatusError
 from stacker.errors import IntegrityError, LayerError
+from stacker.image.config import chain_ids
 from stacker.image.descriptor import Descriptor
-from stacker.image.digest import Digest
+from stacker.image.digest import DiffID, Digest
 from stacker.operations.gc import collect_garbage
 from stacker.operations.usage import store_usage
 from tests.support import images
@@ -189,3 +191,69 @@ def test_gc_refuses_to_run_without_a_readable_database(
     with pytest.raises(IntegrityError, match="cannot read the snapshots"):
         collect_garbage(services.store)
     assert len(list(services.store.layers.all())) == 2
+
+
+def remote(layout: images.Layout, number: int) -> dict[str, str]:
+    """Return the labels that a client gives to the snapshot of a layer."""
+    chain = chain_ids([DiffID.parse(each) for each in layout.image.diff_ids])
+    return {
+        "containerd.io/snapshot.ref": str(chain[number]),
+        "containerd.io/snapshot/cri.layer-digest": layout.image.layers[number],
+    }
+
+
+def test_a_layer_of_the_store_needs_no_fetch(
+    services: Services, layout: images.Layout, tmp_path: Path
+) -> None:
+    services.pull(layout)
+    parent = ""
+    for number in range(2):
+        labels, key = remote(layout, number), f"other/{number}/extract-{number} x"
+        with pytest.raises(StatusError) as raised:
+            done(services.snapshots.prepare(key, parent, labels))
+        assert raised.value.code == Code.ALREADY_EXISTS
+        target = labels["containerd.io/snapshot.ref"]
+        text = f'labels."containerd.io/snapshot.ref"=={target},parent=="{parent}"'
+        [found] = done(services.snapshots.select([text]))
+        assert (found.key, found.kind) == (f"other/{number}/{target}", Kind.COMMITTED)
+        parent = found.key
+    with mounted(services.prepare("container", parent), tmp_path / "target") as target_path:
+        assert sorted(os.listdir(target_path)) == ["d", "new"]
+
+
+def test_a_diff_id_finds_the_layer_without_its_blob(
+    services: Services, layout: images.Layout
+) -> None:
+    services.pull(layout)
+    labels = remote(layout, 0)
+    del labels["containerd.io/snapshot/cri.layer-digest"]
+    labels["containerd.io/snapshot/diff-id"] = layout.image.diff_ids[0]
+    with pytest.raises(StatusError) as raised:
+        done(services.snapshots.prepare("other/1/extract-1 x", "", labels))
+    assert raised.value.code == Code.ALREADY_EXISTS
+
+
+@pytest.mark.parametrize("name", ["snapshot.ref", "snapshot/cri.layer-digest"])
+@pytest.mark.parametrize("value", [f"sha256:{'0' * 64}", "no digest"])
+def test_a_layer_that_the_labels_do_not_name_is_fetched(
+    services: Services, layout: images.Layout, name: str, value: str
+) -> None:
+    services.pull(layout)
+    labels = remote(layout, 0) | {f"containerd.io/{name}": value}
+    [mount] = done(services.snapshots.prepare("other/1/extract-1 x", "", labels))
+    assert mount.type == "bind"
+    assert done(services.snapshots.stat("other/1/extract-1 x")).diff_id is None
+
+
+def test_a_client_without_the_label_never_gets_a_remote_snapshot(
+    services: Services, layout: images.Layout
+) -> None:
+    services.pull(layout)
+    labels = remote(layout, 0)
+    del labels["containerd.io/snapshot.ref"]
+    done(services.snapshots.prepare("other/1/extract-1 x", "", labels))
+
+
+def test_a_layer_that_the_store_lacks_is_fetched(services: Services, layout: images.Layout) -> None:
+    done(services.snapshots.prepare("other/1/extract-1 x", "", remote(layout, 0)))
+    assert len(services.prepare("other/2/extract-2 x")) == 1
