@@ -32,7 +32,7 @@ from stacker.errors import NotFoundError
 from stacker.store.store import Store as StoreDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import BinaryIO
 
     from stacker.api.images import Image
@@ -71,6 +71,7 @@ class Store(ContainerStore):
         additional_stores: Iterable[Path | str] = (),
         limits: Limits | None = None,
         run_directory: Path | str | None = None,
+        on_damage: Callable[[str], object] = lambda _: None,
     ) -> Store:
         """Open a store.  A store that this process cannot write to is read-only.
 
@@ -82,6 +83,8 @@ class Store(ContainerStore):
         :param limits: the limits of each layer; ``None`` for `Limits()`.
         :param run_directory: where a read-only store has its locks and mounts; ``None`` for
             ``/run/stacker`` of root, and for a directory of the user otherwise.
+        :param on_damage: called with a message for each damaged or missing file of the store that
+            this method writes again.
         :raises UsageError: a directory is not a store, or another user can replace it.
         :raises StackerError: the directory cannot be created or read.
         """
@@ -90,7 +93,9 @@ class Store(ContainerStore):
 
         path, others = default_root({}) if root is None else root, map(Path, additional_stores)
         run = None if run_directory is None else Path(run_directory)
-        opened = StoreDirectory.open(Path(path), create=create, run=run, additional=others)
+        opened = StoreDirectory.open(
+            Path(path), create=create, run=run, additional=others, report=on_damage
+        )
         return cls(registries or RegistryOptions(), limits or Limits(), opened)
 
     @classmethod

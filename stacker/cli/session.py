@@ -20,7 +20,7 @@ from stacker.store.location import default_root, run_directory
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stacker.api.config import Config
     from stacker.api.store import Store as LibraryStore
@@ -137,6 +137,7 @@ class Session:
                 create=False,
                 additional_stores=self.additional,
                 run_directory=self.run,
+                on_damage=self.warn,
             )
         from stacker.cli.registry_options import limits_or_configured, registry_options
 
@@ -146,6 +147,7 @@ class Session:
             additional_stores=self.additional,
             limits=limits_or_configured(args, self.config),
             run_directory=self.run,
+            on_damage=self.warn,
         )
 
     def notice(self, event: Event) -> None:
@@ -162,7 +164,13 @@ class Session:
         """
         from stacker.store.store import Store
 
-        return Store.open(self.root, create=create, run=self.run, additional=self.additional)
+        return Store.open(
+            self.root,
+            create=create,
+            run=self.run,
+            additional=self.additional,
+            report=self.warn,
+        )
 
     @property
     def draws(self) -> bool:
@@ -172,6 +180,11 @@ class Session:
     def warn(self, text: str) -> None:
         """Print a warning to stderr, unless ``--quiet`` is given."""
         self.say(f"warning: {text}")
+
+    def warn_rewritten(self, paths: Iterable[Path]) -> None:
+        """Print a warning for each damaged file of checksums that a verification wrote again."""
+        for path in paths:
+            self.warn(f"damaged: {path}: stacker wrote it again")
 
     def say(self, text: str) -> None:
         """Print a message to stderr, unless ``--quiet`` is given."""

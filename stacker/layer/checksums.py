@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _HEAD: Final = b"CRC32\0\0\1"
 _WIDTH: Final = 4
+_HEX: Final = frozenset(b"0123456789abcdef")
 RULES: Final = b"1"
 """The version of the rules; each change that gives another index for the same tar changes it.
 
@@ -138,6 +139,20 @@ def has_index_checksum(path: Path, checksum: str) -> bool:
         return path.read_bytes() == f"{checksum}\n".encode()
     except OSError:
         return False
+
+
+def is_damaged(path: Path) -> bool:
+    """Return whether a file of checksums exists and cannot be used.
+
+    :param path: the checksums of a layer's files, or the checksum of an index.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    if path.suffix == ".sha256":
+        return len(content) != 65 or not _HEX.issuperset(content[:-1]) or content[-1:] != b"\n"
+    return read_checksums(path) is None
 
 
 def _swapped(numbers: array[int]) -> array[int]:

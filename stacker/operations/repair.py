@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacker.errors import IntegrityError, NotFoundError, StackerError, shell_word
@@ -60,10 +61,12 @@ class Repaired:
 
     :param layers: the replaced layers, each with the source that had it.
     :param chains: the chains that were built again because they were damaged.
+    :param rewritten: the damaged files of checksums that were written again.
     """
 
     layers: Mapping[DiffID, str] = field(default_factory=dict, hash=False)
     chains: tuple[ChainID, ...] = ()
+    rewritten: tuple[Path, ...] = ()
 
 
 def repair_images(
@@ -74,11 +77,12 @@ def repair_images(
     :param contents: read the contents of all files, too; otherwise compare attributes only.
     :raises IntegrityError: no source has the layers.
     """
-    layers, chains = dict[DiffID, str](), list[ChainID]()
+    layers, chains, rewritten = dict[DiffID, str](), list[ChainID](), list[Path]()
     for image_id in dict.fromkeys(image_ids):
         found = verify_images(
             store, [image_id], contents=contents, jobs=repair.jobs, emit=lambda _: None
         )
+        rewritten += found.rewritten
         damaged = [layer.diff_id for layer in found.damaged]
         if damaged:
             origin = replace_layers(store, image_id, damaged, repair)
@@ -86,7 +90,7 @@ def repair_images(
         if damaged or found.damaged_chains:
             chain_id = rebuild_chain(store, image_id)
             chains += [chain_id] if found.damaged_chains else []
-    return Repaired(layers, tuple(chains))
+    return Repaired(layers, tuple(chains), tuple(rewritten))
 
 
 def replace_layers(

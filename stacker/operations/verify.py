@@ -15,10 +15,13 @@ from stacker.errors import IntegrityError, LockedError, NotFoundError, StackerEr
 from stacker.jobs.pool import run_tasks
 from stacker.jobs.verify_index import keep_index_checksum
 from stacker.jobs.verify_layer import LayerVerified, VerifyTask, is_usual, verify_layer
+from stacker.layer.checksums import is_damaged
 from stacker.operations.stack import chain_id_of
 from stacker.operations.verify_chain import ChainTask, ChainVerified, verify_chain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stacker.events import Emit
     from stacker.image.digest import ChainID, DiffID, ImageID
     from stacker.store.store import Store
@@ -47,11 +50,13 @@ class Verification:
     """The result of a verification; each layer is listed once, in the order of the images.
 
     :param chains: the chains of the images whose layers are all sound.
+    :param rewritten: the damaged files of checksums that were written again.
     """
 
     images: tuple[ImageVerified, ...]
     layers: tuple[LayerVerified, ...]
     chains: tuple[ChainVerified, ...]
+    rewritten: tuple[Path, ...] = ()
 
     @property
     def damaged(self) -> tuple[LayerVerified, ...]:
@@ -142,12 +147,24 @@ def _verify_once(
     wanted = dict.fromkeys(diff_id for image in images for diff_id in image.diff_ids)
     if unlisted:
         wanted |= dict.fromkeys(store.layers.all())
+    damaged = _damaged_checksums(store, wanted, images)
     layers = verify_layers(store, [*wanted], contents=contents, jobs=jobs, emit=emit)
     found = {layer.diff_id: layer for layer in layers}
     sound = {layer.diff_id for layer in found.values() if layer.is_sound}
     usable = [image for image in images if sound.issuperset(image.diff_ids)]
     chains = _verify_chains(store, usable, contents=contents, jobs=jobs, emit=emit)
-    return Verification(images, tuple(found[diff_id] for diff_id in wanted), chains)
+    rewritten = tuple(path for path in damaged if path.exists() and not is_damaged(path))
+    return Verification(images, tuple(found[each] for each in wanted), chains, rewritten)
+
+
+def _damaged_checksums(
+    store: Store, diff_ids: Iterable[DiffID], images: Iterable[ImageVerified]
+) -> list[Path]:
+    paths = [store.layers.paths(diff_id) for diff_id in diff_ids]
+    files = [file for each in paths for file in (each.checksums, each.index_checksum)]
+    chains = dict.fromkeys(image.chain_id for image in images)
+    files += [store.chains.index_checksum(each) for each in chains if each is not None]
+    return [file for file in files if is_damaged(file)]
 
 
 def _verify_chains(

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stacker.errors import StackerError, UnsupportedError, UsageError, shell_word
-from stacker.linux import lock, process, safe_path
-from stacker.linux.filesystem import is_temporary, sweep_temporaries, write_atomically
+from stacker.errors import StackerError, UsageError, shell_word
+from stacker.linux import process, safe_path
+from stacker.store.metadata import METADATA, damaged, ensure, mend_layout, require_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from stacker.layer.whiteout_format import WhiteoutFormat
     from stacker.store.blobs import BlobStore
@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from stacker.store.partials import PartialStore
     from stacker.store.staging import Staging
 
-VERSION = 1
-_METADATA = "stacker.json"
+_CHANGING_PARTS = ("layers", "chains", "mounts", "staging")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether the store has been created."""
-        return (self.root / _METADATA).exists()
+        return (self.root / METADATA).exists()
 
     @property
     def blobs(self) -> BlobStore:
@@ -182,12 +181,17 @@ class Store:
         """
         from stacker.layer.whiteout_format import WhiteoutFormat
 
-        metadata = self.root / _METADATA
+        metadata = self.root / METADATA
         try:
             recorded = json.loads(metadata.read_bytes()).get("whiteoutFormat")
             return WhiteoutFormat(recorded) if recorded else WhiteoutFormat.permitted()
         except ValueError as error:
-            raise _damaged(metadata, error) from error
+            raise damaged(metadata, error) from error
+
+    def publish(self) -> None:
+        """List the images for other programs in ``index.json``."""
+        with self.images.write_lock():
+            self.images.publish()
 
     @classmethod
     def open(
@@ -197,6 +201,7 @@ class Store:
         create: bool = True,
         run: Path | None = None,
         additional: Iterable[Path] = (),
+        report: Callable[[str], object] = lambda _: None,
     ) -> Store:
         """Open a store; create it if the directory is missing or empty.
 
@@ -204,6 +209,7 @@ class Store:
         :param run: the directory below which a read-only store has its locks and mounts;
             ``None`` for /run/stacker, or /run/user/UID/stacker without root.
         :param additional: other stores, whose layers are used in place.
+        :param report: called with a message for each damaged or missing file that is written again.
         :raises UsageError: a directory is not a store, or another user can replace it.
         :raises UnsupportedError: a newer version of stacker created the store.
         :raises StackerError: the directory cannot be created or read.
@@ -216,7 +222,7 @@ class Store:
                 _require_store(root)
                 changing = _run_directory(run or _default_run(), root)
             else:
-                _ensure(root, create=create)
+                ensure(root, create=create, report=report)
         except OSError as error:
             raise StackerError(
                 f"cannot open the store: {root}: {error.strerror}",
@@ -225,28 +231,14 @@ class Store:
         store = cls(root, changing, tuple(map(_additional, additional)))
         if create:
             store.make_run_directory()
+        if changing is None and store.exists:
+            mend_layout(root, store.publish, report)
         return store
-
-
-def _damaged(metadata: Path, error: Exception) -> StackerError:
-    match error:
-        case json.JSONDecodeError():
-            fault = f"got malformed JSON at byte {error.pos}, want an object"
-        case UnicodeDecodeError():
-            fault = f"got bytes that are not UTF-8 at byte {error.start}, want JSON"
-        case AttributeError():
-            fault = "got another JSON value, want an object"
-        case _:
-            fault = "got an unknown whiteout format, want trusted or user"
-    return StackerError(
-        f"damaged store: {metadata}: {fault}",
-        hint="restore the file, or name another store with --store",
-    )
 
 
 def _is_read_only(root: Path) -> bool:
     """Return whether a directory is a store that this process cannot change."""
-    return (root / _METADATA).exists() and not os.access(root, os.W_OK)
+    return (root / METADATA).exists() and not os.access(root, os.W_OK)
 
 
 def _additional(root: Path) -> Path:
@@ -268,15 +260,15 @@ def _require_store(root: Path) -> None:
     :raises UsageError: it is not a store, or another user owns it.
     :raises UnsupportedError: a newer version of stacker created it.
     """
-    metadata = root / _METADATA
+    metadata = root / METADATA
     try:
-        _require_version(root, json.loads(metadata.read_bytes()).get("version"))
+        require_version(root, json.loads(metadata.read_bytes()).get("version"))
     except FileNotFoundError:
         raise UsageError(
-            f"not a store: {root}: {_METADATA} is missing", hint="name the directory of a store"
+            f"not a store: {root}: {METADATA} is missing", hint="name the directory of a store"
         ) from None
     except (ValueError, AttributeError) as error:
-        raise _damaged(metadata, error) from error
+        raise damaged(metadata, error) from error
     owner = root.stat().st_uid
     if not process.is_trusted_owner(owner):
         raise UsageError(
@@ -300,45 +292,6 @@ def _run_directory(run: Path, root: Path) -> Path:
     return run / hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
-def _ensure(root: Path, *, create: bool) -> None:
-    metadata = root / _METADATA
-    try:
-        version = json.loads(metadata.read_bytes()).get("version")
-    except FileNotFoundError:
-        if not create:
-            if root.exists():
-                _refuse_other_files(root)
-            return
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with lock.exclusive(root, create=False):
-            if not metadata.exists():  # another process created it meanwhile
-                _create(root)
-        return
-    except (ValueError, AttributeError) as error:
-        if not all((root / part).is_dir() for part in _PARTS):
-            raise _damaged(metadata, error) from error
-        with lock.exclusive(root, create=False):  # a power cut left the file empty
-            _write_metadata(root)
-        return
-    _require_version(root, version)
-    status = root.stat()
-    if status.st_uid != os.geteuid():
-        raise UsageError(
-            f"store of another user: {root}: got the owner {status.st_uid}, want {os.geteuid()}",
-            hint="name a store of your own with --store: the other user can replace layers",
-        )
-    if status.st_mode & 0o077:
-        root.chmod(0o700)
-
-
-def _require_version(root: Path, version: object) -> None:
-    if version != VERSION:
-        raise UnsupportedError(
-            f"unknown store: {root}: got version {version}, want version {VERSION}",
-            hint="update stacker: a newer version created the store",
-        )
-
-
 def _refuse_replaceable(root: Path) -> None:
     """Refuse a store that another user can exchange: mode 0700 protects its content alone."""
     found = safe_path.replaceable_ancestor(root)
@@ -354,38 +307,3 @@ def _refuse_replaceable(root: Path) -> None:
         "a directory that only root and you can write to",
         hint=f"{fix}use --store to name a store in a directory that only root and you can write to",
     )
-
-
-def _refuse_other_files(root: Path) -> None:
-    names = {name for name in os.listdir(root) if not is_temporary(name)}
-    foreign = names - {"oci-layout", "index.json", "images.json", "blobs", *_PARTS}
-    if foreign or ((root / "oci-layout").exists() and not (root / "layers").exists()):
-        raise UsageError(
-            f"not a store: {root}: got a directory with other files, want an empty one",
-            hint="name an empty or a missing directory with --store",
-        )
-
-
-def _create(root: Path) -> None:
-    _refuse_other_files(root)
-    root.chmod(0o700)
-    sweep_temporaries(root)
-    for part in _PARTS:
-        (root / part).mkdir(mode=0o700, exist_ok=True)
-    _write(root / "oci-layout", {"imageLayoutVersion": "1.0.0"})
-    _write_metadata(root)
-
-
-def _write_metadata(root: Path) -> None:
-    from stacker.layer.whiteout_format import WhiteoutFormat
-
-    whiteout_format = WhiteoutFormat.permitted().value
-    _write(root / _METADATA, {"version": VERSION, "whiteoutFormat": whiteout_format})
-
-
-_PARTS = ("blobs", "layers", "chains", "mounts", "staging")
-_CHANGING_PARTS = ("layers", "chains", "mounts", "staging")
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    write_atomically(path, json.dumps(content).encode(), durable=True)

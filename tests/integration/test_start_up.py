@@ -34,7 +34,8 @@ stacker.mount.record stacker.mount.state stacker.mount.table stacker.mount.targe
 stacker.mount.unmount stacker.mount.upper_directory stacker.operations
 stacker.operations.durability stacker.operations.mount stacker.operations.stack stacker.store
 stacker.store.blobs stacker.store.chains stacker.store.disk_mark stacker.store.images
-stacker.store.layers stacker.store.location stacker.store.staging stacker.store.store
+stacker.store.layers stacker.store.location stacker.store.metadata stacker.store.staging
+stacker.store.store
 """
 
 # Modules of the standard library that `mount` imports, on any Python from 3.11 on.  Most of them
@@ -128,6 +129,7 @@ def test_unmount_imports_no_part_of_the_store(stacker: Stacker, tmp_path: Path) 
     modules = loaded(stacker, "umount", tmp_path / "target")
     assert {name for name in modules if name.startswith("stacker.store.")} == {
         "stacker.store.location",
+        "stacker.store.metadata",
         "stacker.store.store",
     }
 

@@ -57,6 +57,7 @@ def run(args: Namespace, session: Session) -> None:
     require_choice(args)
     store = session.open(args)
     repaired = store.repair(*args.images, contents=not args.fast, jobs=args.jobs)
+    session.warn_rewritten(repaired.rewritten)
     sealed = store.seal(*args.images, jobs=args.jobs) if args.seal else 0
     chains = [str(chain_id) for chain_id in repaired.chains]
     if session.json:

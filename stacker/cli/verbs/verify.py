@@ -73,6 +73,7 @@ def run(args: Namespace, session: Session) -> None:
     require_choice(args)
     store = session.open(create=False)
     found = store.verify(*args.images, contents=not args.fast, jobs=args.jobs)
+    session.warn_rewritten(found.rewritten)
     if session.json:
         print_item("verify", _document(found))
     else:
@@ -93,6 +94,7 @@ def require_sound(
     :raises IntegrityError: the image is damaged.
     """
     found = session.open().verify(image_id, contents=contents)
+    session.warn_rewritten(found.rewritten)
     if found.is_sound:
         return
     if session.json:

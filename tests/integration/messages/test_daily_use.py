@@ -173,3 +173,33 @@ def test_mount_error_without_another_owner_has_no_hint_about_owners(
     pulled: Stacker, tmp_path: Path
 ) -> None:
     assert "unshare" not in pulled.refused(9, "mount", "app:1.0", tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["stacker.json", "oci-layout", "index.json"])
+def test_damaged_or_missing_file_of_the_store_is_written_again_and_reported(
+    pulled: Stacker, name: str
+) -> None:
+    path = pulled.store / name
+    before = json.loads(path.read_bytes())
+    for fault in ("damaged", "missing"):
+        path.unlink() if fault == "missing" else path.write_bytes(b"{")
+        expected = f"stacker: warning: {fault}: {path}: stacker wrote it again\n"
+        assert pulled("images").err == expected
+        assert json.loads(path.read_bytes()) == before
+        assert pulled("images").err == ""
+
+
+def test_damaged_checksums_are_written_again_and_reported(pulled: Stacker) -> None:
+    for form, names in (("tree", ("checksums",)), ("erofs", ("checksums", "index.sha256"))):
+        pulled("convert", "--form", form, "app:1.0")
+        for words in (("verify", "app:1.0"), ("repair", "--all")):
+            pulled("verify", "--all")
+            paths = {path for name in names for path in pulled.store.rglob(name)}
+            assert paths
+            for path in paths:
+                path.write_bytes(b"damage")
+            warnings = {
+                f"stacker: warning: damaged: {path}: stacker wrote it again" for path in paths
+            }
+            assert set(pulled(*words).err.splitlines()) == warnings
+            assert pulled("verify", "--all").err == ""
