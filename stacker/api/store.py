@@ -23,11 +23,7 @@ from stacker.api.options import (
     umask_or_own,
     unpack_options,
 )
-from stacker.api.registries import (
-    RegistryOptions,
-    access_for,
-    open_for,
-)
+from stacker.api.registries import RegistryOptions, access_for, open_for
 from stacker.errors import NotFoundError
 from stacker.store.store import Store as StoreDirectory
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,11 +89,15 @@ def done(call: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def mounted(mounts: Sequence[Mount], target: Path) -> Iterator[Path]:
-    """Mount a snapshot for the block, with mount(8)."""
+    """Mount a snapshot for the block, with mount(8) through mount(2), as containerd does.
+
+    fsconfig(2), which newer versions of mount(8) use, limits each option to 255 bytes.
+    """
     [mount] = mounts
     target.mkdir(exist_ok=True)
+    env = os.environ | {"LIBMOUNT_FORCE_MOUNT2": "always"}
     words = ["mount", "-t", mount.type, "-o", ",".join(mount.options), mount.source, str(target)]
-    subprocess.run(words if mount.type != "bind" else ["mount", *words[3:]], check=True)
+    subprocess.run(words if mount.type != "bind" else ["mount", *words[3:]], check=True, env=env)
     try:
         yield target
     finally:

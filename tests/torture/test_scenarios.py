@@ -13,6 +13,7 @@ from tests.torture.world import World
 WITHOUT_SCENARIO: dict[tuple[str, ...], str] = {
     ("help",): "it prints a text, or starts man",
     ("completion",): "it prints a file of the package",
+    ("snapshotter",): "it is a server, which the conformance suite kills before every third call",
 }
 """The verbs without a scenario, each with the reason."""
 

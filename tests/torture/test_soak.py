@@ -32,6 +32,8 @@ EXPECTED = {0, 2, 3, 8, 9}
 """Exit codes that another process's commands explain: used, missing, locked, mounted."""
 ALWAYS = {"images", "df", "mounts", "info", "bench", "login", "tags", "gc", "help", "completion"}
 """Verbs that succeed whatever other processes do."""
+SERVERS = {"snapshotter"}
+"""Verbs that never end; tests/containerd has their crashes and neighbours."""
 UNAVAILABLE = ("no such image", "no such layer", "image in use", "layer in use")
 """Parts of the messages of `run` that another process's commands explain; its code is the same."""
 MORE = tars.tar(*(tars.file(f"opt/{n}", bytes([n]) * 3000) for n in range(40)))
@@ -325,7 +327,7 @@ def test_eight_processes_on_one_store_end_with_right_trees_and_an_empty_store(
         write_counts("soak", "all-verbs", commands, len(soak.findings), SECONDS)
         assert not soak.findings, "\n\n".join(soak.findings)
         remove_everything(soak)
-        assert {verb for verb, _ in soak.ended} == set(SUMMARIES)
+        assert {verb for verb, _ in soak.ended} == set(SUMMARIES) - SERVERS
         succeeded = {verb for verb, code in soak.ended if code == 0}
         assert succeeded >= {"pull", "mount", "unpack", "verify", *ALWAYS}
     finally:
